@@ -1,0 +1,31 @@
+# `make verify`: set up an environment and run the main job. `make test`: set up and run every check.
+PYTHON ?= python3
+VENV   ?= .venv
+OUT    ?= out/verify
+BIN    := $(VENV)/bin
+
+.PHONY: verify test lint bench figures clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[llm]' --group dev
+	touch $@
+
+verify: $(VENV)/.installed
+	$(BIN)/endorm verify --out $(OUT)
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[benchmark]'
+	$(BIN)/python benchmarks/solver.py
+
+clean:
+	rm -rf $(VENV) out build *.egg-info

@@ -1,0 +1,178 @@
+"""Arrays: NumPy or torch, one code for both, and the layout that makes the sweeps fast.
+
+Axis convention of the whole package
+------------------------------------
+A *table* holds one number for each state and token of a layer: shape ``(*batch, n_h, V)``. A *value* holds
+one number for each state: ``(*batch, n_h)``. Leading axes, where present, are a batch: many problems on the
+same dynamics, solved by one array program. `alpha` and `epsilon` are scalars or of shape ``batch``.
+
+NumPy tables are stored *token-major*: the memory order is that of ``(V, *batch, n_h)``, so that reductions
+over tokens run along contiguous memory. That changes speed only, never a result.
+
+Every function computes in the array namespace of its input: torch tensors stay torch tensors, on their device
+and with their gradients.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+from array_api_compat import array_namespace, device, is_numpy_array, is_torch_array
+
+__all__ = [
+    "Array",
+    "array_namespace",
+    "as_float",
+    "available_memory",
+    "blocks",
+    "expand",
+    "is_numpy_array",
+    "is_torch_array",
+    "like",
+    "pick",
+    "require_memory",
+    "require_positive",
+    "scatter_add",
+    "soft_maximum",
+    "token_major",
+]
+
+Array: TypeAlias = Any
+"""A NumPy array or a torch tensor. (No static type covers both; shapes are given in each docstring.)"""
+
+BLOCK = 16_384
+"""States per block of a sweep: with a small vocabulary, a block of doubles stays inside a core's L2 cache."""
+
+MEMORY_SHARE = 0.8
+"""Share of the memory now free that one call may plan to fill."""
+
+
+def as_float(values: Any) -> Array:
+    """Floating-point array of `values`: torch tensors and ``float64``/``longdouble`` arrays as they are, the rest
+    converted to ``float64``.
+    """
+    if is_torch_array(values):
+        return values if values.dtype.is_floating_point else values.double()
+    array = np.asarray(values)
+    return array if array.dtype in (np.float64, np.longdouble) else array.astype(np.float64)
+
+
+def token_major(table: Array) -> Array:
+    """`table` ``(*batch, n, V)`` with the same numbers, stored token-major (torch tensors are left alone)."""
+    if not is_numpy_array(table):
+        return table
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(table, -1, 0)), 0, -1)
+
+
+def like(values: Any, reference: Array) -> Array:
+    """`values` as an array of the namespace, dtype and device of `reference` (integer and boolean dtypes kept)."""
+    if not is_torch_array(reference):
+        return np.asarray(values)
+    xp = array_namespace(reference)
+    array = xp.asarray(values, device=device(reference))
+    return array.to(reference.dtype) if array.dtype.is_floating_point else array
+
+
+def expand(scalars: Array | float, axes: int) -> Array | float:
+    """`scalars` of shape ``batch`` with `axes` axes of length one appended; a plain number is returned as it is."""
+    return scalars[(..., *(None,) * axes)] if getattr(scalars, "ndim", 0) else scalars
+
+
+def blocks(n: int) -> Iterator[slice]:
+    """Slices that cover ``range(n)`` in cache-sized pieces."""
+    return (slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK))
+
+
+def pick(table: Array, states: Array, tokens: Array) -> Array:
+    """``table[..., states, tokens]`` with the batch axes aligned: ``(*batch, n, V)`` and ``(*batch, N)`` give
+    ``(*batch, N)``. Index arrays without batch axes are shared by the whole batch.
+    """
+    xp = array_namespace(table)
+    batch = table.shape[:-2]
+    grids = [
+        like(np.arange(size).reshape((1,) * axis + (size,) + (1,) * (len(batch) - axis)), table)
+        for axis, size in enumerate(batch)
+    ]
+    picked: Array = table[(*grids, xp.asarray(like(states, table)), xp.asarray(like(tokens, table)))]
+    return picked
+
+
+def scatter_add(mass: Array, index: np.ndarray, size: int) -> Array:
+    """Sum the last axis of `mass` ``(*batch, m)`` into `size` bins named by `index` ``(m,)``."""
+    if is_torch_array(mass):
+        return mass.new_zeros((*mass.shape[:-1], size)).index_add(-1, like(index, mass), mass)
+    batch = mass.shape[:-1]
+    rows = mass.reshape(-1, mass.shape[-1])
+    if rows.dtype == np.float64:
+        offset_index = (index + size * np.arange(len(rows))[:, None]).reshape(-1)
+        out = np.bincount(offset_index, weights=rows.reshape(-1), minlength=size * len(rows))
+    else:
+        out = np.zeros((len(rows), size), dtype=mass.dtype)
+        np.add.at(out, (slice(None), index), rows)
+    return out.reshape(*batch, size)
+
+
+def require_positive(name: str, value: Any) -> Array | float:
+    """`value` as a float or floating-point array, all of it positive and finite.
+
+    Raises:
+        ValueError: names the argument and the value.
+    """
+    try:
+        array = as_float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}={value!r}: must be a positive number") from None
+    bad = ~((array > 0) & (array < float("inf")))
+    if bool(bad.any()):
+        raise ValueError(f"{name}={float(array[bad][0])}: must be positive and finite")
+    return array if array.ndim else float(array)
+
+
+def soft_maximum(q: Array, alpha: Array | float) -> Array:
+    """Soft maximum over tokens, ``α log Σ_a exp(q_a/α)``, in log-space.
+
+    Args:
+        q: ``(*batch, n, V)`` in reward units; ``-inf`` marks a forbidden token (one token a state must be allowed).
+        alpha: temperature, scalar or ``batch``.
+
+    Returns:
+        ``(*batch, n)`` in reward units.
+    """
+    xp = array_namespace(q)
+    top = xp.max(q, axis=-1, keepdims=True)
+    total = xp.sum(xp.exp((q - top) / expand(alpha, 2)), axis=-1)
+    return top[..., 0] + expand(alpha, 1) * xp.log(total)
+
+
+def available_memory() -> int:
+    """Bytes that a new array may take: free memory, or what the control group still allows if that is less."""
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        with open("/proc/meminfo") as lines:
+            free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as used:
+            free = min(free, int(limit.read()) - int(used.read()))
+    except (OSError, ValueError, StopIteration):
+        pass  # not Linux, or no limit set: the first figure that could be read stands
+    return max(free, 0)
+
+
+def require_memory(n_bytes: int, what: str, remedy: str) -> None:
+    """Refuse an allocation before it is made.
+
+    Raises:
+        ValueError: `n_bytes` is more than this machine can give; names `what`, its size, and the `remedy`.
+    """
+    room = int(available_memory() * MEMORY_SHARE)
+    if n_bytes > room:
+        raise ValueError(f"{what} needs {_size(n_bytes)} and {_size(room)} can be used here; {remedy}")
+
+
+def _size(n_bytes: int) -> str:
+    if n_bytes >= 10**6 * 2**30:
+        return f"about 10^{math.log10(n_bytes) - 9:.0f} GB"
+    return f"{n_bytes / 2**30:,.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:,.1f} MiB"

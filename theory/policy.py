@@ -1,0 +1,409 @@
+"""Policies by layers of log-probabilities, and what a policy does: values, occupancy, entropy, KL, responses.
+
+Values come in two kinds, and every name says which:
+
+- *plain* value ``V^π_r = E_π[r(τ)]``;
+- *regularised* value ``V^π_{r,α} = E_π[r(τ)] + α·H(π(τ))``, ``H`` the trajectory entropy in nats.
+
+Functions that end in ``_values`` return one array ``(*batch, n_h)`` per layer (the value from that state on); their
+singular averages the first layer over the prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from theory.arrays import (
+    Array,
+    array_namespace,
+    as_float,
+    expand,
+    like,
+    pick,
+    require_positive,
+    token_major,
+)
+from theory.dynamics import Dynamics, require_tree_memory
+from theory.mdp import TokenMDP
+
+__all__ = [
+    "Policy",
+    "Responses",
+    "all_responses",
+    "greedy_response",
+    "kl",
+    "log_prob",
+    "map_response",
+    "max_log_ratio",
+    "occupancy",
+    "plain_value",
+    "plain_values",
+    "regularised_value",
+    "response_sum",
+    "sample",
+    "sample_log_ratio_ball",
+    "trajectory_entropy",
+]
+
+Seed = int | np.random.Generator | None
+
+
+class Responses(NamedTuple):
+    """Responses to prompts: the prompt of each and its tokens."""
+
+    prompts: Array
+    """``(N,)`` indices of prompts."""
+    tokens: Array
+    """``(N, H)``, or ``(*batch, N, H)`` where each problem of a batch has its own."""
+
+
+@dataclass(frozen=True, eq=False)
+class Policy:
+    """A policy ``π(a|s)`` on token dynamics. Build one with `from_logits`, `from_log_probs` or `from_probs`.
+
+    The log-probabilities are stored as given and read as exact logits: ``-inf`` is a token that is never chosen.
+
+    Attributes:
+        dynamics: the dynamics it acts on.
+        log_probs: `H` tables ``(*batch, n_h, V)``, nats.
+        log_normalizers: ``log Σ_a exp(logits)`` for each state, `H` arrays ``(*batch, n_h)`` (or `H + 1`, the last for
+            the states after the last token), where the policy was read from logits. They are the *gauge* in which
+            `theory.reward.endogenous_reward` reads its reward; the policy itself does not depend on them.
+    """
+
+    dynamics: Dynamics
+    log_probs: tuple[Array, ...]
+    log_normalizers: tuple[Array, ...] | None = None
+
+    @classmethod
+    def from_logits(cls, dynamics: Dynamics, logits: Sequence[Any], temperature: Any = 1.0) -> Self:
+        """``softmax(logits/temperature)``; its normalisers are kept as its gauge. Forbidden tokens get ``-inf``.
+
+        Args:
+            dynamics: the dynamics to act on.
+            logits: `H` tables ``(*batch, n_h, V)``; ``-inf`` forbids a token.
+            temperature: the temperature at which the logits are sampled, scalar or ``batch``.
+
+        Raises:
+            ValueError: a shape does not fit, a logit is NaN or ``+inf``, a state has no token left.
+        """
+        temperature = require_positive("temperature", temperature)
+        log_probs, log_normalizers = [], []
+        for h, table in enumerate(_check_tables("logits", logits, dynamics)):
+            xp = array_namespace(table)
+            scaled = _forbid(table / expand(temperature, 2), dynamics.allowed[h])
+            if bool(xp.any(xp.isnan(scaled) | (scaled == float("inf")))):
+                raise ValueError(f"logits[{h}] holds NaN or +inf: logits must be finite, or -inf for a forbidden token")
+            top = xp.max(scaled, axis=-1, keepdims=True)
+            if bool(xp.any(top == float("-inf"))):
+                raise ValueError(f"logits[{h}] forbids every token of some state: at least one must be allowed")
+            shifted = scaled - top
+            log_total = xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
+            log_probs.append(token_major(shifted - log_total))
+            log_normalizers.append((top + log_total)[..., 0])
+        return cls(dynamics, tuple(log_probs), tuple(log_normalizers))
+
+    @classmethod
+    def from_log_probs(cls, dynamics: Dynamics, log_probs: Sequence[Any], tolerance: float = 1e-9) -> Self:
+        """A policy from its log-probabilities, kept as they are.
+
+        Raises:
+            ValueError: a shape does not fit, or a row does not sum to one within `tolerance`; names the layer.
+        """
+        tables = _check_tables("log_probs", log_probs, dynamics)
+        for h, table in enumerate(tables):
+            xp = array_namespace(table)
+            total = xp.sum(xp.exp(table), axis=-1)
+            off = ~(xp.abs(total - 1.0) <= tolerance)  # also where the sum is NaN
+            if bool(xp.any(off)):
+                raise ValueError(
+                    f"log_probs[{h}]: a row sums to {float(total[off][0]):.12g}, must be 1; use Policy.from_logits"
+                )
+            mask = dynamics.allowed[h]
+            if mask is not None and bool(xp.any(xp.exp(table) * like(~mask, table) > 0)):
+                raise ValueError(f"log_probs[{h}] gives probability to a forbidden token: use -inf there")
+        return cls(dynamics, tuple(token_major(table) for table in tables))
+
+    @classmethod
+    def from_probs(cls, dynamics: Dynamics, probs: Sequence[Any], tolerance: float = 1e-9) -> Self:
+        """A policy from its probabilities.
+
+        Raises:
+            ValueError: as `from_log_probs`, or a probability is negative.
+        """
+        tables = _check_tables("probs", probs, dynamics)
+        for h, table in enumerate(tables):
+            if bool((table < 0).any()):
+                raise ValueError(f"probs[{h}] holds a negative probability")
+        with np.errstate(divide="ignore"):
+            logs = [array_namespace(table).log(table) for table in tables]
+        return cls.from_log_probs(dynamics, logs, tolerance)
+
+    @property
+    def horizon(self) -> int:
+        """Number of tokens `H` of a response."""
+        return self.dynamics.horizon
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Leading axes: ``()`` for a single policy."""
+        return tuple(self.log_probs[0].shape[:-2])
+
+    def as_tree(self) -> Policy:
+        """The same policy with every prefix a state of its own.
+
+        Raises:
+            ValueError: the tree does not fit into memory.
+        """
+        states = self.dynamics.prefix_states()
+        log_probs = tuple(token_major(t[..., s, :]) for t, s in zip(self.log_probs, states, strict=True))
+        normalizers = self.log_normalizers
+        if normalizers is not None:
+            normalizers = tuple(z[..., s] for z, s in zip(normalizers, states, strict=False))
+        return Policy(self.dynamics.as_tree(), log_probs, normalizers)
+
+
+def expected_sums(policy: Policy, tables: Sequence[Array]) -> tuple[Array, ...]:
+    """Expected sum of a per-token quantity under `policy` from each state on: `H` arrays ``(*batch, n_h)``.
+
+    ``W(s) = Σ_a π(a|s) [x(s,a) + W(s⊕a)]``. A token of probability zero contributes nothing, whatever its `x`.
+    """
+    sums: list[Array] = []
+    following: Array | None = None
+    for h in reversed(range(policy.horizon)):
+        prob = _exp(policy.log_probs[h])
+        xp = array_namespace(prob)
+        total = tables[h] + policy.dynamics.children(h, following)
+        following = xp.sum(xp.where(prob > 0, prob * xp.where(prob > 0, total, 0.0), 0.0), axis=-1)
+        sums.append(following)
+    return tuple(reversed(sums))
+
+
+def plain_values(mdp: TokenMDP, policy: Policy) -> tuple[Array, ...]:
+    """Plain value from each state on, ``V^π_r(s)``: `H` arrays ``(*batch, n_h)``, reward units."""
+    require_same_dynamics(mdp.dynamics, policy.dynamics)
+    return expected_sums(policy, mdp.rewards)
+
+
+def plain_value(mdp: TokenMDP, policy: Policy) -> Array:
+    """Plain value ``V^π_r = E_π[r(τ)]``, averaged over prompts: ``batch``, reward units."""
+    return mdp.dynamics.average(plain_values(mdp, policy)[0])
+
+
+def trajectory_entropy(policy: Policy) -> Array:
+    """Entropy of the response, ``H(π(τ)) = −E_π[log π(τ|s₁)]``, averaged over prompts: ``batch``, nats."""
+    return policy.dynamics.average(expected_sums(policy, [-table for table in policy.log_probs])[0])
+
+
+def regularised_value(mdp: TokenMDP, policy: Policy, alpha: Any) -> Array:
+    """Regularised value ``V^π_{r,α} = E_π[r(τ)] + α·H(π(τ))``, averaged over prompts: ``batch``, reward units."""
+    return plain_value(mdp, policy) + require_positive("alpha", alpha) * trajectory_entropy(policy)
+
+
+def kl(policy: Policy, other: Policy, *, per_prompt: bool = False) -> Array:
+    """``KL(π(τ)‖π'(τ)) = E_π[log π(τ|s₁) − log π'(τ|s₁)]``, nats; infinite where `other` misses support.
+
+    Averaged over prompts (``batch``), or with `per_prompt` one number each (``(*batch, P)``).
+    """
+    require_same_dynamics(policy.dynamics, other.dynamics)
+    first = expected_sums(policy, log_ratios(policy, other))[0]
+    return first if per_prompt else policy.dynamics.average(first)
+
+
+def log_ratios(policy: Policy, other: Policy) -> list[Array]:
+    """``log π(a|s) − log π'(a|s)`` by layer; zero where neither ever chooses the token."""
+    ratios = []
+    for one, two in zip(policy.log_probs, other.log_probs, strict=True):
+        xp = array_namespace(one, two)
+        neither = (one == float("-inf")) & (two == float("-inf"))
+        with np.errstate(invalid="ignore"):
+            ratios.append(xp.where(neither, 0.0, one - two))
+    return ratios
+
+
+def max_log_ratio(policy: Policy, other: Policy) -> Array:
+    """``ε_π = max |log π(a|s) − log π'(a|s)|`` over all layers, states and tokens: ``batch``, nats.
+
+    Infinite where one of them has a token that the other never chooses.
+    """
+    require_same_dynamics(policy.dynamics, other.dynamics)
+    xp = array_namespace(policy.log_probs[0], other.log_probs[0])
+    layers = [xp.max(xp.abs(ratio), axis=(-2, -1)) for ratio in log_ratios(policy, other)]
+    return xp.max(xp.stack(layers), axis=0)
+
+
+def occupancy(policy: Policy) -> tuple[Array, ...]:
+    """Probability of being in each state: `H` arrays ``(*batch, n_h)``, each layer summing to one."""
+    dynamics = policy.dynamics
+    first = policy.log_probs[0]
+    xp = array_namespace(first)
+    mass = xp.zeros_like(first[..., 0]) + like(dynamics.prompt_weights, first)
+    layers = [mass]
+    for h in range(policy.horizon - 1):
+        mass = dynamics.push(h, mass[..., None] * _exp(policy.log_probs[h]))
+        layers.append(mass)
+    return tuple(layers)
+
+
+def response_sum(dynamics: Dynamics, tables: Sequence[Array], responses: Responses) -> Array:
+    """Sum of a per-token quantity along each response: ``(*batch, N)``.
+
+    With a reward's tables this is the return ``r(τ) = Σ_h r(s_h, a_h)``.
+    """
+    states = dynamics.walk(responses.prompts, responses.tokens)
+    terms = [pick(table, s, responses.tokens[..., h]) for h, (table, s) in enumerate(zip(tables, states, strict=True))]
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
+
+
+def log_prob(policy: Policy, responses: Responses) -> Array:
+    """``log π(τ|s₁)`` of each response: ``(*batch, N)``, nats."""
+    return response_sum(policy.dynamics, policy.log_probs, responses)
+
+
+def sample(policy: Policy, n: int, seed: Seed = None, *, prompts: Any = None) -> Responses:
+    """Draw `n` responses. NumPy policies only.
+
+    Args:
+        policy: the policy, without or with batch axes (each problem of a batch draws its own tokens).
+        n: number of responses.
+        seed: a seed or a `numpy.random.Generator`; the same seed gives the same responses on one machine.
+        prompts: ``(n,)`` indices; drawn from the prompt distribution by default.
+    """
+    rng = np.random.default_rng(seed)
+    dynamics = policy.dynamics
+    if prompts is None:
+        prompts = rng.choice(dynamics.n_prompts, size=n, p=dynamics.prompt_weights)
+    prompts = np.asarray(prompts)
+    batch = policy.batch_shape
+    tokens = np.empty((*batch, n, policy.horizon), dtype=np.int64)
+    states = np.broadcast_to(prompts, (*batch, n))
+    grids = np.ix_(*(np.arange(size) for size in batch), np.arange(1))[:-1]
+    for h in range(policy.horizon):
+        rows = policy.log_probs[h][(*grids, states)]
+        cumulative = np.cumsum(np.exp(rows), axis=-1)
+        # The last token with probability catches a draw that rounding puts past the end.
+        last = policy.log_probs[h].shape[-1] - 1 - np.argmax(rows[..., ::-1] > -np.inf, axis=-1)
+        draw = rng.random((*batch, n, 1)) * cumulative[..., -1:]
+        tokens[..., h] = np.minimum((cumulative <= draw).sum(axis=-1), last)
+        if h + 1 < policy.horizon:
+            states = dynamics.rule.step(h, states, tokens[..., h], dynamics.vocab_size)
+    return Responses(prompts, tokens)
+
+
+def all_responses(dynamics: Dynamics) -> Responses:
+    """Every response to every prompt, prompt by prompt: ``N = P·V^H``, in order of the tokens read as a number.
+
+    Raises:
+        ValueError: they do not fit into memory.
+    """
+    V, H, P = dynamics.vocab_size, dynamics.horizon, dynamics.n_prompts
+    require_tree_memory(V, H, P, "listing every response", bytes_per_prefix=8 * H)
+    index = np.arange(V**H)
+    tokens = np.stack([index // V ** (H - 1 - h) % V for h in range(H)], axis=-1)
+    return Responses(np.repeat(np.arange(P), V**H), np.tile(tokens, (P, 1)))
+
+
+def greedy_response(policy: Policy) -> Responses:
+    """For each prompt the response that takes the most probable token at every step (first of equals)."""
+    return follow(policy.dynamics, policy.log_probs)
+
+
+def map_response(policy: Policy) -> Responses:
+    """For each prompt the single most probable response: sequence-level MAP, not greedy decoding.
+
+    ``m(s) = max_a [log π(a|s) + m(s⊕a)]``; of equals, the one with the first token is taken.
+    """
+    return follow(policy.dynamics, best_continuations(policy.dynamics, policy.log_probs))
+
+
+def best_continuations(dynamics: Dynamics, tables: Sequence[Array]) -> list[Array]:
+    """``x(s,a) + max_{τ'} x(τ'|s⊕a)`` for a per-token quantity: `H` tables ``(*batch, n_h, V)``.
+
+    Forbidden tokens are ``-inf``. With a reward's tables these are the plain-optimal Q-values.
+    """
+    totals: list[Array] = []
+    following: Array | None = None
+    for h in reversed(range(dynamics.horizon)):
+        total = _forbid(tables[h] + dynamics.children(h, following), dynamics.allowed[h])
+        following = array_namespace(total).max(total, axis=-1)
+        totals.append(total)
+    return totals[::-1]
+
+
+def follow(dynamics: Dynamics, tables: Sequence[Array]) -> Responses:
+    """For each prompt the response that takes the largest entry of its row at every step (first of equals)."""
+    xp = array_namespace(tables[0])
+    batch = tables[0].shape[:-2]
+    prompts = like(np.arange(dynamics.n_prompts), tables[0])
+    states = xp.broadcast_to(prompts, (*batch, dynamics.n_prompts))
+    tokens: list[Array] = []
+    for h, table in enumerate(tables):
+        tokens.append(pick(xp.argmax(table, axis=-1)[..., None], states, xp.zeros_like(states)))
+        if h + 1 < dynamics.horizon:
+            states = dynamics.rule.step(h, states, tokens[-1], dynamics.vocab_size)
+    return Responses(prompts, xp.stack(tokens, axis=-1))
+
+
+def sample_log_ratio_ball(policy: Policy, epsilon: Any, seed: Seed = None, spread: float = 4.0) -> Policy:
+    """A random policy with ``max_log_ratio`` at most `epsilon` (up to rounding), often on the ball's boundary.
+
+    Each row is ``π(a|s)·exp(clip(u_a + c, −ε, ε))`` with ``u`` uniform in ``±spread·ε`` and `c` such that it sums to
+    one. NumPy policies only.
+
+    Args:
+        policy: the centre.
+        epsilon: radius in nats, scalar or ``batch``.
+        seed: a seed or a `numpy.random.Generator`.
+        spread: how far the proposals overshoot the ball; the larger, the more entries lie on the boundary.
+    """
+    rng = np.random.default_rng(seed)
+    radius = expand(require_positive("epsilon", epsilon), 2)
+    tables = []
+    for table in policy.log_probs:
+        u = rng.uniform(-spread, spread, table.shape) * radius
+        low = np.broadcast_to(-(spread + 1) * radius, (*table.shape[:-1], 1))
+        high = -low
+        for _ in range(60):  # bisection on c: the sum grows from at most e^-ε to at least e^ε
+            middle = (low + high) / 2
+            total = np.exp(table + np.clip(u + middle, -radius, radius)).sum(axis=-1, keepdims=True)
+            low, high = np.where(total < 1, middle, low), np.where(total < 1, high, middle)
+        table = table + np.clip(u + (low + high) / 2, -radius, radius)
+        tables.append(token_major(table - np.log(np.exp(table).sum(axis=-1, keepdims=True))))
+    return Policy(policy.dynamics, tuple(tables))
+
+
+def require_same_dynamics(one: Dynamics, two: Dynamics) -> None:
+    """Raise `ValueError` unless both are the same dynamics."""
+    if not one.same_as(two):
+        raise ValueError(
+            f"different dynamics: layers {one.layer_sizes[:4]}…, V={one.vocab_size} against layers "
+            f"{two.layer_sizes[:4]}…, V={two.vocab_size}; build both on the same TokenMDP.dynamics"
+        )
+
+
+def _exp(table: Array) -> Array:
+    return array_namespace(table).exp(table)
+
+
+def _forbid(table: Array, mask: np.ndarray | None) -> Array:
+    if mask is None:
+        return table
+    return array_namespace(table).where(like(mask, table), table, float("-inf"))
+
+
+def _check_tables(name: str, tables: Sequence[Any], dynamics: Dynamics) -> list[Array]:
+    if len(tables) != dynamics.horizon:
+        raise ValueError(f"{name} has {len(tables)} tables for a horizon of {dynamics.horizon}: one per layer")
+    arrays = [as_float(table) for table in tables]
+    for h, table in enumerate(arrays):
+        expected = (*arrays[0].shape[:-2], dynamics.layer_sizes[h], dynamics.vocab_size)
+        if table.ndim < 2 or tuple(table.shape) != expected:
+            raise ValueError(f"{name}[{h}] has shape {tuple(table.shape)}: must be {expected}")
+    return arrays

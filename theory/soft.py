@@ -1,0 +1,158 @@
+"""Soft-optimal and plain-optimal policies of a token MDP, by one backward sweep over its layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from theory.arrays import (
+    BLOCK,
+    Array,
+    array_namespace,
+    blocks,
+    expand,
+    is_numpy_array,
+    like,
+    require_memory,
+    require_positive,
+    soft_maximum,
+    token_major,
+)
+from theory.mdp import TokenMDP
+from theory.policy import Policy, best_continuations
+
+__all__ = ["Solution", "plain_optimal", "soft_optimal", "soft_q_values", "soft_values"]
+
+SAFE_EXPONENT = 600.0
+"""``exp(±600)`` and sums of a few of them are far from overflow and underflow in double precision."""
+
+
+class Solution(NamedTuple):
+    """A policy and its values."""
+
+    policy: Policy
+    values: tuple[Array, ...]
+    """`H` arrays ``(*batch, n_h)``, reward units."""
+
+
+def soft_values(mdp: TokenMDP, alpha: Any) -> tuple[Array, ...]:
+    """Soft value of every state, ``V*(s) = α log Σ_a exp(Q*(s,a)/α)`` with ``Q*(s,a) = r(s,a) + V*(s⊕a)``.
+
+    Args:
+        mdp: the token MDP.
+        alpha: temperature in reward units, scalar or ``batch``.
+
+    Returns:
+        `H` arrays ``(*batch, n_h)``, reward units; no policy is stored. The value after the last token is zero.
+
+    Raises:
+        ValueError: `alpha` is not positive and finite.
+    """
+    alpha = require_positive("alpha", alpha)
+    return tuple(reversed([value for _, _, value in _sweep(mdp, alpha)]))
+
+
+def soft_optimal(mdp: TokenMDP, alpha: Any) -> Solution:
+    """Soft-optimal policy ``π_E = softmax(Q*/α)`` and the soft values ``V*``.
+
+    The policy maximises the regularised value; its gauge (`Policy.log_normalizers`) is ``V*/α``, so that
+    ``endogenous_reward(policy, alpha)`` returns the reward it was solved for.
+
+    Args:
+        mdp: the token MDP.
+        alpha: temperature in reward units, scalar or ``batch``.
+
+    Raises:
+        ValueError: `alpha` is not positive and finite, or the policy does not fit into memory.
+    """
+    alpha = require_positive("alpha", alpha)
+    batch = int(np.prod(mdp.batch_shape))
+    require_memory(8 * batch * mdp.dynamics.n_prefixes, "the soft-optimal policy", "use soft_values, or a smaller MDP")
+    log_probs, values = [], []
+    for h, children, value in _sweep(mdp, alpha):
+        log_probs.append(_log_softmax(_q_table(mdp, h, children), alpha))
+        values.append(value)
+    values.reverse()
+    normalizers = tuple(value / expand(alpha, 1) for value in values)
+    return Solution(Policy(mdp.dynamics, tuple(reversed(log_probs)), normalizers), tuple(values))
+
+
+def soft_q_values(mdp: TokenMDP, alpha: Any) -> tuple[Array, ...]:
+    """Soft Q-values ``Q*(s,a) = r(s,a) + V*(s⊕a)``: `H` tables ``(*batch, n_h, V)``, ``-inf`` on forbidden tokens."""
+    values = (*soft_values(mdp, alpha), None)
+    return tuple(_q_table(mdp, h, mdp.dynamics.children(h, values[h + 1])) for h in range(mdp.horizon))
+
+
+def plain_optimal(mdp: TokenMDP) -> Solution:
+    """A deterministic policy of greatest plain value, and the plain-optimal values ``max_π V^π_r(s)``.
+
+    Of equally good tokens the first is chosen. ``α → 0`` of `soft_optimal`, up to how ties are shared.
+    """
+    log_probs, values = [], []
+    for q in best_continuations(mdp.dynamics, mdp.rewards):
+        xp = array_namespace(q)
+        first_best = xp.argmax(q, axis=-1, keepdims=True)
+        tokens = xp.arange(q.shape[-1], device=first_best.device)
+        log_probs.append(token_major(xp.where(tokens == first_best, xp.zeros_like(q), float("-inf"))))
+        values.append(xp.max(q, axis=-1))
+    return Solution(Policy(mdp.dynamics, tuple(log_probs)), tuple(values))
+
+
+def _sweep(mdp: TokenMDP, alpha: Array | float) -> Iterator[tuple[int, Array | float, Array]]:
+    """Layers from the last to the first: ``(h, successor values, soft value of layer h)``."""
+    value: Array | None = None
+    largest_reward = max(map(abs, mdp.reward_range))
+    for h in reversed(range(mdp.horizon)):
+        children = mdp.dynamics.children(h, value)
+        reward, mask = mdp.rewards[h], mdp.dynamics.allowed[h]
+        if is_numpy_array(reward) and reward.ndim == 2 and mask is None and isinstance(alpha, float):
+            steps = mdp.horizon - h  # |Q| is at most the rewards still to come and the entropy they may carry
+            largest_q = steps * largest_reward + (steps - 1) * alpha * math.log(mdp.vocab_size)
+            value = _soft_backup(reward.T, None if value is None else children.T, alpha, largest_q)
+        else:
+            value = soft_maximum(_q_table(mdp, h, children), alpha)
+        yield h, children, value
+
+
+def _soft_backup(reward: np.ndarray, children: np.ndarray | None, alpha: float, largest_q: float) -> np.ndarray:
+    """`soft_maximum` of ``reward + children``, in blocks that fit the cache, without the layer's Q-table.
+
+    `reward` and `children` are ``(V, n)``; no ``|Q|`` exceeds `largest_q`. Where ``|Q|/α`` is small the exponential
+    needs no shift, which saves two passes; elsewhere the largest entry of each row is taken out first.
+    """
+    n = reward.shape[1]
+    value = np.empty(n, dtype=reward.dtype)
+    scratch = np.empty((len(reward), min(n, BLOCK)), dtype=reward.dtype)
+    shift = np.empty(scratch.shape[1], dtype=reward.dtype)
+    shift_needed = largest_q / alpha > SAFE_EXPONENT
+    for block in blocks(n):
+        size = block.stop - block.start
+        q, top, out = scratch[:, :size], shift[:size], value[block]
+        total = reward[:, block] if children is None else np.add(reward[:, block], children[:, block], out=q)
+        if shift_needed:
+            total = np.subtract(total, np.maximum.reduce(total, axis=0, out=top), out=q)
+        np.exp(np.multiply(total, 1.0 / alpha, out=q), out=q)
+        np.log(np.add.reduce(q, axis=0, out=out), out=out)
+        out *= alpha
+        if shift_needed:
+            out += top
+    return value
+
+
+def _q_table(mdp: TokenMDP, h: int, children: Array | float) -> Array:
+    """``r(s,a) + V(s⊕a)`` of layer `h`, ``-inf`` on forbidden tokens."""
+    q = mdp.rewards[h] + children
+    mask = mdp.dynamics.allowed[h]
+    if mask is None:
+        return q
+    return array_namespace(q).where(like(mask, q), q, float("-inf"))
+
+
+def _log_softmax(q: Array, alpha: Array | float) -> Array:
+    """``log softmax(q/α)`` over tokens, from differences of `q` so that large values cancel before the division."""
+    xp = array_namespace(q)
+    scaled = (q - xp.max(q, axis=-1, keepdims=True)) / expand(alpha, 2)
+    return token_major(scaled - xp.log(xp.sum(xp.exp(scaled), axis=-1, keepdims=True)))
