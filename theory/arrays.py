@@ -79,7 +79,7 @@ def like(values: Any, reference: Array) -> Array:
 
 def expand(scalars: Array | float, axes: int) -> Array | float:
     """`scalars` of shape ``batch`` with `axes` axes of length one appended; a plain number is returned as it is."""
-    return scalars[(..., *(None,) * axes)] if getattr(scalars, "ndim", 0) else scalars
+    return scalars if isinstance(scalars, float) or not scalars.ndim else scalars[(..., *(None,) * axes)]
 
 
 def blocks(n: int) -> Iterator[slice]:
@@ -112,7 +112,8 @@ def scatter_add(mass: Array, index: np.ndarray, size: int) -> Array:
         out = np.bincount(offset_index, weights=rows.reshape(-1), minlength=size * len(rows))
     else:
         out = np.zeros((len(rows), size), dtype=mass.dtype)
-        np.add.at(out, (slice(None), index), rows)
+        for row, total in zip(rows, out, strict=True):
+            np.add.at(total, index, row)
     return out.reshape(*batch, size)
 
 
@@ -121,6 +122,7 @@ def require_positive(name: str, value: Any) -> Array | float:
 
     Raises:
         ValueError: names the argument and the value.
+
     """
     try:
         array = as_float(value)
@@ -141,6 +143,7 @@ def soft_maximum(q: Array, alpha: Array | float) -> Array:
 
     Returns:
         ``(*batch, n)`` in reward units.
+
     """
     xp = array_namespace(q)
     top = xp.max(q, axis=-1, keepdims=True)
@@ -166,6 +169,7 @@ def require_memory(n_bytes: int, what: str, remedy: str) -> None:
 
     Raises:
         ValueError: `n_bytes` is more than this machine can give; names `what`, its size, and the `remedy`.
+
     """
     room = int(available_memory() * MEMORY_SHARE)
     if n_bytes > room:

@@ -119,6 +119,7 @@ class Dynamics:
         prompt_weights: ``(P,)``, the prompt distribution ``ρ``.
         allowed: for each layer ``None`` (every token) or a boolean ``(n_h, V)``; ``False`` forbids a token.
         eos: the token that ends a response, where the dynamics were built with one.
+
     """
 
     vocab_size: int
@@ -156,6 +157,7 @@ class Dynamics:
 
         Returns:
             `H` integer arrays ``(*batch, N)``: the state in which each token is chosen.
+
         """
         states = [prompts]
         for h in range(tokens.shape[-1] - 1):
@@ -170,20 +172,28 @@ class Dynamics:
         return xp.sum(xp.where(weights > 0, value, 0.0) * weights, axis=-1)
 
     def same_as(self, other: Dynamics) -> bool:
-        """Whether two dynamics are the same object or hold the same numbers."""
+        """Whether two dynamics have the same states, successors and prompts (what they forbid may differ)."""
         if self is other:
             return True
         if (self.vocab_size, self.layer_sizes) != (other.vocab_size, other.layer_sizes):
             return False
-        return np.array_equal(self.prompt_weights, other.prompt_weights) and all(
-            _same_layer(self, other, h) for h in range(self.horizon)
+        if not np.array_equal(self.prompt_weights, other.prompt_weights):
+            return False
+        return self.rule == other.rule or all(
+            np.array_equal(self.successors(h), other.successors(h)) for h in range(self.horizon - 1)
         )
+
+    def successors(self, h: int) -> np.ndarray:
+        """Successor of each state and token of layer `h`: integers ``(n_h, V)``."""
+        states, tokens = np.arange(self.layer_sizes[h])[:, None], np.arange(self.vocab_size)
+        return np.asarray(self.rule.step(h, states, tokens, self.vocab_size))
 
     def prefix_states(self) -> list[np.ndarray]:
         """The state of each prefix of the full tree, by layer: `H` integer arrays ``(P·V^h,)``.
 
         Raises:
             ValueError: the tree does not fit into memory.
+
         """
         require_tree_memory(self.vocab_size, self.horizon, self.n_prompts, "unrolling these dynamics to a tree")
         states = [np.arange(self.n_prompts)]
@@ -195,9 +205,7 @@ class Dynamics:
     def as_tree(self) -> Dynamics:
         """The same dynamics with every prefix a state of its own."""
         states = self.prefix_states()
-        allowed = tuple(
-            None if mask is None else mask[index] for mask, index in zip(self.allowed, states, strict=True)
-        )
+        allowed = tuple(None if mask is None else mask[index] for mask, index in zip(self.allowed, states, strict=True))
         sizes = tuple(len(index) for index in states)
         return Dynamics(self.vocab_size, sizes, Tree(), self.prompt_weights, allowed, self.eos)
 
@@ -207,6 +215,7 @@ def require_tree_memory(vocab_size: int, horizon: int, n_prompts: int, what: str
 
     Raises:
         ValueError: names the number of prefixes, the size, and what would fit.
+
     """
     layers = horizon if vocab_size == 1 else (vocab_size**horizon - 1) * vocab_size // (vocab_size - 1)
     n_prefixes = n_prompts * layers
@@ -216,15 +225,3 @@ def require_tree_memory(vocab_size: int, horizon: int, n_prompts: int, what: str
         f"{what}: {count} prefixes (vocab_size={vocab_size}, horizon={horizon}, prompts={n_prompts})",
         "use a smaller horizon or vocabulary, fewer prompts, or dynamics whose states recur (window, table)",
     )
-
-
-def _same_layer(one: Dynamics, two: Dynamics, h: int) -> bool:
-    n, tokens = one.layer_sizes[h], np.arange(one.vocab_size)
-    everything = np.True_
-    masks = [everything if mask is None else mask for mask in (one.allowed[h], two.allowed[h])]
-    if not np.array_equal(*np.broadcast_arrays(*masks)):
-        return False
-    if h + 1 == one.horizon or one.rule == two.rule:
-        return True
-    steps = [d.rule.step(h, np.arange(n)[:, None], tokens, d.vocab_size) for d in (one, two)]
-    return np.array_equal(*steps)

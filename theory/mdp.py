@@ -30,6 +30,7 @@ class TokenMDP:
         dynamics: states, successors, forbidden tokens, prompts.
         rewards: `H` tables ``(*batch, n_h, V)``, reward units; zero on forbidden tokens.
         reward_range: the interval that every reward lies in. Bounds scale with its width.
+
     """
 
     dynamics: Dynamics
@@ -58,6 +59,7 @@ class TokenMDP:
 
         Raises:
             ValueError: names the argument, the layer and the value.
+
         """
         return cls._build(rewards, Tree(), None, prompt_weights, reward_range, allowed, eos)
 
@@ -84,6 +86,7 @@ class TokenMDP:
 
         Raises:
             ValueError: names the argument, the layer and the value.
+
         """
         if not isinstance(window, int | np.integer) or window < 1:
             raise ValueError(f"window={window!r}: give the number of tokens a state remembers, 1 or more")
@@ -112,6 +115,7 @@ class TokenMDP:
 
         Raises:
             ValueError: names the argument, the layer and the value.
+
         """
         return cls._build(rewards, None, next_states, prompt_weights, reward_range, allowed, eos)
 
@@ -163,6 +167,7 @@ class TokenMDP:
 
         Raises:
             ValueError: the tree does not fit into memory.
+
         """
         states = self.dynamics.prefix_states()
         rewards = tuple(token_major(r[..., s, :]) for r, s in zip(self.rewards, states, strict=True))
@@ -200,7 +205,10 @@ class TokenMDP:
         ended_dynamics = Dynamics(V, tuple(sizes), Table(tuple(next_states)), dynamics.prompt_weights, masks, int(eos))
         low, high = self.reward_range
         return replace(
-            self, dynamics=ended_dynamics, rewards=tuple(rewards), reward_range=(min(low, 0.0), max(high, 0.0))
+            self,
+            dynamics=ended_dynamics,
+            rewards=tuple(rewards),
+            reward_range=(min(low, 0.0), max(high, 0.0)),
         )
 
     def save(self, path: str | Path) -> None:
@@ -237,13 +245,22 @@ class TokenMDP:
         Raises:
             OSError: the file does not exist or is not a whole ``.npz``.
             ValueError: what it holds is not a token MDP; names the array.
+
         """
         try:
             with np.load(path, allow_pickle=False) as archive:
                 arrays = dict(archive)
         except FileNotFoundError:
             raise OSError(f"{path}: no such file; give an .npz written by TokenMDP.save") from None
-        except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, KeyError, AttributeError) as error:
+        except (
+            OSError,
+            EOFError,
+            ValueError,
+            TypeError,
+            zipfile.BadZipFile,
+            KeyError,
+            AttributeError,
+        ) as error:
             raise OSError(f"{path}: not a whole .npz file ({error}); write it again with TokenMDP.save") from None
         try:
             return cls._from_arrays(arrays)
@@ -394,4 +411,4 @@ def _check_prompt_weights(weights: Any, n_prompts: int) -> np.ndarray:
         raise ValueError(f"prompt_weights has shape {array.shape}: must be ({n_prompts},), one per state of layer 0")
     if not np.isfinite(array).all() or (array < 0).any() or abs(array.sum() - 1.0) > 1e-9:
         raise ValueError(f"prompt_weights must be non-negative and sum to 1, got sum {array.sum():.12g}")
-    return array / array.sum()
+    return np.asarray(array / array.sum())

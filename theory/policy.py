@@ -73,6 +73,7 @@ class Policy:
         log_normalizers: ``log Σ_a exp(logits)`` for each state, `H` arrays ``(*batch, n_h)`` (or `H + 1`, the last for
             the states after the last token), where the policy was read from logits. They are the *gauge* in which
             `theory.reward.endogenous_reward` reads its reward; the policy itself does not depend on them.
+
     """
 
     dynamics: Dynamics
@@ -90,6 +91,7 @@ class Policy:
 
         Raises:
             ValueError: a shape does not fit, a logit is NaN or ``+inf``, a state has no token left.
+
         """
         temperature = require_positive("temperature", temperature)
         log_probs, log_normalizers = [], []
@@ -113,6 +115,7 @@ class Policy:
 
         Raises:
             ValueError: a shape does not fit, or a row does not sum to one within `tolerance`; names the layer.
+
         """
         tables = _check_tables("log_probs", log_probs, dynamics)
         for h, table in enumerate(tables):
@@ -134,6 +137,7 @@ class Policy:
 
         Raises:
             ValueError: as `from_log_probs`, or a probability is negative.
+
         """
         tables = _check_tables("probs", probs, dynamics)
         for h, table in enumerate(tables):
@@ -158,6 +162,7 @@ class Policy:
 
         Raises:
             ValueError: the tree does not fit into memory.
+
         """
         states = self.dynamics.prefix_states()
         log_probs = tuple(token_major(t[..., s, :]) for t, s in zip(self.log_probs, states, strict=True))
@@ -275,6 +280,7 @@ def sample(policy: Policy, n: int, seed: Seed = None, *, prompts: Any = None) ->
         n: number of responses.
         seed: a seed or a `numpy.random.Generator`; the same seed gives the same responses on one machine.
         prompts: ``(n,)`` indices; drawn from the prompt distribution by default.
+
     """
     rng = np.random.default_rng(seed)
     dynamics = policy.dynamics
@@ -302,6 +308,7 @@ def all_responses(dynamics: Dynamics) -> Responses:
 
     Raises:
         ValueError: they do not fit into memory.
+
     """
     V, H, P = dynamics.vocab_size, dynamics.horizon, dynamics.n_prompts
     require_tree_memory(V, H, P, "listing every response", bytes_per_prefix=8 * H)
@@ -362,6 +369,7 @@ def sample_log_ratio_ball(policy: Policy, epsilon: Any, seed: Seed = None, sprea
         epsilon: radius in nats, scalar or ``batch``.
         seed: a seed or a `numpy.random.Generator`.
         spread: how far the proposals overshoot the ball; the larger, the more entries lie on the boundary.
+
     """
     rng = np.random.default_rng(seed)
     radius = expand(require_positive("epsilon", epsilon), 2)

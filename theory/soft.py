@@ -50,6 +50,7 @@ def soft_values(mdp: TokenMDP, alpha: Any) -> tuple[Array, ...]:
 
     Raises:
         ValueError: `alpha` is not positive and finite.
+
     """
     alpha = require_positive("alpha", alpha)
     return tuple(reversed([value for _, _, value in _sweep(mdp, alpha)]))
@@ -67,6 +68,7 @@ def soft_optimal(mdp: TokenMDP, alpha: Any) -> Solution:
 
     Raises:
         ValueError: `alpha` is not positive and finite, or the policy does not fit into memory.
+
     """
     alpha = require_positive("alpha", alpha)
     batch = int(np.prod(mdp.batch_shape))
@@ -111,7 +113,7 @@ def _sweep(mdp: TokenMDP, alpha: Array | float) -> Iterator[tuple[int, Array | f
         if is_numpy_array(reward) and reward.ndim == 2 and mask is None and isinstance(alpha, float):
             steps = mdp.horizon - h  # |Q| is at most the rewards still to come and the entropy they may carry
             largest_q = steps * largest_reward + (steps - 1) * alpha * math.log(mdp.vocab_size)
-            value = _soft_backup(reward.T, None if value is None else children.T, alpha, largest_q)
+            value = _soft_backup(reward.T, None if isinstance(children, float) else children.T, alpha, largest_q)
         else:
             value = soft_maximum(_q_table(mdp, h, children), alpha)
         yield h, children, value
