@@ -376,7 +376,8 @@ def _check_next_states(next_states: Layers, sizes: tuple[int, ...], vocab_size: 
             raise ValueError(f"next_states[{h}] has dtype {table.dtype}: must hold integer states of layer {h + 1}")
         if table.min() < 0 or table.max() >= sizes[h + 1]:
             raise ValueError(
-                f"next_states[{h}] holds {table.min()} to {table.max()}: layer {h + 1} has states 0 to {sizes[h + 1] - 1}"
+                f"next_states[{h}] holds {table.min()} to {table.max()}: "
+                f"layer {h + 1} has states 0 to {sizes[h + 1] - 1}"
             )
     return tables
 
@@ -394,7 +395,8 @@ def _check_allowed(
         if array is not None:
             if array.shape != (sizes[h], vocab_size) or array.dtype != np.bool_:
                 raise ValueError(
-                    f"allowed[{h}] has shape {array.shape}, dtype {array.dtype}: must be boolean {(sizes[h], vocab_size)}"
+                    f"allowed[{h}] has shape {array.shape}, dtype {array.dtype}: "
+                    f"must be boolean {(sizes[h], vocab_size)}"
                 )
             if not array.any(axis=-1).all():
                 state = int(np.argmin(array.any(axis=-1)))

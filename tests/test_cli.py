@@ -1,0 +1,133 @@
+"""The command: its numbers, its files, its exit codes, and one clear line for each bad input."""
+
+import json
+
+import numpy as np
+import pytest
+
+from theory.cli import main
+from theory.mdp import TokenMDP
+
+
+@pytest.fixture
+def two_steps(tmp_path):
+    """Two tokens, two steps; only the response (1, 1) pays, 1 in all."""
+    path = tmp_path / "mdp.npz"
+    TokenMDP.tree([np.zeros((1, 2)), np.array([[0.0, 0.0], [0.0, 1.0]])]).save(path)
+    return path
+
+
+def test_solve_against_a_sum_by_hand(two_steps, tmp_path, capsys):
+    out = tmp_path / "answer.json"
+    assert main(["solve", str(two_steps), "--alpha", "0.5", "--json", str(out)]) == 0
+    numbers = json.loads(out.read_text())
+    weights = np.exp(np.array([0, 0, 0, 1.0]) / 0.5)
+    p = weights / weights.sum()
+    assert numbers["soft_value"] == pytest.approx(0.5 * np.log(weights.sum()))
+    assert numbers["expert_plain_value"] == pytest.approx(p[3])
+    assert numbers["optimal_plain_value"] == 1.0
+    assert numbers["expert_entropy"] == pytest.approx(-(p * np.log(p)).sum())
+    assert numbers["map_response"] == [[1, 1]]
+    assert f"{numbers['soft_value']:.10g}" in capsys.readouterr().out
+
+
+BAD_SOLVE = {
+    "missing file": (["solve", "none.npz", "--alpha", "1"], "no such file"),
+    "alpha zero": (["solve", "{mdp}", "--alpha", "0"], "--alpha=0.0: must be positive"),
+    "alpha negative": (["solve", "{mdp}", "--alpha", "-1"], "--alpha=-1.0: must be positive"),
+    "alpha not finite": (["solve", "{mdp}", "--alpha", "inf"], "--alpha=inf: must be positive and finite"),
+    "truncated": (["solve", "{truncated}", "--alpha", "1"], "not a whole .npz"),
+    "not an npz": (["solve", "{text}", "--alpha", "1"], "not a whole .npz"),
+    "nan reward": (["solve", "{nan}", "--alpha", "1"], "rewards[0] holds nan at (0, 1)"),
+    "out of range": (["solve", "{large}", "--alpha", "1"], "outside reward_range=(0, 1)"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SOLVE)
+def test_solve_bad_input(case, two_steps, tmp_path, capsys):
+    files = {name: tmp_path / f"{name}.npz" for name in ("truncated", "text", "nan", "large")}
+    files["truncated"].write_bytes(two_steps.read_bytes()[:200])
+    files["text"].write_text("not a zip")
+    np.savez(files["nan"], reward_0=np.array([[0.0, np.nan]]))
+    np.savez(files["large"], reward_0=np.array([[0.0, 2.0]]))
+    argv, message = BAD_SOLVE[case]
+    target = tmp_path / "answer.json"
+    assert main([word.format(mdp=two_steps, **files) for word in argv] + ["--json", str(target)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not target.exists()
+
+
+BAD_VERIFY = {
+    "no instances": (["--instances", "0"], "--instances=0"),
+    "negative seed": (["--seed", "-1"], "--seed=-1"),
+    "alpha zero": (["--alpha", "0"], "--alpha=0.0"),
+    "prompt without model": (["--prompt", "x"], "--prompt needs --model"),
+    "json folder missing": (["--json", "{tmp}/none/report.json"], "folder does not exist"),
+    "out is a file": (["--out", "{file}"], "is a file"),
+    "no such model": (["--model", "./none", "--prompt", "x"], "./none"),
+    "no prompt": (["--model", "{fair}"], "--prompt"),
+    "empty prompt": (["--model", "{fair}", "--prompt", ""], "prompt"),
+    "prompt not in vocabulary": (["--model", "{fair}", "--prompt", "12x456"], "vocabulary"),
+    "prompt too long": (["--model", "{fair}", "--prompt", "1234567890"], "context"),
+    "horizon too long": (["--model", "{fair}", "--prompt", "123456", "--horizon", "5"], "context"),
+    "horizon zero": (["--model", "{fair}", "--prompt", "123456", "--horizon", "0"], "horizon"),
+    "other vocabulary": (["--model", "{fair}", "--expert", "{sort}", "--prompt", "123456"], "vocabular"),
+    "token not in vocabulary": (["--model", "{fair}", "--prompt", "123456", "--tokens", "01x"], "x"),
+    "tree too large": (["--model", "{stories}", "--prompt", "Once", "--horizon", "8"], "needs"),
+    "bad dtype": (["--model", "{fair}", "--prompt", "123456", "--dtype", "float7"], "float7"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_VERIFY)
+def test_verify_bad_input(case, tmp_path, capsys, request):
+    argv, message = BAD_VERIFY[case]
+    names = {}
+    if any("{" in word for word in argv):
+        (tmp_path / "file").touch()
+        names = {"tmp": tmp_path, "file": tmp_path / "file"}
+        if "--model" in argv:
+            pytest.importorskip("torch")
+            models = request.getfixturevalue("shared_models")
+            names |= {"fair": models / "add-fair", "sort": models / "nano-sort", "stories": models / "stories260K"}
+    out = [] if "--out" in argv else ["--out", str(tmp_path / "out")]
+    assert main(["verify", *(word.format(**names) for word in argv), *out]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_verify_real_models(shared_models, tmp_path, capsys):
+    """`add-fair` against `add-teacher`: ε is above 10 nats, the paper's bounds hold and are vacuous."""
+    pytest.importorskip("torch")
+    argv = ["verify", "--model", str(shared_models / "add-fair"), "--expert", str(shared_models / "add-teacher")]
+    argv += ["--prompt", "123456", "--horizon", "4", "--instances", "16", "--out", str(tmp_path)]
+    assert main(argv) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    name = "add-fair against add-teacher"
+    assert report["groups"][name]["ε_π (nats)"] > 10
+    rows = {row["statement"]: row for row in report["rows"] if row["group"] == name}
+    for statement in ("theorem-1", "theorem-2-clone", "rl-any-comparator"):
+        assert rows[statement]["verdict"] == "holds"
+        assert rows[statement]["vacuous_share"] == 1.0
+    assert rows["rl-average"]["vacuous_share"] == 0.0
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "report.json", "error_vs_horizon.png", "error_vs_horizon.svg", "tv_vs_epsilon.png", "tv_vs_epsilon.svg"
+    }
+    printed = capsys.readouterr().out
+    assert "violated" in printed.splitlines()[-1]
+    assert "0 violated" in printed
+
+
+def test_verify_exits_1_on_a_violation(monkeypatch, tmp_path):
+    import dataclasses
+
+    from theory import cli, verify
+    from theory.statements import STATEMENTS
+
+    false = dataclasses.replace(STATEMENTS[-1], right=lambda i: 0.0 * i.kl_to_expert)
+    monkeypatch.setattr(verify, "STATEMENTS", (false,))
+    monkeypatch.setattr(cli, "_model_groups", lambda arguments: ([], ""))
+    assert main(["verify", "--instances", "8"]) == 1

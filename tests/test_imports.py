@@ -1,0 +1,13 @@
+"""The mathematics needs neither torch nor a plotting library to be imported."""
+
+import subprocess
+import sys
+
+
+def test_core_imports_neither_torch_nor_pyplot():
+    code = (
+        "import sys, theory.arrays, theory.dynamics, theory.soft, theory.mdp, theory.policy, theory.reward;"
+        "print([m for m in ('torch', 'matplotlib.pyplot', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,142 @@
+"""The list of statements: each holds where it should, and a planted violation of each is found."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from theory.gallery import map_is_not_greedy, random_tree, swapped_pair
+from theory.mdp import TokenMDP
+from theory.policy import greedy_response, kl, log_prob, map_response, max_log_ratio, plain_value, sample_log_ratio_ball
+from theory.soft import plain_optimal, soft_optimal
+from theory.statements import STATEMENTS, Instance, check, summarise
+
+BY_NAME = {statement.name: statement for statement in STATEMENTS}
+
+
+def random_instances(seed=0, batch=16):
+    rng = np.random.default_rng(seed)
+    for V, H, P in ((2, 1, 1), (3, 4, 2), (2, 8, 1), (4, 3, 2)):
+        mdp = random_tree(V, H, n_prompts=P, batch=(batch,), seed=rng)
+        alpha, epsilon = np.exp(rng.uniform(np.log(0.05), np.log(20), batch)), np.exp(rng.uniform(-7, 1, batch))
+        expert = soft_optimal(mdp, alpha).policy
+        yield Instance(mdp, expert, sample_log_ratio_ball(expert, epsilon, rng), alpha)
+
+
+INSTANCES = list(random_instances())
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_statement_holds_on_random_instances(name):
+    summary = summarise(BY_NAME[name], INSTANCES)
+    assert summary is not None
+    assert summary.verdict == "holds"
+    assert summary.error_bound < 1e-8  # a bound this small cannot hide a mistake in a formula
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_planted_violation_is_found(name):
+    """Push the left side past the right one by a little more than rounding: the verdict must turn."""
+    statement = BY_NAME[name]
+
+    def past_the_right(instance):
+        right = np.asarray(statement.right(instance))
+        error = np.asarray(instance.rounding(statement.unit))
+        return right + 3 * error[(..., *(None,) * (right.ndim - 1))]
+
+    planted = dataclasses.replace(statement, left=past_the_right)
+    assert summarise(planted, INSTANCES).verdict == "violated"
+
+
+def test_inequality_within_rounding_is_undecided():
+    statement = BY_NAME["clone-composition"]
+    tight = dataclasses.replace(statement, left=statement.right)
+    assert summarise(tight, INSTANCES).verdict == "undecided"
+
+
+def test_rounding_error_bound_covers_extended_precision():
+    """The slack in doubles differs from the slack in extended precision by less than the stated error."""
+    for instance in random_instances(seed=3, batch=8):
+        mdp = instance.mdp
+        alpha = np.asarray(instance.alpha, dtype=np.longdouble)
+        longer = TokenMDP.tree([r.astype(np.longdouble) for r in mdp.rewards])
+        expert = soft_optimal(longer, alpha).policy
+        policy = dataclasses.replace(
+            instance.policy, log_probs=tuple(t.astype(np.longdouble) for t in instance.policy.log_probs)
+        )
+        precise = Instance(longer, expert, policy, alpha)
+        for name in ("soft-value", "clone-elementary", "rl-any-comparator", "rl-average", "regularised-equality", "kl-ball"):
+            result, reference = check(BY_NAME[name], instance), check(BY_NAME[name], precise)
+            assert (np.abs(result.slack - reference.slack) <= result.error).all(), name
+
+
+def test_vacuous_is_said_only_where_the_bound_cannot_fail():
+    mdp = random_tree(2, 3, seed=0)
+    expert = soft_optimal(mdp, 1.0).policy
+    near, far = (Instance(mdp, expert, sample_log_ratio_ball(expert, e, 0), 1.0) for e in (0.01, 2.0))
+    assert not check(BY_NAME["theorem-1"], near).vacuous.any()
+    assert check(BY_NAME["theorem-1"], far).vacuous.all()
+
+
+def test_hidden_constant_of_theorem_2_contains_alpha():
+    """`V^{π_E} − V^{π_RL} ≤ Hε` with constant 1 is false at large α: a finding about the paper's ≲."""
+    instance = false_at_large_alpha()
+    gap = instance.expert_value - instance.rl_value
+    assert gap > 1.5 * instance.horizon * instance.epsilon
+    assert check(BY_NAME["rl-any-comparator"], instance).verdicts == "holds"
+    assert not check(BY_NAME["theorem-2-rl"], instance).applies
+
+
+def false_at_large_alpha():
+    """One token pays 1 and one 0; at α = 20 the expert hardly cares, and ε = 0.03 turns its preference round."""
+    mdp, alpha, epsilon = TokenMDP.tree([np.array([[1.0, 0.0]])]), 20.0, 0.03
+    expert = soft_optimal(mdp, alpha).policy
+    logits = [expert.log_probs[0] + np.array([[-epsilon, epsilon]])]
+    return Instance(mdp, expert, type(expert).from_logits(mdp.dynamics, logits), alpha)
+
+
+def test_infinite_epsilon_is_vacuous_and_not_an_error():
+    mdp = random_tree(2, 2, seed=1)
+    solution = soft_optimal(mdp, 0.5)
+    instance = Instance(mdp, solution.policy, plain_optimal(mdp).policy, 0.5)
+    assert np.isinf(instance.epsilon)
+    for name in ("theorem-1", "theorem-2-clone", "rl-any-comparator"):
+        result = check(BY_NAME[name], instance)
+        assert result.vacuous.all()
+        assert (result.verdicts == "holds").all()
+
+
+@pytest.mark.parametrize("horizon", [1, 2, 7, 50])
+@pytest.mark.parametrize(("alpha", "epsilon"), [(1.0, 0.01), (0.5, 0.2), (0.1, 0.3)])
+def test_swapped_pair_attains_the_rl_bound(horizon, alpha, epsilon):
+    instance = swapped_pair(horizon, alpha, epsilon, slack=1e-3)
+    assert instance.epsilon == pytest.approx(epsilon, rel=1e-9)
+    expert_likes, rl_plays = map_response(instance.expert), instance.rl_response
+    assert expert_likes.tokens[0, 0] == 0
+    assert rl_plays.tokens[0, 0] == 1
+    gap = instance.best_value - instance.rl_value
+    assert gap == pytest.approx(2 * alpha * horizon * epsilon * (1 - 1e-3), rel=1e-9)
+
+
+def test_map_is_not_greedy():
+    mdp, alpha = map_is_not_greedy()
+    policy = soft_optimal(mdp, alpha).policy
+    best, greedy = map_response(policy), greedy_response(policy)
+    assert best.tokens.tolist() == [[1, 0]]
+    assert greedy.tokens[0, 0] == 0
+    assert np.exp(log_prob(policy, best)) == pytest.approx([0.36])
+    assert np.exp(log_prob(policy, greedy)) == pytest.approx([0.30])
+
+
+def test_instance_quantities_match_their_definitions():
+    mdp = random_tree(3, 3, n_prompts=2, seed=5)
+    expert = soft_optimal(mdp, 0.7).policy
+    policy = sample_log_ratio_ball(expert, 0.4, 6)
+    instance = Instance(mdp, expert, policy, 0.7)
+    assert instance.epsilon == max_log_ratio(expert, policy)
+    assert instance.clone_gap == plain_value(mdp, expert) - plain_value(mdp, policy)
+    assert instance.kl_to_expert == kl(policy, expert)
+    tokens = instance.responses.tokens.reshape(2, 27, 3)
+    i, j = instance.pairs
+    steps = [3 - next((k for k in range(3) if tokens[0, a, k] != tokens[0, b, k]), 3) for a, b in zip(i, j, strict=True)]
+    assert instance.diverging_steps[0].tolist() == steps

@@ -1,0 +1,196 @@
+"""The ``endorm`` command: ``verify`` and ``solve``. torch is loaded only where a model is needed.
+
+Exit codes: 0, everything holds; 1, a statement is violated; 2, bad input (one line on standard error).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+    except (ValueError, OSError) as error:
+        print(f"endorm {arguments.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="endorm", description="What is a language model's endogenous reward worth? Exact checks."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    verify = commands.add_parser("verify", help="check every statement on token MDPs and on a language model")
+    verify.set_defaults(run=_verify)
+    model = verify.add_argument_group("language model (without --model, a small one is trained here)")
+    model.add_argument("--model", metavar="M", help="causal LM whose endogenous reward is judged: folder or hub id")
+    model.add_argument("--expert", metavar="M", help="causal LM that stands for the expert; default: --model itself")
+    model.add_argument("--prompt", action="append", metavar="TEXT", help="a prompt; repeat for more")
+    model.add_argument("--horizon", type=int, metavar="H", help="tokens of a response (default 4)")
+    model.add_argument("--tokens", help="sub-vocabulary: ids '1,2,3' or characters; default: the whole vocabulary")
+    model.add_argument("--alpha", type=float, default=1.0, help="temperature of the reward (default 1)")
+    model.add_argument("--temperature", type=float, default=1.0, help="sampling temperature of the model")
+    model.add_argument(
+        "--expert-temperature",
+        type=float,
+        help="sampling temperature of the expert (default 1; 0.9 when model and expert are otherwise the same)",
+    )
+    model.add_argument("--dtype", default="float32", help="dtype of the model's weights (default float32)")
+    model.add_argument("--expert-dtype", default="float32", help="dtype of the expert's weights (default float32)")
+    verify.add_argument(
+        "--instances", type=int, default=256, metavar="N", help="random MDPs of each kind (default 256)"
+    )
+    verify.add_argument("--seed", type=int, default=0)
+    verify.add_argument("--out", type=Path, metavar="DIR", help="folder for report.json and the figures")
+    verify.add_argument("--json", type=Path, metavar="FILE", help="also write the report to FILE")
+
+    solve = commands.add_parser("solve", help="solve a token MDP from an .npz file")
+    solve.set_defaults(run=_solve)
+    solve.add_argument("file", type=Path, metavar="FILE.npz")
+    solve.add_argument("--alpha", type=float, required=True, help="temperature, reward units")
+    solve.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to FILE")
+    return parser
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from theory import __version__, plot, sweep, verify
+
+    started = time.monotonic()
+    _check_verify(arguments)
+    model_groups, note = _model_groups(arguments)  # first: its input can be wrong, and then nothing is written
+    groups = [*verify.exact_groups(arguments.seed, n_instances=arguments.instances), *model_groups]
+    rows = verify.run(groups)
+    print(verify.render(groups, rows))
+    verdicts = [row.summary.verdict for row in rows]
+    counts = ", ".join(f"{verdicts.count(v)} {v}" for v in ("holds", "violated", "undecided"))
+    horizon, preference = sweep.horizon_curve(), sweep.preference_curve()
+    report = {
+        "version": __version__,
+        "seed": arguments.seed,
+        "rows": [row.as_dict() for row in rows],
+        "groups": {group.name: group.facts for group in groups},
+        "curves": {"horizon": horizon.as_dict(), "preference": preference.as_dict()},
+    }
+    if arguments.out is not None:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        plot.save(plot.horizon_figure(horizon), arguments.out, "error_vs_horizon")
+        plot.save(plot.preference_figure(preference), arguments.out, "tv_vs_epsilon")
+        verify.write_json(arguments.out / "report.json", report)
+    if arguments.json is not None:
+        verify.write_json(arguments.json, report)
+    clone, rl = (sweep.fit_exponent(horizon.horizons, ys) for ys in (horizon.clone, horizon.rl))
+    print(f"\nexponents of the exact error in H: cloning {clone}, RL on the endogenous reward {rl}")
+    print(*([note] if note else []), sep="\n", end="\n" if note else "")
+    where = f"; report and figures in {arguments.out}" if arguments.out is not None else ""
+    print(f"{counts}{where} ({time.monotonic() - started:.0f} s)")
+    return 1 if "violated" in verdicts else 0
+
+
+def _check_verify(arguments: argparse.Namespace) -> None:
+    from theory.arrays import require_positive
+
+    for name in ("alpha", "temperature", "expert_temperature"):
+        if getattr(arguments, name) is not None:
+            require_positive(f"--{name.replace('_', '-')}", getattr(arguments, name))
+    if arguments.instances < 1:
+        raise ValueError(f"--instances={arguments.instances}: must be at least 1")
+    if arguments.seed < 0:
+        raise ValueError(f"--seed={arguments.seed}: must be 0 or more")
+    only_with_model = [f"--{name}" for name in ("expert", "prompt", "horizon", "tokens") if getattr(arguments, name)]
+    if arguments.model is None and only_with_model:
+        raise ValueError(f"{only_with_model[0]} needs --model")
+    for path in (arguments.out, arguments.json and arguments.json.parent):
+        if path is not None and path.exists() and not path.is_dir():
+            raise ValueError(f"{path} is a file: give a folder")
+    if arguments.json is not None and not arguments.json.parent.is_dir():
+        raise OSError(f"--json={arguments.json}: its folder does not exist; create it first")
+
+
+def _model_groups(arguments: argparse.Namespace) -> tuple[list[Any], str]:
+    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    if missing:
+        message = f"{missing[0]} is not installed: pip install 'endorm[llm]'"
+        if arguments.model is not None:
+            raise ValueError(f"--model={arguments.model}: {message}")
+        return [], f"language model: skipped, {message}"
+    from llm_bridge import checks
+
+    if arguments.model is None:
+        return [checks.trained_group(seed=arguments.seed)], ""
+    return [
+        checks.model_group(
+            arguments.model,
+            arguments.expert,
+            prompts=arguments.prompt or (),
+            horizon=4 if arguments.horizon is None else arguments.horizon,
+            tokens=arguments.tokens,
+            alpha=arguments.alpha,
+            temperature=arguments.temperature,
+            expert_temperature=arguments.expert_temperature,
+            dtype=arguments.dtype,
+            expert_dtype=arguments.expert_dtype,
+        )
+    ], ""
+
+
+def _solve(arguments: argparse.Namespace) -> int:
+    from theory.arrays import require_positive
+    from theory.mdp import TokenMDP
+    from theory.policy import log_prob, map_response, plain_value, trajectory_entropy
+    from theory.reward import returns
+    from theory.soft import plain_optimal, soft_optimal
+    from theory.verify import write_json
+
+    alpha = require_positive("--alpha", arguments.alpha)
+    mdp = TokenMDP.load(arguments.file)
+    if mdp.batch_shape:
+        raise ValueError(f"{arguments.file}: reward_0 has batch axes {mdp.batch_shape}; store one MDP a file")
+    solution, best = soft_optimal(mdp, alpha), plain_optimal(mdp)
+    answer = map_response(solution.policy)
+    numbers = {
+        "alpha": alpha,
+        "horizon": mdp.horizon,
+        "vocab_size": mdp.vocab_size,
+        "n_prompts": mdp.dynamics.n_prompts,
+        "soft_value": float(mdp.dynamics.average(solution.values[0])),
+        "expert_plain_value": float(plain_value(mdp, solution.policy)),
+        "optimal_plain_value": float(mdp.dynamics.average(best.values[0])),
+        "expert_entropy": float(trajectory_entropy(solution.policy)),
+        "map_response": answer.tokens.tolist(),
+        "map_log_prob": log_prob(solution.policy, answer).tolist(),
+        "map_return": returns(mdp, answer).tolist(),
+    }
+    print(
+        f"{arguments.file}: H = {mdp.horizon}, V = {mdp.vocab_size}, {mdp.dynamics.n_prompts} prompt(s), α = {alpha:g}"
+    )
+    print(f"  soft value  E V*(s₁)                      {numbers['soft_value']:.10g}")
+    print(f"  plain value of the soft-optimal policy    {numbers['expert_plain_value']:.10g}")
+    print(f"  plain value of the best policy            {numbers['optimal_plain_value']:.10g}")
+    print(f"  entropy of the soft-optimal policy        {numbers['expert_entropy']:.10g} nats")
+    shown = zip(numbers["map_response"], numbers["map_log_prob"], numbers["map_return"], strict=True)
+    for prompt, (tokens, log_p, total) in enumerate(list(shown)[:10]):
+        print(
+            f"  MAP response to prompt {prompt}: {' '.join(map(str, tokens))}   log π = {log_p:.6g}, r* = {total:.6g}"
+        )
+    if mdp.dynamics.n_prompts > 10:
+        print(f"  … {mdp.dynamics.n_prompts - 10} more prompts: all of them with --json")
+    if arguments.json is not None:
+        write_json(arguments.json, numbers)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
