@@ -156,13 +156,15 @@ def shaped_pairs(draw, **options):
     return mdp, shape_reward(mdp, potential), potential
 
 
+def states_by_prefix(dynamics, h):
+    """State of every prefix of length `h`, from the definition of the rule."""
+    prefixes = itertools.product(range(dynamics.n_prompts), *(range(dynamics.vocab_size) for _ in range(h)))
+    return np.array([state_of(dynamics, prompt, tuple(prefix)) for prompt, *prefix in prefixes])
+
+
 def spread_by_prefix(tables, dynamics):
-    """Tables on the states of `dynamics`, copied to every prefix: state by state, from the definition."""
-    V, out = dynamics.vocab_size, []
-    for h, table in enumerate(tables):
-        prefixes = itertools.product(range(dynamics.n_prompts), *(range(V) for _ in range(h)))
-        out.append(np.array([table[state_of(dynamics, p[0], p[1:])] for p in prefixes]))
-    return out
+    """Tables on the states of `dynamics`, copied to every prefix; ``None`` stays."""
+    return [None if t is None else t[states_by_prefix(dynamics, h)] for h, t in enumerate(tables)]
 
 
 @st.composite
@@ -182,17 +184,7 @@ def same_mdp_three_ways(draw, min_vocab=1, min_horizon=1):
                     link[state_of(dynamics, prompt, prefix), a] = state_of(dynamics, prompt, (*prefix, a))
         links.append(link)
     weights = dynamics.prompt_weights
-    masks = [
-        None
-        if mask is None
-        else np.array(
-            [
-                mask[state_of(dynamics, p[0], p[1:])]
-                for p in itertools.product(range(P), *(range(V) for _ in range(h)))
-            ]
-        )
-        for h, mask in enumerate(dynamics.allowed)
-    ]
+    masks = spread_by_prefix(dynamics.allowed, dynamics)
     tree = TokenMDP.tree(spread_by_prefix(window.rewards, dynamics), prompt_weights=weights, allowed=masks)
     table = TokenMDP.table(window.rewards, links, prompt_weights=weights, allowed=dynamics.allowed)
     return tree, window, table

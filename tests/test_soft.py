@@ -97,7 +97,7 @@ def test_q_values_satisfy_the_bellman_equation_state_by_state(mdp, alpha):
     values, q_values = soft_values(mdp, alpha), soft_q_values(mdp, alpha)
     masks = mdp.dynamics.allowed
     for h, q in enumerate(q_values):
-        link = mdp.dynamics.successors(h)
+        link = mdp.dynamics.successors(h) if h + 1 < mdp.horizon else None
         for s in range(len(q)):
             legal = [a for a in range(mdp.vocab_size) if masks[h] is None or masks[h][s, a]]
             for a in range(mdp.vocab_size):

@@ -41,7 +41,7 @@ def test_planted_violation_is_found(name):
 
     def past_the_right(instance):
         right = np.asarray(statement.right(instance))
-        error = np.asarray(instance.rounding(statement.unit))
+        error = np.asarray(sum(instance.rounding(statement.unit)))
         return right + 3 * error[(..., *(None,) * (right.ndim - 1))]
 
     planted = dataclasses.replace(statement, left=past_the_right)

@@ -174,18 +174,27 @@ class Instance:
         same = np.cumprod(tokens[:, i] == tokens[:, j], axis=-1)
         return self.horizon - same.sum(axis=-1)
 
-    def rounding(self, unit: Unit) -> Array:
-        """Bound on the rounding error of a slack, to first order: ``batch``.
+    def rounding(self, unit: Unit) -> tuple[Array, Array]:
+        """Bounds on rounding errors, to first order: of a quantity in `unit`, and of a bound that reads `ε`: ``batch``.
 
-        Each layer of a sweep adds a few roundings of numbers no larger than `scale`; a sum over tokens adds `V`.
+        Each layer of a sweep adds a few roundings of numbers no larger than `scale`; a sum over tokens adds `V`. A
+        stored log-probability is off by as much as ``Q/α`` is, so `ε` is too; a bound multiplies that by its slope in
+        `ε`, at most ``RH² + 2αH`` in reward units, ``2H(1 + ε)`` in nats and ``αH`` in probability.
         """
-        u = float(np.finfo(np.float64).eps)
+        H, alpha = self.horizon, np.asarray(self.alpha)
+        u = 4 * float(np.finfo(np.float64).eps) * (H + self.mdp.vocab_size)
         logs = max(_largest(self.expert.log_probs), _largest(self.policy.log_probs))
         gauges = max(_largest(policy.log_normalizers or ()) for policy in (self.expert, self.policy))
-        nats = self.horizon * logs + gauges
-        reward = self.horizon * max(map(abs, self.mdp.reward_range)) + np.asarray(self.alpha) * nats
-        scale = {"reward": reward, "nats": nats, "probability": 1.0 + reward}[unit]
-        return 4 * u * (self.horizon + self.mdp.vocab_size) * np.asarray(scale)
+        rewards = H * max(map(abs, self.mdp.reward_range))
+        nats = H * logs + gauges + rewards / alpha
+        finite_epsilon = np.where(np.isfinite(self.epsilon), self.epsilon, 0.0)
+        slope = {
+            "reward": self.width * H**2 + 2 * alpha * H,
+            "nats": 2 * H * (1 + finite_epsilon),
+            "probability": alpha * H,
+        }[unit]
+        scale = {"reward": rewards + alpha * nats, "nats": nats, "probability": 1.0 + alpha * nats}[unit]
+        return u * scale, u * slope * (logs + rewards / alpha)
 
 
 @dataclass(frozen=True)
@@ -257,10 +266,12 @@ def check(statement: Statement, instance: Instance) -> Check:
         array = np.asarray(values)
         return np.broadcast_to(array if array.ndim in (0, left.ndim) else expand(array, inner), left.shape)
 
+    quantity, bound = instance.rounding(statement.unit)
+    error = quantity if statement.equality else quantity + bound
     applies = spread(True if statement.assumes is None else statement.assumes(instance))
     ceiling = statement.ceiling
     vacuous = right >= spread(ceiling(instance)) if ceiling is not None else np.zeros(left.shape, dtype=bool)
-    return Check(statement, left, right, spread(instance.rounding(statement.unit)), applies, vacuous)
+    return Check(statement, left, right, spread(error), applies, vacuous)
 
 
 def summarise(statement: Statement, instances: Iterable[Instance]) -> Summary | None:
