@@ -134,7 +134,9 @@ def token_mdps(draw, masked=None, min_vocab=1, min_horizon=1, rules=("tree", "wi
 
 
 def random_policy(dynamics, rng, scale=1.5):
-    return Policy.from_logits(dynamics, [scale * rng.normal(size=(n, dynamics.vocab_size)) for n in dynamics.layer_sizes])
+    return Policy.from_logits(
+        dynamics, [scale * rng.normal(size=(n, dynamics.vocab_size)) for n in dynamics.layer_sizes]
+    )
 
 
 @st.composite

@@ -319,7 +319,7 @@ def test_probability_on_a_forbidden_token():
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
 def test_bad_temperature(temperature):
-    with pytest.raises(ValueError, match="temperature=.*positive and finite"):
+    with pytest.raises(ValueError, match=r"temperature=.*positive and finite"):
         Policy.from_logits(TokenMDP.tree([np.zeros((1, 2))]).dynamics, [[[0.0, 0.0]]], temperature)
 
 
@@ -335,7 +335,7 @@ def test_policies_on_different_dynamics_are_not_mixed():
 
 def test_listing_more_responses_than_fit_is_refused(monkeypatch):
     dynamics = TokenMDP.window([np.zeros((1, 2)), *(np.zeros((2, 2)) for _ in range(59))], 1).dynamics
-    with pytest.raises(ValueError, match="listing every response: .*use a smaller horizon"):
+    with pytest.raises(ValueError, match=r"listing every response: .*use a smaller horizon"):
         all_responses(dynamics)
 
 
@@ -373,7 +373,7 @@ def test_ball_of_a_batch_has_a_radius_each():
 
 @pytest.mark.parametrize("epsilon", [0.0, -0.1, math.nan, math.inf, "wide"])
 def test_bad_radius(epsilon):
-    with pytest.raises(ValueError, match="epsilon=.*must be"):
+    with pytest.raises(ValueError, match=r"epsilon=.*must be"):
         sample_log_ratio_ball(coin(0.5, 0.5), epsilon, 0)
 
 
@@ -443,7 +443,9 @@ def test_torch_policies_give_numpy_numbers(rule):
 
 
 def test_memory_is_asked_before_a_tree_is_unrolled(monkeypatch):
-    policy = random_policy(build("window", np.random.default_rng(0), 1, 3, 5, window=1).dynamics, np.random.default_rng(0))
+    policy = random_policy(
+        build("window", np.random.default_rng(0), 1, 3, 5, window=1).dynamics, np.random.default_rng(0)
+    )
     monkeypatch.setattr(theory.arrays, "available_memory", lambda: 1000)
     with pytest.raises(ValueError, match="unrolling these dynamics to a tree"):
         policy.as_tree()

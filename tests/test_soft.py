@@ -187,9 +187,10 @@ def test_extreme_temperatures_are_finite_and_silent(mdp, alpha):
         policy, values = soft_optimal(mdp, alpha)
         total = regularised_value(mdp, policy, alpha)
     assert all(np.isfinite(v).all() for v in values)
-    assert_allclose(total, mdp.dynamics.prompt_weights @ values[0], rtol=1e-11, atol=1e-12)
+    atol = 10 * tolerance(mdp, alpha)
+    assert_allclose(total, mdp.dynamics.prompt_weights @ values[0], rtol=1e-11, atol=atol)
     exact = [brute_soft_value(mdp, alpha, prompt) for prompt in range(mdp.dynamics.n_prompts)]
-    assert_allclose(values[0], exact, rtol=1e-12, atol=1e-12)
+    assert_allclose(values[0], exact, rtol=1e-12, atol=atol)
     for table in policy.log_probs:
         assert_allclose(np.exp(table).sum(axis=-1), 1.0, rtol=1e-14)
 
@@ -232,6 +233,12 @@ def test_unshifted_kernel_is_used_only_where_it_is_safe():
     assert soft_values(low, 0.05)[0][0] == pytest.approx(-40 + 0.05 * 40 * math.log(2), rel=1e-13)
 
 
+def test_entropy_alone_can_leave_double_precision():
+    """1200 free coins and no reward: the exponents reach 832 by entropy only."""
+    coins = TokenMDP.window([np.zeros((2 ** min(h, 1), 2)) for h in range(1200)], 1)
+    assert soft_values(coins, 2.0)[0][0] == pytest.approx(2400 * math.log(2), rel=1e-12)
+
+
 @check
 @given(token_mdps(), alphas)
 def test_extended_precision_agrees(mdp, alpha):
@@ -252,7 +259,9 @@ def test_adding_a_constant_reward_adds_it_once_per_step(mdp, alpha, seed):
     c = np.random.default_rng(seed).uniform(-2, 2)
     moved = TokenMDP(mdp.dynamics, tuple(r + c for r in mdp.rewards), (c, 1 + c) if c > 0 else (c - 1, 1 + c))
     assert_allclose(
-        soft_values(moved, alpha)[0], soft_values(mdp, alpha)[0] + c * mdp.horizon, atol=3 * tolerance(mdp, alpha) + 1e-12
+        soft_values(moved, alpha)[0],
+        soft_values(mdp, alpha)[0] + c * mdp.horizon,
+        atol=3 * tolerance(mdp, alpha) + 1e-12,
     )
 
 
@@ -311,7 +320,9 @@ def test_a_batch_equals_its_members(rule, masked):
         )
         assert plain_value(batch, policy)[at] == pytest.approx(plain_value(member, policy), abs=1e-12)
         assert_allclose(total[at], returns(member, responses), atol=1e-13)
-        assert_allclose(np.exp(log_prob(soft.policy, responses)[at]), np.exp(log_prob(one.policy, responses)), atol=1e-11)
+        assert_allclose(
+            np.exp(log_prob(soft.policy, responses)[at]), np.exp(log_prob(one.policy, responses)), atol=1e-11
+        )
 
 
 def test_many_temperatures_on_one_mdp():

@@ -6,7 +6,6 @@ See `theory.dynamics` for how states are numbered and `theory.arrays` for the sh
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -190,7 +189,8 @@ class TokenMDP:
             allowed.append(np.concatenate([permitted, np.broadcast_to(tokens == eos, (ended, V))]))
             reward = self.rewards[h][..., live, :]
             xp = array_namespace(reward)
-            rewards.append(token_major(xp.concat([reward, xp.zeros_like(reward[..., :ended, :])], axis=-2)))
+            after_end = xp.zeros_like(self.rewards[h][..., :ended, :])  # not of `reward`: no state may be live
+            rewards.append(token_major(xp.concat([reward, after_end], axis=-2)))
             sizes.append(n)
             if h + 1 < H:
                 following = dynamics.rule.step(h, live[:, None], tokens, V)
@@ -248,20 +248,13 @@ class TokenMDP:
 
         """
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 arrays = dict(archive)
         except FileNotFoundError:
             raise OSError(f"{path}: no such file; give an .npz written by TokenMDP.save") from None
-        except (
-            OSError,
-            EOFError,
-            ValueError,
-            TypeError,
-            zipfile.BadZipFile,
-            KeyError,
-            AttributeError,
-        ) as error:
-            raise OSError(f"{path}: not a whole .npz file ({error}); write it again with TokenMDP.save") from None
+        except Exception as error:  # a damaged archive can raise anything: zlib, struct, tokenizer errors
+            reason = " ".join(str(error).split())
+            raise OSError(f"{path}: not a whole .npz file ({reason}); write it again with TokenMDP.save") from None
         try:
             return cls._from_arrays(arrays)
         except ValueError as error:
@@ -413,4 +406,6 @@ def _check_prompt_weights(weights: Any, n_prompts: int) -> np.ndarray:
         raise ValueError(f"prompt_weights has shape {array.shape}: must be ({n_prompts},), one per state of layer 0")
     if not np.isfinite(array).all() or (array < 0).any() or abs(array.sum() - 1.0) > 1e-9:
         raise ValueError(f"prompt_weights must be non-negative and sum to 1, got sum {array.sum():.12g}")
-    return np.asarray(array / array.sum())
+    # Weights that sum to one up to rounding stay as they are: what was saved and loaded is the same MDP, bit by bit.
+    settled = abs(array.sum() - 1.0) <= n_prompts * np.finfo(np.float64).eps
+    return array.copy() if settled else np.asarray(array / array.sum())

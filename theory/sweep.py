@@ -17,7 +17,7 @@ from theory.statements import Instance
 
 __all__ = ["Exponent", "HorizonCurve", "PreferenceCurve", "fit_exponent", "horizon_curve", "preference_curve"]
 
-HORIZONS = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
+HORIZONS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class HorizonCurve:
         return asdict(self) | {"exponents": exponents}
 
 
-def horizon_curve(horizons: Sequence[int] = HORIZONS, *, alpha: float = 1.0, epsilon: float = 0.01) -> HorizonCurve:
+def horizon_curve(horizons: Sequence[int] = HORIZONS, *, alpha: float = 0.25, epsilon: float = 0.01) -> HorizonCurve:
     """Error against `H` for cloning and for RL on the endogenous reward, both exact, beside their bounds."""
     clone, rl = [], []
     for H in horizons:

@@ -1,0 +1,183 @@
+"""Causal language models: loading one, and writing a prompt in its vocabulary."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+
+__all__ = ["CausalLM", "encode_prompt", "load_model", "require_same_vocabulary", "save"]
+
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+
+@dataclass(frozen=True, eq=False)
+class CausalLM:
+    """A causal language model and its tokenizer.
+
+    Attributes:
+        model: a ``transformers`` model with a language-model head, in evaluation mode.
+        tokenizer: its tokenizer.
+        name: what messages and reports call it.
+
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of logits at a position (the tokenizer may name fewer tokens)."""
+        return int(self.model.config.get_text_config().vocab_size)
+
+    @property
+    def context(self) -> int | None:
+        """Number of positions the model was built for; `None` where it has no such number."""
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return None if positions is None else int(positions)
+
+
+def load_model(name_or_path: str | Path, *, dtype: str = "float32", device: str | None = None) -> CausalLM:
+    """Load a causal language model from a local folder or from the hub.
+
+    Args:
+        name_or_path: a folder with a ``config.json``, or a hub id. What looks like a path never asks the hub.
+        dtype: of the weights: ``"float16"``, ``"bfloat16"``, ``"float32"`` or ``"float64"``.
+        device: torch device; by default the GPU if there is one.
+
+    Raises:
+        OSError: there is no such folder, or the model can be neither found on disk nor downloaded.
+        ValueError: unknown `dtype`; the model is not a causal language model; its checkpoint is incomplete.
+
+    """
+    name = os.path.expanduser(name_or_path)
+    local = _looks_like_path(name)
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r}: must be one of {', '.join(DTYPES)}")
+    if local and not os.path.isfile(os.path.join(name, "config.json")):
+        raise OSError(f"{name}: no model there; give a folder with a config.json, or a hub id")
+    with _quiet():
+        try:
+            _require_causal(transformers.AutoConfig.from_pretrained(name))
+            model, report = transformers.AutoModelForCausalLM.from_pretrained(
+                name, dtype=getattr(torch, dtype), output_loading_info=True
+            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+        except (OSError, SafetensorError) as error:
+            remedy = "give a complete model folder" if local else "download it first or give a local folder"
+            raise OSError(f"{name}: cannot be loaded ({_first_line(error)}); {remedy}") from None
+        except (ValueError, KeyError, ImportError) as error:
+            raise ValueError(
+                f"{name}: not a causal language model that can be used here ({_first_line(error)}); give another model"
+            ) from None
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise ValueError(
+            f"{name}: the checkpoint lacks {len(missing)} weights of a {type(model).__name__} ({missing[0]}, …); "
+            "give a checkpoint with a language-model head"
+        )
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return CausalLM(model.to(device).eval(), tokenizer, Path(name).name if local else name)
+
+
+def save(lm: CausalLM, folder: str | Path) -> None:
+    """Write model and tokenizer to `folder`, from which `load_model` reads them back."""
+    with _quiet():
+        lm.model.save_pretrained(folder)
+        lm.tokenizer.save_pretrained(folder)
+
+
+def require_same_vocabulary(model: CausalLM, expert: CausalLM) -> None:
+    """Raise `ValueError`, with the first difference, unless token ids mean the same in both models."""
+    pair = f"{model.name} and {expert.name}: different vocabularies"
+    remedy = "compare models that share a tokenizer"
+    if model.vocab_size != expert.vocab_size:
+        raise ValueError(f"{pair} ({model.vocab_size} against {expert.vocab_size} tokens); {remedy}")
+    one, two = model.tokenizer.get_vocab(), expert.tokenizer.get_vocab()
+    if one != two:
+        token = min((t for t in one.keys() | two.keys() if one.get(t) != two.get(t)), key=lambda t: (len(t), t))
+        raise ValueError(f"{pair} (token {token!r} has id {one.get(token)} against {two.get(token)}); {remedy}")
+
+
+def encode_prompt(lm: CausalLM, text: str, horizon: int) -> list[int]:
+    """Token ids of a prompt, with the special tokens that the tokenizer puts around a text.
+
+    Args:
+        lm: the model.
+        text: the prompt.
+        horizon: number of tokens `H` that will be read after it: the model sees all of them but the last.
+
+    Raises:
+        ValueError: the prompt is empty, is not in the vocabulary, or leaves no room for `horizon` tokens.
+
+    """
+    if not text:
+        raise ValueError("prompt='': must not be empty; give at least one token of text")
+    tokenizer = lm.tokenizer
+    remedy = f"use symbols of {lm.name}'s vocabulary"
+    try:
+        encoded = tokenizer(text, return_offsets_mapping=bool(tokenizer.is_fast))
+    except Exception as error:  # tokenizers raise a bare Exception for a word without an id
+        raise ValueError(f"prompt={text!r}: cannot be encoded ({_first_line(error)}); {remedy}") from None
+    ids = [int(i) for i in encoded["input_ids"]]
+    # Some tokenizers replace what they do not know by one token, others drop it without a word.
+    unknown = tokenizer.unk_token_id
+    if unknown is not None and unknown in ids and tokenizer.unk_token not in text:
+        raise ValueError(f"prompt={text!r}: parts of it are unknown tokens; {remedy}")
+    lost = _lost_characters(text, encoded["offset_mapping"]) if tokenizer.is_fast else ""
+    if lost or not ids:
+        raise ValueError(f"prompt={text!r}: the tokenizer drops {lost or text!r}; {remedy}")
+    if max(ids) >= lm.vocab_size:
+        raise ValueError(f"prompt={text!r}: token {max(ids)} has no logit in {lm.name} (V={lm.vocab_size}); {remedy}")
+    positions = len(ids) + horizon - 1
+    if lm.context is not None and positions > lm.context:
+        raise ValueError(
+            f"prompt={text!r}: {len(ids)} tokens and horizon={horizon} need {positions} positions, {lm.name} has "
+            f"{lm.context}; use a shorter prompt or horizon"
+        )
+    return ids
+
+
+def _lost_characters(text: str, offsets: list[tuple[int, int]]) -> str:
+    """The characters of `text`, spaces aside, that no token covers."""
+    covered = {i for start, stop in offsets for i in range(start, stop)}
+    return "".join(c for i, c in enumerate(text) if i not in covered and not c.isspace())
+
+
+def _looks_like_path(name: str) -> bool:
+    return name.startswith((".", "~", os.sep)) or name.count(os.sep) > 1 or os.path.exists(name)
+
+
+def _require_causal(config: Any) -> None:
+    architectures = getattr(config, "architectures", None) or [type(config).__name__]
+    # A masked language model would load (the auto class has a causal head for it) and predict the wrong thing.
+    masked = any(architecture.endswith("ForMaskedLM") for architecture in architectures)
+    if masked or type(config) not in transformers.AutoModelForCausalLM._model_mapping:
+        raise ValueError(f"a {architectures[0]} does not predict the next token")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress bars and warnings of ``transformers``: what matters of them is raised as an error."""
+    logging = transformers.utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")

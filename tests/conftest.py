@@ -1,0 +1,16 @@
+"""Fixtures shared by the tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_models() -> Path:
+    """Folder of the small pretrained models; a test that needs one is skipped where they are not."""
+    root = Path(__file__).resolve().parent.parent
+    folder = Path(os.environ.get("ENDORM_SHARED", root.parent / "shared")) / "models"
+    if not folder.is_dir():
+        pytest.skip(f"no pretrained models in {folder}: set ENDORM_SHARED to the folder that holds models/")
+    return folder

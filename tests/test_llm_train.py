@@ -1,0 +1,83 @@
+"""A model trained on an expert's demonstrations becomes that expert."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from llm_bridge.model import encode_prompt, load_model, save  # noqa: E402
+from llm_bridge.train import _tokenizer, train_on_demonstrations  # noqa: E402
+from llm_bridge.tree import token_tree  # noqa: E402
+from theory.gallery import random_tree  # noqa: E402
+from theory.policy import Policy, kl, require_same_dynamics  # noqa: E402
+from theory.soft import soft_optimal  # noqa: E402
+
+TINY = {"n_demonstrations": 4000, "steps": 150, "hidden": 32, "layers": 1, "heads": 2}
+
+
+@pytest.fixture(scope="module")
+def expert():
+    return soft_optimal(random_tree(3, 2, n_prompts=2, seed=1), 0.2).policy
+
+
+@pytest.fixture(scope="module")
+def trained(expert):
+    return train_on_demonstrations(expert, **TINY)
+
+
+def clone(lm):
+    return token_tree(lm, ["A", "B"], 2, tokens=range(3))
+
+
+def test_clones_the_expert(expert, trained):
+    tree = clone(trained)
+    require_same_dynamics(expert.dynamics, tree.policy.dynamics)
+    uniform = Policy.from_logits(expert.dynamics, [np.zeros_like(table) for table in expert.log_probs])
+    assert kl(expert, tree.policy) < 0.02 < 0.5 < kl(expert, uniform)
+    assert tree.max_left_out < 0.01
+    assert trained.name == "trained"
+    assert not trained.model.training
+
+
+def test_same_seed_same_model(expert, trained):
+    state = torch.random.get_rng_state()
+    again = clone(train_on_demonstrations(expert, **TINY)).policy
+    other = clone(train_on_demonstrations(expert, **TINY, seed=1)).policy
+    assert torch.equal(state, torch.random.get_rng_state())
+    for one, two, three in zip(clone(trained).policy.log_probs, again.log_probs, other.log_probs, strict=True):
+        np.testing.assert_array_equal(one, two)
+        assert not np.array_equal(one, three)
+
+
+def test_saved_and_loaded(trained, tmp_path):
+    save(trained, tmp_path)
+    for one, two in zip(clone(trained).policy.log_probs, clone(load_model(tmp_path)).policy.log_probs, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_vocabulary(trained):
+    assert trained.tokenizer.get_vocab() == {"a": 0, "b": 1, "c": 2, "A": 3, "B": 4}
+    assert trained.tokenizer.decode([3, 0, 2]) == "Aac"
+    with pytest.raises(ValueError, match="use symbols of trained's vocabulary"):
+        encode_prompt(trained, "C", 1)
+    large = _tokenizer(30, 2)
+    assert len(large.get_vocab()) == 32
+    assert large(large.decode(list(range(32))))["input_ids"] == list(range(32))
+
+
+@pytest.mark.parametrize("name", ["n_demonstrations", "steps", "hidden", "layers", "heads", "batch"])
+def test_sizes_are_checked(expert, name):
+    with pytest.raises(ValueError, match=f"{name}=0: must be at least 1"):
+        train_on_demonstrations(expert, **{name: 0})
+
+
+def test_refusals(expert):
+    with pytest.raises(ValueError, match="hidden=30: must be a multiple of 2·heads=8"):
+        train_on_demonstrations(expert, hidden=30)
+    batch = soft_optimal(random_tree(2, 2, batch=(3,), seed=0), 1.0).policy
+    with pytest.raises(ValueError, match=r"policy has batch axes \(3,\): give the policy of one problem"):
+        train_on_demonstrations(batch)
+    many = soft_optimal(random_tree(2, 1, n_prompts=27, seed=0), 1.0).policy
+    with pytest.raises(ValueError, match="policy has 27 prompts: at most 26"):
+        train_on_demonstrations(many)
