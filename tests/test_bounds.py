@@ -16,7 +16,10 @@ from theory import bounds
 def test_tv_randomised_response_against_exact_fractions(horizon, odds):
     """``e^ε`` rational, the sum as printed in exact fractions."""
     p, q = odds / (1 + odds), 1 / (1 + odds)
-    exact = sum(comb(horizon, k) * abs(p**k * q ** (horizon - k) - q**k * p ** (horizon - k)) for k in range(horizon + 1)) / 2
+    exact = (
+        sum(comb(horizon, k) * abs(p**k * q ** (horizon - k) - q**k * p ** (horizon - k)) for k in range(horizon + 1))
+        / 2
+    )
     got = bounds.tv_randomised_response(horizon, np.log(float(odds)))
     assert float(got) == pytest.approx(float(exact), rel=1e-13)
 
@@ -45,7 +48,9 @@ def test_order_of_bounds(horizon, epsilon, alpha):
     assert sharp <= horizon * (1 + 1e-12)
     assert elementary <= paper
     assert sharp <= horizon * min(horizon * tanh(epsilon / 2), 1) * (1 + 1e-12)
-    assert bounds.preference_tv_sharp(horizon, epsilon, alpha) <= min(bounds.preference_tv_paper(horizon, epsilon, alpha), 1)
+    assert bounds.preference_tv_sharp(horizon, epsilon, alpha) <= min(
+        bounds.preference_tv_paper(horizon, epsilon, alpha), 1
+    )
 
 
 def test_values_by_hand():

@@ -70,8 +70,8 @@ BAD_VERIFY = {
     "no prompt": (["--model", "{fair}"], "--prompt"),
     "empty prompt": (["--model", "{fair}", "--prompt", ""], "prompt"),
     "prompt not in vocabulary": (["--model", "{fair}", "--prompt", "12x456"], "vocabulary"),
-    "prompt too long": (["--model", "{fair}", "--prompt", "1234567890"], "context"),
-    "horizon too long": (["--model", "{fair}", "--prompt", "123456", "--horizon", "5"], "context"),
+    "prompt too long": (["--model", "{fair}", "--prompt", "1234567890"], "positions"),
+    "horizon too long": (["--model", "{fair}", "--prompt", "123456", "--horizon", "5"], "positions"),
     "horizon zero": (["--model", "{fair}", "--prompt", "123456", "--horizon", "0"], "horizon"),
     "other vocabulary": (["--model", "{fair}", "--expert", "{sort}", "--prompt", "123456"], "vocabular"),
     "token not in vocabulary": (["--model", "{fair}", "--prompt", "123456", "--tokens", "01x"], "x"),
@@ -109,14 +109,19 @@ def test_verify_real_models(shared_models, tmp_path, capsys):
     name = "add-fair against add-teacher"
     assert report["groups"][name]["ε_π (nats)"] > 10
     rows = {row["statement"]: row for row in report["rows"] if row["group"] == name}
-    for statement in ("theorem-1", "theorem-2-clone", "rl-any-comparator"):
+    for statement in ("theorem-1", "theorem-2-clone", "theorem-2-rl"):
         assert rows[statement]["verdict"] == "holds"
         assert rows[statement]["vacuous_share"] == 1.0
     assert rows["rl-average"]["vacuous_share"] == 0.0
     assert {path.name for path in tmp_path.iterdir()} == {
-        "report.json", "error_vs_horizon.png", "error_vs_horizon.svg", "tv_vs_epsilon.png", "tv_vs_epsilon.svg"
+        "report.json",
+        "error_vs_horizon.png",
+        "error_vs_horizon.svg",
+        "tv_vs_epsilon.png",
+        "tv_vs_epsilon.svg",
     }
     printed = capsys.readouterr().out
+    assert "vacuous here (each holds and says nothing): theorem-1, theorem-2-clone" in printed
     assert "violated" in printed.splitlines()[-1]
     assert "0 violated" in printed
 

@@ -65,7 +65,14 @@ def test_rounding_error_bound_covers_extended_precision():
             instance.policy, log_probs=tuple(t.astype(np.longdouble) for t in instance.policy.log_probs)
         )
         precise = Instance(longer, expert, policy, alpha)
-        for name in ("soft-value", "clone-elementary", "rl-any-comparator", "rl-average", "regularised-equality", "kl-ball"):
+        for name in (
+            "soft-value",
+            "clone-elementary",
+            "rl-any-comparator",
+            "rl-average",
+            "regularised-equality",
+            "kl-ball",
+        ):
             result, reference = check(BY_NAME[name], instance), check(BY_NAME[name], precise)
             assert (np.abs(result.slack - reference.slack) <= result.error).all(), name
 
@@ -138,5 +145,7 @@ def test_instance_quantities_match_their_definitions():
     assert instance.kl_to_expert == kl(policy, expert)
     tokens = instance.responses.tokens.reshape(2, 27, 3)
     i, j = instance.pairs
-    steps = [3 - next((k for k in range(3) if tokens[0, a, k] != tokens[0, b, k]), 3) for a, b in zip(i, j, strict=True)]
+    steps = [
+        3 - next((k for k in range(3) if tokens[0, a, k] != tokens[0, b, k]), 3) for a, b in zip(i, j, strict=True)
+    ]
     assert instance.diverging_steps[0].tolist() == steps

@@ -1,12 +1,15 @@
-"""Exact worst cases in the log-ratio ball around an expert.
+"""Exact adversaries: the policy of a log-ratio ball that does the most harm.
 
-The ball holds the policies with ``|log π̂(a|s) − log π_E(a|s)| ≤ ε`` in every state. It is rectangular: what a policy
-does in one state restricts nothing in another. So its worst members are found by backward induction, exactly, with no
-sampling. Rows are normalised, and a token that the expert never chooses stays so. NumPy only.
+The ball around an expert `π_E` holds the policies with ``|log π̂(a|s) − log π_E(a|s)| ≤ ε`` for every state and token;
+rows sum to one and a token of probability zero stays so. The ball is rectangular over states: what `π̂` does in one
+state restricts nothing in another. Each worst case is therefore found state by state, by sweeps over the layers, and
+nothing is sampled. `π̂` may read the whole prefix (where states recur too); ``ε`` is a scalar or of shape ``batch``,
+in nats. NumPy only.
 """
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +25,7 @@ __all__ = [
     "best_clone",
     "caps",
     "floors",
+    "preference_attaining_policy",
     "worst_clone",
     "worst_map",
     "worst_preference",
@@ -29,279 +33,423 @@ __all__ = [
 ]
 
 MAP_TOLERANCE = 1e-12
-"""Relative tolerance, in log-probability, with which two responses count as equally probable."""
+"""Relative tolerance on ``log π̂(τ)`` with which a response counts as no less probable than another."""
 
 MAX_PAIR_RESPONSES = 512
+"""Responses per prompt up to which `worst_preference_pair` compares all pairs."""
+
+SMALL_VOCABULARY = 8
+"""Up to this many tokens, comparing each pair of them is faster than sorting."""
 
 
 class MapAdversary(NamedTuple):
-    """The worst MAP response of the ball, one per prompt."""
+    """The worst most probable response that a policy of the ball can have, for each prompt."""
 
     responses: Responses
+    """One per prompt; tokens ``(*batch, P, H)``."""
     returns: Array
-    """``(*batch, P)``: true return of each."""
+    """``(*batch, P)``, their true returns, reward units."""
     policy: Policy
-    """A policy of the ball whose MAP responses these are (on the tree of all prefixes)."""
+    """A policy of the ball, on the tree of all prefixes, to which no response is more probable than these."""
 
 
 def caps(log_probs: Array, epsilon: Any) -> Array:
-    """Largest probability that the ball and normalisation allow: ``min(e^ε p, 1 − e^{−ε}(1 − p))``, ``(*batch, n, V)``."""
-    p, radius = np.exp(log_probs), expand(epsilon, 2)
-    return np.where(p > 0, np.minimum(np.exp(radius) * p, 1 - np.exp(-radius) * (1 - p)), 0.0)
+    """Largest probability that the ball and normalisation allow, ``up(a) = min(e^ε p_a, 1 − e^{−ε}(1 − p_a))``.
+
+    Args:
+        log_probs: ``log p``, ``(*batch, n, V)``, nats.
+        epsilon: radius, scalar or ``batch``.
+
+    """
+    caps_: Array = np.exp(_log_caps(log_probs, require_positive("epsilon", epsilon)))
+    return caps_
 
 
 def floors(log_probs: Array, epsilon: Any) -> Array:
-    """Smallest probability that the ball and normalisation allow: ``max(e^{−ε} p, 1 − e^ε(1 − p))``, ``(*batch, n, V)``."""
-    p, radius = np.exp(log_probs), expand(epsilon, 2)
-    return np.where(p > 0, np.maximum(np.exp(-radius) * p, 1 - np.exp(radius) * (1 - p)), 0.0)
+    """Smallest probability that the ball and normalisation allow, ``down(a) = max(e^{−ε} p_a, 1 − e^ε(1 − p_a))``.
+
+    Args:
+        log_probs: ``log p``, ``(*batch, n, V)``, nats.
+        epsilon: radius, scalar or ``batch``.
+
+    """
+    floors_: Array = np.exp(_log_floors(log_probs, require_positive("epsilon", epsilon)))
+    return floors_
+
+
+def _log_caps(log_p: Array, radius: Array | float) -> Array:
+    radius = expand(radius, 2)
+    return np.minimum(log_p + radius, np.log1p(np.exp(-radius) * np.expm1(log_p)))  # expm1(log p) = −(1 − p)
+
+
+def _log_floors(log_p: Array, radius: Array | float) -> Array:
+    radius = expand(radius, 2)
+    with np.errstate(divide="ignore"):
+        from_others = np.log1p(np.maximum(np.exp(radius) * np.expm1(log_p), -1.0))
+    return np.maximum(log_p - radius, from_others)
+
+
+# --- Cloning: the extreme plain values -----------------------------------------------------------------------------
 
 
 def worst_clone(mdp: TokenMDP, expert: Policy, epsilon: Any) -> Solution:
-    """The policy of the ball with the least plain value, and its values: exact.
+    """The policy of the ball with the least plain value, ``min_π̂ V^π̂_r``, and its plain values: exact.
 
-    In each state a fractional knapsack: every token starts at its floor ``e^{−ε}p``, and the mass that is left goes to
-    the tokens of least continuation value first, up to their cap ``e^ε p``.
+    The ball is rectangular over states, so this is a backward induction, ``W(s) = min_p̂ Σ_a p̂(a) [r(s,a) + W(s⊕a)]``,
+    each step a fractional knapsack: every token starts at its floor ``e^{−ε}p`` and what is left goes to the least
+    continuation value first, up to the cap ``e^ε p``. That raises to their caps exactly the tokens that hold the first
+    ``1/(1 + e^ε)`` of the expert's own mass in this order.
 
     Args:
         mdp: the true reward.
-        expert: the centre of the ball, on the same dynamics.
+        expert: the centre `π_E` of the ball.
         epsilon: radius in nats, scalar or ``batch``.
+
+    Returns:
+        The policy and its values, `H` arrays ``(*batch, n_h)``, reward units.
 
     Raises:
         ValueError: `epsilon` is not positive and finite, or the dynamics differ.
+
     """
-    return _extreme_clone(mdp, expert, epsilon, sign=1)
+    return _extreme_clone(mdp, expert, epsilon, sign=1.0)
 
 
 def best_clone(mdp: TokenMDP, expert: Policy, epsilon: Any) -> Solution:
-    """The policy of the ball with the greatest plain value: `worst_clone` with the order reversed."""
-    return _extreme_clone(mdp, expert, epsilon, sign=-1)
+    """The policy of the ball with the greatest plain value: `worst_clone` with the greatest continuation first."""
+    return _extreme_clone(mdp, expert, epsilon, sign=-1.0)
 
 
-def _extreme_clone(mdp: TokenMDP, expert: Policy, epsilon: Any, sign: int) -> Solution:
+def _extreme_clone(mdp: TokenMDP, expert: Policy, epsilon: Any, sign: float) -> Solution:
     require_same_dynamics(mdp.dynamics, expert.dynamics)
-    radius = require_positive("epsilon", epsilon)
-    log_probs, values = [], []
+    radius = expand(require_positive("epsilon", epsilon), 2)
+    floor, share = np.exp(-radius), 1.0 / (1.0 + np.exp(radius))
+    log_probs: list[Array] = []
+    values: list[Array] = []
     following: Array | None = None
     for h in reversed(range(mdp.horizon)):
+        log_p = expert.log_probs[h]
+        p = np.exp(log_p)
         total = mdp.rewards[h] + mdp.dynamics.children(h, following)
-        table = expert.log_probs[h]
-        rows = _fill(np.exp(table), sign * total, np.exp(expand(radius, 2)))
-        following = (rows * total).sum(axis=-1)
-        with np.errstate(divide="ignore"):
-            log_probs.append(token_major(np.log(rows)))
+        room = share - _mass_before(p, sign * total)
+        filled = np.clip(room / np.maximum(p, np.finfo(float).tiny), 0.0, 1.0)  # share of the way from floor to cap
+        tilt = floor + filled * (2.0 * np.sinh(radius))
+        following = (p * tilt * total).sum(axis=-1)
+        log_probs.append(token_major(log_p + np.log(tilt)))
         values.append(following)
-    return Solution(Policy(mdp.dynamics, tuple(reversed(log_probs))), tuple(reversed(values)))
+    return Solution(Policy(expert.dynamics, tuple(reversed(log_probs))), tuple(reversed(values)))
 
 
-def _fill(p: Array, cost: Array, factor: Any) -> Array:
-    """Rows of the ball ``[p/factor, p·factor]`` that sum to one and put as much mass as they can on the least cost."""
+def _mass_before(p: Array, cost: Array) -> Array:
+    """Mass of the tokens of lower cost (of equals, of lower index) than each: ``(*batch, n, V)``."""
+    p, cost = np.broadcast_arrays(p, cost)
+    V = p.shape[-1]
+    before = np.moveaxis(np.zeros((V, *p.shape[:-1])), 0, -1)  # token-major
+    if V <= SMALL_VOCABULARY:
+        for a, b in combinations(range(V), 2):
+            a_first = cost[..., a] <= cost[..., b]
+            before[..., b] += a_first * p[..., a]
+            before[..., a] += ~a_first * p[..., b]
+        return before
     order = np.argsort(cost, axis=-1, kind="stable")
-    sorted_p = np.take_along_axis(p, order, axis=-1)
-    low = sorted_p / factor
-    room = sorted_p * factor - low
-    left = 1.0 - low.sum(axis=-1, keepdims=True)  # mass to hand out beyond the floors
-    before = np.cumsum(room, axis=-1) - room
-    filled = low + np.clip(left - before, 0.0, room)
-    rows = np.empty_like(filled)
-    np.put_along_axis(rows, order, filled, axis=-1)
-    return rows
+    in_order = np.take_along_axis(p, order, axis=-1)
+    np.put_along_axis(before, order, np.cumsum(in_order, axis=-1) - in_order, axis=-1)
+    return before
+
+
+# --- Reinforcement learning: the worst most probable response ------------------------------------------------------
 
 
 def worst_map(mdp: TokenMDP, expert: Policy, epsilon: Any) -> MapAdversary:
-    """The least true return that the most probable response of any policy in the ball can have: exact.
+    """The least return that the most probable (MAP) response of a policy in the ball can have, per prompt: exact.
 
-    A response ``τ`` can be made the MAP iff at every step `k` of it ``∏_{j≥k} up_j ≥ t(s_k, a_k)``: its own token at
-    its cap ``up``, ``t`` the least level that the paths through its siblings, which share ``1 − up``, can be held to.
+    The ball is rectangular over states, and on the tree the subtrees beside a response are disjoint from it. So ``τ``
+    can be made a MAP response iff at every step ``k``
+
+        ``∏_{j≥k} up_j ≥ t(s_k, a_k)``,
+
+    its own tokens at their caps, and ``t(s,a)`` the least level under which every path through a sibling of `a` can be
+    held while the siblings share ``1 − up(a)``. With ``U_k = log ∏_{j<k} up_j`` that is
+    ``max_k [U_k + log t(s_k, a_k)] ≤ U_H``: one backward sweep for `t`, one forward sweep for the condition, which is
+    checked with relative tolerance `MAP_TOLERANCE`.
 
     Args:
         mdp: the true reward; dynamics that are not a tree are unrolled.
-        expert: the centre of the ball.
+        expert: the centre `π_E` of the ball.
         epsilon: radius in nats, scalar or ``batch``.
 
     Raises:
         ValueError: `epsilon` is not positive and finite, the dynamics differ, or the tree does not fit into memory.
+
     """
     require_same_dynamics(mdp.dynamics, expert.dynamics)
     radius = require_positive("epsilon", epsilon)
     tree, centre = mdp.as_tree(), expert.as_tree()
-    H, V, P = tree.horizon, tree.vocab_size, tree.dynamics.n_prompts
-    # Backward: M(s), the smallest possible largest path probability below s, as a log.
-    child_levels: list[Array] = []
-    row_levels: list[Array] = []
-    level = np.zeros((*np.broadcast_shapes(tree.batch_shape, np.shape(radius)), P * V**H))
-    for h in reversed(range(H)):
-        children = level.reshape((*level.shape[:-1], -1, V))
-        low, high = floors(centre.log_probs[h], radius), caps(centre.log_probs[h], radius)
-        level = _water_level(low, high, children, np.ones(level.shape[:-1] + (children.shape[-2],)))
-        child_levels.append(children)
-        row_levels.append(level)
-    child_levels.reverse()
-    row_levels.reverse()
-    # Forward: U, log-probability of the path at its caps, and the largest sibling level met so far.
-    path, met = np.zeros_like(row_levels[0]), np.full_like(row_levels[0], -np.inf)
-    total = np.zeros_like(path)
-    for h in range(H):
-        sibling = _sibling_levels(centre.log_probs[h], child_levels[h], radius)
-        met = np.maximum(met[..., None], sibling + path[..., None])
-        with np.errstate(divide="ignore"):
-            path = path[..., None] + np.log(caps(centre.log_probs[h], radius))
-        total = total[..., None] + tree.rewards[h]
-        met, path, total = (x.reshape((*x.shape[:-2], -1)) for x in np.broadcast_arrays(met, path, total))
-    feasible = (met <= path + MAP_TOLERANCE * np.abs(path)) & (path > -np.inf)
-    candidates = np.where(feasible, total, np.inf).reshape((*total.shape[:-1], P, V**H))
+    P, V, H = tree.dynamics.n_prompts, tree.vocab_size, tree.horizon
+    below = _least_levels(centre, radius)
+    log_up, met, total = _sweep_to_leaves(tree, centre, radius, below)
+    with np.errstate(invalid="ignore"):
+        feasible = met - log_up <= MAP_TOLERANCE * (1.0 + np.abs(log_up))
+    candidates = np.where(feasible & (log_up > -np.inf), total, np.inf)
+    candidates = candidates.reshape((*candidates.shape[:-1], P, V**H))
     leaf = np.argmin(candidates, axis=-1)
     worst = np.take_along_axis(candidates, leaf[..., None], axis=-1)[..., 0]
     tokens = np.stack([leaf // V ** (H - 1 - h) % V for h in range(H)], axis=-1)
     responses = Responses(np.arange(P), tokens)
-    return MapAdversary(responses, worst, _map_policy(centre, responses, child_levels, row_levels, radius))
+    return MapAdversary(responses, worst, _map_policy(centre, radius, below, responses))
 
 
-def _water_level(low: Array, high: Array, log_m: Array, mass: Array) -> Array:
-    """Least ``log t`` such that rows in ``[low, high]`` with sum `mass` keep ``p_b m_b ≤ t`` for every token.
+def _least_levels(centre: Policy, radius: Array | float) -> list[Array]:
+    """``log M(s)``, least possible largest path probability below each state: layers ``0 … H``, ``(*batch, n_h)``."""
+    V = centre.dynamics.vocab_size
+    levels = [np.zeros(centre.dynamics.layer_sizes[-1] * V)]
+    for log_p in reversed(centre.log_probs):
+        levels.append(_water_level(log_p, radius, _by_parent(levels[-1], V), 1.0))
+    return levels[::-1]
 
-    ``t`` is where ``Σ_b min(high_b, t/m_b)`` reaches the mass, and at least every ``low_b m_b``.
+
+def _by_parent(level: Array, vocab_size: int) -> Array:
+    return level.reshape((*level.shape[:-1], -1, vocab_size))
+
+
+def _water_level(log_p: Array, radius: Array | float, log_m: Array, mass: Any) -> Array:
+    """Least ``log t`` for which a row of the ball with sum `mass` has ``p̂_b M_b ≤ t`` for every token.
+
+    Needed are ``e^{−ε}p_b M_b ≤ t`` and ``Σ_b min(e^ε p_b, t/M_b) ≥ mass``. The sum is the least over all sets `S` of
+    ``Σ_S e^ε p + t Σ_{not S} 1/M``, found at a set of lowest ``e^ε p M``; so `t` is the largest root over those sets.
+
+    Args:
+        log_p: the expert's row, ``(*batch, n, V)``; ``-inf`` leaves a token out.
+        radius: the radius, scalar or ``batch``.
+        log_m: ``log M`` of each successor, ``(*batch, n, V)``.
+        mass: what the row sums to, broadcastable to ``(*batch, n)``.
+
+    Returns:
+        ``(*batch, n)``; ``-inf`` where the row is empty.
+
     """
+    log_p, log_m, eps = np.broadcast_arrays(log_p, log_m, expand(radius, 2))
+    path = log_p + log_m
+    order = np.argsort(path, axis=-1)
+    cap = np.take_along_axis(np.exp(log_p + eps), order, axis=-1)
+    slope = np.take_along_axis(np.where(log_p > -np.inf, -log_m, -np.inf), order, axis=-1)
+    capped = np.cumsum(cap, axis=-1) - cap
+    slopes = np.flip(np.logaddexp.accumulate(np.flip(slope, axis=-1), axis=-1), axis=-1)
     with np.errstate(divide="ignore"):
-        breaks = np.where(high > 0, np.log(high) + log_m, -np.inf)  # token b is at its cap from this level on
-        at_least = np.max(np.where(low > 0, np.log(low) + log_m, -np.inf), axis=-1)
-    breaks, high, log_m = np.broadcast_arrays(breaks, high, log_m)
-    order = np.argsort(breaks, axis=-1)
-    breaks, caps_, log_m = (np.take_along_axis(x, order, axis=-1) for x in (breaks, high, log_m))
-    capped = np.cumsum(caps_, axis=-1) - caps_  # mass of the tokens already at their cap
-    # rate of the others: Σ 1/m over tokens k…, scaled by the largest term to stay in range
-    inverse = np.where(caps_ > 0, -log_m, -np.inf)
-    rate = np.flip(np.logaddexp.accumulate(np.flip(inverse, -1), axis=-1), -1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        candidate = np.log(np.maximum(mass[..., None] - capped, 0.0)) - rate
-        candidate = np.where(np.isneginf(rate), -np.inf, candidate)
-        # The segment that holds the solution: the level at which the tokens k… are all below their caps.
-        reachable = candidate <= breaks + 1e-15 * np.abs(breaks)
-    first = np.argmax(reachable, axis=-1)
-    level = np.take_along_axis(candidate, first[..., None], axis=-1)[..., 0]
-    level = np.where(reachable.any(axis=-1), level, breaks[..., -1])
-    return np.maximum(level, at_least)
+        to_share = np.log(np.maximum(np.asarray(mass)[..., None] - capped, 0.0))
+    roots = np.where(slopes > -np.inf, to_share - np.where(slopes > -np.inf, slopes, 0.0), -np.inf)
+    level: Array = np.maximum(roots, path - eps).max(axis=-1)
+    return level
 
 
-def _sibling_levels(log_probs: Array, child_levels: Array, radius: Any) -> Array:
-    """``log t(s,a)``: least level of the paths through the other tokens while `a` is at its cap."""
-    high = caps(log_probs, radius)
-    levels = []
-    for a in range(log_probs.shape[-1]):
-        others = np.arange(log_probs.shape[-1]) != a
-        plain = np.exp(log_probs) * others
-        bounds_low, bounds_high = plain * np.exp(-expand(radius, 2)), plain * np.exp(expand(radius, 2))
-        mass = np.broadcast_to(1.0 - high[..., a], child_levels.shape[:-1])
-        levels.append(_water_level(bounds_low, bounds_high, child_levels, mass))
+def _sibling_levels(log_p: Array, radius: Array | float, log_m: Array) -> Array:
+    """``log t(s,a)`` for each token: least level of the paths through its siblings while it is at its cap."""
+    levels = [
+        _water_level(_without(log_p, a), radius, log_m, _left_over(log_p[..., a], radius))
+        for a in range(log_p.shape[-1])
+    ]
     return np.stack(levels, axis=-1)
 
 
-def _map_policy(
-    centre: Policy, responses: Responses, child_levels: list[Array], row_levels: list[Array], radius: Any
-) -> Policy:
-    """The adversary's policy: caps along the responses, everything else as low as it can be held."""
+def _without(log_p: Array, tokens: Array | int) -> Array:
+    """Rows ``(*batch, n, V)`` without one token each, `tokens` a number or ``(*batch, n)``."""
+    return np.where(np.arange(log_p.shape[-1]) == np.asarray(tokens)[..., None], -np.inf, log_p)
+
+
+def _left_over(log_p: Array, radius: Array | float) -> Array:
+    """``1 − up = max(1 − e^ε p, e^{−ε}(1 − p))`` of one token in each state, ``(*batch, n)``."""
+    eps = expand(radius, 1)
+    return np.maximum(1.0 - np.exp(log_p + eps), -np.exp(-eps) * np.expm1(log_p))
+
+
+def _sweep_to_leaves(
+    tree: TokenMDP, centre: Policy, radius: Array | float, below: list[Array]
+) -> tuple[Array, Array, Array]:
+    """``U_H``, ``max_k [U_k + log t(s_k, a_k)]`` and the return of every response: ``(*batch, P·V^H)`` each."""
+    log_up = total = np.zeros(tree.dynamics.n_prompts)
+    met = np.full(tree.dynamics.n_prompts, -np.inf)
+    for h, log_p in enumerate(centre.log_probs):
+        siblings = _sibling_levels(log_p, radius, _by_parent(below[h + 1], tree.vocab_size))
+        met = np.maximum(met[..., None], log_up[..., None] + siblings)
+        log_up = log_up[..., None] + _log_caps(log_p, radius)
+        total = total[..., None] + tree.rewards[h]
+        met, log_up, total = (x.reshape((*x.shape[:-2], -1)) for x in (met, log_up, total))
+    return log_up, met, total
+
+
+def _map_policy(centre: Policy, radius: Array | float, below: list[Array], responses: Responses) -> Policy:
+    """Along the responses the caps, their siblings held at the level; elsewhere the rows that attain ``M(s)``."""
+    batch = responses.tokens.shape[:-2]
     tables = []
-    states = centre.dynamics.walk(responses.prompts, responses.tokens)
-    for h, log_probs in enumerate(centre.log_probs):
-        p, factor = np.exp(log_probs), np.exp(expand(radius, 2))
-        low, high = floors(log_probs, radius), caps(log_probs, radius)
-        rows = _rows_at_level(low, high, child_levels[h], row_levels[h], np.ones(row_levels[h].shape))
-        sibling = _sibling_levels(log_probs, child_levels[h], radius)
-        batch = rows.shape[:-2]
-        s, a = np.broadcast_to(states[h], responses.tokens.shape[:-1]), responses.tokens[..., h]
-        grids = np.ix_(*(np.arange(size) for size in batch), np.arange(1))[:-1]
-        where = (*grids, s)
-        own = np.arange(log_probs.shape[-1]) == a[..., None]
-        top = np.broadcast_to(high, rows.shape)[where]
-        plain = np.where(own, 0.0, np.broadcast_to(p, rows.shape)[where])
-        spread = np.broadcast_to(factor, (*batch, 1, 1)) if batch else factor
-        mass = 1.0 - np.where(own, top, 0.0).sum(axis=-1)
-        level = pick(sibling, s, a)
-        others = _rows_at_level(plain / spread, plain * spread, np.broadcast_to(child_levels[h], rows.shape)[where], level, mass)
-        rows[where] = np.where(own, top, others)
-        with np.errstate(divide="ignore"):
-            tables.append(token_major(np.log(rows)))
+    for h, states in enumerate(centre.dynamics.walk(responses.prompts, responses.tokens)):
+        token = responses.tokens[..., h]
+        at = np.broadcast_to(states, token.shape)[..., None]
+        log_p, log_m = np.broadcast_arrays(centre.log_probs[h], _by_parent(below[h + 1], centre.dynamics.vocab_size))
+        rows = _rows_at_level(log_p, radius, log_m, below[h], 1.0)
+        log_p, log_m, rows = (np.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (log_p, log_m, rows))
+        own_p, own_m = (np.take_along_axis(x, at, axis=-2) for x in (log_p, log_m))
+        others = _without(own_p, token)
+        left = _left_over(np.take_along_axis(own_p, token[..., None], axis=-1)[..., 0], radius)
+        held = _rows_at_level(others, radius, own_m, _water_level(others, radius, own_m, left), left)
+        rows = rows.copy()
+        np.put_along_axis(rows, at, np.where(np.isneginf(others), _log_caps(own_p, radius), held), axis=-2)
+        tables.append(token_major(rows))
     return Policy(centre.dynamics, tuple(tables))
 
 
-def _rows_at_level(low: Array, high: Array, log_m: Array, level: Array, mass: Array) -> Array:
-    """Rows in ``[low, high]`` with sum `mass` and no ``p_b m_b`` above the level: as low as the level leaves room for."""
-    ceiling = np.maximum(np.minimum(high, np.exp(np.minimum(level[..., None] - log_m, 700.0))), low)
-    excess = ceiling.sum(axis=-1, keepdims=True) - mass[..., None]  # where floors set the level there is room to give back
-    room = ceiling - low
-    total = room.sum(axis=-1, keepdims=True)
-    share = np.where(total > 0, room / np.where(total > 0, total, 1.0), 0.0)
-    return np.clip(ceiling - np.maximum(excess, 0.0) * share, low, high)
+def _rows_at_level(log_p: Array, radius: Array | float, log_m: Array, level: Array, mass: Any) -> Array:
+    """Rows of the ball, as logs, with sum `mass` and ``p̂_b M_b ≤ t``: each the same share of the way from its floor
+    ``e^{−ε}p`` to its ceiling ``min(e^ε p, t/M)``.
+    """
+    eps = expand(radius, 2)
+    p = np.exp(log_p)
+    known = log_p > -np.inf
+    gap = np.where(known, level[..., None] - log_m - np.where(known, log_p, 0.0), -np.inf)
+    floor, ceiling = np.exp(-eps), np.exp(np.clip(gap, -eps, eps))
+    at_floor = floor * p.sum(axis=-1, keepdims=True) if not np.ndim(floor) else (floor * p).sum(axis=-1, keepdims=True)
+    room = (p * (ceiling - floor)).sum(axis=-1, keepdims=True)
+    missing = np.asarray(mass)[..., None] - at_floor
+    way = np.clip(missing / np.where(room > 0, room, 1.0), 0.0, 1.0)
+    return log_p + np.log(floor + way * (ceiling - floor))
+
+
+# --- Preferences ---------------------------------------------------------------------------------------------------
 
 
 def worst_preference(
     mdp: TokenMDP, expert: Policy, epsilon: Any, alpha: Any, first: Responses, second: Responses
 ) -> Array:
-    """Largest ``|σ(Δ*) − σ(Δ̂)|`` over the ball, for pairs of responses to one prompt: ``(*batch, N)``.
+    """Largest ``|σ(Δ*) − σ(Δ̂)|`` over the ball for pairs of responses to one prompt: exact.
 
-    Shared tokens cancel. Where the pair parts both tokens move at once (`_part`); from there on every token of one
-    response is at its cap and every token of the other at its floor. Both directions are tried.
+    ``Δ* = r*(τ) − r*(τ')`` and ``Δ̂ = α [log π̂(τ) − log π̂(τ')]``. Tokens that the two share first cancel; from where
+    they part, ``Δ̂`` is greatest with every token of ``τ`` at its cap ``up`` and every token of ``τ'`` at its floor
+    ``down``. The ball is rectangular over states, so they move independently; in the state where the two part they can
+    too, because ``up(a) < e^ε p_a`` needs ``p_a > 1/(1+e^ε)``, ``down(a') > e^{−ε}p_{a'}`` needs
+    ``p_{a'} > e^ε/(1+e^ε)``, and not both can hold. The least ``Δ̂`` mirrors this; the worse of the two counts.
+
+    Args:
+        mdp: the true reward.
+        expert: the centre `π_E` of the ball, soft-optimal for `mdp` at `alpha` (then ``Δ* = α log π_E(τ)/π_E(τ')``).
+        epsilon: radius in nats, scalar or ``batch``.
+        alpha: temperature in reward units, scalar or ``batch``.
+        first: `N` responses `τ` that the expert can give.
+        second: `N` responses `τ'` to the same prompts.
+
+    Returns:
+        ``(*batch, N)``, total variation.
+
+    Raises:
+        ValueError: a parameter is not positive and finite, the dynamics differ, or a pair has two prompts.
+
     """
-    radius, alpha = require_positive("epsilon", epsilon), require_positive("alpha", alpha)
-    true = returns(mdp, first) - returns(mdp, second)
-    moved = [
-        _largest_log_ratio(expert, radius, one, two) * sign for one, two, sign in ((first, second, 1), (second, first, -1))
-    ]
-    return np.maximum(*(preference_tv(true, expand(alpha, 1) * m) for m in moved))
+    errors: Array = np.maximum(*_both_directions(mdp, expert, epsilon, alpha, first, second))
+    return errors
 
 
-def _largest_log_ratio(expert: Policy, radius: Any, up: Responses, down: Responses) -> Array:
-    """Largest ``log π̂(τ) − log π̂(τ')`` over the ball."""
-    dynamics = expert.dynamics
-    shared = np.ones(np.shape(up.tokens)[:-1], dtype=bool)
-    total: Array = 0.0
-    steps = zip(dynamics.walk(up.prompts, up.tokens), dynamics.walk(down.prompts, down.tokens), strict=True)
-    for h, (s_up, s_down) in enumerate(steps):
-        a_up, a_down = up.tokens[..., h], down.tokens[..., h]
-        high, low = caps(expert.log_probs[h], radius), floors(expert.log_probs[h], radius)
-        p = np.exp(expert.log_probs[h])
-        x, y = _part(pick(p, s_up, a_up), pick(p, s_up, a_down), np.exp(expand(radius, 1)))
-        parting = shared & (a_up != a_down)
-        with np.errstate(divide="ignore"):
-            apart = np.log(pick(high, s_up, a_up)) - np.log(pick(low, s_down, a_down))
-            here = np.log(x) - np.log(y)
-        shared = shared & (a_up == a_down)
-        total = total + np.where(shared, 0.0, np.where(parting, here, apart))
+def _both_directions(
+    mdp: TokenMDP, expert: Policy, epsilon: Any, alpha: Any, first: Responses, second: Responses
+) -> tuple[Array, Array]:
+    """TV with the first response raised, and with the second raised: ``(*batch, N)`` each."""
+    require_same_dynamics(mdp.dynamics, expert.dynamics)
+    if not np.array_equal(first.prompts, second.prompts):
+        raise ValueError("first and second answer different prompts: a preference compares responses to one prompt")
+    radius, alpha = require_positive("epsilon", epsilon), expand(require_positive("alpha", alpha), 1)
+    delta = returns(mdp, first) - returns(mdp, second)
+    raised = preference_tv(delta, alpha * _greatest_log_ratio(expert, radius, first, second))
+    lowered = preference_tv(delta, -alpha * _greatest_log_ratio(expert, radius, second, first))
+    return raised, lowered
+
+
+def _greatest_log_ratio(expert: Policy, radius: Array | float, up: Responses, down: Responses) -> Array:
+    """``max_π̂ [log π̂(τ) − log π̂(τ')] = Σ_{h after parting} [log up(a_h) − log down(a'_h)]``, ``(*batch, N)``."""
+    walk = expert.dynamics.walk
+    parted = (up.tokens != down.tokens).cumsum(axis=-1) > 0
+    total: Array = np.zeros(())
+    steps = zip(expert.log_probs, walk(up.prompts, up.tokens), walk(down.prompts, down.tokens), strict=True)
+    for h, (log_p, s_up, s_down) in enumerate(steps):
+        cap = pick(_log_caps(log_p, radius), s_up, up.tokens[..., h])
+        floor = pick(_log_floors(log_p, radius), s_down, down.tokens[..., h])
+        total = total + np.where(parted[..., h], cap - floor, 0.0)
     return total
 
 
-def _part(p_up: Array, p_down: Array, factor: Any) -> tuple[Array, Array]:
-    """Largest ratio of two tokens of one row: ``x = e^ε p``, ``y = e^{−ε} p'``, mended so that the rest can sum to one."""
-    rest = np.maximum(1.0 - p_up - p_down, 0.0)
-    x, y = factor * p_up, p_down / factor
-    x = np.where(1 - x - y < rest / factor, 1 - y - rest / factor, x)
-    y = np.where(1 - x - y > rest * factor, 1 - x - rest * factor, y)
-    return x, y
+def preference_attaining_policy(
+    mdp: TokenMDP, expert: Policy, epsilon: Any, alpha: Any, first: Responses, second: Responses
+) -> Policy:
+    """A policy of the ball, on the tree of all prefixes, that attains `worst_preference` for one pair.
+
+    Args:
+        mdp: see `worst_preference`, here without batch axes.
+        expert: see `worst_preference`.
+        epsilon: radius in nats, a number.
+        alpha: temperature in reward units, a number.
+        first: one response.
+        second: one response to the same prompt.
+
+    Raises:
+        ValueError: see `worst_preference`; or the tree does not fit into memory.
+
+    """
+    raised, lowered = _both_directions(mdp, expert, epsilon, alpha, first, second)
+    up, down = (first, second) if raised.item() >= lowered.item() else (second, first)
+    centre, radius = expert.as_tree(), float(epsilon)
+    walk = centre.dynamics.walk
+    tables = [table.copy() for table in centre.log_probs]
+    for h, states in enumerate(zip(walk(up.prompts, up.tokens), walk(down.prompts, down.tokens), strict=True)):
+        s_up, s_down = (state.item() for state in states)
+        a_up, a_down = up.tokens[0, h], down.tokens[0, h]
+        if (s_up, a_up) == (s_down, a_down):
+            continue
+        log_p = centre.log_probs[h]
+        moves: dict[int, list[tuple[int, float]]] = {}
+        moves.setdefault(s_up, []).append((a_up, _log_caps(log_p, radius)[s_up, a_up]))
+        moves.setdefault(s_down, []).append((a_down, _log_floors(log_p, radius)[s_down, a_down]))
+        for state, tokens in moves.items():
+            tables[h][state] = _row_with(log_p[state], radius, tokens)
+    return Policy(centre.dynamics, tuple(tables))
+
+
+def _row_with(log_p: Array, radius: float, moved: list[tuple[int, float]]) -> Array:
+    """The row ``(V,)`` with some tokens moved to given log-probabilities and the others scaled to what is left."""
+    row = log_p.copy()
+    others = np.ones(len(row), dtype=bool)
+    for token, log_probability in moved:
+        row[token], others[token] = log_probability, False
+    rest, left = np.exp(log_p[others]).sum(), 1.0 - np.exp(row[~others]).sum()
+    if rest > 0:
+        scale = np.clip(left / rest, np.exp(-radius), np.exp(radius))
+        row[others] += np.log(scale)
+    return row
 
 
 def worst_preference_pair(
     mdp: TokenMDP, expert: Policy, epsilon: Any, alpha: Any
 ) -> tuple[Array, Responses, Responses]:
-    """The largest preference error over the ball and over all pairs of responses to one prompt, and the pair.
+    """The largest `worst_preference` over all pairs of responses to one prompt: the total variation and the pair.
+
+    Args:
+        mdp: see `worst_preference`, here without batch axes.
+        expert: see `worst_preference`. Responses that it never gives are left out.
+        epsilon: radius in nats, a number.
+        alpha: temperature in reward units, a number.
 
     Raises:
-        ValueError: there are more than `MAX_PAIR_RESPONSES` responses to a prompt.
+        ValueError: there are batch axes, or more than `MAX_PAIR_RESPONSES` responses to a prompt.
+
     """
     dynamics = mdp.dynamics
     n = dynamics.vocab_size**dynamics.horizon
-    if n > MAX_PAIR_RESPONSES or mdp.batch_shape:
-        raise ValueError(
-            f"{n} responses a prompt: all pairs are compared up to {MAX_PAIR_RESPONSES}, without batch axes; "
-            "use worst_preference on pairs of your choice"
-        )
-    everything = all_responses(dynamics)
-    i, j = np.triu_indices(n, k=1)
-    offsets = n * np.arange(dynamics.n_prompts)[:, None]
-    i, j = (offsets + i).reshape(-1), (offsets + j).reshape(-1)
-    possible = log_prob(expert, everything) > -np.inf
-    keep = possible[i] & possible[j]
-    first, second = (Responses(everything.prompts[k[keep]], everything.tokens[k[keep]]) for k in (i, j))
+    if n > MAX_PAIR_RESPONSES:
+        raise ValueError(f"{n} responses per prompt: at most {MAX_PAIR_RESPONSES}; give pairs to worst_preference")
+    if mdp.batch_shape or expert.batch_shape or np.ndim(epsilon) or np.ndim(alpha):
+        raise ValueError("worst_preference_pair takes one problem, without batch axes; give pairs to worst_preference")
+    every = all_responses(dynamics)
+    possible = log_prob(expert, every) > -np.inf
+    prompts = n * np.arange(dynamics.n_prompts)[:, None]
+    one, two = ((prompts + i).reshape(-1) for i in np.triu_indices(n))  # with itself too: then the error is zero
+    pairs = possible[one] & possible[two]
+    first, second = (Responses(every.prompts[i[pairs]], every.tokens[i[pairs]]) for i in (one, two))
     errors = worst_preference(mdp, expert, epsilon, alpha, first, second)
-    worst = int(np.argmax(errors))
-    chosen = (Responses(r.prompts[worst : worst + 1], r.tokens[worst : worst + 1]) for r in (first, second))
-    return (errors[worst], *chosen)  # type: ignore[return-value]
+    k = int(np.argmax(errors))
+    first, second = (Responses(r.prompts[k : k + 1], r.tokens[k : k + 1]) for r in (first, second))
+    return errors[k], first, second

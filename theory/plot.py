@@ -24,9 +24,7 @@ def horizon_figure(curve: HorizonCurve) -> Figure:
     )
     axes.loglog(H, curve.clone, color=CLONE, marker="o", label=f"exact, cloning: $H^{{{_slope(H, curve.clone)}}}$")
     axes.loglog(H, curve.rl_bound, color=RL, ls="--", label="bound, RL: $2\\alpha H\\epsilon$")
-    axes.loglog(
-        H, curve.rl_paper, color=RL, ls=":", label="bound, RL: paper, $H\\epsilon$ (needs $\\alpha\\leq 1/2$)"
-    )
+    axes.loglog(H, curve.rl_paper, color=RL, ls=":", label="bound, RL: paper, $H\\epsilon$ (needs $\\alpha\\leq 1/2$)")
     axes.loglog(H, curve.rl, color=RL, marker="s", mfc="none", label=f"exact, RL: $H^{{{_slope(H, curve.rl)}}}$")
     axes.set_xlabel("horizon $H$ (tokens)")
     axes.set_ylabel("plain-value error (reward units)")

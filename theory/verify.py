@@ -125,6 +125,7 @@ def render(groups: Sequence[Group], rows: Sequence[Row]) -> str:
         for summary in (row.summary for row in rows if row.group == group.name):
             statement = summary.statement
             ratio = "equal" if statement.equality else f"{summary.worst_ratio:.4g}"
+            ratio = "–" if ratio == "nan" else ratio  # the right side is nowhere positive
             vacuous = {0.0: "no", 1.0: "always"}.get(summary.vacuous_share, f"{summary.vacuous_share:.1%}")
             if statement.ceiling is None:
                 vacuous = "–"
@@ -132,7 +133,21 @@ def render(groups: Sequence[Group], rows: Sequence[Row]) -> str:
                 f"{statement.name:<24}{statement.source:<15}{summary.instances:>9}{ratio:>12}"
                 f"{summary.smallest_slack:>11.2e}  {summary.verdict:<10}{vacuous:>8}"
             )
+        lines += _remarks(group, rows)
     return "\n".join(lines).lstrip("\n")
+
+
+def _remarks(group: Group, rows: Sequence[Row]) -> list[str]:
+    """What the table alone would let a reader miss."""
+    here = {row.summary.statement.name: row.summary for row in rows if row.group == group.name}
+    vacuous = [name for name, summary in here.items() if summary.vacuous_share == 1.0]
+    absent = [statement.name for statement in STATEMENTS if statement.name not in here]
+    remarks = []
+    if vacuous:
+        remarks.append(f"vacuous here (each holds and says nothing): {', '.join(vacuous)}")
+    if absent:
+        remarks.append(f"assumptions met by no instance here: {', '.join(absent)}")
+    return remarks
 
 
 def write_json(path: Path, report: dict[str, Any]) -> None:
