@@ -86,7 +86,7 @@ def horizon_curve(horizons: Sequence[int] = HORIZONS, *, alpha: float = 0.25, ep
         clone.append(float(plain_value(mdp, expert) - mdp.dynamics.average(worst.values[0])))
         pair = swapped_pair(H, alpha, epsilon)
         rl.append(float(pair.best_value - pair.rl_value))
-    H = np.array(horizons)
+    steps = np.array(horizons)
     composition = [float(bounds.clone_gap_randomised_response(int(h), epsilon)) for h in horizons]
     return HorizonCurve(
         alpha,
@@ -94,10 +94,10 @@ def horizon_curve(horizons: Sequence[int] = HORIZONS, *, alpha: float = 0.25, ep
         tuple(int(h) for h in horizons),
         tuple(clone),
         tuple(rl),
-        tuple(map(float, bounds.clone_gap_paper(H, epsilon))),
+        tuple(map(float, bounds.clone_gap_paper(steps, epsilon))),
         tuple(composition),
-        tuple(map(float, bounds.rl_gap_paper(H, epsilon))),
-        tuple(map(float, bounds.rl_gap(H, epsilon, alpha))),
+        tuple(map(float, bounds.rl_gap_paper(steps, epsilon))),
+        tuple(map(float, bounds.rl_gap(steps, epsilon, alpha))),
     )
 
 

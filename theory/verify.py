@@ -72,8 +72,8 @@ def exact_groups(seed: int = 0, *, n_instances: int = 256) -> list[Group]:
     sampled, adversarial = [], []
     for V, H, P in SHAPES:
         mdp = random_tree(V, H, n_prompts=P, batch=(batch,), seed=rng)
-        alpha = np.exp(rng.uniform(*np.log(ALPHAS), batch))
-        epsilon = np.exp(rng.uniform(*np.log(EPSILONS), batch))
+        alpha = _log_uniform(rng, ALPHAS, batch)
+        epsilon = _log_uniform(rng, EPSILONS, batch)
         expert = soft_optimal(mdp, alpha).policy
         sampled.append(Instance(mdp, expert, sample_log_ratio_ball(expert, epsilon, rng), alpha))
         adversarial.append(Instance(mdp, expert, worst_clone(mdp, expert, epsilon).policy, alpha))
@@ -84,6 +84,11 @@ def exact_groups(seed: int = 0, *, n_instances: int = 256) -> list[Group]:
         Group("random trees, worst π̂ of the ball", adversarial, ranges),
         Group("coin–payoff and swapped pair", list(_families()), {"horizons": (4, 16, 64), "alpha": 1.0}),
     ]
+
+
+def _log_uniform(rng: np.random.Generator, interval: tuple[float, float], n: int) -> np.ndarray:
+    low, high = interval
+    return np.exp(rng.uniform(math.log(low), math.log(high), n))
 
 
 def _families() -> Iterator[Instance]:

@@ -1,0 +1,233 @@
+"""Exact solver against SciPy, plain NumPy and QuantEcon on full trees: one run, one core, double precision.
+
+Run ``python benchmarks/solver.py [--quick]``. Rewards are uniform on [0, 1]. Contenders take turns and each reports
+its best time. Inputs are laid out before the clock starts; what that costs us is a row of its own (`TokenMDP.tree`).
+QuantEcon solves the plain problem and is compared with `plain_optimal`; without QuantEcon that part is skipped.
+"""
+
+import os
+
+for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ[_threads] = "1"  # read when NumPy and Numba are imported
+
+import argparse
+import platform
+import time
+import tracemalloc
+import warnings
+
+import numpy as np
+import scipy
+from scipy.sparse import csr_array
+from scipy.special import logsumexp
+
+from theory import TokenMDP
+from theory.soft import plain_optimal, soft_optimal, soft_values
+
+V, ALPHA, RTOL = 4, 0.5, 1e-12
+TARGET_MS = {8: 0.3, 12: 60.0}
+TARGET_MEMORY = 2.2
+
+
+def random_rewards(horizon):
+    """State-major ``(V^h, V)`` rewards of every layer."""
+    rng = np.random.default_rng(horizon)
+    return [rng.random((V**h, V)) for h in range(horizon)]
+
+
+def layered(rewards, soft_max):
+    """Soft values by layers, from a soft maximum over the last axis of ``(n, V)``."""
+    values, value = [], None
+    for reward in reversed(rewards):
+        value = soft_max(reward if value is None else reward + value.reshape(-1, V))
+        values.append(value)
+    return values[::-1]
+
+
+def scipy_soft_max(q):
+    """``α logsumexp(q/α)`` by SciPy."""
+    return ALPHA * logsumexp(q / ALPHA, axis=-1)
+
+
+def numpy_soft_max(q):
+    """``α logsumexp(q/α)`` by plain NumPy."""
+    top = q.max(axis=-1, keepdims=True)
+    return top[:, 0] + ALPHA * np.log(np.exp((q - top) / ALPHA).sum(axis=-1))
+
+
+def best_times(contenders, rounds, turn_seconds):
+    """Best milliseconds and number of runs of each contender; in a round each runs for `turn_seconds`, at least once."""
+    best = dict.fromkeys(contenders, float("inf"))
+    runs = dict.fromkeys(contenders, 0)
+    for _ in range(rounds):
+        for name, solve in contenders.items():
+            turn_ends = time.perf_counter() + turn_seconds
+            while True:
+                start = time.perf_counter()
+                result = solve()
+                end = time.perf_counter()
+                del result
+                best[name] = min(best[name], 1e3 * (end - start))
+                runs[name] += 1
+                if end > turn_ends:
+                    break
+    return best, runs
+
+
+def peak_bytes(call):
+    """Greatest memory that `call` holds beyond what there was before it."""
+    tracemalloc.start()
+    try:
+        result = call()
+        peak = tracemalloc.get_traced_memory()[1]
+        del result
+    finally:
+        tracemalloc.stop()
+    return peak
+
+
+def require_agreement(found, expected):
+    """Two solvers' values are equal to `RTOL`, relative."""
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=RTOL, atol=0)
+
+
+def print_times(best, runs, reference, n_prefixes):
+    """Markdown table of times."""
+    print("| solver | ms, best | runs | time / ours | ns per prefix |")
+    print("|---|---:|---:|---:|---:|")
+    for name, ms in best.items():
+        print(f"| {name} | {ms:,.3f} | {runs[name]} | {ms / best[reference]:.2f} | {1e6 * ms / n_prefixes:.2f} |")
+
+
+def verdict(measured, target):
+    """Whether a figure is within its target."""
+    return f"target {target:g}: {'met' if measured <= target else 'MISSED'}"
+
+
+def benchmark_soft(horizon, rounds, turn_seconds, with_policy):
+    """Time the soft values of a full tree."""
+    rewards = random_rewards(horizon)
+    mdp = TokenMDP.tree(rewards)
+    token_major = [np.asarray(r) for r in mdp.rewards]
+    n_prefixes = sum(r.size for r in rewards)
+    ours = "`soft_values` (ours)"
+    contenders = {
+        "SciPy logsumexp, state-major layers": lambda: layered(rewards, scipy_soft_max),
+        "NumPy, state-major layers": lambda: layered(rewards, numpy_soft_max),
+        "NumPy, our token-major layout": lambda: layered(token_major, numpy_soft_max),
+        ours: lambda: soft_values(mdp, ALPHA),
+    }
+    expected = soft_values(mdp, ALPHA)
+    for solve in contenders.values():
+        require_agreement(solve(), expected)
+    if with_policy:
+        require_agreement(soft_optimal(mdp, ALPHA).values, expected)
+        contenders["`soft_optimal`: values and policy (ours)"] = lambda: soft_optimal(mdp, ALPHA)
+    contenders["`TokenMDP.tree`: checks and layout (ours, once)"] = lambda: TokenMDP.tree(rewards)
+    del expected
+    best, runs = best_times(contenders, rounds, turn_seconds)
+
+    print(f"\n## Soft values, V={V}, H={horizon}: {n_prefixes:,} prefixes, alpha {ALPHA}\n")
+    print_times(best, runs, ours, n_prefixes)
+    print()
+    if horizon in TARGET_MS:
+        print(f"- `soft_values`: {best[ours]:.3f} ms, {verdict(best[ours], TARGET_MS[horizon])} ms")
+    reward_bytes = sum(r.nbytes for r in rewards)
+    solve = 1 + peak_bytes(lambda: soft_values(mdp, ALPHA)) / reward_bytes
+    text = verdict(solve, TARGET_MEMORY)
+    print(
+        f"- peak memory of `soft_values`: {solve:.2f}x its rewards ({reward_bytes / 2**20:.1f} MiB, included), {text}x"
+    )
+    if with_policy:
+        policy = 1 + peak_bytes(lambda: soft_optimal(mdp, ALPHA)) / reward_bytes
+        print(f"- peak memory of `soft_optimal`: {policy:.2f}x")
+    build = 1 + peak_bytes(lambda: soft_values(TokenMDP.tree(rewards), ALPHA)) / reward_bytes
+    print(f"- build and solve while the caller keeps its own state-major rewards: {build:.2f}x")
+    print(f"- all values agree to {RTOL:g}, relative")
+
+
+def quantecon_problem(rewards):
+    """The tree in QuantEcon's sparse form of state-action pairs.
+
+    Nodes are numbered layer by layer, so that the child ``a`` of node ``i`` is ``i·V + 1 + a``. After the last token
+    there is one absorbing state without reward.
+    """
+    from quantecon.markov import DiscreteDP
+
+    n_pairs = sum(r.size for r in rewards)
+    end = n_pairs // V
+    following = np.append(np.minimum(np.arange(n_pairs) + 1, end), end)
+    states = np.append(np.repeat(np.arange(end), V), end)
+    actions = np.append(np.tile(np.arange(V), end), 0)
+    reward = np.append(np.concatenate([r.reshape(-1) for r in rewards]), 0.0)
+    shape = (n_pairs + 1, end + 1)
+    transitions = csr_array((np.ones(n_pairs + 1), (np.arange(n_pairs + 1), following)), shape=shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # beta = 1: its infinite-horizon methods are off, and not used here
+        return DiscreteDP(reward, transitions, 1.0, states, actions)
+
+
+def benchmark_plain(horizon, rounds, turn_seconds):
+    """Time the plain-optimal values and policy of a full tree."""
+    from quantecon.markov import backward_induction
+
+    rewards = random_rewards(horizon)
+    mdp = TokenMDP.tree(rewards)
+    problem = quantecon_problem(rewards)
+    n_prefixes = sum(r.size for r in rewards)
+    ours = "`plain_optimal` (ours)"
+    contenders = {
+        "QuantEcon `backward_induction`": lambda: backward_induction(problem, horizon),
+        ours: lambda: plain_optimal(mdp),
+    }
+    theirs = backward_induction(problem, horizon)[0][0, :-1]
+    require_agreement([theirs], [np.concatenate(plain_optimal(mdp).values)])
+    best, runs = best_times(contenders, rounds, turn_seconds)
+
+    print(f"\n## Plain-optimal values and policy (not soft), V={V}, H={horizon}: {n_prefixes:,} prefixes\n")
+    print_times(best, runs, ours, n_prefixes)
+    q = problem.Q
+    reward_bytes = sum(r.nbytes for r in rewards)
+    q_bytes = q.data.nbytes + q.indices.nbytes + q.indptr.nbytes
+    inputs = q_bytes + problem.R.nbytes + problem.s_indices.nbytes + problem.a_indices.nbytes + problem.a_indptr.nbytes
+    peak = inputs + peak_bytes(contenders["QuantEcon `backward_induction`"])
+    our_peak = reward_bytes + peak_bytes(contenders[ours])
+    print(f"\n- QuantEcon's sparse Q: {q.shape[0]:,} x {q.shape[1]:,}, {q_bytes / 2**20:.1f} MiB")
+    print(f"- peak memory, inputs included: QuantEcon {peak / reward_bytes:.2f}x the rewards, ", end="")
+    print(f"ours {our_peak / reward_bytes:.2f}x")
+    print(f"- values agree to {RTOL:g}, relative; compilation is not timed")
+
+
+def cpu_model():
+    """Model name of the processor."""
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def main():
+    """Run every benchmark and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="small trees only, fewer runs")
+    quick = parser.parse_args().quick
+    print(f"{cpu_model()}, one core of {os.cpu_count()}; Python {platform.python_version()}, ", end="")
+    print(f"NumPy {np.__version__}, SciPy {scipy.__version__}")
+    for horizon in (8,) if quick else (8, 10, 12):
+        turn = 0.03 if quick else 0.3
+        benchmark_soft(horizon, rounds=5 if quick or horizon > 10 else 15, turn_seconds=turn, with_policy=horizon <= 10)
+    try:
+        import numba
+        import quantecon
+    except ImportError:
+        print("\nQuantEcon is not installed and was skipped: pip install -c constraints.txt -e '.[benchmark]'")
+        return
+    print(f"\nQuantEcon {quantecon.__version__}, Numba {numba.__version__}")
+    for horizon in (6,) if quick else (6, 8, 10):
+        benchmark_plain(horizon, rounds=5 if quick else 10, turn_seconds=0.03 if quick else 0.2)
+
+
+if __name__ == "__main__":
+    main()
