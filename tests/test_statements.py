@@ -5,11 +5,22 @@ import dataclasses
 import numpy as np
 import pytest
 
-from theory.gallery import map_is_not_greedy, random_tree, swapped_pair
+from theory.gallery import coin_payoff, map_is_not_greedy, random_tree, swapped_pair
 from theory.mdp import TokenMDP
-from theory.policy import greedy_response, kl, log_prob, map_response, max_log_ratio, plain_value, sample_log_ratio_ball
+from theory.policy import (
+    all_responses,
+    greedy_response,
+    kl,
+    log_prob,
+    map_response,
+    max_log_ratio,
+    plain_value,
+    plain_values,
+    sample_log_ratio_ball,
+)
 from theory.soft import plain_optimal, soft_optimal
 from theory.statements import STATEMENTS, Instance, check, summarise
+from theory.sweep import fit_exponent, horizon_curve
 
 BY_NAME = {statement.name: statement for statement in STATEMENTS}
 
@@ -123,6 +134,49 @@ def test_swapped_pair_attains_the_rl_bound(horizon, alpha, epsilon):
     assert rl_plays.tokens[0, 0] == 1
     gap = instance.best_value - instance.rl_value
     assert gap == pytest.approx(2 * alpha * horizon * epsilon * (1 - 1e-3), rel=1e-9)
+
+
+@pytest.mark.parametrize("alpha", [0.25, 1.0])
+def test_coin_payoff_expert_is_uniform_over_coins_and_indifferent(alpha):
+    """Both outcomes have the same soft value; their plain values differ by ``α(log 2 − H(p))`` a step."""
+    H = 9
+    mdp = coin_payoff(H, alpha)
+    coins = next(h for h, size in enumerate(mdp.dynamics.layer_sizes) if h and size == 2 and h > 1)
+    solution = soft_optimal(mdp, alpha)
+    for h in range(coins):
+        assert np.exp(solution.policy.log_probs[h]) == pytest.approx(0.5)
+    lost, won = solution.values[coins]
+    assert won == pytest.approx(lost)
+    p = 1 / (1 + np.exp(-1 / alpha))
+    entropy = -p * np.log(p) - (1 - p) * np.log(1 - p)
+    plain = plain_values(mdp, solution.policy)[coins]
+    assert plain[1] - plain[0] == pytest.approx((H - coins) * alpha * (np.log(2) - entropy))
+
+
+def test_cloning_loses_three_halves_and_rl_loses_one():
+    """The exponents of the README's figure, on fewer and larger horizons."""
+    curve = horizon_curve((256, 512, 1024), alpha=0.25, epsilon=0.01)
+    assert fit_exponent(curve.horizons, curve.clone).slope == pytest.approx(1.5, abs=0.02)
+    assert fit_exponent(curve.horizons, curve.rl).slope == pytest.approx(1.0, abs=1e-6)
+    assert all(exact <= bound for exact, bound in zip(curve.clone, curve.clone_composition, strict=True))
+
+
+@pytest.mark.parametrize("alpha", [0.3, 2.0])
+def test_average_case_bounds_against_enumeration(alpha):
+    """Both average-case right-hand sides from lists of response probabilities."""
+    mdp = random_tree(3, 3, seed=8)
+    expert = soft_optimal(mdp, alpha).policy
+    policy = sample_log_ratio_ball(expert, 1.0, 9)
+    instance = Instance(mdp, expert, policy, alpha)
+    log_e, log_p = (log_prob(x, all_responses(mdp.dynamics)) for x in (expert, policy))
+    ratio = log_e - log_p
+    forward, backward = (np.exp(log_e) * ratio).sum(), -(np.exp(log_p) * ratio).sum()
+    rl = check(BY_NAME["rl-average"], instance)
+    assert float(rl.right) == pytest.approx(alpha * (forward - ratio[np.argmax(log_p)]))
+    pinsker = check(BY_NAME["clone-pinsker"], instance)
+    assert float(pinsker.right) == pytest.approx(3 * np.sqrt(backward / 2))
+    pairs = np.tanh(alpha * np.abs(ratio[:, None] - ratio[None, :])[np.triu_indices(27, 1)] / 4)
+    assert float(check(BY_NAME["preference-average"], instance).right) == pytest.approx(pairs.mean())
 
 
 def test_map_is_not_greedy():
