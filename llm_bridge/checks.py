@@ -10,6 +10,7 @@ import numpy as np
 from llm_bridge.model import load_model, require_same_vocabulary
 from llm_bridge.train import train_on_demonstrations
 from llm_bridge.tree import TokenTree, parse_tokens, token_tree
+from theory.arrays import require_positive
 from theory.gallery import random_tree
 from theory.reward import endogenous_reward
 from theory.soft import soft_optimal
@@ -70,6 +71,9 @@ def model_group(
         OSError: a model cannot be loaded.
         ValueError: no prompt, a prompt or token that does not fit, vocabularies that differ, a tree too large.
     """
+    alpha = float(require_positive("alpha", alpha))
+    require_positive("temperature", temperature)
+    require_positive("expert_temperature", 1.0 if expert_temperature is None else expert_temperature)
     if not prompts:
         raise ValueError("no prompt: --model needs at least one --prompt TEXT")
     same = expert is None and dtype == expert_dtype
@@ -95,6 +99,8 @@ def model_group(
 def _facts(instance: Instance, tree: TokenTree) -> dict[str, Any]:
     low, high = instance.mdp.reward_range
     return {
+        "alpha": float(instance.alpha),
+        "token ids": tree.token_ids if len(tree.token_ids) <= 32 else f"all {len(tree.token_ids)}",
         "horizon, tokens, prefixes": (instance.horizon, len(tree.token_ids), instance.mdp.dynamics.n_prefixes),
         "mass outside the tokens, at most": tree.max_left_out,
         "reward range": (round(low, 6), round(high, 6)),
@@ -112,7 +118,7 @@ def _facts(instance: Instance, tree: TokenTree) -> dict[str, Any]:
                 instance.best_value,
             )
         ),
-        "largest preference error (TV)": float(np.max(instance.pair_tv)),
+        "largest preference error (TV)": float(np.max(instance.pair_tv, initial=0.0)),
     }
 
 

@@ -36,6 +36,8 @@ BAD_SOLVE = {
     "alpha zero": (["solve", "{mdp}", "--alpha", "0"], "--alpha=0.0: must be positive"),
     "alpha negative": (["solve", "{mdp}", "--alpha", "-1"], "--alpha=-1.0: must be positive"),
     "alpha not finite": (["solve", "{mdp}", "--alpha", "inf"], "--alpha=inf: must be positive and finite"),
+    "alpha past doubles": (["solve", "{mdp}", "--alpha", "1e-320"], "doubles hold no more"),
+    "complex": (["solve", "{complex}", "--alpha", "1"], "reward_0 has dtype complex128"),
     "truncated": (["solve", "{truncated}", "--alpha", "1"], "not a whole .npz"),
     "not an npz": (["solve", "{text}", "--alpha", "1"], "not a whole .npz"),
     "nan reward": (["solve", "{nan}", "--alpha", "1"], "rewards[0] holds nan at (0, 1)"),
@@ -45,10 +47,11 @@ BAD_SOLVE = {
 
 @pytest.mark.parametrize("case", BAD_SOLVE)
 def test_solve_bad_input(case, two_steps, tmp_path, capsys):
-    files = {name: tmp_path / f"{name}.npz" for name in ("truncated", "text", "nan", "large")}
+    files = {name: tmp_path / f"{name}.npz" for name in ("truncated", "text", "nan", "large", "complex")}
     files["truncated"].write_bytes(two_steps.read_bytes()[:200])
     files["text"].write_text("not a zip")
     np.savez(files["nan"], reward_0=np.array([[0.0, np.nan]]))
+    np.savez(files["complex"], reward_0=np.array([[0.0, 1j]]))
     np.savez(files["large"], reward_0=np.array([[0.0, 2.0]]))
     argv, message = BAD_SOLVE[case]
     target = tmp_path / "answer.json"
@@ -62,7 +65,14 @@ def test_solve_bad_input(case, two_steps, tmp_path, capsys):
 BAD_VERIFY = {
     "no instances": (["--instances", "0"], "--instances=0"),
     "negative seed": (["--seed", "-1"], "--seed=-1"),
-    "alpha zero": (["--alpha", "0"], "--alpha=0.0"),
+    "seed too large": (["--seed", "99999999999999999999"], "--seed=99999999999999999999"),
+    "alpha without model": (["--alpha", "2"], "--alpha needs --model"),
+    "horizon without model": (["--horizon", "0"], "--horizon needs --model"),
+    "empty model": (["--model", ""], "--model and --expert must name"),
+    "alpha zero": (["--model", "m", "--alpha", "0"], "--alpha=0.0"),
+    "alpha past doubles": (["--model", "m", "--alpha", "1e308"], "doubles hold no more"),
+    "temperature zero": (["--model", "{fair}", "--prompt", "123456", "--temperature", "0"], "temperature=0.0"),
+    "json is a folder": (["--json", "{tmp}"], "is a folder"),
     "prompt without model": (["--prompt", "x"], "--prompt needs --model"),
     "json folder missing": (["--json", "{tmp}/none/report.json"], "folder does not exist"),
     "out is a file": (["--out", "{file}"], "is a file"),
@@ -135,4 +145,11 @@ def test_verify_exits_1_on_a_violation(monkeypatch, tmp_path):
     false = dataclasses.replace(STATEMENTS[-1], right=lambda i: 0.0 * i.kl_to_expert)
     monkeypatch.setattr(verify, "STATEMENTS", (false,))
     monkeypatch.setattr(cli, "_model_groups", lambda arguments: ([], ""))
-    assert main(["verify", "--instances", "8"]) == 1
+    assert main(["verify", "--instances", "8", "--out", str(tmp_path)]) == 1
+
+
+def test_one_token_vocabulary_is_an_answer(shared_models, tmp_path):
+    """With one token there is nothing to compare; what can still be said is said."""
+    pytest.importorskip("torch")
+    argv = ["verify", "--model", str(shared_models / "add-fair"), "--prompt", "123456", "--tokens", "5,"]
+    assert main([*argv, "--horizon", "2", "--instances", "8", "--out", str(tmp_path)]) == 0

@@ -8,6 +8,7 @@ import pytest
 from theory.gallery import coin_payoff, map_is_not_greedy, random_tree, swapped_pair
 from theory.mdp import TokenMDP
 from theory.policy import (
+    Policy,
     all_responses,
     greedy_response,
     kl,
@@ -18,6 +19,7 @@ from theory.policy import (
     plain_values,
     sample_log_ratio_ball,
 )
+from theory.reward import endogenous_reward
 from theory.soft import plain_optimal, soft_optimal
 from theory.statements import STATEMENTS, Instance, check, summarise
 from theory.sweep import fit_exponent, horizon_curve
@@ -122,6 +124,20 @@ def test_infinite_epsilon_is_vacuous_and_not_an_error():
         result = check(BY_NAME[name], instance)
         assert result.vacuous.all()
         assert (result.verdicts == "holds").all()
+
+
+def test_missing_support_is_never_called_a_violation():
+    """The expert forbids a token that the other policy writes: ε and KL are infinite, and nothing is violated."""
+    policy = soft_optimal(random_tree(2, 2, seed=1), 0.5).policy
+    logits = [policy.log_probs[0], policy.log_probs[1].copy()]
+    logits[1][0, 1] = -np.inf
+    expert = Policy.from_logits(policy.dynamics, logits)
+    instance = Instance(endogenous_reward(expert, 1.0), expert, policy, 1.0)
+    assert np.isinf(instance.kl_to_expert)
+    for name in ("kl-ball", "theorem-1", "theorem-2-clone", "clone-pinsker", "regularised-equality"):
+        summary = summarise(BY_NAME[name], [instance])
+        assert summary is None or summary.verdict == "holds", name
+    assert summarise(BY_NAME["regularised-equality"], [instance]) is None
 
 
 @pytest.mark.parametrize("horizon", [1, 2, 7, 50])

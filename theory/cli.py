@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -41,20 +42,26 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("--prompt", action="append", metavar="TEXT", help="a prompt; repeat for more")
     model.add_argument("--horizon", type=int, metavar="H", help="tokens of a response (default 4)")
     model.add_argument("--tokens", help="sub-vocabulary: ids '1,2,3' or characters; default: the whole vocabulary")
-    model.add_argument("--alpha", type=float, default=1.0, help="temperature of the reward (default 1)")
-    model.add_argument("--temperature", type=float, default=1.0, help="sampling temperature of the model")
+    model.add_argument("--alpha", type=float, help="temperature of the reward (default 1)")
+    model.add_argument("--temperature", type=float, help="sampling temperature of the model (default 1)")
     model.add_argument(
         "--expert-temperature",
         type=float,
         help="sampling temperature of the expert (default 1; 0.9 when model and expert are otherwise the same)",
     )
-    model.add_argument("--dtype", default="float32", help="dtype of the model's weights (default float32)")
-    model.add_argument("--expert-dtype", default="float32", help="dtype of the expert's weights (default float32)")
+    model.add_argument("--dtype", help="dtype of the model's weights (default float32)")
+    model.add_argument("--expert-dtype", help="dtype of the expert's weights (default float32)")
     verify.add_argument(
         "--instances", type=int, default=256, metavar="N", help="random MDPs of each kind (default 256)"
     )
     verify.add_argument("--seed", type=int, default=0)
-    verify.add_argument("--out", type=Path, metavar="DIR", help="folder for report.json and the figures")
+    verify.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        default=Path("out/verify"),
+        help="folder for report.json and the figures (default out/verify)",
+    )
     verify.add_argument("--json", type=Path, metavar="FILE", help="also write the report to FILE")
 
     solve = commands.add_parser("solve", help="solve a token MDP from an .npz file")
@@ -79,44 +86,70 @@ def _verify(arguments: argparse.Namespace) -> int:
     horizon, preference = sweep.horizon_curve(), sweep.preference_curve()
     report = {
         "version": __version__,
-        "seed": arguments.seed,
+        "arguments": {name: value for name, value in vars(arguments).items() if name not in ("run", "out", "json")},
         "rows": [row.as_dict() for row in rows],
         "groups": {group.name: group.facts for group in groups},
         "curves": {"horizon": horizon.as_dict(), "preference": preference.as_dict()},
     }
-    if arguments.out is not None:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        plot.save(plot.horizon_figure(horizon), arguments.out, "error_vs_horizon")
-        plot.save(plot.preference_figure(preference), arguments.out, "tv_vs_epsilon")
-        verify.write_json(arguments.out / "report.json", report)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    plot.save(plot.horizon_figure(horizon), arguments.out, "error_vs_horizon")
+    plot.save(plot.preference_figure(preference), arguments.out, "tv_vs_epsilon")
+    verify.write_json(arguments.out / "report.json", report)
     if arguments.json is not None:
         verify.write_json(arguments.json, report)
     clone, rl = (sweep.fit_exponent(horizon.horizons, ys) for ys in (horizon.clone, horizon.rl))
     print(f"\nexponents of the exact error in H: cloning {clone}, RL on the endogenous reward {rl}")
     print(*([note] if note else []), sep="\n", end="\n" if note else "")
-    where = f"; report and figures in {arguments.out}" if arguments.out is not None else ""
-    print(f"{counts}{where} ({time.monotonic() - started:.0f} s)")
+    print(f"{counts}; report and figures in {arguments.out} ({time.monotonic() - started:.0f} s)")
     return 1 if "violated" in verdicts else 0
 
 
-def _check_verify(arguments: argparse.Namespace) -> None:
-    from theory.arrays import require_positive
+MODEL_OPTIONS = (
+    "expert",
+    "prompt",
+    "horizon",
+    "tokens",
+    "alpha",
+    "temperature",
+    "expert_temperature",
+    "dtype",
+    "expert_dtype",
+)
+ALPHAS = (1e-9, 1e9)
 
-    for name in ("alpha", "temperature", "expert_temperature"):
-        if getattr(arguments, name) is not None:
-            require_positive(f"--{name.replace('_', '-')}", getattr(arguments, name))
+
+def _check_verify(arguments: argparse.Namespace) -> None:
+    given = [f"--{name.replace('_', '-')}" for name in MODEL_OPTIONS if getattr(arguments, name) is not None]
+    if arguments.model is None and given:
+        raise ValueError(f"{given[0]} needs --model")
+    if arguments.model == "" or arguments.expert == "":
+        raise ValueError("--model and --expert must name a folder or a hub id, got ''")
+    _check_alpha(1.0 if arguments.alpha is None else arguments.alpha)
     if arguments.instances < 1:
         raise ValueError(f"--instances={arguments.instances}: must be at least 1")
-    if arguments.seed < 0:
-        raise ValueError(f"--seed={arguments.seed}: must be 0 or more")
-    only_with_model = [f"--{name}" for name in ("expert", "prompt", "horizon", "tokens") if getattr(arguments, name)]
-    if arguments.model is None and only_with_model:
-        raise ValueError(f"{only_with_model[0]} needs --model")
-    for path in (arguments.out, arguments.json and arguments.json.parent):
-        if path is not None and path.exists() and not path.is_dir():
-            raise ValueError(f"{path} is a file: give a folder")
-    if arguments.json is not None and not arguments.json.parent.is_dir():
-        raise OSError(f"--json={arguments.json}: its folder does not exist; create it first")
+    if not 0 <= arguments.seed < 2**63:
+        raise ValueError(f"--seed={arguments.seed}: must be from 0 to 2^63 - 1")
+    if arguments.out.exists() and not arguments.out.is_dir():
+        raise ValueError(f"--out={arguments.out} is a file: give a folder")
+    parent = next(folder for folder in (arguments.out, *arguments.out.parents) if folder.exists())
+    if not os.access(parent, os.W_OK):
+        raise OSError(f"--out={arguments.out}: {parent} cannot be written to; give another folder")
+    _check_json(arguments.json)
+
+
+def _check_alpha(alpha: float) -> None:
+    from theory.arrays import require_positive
+
+    require_positive("--alpha", alpha)
+    if not ALPHAS[0] <= alpha <= ALPHAS[1]:
+        raise ValueError(f"--alpha={alpha:g}: must be from {ALPHAS[0]:g} to {ALPHAS[1]:g}; doubles hold no more")
+
+
+def _check_json(path: Path | None) -> None:
+    if path is not None and path.is_dir():
+        raise ValueError(f"--json={path} is a folder: give a file")
+    if path is not None and not path.parent.is_dir():
+        raise OSError(f"--json={path}: its folder does not exist; create it first")
 
 
 def _model_groups(arguments: argparse.Namespace) -> tuple[list[Any], str]:
@@ -130,31 +163,21 @@ def _model_groups(arguments: argparse.Namespace) -> tuple[list[Any], str]:
 
     if arguments.model is None:
         return [checks.trained_group(seed=arguments.seed)], ""
-    return [
-        checks.model_group(
-            arguments.model,
-            arguments.expert,
-            prompts=arguments.prompt or (),
-            horizon=4 if arguments.horizon is None else arguments.horizon,
-            tokens=arguments.tokens,
-            alpha=arguments.alpha,
-            temperature=arguments.temperature,
-            expert_temperature=arguments.expert_temperature,
-            dtype=arguments.dtype,
-            expert_dtype=arguments.expert_dtype,
-        )
-    ], ""
+    given = {name: getattr(arguments, name) for name in MODEL_OPTIONS if getattr(arguments, name) is not None}
+    prompts = given.pop("prompt", [])
+    return [checks.model_group(arguments.model, prompts=prompts, **given)], ""
 
 
 def _solve(arguments: argparse.Namespace) -> int:
-    from theory.arrays import require_positive
     from theory.mdp import TokenMDP
     from theory.policy import log_prob, map_response, plain_value, trajectory_entropy
     from theory.reward import returns
     from theory.soft import plain_optimal, soft_optimal
     from theory.verify import write_json
 
-    alpha = require_positive("--alpha", arguments.alpha)
+    alpha = arguments.alpha
+    _check_alpha(alpha)
+    _check_json(arguments.json)
     mdp = TokenMDP.load(arguments.file)
     if mdp.batch_shape:
         raise ValueError(f"{arguments.file}: reward_0 has batch axes {mdp.batch_shape}; store one MDP a file")

@@ -6,6 +6,7 @@ See `theory.dynamics` for how states are numbered and `theory.arrays` for the sh
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 
 from theory.arrays import Array, array_namespace, as_float, is_numpy_array, like, token_major
 from theory.dynamics import Dynamics, SuccessorRule, Table, Tree, Window
+from theory.files import replacing
 
 __all__ = ["TokenMDP"]
 
@@ -228,14 +230,8 @@ class TokenMDP:
             arrays |= {f"next_{h}": table for h, table in enumerate(rule.next_states)}
         if dynamics.eos is not None:
             arrays["eos"] = np.array(dynamics.eos)
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
-        try:
-            with partial.open("wb") as file:
-                np.savez(file, **arrays)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replacing(path) as file:
+            np.savez(file, **arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -247,11 +243,13 @@ class TokenMDP:
             ValueError: what it holds is not a token MDP; names the array.
 
         """
+        if not Path(path).is_file():
+            raise OSError(f"{path}: no such file; give an .npz written by TokenMDP.save")
+        if not zipfile.is_zipfile(path):
+            raise OSError(f"{path}: not a whole .npz file (no zip archive); write it again with TokenMDP.save")
         try:
             with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 arrays = dict(archive)
-        except FileNotFoundError:
-            raise OSError(f"{path}: no such file; give an .npz written by TokenMDP.save") from None
         except Exception as error:  # a damaged archive can raise anything: zlib, struct, tokenizer errors
             reason = " ".join(str(error).split())
             raise OSError(f"{path}: not a whole .npz file ({reason}); write it again with TokenMDP.save") from None
@@ -266,6 +264,9 @@ class TokenMDP:
         missing = [f"reward_{h}" for h in range(H) if f"reward_{h}" not in arrays]
         if H == 0 or missing:
             raise ValueError(f"{missing[0] if missing else 'reward_0'} is missing; store one reward_h per layer from 0")
+        for name, array in arrays.items():
+            if name.startswith("reward_") and (array.dtype.kind not in "fiub"):
+                raise ValueError(f"{name} has dtype {array.dtype}: must hold real numbers")
         default = "table" if "next_0" in arrays else "window" if "window" in arrays else "tree"
         rule = str(arrays.get("rule", default))
         rewards = [arrays[f"reward_{h}"] for h in range(H)]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from theory.files import replacing
 from theory.sweep import HorizonCurve, PreferenceCurve, fit_exponent
 
 __all__ = ["horizon_figure", "preference_figure", "save"]
@@ -61,8 +62,12 @@ def preference_figure(curve: PreferenceCurve) -> Figure:
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write ``name.png`` and ``name.svg`` into `folder`."""
     paths = [folder / f"{name}.png", folder / f"{name}.svg"]
-    figure.savefig(paths[0], dpi=150)
-    figure.savefig(paths[1], metadata={"Date": None})
+    for path in paths:
+        with replacing(path) as file:
+            if path.suffix == ".svg":
+                figure.savefig(file, format="svg", metadata={"Date": None})  # the same figure, the same bytes
+            else:
+                figure.savefig(file, format="png", dpi=150)
     return paths
 
 

@@ -226,21 +226,23 @@ class Check:
 
     @property
     def slack(self) -> Array:
-        """``right − left``, or ``−|right − left|`` for an equality."""
-        slack = self.right - self.left
-        return -np.abs(slack) if self.statement.equality else slack
+        """``right − left``, or ``−|right − left|`` for an equality. An infinite bound leaves infinite slack."""
+        with np.errstate(invalid="ignore"):
+            slack = self.right - self.left
+        return -np.abs(slack) if self.statement.equality else np.where(np.isposinf(self.right), np.inf, slack)
 
     @property
     def verdicts(self) -> Array:
         """``holds``, ``violated`` or ``undecided`` elementwise.
 
         An inequality whose slack is smaller than its rounding error is undecided; no tolerance turns it into
-        ``holds``. An equality holds when both sides agree to within the rounding error.
+        ``holds``. An equality holds when both sides agree to within the rounding error. What is not a number is
+        undecided.
         """
         slack = self.slack
         inside = "holds" if self.statement.equality else "undecided"
         decided = np.where(slack > self.error, "holds", np.where(slack < -self.error, "violated", inside))
-        return np.where(np.isnan(slack), "violated", decided)
+        return np.where(np.isnan(slack), "undecided", decided)
 
 
 @dataclass(frozen=True)
@@ -250,7 +252,11 @@ class Summary:
     statement: Statement
     instances: int
     worst_ratio: float
+    """Largest ``left/right`` where the right side is well above its rounding error; NaN for an equality."""
     smallest_slack: float
+    left: float
+    right: float
+    """The two sides where the slack is smallest."""
     error_bound: float
     verdict: Verdict
     vacuous_share: float
@@ -259,7 +265,7 @@ class Summary:
 def check(statement: Statement, instance: Instance) -> Check:
     """Evaluate both sides of `statement` on `instance` (a batch of instances elementwise)."""
     left, right = np.broadcast_arrays(np.asarray(statement.left(instance)), np.asarray(statement.right(instance)))
-    batch_axes = len(instance.mdp.batch_shape) or len(instance.policy.batch_shape)
+    batch_axes = max(len(x.batch_shape) for x in (instance.mdp, instance.expert, instance.policy))
     inner = left.ndim - batch_axes
 
     def spread(values: Any) -> Array:
@@ -298,7 +304,17 @@ def summarise(statement: Statement, instances: Iterable[Instance]) -> Summary | 
     ratio = float("nan") if statement.equality or np.isnan(ratios).all() else float(np.nanmax(ratios))
     order: tuple[Verdict, ...] = ("violated", "undecided", "holds")
     verdict = next(v for v in order if (verdicts == v).any())
-    return Summary(statement, count, ratio, float(slack[worst]), float(error[worst]), verdict, float(np.mean(vacuous)))
+    return Summary(
+        statement,
+        count,
+        ratio,
+        float(slack[worst]),
+        float(left[worst]),
+        float(right[worst]),
+        float(error[worst]),
+        verdict,
+        float(np.mean(vacuous)),
+    )
 
 
 def _gauge(policy: Policy) -> Literal["logits", "logprob"]:
@@ -403,9 +419,10 @@ STATEMENTS: tuple[Statement, ...] = (
         "preference-average",
         "docs §7",
         "mean TV ≤ mean tanh(α|D(τ)−D(τ')|/4)",
-        lambda i: i.pair_tv.mean(axis=(-2, -1)),
-        lambda i: _average_case_tv(i).mean(axis=(-2, -1)),
+        lambda i: _pair_mean(i, i.pair_tv),
+        lambda i: _pair_mean(i, _average_case_tv(i)),
         "probability",
+        assumes=lambda i: np.asarray((i.diverging_steps > 0).any()),
         ceiling=lambda i: 1.0 - 1e-9,
     ),
     Statement(
@@ -472,6 +489,7 @@ STATEMENTS: tuple[Statement, ...] = (
         lambda i: regularised_value(i.mdp, i.expert, i.alpha) - regularised_value(i.mdp, i.policy, i.alpha),
         lambda i: np.asarray(i.alpha) * i.kl_to_expert,
         equality=True,
+        assumes=lambda i: np.isfinite(i.kl_to_expert),
     ),
     Statement(
         "kl-ball",
@@ -482,6 +500,12 @@ STATEMENTS: tuple[Statement, ...] = (
         "nats",
     ),
 )
+
+
+def _pair_mean(instance: Instance, values: Array) -> Array:
+    """Mean over prompts and pairs of different responses: ``(*batch, P, M)`` to ``batch``."""
+    different = instance.diverging_steps > 0
+    return np.where(different, values, 0.0).sum(axis=(-2, -1)) / max(int(different.sum()), 1)
 
 
 def _comparable(instance: Instance) -> Array:

@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from theory.adversary import worst_clone, worst_map
+from theory.files import replacing
 from theory.gallery import coin_payoff, random_tree, swapped_pair
 from theory.policy import sample_log_ratio_ball
 from theory.soft import soft_optimal
@@ -157,11 +158,9 @@ def _remarks(group: Group, rows: Sequence[Row]) -> list[str]:
 
 def write_json(path: Path, report: dict[str, Any]) -> None:
     """Write a report; the file appears whole or not at all. What is not finite is written as text (``"inf"``)."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(
-        json.dumps(_plain(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-    )
-    partial.replace(path)
+    text = json.dumps(_plain(report), indent=1, ensure_ascii=False, allow_nan=False)
+    with replacing(path) as file:
+        file.write(f"{text}\n".encode())
 
 
 def _plain(value: Any) -> Any:
