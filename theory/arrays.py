@@ -30,6 +30,7 @@ __all__ = [
     "available_memory",
     "blocks",
     "expand",
+    "forbid",
     "is_numpy_array",
     "is_torch_array",
     "like",
@@ -80,6 +81,13 @@ def like(values: Any, reference: Array) -> Array:
 def expand(scalars: Array | float, axes: int) -> Array | float:
     """`scalars` of shape ``batch`` with `axes` axes of length one appended; a plain number is returned as it is."""
     return scalars if isinstance(scalars, float) or not scalars.ndim else scalars[(..., *(None,) * axes)]
+
+
+def forbid(table: Array, allowed: np.ndarray | None) -> Array:
+    """`table` ``(*batch, n, V)`` with ``-inf`` on the tokens that the mask ``(n, V)`` does not allow (`None`: all)."""
+    if allowed is None:
+        return table
+    return array_namespace(table).where(like(allowed, table), table, float("-inf"))
 
 
 def blocks(n: int) -> Iterator[slice]:

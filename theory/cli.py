@@ -99,7 +99,8 @@ def _verify(arguments: argparse.Namespace) -> int:
         verify.write_json(arguments.json, report)
     clone, rl = (sweep.fit_exponent(horizon.horizons, ys) for ys in (horizon.clone, horizon.rl))
     print(f"\nexponents of the exact error in H: cloning {clone}, RL on the endogenous reward {rl}")
-    print(*([note] if note else []), sep="\n", end="\n" if note else "")
+    if note:
+        print(note)
     print(f"{counts}; report and figures in {arguments.out} ({time.monotonic() - started:.0f} s)")
     return 1 if "violated" in verdicts else 0
 

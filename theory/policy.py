@@ -22,6 +22,7 @@ from theory.arrays import (
     array_namespace,
     as_float,
     expand,
+    forbid,
     like,
     pick,
     require_positive,
@@ -97,7 +98,7 @@ class Policy:
         log_probs, log_normalizers = [], []
         for h, table in enumerate(_check_tables("logits", logits, dynamics)):
             xp = array_namespace(table)
-            scaled = _forbid(table / expand(temperature, 2), dynamics.allowed[h])
+            scaled = forbid(table / expand(temperature, 2), dynamics.allowed[h])
             if bool(xp.any(xp.isnan(scaled) | (scaled == float("inf")))):
                 raise ValueError(f"logits[{h}] holds NaN or +inf: logits must be finite, or -inf for a forbidden token")
             top = xp.max(scaled, axis=-1, keepdims=True)
@@ -339,7 +340,7 @@ def best_continuations(dynamics: Dynamics, tables: Sequence[Array]) -> list[Arra
     totals: list[Array] = []
     following: Array | None = None
     for h in reversed(range(dynamics.horizon)):
-        total = _forbid(tables[h] + dynamics.children(h, following), dynamics.allowed[h])
+        total = forbid(tables[h] + dynamics.children(h, following), dynamics.allowed[h])
         following = array_namespace(total).max(total, axis=-1)
         totals.append(total)
     return totals[::-1]
@@ -399,12 +400,6 @@ def require_same_dynamics(one: Dynamics, two: Dynamics) -> None:
 
 def _exp(table: Array) -> Array:
     return array_namespace(table).exp(table)
-
-
-def _forbid(table: Array, mask: np.ndarray | None) -> Array:
-    if mask is None:
-        return table
-    return array_namespace(table).where(like(mask, table), table, float("-inf"))
 
 
 def _check_tables(name: str, tables: Sequence[Any], dynamics: Dynamics) -> list[Array]:

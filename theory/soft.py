@@ -14,8 +14,8 @@ from theory.arrays import (
     array_namespace,
     blocks,
     expand,
+    forbid,
     is_numpy_array,
-    like,
     require_memory,
     require_positive,
     soft_maximum,
@@ -146,11 +146,7 @@ def _soft_backup(reward: np.ndarray, children: np.ndarray | None, alpha: float, 
 
 def _q_table(mdp: TokenMDP, h: int, children: Array | float) -> Array:
     """``r(s,a) + V(s⊕a)`` of layer `h`, ``-inf`` on forbidden tokens."""
-    q = mdp.rewards[h] + children
-    mask = mdp.dynamics.allowed[h]
-    if mask is None:
-        return q
-    return array_namespace(q).where(like(mask, q), q, float("-inf"))
+    return forbid(mdp.rewards[h] + children, mdp.dynamics.allowed[h])
 
 
 def _log_softmax(q: Array, alpha: Array | float) -> Array:

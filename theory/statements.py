@@ -174,6 +174,12 @@ class Instance:
         same = np.cumprod(tokens[:, i] == tokens[:, j], axis=-1)
         return self.horizon - same.sum(axis=-1)
 
+    @cached_property
+    def largest_logs(self) -> tuple[float, float]:
+        """Largest finite ``|log π|`` and ``|log normaliser|`` of the two policies, nats."""
+        policies = (self.expert, self.policy)
+        return max(_largest(p.log_probs) for p in policies), max(_largest(p.log_normalizers or ()) for p in policies)
+
     def rounding(self, unit: Unit) -> tuple[Array, Array]:
         """Bounds on rounding errors, to first order: of a quantity in `unit`, and of a bound that reads `ε`: ``batch``.
 
@@ -183,8 +189,7 @@ class Instance:
         """
         H, alpha = self.horizon, np.asarray(self.alpha)
         u = 4 * float(np.finfo(np.float64).eps) * (H + self.mdp.vocab_size)
-        logs = max(_largest(self.expert.log_probs), _largest(self.policy.log_probs))
-        gauges = max(_largest(policy.log_normalizers or ()) for policy in (self.expert, self.policy))
+        logs, gauges = self.largest_logs
         rewards = H * max(map(abs, self.mdp.reward_range))
         nats = H * logs + gauges + rewards / alpha
         finite_epsilon = np.where(np.isfinite(self.epsilon), self.epsilon, 0.0)
