@@ -43,7 +43,7 @@ def test_order_of_bounds(horizon, epsilon, alpha):
     """Each sharp bound is below the one it sharpens."""
     sharp, elementary, paper = (
         float(f(horizon, epsilon))
-        for f in (bounds.clone_gap_randomised_response, bounds.clone_gap_elementary, bounds.clone_gap_paper)
+        for f in (bounds.clone_gap_composition, bounds.clone_gap_elementary, bounds.clone_gap_paper)
     )
     assert sharp <= horizon * (1 + 1e-12)
     assert elementary <= paper

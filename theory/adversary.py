@@ -4,17 +4,18 @@ The ball around an expert `π_E` holds the policies with ``|log π̂(a|s) − lo
 rows sum to one and a token of probability zero stays so. The ball is rectangular over states: what `π̂` does in one
 state restricts nothing in another. Each worst case is therefore found state by state, by sweeps over the layers, and
 nothing is sampled. `π̂` may read the whole prefix (where states recur too); ``ε`` is a scalar or of shape ``batch``,
-in nats. NumPy only.
+in nats. The cloning adversaries take torch tensors too, with their gradients; the others are NumPy only.
 """
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from theory.arrays import Array, expand, pick, require_positive, token_major
+from theory.arrays import Array, array_namespace, expand, like, pick, require_positive, token_major
 from theory.mdp import TokenMDP
 from theory.policy import Policy, Responses, all_responses, log_prob, require_same_dynamics
 from theory.reward import preference_tv, returns
@@ -24,6 +25,7 @@ __all__ = [
     "MapAdversary",
     "best_clone",
     "caps",
+    "extreme_tilt",
     "floors",
     "preference_attaining_policy",
     "worst_clone",
@@ -122,39 +124,62 @@ def best_clone(mdp: TokenMDP, expert: Policy, epsilon: Any) -> Solution:
 
 def _extreme_clone(mdp: TokenMDP, expert: Policy, epsilon: Any, sign: float) -> Solution:
     require_same_dynamics(mdp.dynamics, expert.dynamics)
-    radius = expand(require_positive("epsilon", epsilon), 2)
-    floor, share = np.exp(-radius), 1.0 / (1.0 + np.exp(radius))
+    radius = require_positive("epsilon", epsilon)
     log_probs: list[Array] = []
     values: list[Array] = []
     following: Array | None = None
     for h in reversed(range(mdp.horizon)):
         log_p = expert.log_probs[h]
-        p = np.exp(log_p)
+        xp = array_namespace(log_p)
         total = mdp.rewards[h] + mdp.dynamics.children(h, following)
-        room = share - _mass_before(p, sign * total)
-        filled = np.clip(room / np.maximum(p, np.finfo(float).tiny), 0.0, 1.0)  # share of the way from floor to cap
-        tilt = floor + filled * (2.0 * np.sinh(radius))
-        following = (p * tilt * total).sum(axis=-1)
-        log_probs.append(token_major(log_p + np.log(tilt)))
+        tilt = extreme_tilt(log_p, sign * total, radius)
+        following = xp.sum(xp.exp(log_p) * tilt * total, axis=-1)
+        log_probs.append(token_major(log_p + xp.log(tilt)))
         values.append(following)
     return Solution(Policy(expert.dynamics, tuple(reversed(log_probs))), tuple(reversed(values)))
 
 
+def extreme_tilt(log_p: Array, cost: Array, radius: Array | float) -> Array:
+    """``p̂(a)/p(a)`` for the row `p̂` of the ball of least expected cost: the fractional knapsack of `worst_clone`.
+
+    Args:
+        log_p: the expert's rows, ``(*batch, n, V)``, nats.
+        cost: what each token leads to, of the same shape.
+        radius: ε, scalar or ``batch``.
+
+    """
+    xp = array_namespace(log_p)
+    eps = expand(radius, 2)
+    eps = eps if isinstance(eps, float) else like(eps, log_p)
+    exp = math.exp if isinstance(eps, float) else xp.exp
+    p, floor = xp.exp(log_p), exp(-eps)
+    room = 1.0 / (1.0 + exp(eps)) - _mass_before(p, cost)
+    filled = xp.clip(room / xp.clip(p, float(np.finfo(float).tiny), None), 0.0, 1.0)  # share of the way to the cap
+    return floor + filled * (1.0 / floor - floor)
+
+
 def _mass_before(p: Array, cost: Array) -> Array:
     """Mass of the tokens of lower cost (of equals, of lower index) than each: ``(*batch, n, V)``."""
-    p, cost = np.broadcast_arrays(p, cost)
+    xp = array_namespace(p, cost)
+    p, cost = xp.broadcast_arrays(p, cost)
     V = p.shape[-1]
-    before = np.moveaxis(np.zeros((V, *p.shape[:-1])), 0, -1)  # token-major
     if V <= SMALL_VOCABULARY:
+        before = [xp.zeros_like(p[..., 0]) for _ in range(V)]
         for a, b in combinations(range(V), 2):
             a_first = cost[..., a] <= cost[..., b]
-            before[..., b] += a_first * p[..., a]
-            before[..., a] += ~a_first * p[..., b]
-        return before
-    order = np.argsort(cost, axis=-1, kind="stable")
-    in_order = np.take_along_axis(p, order, axis=-1)
-    np.put_along_axis(before, order, np.cumsum(in_order, axis=-1) - in_order, axis=-1)
-    return before
+            before[b] += a_first * p[..., a]
+            before[a] += ~a_first * p[..., b]
+        return _stack_tokens(before)
+    order = xp.argsort(cost, axis=-1, stable=True)
+    in_order = xp.take_along_axis(p, order, axis=-1)
+    rank = xp.argsort(order, axis=-1)
+    return xp.take_along_axis(xp.cumulative_sum(in_order, axis=-1) - in_order, rank, axis=-1)
+
+
+def _stack_tokens(columns: list[Array]) -> Array:
+    """One array per token as a table, stored token-major."""
+    xp = array_namespace(*columns)
+    return xp.moveaxis(xp.stack(columns, axis=0), 0, -1)
 
 
 # --- Reinforcement learning: the worst most probable response ------------------------------------------------------

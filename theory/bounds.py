@@ -2,6 +2,9 @@
 
 `horizon` is `H`, `epsilon` is ``ε_π = max |log π_E − log π̂|`` in nats, `alpha` the temperature in reward units, `width`
 the width of the reward range (1 for rewards in [0, 1]). Arguments broadcast. Derivations are in ``docs/theory.md``.
+
+With a discount ``γ`` and no horizon, every bound that is linear in `H` holds with ``1/(1−γ)`` in its place (pass
+`effective_horizon`); the cloning bounds that are not linear have a discounted form of their own.
 """
 
 from __future__ import annotations
@@ -10,20 +13,35 @@ from typing import Any
 
 import numpy as np
 
-from theory.arrays import Array
+from theory.arrays import Array, array_namespace
 
 __all__ = [
+    "clone_gap_composition",
+    "clone_gap_discounted",
     "clone_gap_elementary",
     "clone_gap_paper",
-    "clone_gap_randomised_response",
+    "clone_gap_stepwise",
+    "clone_gap_three_halves",
+    "effective_horizon",
     "kl_ball",
+    "preference_tv_of_pair",
     "preference_tv_paper",
     "preference_tv_sharp",
     "rl_gap",
+    "rl_gap_anchored",
     "rl_gap_paper",
+    "tv_hellinger",
     "tv_pinsker",
     "tv_randomised_response",
 ]
+
+
+def effective_horizon(discount: Any) -> Array:
+    """``1/(1−γ)``, what stands for `H` when rewards are discounted."""
+    return 1 / (1 - np.asarray(discount))
+
+
+# --- Theorem 1: preferences, total variation ------------------------------------------------------------------------
 
 
 def preference_tv_paper(horizon: Any, epsilon: Any, alpha: Any) -> Array:
@@ -36,6 +54,14 @@ def preference_tv_sharp(diverging_steps: Any, epsilon: Any, alpha: Any) -> Array
     return np.tanh(np.asarray(alpha) * diverging_steps * epsilon / 2)
 
 
+def preference_tv_of_pair(log_ratio_difference: Any, alpha: Any) -> Array:
+    """One pair, no ball: ``TV ≤ tanh(α|D(τ) − D(τ')|/4)``, ``D = log π_E(τ) − log π̂(τ)``."""
+    return np.tanh(np.asarray(alpha) * np.abs(log_ratio_difference) / 4)
+
+
+# --- Theorem 2: cloning, reward units -------------------------------------------------------------------------------
+
+
 def clone_gap_paper(horizon: Any, epsilon: Any, width: Any = 1.0) -> Array:
     """Theorem 2 for cloning with the hidden constant set to one: ``V^{π_E} − V^{π̂} ≤ H²ε``."""
     return np.asarray(width) * horizon**2 * epsilon
@@ -46,17 +72,53 @@ def clone_gap_elementary(horizon: Any, epsilon: Any, width: Any = 1.0) -> Array:
     return np.asarray(width) * np.tanh(np.asarray(epsilon) / 2) * horizon * (horizon + 1) / 2
 
 
-def clone_gap_randomised_response(horizon: int, epsilon: Any, width: Any = 1.0) -> Array:
+def clone_gap_composition(horizon: int, epsilon: Any, width: Any = 1.0) -> Array:
     """Cloning by composition: ``V^{π_E} − V^{π̂} ≤ H·TV_RR(H, ε)``, about ``H^{3/2} ε/√(2π)`` and never above `H`."""
     return np.asarray(width) * horizon * tv_randomised_response(horizon, epsilon)
+
+
+def clone_gap_stepwise(horizon: int, epsilon: Any, width: Any = 1.0) -> Array:
+    """Cloning by composition step by step: ``V^{π_E} − V^{π̂} ≤ Σ_{h=1}^{H} TV_RR(h, ε)``.
+
+    The reward of step `h` reads the first `h` tokens only. About ``(2/3) H^{3/2} ε/√(2π)``; below the elementary bound
+    and below `clone_gap_composition` for every `H` and `ε`.
+
+    Args:
+        horizon: `H`, a single integer.
+        epsilon: ε in nats, of any shape.
+        width: width of the reward range.
+
+    """
+    steps = np.arange(0, horizon, 2)  # the m-th term of TV_RR(h) is there for every h > 2m: H − 2m of them
+    return np.asarray(width) * (_randomised_response_terms(horizon, epsilon) * (horizon - steps)).sum(axis=-1)
+
+
+def clone_gap_three_halves(horizon: Any, epsilon: Any, width: Any = 1.0) -> Array:
+    """Cloning in closed form: ``V^{π_E} − V^{π̂} ≤ ½ H^{3/2} ε`` (Pinsker on the whole response).
+
+    The asymptotic constant of `clone_gap_composition`, ``1/√(2π) ≈ 0.40``, is not a bound: at ``H = 1`` it fails.
+    """
+    return np.asarray(width) * horizon * np.sqrt(np.asarray(horizon)) * epsilon / 2
+
+
+def clone_gap_discounted(discount: Any, epsilon: Any, width: Any = 1.0) -> Array:
+    """Cloning, discounted: ``V^{π_E} − V^{π̂} ≤ Σ_h γ^{h−1} TV_RR(h, ε) = tanh(ε/2) / ((1−γ) √(1 − γ²/cosh²(ε/2)))``.
+
+    About ``ε/(2√2)·(1−γ)^{−3/2}`` for small ε, against the paper's ``ε/(1−γ)²``, and never above ``1/(1−γ)``.
+    """
+    half = np.asarray(epsilon) / 2
+    # 1 − γ² sech² = (1−γ)(1+γ) + γ² tanh², without cancellation
+    root = np.sqrt((1 - np.asarray(discount)) * (1 + np.asarray(discount)) + (discount * np.tanh(half)) ** 2)
+    return np.asarray(width) * effective_horizon(discount) * np.tanh(half) / root
 
 
 def tv_randomised_response(horizon: int, epsilon: Any) -> Array:
     """Total variation of `H` randomised responses, the largest that two policies of the ball can have.
 
     ``TV_RR(H, ε) = ½ Σ_k C(H,k) |p^k q^{H−k} − q^k p^{H−k}|``, ``p = e^ε/(1+e^ε)``, ``q = 1 − p`` (optimal composition:
-    Kairouz, Oh, Viswanath 2015). Summed as ``Σ_{k>H/2} C(H,k) p^k q^{H−k} (1 − e^{−(2k−H)ε})``, whose terms are all
-    positive, so that small ε and long horizons lose no digits.
+    Kairouz, Oh, Viswanath 2015). It is the advantage of a majority vote, which one more vote raises only by breaking a
+    tie; hence ``TV_RR(H, ε) = tanh(ε/2) Σ_{m<H/2} C(2m,m) (2 cosh(ε/2))^{−2m}``, all terms positive, so that small ε
+    and long horizons lose no digits.
 
     Args:
         horizon: `H`, a single integer.
@@ -64,14 +126,20 @@ def tv_randomised_response(horizon: int, epsilon: Any) -> Array:
 
     Returns:
         An array of the shape of `epsilon`, at most one.
-    """
-    from scipy.stats import binom  # imported here: it alone would double the time that `import theory` takes
 
-    eps = np.asarray(epsilon, dtype=np.float64)[..., None]
-    k = np.arange(horizon // 2 + 1, horizon + 1)
-    p = 1.0 / (1.0 + np.exp(-eps))
-    with np.errstate(over="ignore"):
-        return np.asarray((binom.pmf(k, horizon, p) * -np.expm1(-(2 * k - horizon) * eps)).sum(axis=-1))
+    """
+    return _randomised_response_terms(horizon, epsilon).sum(axis=-1)
+
+
+def _randomised_response_terms(horizon: int, epsilon: Any) -> Array:
+    """``tanh(ε/2) C(2m,m) (2 cosh(ε/2))^{−2m}`` for ``m < H/2``: shape of `epsilon`, and one axis of terms."""
+    half = np.asarray(epsilon)[..., None] / 2
+    m = np.arange(1, (horizon + 1) // 2)
+    tie = (1 - np.tanh(half) ** 2) * (2 * m - 1) / (2 * m)  # ratio of a term to the one before
+    return np.tanh(half) * np.cumprod(np.concatenate([np.ones_like(half), tie], axis=-1), axis=-1)
+
+
+# --- Theorem 2: RL on the endogenous reward, reward units -----------------------------------------------------------
 
 
 def rl_gap_paper(horizon: Any, epsilon: Any, width: Any = 1.0) -> Array:
@@ -87,11 +155,26 @@ def rl_gap(horizon: Any, epsilon: Any, alpha: Any) -> Array:
     return 2 * np.asarray(alpha) * horizon * epsilon
 
 
+def rl_gap_anchored(horizon: Any, epsilon: Any, alpha: Any, beta: Any) -> Array:
+    """KL-regularised RL, ``π_β ∝ π̂^{1+α/β}``: ``V^{π_E}_{r*} − V^{π_β}_{r*} ≤ 2αHε + βHε tanh(ε/2)``."""
+    return rl_gap(horizon, epsilon, alpha) + np.asarray(beta) * kl_ball(horizon, epsilon)
+
+
+# --- Distances between the laws of a response -----------------------------------------------------------------------
+
+
 def kl_ball(horizon: Any, epsilon: Any) -> Array:
-    """``KL(π̂(τ)‖π_E(τ)) ≤ Hε tanh(ε/2)``, nats."""
+    """``KL(π̂(τ)‖π_E(τ)) ≤ Hε tanh(ε/2)``, nats, and the same for ``KL(π_E(τ)‖π̂(τ))``."""
     return np.asarray(horizon) * epsilon * np.tanh(np.asarray(epsilon) / 2)
 
 
 def tv_pinsker(kl: Any) -> Array:
     """``TV ≤ √(KL/2)``, and never above one (Pinsker)."""
-    return np.minimum(np.sqrt(np.maximum(np.asarray(kl), 0.0) / 2), 1.0)
+    xp = array_namespace(np.asarray(kl))
+    return xp.minimum(np.sqrt(xp.maximum(np.asarray(kl), 0.0) / 2), 1.0)
+
+
+def tv_hellinger(affinity: Any) -> Array:
+    """``TV ≤ √(1 − BC²)`` with the Bhattacharyya coefficient ``BC = Σ_τ √(π_E(τ) π̂(τ))``; below Pinsker's bound."""
+    affinity = np.asarray(affinity)
+    return np.sqrt(array_namespace(affinity).maximum((1 - affinity) * (1 + affinity), 0.0))

@@ -451,7 +451,7 @@ STATEMENTS: tuple[Statement, ...] = (
         "docs §4",
         "V^{π_E} − V^{π̂} ≤ H·TV_RR(H,ε) ≈ H^{3/2}ε/√2π",
         lambda i: i.clone_gap,
-        lambda i: bounds.clone_gap_randomised_response(i.horizon, i.epsilon, i.width),
+        lambda i: bounds.clone_gap_composition(i.horizon, i.epsilon, i.width),
         ceiling=lambda i: i.horizon * i.width * (1 - 1e-9),
     ),
     Statement(

@@ -87,7 +87,7 @@ def horizon_curve(horizons: Sequence[int] = HORIZONS, *, alpha: float = 0.25, ep
         pair = swapped_pair(H, alpha, epsilon)
         rl.append(float(pair.best_value - pair.rl_value))
     steps = np.array(horizons)
-    composition = [float(bounds.clone_gap_randomised_response(int(h), epsilon)) for h in horizons]
+    composition = [float(bounds.clone_gap_composition(int(h), epsilon)) for h in horizons]
     return HorizonCurve(
         alpha,
         epsilon,
