@@ -12,9 +12,9 @@ from llm_bridge.train import train_on_demonstrations
 from llm_bridge.tree import TokenTree, parse_tokens, token_tree
 from theory.arrays import require_positive
 from theory.gallery import random_tree
+from theory.instance import Instance
 from theory.reward import endogenous_reward
 from theory.soft import soft_optimal
-from theory.statements import Instance
 from theory.verify import Group
 
 __all__ = ["model_group", "trained_group"]

@@ -10,7 +10,7 @@ NumPy tables are stored *token-major*: the memory order is that of ``(V, *batch,
 over tokens run along contiguous memory. That changes speed only, never a result.
 
 Every function computes in the array namespace of its input: torch tensors stay torch tensors, on their device
-and with their gradients.
+and with their gradients, and arrays of balls (`theory.intervals`) stay rigorous.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ import os
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
+import array_api_compat
 import numpy as np
-from array_api_compat import array_namespace, device, is_numpy_array, is_torch_array
+from array_api_compat import device, is_numpy_array, is_torch_array
+
+from theory.intervals import NAMESPACE, is_balls
 
 __all__ = [
     "Array",
@@ -52,12 +55,19 @@ MEMORY_SHARE = 0.8
 """Share of the memory now free that one call may plan to fill."""
 
 
+def array_namespace(*arrays: Array) -> Any:
+    """The array-API namespace of `arrays`: that of balls if one of them holds balls."""
+    return NAMESPACE if any(map(is_balls, arrays)) else array_api_compat.array_namespace(*arrays)
+
+
 def as_float(values: Any) -> Array:
-    """Floating-point array of `values`: torch tensors and ``float64``/``longdouble`` arrays as they are, the rest
-    converted to ``float64``.
+    """Floating-point array of `values`: torch tensors, ``float64``/``longdouble`` arrays and balls as they are, the
+    rest converted to ``float64``.
     """
     if is_torch_array(values):
         return values if values.dtype.is_floating_point else values.double()
+    if is_balls(values):
+        return values
     array = np.asarray(values)
     return array if array.dtype in (np.float64, np.longdouble) else array.astype(np.float64)
 
@@ -139,7 +149,7 @@ def require_positive(name: str, value: Any) -> Array | float:
     bad = ~((array > 0) & (array < float("inf")))
     if bool(bad.any()):
         raise ValueError(f"{name}={float(array[bad][0])}: must be positive and finite")
-    return array if array.ndim else float(array)
+    return array if array.ndim or is_balls(array) else float(array)
 
 
 def soft_maximum(q: Array, alpha: Array | float) -> Array:

@@ -170,11 +170,13 @@ def kl_ball(horizon: Any, epsilon: Any) -> Array:
 
 def tv_pinsker(kl: Any) -> Array:
     """``TV ≤ √(KL/2)``, and never above one (Pinsker)."""
-    xp = array_namespace(np.asarray(kl))
-    return xp.minimum(np.sqrt(xp.maximum(np.asarray(kl), 0.0) / 2), 1.0)
+    nats = np.asarray(kl)
+    xp = array_namespace(nats)
+    return xp.minimum(xp.sqrt(xp.maximum(nats, 0.0) / 2), 1.0)
 
 
 def tv_hellinger(affinity: Any) -> Array:
     """``TV ≤ √(1 − BC²)`` with the Bhattacharyya coefficient ``BC = Σ_τ √(π_E(τ) π̂(τ))``; below Pinsker's bound."""
     affinity = np.asarray(affinity)
-    return np.sqrt(array_namespace(affinity).maximum((1 - affinity) * (1 + affinity), 0.0))
+    xp = array_namespace(affinity)
+    return xp.sqrt(xp.maximum((1 - affinity) * (1 + affinity), 0.0))

@@ -221,6 +221,40 @@ def kl(policy: Policy, other: Policy, *, per_prompt: bool = False) -> Array:
     return first if per_prompt else policy.dynamics.average(first)
 
 
+def bhattacharyya(policy: Policy, other: Policy) -> Array:
+    """``BC = Σ_τ √(π(τ|s₁) π'(τ|s₁))`` for each prompt: ``(*batch, P)``, from 0 (disjoint) to 1 (equal).
+
+    ``BC(s) = Σ_a √(π(a|s) π'(a|s)) BC(s⊕a)``; the squared Hellinger distance is ``1 − BC``.
+    """
+    require_same_dynamics(policy.dynamics, other.dynamics)
+    roots = [_exp((one + two) / 2) for one, two in zip(policy.log_probs, other.log_probs, strict=True)]
+    affinity = array_namespace(roots[-1]).sum(roots[-1], axis=-1)
+    for h in reversed(range(policy.horizon - 1)):
+        affinity = array_namespace(roots[h]).sum(roots[h] * policy.dynamics.children(h, affinity), axis=-1)
+    return affinity
+
+
+def trajectory_tv(policy: Policy, other: Policy) -> Array:
+    """``TV(π(τ|s₁), π'(τ|s₁)) = ½ Σ_τ |π(τ|s₁) − π'(τ|s₁)|`` for each prompt, over all responses: ``(*batch, P)``.
+
+    Raises:
+        ValueError: the tree of all responses does not fit into memory.
+
+    """
+    require_same_dynamics(policy.dynamics, other.dynamics)
+    d = policy.dynamics
+    require_tree_memory(d.vocab_size, d.horizon, d.n_prompts, "the law of every response", bytes_per_prefix=32)
+    leaves = []
+    for each in (policy, other):
+        log_mass: Array = 0.0
+        for table in each.as_tree().log_probs:
+            log_mass = (log_mass + table).reshape((*table.shape[:-2], -1, 1))
+        leaves.append(_exp(log_mass).reshape((*log_mass.shape[:-2], d.n_prompts, -1)))
+    gap = leaves[0] - leaves[1]
+    xp = array_namespace(gap)
+    return xp.sum(xp.abs(gap), axis=-1) / 2
+
+
 def log_ratios(policy: Policy, other: Policy) -> list[Array]:
     """``log π(a|s) − log π'(a|s)`` by layer; zero where neither ever chooses the token."""
     ratios = []

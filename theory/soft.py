@@ -23,8 +23,9 @@ from theory.arrays import (
 )
 from theory.mdp import TokenMDP
 from theory.policy import Policy, best_continuations
+from theory.reward import endogenous_reward
 
-__all__ = ["Solution", "plain_optimal", "soft_optimal", "soft_q_values", "soft_values"]
+__all__ = ["Solution", "plain_optimal", "power_policy", "soft_optimal", "soft_q_values", "soft_values"]
 
 SAFE_EXPONENT = 600.0
 """``exp(±600)`` and sums of a few of them are far from overflow and underflow in double precision."""
@@ -101,6 +102,25 @@ def plain_optimal(mdp: TokenMDP) -> Solution:
         log_probs.append(token_major(xp.where(tokens == first_best, xp.zeros_like(q), float("-inf"))))
         values.append(xp.max(q, axis=-1))
     return Solution(Policy(mdp.dynamics, tuple(log_probs)), tuple(values))
+
+
+def power_policy(policy: Policy, exponent: Any) -> Policy:
+    """The sequence-level power ``π^κ(τ|s₁) / Σ_τ' π^κ(τ'|s₁)``: `π` sharpened (κ > 1) or flattened (κ < 1).
+
+    It is the soft-optimal policy of the reward ``κ log π`` at temperature 1, and with ``κ = 1 + α/β`` the maximiser of
+    ``V^π'_{r̂} − β KL(π'‖π)``, `r̂` the endogenous reward of `π` at temperature `α`. Not a token-level temperature: each
+    conditional needs the sum over continuations.
+
+    Args:
+        policy: `π`. What it never writes stays so.
+        exponent: `κ`, positive, scalar or ``batch``.
+
+    Raises:
+        ValueError: `exponent` is not positive and finite.
+
+    """
+    reward = endogenous_reward(policy, require_positive("exponent", exponent), gauge="logprob")
+    return soft_optimal(reward, 1.0).policy
 
 
 def _sweep(mdp: TokenMDP, alpha: Array | float) -> Iterator[tuple[int, Array | float, Array]]:

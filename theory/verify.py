@@ -15,9 +15,11 @@ from tqdm import tqdm
 from theory.adversary import worst_clone, worst_map
 from theory.files import replacing
 from theory.gallery import coin_payoff, random_tree, swapped_pair
+from theory.instance import Instance
 from theory.policy import sample_log_ratio_ball
 from theory.soft import soft_optimal
-from theory.statements import STATEMENTS, Instance, Summary, summarise
+from theory.statements import STATEMENTS
+from theory.verdict import Summary, summarise
 
 __all__ = ["Group", "Row", "exact_groups", "render", "run", "write_json"]
 
