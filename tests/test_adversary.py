@@ -17,6 +17,7 @@ from theory.adversary import (
     floors,
     preference_attaining_policy,
     worst_clone,
+    worst_kl,
     worst_map,
     worst_preference,
     worst_preference_pair,
@@ -26,6 +27,7 @@ from theory.policy import (
     Policy,
     Responses,
     all_responses,
+    kl,
     log_prob,
     map_response,
     max_log_ratio,
@@ -92,6 +94,38 @@ def row_program(p, cost, epsilon):
     solved = linprog(cost, A_eq=np.ones((1, len(p))), b_eq=[p.sum()], bounds=bounds, method="highs")
     assert solved.status == 0
     return solved.fun
+
+
+# --- Divergence ----------------------------------------------------------------------------------------------------
+
+
+@check
+@given(problems(), epsilons)
+def test_worst_kl_is_attained_in_the_ball_and_never_beaten(problem, epsilon):
+    _, expert = problem
+    policy, values = worst_kl(expert, epsilon)
+    assert_in_ball(policy, expert, epsilon)
+    assert_allclose(values[0], kl(policy, expert, per_prompt=True), rtol=1e-10, atol=1e-12)
+    for member in ball_members(expert, epsilon):
+        assert (kl(member, expert, per_prompt=True) <= values[0] + 1e-12).all()
+    H = expert.horizon
+    assert (values[0] <= H * epsilon * np.tanh(epsilon / 2) * (1 + 1e-12)).all()
+
+
+def test_worst_kl_of_a_fair_coin_by_hand():
+    """One fair coin: the ball lets one side fall to ``e^{−ε}/2``, no vertex is further."""
+    mdp = TokenMDP.tree([np.zeros((1, 2))])
+    expert = soft_optimal(mdp, 1.0).policy
+    low = math.exp(-0.5) / 2
+    assert worst_kl(expert, 0.5).values[0][0] == pytest.approx(
+        low * math.log(2 * low) + (1 - low) * math.log(2 * (1 - low)), rel=1e-13
+    )
+
+
+def test_worst_kl_refuses_a_large_vocabulary():
+    mdp = TokenMDP.tree([np.zeros((1, 9))])
+    with pytest.raises(ValueError, match="vocab_size=9"):
+        worst_kl(soft_optimal(mdp, 1.0).policy, 0.1)
 
 
 # --- Cloning -------------------------------------------------------------------------------------------------------

@@ -138,7 +138,7 @@ def test_swapped_pair_attains_the_rl_bound(horizon, alpha, epsilon):
 def test_coin_payoff_expert_is_uniform_over_coins_and_indifferent(alpha):
     """Both outcomes have the same soft value; their plain values differ by ``α(log 2 − H(p))`` a step."""
     H = 9
-    mdp = coin_payoff(H, alpha)
+    mdp = coin_payoff(H, alpha, coin_fraction=1 / 3)
     coins = next(h for h, size in enumerate(mdp.dynamics.layer_sizes) if h and size == 2 and h > 1)
     solution = soft_optimal(mdp, alpha)
     for h in range(coins):
@@ -153,7 +153,7 @@ def test_coin_payoff_expert_is_uniform_over_coins_and_indifferent(alpha):
 
 def test_cloning_loses_three_halves_and_rl_loses_one():
     """The exponents of the README's figure, on fewer and larger horizons."""
-    curve = horizon_curve((256, 512, 1024), alpha=0.25, epsilon=0.01)
+    curve = horizon_curve((256, 512, 1024), alpha=0.25, vocab_size=2, epsilon=0.01)
     assert fit_exponent(curve.horizons, curve.clone).slope == pytest.approx(1.5, abs=0.02)
     assert fit_exponent(curve.horizons, curve.rl).slope == pytest.approx(1.0, abs=1e-6)
     assert all(exact <= bound for exact, bound in zip(curve.clone, curve.clone_composition, strict=True))

@@ -10,7 +10,7 @@ in nats. The cloning adversaries take torch tensors too, with their gradients; t
 from __future__ import annotations
 
 import math
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +29,7 @@ __all__ = [
     "floors",
     "preference_attaining_policy",
     "worst_clone",
+    "worst_kl",
     "worst_map",
     "worst_preference",
     "worst_preference_pair",
@@ -37,8 +38,11 @@ __all__ = [
 MAP_TOLERANCE = 1e-12
 """Relative tolerance on ``log π̂(τ)`` with which a response counts as no less probable than another."""
 
-MAX_PAIR_RESPONSES = 512
+MAX_PAIR_RESPONSES = 4096
 """Responses per prompt up to which `worst_preference_pair` compares all pairs."""
+
+PAIRS_AT_ONCE = 1 << 18
+"""Pairs in one array program of `worst_preference_pair`."""
 
 SMALL_VOCABULARY = 8
 """Up to this many tokens, comparing each pair of them is faster than sorting."""
@@ -180,6 +184,63 @@ def _stack_tokens(columns: list[Array]) -> Array:
     """One array per token as a table, stored token-major."""
     xp = array_namespace(*columns)
     return xp.moveaxis(xp.stack(columns, axis=0), 0, -1)
+
+
+# --- Divergence ----------------------------------------------------------------------------------------------------
+
+
+def worst_kl(expert: Policy, epsilon: Any) -> Solution:
+    """The policy of the ball with the greatest ``KL(π̂(τ)‖π_E(τ))``: exact. ``α`` times it is the regularised gap.
+
+    ``K(s) = max_p̂ Σ_a p̂(a) [log p̂(a)/p(a) + K(s⊕a)]`` is convex in the row, so it is attained at a vertex of the row's
+    ball: all tokens but one at ``e^{±ε}p``. (Which ones is a subset-sum problem, so every vertex is looked at.)
+
+    Args:
+        expert: the centre `π_E` of the ball.
+        epsilon: radius in nats, scalar or ``batch``.
+
+    Returns:
+        The policy and the divergences from each state on, `H` arrays ``(*batch, n_h)``, nats.
+
+    Raises:
+        ValueError: `epsilon` is not positive and finite, or there are more than `SMALL_VOCABULARY` tokens.
+
+    """
+    V = expert.dynamics.vocab_size
+    if V > SMALL_VOCABULARY:
+        raise ValueError(f"vocab_size={V}: worst_kl looks at V·2^(V-1) vertices a state; at most {SMALL_VOCABULARY}")
+    radius = require_positive("epsilon", epsilon)
+    log_probs: list[Array] = []
+    values: list[Array] = []
+    following: Array | None = None
+    for h in reversed(range(expert.horizon)):
+        log_p = expert.log_probs[h]
+        tilt, following = _most_divergent_tilt(log_p, radius, expert.dynamics.children(h, following))
+        log_probs.append(token_major(log_p + tilt))
+        values.append(following)
+    return Solution(Policy(expert.dynamics, tuple(reversed(log_probs))), tuple(reversed(values)))
+
+
+def _most_divergent_tilt(log_p: Array, radius: Array | float, below: Array | float) -> tuple[Array, Array]:
+    """``log p̂/p`` of the best vertex of each row ``(*batch, n, V)``, and its objective ``(*batch, n)``."""
+    V = log_p.shape[-1]
+    p, eps = np.exp(log_p), expand(radius, 2)
+    best, best_tilt = np.full(p.shape[:-1], -np.inf), np.zeros(p.shape)
+    for free in range(V):
+        others = np.arange(V) != free
+        for ends in product((-1.0, 1.0), repeat=V - 1):
+            tilt = np.zeros(p.shape)
+            tilt[..., others] = np.array(ends) * eps
+            left = 1.0 - (p * np.exp(tilt))[..., others].sum(axis=-1)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                tilt[..., free] = np.log(left / p[..., free])
+            room = np.abs(tilt[..., free]) <= expand(radius, 1) * (1 + 1e-12) + 1e-15
+            tilt = np.where(room[..., None], tilt, 0.0)
+            value = np.where(room, (p * np.exp(tilt) * (tilt + below)).sum(axis=-1), -np.inf)
+            better = value > best
+            best = np.where(better, value, best)
+            best_tilt = np.where(better[..., None], tilt, best_tilt)
+    return best_tilt, best
 
 
 # --- Reinforcement learning: the worst most probable response ------------------------------------------------------
@@ -469,12 +530,20 @@ def worst_preference_pair(
     if mdp.batch_shape or expert.batch_shape or np.ndim(epsilon) or np.ndim(alpha):
         raise ValueError("worst_preference_pair takes one problem, without batch axes; give pairs to worst_preference")
     every = all_responses(dynamics)
-    possible = log_prob(expert, every) > -np.inf
-    prompts = n * np.arange(dynamics.n_prompts)[:, None]
-    one, two = ((prompts + i).reshape(-1) for i in np.triu_indices(n))  # with itself too: then the error is zero
-    pairs = possible[one] & possible[two]
-    first, second = (Responses(every.prompts[i[pairs]], every.tokens[i[pairs]]) for i in (one, two))
-    errors = worst_preference(mdp, expert, epsilon, alpha, first, second)
-    k = int(np.argmax(errors))
-    first, second = (Responses(r.prompts[k : k + 1], r.tokens[k : k + 1]) for r in (first, second))
-    return errors[k], first, second
+    possible = np.flatnonzero(log_prob(expert, every) > -np.inf)
+    best: tuple[Array, Responses, Responses] | None = None
+    for prompt in range(dynamics.n_prompts):
+        own = possible[possible // n == prompt]
+        for one in np.array_split(own, max(1, len(own) ** 2 // PAIRS_AT_ONCE)):
+            i, j = np.meshgrid(one, own, indexing="ij")
+            i, j = i[i <= j], j[i <= j]  # with itself too: then the error is zero
+            if not i.size:
+                continue
+            first, second = (Responses(every.prompts[k], every.tokens[k]) for k in (i, j))
+            errors = worst_preference(mdp, expert, epsilon, alpha, first, second)
+            k = int(np.argmax(errors))
+            if best is None or errors[k] > best[0]:
+                first, second = (Responses(r.prompts[k : k + 1], r.tokens[k : k + 1]) for r in (first, second))
+                best = errors[k], first, second
+    assert best is not None  # every state allows a token, so every prompt has a response
+    return best

@@ -23,6 +23,7 @@ __all__ = [
     "clone_gap_stepwise",
     "clone_gap_three_halves",
     "effective_horizon",
+    "every_bound",
     "kl_ball",
     "preference_tv_of_pair",
     "preference_tv_paper",
@@ -158,6 +159,29 @@ def rl_gap(horizon: Any, epsilon: Any, alpha: Any) -> Array:
 def rl_gap_anchored(horizon: Any, epsilon: Any, alpha: Any, beta: Any) -> Array:
     """KL-regularised RL, ``π_β ∝ π̂^{1+α/β}``: ``V^{π_E}_{r*} − V^{π_β}_{r*} ≤ 2αHε + βHε tanh(ε/2)``."""
     return rl_gap(horizon, epsilon, alpha) + np.asarray(beta) * kl_ball(horizon, epsilon)
+
+
+def every_bound(horizon: int, epsilon: float, alpha: float, width: float = 1.0) -> dict[str, float]:
+    """Each bound in `ε`, by the name of its function; `regularised_gap` is ``α·kl_ball``, of the regularised values.
+
+    `preference_tv_sharp` is for responses that differ from the first token on, `rl_gap_anchored` for ``β = α``.
+    """
+    found = {
+        "preference_tv_paper": preference_tv_paper(horizon, epsilon, alpha),
+        "preference_tv_sharp": preference_tv_sharp(horizon, epsilon, alpha),
+        "clone_gap_paper": clone_gap_paper(horizon, epsilon, width),
+        "clone_gap_elementary": clone_gap_elementary(horizon, epsilon, width),
+        "clone_gap_three_halves": clone_gap_three_halves(horizon, epsilon, width),
+        "clone_gap_composition": clone_gap_composition(horizon, epsilon, width),
+        "clone_gap_stepwise": clone_gap_stepwise(horizon, epsilon, width),
+        "rl_gap_paper": rl_gap_paper(horizon, epsilon, width),
+        "rl_gap": rl_gap(horizon, epsilon, alpha),
+        "rl_gap_anchored": rl_gap_anchored(horizon, epsilon, alpha, alpha),
+        "kl_ball": kl_ball(horizon, epsilon),
+        "regularised_gap": alpha * kl_ball(horizon, epsilon),
+        "tv_randomised_response": tv_randomised_response(horizon, epsilon),
+    }
+    return {name: float(value) for name, value in found.items()}
 
 
 # --- Distances between the laws of a response -----------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The ``endorm`` command: ``verify`` and ``solve``. torch is loaded only where a model is needed.
+"""The ``endorm`` command: ``verify``, ``curves`` and ``solve``. torch is loaded only where a model is needed.
 
 Exit codes: 0, everything holds; 1, a statement is violated; 2, bad input (one line on standard error).
 """
@@ -64,6 +64,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("--json", type=Path, metavar="FILE", help="also write the report to FILE")
 
+    curves = commands.add_parser("curves", help="exact worst cases against the horizon, their exponents and crossover")
+    curves.set_defaults(run=_curves)
+    curves.add_argument("--family", default="all", help="coin-payoff (cloning), swapped-pair (RL), preference, or all")
+    curves.add_argument("--horizons", metavar="H[,H…]", help="tokens of a response (default 2,4,8,…,65536)")
+    curves.add_argument(
+        "--alpha", metavar="A[,A…]", help="temperatures (default 0.18,1); preferences are drawn at the largest"
+    )
+    curves.add_argument("--vocab", metavar="V[,V…]", help="vocabulary sizes of coin–payoff, even (default 2,256)")
+    curves.add_argument("--epsilon", metavar="E", help="radius of the ball, nats, the same at every horizon")
+    curves.add_argument("--epsilon-over-sqrt", metavar="C", help="radius C/√H; default: both, with 0.01, in two panels")
+    curves.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        default=Path("out/curves"),
+        help="folder for curves.json and the figures (default out/curves)",
+    )
+
     solve = commands.add_parser("solve", help="solve a token MDP from an .npz file")
     solve.set_defaults(run=_solve)
     solve.add_argument("file", type=Path, metavar="FILE.npz")
@@ -81,6 +99,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     groups = [*verify.exact_groups(arguments.seed, n_instances=arguments.instances), *model_groups]
     rows = verify.run(groups)
     print(verify.render(groups, rows))
+    print(f"\n{verify.attained(groups, rows)}")
     verdicts = [row.summary.verdict for row in rows]
     counts = ", ".join(f"{verdicts.count(v)} {v}" for v in ("holds", "violated", "undecided"))
     horizon, preference = sweep.horizon_curve(), sweep.preference_curve()
@@ -97,8 +116,10 @@ def _verify(arguments: argparse.Namespace) -> int:
     verify.write_json(arguments.out / "report.json", report)
     if arguments.json is not None:
         verify.write_json(arguments.json, report)
-    clone, rl = (sweep.fit_exponent(horizon.horizons, ys) for ys in (horizon.clone, horizon.rl))
-    print(f"\nexponents of the exact error in H: cloning {clone}, RL on the endogenous reward {rl}")
+    print(
+        f"\nexponents in H of the exact error over ε (ε = {horizon.rule}): cloning {horizon.exponent('clone')} "
+        f"({horizon.local_exponent('clone'):.2f} at the longest), RL on the endogenous reward {horizon.exponent('rl')}"
+    )
     if note:
         print(note)
     print(f"{counts}; report and figures in {arguments.out} ({time.monotonic() - started:.0f} s)")
@@ -130,12 +151,16 @@ def _check_verify(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--instances={arguments.instances}: must be at least 1")
     if not 0 <= arguments.seed < 2**63:
         raise ValueError(f"--seed={arguments.seed}: must be from 0 to 2^63 - 1")
-    if arguments.out.exists() and not arguments.out.is_dir():
-        raise ValueError(f"--out={arguments.out} is a file: give a folder")
-    parent = next(folder for folder in (arguments.out, *arguments.out.parents) if folder.exists())
-    if not os.access(parent, os.W_OK):
-        raise OSError(f"--out={arguments.out}: {parent} cannot be written to; give another folder")
+    _check_out(arguments.out)
     _check_json(arguments.json)
+
+
+def _check_out(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out={folder} is a file: give a folder")
+    parent = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not os.access(parent, os.W_OK):
+        raise OSError(f"--out={folder}: {parent} cannot be written to; give another folder")
 
 
 def _check_alpha(alpha: float) -> None:
@@ -167,6 +192,98 @@ def _model_groups(arguments: argparse.Namespace) -> tuple[list[Any], str]:
     given = {name: getattr(arguments, name) for name in MODEL_OPTIONS if getattr(arguments, name) is not None}
     prompts = given.pop("prompt", [])
     return [checks.model_group(arguments.model, prompts=prompts, **given)], ""
+
+
+UNREAD = {
+    "preference": ("horizons", "vocab", "epsilon", "epsilon_over_sqrt"),
+    "swapped-pair": ("vocab",),
+}
+"""Options of ``curves`` that a family has no use for."""
+
+MAX_HORIZON, MAX_VOCAB, EPSILONS, MAX_CURVES = 2**22, 2**20, (1e-12, 20.0), 8
+
+
+def _curves(arguments: argparse.Namespace) -> int:
+    from theory import __version__, plot, sweep, verify
+
+    started = time.monotonic()
+    families, alphas, grid = _check_curves(arguments)
+    curves = [sweep.horizon_curve(**point) for point in grid]
+    preference = sweep.preference_curve(alpha=max(alphas)) if arguments.family in ("preference", "all") else None
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    figures = {}
+    for curve in sweep.headlines(curves):
+        name = "error_vs_horizon" if curve.over_sqrt else "error_vs_horizon_fixed_epsilon"
+        figures[name] = plot.horizon_figure(curve, families)
+    if "coin-payoff" in families:
+        figures |= {"clone_constant": plot.constant_figure(curves), "crossover": plot.crossover_figure(curves)}
+    if preference is not None:
+        figures["tv_vs_epsilon"] = plot.preference_figure(preference)
+    for name, figure in figures.items():
+        plot.save(figure, arguments.out, name)
+    report = {
+        "version": __version__,
+        "arguments": {name: value for name, value in vars(arguments).items() if name not in ("run", "out")},
+        "horizon": [curve.as_dict(families) for curve in curves],
+        "preference": None if preference is None else preference.as_dict(),
+    }
+    verify.write_json(arguments.out / "curves.json", report)
+    if curves:
+        print(sweep.render(curves, families))
+    if preference is not None:
+        print(preference)
+    print(f"curves.json and figures in {arguments.out} ({time.monotonic() - started:.0f} s)")
+    return 0
+
+
+def _check_curves(arguments: argparse.Namespace) -> tuple[tuple[str, ...], list[float], list[dict[str, Any]]]:
+    """Families of horizon curves, temperatures, and the arguments of each curve."""
+    from theory.sweep import FAMILIES, HORIZONS
+
+    family = arguments.family
+    if family not in (*FAMILIES, "preference", "all"):
+        raise ValueError(f"--family={family}: must be {', '.join(FAMILIES)}, preference or all")
+    for name in UNREAD.get(family, ()):
+        if getattr(arguments, name) is not None:
+            raise ValueError(f"--{name.replace('_', '-')} is not read by --family {family}")
+    families = tuple(name for name in FAMILIES if family in (name, "all"))
+    alphas = _numbers("--alpha", arguments.alpha, "0.18,1", float, *ALPHAS)
+    horizons = _numbers("--horizons", arguments.horizons, ",".join(map(str, HORIZONS)), int, 2, MAX_HORIZON)
+    vocabs = _numbers("--vocab", arguments.vocab, "2,256", int, 2, MAX_VOCAB)
+    odd = [V for V in vocabs if V % 2]
+    if odd:
+        raise ValueError(f"--vocab={odd[0]}: must be even, so that half the tokens are heads")
+    if "coin-payoff" not in families:
+        vocabs = vocabs[:1]  # the swapped pair's gap has no V in it
+    if len(alphas) * len(vocabs) > MAX_CURVES:
+        raise ValueError(f"--alpha, --vocab: {len(alphas) * len(vocabs)} pairs; a figure can show {MAX_CURVES}")
+    rules = [{"epsilon_over_sqrt": 0.01}, {"epsilon": 0.01}]
+    given = [name for rule in rules for name in rule if getattr(arguments, name) is not None]
+    if len(given) > 1:
+        raise ValueError("--epsilon and --epsilon-over-sqrt: give one of them")
+    for name in given:
+        option, text = f"--{name.replace('_', '-')}", getattr(arguments, name)
+        radii = _numbers(option, text, "", float, *EPSILONS)
+        if len(radii) > 1:
+            raise ValueError(f"{option}={text}: give one number")
+        rules = [{name: radii[0]}]
+    _check_out(arguments.out)
+    points = [{"alpha": alpha, "vocab_size": V, "horizons": horizons} for V in vocabs for alpha in alphas if families]
+    return families, alphas, [point | rule for rule in rules for point in points]
+
+
+def _numbers(
+    option: str, text: str | None, default: str, kind: type[float] | type[int], low: float, high: float
+) -> list[Any]:
+    """Numbers separated by commas, in increasing order, each once, from `low` to `high`."""
+    try:
+        numbers = sorted({kind(word) for word in (default if text is None else text).split(",")})
+    except ValueError:
+        raise ValueError(f"{option}={text}: must be numbers separated by commas") from None
+    for number in numbers:
+        if not low <= number <= high:
+            raise ValueError(f"{option}={number:g}: must be from {low:g} to {high:g}")
+    return numbers
 
 
 def _solve(arguments: argparse.Namespace) -> int:

@@ -2,41 +2,115 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from theory.files import replacing
-from theory.sweep import HorizonCurve, PreferenceCurve, fit_exponent
+from theory.sweep import FAMILIES, HorizonCurve, PreferenceCurve
 
-__all__ = ["horizon_figure", "preference_figure", "save"]
+__all__ = ["constant_figure", "crossover_figure", "horizon_figure", "preference_figure", "save"]
 
 CLONE, RL = "#b3322c", "#1f5f99"
+PALETTE = ("#b3322c", "#d98a1f", "#3a8a4d", "#1f5f99", "#7a4a9c", "#8c6d4f", "#4aa3a2", "#555555")
+LABEL_GAP = 0.045
+"""Least distance of two labels at the ends of lines, as a share of the value axis."""
 
 
-def horizon_figure(curve: HorizonCurve) -> Figure:
-    """Error against `H` on log axes: cloning and RL on the endogenous reward, beside their bounds."""
+def horizon_figure(curve: HorizonCurve, families: Collection[str] = tuple(FAMILIES)) -> Figure:
+    """Worst-case error over ε against `H` on log axes, each line labelled at its end.
+
+    Args:
+        curve: what to draw.
+        families: cloning's lines (``"coin-payoff"``), those of RL (``"swapped-pair"``), or both.
+    """
     figure = Figure(figsize=(7.2, 4.8), layout="constrained")
     axes = figure.subplots()
-    H = curve.horizons
-    axes.loglog(H, curve.clone_paper, color=CLONE, ls=":", label="bound, cloning: paper, $H^2\\epsilon$")
-    axes.loglog(
-        H, curve.clone_composition, color=CLONE, ls="--", label="bound, cloning: sharp, $H\\,TV_{RR}(H,\\epsilon)$"
+    dashed, dotted = {"ls": "--", "lw": 1.2}, {"ls": ":", "lw": 1.4}
+    cloned = {"marker": "o", "ms": 4, "lw": 1.8}
+    at_rl = {"marker": "s", "ms": 4, "mfc": "white", "lw": 1.8}
+    lines: list[tuple[str, str, dict[str, Any]]] = []
+    if "coin-payoff" in families:
+        lines += [
+            ("clone_paper", "cloning, paper's bound", dotted),
+            ("clone_stepwise", "cloning, sharp bound", dashed),
+            ("clone", "cloning, exact worst clone", cloned),
+        ]
+    if "swapped-pair" in families:
+        lines += [
+            ("rl_paper", "RL on $\\hat r$, paper ($\\alpha\\leq 1/2$)", dotted),
+            ("rl_bound", "", dashed),
+            ("rl", "RL on $\\hat r$, exact, ≤ $2\\alpha H\\epsilon$", at_rl),
+        ]
+    ends = []
+    for name, label, style in lines:
+        color = CLONE if name.startswith("clone") else RL
+        axes.loglog(curve.horizons, curve.per_epsilon(name), color=color, **style)
+        slope = curve.local_exponent(name)
+        power = "" if slope is None else f"$H^{{{slope:.2f}}}$  "
+        if label:
+            ends.append((float(curve.per_epsilon(name)[-1]), power + label, color))
+    _label_ends(axes, curve.horizons[-1], ends)
+    if len(families) > 1 and curve.crossover is not None:
+        axes.axvline(curve.crossover, color="0.6", lw=0.8, zorder=0)
+        axes.annotate(
+            f" cloning can \n lose more from \n $H={curve.crossover}$ on ",
+            (curve.crossover, 0.02),
+            xycoords=("data", "axes fraction"),
+            ha="left" if curve.crossover**2 < curve.horizons[0] * curve.horizons[-1] else "right",
+            fontsize=8,
+            color="0.35",
+        )
+    axes.set(xlabel="horizon $H$ (tokens)", ylabel="plain-value error / $\\epsilon$ (reward units per nat)")
+    instances = {
+        "coin-payoff": f"cloning: coin–payoff, $V={curve.vocab_size}$, against the expert",
+        "swapped-pair": "RL on $\\hat r$: swapped pair, against the best policy",
+    }
+    figure.suptitle(
+        f"What the worst policy within $\\epsilon={_formula(curve)}$ nats of the expert loses, "
+        f"$\\alpha={curve.alpha:g}$\n" + "; ".join(text for family, text in instances.items() if family in families),
+        fontsize=9.5,
     )
-    axes.loglog(H, curve.clone, color=CLONE, marker="o", label=f"exact, cloning: $H^{{{_slope(H, curve.clone)}}}$")
-    axes.loglog(H, curve.rl_bound, color=RL, ls="--", label="bound, RL: $2\\alpha H\\epsilon$")
-    axes.loglog(H, curve.rl_paper, color=RL, ls=":", label="bound, RL: paper, $H\\epsilon$ (needs $\\alpha\\leq 1/2$)")
-    axes.loglog(H, curve.rl, color=RL, marker="s", mfc="none", label=f"exact, RL: $H^{{{_slope(H, curve.rl)}}}$")
-    axes.set_xlabel("horizon $H$ (tokens)")
-    axes.set_ylabel("plain-value error (reward units)")
-    axes.set_title(
-        f"Error against horizon, $\\alpha={curve.alpha:g}$, $\\epsilon={curve.epsilon:g}$ nats\n"
-        "cloning: worst policy of the ball on coin–payoff; RL: swapped pair",
-        fontsize=10,
-    )
-    axes.legend(fontsize=8)
-    axes.grid(alpha=0.3, which="both", lw=0.4)
+    _finish(axes)
     return figure
+
+
+def constant_figure(curves: Sequence[HorizonCurve]) -> Figure:
+    """``gap/(ε H^{3/2})`` of the worst clone against `H`: flat where the exponent is 3/2. One panel per radius rule."""
+    figure, panels = _panels(curves, "What the worst clone loses, over $\\epsilon H^{3/2}$ (coin–payoff)")
+    for axes, group in panels:
+        for curve, color in group:
+            scaled = curve.per_epsilon("clone") / np.array(curve.horizons) ** 1.5
+            axes.loglog(curve.horizons, scaled, color=color, marker="o", ms=3, lw=1.5, label=_pair(curve))
+    panels[0][0].set_ylabel("gap / ($\\epsilon H^{3/2}$)")
+    return _with_legend(figure, panels)
+
+
+def crossover_figure(curves: Sequence[HorizonCurve]) -> Figure:
+    """What the worst clone loses over what RL can lose at most, ``2αHε``, against `H`. One panel per radius rule."""
+    figure, panels = _panels(curves, "What the worst clone loses, over the bound on RL, $2\\alpha H\\epsilon$")
+    for axes, group in panels:
+        axes.axhline(1.0, color="0.3", lw=0.9)
+        for curve, color in group:
+            ratio = np.array(curve.clone) / np.array(curve.rl_bound)
+            axes.loglog(curve.horizons, ratio, color=color, marker=".", ms=4, lw=1.5, label=_pair(curve))
+        crossings = sorted((curve.crossover, color) for curve, color in group if curve.crossover is not None)
+        for k, (horizon, color) in enumerate(crossings):
+            axes.plot(horizon, 1.0, color=color, marker="o", ms=6, mec="white")
+            axes.annotate(
+                f"{horizon:,}",
+                (horizon, 1.0),
+                xytext=(4, -11 - 9 * (k % 2)),  # every other one lower: neighbours may be close
+                textcoords="offset points",
+                fontsize=8,
+                color=color,
+            )
+    panels[0][0].set_ylabel("cloning / bound on RL")
+    return _with_legend(figure, panels)
 
 
 def preference_figure(curve: PreferenceCurve) -> Figure:
@@ -71,5 +145,58 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     return paths
 
 
-def _slope(x: tuple[int, ...], y: tuple[float, ...]) -> str:
-    return f"{fit_exponent(x, y).slope:.2f}"
+Panel = tuple[Axes, list[tuple[HorizonCurve, str]]]
+
+
+def _panels(curves: Sequence[HorizonCurve], title: str) -> tuple[Figure, list[Panel]]:
+    """A figure with one panel for each radius rule, and in each its curves with a colour for each (V, α)."""
+    rules = list(dict.fromkeys(curve.rule for curve in curves))
+    pairs = list(dict.fromkeys(map(_pair, curves)))
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    panels: list[Panel] = []
+    for axes, rule in zip(figure.subplots(1, len(rules), sharey=True, squeeze=False)[0], rules, strict=True):
+        group = [curve for curve in curves if curve.rule == rule]
+        axes.set_title(f"$\\epsilon={_formula(group[0])}$", fontsize=9.5)
+        axes.set_xlabel("horizon $H$ (tokens)")
+        panels.append((axes, [(curve, PALETTE[pairs.index(_pair(curve)) % len(PALETTE)]) for curve in group]))
+    return figure, panels
+
+
+def _with_legend(figure: Figure, panels: Sequence[Panel]) -> Figure:
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), fontsize=8, frameon=False)
+    for axes, _ in panels:
+        _finish(axes)
+    return figure
+
+
+def _label_ends(axes: Axes, x: float, ends: Iterable[tuple[float, str, str]]) -> None:
+    """Write each label right of the axes at the height of its line's end, moved up where two would touch."""
+    low, high = np.log10(axes.get_ylim())
+    position = -np.inf
+    for value, label, color in sorted(ends):
+        position = max((np.log10(value) - low) / (high - low), position + LABEL_GAP)
+        axes.annotate(
+            label,
+            (1.01, position),
+            xycoords="axes fraction",
+            va="center",
+            fontsize=8,
+            color=color,
+            annotation_clip=False,
+        )
+    axes.set_xlim(right=1.2 * x)
+
+
+def _finish(axes: Axes) -> None:
+    axes.grid(alpha=0.3, lw=0.4)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _pair(curve: HorizonCurve) -> str:
+    return f"$V={curve.vocab_size}$, $\\alpha={curve.alpha:g}$"
+
+
+def _formula(curve: HorizonCurve) -> str:
+    return f"{curve.epsilon:g}/\\sqrt{{H}}" if curve.over_sqrt else f"{curve.epsilon:g}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,16 +13,23 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from theory.adversary import worst_clone, worst_map
+from theory.adversary import (
+    preference_attaining_policy,
+    worst_clone,
+    worst_kl,
+    worst_map,
+    worst_preference_pair,
+)
 from theory.files import replacing
 from theory.gallery import coin_payoff, random_tree, swapped_pair
-from theory.instance import Instance
-from theory.policy import sample_log_ratio_ball
+from theory.instance import POOL, Instance, single
+from theory.mdp import TokenMDP
+from theory.policy import Policy, sample_log_ratio_ball
 from theory.soft import soft_optimal
 from theory.statements import STATEMENTS
 from theory.verdict import Summary, summarise
 
-__all__ = ["Group", "Row", "exact_groups", "render", "run", "write_json"]
+__all__ = ["Group", "Row", "attained", "exact_groups", "render", "run", "worst_instances", "write_json"]
 
 SHAPES = tuple(
     (V, H, P) for V, H, P in ((2, 1, 1), (2, 3, 3), (3, 2, 1), (3, 4, 2), (2, 6, 1), (4, 3, 2), (4, 4, 1), (4, 5, 1))
@@ -79,14 +87,43 @@ def exact_groups(seed: int = 0, *, n_instances: int = 256) -> list[Group]:
         epsilon = _log_uniform(rng, EPSILONS, batch)
         expert = soft_optimal(mdp, alpha).policy
         sampled.append(Instance(mdp, expert, sample_log_ratio_ball(expert, epsilon, rng), alpha))
-        adversarial.append(Instance(mdp, expert, worst_clone(mdp, expert, epsilon).policy, alpha))
-        adversarial.append(Instance(mdp, expert, worst_map(mdp, expert, epsilon).policy, alpha))
+        adversarial += worst_instances(mdp, expert, alpha, epsilon)
     ranges = {"alpha": ALPHAS, "epsilon": EPSILONS, "shapes (V, H, prompts)": SHAPES}
     return [
         Group("random trees, sampled π̂", sampled, ranges),
         Group("random trees, worst π̂ of the ball", adversarial, ranges),
         Group("coin–payoff and swapped pair", list(_families()), {"horizons": (4, 16, 64), "alpha": 1.0}),
     ]
+
+
+def worst_instances(mdp: TokenMDP, expert: Policy, alpha: np.ndarray, epsilon: np.ndarray) -> list[Instance]:
+    """For each adversary of the ball an instance with its policy: cloning, RL, divergence, and the worst pair.
+
+    The worst pair is searched for where all responses to a prompt are compared (see `Instance.responses`).
+
+    Args:
+        mdp: token trees with one batch axis.
+        expert: their soft-optimal policies.
+        alpha: temperatures, ``batch``.
+        epsilon: radii in nats, ``batch``.
+
+    """
+    mapped = worst_map(mdp, expert, epsilon)
+    found = [
+        Instance(mdp, expert, worst_clone(mdp, expert, epsilon).policy, alpha),
+        Instance(mdp, expert, mapped.policy, alpha, chosen_rl_response=mapped.responses),
+        Instance(mdp, expert, worst_kl(expert, epsilon).policy, alpha),
+    ]
+    if mdp.vocab_size**mdp.horizon <= POOL:
+        centre = Instance(mdp, expert, expert, alpha)
+        policies = []
+        for k, (a, eps) in enumerate(zip(alpha, epsilon, strict=True)):
+            one = single(centre, k)
+            _, first, second = worst_preference_pair(one.mdp, one.expert, eps, a)
+            policies.append(preference_attaining_policy(one.mdp, one.expert, eps, a, first, second))
+        tables = zip(*(policy.log_probs for policy in policies), strict=True)
+        found.append(Instance(mdp, expert, Policy(mdp.dynamics, tuple(map(np.stack, tables))), alpha))
+    return found
 
 
 def _log_uniform(rng: np.random.Generator, interval: tuple[float, float], n: int) -> np.ndarray:
@@ -120,6 +157,7 @@ def render(groups: Sequence[Group], rows: Sequence[Row]) -> str:
     """The table as text: one block per group."""
     head = (
         f"{'statement':<24}{'source':<15}{'instances':>9}{'left/right':>12}{'slack':>11}  {'verdict':<10}{'vacuous':>8}"
+        f"{'in balls':>10}"
     )
     lines = []
     for group in groups:
@@ -132,17 +170,43 @@ def render(groups: Sequence[Group], rows: Sequence[Row]) -> str:
         ]
         for summary in (row.summary for row in rows if row.group == group.name):
             statement = summary.statement
-            ratio = "equal" if statement.equality else f"{summary.worst_ratio:.4g}"
-            ratio = "–" if ratio == "nan" else ratio  # the right side is nowhere positive
             vacuous = {0.0: "no", 1.0: "always"}.get(summary.vacuous_share, f"{summary.vacuous_share:.1%}")
             if statement.ceiling is None:
                 vacuous = "–"
             lines.append(
-                f"{statement.name:<24}{statement.source:<15}{summary.instances:>9}{ratio:>12}"
-                f"{summary.smallest_slack:>11.2e}  {summary.verdict:<10}{vacuous:>8}"
+                f"{statement.name:<24}{statement.source:<15}{summary.instances:>9}{_ratio(summary):>12}"
+                f"{summary.smallest_slack:>11.2e}  {summary.verdict:<10}{vacuous:>8}{summary.certified:>10}"
             )
         lines += _remarks(group, rows)
     return "\n".join(lines).lstrip("\n")
+
+
+def _ratio(summary: Summary) -> str:
+    """``left/right``; for an equality what balls bound the difference by."""
+    number = summary.equal_within if summary.statement.equality else summary.worst_ratio
+    if math.isnan(number):
+        return "–"  # the right side is nowhere positive, or an equality that was not evaluated in balls
+    return (
+        f"= to {10.0 ** math.ceil(math.log10(max(number, 1e-300))):.0e}"
+        if summary.statement.equality
+        else f"{number:.4g}"
+    )
+
+
+def attained(groups: Sequence[Group], rows: Sequence[Row]) -> str:
+    """The largest ``left/right`` of each bound in each group, side by side, as text."""
+    names = [f"({k + 1})" for k in range(len(groups))]
+    lines = ["attained fraction of each bound, largest left/right"]
+    lines += [f"  {name} {group.name}" for name, group in zip(names, groups, strict=True)]
+    lines.append(f"{'statement':<20}{'claim':<52}" + "".join(f"{name:>9}" for name in names))
+    lines.append("-" * len(lines[-1]))
+    summaries = {(row.group, row.summary.statement.name): row.summary for row in rows}
+    for statement in (s for s in STATEMENTS if not s.equality):
+        here = [summaries.get((group.name, statement.name)) for group in groups]
+        shown = ["–" if summary is None else _ratio(summary) for summary in here]
+        accents = sum(map(bool, map(unicodedata.combining, statement.claim)))  # characters that take no room
+        lines.append(f"{statement.name:<20}{statement.claim:<{52 + accents}}" + "".join(f"{x:>9}" for x in shown))
+    return "\n".join(lines)
 
 
 def _remarks(group: Group, rows: Sequence[Row]) -> list[str]:
