@@ -10,9 +10,12 @@ import importlib.util
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from theory.mdp import TokenMDP
 
 __all__ = ["main"]
 
@@ -86,6 +89,12 @@ def _parser() -> argparse.ArgumentParser:
     solve.set_defaults(run=_solve)
     solve.add_argument("file", type=Path, metavar="FILE.npz")
     solve.add_argument("--alpha", type=float, required=True, help="temperature, reward units")
+    solve.add_argument(
+        "--epsilon",
+        type=float,
+        metavar="E",
+        help="radius in nats of the ball around the soft-optimal policy: worst cases",
+    )
     solve.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to FILE")
     return parser
 
@@ -287,33 +296,19 @@ def _numbers(
 
 
 def _solve(arguments: argparse.Namespace) -> int:
+    from theory.arrays import require_positive
     from theory.mdp import TokenMDP
-    from theory.policy import log_prob, map_response, plain_value, trajectory_entropy
-    from theory.reward import returns
-    from theory.soft import plain_optimal, soft_optimal
     from theory.verify import write_json
 
-    alpha = arguments.alpha
+    alpha, epsilon = arguments.alpha, arguments.epsilon
     _check_alpha(alpha)
+    if epsilon is not None:
+        require_positive("--epsilon", epsilon)
     _check_json(arguments.json)
     mdp = TokenMDP.load(arguments.file)
     if mdp.batch_shape:
         raise ValueError(f"{arguments.file}: reward_0 has batch axes {mdp.batch_shape}; store one MDP a file")
-    solution, best = soft_optimal(mdp, alpha), plain_optimal(mdp)
-    answer = map_response(solution.policy)
-    numbers = {
-        "alpha": alpha,
-        "horizon": mdp.horizon,
-        "vocab_size": mdp.vocab_size,
-        "n_prompts": mdp.dynamics.n_prompts,
-        "soft_value": float(mdp.dynamics.average(solution.values[0])),
-        "expert_plain_value": float(plain_value(mdp, solution.policy)),
-        "optimal_plain_value": float(mdp.dynamics.average(best.values[0])),
-        "expert_entropy": float(trajectory_entropy(solution.policy)),
-        "map_response": answer.tokens.tolist(),
-        "map_log_prob": log_prob(solution.policy, answer).tolist(),
-        "map_return": returns(mdp, answer).tolist(),
-    }
+    numbers = _solution(mdp, alpha)
     print(
         f"{arguments.file}: H = {mdp.horizon}, V = {mdp.vocab_size}, {mdp.dynamics.n_prompts} prompt(s), α = {alpha:g}"
     )
@@ -328,9 +323,93 @@ def _solve(arguments: argparse.Namespace) -> int:
         )
     if mdp.dynamics.n_prompts > 10:
         print(f"  … {mdp.dynamics.n_prompts - 10} more prompts: all of them with --json")
+    if epsilon is not None:
+        worst = _worst_cases(mdp, alpha, epsilon)
+        _print_worst_cases(worst)
+        numbers |= worst
     if arguments.json is not None:
         write_json(arguments.json, numbers)
     return 0
+
+
+def _solution(mdp: TokenMDP, alpha: float) -> dict[str, Any]:
+    from theory.policy import log_prob, map_response, plain_value, trajectory_entropy
+    from theory.reward import returns
+    from theory.soft import plain_optimal, soft_optimal
+
+    solution, best = soft_optimal(mdp, alpha), plain_optimal(mdp)
+    answer = map_response(solution.policy)
+    return {
+        "alpha": alpha,
+        "horizon": mdp.horizon,
+        "vocab_size": mdp.vocab_size,
+        "n_prompts": mdp.dynamics.n_prompts,
+        "soft_value": float(mdp.dynamics.average(solution.values[0])),
+        "expert_plain_value": float(plain_value(mdp, solution.policy)),
+        "optimal_plain_value": float(mdp.dynamics.average(best.values[0])),
+        "expert_entropy": float(trajectory_entropy(solution.policy)),
+        "map_response": answer.tokens.tolist(),
+        "map_log_prob": log_prob(solution.policy, answer).tolist(),
+        "map_return": returns(mdp, answer).tolist(),
+    }
+
+
+def _worst_cases(mdp: TokenMDP, alpha: float, epsilon: float) -> dict[str, Any]:
+    """The exact worst cases over the ball around the soft-optimal policy; `None` for one that is out of reach."""
+    from theory.adversary import worst_clone, worst_kl, worst_map, worst_preference_pair
+    from theory.bounds import every_bound
+    from theory.policy import plain_value
+    from theory.soft import plain_optimal, soft_optimal
+
+    expert, average = soft_optimal(mdp, alpha).policy, mdp.dynamics.average
+    value, best = plain_value(mdp, expert), average(plain_optimal(mdp).values[0])
+    out_of_reach: dict[str, str] = {}
+
+    def unless_too_large(name: str, find: Callable[[], Any]) -> Any:
+        try:
+            return find()
+        except ValueError as error:
+            out_of_reach[name] = str(error)
+            return None
+
+    mapped = unless_too_large("worst_map_gap", lambda: worst_map(mdp, expert, epsilon))
+    least = None if mapped is None else average(mapped.returns)
+    kl = unless_too_large("worst_kl", lambda: average(worst_kl(expert, epsilon).values[0]))
+    pair = unless_too_large("worst_preference_tv", lambda: worst_preference_pair(mdp, expert, epsilon, alpha))
+    return {
+        "epsilon": epsilon,
+        "worst_clone_gap": float(value - average(worst_clone(mdp, expert, epsilon).values[0])),
+        "worst_map_gap": None if least is None else float(value - least),
+        "worst_map_gap_optimal": None if least is None else float(best - least),
+        "worst_map_response": None if mapped is None else mapped.responses.tokens.tolist(),
+        "worst_preference_tv": None if pair is None else float(pair[0]),
+        "worst_preference_pair": None if pair is None else [pair[1].tokens[0].tolist(), pair[2].tokens[0].tolist()],
+        "worst_kl": None if kl is None else float(kl),
+        "worst_regularised_gap": None if kl is None else float(alpha * kl),
+        "bounds": every_bound(mdp.horizon, epsilon, alpha, mdp.reward_width),
+        "out_of_reach": out_of_reach,
+    }
+
+
+WORST_CASES = (
+    ("cloning, V^{π_E} − V^{π̂}", "worst_clone_gap", "clone_gap_stepwise", "clone_gap_paper"),
+    ("RL, V^{π_E} − V^{π_RL}", "worst_map_gap", "rl_gap", "rl_gap_paper"),
+    ("RL, max_π V^π − V^{π_RL}", "worst_map_gap_optimal", "rl_gap", None),
+    ("preferences, TV", "worst_preference_tv", "preference_tv_sharp", "preference_tv_paper"),
+    ("regularised, α KL(π̂‖π_E)", "worst_regularised_gap", "regularised_gap", None),
+)
+"""What is shown of `_worst_cases`: a label, the worst case, its sharp bound, and the paper's."""
+
+
+def _print_worst_cases(worst: dict[str, Any]) -> None:
+    print(f"  exact worst cases of the ball, ε = {worst['epsilon']:g} nats       worst   sharp bound         paper")
+    for label, name, sharp, paper in WORST_CASES:
+        accents = label.count("\u0302")
+        value = "–" if worst[name] is None else f"{worst[name]:.6g}"
+        paper_value = "" if paper is None else f"{worst['bounds'][paper]:.6g}"
+        print(f"    {label:<{38 + accents}}{value:>14}{worst['bounds'][sharp]:>14.6g}{paper_value:>14}")
+    for name, reason in worst["out_of_reach"].items():
+        print(f"    {name}: {reason}")
 
 
 if __name__ == "__main__":
