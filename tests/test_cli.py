@@ -31,7 +31,44 @@ def test_solve_against_a_sum_by_hand(two_steps, tmp_path, capsys):
     assert f"{numbers['soft_value']:.10g}" in capsys.readouterr().out
 
 
+def test_solve_with_a_radius_against_worst_cases_by_hand(tmp_path, capsys):
+    """One token of two pays 1: the ball moves the odds 1/(1 + e^{−1/α}) by e^ε at most."""
+    path, out = tmp_path / "one.npz", tmp_path / "answer.json"
+    TokenMDP.tree([np.array([[1.0, 0.0]])]).save(path)
+    assert main(["solve", str(path), "--alpha", "4", "--epsilon", "0.4", "--json", str(out)]) == 0
+    numbers = json.loads(out.read_text())
+    p = 1 / (1 + np.exp(-1 / 4))
+    low = max(p * np.exp(-0.4), 1 - (1 - p) * np.exp(0.4))
+    assert numbers["worst_clone_gap"] == pytest.approx(p - low)
+    assert low < 0.5  # so the other token can be made the most probable
+    assert numbers["worst_map_gap"] == pytest.approx(p)
+    assert numbers["worst_map_gap_optimal"] == pytest.approx(1.0)
+    high = min(p * np.exp(0.4), 1 - (1 - p) * np.exp(-0.4))
+    sigma = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
+    moved = [4 * np.log(q / (1 - q)) for q in (low, high)]
+    assert numbers["worst_preference_tv"] == pytest.approx(max(abs(sigma(1) - sigma(d)) for d in moved))
+    gap = max(q * np.log(q / p) + (1 - q) * np.log((1 - q) / (1 - p)) for q in (low, high))
+    assert numbers["worst_kl"] == pytest.approx(gap)
+    assert numbers["bounds"]["rl_gap"] == pytest.approx(3.2)
+    assert numbers["bounds"]["clone_gap_paper"] == pytest.approx(0.4)
+    assert numbers["out_of_reach"] == {}
+    assert "exact worst cases of the ball" in capsys.readouterr().out
+
+
+def test_solve_says_what_is_out_of_reach(tmp_path, capsys):
+    path, out = tmp_path / "long.npz", tmp_path / "answer.json"
+    TokenMDP.window([np.full((1 if h == 0 else 2, 2), 0.5) for h in range(60)], 1).save(path)
+    assert main(["solve", str(path), "--alpha", "1", "--epsilon", "0.1", "--json", str(out)]) == 0
+    numbers = json.loads(out.read_text())
+    assert numbers["worst_map_gap"] is numbers["worst_preference_tv"] is None
+    assert set(numbers["out_of_reach"]) == {"worst_map_gap", "worst_preference_tv"}
+    assert numbers["worst_clone_gap"] == pytest.approx(0.0, abs=1e-12)
+    assert "worst_map_gap: " in capsys.readouterr().out
+
+
 BAD_SOLVE = {
+    "epsilon zero": (["solve", "{mdp}", "--alpha", "1", "--epsilon", "0"], "--epsilon=0.0: must be positive"),
+    "epsilon past doubles": (["solve", "{mdp}", "--alpha", "1", "--epsilon", "800"], "--epsilon=800: at most 500"),
     "missing file": (["solve", "none.npz", "--alpha", "1"], "no such file"),
     "alpha zero": (["solve", "{mdp}", "--alpha", "0"], "--alpha=0.0: must be positive"),
     "alpha negative": (["solve", "{mdp}", "--alpha", "-1"], "--alpha=-1.0: must be positive"),

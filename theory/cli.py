@@ -147,6 +147,7 @@ MODEL_OPTIONS = (
     "expert_dtype",
 )
 ALPHAS = (1e-9, 1e9)
+MAX_EPSILON = 500.0
 
 
 def _check_verify(arguments: argparse.Namespace) -> None:
@@ -304,6 +305,8 @@ def _solve(arguments: argparse.Namespace) -> int:
     _check_alpha(alpha)
     if epsilon is not None:
         require_positive("--epsilon", epsilon)
+        if epsilon > MAX_EPSILON:
+            raise ValueError(f"--epsilon={epsilon:g}: at most {MAX_EPSILON:g} nats; e^ε must be a double")
     _check_json(arguments.json)
     mdp = TokenMDP.load(arguments.file)
     if mdp.batch_shape:
@@ -402,7 +405,8 @@ WORST_CASES = (
 
 
 def _print_worst_cases(worst: dict[str, Any]) -> None:
-    print(f"  exact worst cases of the ball, ε = {worst['epsilon']:g} nats       worst   sharp bound         paper")
+    title = f"exact worst cases of the ball, ε = {worst['epsilon']:g} nats"
+    print(f"  {title:<49}{'worst':>5}{'sharp bound':>14}{'paper':>14}")
     for label, name, sharp, paper in WORST_CASES:
         accents = label.count("\u0302")
         value = "–" if worst[name] is None else f"{worst[name]:.6g}"
