@@ -11,6 +11,7 @@ these, `π̂` the softmax of its stored log-probabilities.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -214,7 +215,8 @@ class Summary:
     `MAX_CERTIFIED` of them, none above `MAX_BALLS` rewards), and for an equality the one whose sides differ most.
     """
     equal_within: float
-    """For an equality, what ball arithmetic bounds the difference of its sides by; NaN where it was not asked."""
+    """What ball arithmetic bounds the difference of the two sides by: for an equality, and for an inequality that even
+    balls leave undecided, as they must where its sides are the same number. NaN where there is none of these."""
 
 
 def summarise(statement: Statement, instances: Iterable[Any]) -> Summary | None:
@@ -237,7 +239,7 @@ def summarise(statement: Statement, instances: Iterable[Any]) -> Summary | None:
         _worst({case.verdict for case in cases}),
         float(np.mean(np.concatenate([case.vacuous for case in cases]))),
         len(certificates),
-        max((-c.least_slack for c in certificates), default=float("nan")) if statement.equality else float("nan"),
+        max((-c.least_slack for c in certificates if statement.equality or c.verdict == "undecided"), default=math.nan),
     )
 
 

@@ -215,6 +215,9 @@ def _remarks(group: Group, rows: Sequence[Row]) -> list[str]:
     vacuous = [name for name, summary in here.items() if summary.vacuous_share == 1.0]
     absent = [statement.name for statement in STATEMENTS if statement.name not in here]
     remarks = []
+    undecided = [f"{name} (within {s.equal_within:.0e})" for name, s in here.items() if s.verdict == "undecided"]
+    if undecided:
+        remarks.append(f"undecided even in balls, where the two sides meet: {', '.join(undecided)}")
     if vacuous:
         remarks.append(f"vacuous here (each holds and says nothing): {', '.join(vacuous)}")
     if absent:

@@ -1,0 +1,179 @@
+"""Every statement on 10,000 random instances, each at its exact worst case, and every adversary against its oracles.
+
+    python benchmarks/worst_cases.py [--instances 10000] [--seed 0] [--out out/worst_cases.json]
+
+Instances: token trees with V from 2 to 4 and H from 1 to 5, rewards uniform, 0/1 or sparse, α from 0.05 to 20 and ε
+from 1e-3 to 3, both log-uniform. On each: sampled policies of the ball against each adversary; the cloning adversary
+against a linear program over path probabilities; all statements, with sampled and with worst policies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+from scipy.optimize import linprog
+from scipy.sparse import coo_array
+from tqdm import tqdm
+
+from theory.adversary import worst_clone, worst_kl, worst_map
+from theory.instance import Instance
+from theory.mdp import TokenMDP
+from theory.policy import kl, map_response, plain_value, sample_log_ratio_ball
+from theory.reward import returns
+from theory.soft import soft_optimal
+from theory.statements import STATEMENTS
+from theory.verdict import summarise
+from theory.verify import worst_instances
+
+SHAPES = [(V, H) for V in (2, 3, 4) for H in (1, 2, 3, 4, 5)]
+BATCH = 32
+
+
+def random_problems(rng, V, H, batch):
+    """A batch of trees with rewards of three kinds, with temperatures and radii."""
+    kinds = rng.integers(3, size=(batch, 1, 1))
+    rewards = []
+    for h in range(H):
+        u, coin = rng.random((batch, V**h, V)), rng.random((batch, V**h, V))
+        rewards.append(np.where(kinds == 0, u, np.where(kinds == 1, (u < 0.5) * 1.0, np.where(coin < 0.15, u, 0.0))))
+    alpha = np.exp(rng.uniform(math.log(0.05), math.log(20.0), batch))
+    epsilon = np.exp(rng.uniform(math.log(1e-3), math.log(3.0), batch))
+    return TokenMDP.tree(rewards), alpha, epsilon
+
+
+def tree_program(rewards, probs, epsilon):
+    """Least plain value over the ball as one linear program: variables are the probabilities of all prefixes."""
+    H, V = len(rewards), rewards[0].shape[-1]
+    sizes = [table.size for table in rewards]
+    start = np.concatenate([[0], np.cumsum(sizes)])
+    n = int(start[-1])
+    rows, columns, values, low_high = [], [], [], []
+    for h in range(H):  # x_h(s, a), flat index s·V + a; its parent is the flat index of s in layer h − 1
+        own = start[h] + np.arange(sizes[h])
+        p = probs[h].reshape(-1)
+        if h == 0:
+            continue
+        parent = start[h - 1] + np.arange(sizes[h]) // V
+        for sign, factor in ((1.0, np.exp(epsilon)), (-1.0, np.exp(-epsilon))):  # ±(x − e^{±ε} p x_parent) ≤ 0
+            row = len(low_high) + np.arange(sizes[h])
+            rows += [row, row]
+            columns += [own, parent]
+            values += [np.full(sizes[h], sign), -sign * factor * p]
+            low_high += [0.0] * sizes[h]
+    equal_rows, equal_columns, equal_values, right = [np.zeros(V, int)], [np.arange(V)], [np.ones(V)], [1.0]
+    for h in range(1, H):
+        own = start[h] + np.arange(sizes[h])
+        row = len(right) + np.arange(sizes[h]) // V
+        equal_rows += [row, len(right) + np.arange(sizes[h - 1])]
+        equal_columns += [own, start[h - 1] + np.arange(sizes[h - 1])]
+        equal_values += [np.ones(sizes[h]), -np.ones(sizes[h - 1])]
+        right += [0.0] * sizes[h - 1]
+    p0 = probs[0].reshape(-1)
+    bounds = np.stack([np.zeros(n), np.ones(n)], axis=-1)
+    bounds[: sizes[0]] = np.stack([np.exp(-epsilon) * p0, np.minimum(np.exp(epsilon) * p0, 1.0)], axis=-1)
+    cat = np.concatenate
+    upper = coo_array((cat(values), (cat(rows), cat(columns))), (len(low_high), n)).tocsr() if rows else None
+    equal = coo_array((cat(equal_values), (cat(equal_rows), cat(equal_columns))), (len(right), n)).tocsr()
+    cost = cat([table.reshape(-1) for table in rewards])
+    options = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
+    solved = linprog(
+        cost, A_ub=upper, b_ub=low_high or None, A_eq=equal, b_eq=right, bounds=bounds, method="highs", options=options
+    )
+    return solved.fun if solved.status == 0 else math.nan
+
+
+def against_oracles(mdp, expert, epsilon, rng, programs):
+    """Largest amount by which a sampled policy beats an adversary, and by which a linear program differs."""
+    clone, mapped, far = worst_clone(mdp, expert, epsilon), worst_map(mdp, expert, epsilon), worst_kl(expert, epsilon)
+    least = mdp.dynamics.average(clone.values[0])
+    beaten = []
+    for spread in (0.5, 1.0, 4.0, 20.0):
+        member = sample_log_ratio_ball(expert, epsilon, rng, spread)
+        beaten += [
+            np.max(least - plain_value(mdp, member)),
+            np.max(mapped.returns - returns(mdp, map_response(member))),
+            np.max(kl(member, expert) - mdp.dynamics.average(far.values[0])),
+        ]
+    apart = 0.0
+    for k in range(programs):
+        found = tree_program([r[k] for r in mdp.rewards], [np.exp(t[k]) for t in expert.log_probs], float(epsilon[k]))
+        apart = np.fmax(apart, abs(found - least[k])) if not math.isnan(found) else math.nan
+    return max(beaten), apart
+
+
+def main():
+    """Run, write the numbers, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--instances", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("out/worst_cases.json"))
+    arguments = parser.parse_args()
+    started, rng = time.monotonic(), np.random.default_rng(arguments.seed)
+    rounds = math.ceil(arguments.instances / BATCH)
+    groups: dict[str, list[Instance]] = {"sampled": [], "worst": []}
+    results: dict[tuple[str, str], dict] = {}
+    beaten, apart, programs, count = -math.inf, 0.0, 0, 0
+    for k in tqdm(range(rounds), disable=None):
+        V, H = SHAPES[k % len(SHAPES)]
+        mdp, alpha, epsilon = random_problems(rng, V, H, BATCH)
+        expert = soft_optimal(mdp, alpha).policy
+        b, a = against_oracles(mdp, expert, epsilon, rng, BATCH)
+        beaten, apart, programs, count = max(beaten, b), max(apart, a), programs + BATCH, count + BATCH
+        groups["sampled"] = [Instance(mdp, expert, sample_log_ratio_ball(expert, epsilon, rng), alpha)]
+        groups["worst"] = worst_instances(mdp, expert, alpha, epsilon)
+        for group, instances in groups.items():
+            for statement in STATEMENTS:
+                add(results, group, summarise(statement, instances))
+    numbers = {
+        "instances": count,
+        "seconds": time.monotonic() - started,
+        "largest excess of a sampled policy over an adversary": beaten,
+        "linear programs": programs,
+        "largest difference between a linear program and worst_clone": apart,
+        "statements": [{"group": group, "statement": name} | row for (group, name), row in results.items()],
+    }
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(numbers, indent=1))
+    report(numbers, results)
+
+
+def add(results, group, summary):
+    """Fold one batch's summary into the totals."""
+    if summary is None:
+        return
+    empty = {"instances": 0, "holds": 0, "violated": 0, "undecided": 0, "in balls": 0, "attained": -math.inf}
+    row = results.setdefault((group, summary.statement.name), empty | {"equal within": 0.0})
+    row["instances"] += summary.instances
+    row[summary.verdict] += 1
+    row["in balls"] += summary.certified
+    row["attained"] = float(np.fmax(row["attained"], summary.worst_ratio))
+    row["equal within"] = float(np.fmax(row["equal within"], summary.equal_within))
+
+
+def report(numbers, results):
+    """The totals as text."""
+    for name, value in numbers.items():
+        if name != "statements":
+            print(f"{name}: {value:.3g}" if isinstance(value, float) else f"{name}: {value}")
+    print(f"{'statement':<24}{'sampled':>12}{'worst':>12}{'in balls':>10}  batches not holding")
+    for statement in STATEMENTS:
+        pair = [results.get((group, statement.name)) for group in ("sampled", "worst")]
+        shown = []
+        for row in pair:
+            value = math.nan if row is None else row["equal within" if statement.equality else "attained"]
+            shown.append("–" if math.isnan(value) else f"{value:.1e}" if statement.equality else f"{value:.4f}")
+        balls = sum(row["in balls"] for row in pair if row)
+        not_holding = sum(row["violated"] + row["undecided"] for row in pair if row)
+        print(f"{statement.name:<24}{shown[0]:>12}{shown[1]:>12}{balls:>10}  {not_holding}")
+
+
+if __name__ == "__main__":
+    main()
