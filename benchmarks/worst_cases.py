@@ -50,42 +50,46 @@ def random_problems(rng, V, H, batch):
 
 
 def tree_program(rewards, probs, epsilon):
-    """Least plain value over the ball as one linear program: variables are the probabilities of all prefixes."""
-    H, V = len(rewards), rewards[0].shape[-1]
-    sizes = [table.size for table in rewards]
-    start = np.concatenate([[0], np.cumsum(sizes)])
-    n = int(start[-1])
-    rows, columns, values, low_high = [], [], [], []
-    for h in range(H):  # x_h(s, a), flat index s·V + a; its parent is the flat index of s in layer h − 1
-        own = start[h] + np.arange(sizes[h])
-        p = probs[h].reshape(-1)
-        if h == 0:
-            continue
-        parent = start[h - 1] + np.arange(sizes[h]) // V
-        for sign, factor in ((1.0, np.exp(epsilon)), (-1.0, np.exp(-epsilon))):  # ±(x − e^{±ε} p x_parent) ≤ 0
-            row = len(low_high) + np.arange(sizes[h])
-            rows += [row, row]
-            columns += [own, parent]
-            values += [np.full(sizes[h], sign), -sign * factor * p]
-            low_high += [0.0] * sizes[h]
-    equal_rows, equal_columns, equal_values, right = [np.zeros(V, int)], [np.arange(V)], [np.ones(V)], [1.0]
-    for h in range(1, H):
-        own = start[h] + np.arange(sizes[h])
-        row = len(right) + np.arange(sizes[h]) // V
-        equal_rows += [row, len(right) + np.arange(sizes[h - 1])]
-        equal_columns += [own, start[h - 1] + np.arange(sizes[h - 1])]
-        equal_values += [np.ones(sizes[h]), -np.ones(sizes[h - 1])]
-        right += [0.0] * sizes[h - 1]
-    p0 = probs[0].reshape(-1)
-    bounds = np.stack([np.zeros(n), np.ones(n)], axis=-1)
-    bounds[: sizes[0]] = np.stack([np.exp(-epsilon) * p0, np.minimum(np.exp(epsilon) * p0, 1.0)], axis=-1)
-    cat = np.concatenate
-    upper = coo_array((cat(values), (cat(rows), cat(columns))), (len(low_high), n)).tocsr() if rows else None
-    equal = coo_array((cat(equal_values), (cat(equal_rows), cat(equal_columns))), (len(right), n)).tocsr()
-    cost = cat([table.reshape(-1) for table in rewards])
-    options = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
+    """Least plain value over the ball as one linear program.
+
+    Its variables are ``y(s,a) = P̂(s,a)/P(s,a)``, the probability of each prefix over the expert's, so that they are of
+    one size: ``e^{−ε} y(s) ≤ y(s,a) ≤ e^ε y(s)``, ``Σ_a p(a|s) y(s,a) = y(s)``, and the cost is ``Σ P(s,a) r(s,a) y``.
+    """
+    V, cat = rewards[0].shape[-1], np.concatenate
+    sizes = np.array([table.size for table in rewards])
+    start = cat([[0], np.cumsum(sizes)])
+    inside = np.arange(start[1], start[-1])  # variables with a parent variable: all but the first layer's
+    parent = cat([[], *(start[h - 1] + np.arange(sizes[h]) // V for h in range(1, len(sizes)))]).astype(int)
+    n = len(inside)
+    rows = cat([np.arange(n), np.arange(n), n + np.arange(n), n + np.arange(n)])
+    columns = cat([inside, parent, inside, parent])
+    values = cat([np.ones(n), np.full(n, -np.exp(epsilon)), -np.ones(n), np.full(n, np.exp(-epsilon))])
+    states = np.arange(start[-1]) // V  # of all layers, in order; state k > 0 is variable k − 1
+    equal = coo_array(
+        (
+            cat([cat([table.reshape(-1) for table in probs]), -np.ones(len(parent) // V)]),
+            (cat([states, np.arange(1, states[-1] + 1)]), cat([np.arange(start[-1]), np.arange(states[-1])])),
+        ),
+        (states[-1] + 1, start[-1]),
+    )
+    right = np.zeros(states[-1] + 1)
+    right[0] = 1.0
+    bounds = np.tile([0.0, np.inf], (start[-1], 1))
+    bounds[: sizes[0]] = np.exp(-epsilon), np.exp(epsilon)
+    reach, cost = np.ones((1, 1)), []
+    for r, p in zip(rewards, probs, strict=True):
+        mass = reach.reshape(-1, 1) * p
+        cost.append((mass * r).reshape(-1))
+        reach = mass
     solved = linprog(
-        cost, A_ub=upper, b_ub=low_high or None, A_eq=equal, b_eq=right, bounds=bounds, method="highs", options=options
+        cat(cost),
+        A_ub=coo_array((values, (rows, columns)), (2 * n, start[-1])) if n else None,
+        b_ub=np.zeros(2 * n) if n else None,
+        A_eq=equal,
+        b_eq=right,
+        bounds=bounds,
+        method="highs",
+        options={"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
     )
     return solved.fun if solved.status == 0 else math.nan
 
