@@ -1,0 +1,106 @@
+"""Time the adversaries, coin–payoff at its longest horizon and the rigorous re-check, each against its target.
+
+    python benchmarks/adversaries.py
+
+One core. Contenders of a comparison take turns in one run and are judged by their best times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import resource
+import time
+
+for pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(pool, "1")
+
+import numpy as np
+from solver import cpu_model, peak_bytes, run_times, verdict
+
+from theory.adversary import worst_clone, worst_map
+from theory.gallery import coin_payoff_gap, random_tree
+from theory.instance import Instance, single
+from theory.policy import sample_log_ratio_ball
+from theory.soft import soft_optimal
+from theory.statements import STATEMENTS
+from theory.verdict import certify, check, exactly
+
+ALPHA, EPSILON = 0.5, 0.1
+
+
+def benchmark_clone():
+    """`worst_clone` against `soft_optimal` and a sort of the same data."""
+    mdp = random_tree(4, 10, seed=0)
+    expert = soft_optimal(mdp, ALPHA).policy
+    contenders = {
+        "`worst_clone`": lambda: worst_clone(mdp, expert, EPSILON),
+        "`soft_optimal`": lambda: soft_optimal(mdp, ALPHA),
+        "`np.sort` of every row": lambda: [np.sort(table, axis=-1) for table in mdp.rewards],
+    }
+    times = run_times(contenders, rounds=10, turn_seconds=0.2)
+    best = {name: min(runs) for name, runs in times.items()}
+    print(f"\n## Cloning, V=4, H=10: {mdp.dynamics.n_prefixes:,} prefixes\n")
+    print("| step | ms, best | ms, median |\n|---|---:|---:|")
+    for name, runs in times.items():
+        print(f"| {name} | {min(runs):.1f} | {np.median(runs):.1f} |")
+    ratio = best["`worst_clone`"] / (best["`soft_optimal`"] + best["`np.sort` of every row"])
+    print(f"\n- `worst_clone` over `soft_optimal` plus the sort: {ratio:.2f}, {verdict(ratio, 4, '')}")
+
+
+def benchmark_map():
+    """`worst_map` on a deep tree."""
+    mdp = random_tree(4, 8, seed=0)
+    expert = soft_optimal(mdp, ALPHA).policy
+    runs = run_times({"map": lambda: worst_map(mdp, expert, EPSILON)}, rounds=10, turn_seconds=0.1)["map"]
+    print(f"\n## RL, V=4, H=8: {mdp.dynamics.n_prefixes:,} prefixes\n")
+    print(f"- `worst_map`: {min(runs):.0f} ms at best, {verdict(min(runs) / 1e3, 1, ' s')}")
+
+
+def benchmark_coin():
+    """The worst cloning gap of coin–payoff at H = 65,536, three coin fractions."""
+
+    def solve():
+        return [coin_payoff_gap(65_536, 0.01 / 256, 1.0, coin_fraction=c) for c in (0.3, 0.5, 0.6)]
+
+    start = time.perf_counter()
+    solve()
+    seconds, memory = time.perf_counter() - start, peak_bytes(solve) / 2**30
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print("\n## Coin–payoff, H=65,536, three coin fractions\n")
+    print(f"- closed form: {seconds:.3f} s, {verdict(seconds, 20, ' s')}")
+    print(f"- its arrays {memory:.3f} GiB, {verdict(memory, 1, ' GiB')}; this whole process so far {resident:.2f} GiB")
+
+
+def benchmark_balls():
+    """Every statement decided in balls on one instance; best of five, nothing kept between runs."""
+    mdp = random_tree(3, 6, seed=0)
+    expert = soft_optimal(mdp, ALPHA).policy
+    policy = sample_log_ratio_ball(expert, EPSILON, 0)
+    seconds = []
+    for _ in range(5):
+        exactly.cache_clear()
+        instance = Instance(mdp, expert, policy, ALPHA)
+        start = time.perf_counter()
+        verdicts = [
+            certify(s, single(instance, 0), applies).verdict
+            for s, applies in ((s, check(s, instance).applies) for s in STATEMENTS)
+            if applies.any()
+        ]
+        seconds.append(time.perf_counter() - start)
+    print(f"\n## Rigorous re-check, V=3, H=6: {mdp.dynamics.n_prefixes:,} prefixes\n")
+    print(f"- {len(verdicts)} statements in balls, {verdicts.count('holds')} hold: {min(seconds):.2f} s, ", end="")
+    print(verdict(min(seconds), 10, " s"))
+
+
+def main():
+    """Run every benchmark and print its figures."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    print(f"{cpu_model()}, one core of {os.cpu_count()}; Python {platform.python_version()}, NumPy {np.__version__}")
+    for benchmark in (benchmark_clone, benchmark_map, benchmark_coin, benchmark_balls):
+        benchmark()
+
+
+if __name__ == "__main__":
+    main()
