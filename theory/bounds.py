@@ -30,6 +30,7 @@ __all__ = [
     "preference_tv_sharp",
     "rl_gap",
     "rl_gap_anchored",
+    "rl_gap_expert",
     "rl_gap_paper",
     "tv_hellinger",
     "tv_pinsker",
@@ -146,7 +147,8 @@ def _randomised_response_terms(horizon: int, epsilon: Any) -> Array:
 def rl_gap_paper(horizon: Any, epsilon: Any, width: Any = 1.0) -> Array:
     """Theorem 2 for RL on the endogenous reward with the hidden constant set to one: ``V^{π_E} − V^{π_RL} ≤ Hε``.
 
-    True for ``α ≤ ½·width`` only, since the constant contains α: see `rl_gap`.
+    True for every instance only where ``α(1 + tanh(ε/2)) ≤ width``, so for ``α ≤ ½·width`` at any ε: the constant
+    contains α, see `rl_gap_expert`.
     """
     return np.asarray(width) * horizon * epsilon
 
@@ -154,6 +156,14 @@ def rl_gap_paper(horizon: Any, epsilon: Any, width: Any = 1.0) -> Array:
 def rl_gap(horizon: Any, epsilon: Any, alpha: Any) -> Array:
     """``max_π V^π_{r*} − V^{π_RL}_{r*} ≤ 2αHε``, against any comparator."""
     return 2 * np.asarray(alpha) * horizon * epsilon
+
+
+def rl_gap_expert(horizon: Any, epsilon: Any, alpha: Any) -> Array:
+    """Against `π_E` itself: ``V^{π_E}_{r*} − V^{π_RL}_{r*} ≤ αHε(1 + tanh(ε/2))``; attained at every `H`.
+
+    So the constant that the paper's ``≲ Hε`` hides is ``α(1 + tanh(ε/2))``, between ``α`` and ``2α``.
+    """
+    return np.asarray(alpha) * (horizon * np.asarray(epsilon) + kl_ball(horizon, epsilon))
 
 
 def rl_gap_anchored(horizon: Any, epsilon: Any, alpha: Any, beta: Any) -> Array:
@@ -176,6 +186,7 @@ def every_bound(horizon: int, epsilon: float, alpha: float, width: float = 1.0) 
         "clone_gap_stepwise": clone_gap_stepwise(horizon, epsilon, width),
         "rl_gap_paper": rl_gap_paper(horizon, epsilon, width),
         "rl_gap": rl_gap(horizon, epsilon, alpha),
+        "rl_gap_expert": rl_gap_expert(horizon, epsilon, alpha),
         "rl_gap_anchored": rl_gap_anchored(horizon, epsilon, alpha, alpha),
         "kl_ball": kl_ball(horizon, epsilon),
         "regularised_gap": alpha * kl_ball(horizon, epsilon),

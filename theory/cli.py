@@ -396,7 +396,7 @@ def _worst_cases(mdp: TokenMDP, alpha: float, epsilon: float) -> dict[str, Any]:
 
 WORST_CASES = (
     ("cloning, V^{π_E} − V^{π̂}", "worst_clone_gap", "clone_gap_stepwise", "clone_gap_paper"),
-    ("RL, V^{π_E} − V^{π_RL}", "worst_map_gap", "rl_gap", "rl_gap_paper"),
+    ("RL, V^{π_E} − V^{π_RL}", "worst_map_gap", "rl_gap_expert", "rl_gap_paper"),
     ("RL, max_π V^π − V^{π_RL}", "worst_map_gap_optimal", "rl_gap", None),
     ("preferences, TV", "worst_preference_tv", "preference_tv_sharp", "preference_tv_paper"),
     ("regularised, α KL(π̂‖π_E)", "worst_regularised_gap", "regularised_gap", None),

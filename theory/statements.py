@@ -188,10 +188,18 @@ STATEMENTS: tuple[Statement, ...] = (
     Statement(
         "theorem-2-rl",
         "paper, Thm 2",
-        "V^{π_E} − V^{π_RL} ≤ Hε  (α ≤ R/2)",
+        "V^{π_E} − V^{π_RL} ≤ Hε  (α(1 + tanh(ε/2)) ≤ R)",
         lambda i: _rl_gap(i, i.expert_value),
         lambda i: bounds.rl_gap_paper(i.horizon, i.epsilon, i.width),
-        assumes=lambda i: np.asarray(i.alpha) <= i.width / 2,
+        assumes=lambda i: i.temperature * (1 + np.tanh(i.epsilon / 2)) <= i.width,
+        ceiling=_return_range,
+    ),
+    Statement(
+        "rl-expert",
+        "docs §4",
+        "V^{π_E} − V^{π_RL} ≤ αHε(1 + tanh(ε/2))",
+        lambda i: _rl_gap(i, i.expert_value),
+        lambda i: bounds.rl_gap_expert(i.horizon, i.epsilon, i.alpha),
         ceiling=_return_range,
     ),
     Statement(

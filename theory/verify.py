@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from theory import gallery
 from theory.adversary import (
     preference_attaining_policy,
     worst_clone,
@@ -21,7 +22,7 @@ from theory.adversary import (
     worst_preference_pair,
 )
 from theory.files import replacing
-from theory.gallery import coin_payoff, random_tree, swapped_pair
+from theory.gallery import random_tree
 from theory.instance import POOL, Instance, single
 from theory.mdp import TokenMDP
 from theory.policy import Policy, sample_log_ratio_ball
@@ -35,6 +36,8 @@ SHAPES = tuple(
     (V, H, P) for V, H, P in ((2, 1, 1), (2, 3, 3), (3, 2, 1), (3, 4, 2), (2, 6, 1), (4, 3, 2), (4, 4, 1), (4, 5, 1))
 )
 """Vocabulary, horizon and prompts of the random token trees."""
+
+FAMILY_HORIZONS = (2, 4, 16, 64)
 
 ALPHAS = (0.05, 20.0)
 EPSILONS = (1e-3, 3.0)
@@ -92,7 +95,7 @@ def exact_groups(seed: int = 0, *, n_instances: int = 256) -> list[Group]:
     return [
         Group("random trees, sampled π̂", sampled, ranges),
         Group("random trees, worst π̂ of the ball", adversarial, ranges),
-        Group("coin–payoff and swapped pair", list(_families()), {"horizons": (4, 16, 64), "alpha": 1.0}),
+        Group("extremal families of the gallery", list(_families()), {"horizons": FAMILY_HORIZONS}),
     ]
 
 
@@ -132,12 +135,22 @@ def _log_uniform(rng: np.random.Generator, interval: tuple[float, float], n: int
 
 
 def _families() -> Iterator[Instance]:
-    for H in (4, 16, 64):
-        for epsilon in (0.01, 0.1):
-            mdp = coin_payoff(H, 1.0)
-            expert = soft_optimal(mdp, 1.0).policy
-            yield Instance(mdp, expert, worst_clone(mdp, expert, epsilon).policy, 1.0)
-            yield swapped_pair(H, 1.0, epsilon)
+    """Instances of the gallery on which a bound is attained or approached, with the policy that does it."""
+    for horizon in FAMILY_HORIZONS:
+        for alpha, epsilon in ((1.0, 0.01), (1.0, 0.1), (0.4, 0.3)):
+            yield gallery.swapped_pair(horizon, alpha, epsilon)
+            yield gallery.randomised_response(horizon, alpha, epsilon)
+            for mdp in (gallery.coin_payoff(horizon, alpha), gallery.majority_vote(horizon, alpha, epsilon)):
+                yield _with_worst_clone(mdp, alpha, epsilon)
+        # where α is free the stepwise bound is approached, and nothing is left of the paper's square
+        alpha = max(math.sqrt(horizon), 1.0) / 0.01
+        yield _with_worst_clone(gallery.majority_vote(horizon, alpha, 0.01), alpha, 0.01)
+        yield gallery.indifferent_learner(horizon, 0.7)
+
+
+def _with_worst_clone(mdp: TokenMDP, alpha: float, epsilon: float) -> Instance:
+    expert = soft_optimal(mdp, alpha).policy
+    return Instance(mdp, expert, worst_clone(mdp, expert, epsilon).policy, alpha)
 
 
 def run(groups: Sequence[Group]) -> list[Row]:
