@@ -169,7 +169,7 @@ def main():
             for statement in STATEMENTS:
                 summary = summarise(statement, instances)
                 add(results, group, summary)
-                if group == "worst" and H == SHAPES[-1][1]:
+                if group == "worst" and SHAPES[-1][1] == H:
                     add(results, LONGEST, summary)
     numbers = {
         "instances": count,
