@@ -15,7 +15,20 @@ from theory.mdp import TokenMDP
 from theory.policy import Policy, Seed
 from theory.soft import soft_optimal
 
-__all__ = ["coin_payoff", "coin_payoff_gap", "map_is_not_greedy", "random_tree", "swapped_pair", "swapped_pair_gap"]
+__all__ = [
+    "coin_payoff",
+    "coin_payoff_gap",
+    "indifferent_learner",
+    "majority_vote",
+    "map_is_not_greedy",
+    "map_is_wrong",
+    "random_tree",
+    "randomised_response",
+    "rise_then_fall",
+    "swapped_pair",
+    "swapped_pair_gap",
+    "vote_and_pay",
+]
 
 
 def random_tree(
@@ -220,13 +233,180 @@ def _swapped_reward(alpha: float) -> float:
     return min(alpha * math.log(2.0), 1.0)
 
 
-def map_is_not_greedy() -> tuple[TokenMDP, float]:
+def randomised_response(horizon: int, alpha: float, epsilon: float) -> Instance:
+    """One recurring state, V = 2, ``π_E = (e^ε, 1)/(1 + e^ε)``, and `π̂` the swap: three bounds hold with equality.
+
+    Token 0 pays ``αε``, token 1 nothing. Every step is a randomised response, so ``TV(π_E(τ), π̂(τ)) = TV_RR(H, ε)``
+    and ``KL = Hε tanh(ε/2)``. For the responses of 0s and of 1s ``Δ* = αHε = −Δ̂``: *theorem-1-sharp* is attained.
+
+    Args:
+        horizon: `H`.
+        alpha: temperature.
+        epsilon: radius, nats; ``αε <= 1`` keeps the reward in [0, 1].
+    """
+    pay = require_positive("alpha", alpha) * require_positive("epsilon", epsilon)
+    if pay > 1:
+        raise ValueError(f"alpha={alpha}, epsilon={epsilon}: needs alpha·epsilon <= 1, what token 0 pays")
+    mdp = TokenMDP.table([np.array([[pay, 0.0]])] * horizon, [np.zeros((1, 2), dtype=int)] * (horizon - 1))
+    expert = soft_optimal(mdp, alpha).policy
+    swapped = tuple(table[:, ::-1] for table in expert.log_probs)
+    return Instance(mdp, expert, Policy(mdp.dynamics, swapped), alpha)
+
+
+def majority_vote(horizon: int, alpha: float, epsilon: float, *, vocab_size: int = 2) -> TokenMDP:
+    """What makes cloning worst when `α` or `V` is free: ``Σ_h TV_RR(h, ε)`` is approached at every `H`.
+
+    States (step, ayes so far). The first `k` tokens vote no, the others aye; a step pays 1 if the ayes lead after its
+    vote, and in a tie if it votes aye. In each state `k` brings the expert's mass of noes, ``1/(1 + (V/k − 1)
+    e^{Δ/α})`` with `Δ` the lead of an aye in Q, as near as it can to ``1/(1 + e^ε)``: there the worst clone turns a
+    vote into the other of a pair of randomised responses, and that the ayes lead is the event by which ``TV_RR`` tells
+    the two apart.
+
+    With two tokens ``k = 1`` and the fraction nears one for ``α`` of about ``√H/ε`` and small ε (it is one at
+    ``H <= 2``, ``α = 1/ε``). At any fixed `α` and ε it nears one as `V` grows past ``e^{H/α}``.
+
+    Args:
+        horizon: `H`.
+        alpha: temperature at which the expert will be soft-optimal.
+        epsilon: radius of the ball, nats.
+        vocab_size: `V`, at least 2.
+    """
+    alpha, epsilon = require_positive("alpha", alpha), require_positive("epsilon", epsilon)
+    if vocab_size < 2:
+        raise ValueError(f"vocab_size={vocab_size}: must be at least 2, an aye and a no")
+    rewards, next_states = [], []
+    value = np.zeros(horizon + 1)
+    for h in reversed(range(horizon)):
+        ayes = np.arange(h + 1)[:, None] + np.arange(2)  # after a no, after an aye
+        lead = 2 * ayes - (h + 1)
+        pay = np.where(lead == 0, [0.0, 1.0], lead > 0)
+        total = (pay + value[ayes]) / alpha
+        noes = vocab_size / (1 + np.exp(np.minimum(epsilon - (total[:, 1] - total[:, 0]), 700.0)))
+        noes = np.clip(np.rint(noes), 1, vocab_size - 1)
+        value = alpha * np.logaddexp(np.log(noes) + total[:, 0], np.log(vocab_size - noes) + total[:, 1])
+        vote = (np.arange(vocab_size) >= noes[:, None]).astype(int)
+        rewards.append(np.take_along_axis(pay, vote, axis=1))
+        next_states.append(np.take_along_axis(ayes, vote, axis=1))
+    return TokenMDP.table(rewards[::-1], next_states[::-1][:-1])
+
+
+def vote_and_pay(horizon: int, alpha: float, *, vocab_size: int = 4, paying: int = 1) -> TokenMDP:
+    """`coin_payoff` with a coin and a payoff in the same step: at fixed `α` and `V`, cloning loses more of ``H^{3/2}``.
+
+    States (step, heads so far). A token is a coin and one of ``m = V/2`` symbols. Where heads lead after its coin, the
+    first `paying` symbols pay 1, the others 0; elsewhere every token pays `b`, the soft value of those symbols. So the
+    expert's coins are fair in every state, and the plain value of a step is ``p`` or ``b``, with
+
+        p = q/(q + (1−q) e^{−1/α}),   b = 1 + α log(q + (1−q) e^{−1/α}),   q = paying/m.
+
+    For small ε the fraction of ``Σ_h TV_RR(h, ε)`` that the worst clone attains tends with `H` to ``p − b``, which is
+    `α` times the KL divergence between coins of bias `p` and `q`.
+
+    Args:
+        horizon: `H`.
+        alpha: temperature at which the expert will be soft-optimal.
+        vocab_size: `V`, even, at least 4.
+        paying: number of paying symbols, from 1 to ``m − 1``.
+
+    Raises:
+        ValueError: names the argument and the value; or the table, of about ``V H²`` numbers, does not fit into memory.
+    """
+    symbols = vocab_size // 2
+    if vocab_size < 4 or vocab_size % 2:
+        raise ValueError(f"vocab_size={vocab_size}: must be even and at least 4, a coin and a symbol")
+    if not 0 < paying < symbols:
+        raise ValueError(f"paying={paying}: must be from 1 to {symbols - 1}, some but not all of the symbols")
+    require_memory(8 * vocab_size * horizon**2, "the vote-and-pay table", "use a shorter horizon or fewer tokens")
+    q = paying / symbols
+    level = 1.0 + require_positive("alpha", alpha) * math.log(q + (1 - q) * math.exp(-1 / alpha))
+    coin, symbol = np.divmod(np.arange(vocab_size), symbols)
+    heads = [np.arange(h + 1)[:, None] + coin for h in range(horizon)]
+    rewards = [np.where(2 * after > h + 1, symbol < paying, level) for h, after in enumerate(heads)]
+    return TokenMDP.table(rewards, heads[:-1])
+
+
+def indifferent_learner(horizon: int, alpha: float, *, vocab_size: int = 3, low: int = 2) -> Instance:
+    """What RL on the endogenous reward loses to the expert itself: ``αHε(1 + tanh(ε/2))``, attained at every horizon.
+
+    One recurring state. The first `low` tokens pay 0, the others ``2αε``, with ``ε = log(low/(V − low))``. Then `π_E`
+    is ``e^{∓ε}/V``, a uniform `π̂` is ε away from it, all responses tie, and the one of 0s is a MAP response.
+
+    No instance loses more. By telescoping ``V^{π_E} − V^{π_RL} = α(E_{π_E} log π_E(τ) − log π_E(τ_RL))``, and
+    ``E_{π_E} log π̂(τ) <= log π̂(τ_RL)``, so it is at most ``α(KL(π_E‖π̂) + Hε) <= αHε(tanh(ε/2) + 1)``.
+
+    Args:
+        horizon: `H`.
+        alpha: temperature; ``2αε <= 1`` keeps the rewards in [0, 1].
+        vocab_size: `V`.
+        low: number of tokens that pay nothing, more than half and less than all.
+    """
+    if not vocab_size < 2 * low < 2 * vocab_size:
+        raise ValueError(f"low={low}: must be more than half and less than all of {vocab_size} tokens")
+    epsilon = math.log(low / (vocab_size - low))
+    pay = 2 * require_positive("alpha", alpha) * epsilon
+    if pay > 1:
+        raise ValueError(f"alpha={alpha}: needs 2·alpha·log(low/(V − low)) <= 1, here {pay:.4g}")
+    reward = np.where(np.arange(vocab_size) < low, 0.0, pay)[None]
+    mdp = TokenMDP.table([reward] * horizon, [np.zeros((1, vocab_size), dtype=int)] * (horizon - 1))
+    uniform = np.full((1, vocab_size), -math.log(vocab_size))
+    return Instance(mdp, soft_optimal(mdp, alpha).policy, Policy(mdp.dynamics, (uniform,) * horizon), alpha)
+
+
+def map_is_not_greedy(map_mass: float = 0.36, first: float = 0.4) -> tuple[TokenMDP, float]:
     """An MDP and a temperature whose soft-optimal policy has a MAP response that greedy decoding misses.
 
-    The policy writes token 0 with probability 0.6 and then any token with ½ each; after token 1 (0.4) it writes token 0
-    with 0.9. Greedy takes (0, ·) with probability 0.30, the MAP response is (1, 0) with 0.36.
+    The policy writes token 1 with probability `first` and then token 0, which makes (1, 0) a response of mass
+    `map_mass`; after token 0 any token has ½. At 0.36 greedy takes (0, ·) with 0.30. Greedy misses the MAP as long as
+    ``first < ½``, so `map_mass` may be anything below ½; above ½ ``first > map_mass`` is too, and greedy finds it
+    (Huang et al. 2024: a response of mass above ½ is the greedy one; this family shows that ½ is tight).
+
+    Args:
+        map_mass: mass of the MAP response, above that of any other response.
+        first: probability of its first token, above `map_mass`.
     """
-    probs = [np.array([[0.6, 0.4]]), np.array([[0.5, 0.5], [0.9, 0.1]])]
+    if not max((1 - first) / 2, first - map_mass) < map_mass < first < 1:
+        raise ValueError(f"map_mass={map_mass}, first={first}: (1, 0) must have less mass than token 1 and be the MAP")
+    second = map_mass / first
+    probs = [np.array([[1 - first, first]]), np.array([[0.5, 0.5], [second, 1 - second]])]
     rewards: list[Any] = [np.log(table) for table in probs]
     low = min(float(table.min()) for table in rewards)
     return TokenMDP.tree(rewards, reward_range=(low, 0.0)), 1.0
+
+
+def map_is_wrong(accuracy: float = 0.9, alpha: float = 1.0) -> Instance:
+    """Sampling is right with probability `accuracy`, and RL on the endogenous reward is always wrong.
+
+    V = 4, H = 2. One response of 16 is wrong (it pays 0, the others 1), and in `π̂` it is the most probable: the right
+    ones share `accuracy`, 1/15 each. RL on `r̂` finds what the policy likes best, not what is right.
+
+    Args:
+        accuracy: of `π̂`; below 15/16, so that the wrong response is the MAP.
+        alpha: temperature at which the expert is soft-optimal for being right.
+    """
+    if not 0 < accuracy < 15 / 16:
+        raise ValueError(
+            f"accuracy={accuracy}: must be positive and below 15/16, else the wrong response is not the MAP"
+        )
+    return _one_against_fifteen([1 - accuracy], [False], alpha)
+
+
+def rise_then_fall(alpha: float = 1.0) -> Instance:
+    """Sharpening first raises accuracy and then lowers it: the power policies ``π̂^κ`` on two prompts.
+
+    V = 4, H = 2. For prompt 0 one response of 16 is right and has mass 0.4: a small `κ` finds it. For prompt 1 one is
+    wrong and has mass 0.07, above the others' 0.062: a large `κ` finds that. Accuracy starts at 0.665, passes 0.95
+    and ends at ½. ``π̂^κ`` is soft-optimal at temperature 1 for the reward ``κ log π̂``.
+    """
+    return _one_against_fifteen([0.4, 0.07], [True, False], alpha)
+
+
+def _one_against_fifteen(mass: list[float], right: list[bool], alpha: float) -> Instance:
+    """For each prompt, response (0, 0) has `mass` in `π̂` and is `right` or not; the others share the rest, and are the
+    opposite. The last token pays 1 for a right response.
+    """
+    probs = np.stack([np.array([m] + [(1 - m) / 15] * 15).reshape(4, 4) for m in mass])
+    first = probs.sum(axis=-1)
+    second = (probs / first[..., None]).reshape(-1, 4)
+    pays = np.stack([np.where(np.arange(16) == 0, r, not r).reshape(4, 4) for r in right]).reshape(-1, 4).astype(float)
+    mdp = TokenMDP.tree([np.zeros((len(mass), 4)), pays])
+    return Instance(mdp, soft_optimal(mdp, alpha).policy, Policy.from_probs(mdp.dynamics, [first, second]), alpha)
