@@ -53,7 +53,59 @@ def test_order_of_bounds(horizon, epsilon, alpha):
     )
 
 
+@settings(derandomize=True, deadline=None)
+@given(st.integers(1, 60), st.floats(1e-6, 5))
+def test_stepwise_is_the_sum_and_below_every_other_cloning_bound(horizon, epsilon):
+    stepwise = float(bounds.clone_gap_stepwise(horizon, epsilon))
+    parts = [float(bounds.tv_randomised_response(h, epsilon)) for h in range(1, horizon + 1)]
+    assert stepwise == pytest.approx(sum(parts), rel=1e-12)
+    assert (np.diff(parts) >= -1e-15).all()
+    for other in (
+        bounds.clone_gap_composition,
+        bounds.clone_gap_elementary,
+        bounds.clone_gap_three_halves,
+        bounds.clone_gap_paper,
+    ):
+        assert stepwise <= float(other(horizon, epsilon)) * (1 + 1e-12)
+    entropy = float(bounds.clone_gap_entropy(horizon, epsilon, 0.3, 5))
+    assert entropy == pytest.approx(0.3 * np.log(5) * (sum(parts[:-1]) + horizon * np.expm1(epsilon)), rel=1e-12)
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.floats(0.01, 0.995), st.floats(1e-4, 5))
+def test_discounted_clone_bound_is_the_discounted_sum(discount, epsilon):
+    """``Σ_h γ^{h−1} TV_RR(h, ε)``, summed until what is left is below 1e-13 of it."""
+    n = int(np.ceil(np.log(1e-16) / np.log(discount))) + 2
+    terms = [discount ** (h - 1) * float(bounds.tv_randomised_response(h, epsilon)) for h in range(1, n)]
+    assert float(bounds.clone_gap_discounted(discount, epsilon)) == pytest.approx(sum(terms), rel=1e-11)
+    assert float(bounds.clone_gap_discounted(discount, epsilon)) <= float(bounds.effective_horizon(discount))
+
+
+def test_asymptotic_constant_is_no_bound_at_one_step():
+    """``H^{3/2} ε/√(2π)`` is below the exact ``tanh(ε/2)`` at ``H = 1``, and above from ``H = 2`` on, stepwise."""
+    assert 0.1 / sqrt(2 * pi) < float(bounds.clone_gap_stepwise(1, 0.1))
+    assert float(bounds.clone_gap_three_halves(1, 0.1)) >= float(bounds.clone_gap_stepwise(1, 0.1))
+
+
+@pytest.mark.parametrize("kl", [0.1, 0.3, 5.0])
+def test_hellinger_at_the_least_affinity_that_a_divergence_allows(kl):
+    """``BC ≥ exp(−KL/2)`` (Jensen), where the bound is ``√(1 − e^{−KL})``."""
+    assert float(bounds.tv_hellinger(1.0)) == 0.0
+    assert float(bounds.tv_hellinger(0.0)) == 1.0
+    assert float(bounds.tv_hellinger(exp(-kl / 2))) == pytest.approx(sqrt(-np.expm1(-kl)), rel=1e-12)
+
+
+def test_every_bound_goes_by_its_functions_name():
+    found = bounds.every_bound(4, 0.2, 0.5, 3, width=2.0)
+    assert set(found) - {"regularised_gap"} <= set(bounds.__all__)
+    assert found["clone_gap_paper"] == pytest.approx(6.4)
+    assert found["regularised_gap"] == pytest.approx(0.5 * found["kl_ball"])
+
+
 def test_values_by_hand():
+    assert bounds.rl_gap_expert(10, 0.2, 0.5) == pytest.approx(1.0 * (1 + tanh(0.1)))
+    assert bounds.rl_gap_anchored(10, 0.2, 0.5, 2.0) == pytest.approx(1.0 + 2.5 * 2 * tanh(0.1))
+    assert bounds.preference_tv_of_pair(-0.8, 0.5) == pytest.approx(tanh(0.1))
     assert bounds.preference_tv_paper(10, 0.1, 0.5) == pytest.approx(0.25)
     assert bounds.preference_tv_sharp(10, 0.1, 0.5) == pytest.approx(tanh(0.25))
     assert bounds.clone_gap_paper(10, 0.1, 2.0) == pytest.approx(20.0)

@@ -19,6 +19,7 @@ __all__ = [
     "clone_gap_composition",
     "clone_gap_discounted",
     "clone_gap_elementary",
+    "clone_gap_entropy",
     "clone_gap_paper",
     "clone_gap_stepwise",
     "clone_gap_three_halves",
@@ -103,6 +104,18 @@ def clone_gap_three_halves(horizon: Any, epsilon: Any, width: Any = 1.0) -> Arra
     return np.asarray(width) * horizon * np.sqrt(np.asarray(horizon)) * epsilon / 2
 
 
+def clone_gap_entropy(horizon: int, epsilon: Any, alpha: Any, vocab_size: int) -> Array:
+    """Cloning a soft-optimal expert: ``V^{π_E} − V^{π̂} ≤ α log V · [Σ_{h<H} TV_RR(h, ε) + H(e^ε − 1)]``.
+
+    What an expert of temperature `α` can lose it must have spent on entropy, of which a token carries ``log V`` at most.
+    Below `clone_gap_stepwise` where ``α log V`` is well below the width of the rewards.
+    """
+    eps, alpha = np.asarray(epsilon), np.asarray(alpha)
+    most_entropy = np.log(vocab_size * (alpha / alpha))  # of a token, in the arithmetic of alpha
+    earlier = clone_gap_stepwise(horizon, eps) - tv_randomised_response(horizon, eps)
+    return alpha * most_entropy * (earlier + horizon * np.expm1(eps))
+
+
 def clone_gap_discounted(discount: Any, epsilon: Any, width: Any = 1.0) -> Array:
     """Cloning, discounted: ``V^{π_E} − V^{π̂} ≤ Σ_h γ^{h−1} TV_RR(h, ε) = tanh(ε/2) / ((1−γ) √(1 − γ²/cosh²(ε/2)))``.
 
@@ -167,11 +180,11 @@ def rl_gap_expert(horizon: Any, epsilon: Any, alpha: Any) -> Array:
 
 
 def rl_gap_anchored(horizon: Any, epsilon: Any, alpha: Any, beta: Any) -> Array:
-    """KL-regularised RL, ``π_β ∝ π̂^{1+α/β}``: ``V^{π_E}_{r*} − V^{π_β}_{r*} ≤ 2αHε + βHε tanh(ε/2)``."""
-    return rl_gap(horizon, epsilon, alpha) + np.asarray(beta) * kl_ball(horizon, epsilon)
+    """KL-regularised RL, ``π_β ∝ π̂^{1+α/β}``: ``V^{π_E}_{r*} − V^{π_β}_{r*} ≤ αHε + (α + β) Hε tanh(ε/2)``."""
+    return rl_gap_expert(horizon, epsilon, alpha) + np.asarray(beta) * kl_ball(horizon, epsilon)
 
 
-def every_bound(horizon: int, epsilon: float, alpha: float, width: float = 1.0) -> dict[str, float]:
+def every_bound(horizon: int, epsilon: float, alpha: float, vocab_size: int, width: float = 1.0) -> dict[str, float]:
     """Each bound in `ε`, by the name of its function; `regularised_gap` is ``α·kl_ball``, of the regularised values.
 
     `preference_tv_sharp` is for responses that differ from the first token on, `rl_gap_anchored` for ``β = α``.
@@ -184,6 +197,7 @@ def every_bound(horizon: int, epsilon: float, alpha: float, width: float = 1.0) 
         "clone_gap_three_halves": clone_gap_three_halves(horizon, epsilon, width),
         "clone_gap_composition": clone_gap_composition(horizon, epsilon, width),
         "clone_gap_stepwise": clone_gap_stepwise(horizon, epsilon, width),
+        "clone_gap_entropy": clone_gap_entropy(horizon, epsilon, alpha, vocab_size),
         "rl_gap_paper": rl_gap_paper(horizon, epsilon, width),
         "rl_gap": rl_gap(horizon, epsilon, alpha),
         "rl_gap_expert": rl_gap_expert(horizon, epsilon, alpha),
@@ -211,7 +225,10 @@ def tv_pinsker(kl: Any) -> Array:
 
 
 def tv_hellinger(affinity: Any) -> Array:
-    """``TV ≤ √(1 − BC²)`` with the Bhattacharyya coefficient ``BC = Σ_τ √(π_E(τ) π̂(τ))``; below Pinsker's bound."""
+    """``TV ≤ √(1 − BC²)`` with the Bhattacharyya coefficient ``BC = Σ_τ √(π_E(τ) π̂(τ))``; below one for any two laws.
+
+    Between close laws it is Pinsker's bound to second order; of the two neither is always the lower.
+    """
     affinity = np.asarray(affinity)
     xp = array_namespace(affinity)
     return xp.sqrt(xp.maximum((1 - affinity) * (1 + affinity), 0.0))

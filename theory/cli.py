@@ -389,7 +389,7 @@ def _worst_cases(mdp: TokenMDP, alpha: float, epsilon: float) -> dict[str, Any]:
         "worst_preference_pair": None if pair is None else [pair[1].tokens[0].tolist(), pair[2].tokens[0].tolist()],
         "worst_kl": None if kl is None else float(kl),
         "worst_regularised_gap": None if kl is None else float(alpha * kl),
-        "bounds": every_bound(mdp.horizon, epsilon, alpha, mdp.reward_width),
+        "bounds": every_bound(mdp.horizon, epsilon, alpha, mdp.vocab_size, mdp.reward_width),
         "out_of_reach": out_of_reach,
     }
 

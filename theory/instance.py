@@ -315,8 +315,9 @@ class Instance:
 
         Each layer of a sweep adds a few roundings of numbers no larger than `scale`; a sum over tokens adds `V`. A
         stored log-probability is off by as much as ``Q/α`` is and by what its row lacks to sum to one, so `ε` is too;
-        a bound multiplies that by its slope in `ε`, at most ``RH² + 2αH`` in reward units, ``2H(1 + ε)`` in nats and
-        ``αH`` in probability.
+        a bound multiplies that by its slope in `ε`, at most ``RH² + αH(2 + e^ε log V)`` in reward units (the last term,
+        of `bounds.clone_gap_entropy`, up to ``ε = 5``, from where that bound is far above anything), ``2H(1 + ε)`` in
+        nats and ``αH`` in probability.
         """
         H, alpha = self.horizon, self.temperature
         u = 4 * float(np.finfo(np.float64).eps) * (H + self.mdp.vocab_size)
@@ -325,7 +326,8 @@ class Instance:
         nats = H * logs + gauges + rewards / alpha
         finite_epsilon = np.where(np.isfinite(self.epsilon), self.epsilon, 0.0)
         slope = {
-            "reward": self.width * H**2 + 2 * alpha * H,
+            "reward": self.width * H**2
+            + alpha * H * (2 + np.exp(np.minimum(finite_epsilon, 5.0)) * np.log(self.mdp.vocab_size)),
             "nats": 2 * H * (1 + finite_epsilon),
             "probability": alpha * H,
         }[unit]

@@ -159,6 +159,14 @@ STATEMENTS: tuple[Statement, ...] = (
         ceiling=lambda i: _return_range(i) * (1 - 1e-9),
     ),
     Statement(
+        "clone-entropy",
+        "docs §4",
+        "V^{π_E} − V^{π̂} ≤ α log V [Σ_{h<H} TV_RR(h,ε) + H(e^ε−1)]",
+        lambda i: i.clone_gap,
+        lambda i: bounds.clone_gap_entropy(i.horizon, i.epsilon, i.temperature, i.mdp.vocab_size),
+        ceiling=_return_range,
+    ),
+    Statement(
         "clone-tv",
         "docs §7",
         "V^{π_E} − V^{π̂} ≤ HR·TV(π_E(τ), π̂(τ))",
@@ -213,9 +221,9 @@ STATEMENTS: tuple[Statement, ...] = (
     Statement(
         "rl-anchored",
         "docs §4",
-        "V^{π_E} − V^{π_β} ≤ 2αHε + β KL(π_E‖π̂)  (β = α)",
+        "V^{π_E} − V^{π_β} ≤ αHε + (α+β) KL(π_E‖π̂)  (β = α)",
         lambda i: i.expert_value - i.anchored_value,
-        lambda i: bounds.rl_gap(i.horizon, i.epsilon, i.alpha) + i.temperature * i.kl_from_expert,
+        lambda i: i.temperature * (i.horizon * i.epsilon + 2 * i.kl_from_expert),
         ceiling=_return_range,
     ),
     Statement(
