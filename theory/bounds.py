@@ -107,8 +107,8 @@ def clone_gap_three_halves(horizon: Any, epsilon: Any, width: Any = 1.0) -> Arra
 def clone_gap_entropy(horizon: int, epsilon: Any, alpha: Any, vocab_size: int) -> Array:
     """Cloning a soft-optimal expert: ``V^{π_E} − V^{π̂} ≤ α log V · [Σ_{h<H} TV_RR(h, ε) + H(e^ε − 1)]``.
 
-    What an expert of temperature `α` can lose it must have spent on entropy, of which a token carries ``log V`` at most.
-    Below `clone_gap_stepwise` where ``α log V`` is well below the width of the rewards.
+    What an expert of temperature `α` can lose it has spent on entropy, of which a token carries ``log V`` at most. So
+    it is below `clone_gap_stepwise` where ``α log V`` is well below the width of the rewards.
     """
     eps, alpha = np.asarray(epsilon), np.asarray(alpha)
     most_entropy = np.log(vocab_size * (alpha / alpha))  # of a token, in the arithmetic of alpha

@@ -1,0 +1,541 @@
+"""Infinite responses with a discount, on states that recur: ``1/(1−γ)`` in the place of `H`.
+
+A *stationary policy* is a table of log-probabilities ``(n, V)``; values are ``(n,)``. Soft values discount rewards and
+entropies alike,
+
+    V*(s) = max_π E Σ_h γ^{h−1} [r(s_h,a_h) + α H(π(·|s_h))],    Q*(s,a) = r(s,a) + γV*(s'),    π_E = softmax(Q*/α),
+
+and only then is `π_E` stationary and does ``α log π_E(a|s) = r(s,a) + γV*(s') − V*(s)`` telescope under the weights
+``γ^{h−1}``. This is *not* a finite horizon with rewards ``γ^{h−1} r``: there entropy is not discounted, step `h` has in
+effect the temperature ``α/γ^{h−1}``, and late tokens become uniform. Plain values do agree. (With `γ` the probability
+that a response goes on after each token, rewards and entropies count while it lasts.)
+
+The telescoped sum needs no rule for the end: ``γ^h V̂(s_{h+1})`` vanishes. It needs the same `γ` in the sum and in the
+endogenous reward ``r̂(s,a) = α log π̂(a|s) + V̂(s) − γV̂(s')``; then RL on `r̂` does not depend on the gauge `V̂`.
+
+Every `error` is certified. All these Bellman operators contract by `γ` in the largest norm, so `V` is within
+``(‖TV − V‖ + rounding)/(1−γ)`` of the fixed point, however it was found: by Newton steps, which no `γ` makes slow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from scipy.sparse import csr_matrix, identity
+from scipy.sparse.linalg import spsolve
+
+from theory import bounds
+from theory.adversary import extreme_tilt
+from theory.arrays import Array, require_positive, soft_maximum
+from theory.reward import preference_tv
+from theory.statements import STATEMENTS
+from theory.verdict import Statement
+
+__all__ = [
+    "DISCOUNTED_STATEMENTS",
+    "DiscountedInstance",
+    "DiscountedMDP",
+    "Solution",
+    "endogenous_reward",
+    "entropy_values",
+    "expected_sums",
+    "kl_values",
+    "plain_values",
+    "regularised_values",
+    "soft_value_iteration",
+    "value_iteration",
+    "worst_clone",
+]
+
+EPS = float(np.finfo(np.float64).eps)
+
+MAX_STEPS = 200
+"""Newton steps before a solver gives up. A handful are enough, and `SWEEPS` make that true of long corridors too."""
+
+SWEEPS = 30
+"""Plain Bellman backups before each Newton step. Cheap, and they carry rewards over as many states."""
+
+SHARED_STEPS = (0, 1, 3)
+"""Numbers of shared first tokens for which preferences are compared."""
+
+
+@dataclass(frozen=True, eq=False)
+class DiscountedMDP:
+    """A token MDP without end. Build one with `window` or `table`, which validate; the raw constructor does not.
+
+    Attributes:
+        rewards: ``(n, V)``, reward units.
+        next_states: ``(n, V)``, the state that each token leads to.
+        discount: `γ`, between 0 and 1.
+        initial_weights: ``(n,)``, the distribution of the first state.
+        reward_range: the interval that every reward lies in. Bounds scale with its width.
+
+    """
+
+    rewards: np.ndarray
+    next_states: np.ndarray
+    discount: float
+    initial_weights: np.ndarray
+    reward_range: tuple[float, float] = (0.0, 1.0)
+
+    @classmethod
+    def table(
+        cls,
+        rewards: Any,
+        next_states: Any,
+        discount: float,
+        *,
+        initial_weights: Any = None,
+        reward_range: tuple[float, float] = (0.0, 1.0),
+    ) -> Self:
+        """States by table.
+
+        Args:
+            rewards: ``(n, V)``.
+            next_states: ``(n, V)`` integers from 0 to ``n − 1``.
+            discount: `γ`, strictly between 0 and 1.
+            initial_weights: ``(n,)``, non-negative, of sum one; uniform by default.
+            reward_range: interval that the rewards must lie in.
+
+        Raises:
+            ValueError: names the argument and the value.
+
+        """
+        table, links = np.asarray(rewards, dtype=np.float64), np.asarray(next_states)
+        if table.ndim != 2 or 0 in table.shape:
+            raise ValueError(f"rewards has shape {table.shape}: must be (n, V), states by tokens, both at least 1")
+        if links.shape != table.shape or not np.issubdtype(links.dtype, np.integer):
+            raise ValueError(f"next_states: {links.dtype} of shape {links.shape}, must be integers {table.shape}")
+        if links.min() < 0 or links.max() >= len(table):
+            raise ValueError(f"next_states holds {links.min()} to {links.max()}: states are 0 to {len(table) - 1}")
+        if not 0 < discount < 1:
+            raise ValueError(f"discount={discount}: must be strictly between 0 and 1; for a fixed length use TokenMDP")
+        low, high = map(float, reward_range)
+        if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+            raise ValueError(f"reward_range={reward_range}: must be two finite numbers (low, high), low <= high")
+        outside = ~((table >= low) & (table <= high))
+        if outside.any():
+            raise ValueError(
+                f"rewards holds {table[outside][0]:.6g} at {tuple(map(int, np.argwhere(outside)[0]))}, outside "
+                f"reward_range=({low:g}, {high:g}): rewards must be finite; pass reward_range=(low, high)"
+            )
+        weights = np.full(len(table), 1.0 / len(table)) if initial_weights is None else np.asarray(initial_weights)
+        if weights.shape != (len(table),) or not (weights >= 0).all() or not abs(weights.sum() - 1.0) <= 1e-9:
+            raise ValueError(f"initial_weights: must be {len(table)} non-negative numbers of sum 1, got {weights}")
+        return cls(table, links, float(discount), weights.astype(np.float64), (low, high))
+
+    @classmethod
+    def window(cls, rewards: Any, size: int, discount: float, **options: Any) -> Self:
+        """States that are the last `size` tokens, read as a number in base `V` (the newest token is the last digit).
+
+        Args:
+            rewards: ``(V^size, V)``.
+            size: how many tokens a state remembers, at least one.
+            discount: see `table`.
+            **options: see `table`.
+
+        Raises:
+            ValueError: names the argument and the value.
+
+        """
+        if not isinstance(size, int | np.integer) or size < 1:
+            raise ValueError(f"size={size!r}: give the number of tokens a state remembers, 1 or more")
+        n, V = np.shape(rewards) if np.ndim(rewards) == 2 else (0, 0)
+        if n == 0 or n != V**size:
+            raise ValueError(f"rewards has shape {np.shape(rewards)}: must be (V^{size}, V) for size={size}")
+        return cls.table(rewards, (np.arange(n)[:, None] * V + np.arange(V)) % n, discount, **options)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens `V`."""
+        return int(self.rewards.shape[1])
+
+    @property
+    def effective_horizon(self) -> float:
+        """``1/(1−γ)``."""
+        return float(bounds.effective_horizon(self.discount))
+
+    @property
+    def reward_width(self) -> float:
+        """Width of the reward range, the `R` that bounds scale with."""
+        return self.reward_range[1] - self.reward_range[0]
+
+    def average(self, values: np.ndarray) -> float:
+        """Average of values ``(n,)`` over the first state."""
+        return float(self.initial_weights @ values)
+
+    def q_values(self, values: np.ndarray) -> np.ndarray:
+        """``r(s,a) + γ V(s')``: ``(n, V)``."""
+        table: np.ndarray = self.rewards + self.discount * values[self.next_states]
+        return table
+
+    def with_rewards(self, rewards: np.ndarray) -> Self:
+        """The same states with other rewards ``(n, V)``; `reward_range` is that of the rewards given."""
+        return replace(self, rewards=rewards, reward_range=(float(rewards.min()), float(rewards.max())))
+
+
+class Solution(NamedTuple):
+    """A stationary policy and values, with a certificate."""
+
+    policy: np.ndarray
+    """``(n, V)``, log-probabilities."""
+    values: np.ndarray
+    """``(n,)``: of the policy, and optimal where a solver says so."""
+    error: float
+    """No value is further than this from the exact one: of the fixed point, and of `policy` itself."""
+
+
+# --- Fixed points ---------------------------------------------------------------------------------------------------
+
+Backup = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""Values ``(n,)`` to ``TV`` ``(n,)`` and the rows ``(n, V)`` of `P`, ``γP`` the derivative of `T`."""
+
+
+def _fixed_point(
+    mdp: DiscountedMDP, backup: Backup, noise: float, alpha: float = 0.0, tolerance: float = 1.0
+) -> tuple[np.ndarray, float]:
+    """Values and certified error of the fixed point of a `γ`-contraction, by Newton steps ``V + (I − γP)⁻¹(TV − V)``.
+
+    One backup rounds by at most ``noise·(|r| + 2|V|) + 8αV·EPS``. Ends where the residual is no larger than that, or
+    stops falling while the error meets `tolerance`, a share of the largest value that rewards and entropies allow.
+    """
+    n, V = mdp.rewards.shape
+    largest = float(np.abs(mdp.rewards).max())
+    allowed = tolerance * (largest + alpha * math.log(V + 1)) * mdp.effective_horizon
+    values, previous = np.zeros(n), math.inf
+    for _ in range(MAX_STEPS):
+        backed_up, rows = backup(values)
+        residual = float(np.abs(backed_up - values).max())
+        rounding = noise * (largest + 2 * float(np.abs(values).max())) + 8 * alpha * V * EPS
+        error = (residual + rounding) * mdp.effective_horizon
+        if residual <= rounding or (residual > previous / 2 and error <= allowed):
+            if error <= allowed:
+                return values, error
+            break
+        previous = residual
+        for _ in range(SWEEPS):
+            values = backed_up
+            backed_up, rows = backup(values)
+        links = csr_matrix((rows.ravel(), mdp.next_states.ravel(), np.arange(0, n * V + 1, V)), shape=(n, n))
+        values = values + spsolve((identity(n) - mdp.discount * links).tocsc(), backed_up - values)
+    raise ValueError(
+        f"tolerance={tolerance:.3g}: at discount={mdp.discount} doubles certify {error / allowed * tolerance:.1e} "
+        "of the largest value; pass a larger tolerance or a smaller discount"
+    )
+
+
+def soft_value_iteration(mdp: DiscountedMDP, alpha: float, tolerance: float = 1e-10) -> Solution:
+    """Soft-optimal policy ``π_E = softmax(Q*/α)`` and the soft values ``V*``, the fixed point of
+    ``TV(s) = α log Σ_a exp((r(s,a) + γV(s'))/α)``. A Newton step is soft policy iteration.
+
+    Args:
+        mdp: the MDP.
+        alpha: temperature in reward units, a number.
+        tolerance: largest error that is accepted, as a share of the largest value that rewards and entropies allow.
+
+    Raises:
+        ValueError: `alpha` is not a positive number; or doubles cannot certify `tolerance`, and what they can.
+
+    """
+    alpha = _number("alpha", alpha)
+
+    def backup(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        q = mdp.q_values(values)
+        return soft_maximum(q, alpha), np.exp(_log_softmax(q, alpha))
+
+    values, error = _fixed_point(mdp, backup, 4 * EPS, alpha, tolerance)
+    return Solution(_log_softmax(mdp.q_values(values), alpha), values, error)
+
+
+def value_iteration(mdp: DiscountedMDP, tolerance: float = 1e-10) -> Solution:
+    """A deterministic policy of greatest plain value, and the values ``max_π V^π(s)``; `tolerance` as in
+    `soft_value_iteration`. Of equally good tokens the first is chosen.
+    """
+
+    def backup(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        q = mdp.q_values(values)
+        return q.max(axis=1), np.exp(_greedy(q))
+
+    values, error = _fixed_point(mdp, backup, 4 * EPS, tolerance=tolerance)
+    return Solution(_greedy(mdp.q_values(values)), values, error)
+
+
+def worst_clone(mdp: DiscountedMDP, expert: Array, epsilon: float, tolerance: float = 1e-8) -> Solution:
+    """The policy within `epsilon` of `expert` that has the least plain value from every state, and that value: exact.
+
+    The ball ``|log π̂(a|s) − log π_E(a|s)| ≤ ε`` is rectangular over states, so the least value is the fixed point of
+    ``TV(s) = min_p̂ Σ_a p̂(a) [r(s,a) + γV(s')]``, a fractional knapsack in each state. No policy of the ball that reads
+    the whole past does more harm: whatever it does later, a row at `s` is worth at least ``TV(s)`` when what follows is
+    worth at least `V`; and the stationary policy that plays the minimising rows attains `V`.
+
+    Args:
+        mdp: the true reward.
+        expert: the centre `π_E` of the ball, ``(n, V)``, log-probabilities.
+        epsilon: radius in nats, a number.
+        tolerance: see `soft_value_iteration`.
+
+    Raises:
+        ValueError: an argument is not what it should be; or doubles cannot certify `tolerance`.
+
+    """
+    log_p, defect = _policy("expert", expert, mdp)
+    radius = _number("epsilon", epsilon)
+
+    def backup(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        q = mdp.q_values(values)
+        rows = np.exp(log_p) * extreme_tilt(log_p, q, radius)
+        return (rows * q).sum(axis=1), rows
+
+    # The row's one token between floor and cap takes the mass that is left, which rounds by up to e^ε times as much.
+    noise = ((mdp.vocab_size + 8) * EPS + defect) * math.exp(radius)
+    values, error = _fixed_point(mdp, backup, noise, tolerance=tolerance)
+    return Solution(log_p + np.log(extreme_tilt(log_p, mdp.q_values(values), radius)), values, error)
+
+
+def expected_sums(mdp: DiscountedMDP, policy: Array, table: Array) -> Solution:
+    """``E_π Σ_h γ^{h−1} x(s_h, a_h)`` from each state, for a per-token quantity `table` ``(n, V)``: the linear system
+    ``W(s) = Σ_a π(a|s) [x(s,a) + γW(s')]``. A token of probability zero contributes nothing, whatever its `x`.
+
+    Raises:
+        ValueError: `policy` is not a policy, or `table` is infinite where it has probability.
+
+    """
+    log_p, defect = _policy("policy", policy, mdp)
+    p = np.exp(log_p)
+    counted = mdp.with_rewards(np.where(p > 0, table, 0.0))
+    if not np.isfinite(counted.rewards).all():
+        state = int(np.argmin(np.isfinite(counted.rewards).all(axis=1)))
+        raise ValueError(f"table is not finite where the policy has probability, in state {state}: so is no sum of it")
+
+    def backup(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return (p * counted.q_values(values)).sum(axis=1), p
+
+    return Solution(log_p, *_fixed_point(counted, backup, (mdp.vocab_size + 8) * EPS + defect))
+
+
+def plain_values(mdp: DiscountedMDP, policy: Array) -> Solution:
+    """Plain values ``V^π(s) = E_π Σ_h γ^{h−1} r(s_h, a_h)`` of a stationary policy."""
+    return expected_sums(mdp, policy, mdp.rewards)
+
+
+def entropy_values(mdp: DiscountedMDP, policy: Array) -> Solution:
+    """Discounted entropy ``Σ_h γ^{h−1} E_π H(π(·|s_h))``, nats."""
+    return expected_sums(mdp, policy, -np.asarray(policy))
+
+
+def regularised_values(mdp: DiscountedMDP, policy: Array, alpha: float) -> Solution:
+    """Regularised values, ``V^π + α`` times the discounted entropy."""
+    return expected_sums(mdp, policy, mdp.rewards - _number("alpha", alpha) * np.asarray(policy))
+
+
+def kl_values(mdp: DiscountedMDP, policy: Array, other: Array) -> Solution:
+    """Discounted KL ``Σ_h γ^{h−1} E_π KL(π(·|s_h)‖π'(·|s_h))``, nats.
+
+    Raises:
+        ValueError: it is infinite, because `other` misses a token that `policy` writes.
+
+    """
+    with np.errstate(invalid="ignore"):
+        return expected_sums(mdp, policy, np.asarray(policy) - _policy("other", other, mdp)[0])
+
+
+def endogenous_reward(mdp: DiscountedMDP, policy: Array, alpha: float, values: Array | None = None) -> DiscountedMDP:
+    """`mdp` with the endogenous reward of `policy`, ``r̂(s,a) = α log π̂(a|s) + V̂(s) − γV̂(s')``.
+
+    RL on it plays ``value_iteration(endogenous_reward(…)).policy``, the response of greatest
+    ``Σ_h γ^{h−1} log π̂(a_h|s_h)``, whose first tokens weigh most. RL with entropy at `alpha` plays `policy` itself.
+
+    Args:
+        mdp: states and discount; its reward is not read.
+        policy: `π̂`, ``(n, V)``, log-probabilities.
+        alpha: temperature in reward units, a number.
+        values: the gauge `V̂`, ``(n,)``: ``α log Σ_a exp(logits)`` for the policy's own logits, zero by default.
+
+    Raises:
+        ValueError: an argument is not what it should be, or `policy` gives a token probability zero.
+
+    """
+    log_p, _ = _policy("policy", policy, mdp)
+    if not np.isfinite(log_p).all():
+        raise ValueError(
+            f"policy forbids token {tuple(map(int, np.argwhere(~np.isfinite(log_p))[0]))}: r̂ is -inf there"
+        )
+    rewards = _number("alpha", alpha) * log_p
+    if values is not None:
+        if np.shape(values) != rewards.shape[:1]:
+            raise ValueError(f"values has shape {np.shape(values)}: must be ({len(rewards)},), one per state")
+        gauge = np.asarray(values, dtype=np.float64)
+        rewards = rewards + (gauge[:, None] - mdp.discount * gauge[mdp.next_states])
+    return mdp.with_rewards(rewards)
+
+
+def _number(name: str, value: Any) -> float:
+    number = require_positive(name, value)
+    if not isinstance(number, float):
+        raise ValueError(f"{name} has shape {number.shape}: must be one number")
+    return number
+
+
+def _policy(name: str, log_probs: Any, mdp: DiscountedMDP) -> tuple[np.ndarray, float]:
+    """A stationary policy, checked, and the most that a row of it is off one by."""
+    table = np.asarray(log_probs, dtype=np.float64)
+    if table.shape != mdp.rewards.shape:
+        raise ValueError(f"{name} has shape {table.shape}: must be {mdp.rewards.shape}, log-probabilities")
+    off = np.abs(np.exp(table).sum(axis=1) - 1.0)
+    if not (off <= 1e-9).all():
+        state = int(np.argmin(off <= 1e-9))
+        raise ValueError(
+            f"{name}: row {state} sums to {np.exp(table[state]).sum():.12g}, must be 1: give log-probabilities"
+        )
+    return table, float(off.max())
+
+
+def _log_softmax(q: np.ndarray, alpha: float) -> np.ndarray:
+    scaled = (q - q.max(axis=1, keepdims=True)) / alpha
+    table: np.ndarray = scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))
+    return table
+
+
+def _greedy(q: np.ndarray) -> np.ndarray:
+    """The deterministic policy that takes the first largest entry of each row, as log-probabilities."""
+    best = q.argmax(axis=1, keepdims=True)
+    return np.where(np.arange(q.shape[1]) == best, 0.0, -np.inf)
+
+
+# --- Statements -----------------------------------------------------------------------------------------------------
+
+
+class DiscountedInstance:
+    """What `theory.instance.Instance` is, without end: its quantities by the same names, one for each state ``(n,)``.
+
+    `horizon` is ``1/(1−γ)``. A response is a first token and then a deterministic stationary policy: the best of `r*`,
+    the best of `r̂`, those along which ``log π_E − log π̂`` adds up to most and to least. All ``(n, 4V)`` are compared.
+    """
+
+    batch_shape: tuple[int, ...] = ()
+
+    def __init__(self, mdp: DiscountedMDP, policy: Array, alpha: float, gauge: Array | None = None) -> None:
+        """Solve everything.
+
+        Args:
+            mdp: the true reward `r*`.
+            policy: `π̂`, ``(n, V)``, log-probabilities, all of them finite.
+            alpha: temperature, a number. `π_E` is soft-optimal at it.
+            gauge: `V̂`, ``(n,)``, in which the reward of `π̂` is read; zero by default.
+
+        """
+        self.mdp, self.policy, self.alpha = mdp, _policy("policy", policy, mdp)[0], _number("alpha", alpha)
+        self.temperature = np.asarray(self.alpha)
+        self.horizon, self.width = mdp.effective_horizon, mdp.reward_width
+        self.endogenous = endogenous_reward(mdp, policy, alpha, gauge)
+        self.gauge = np.zeros(len(mdp.rewards)) if gauge is None else np.asarray(gauge)
+        self.error = 0.0
+        self._solve()
+        self._sum_responses()
+
+    def _certified(self, solution: Solution, weight: float = 1.0) -> np.ndarray:
+        """The values of `solution`; its error is added to what any quantity may be off by."""
+        self.error += weight * solution.error
+        return solution.values
+
+    def _solve(self) -> None:
+        mdp, alpha, policy, certified = self.mdp, self.alpha, self.policy, self._certified
+        soft, resolved = soft_value_iteration(mdp, alpha), soft_value_iteration(self.endogenous, alpha)
+        self.expert, self.resolved_log_prob, self.policy_log_prob = soft.policy, resolved.policy, policy
+        self.epsilon = np.abs(self.expert - policy).max()
+        # As stored, `π_E` is soft-optimal for a reward whose values are no further than this from those of `r*`.
+        self.soft_value = certified(soft, 2.0)
+        self.error += 4.0 * resolved.error  # and this one covers how `r̂` is stored
+        self.nats_error = 4.0 * resolved.error / alpha
+        self.expert_value = certified(plain_values(mdp, self.expert))
+        self.clone_gap = self.expert_value - certified(plain_values(mdp, policy))
+        self.best = value_iteration(mdp)
+        self.best_value = certified(self.best)
+        self.rl = value_iteration(self.endogenous)
+        self.rl_value = certified(plain_values(mdp, self.rl.policy))
+        self.rl_shortfall = 2.0 * self.rl.error / alpha
+        anchored = soft_value_iteration(
+            mdp.with_rewards(2 * alpha * policy), alpha
+        )  # V^π_{r̂} − α KL(π‖π̂), in one reward
+        self.anchored_value = certified(plain_values(mdp, anchored.policy))
+        self.error += 2.0 * anchored.error
+        kls = kl_values(mdp, policy, self.expert), kl_values(mdp, self.expert, policy)
+        self.kl_to_expert, self.kl_from_expert = (certified(each, alpha) for each in kls)
+        self.nats_error += kls[0].error
+        self.error += sum(regularised_values(mdp, each, alpha).error for each in (self.expert, policy))
+
+    def regularised(self, policy: Array) -> np.ndarray:
+        """``V^π_{r*,α}``."""
+        return regularised_values(self.mdp, policy, self.alpha).values
+
+    def _sum_responses(self) -> None:
+        log_ratio = self.expert - self.policy
+        extreme = (value_iteration(self.mdp.with_rewards(sign * log_ratio)).policy for sign in (1, -1))
+        continuations = [self.best.policy, self.rl.policy, *extreme]
+
+        def sums(table: np.ndarray) -> np.ndarray:
+            each = [self._certified(expected_sums(self.mdp, d, table)) for d in continuations]
+            return np.concatenate([table + self.mdp.discount * x[self.mdp.next_states] for x in each], axis=1)
+
+        self.true_return, self.endogenous_return = sums(self.mdp.rewards), sums(self.endogenous.rewards)
+        self.telescoped = sums(self.alpha * self.expert) + self.soft_value[:, None]
+        self.endogenous_telescoped = sums(self.alpha * self.policy) + self.gauge[:, None]
+        first_token = np.tile(np.arange(self.mdp.vocab_size), len(continuations))
+        i, j = np.triu_indices(len(first_token), k=1)
+        part = first_token[i] != first_token[j]
+        # A pair that parts after k shared tokens has both its differences, and its share of 1/(1−γ), scaled by γ^k.
+        after = self.mdp.discount ** np.array(SHARED_STEPS, dtype=np.float64)[:, None, None]
+        true, read = (x[:, i[part]] - x[:, j[part]] for x in (self.true_return, self.endogenous_telescoped))
+        self.pair_tv = preference_tv(after * true, after * read)
+        self.diverging_steps = after * self.horizon
+
+    def rounding(self, unit: str) -> tuple[float, float]:
+        """Bounds on the errors of a quantity in `unit` and of a bound that reads `ε`, against exact arithmetic.
+
+        A quantity is off by the certified errors of all it may be made of; a bound by its slope in `ε` times the
+        rounding of stored log-probabilities.
+        """
+        h, epsilon = self.horizon, float(self.epsilon)
+        quantity = {"reward": self.error, "nats": self.nats_error}.get(unit, self.error + 16 * EPS)
+        slope = {"reward": self.width * h**2 + 2 * self.alpha * h, "nats": 2 * h * (1 + epsilon)}
+        tables = (self.expert, self.policy)
+        defect = max(_policy("policy", table, self.mdp)[1] for table in tables)
+        logs = max(float(np.abs(table).max()) for table in tables)
+        return quantity, slope.get(unit, self.alpha * h) * (8 * EPS * (1 + logs) + defect)
+
+
+_CLAIMS = {
+    "soft-value": "V^{π_E}_{r*,α}(s) = V*(s)",
+    "telescoping": "Σγ^{h−1}r* = α Σγ^{h−1} log π_E + V*(s₁)",
+    "endogenous-telescoping": "Σγ^{h−1}r̂ = α Σγ^{h−1} log π̂ + V̂(s₁)",
+    "soft-rl-fixed-point": "soft-optimal policy of r̂ at α is π̂",
+    "theorem-1": "TV(P_r*, P_r̂) ≤ αε/2(1−γ)",
+    "theorem-1-sharp": "TV(P_r*, P_r̂) ≤ tanh(αγ^kε/2(1−γ))",
+    "theorem-2-clone": "V^{π_E} − V^{π̂} ≤ ε/(1−γ)²",
+    "clone-elementary": "V^{π_E} − V^{π̂} ≤ tanh(ε/2)·h(h+1)/2, h = 1/(1−γ)",
+    "clone-three-halves": "V^{π_E} − V^{π̂} ≤ ½ε/(1−γ)^{3/2}",
+    "clone-stepwise": "V^{π_E} − V^{π̂} ≤ Σγ^{h−1} TV_RR(h,ε)",
+    "clone-pinsker": "V^{π_E} − V^{π̂} ≤ R√(KL_γ(π̂‖π_E)/2)/(1−γ)",
+    "theorem-2-rl": "V^{π_E} − V^{π_RL} ≤ ε/(1−γ)  (α(1 + tanh(ε/2)) ≤ R)",
+    "rl-expert": "V^{π_E} − V^{π_RL} ≤ αε(1 + tanh(ε/2))/(1−γ)",
+    "rl-any-comparator": "max_π V^π − V^{π_RL} ≤ 2αε/(1−γ)",
+    "rl-anchored": "V^{π_E} − V^{π_β} ≤ αε/(1−γ) + (α+β) KL_γ(π_E‖π̂)  (β = α)",
+    "regularised-equality": "V^{π_E}_α − V^{π̂}_α = α KL_γ(π̂‖π_E)",
+    "kl-ball": "KL_γ(π̂‖π_E) ≤ ε tanh(ε/2)/(1−γ)",
+}
+
+
+def _discounted(statement: Statement) -> Statement:
+    source = statement.source if "paper" in statement.source else "docs §6"
+    again = replace(statement, claim=_CLAIMS[statement.name], source=source)
+    if statement.name != "clone-stepwise":
+        return again
+    return replace(again, right=lambda i: bounds.clone_gap_discounted(i.mdp.discount, i.epsilon, i.width))
+
+
+DISCOUNTED_STATEMENTS: tuple[Statement, ...] = tuple(_discounted(s) for s in STATEMENTS if s.name in _CLAIMS)
+"""Those of `STATEMENTS` that make sense without end: the same two sides, with ``1/(1−γ)`` for `H`."""
