@@ -21,6 +21,8 @@ from theory.adversary import (
     worst_map,
     worst_preference_pair,
 )
+from theory.discounted import DISCOUNTED_STATEMENTS, DiscountedInstance, DiscountedMDP, soft_value_iteration
+from theory.discounted import worst_clone as discounted_worst_clone
 from theory.files import replacing
 from theory.gallery import random_tree
 from theory.instance import POOL, Instance, single
@@ -28,7 +30,7 @@ from theory.mdp import TokenMDP
 from theory.policy import Policy, sample_log_ratio_ball
 from theory.soft import soft_optimal
 from theory.statements import STATEMENTS
-from theory.verdict import Summary, summarise
+from theory.verdict import Statement, Summary, summarise
 
 __all__ = ["Group", "Row", "attained", "exact_groups", "render", "run", "worst_instances", "write_json"]
 
@@ -39,6 +41,10 @@ SHAPES = tuple(
 
 FAMILY_HORIZONS = (2, 4, 16, 64)
 
+DISCOUNTS = (0.5, 0.9, 0.99)
+DISCOUNTED_EPSILONS = (1e-2, 3.0)
+MAX_DISCOUNTED = 64
+
 ALPHAS = (0.05, 20.0)
 EPSILONS = (1e-3, 3.0)
 
@@ -48,9 +54,10 @@ class Group:
     """Instances that are reported together."""
 
     name: str
-    instances: Sequence[Instance]
+    instances: Sequence[Any]
     facts: dict[str, Any]
     """What a reader should know of them: printed above the table and kept in the report."""
+    statements: tuple[Statement, ...] = STATEMENTS
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,12 @@ def exact_groups(seed: int = 0, *, n_instances: int = 256) -> list[Group]:
         Group("random trees, sampled π̂", sampled, ranges),
         Group("random trees, worst π̂ of the ball", adversarial, ranges),
         Group("extremal families of the gallery", list(_families()), {"horizons": FAMILY_HORIZONS}),
+        Group(
+            "discounted, states that recur, worst π̂ of the ball",
+            [_discounted(rng) for _ in range(min(n_instances, MAX_DISCOUNTED))],
+            {"alpha": ALPHAS, "epsilon": DISCOUNTED_EPSILONS, "discount": DISCOUNTS, "H": "1/(1 − discount)"},
+            DISCOUNTED_STATEMENTS,
+        ),
     ]
 
 
@@ -148,6 +161,15 @@ def _families() -> Iterator[Instance]:
         yield gallery.indifferent_learner(horizon, 0.7)
 
 
+def _discounted(rng: np.random.Generator) -> DiscountedInstance:
+    """A random window MDP without end, and the policy of the ball that is worst for cloning."""
+    V, size = int(rng.integers(2, 5)), int(rng.integers(1, 3))
+    mdp = DiscountedMDP.window(rng.random((V**size, V)), size, float(rng.choice(DISCOUNTS)))
+    (alpha,), (epsilon,) = _log_uniform(rng, ALPHAS, 1), _log_uniform(rng, DISCOUNTED_EPSILONS, 1)
+    expert = soft_value_iteration(mdp, float(alpha)).policy
+    return DiscountedInstance(mdp, discounted_worst_clone(mdp, expert, float(epsilon)).policy, float(alpha))
+
+
 def _with_worst_clone(mdp: TokenMDP, alpha: float, epsilon: float) -> Instance:
     expert = soft_optimal(mdp, alpha).policy
     return Instance(mdp, expert, worst_clone(mdp, expert, epsilon).policy, alpha)
@@ -156,9 +178,11 @@ def _with_worst_clone(mdp: TokenMDP, alpha: float, epsilon: float) -> Instance:
 def run(groups: Sequence[Group]) -> list[Row]:
     """Check every statement on every group; progress is shown on a terminal only."""
     rows = []
-    with tqdm(total=len(groups) * len(STATEMENTS), desc="statements", disable=None, leave=False) as progress:
+    with tqdm(
+        total=sum(len(group.statements) for group in groups), desc="statements", disable=None, leave=False
+    ) as progress:
         for group in groups:
-            for statement in STATEMENTS:
+            for statement in group.statements:
                 summary = summarise(statement, group.instances)
                 if summary is not None:
                     rows.append(Row(group.name, summary))
@@ -211,26 +235,35 @@ def attained(groups: Sequence[Group], rows: Sequence[Row]) -> str:
     names = [f"({k + 1})" for k in range(len(groups))]
     lines = ["attained fraction of each bound, largest left/right"]
     lines += [f"  {name} {group.name}" for name, group in zip(names, groups, strict=True)]
-    lines.append(f"{'statement':<20}{'claim':<52}" + "".join(f"{name:>9}" for name in names))
+    width = 2 + max(len(statement.claim) - _accents(statement.claim) for statement in STATEMENTS)
+    lines.append(f"{'statement':<20}{'claim':<{width}}" + "".join(f"{name:>8}" for name in names))
     lines.append("-" * len(lines[-1]))
     summaries = {(row.group, row.summary.statement.name): row.summary for row in rows}
     for statement in (s for s in STATEMENTS if not s.equality):
         here = [summaries.get((group.name, statement.name)) for group in groups]
         shown = ["–" if summary is None else _ratio(summary) for summary in here]
-        accents = sum(map(bool, map(unicodedata.combining, statement.claim)))  # characters that take no room
-        lines.append(f"{statement.name:<20}{statement.claim:<{52 + accents}}" + "".join(f"{x:>9}" for x in shown))
+        claim = f"{statement.claim:<{width + _accents(statement.claim)}}"
+        lines.append(f"{statement.name:<20}{claim}" + "".join(f"{text:>8}" for text in shown))
     return "\n".join(lines)
+
+
+def _accents(text: str) -> int:
+    """Characters of `text` that take no room of their own."""
+    return sum(map(bool, map(unicodedata.combining, text)))
 
 
 def _remarks(group: Group, rows: Sequence[Row]) -> list[str]:
     """What the table alone would let a reader miss."""
     here = {row.summary.statement.name: row.summary for row in rows if row.group == group.name}
     vacuous = [name for name, summary in here.items() if summary.vacuous_share == 1.0]
-    absent = [statement.name for statement in STATEMENTS if statement.name not in here]
+    absent = [statement.name for statement in group.statements if statement.name not in here]
     remarks = []
-    undecided = [f"{name} (within {s.equal_within:.0e})" for name, s in here.items() if s.verdict == "undecided"]
-    if undecided:
-        remarks.append(f"undecided even in balls, where the two sides meet: {', '.join(undecided)}")
+    for name, summary in here.items():
+        if summary.verdict == "undecided":
+            met = (
+                f"its two sides are equal to within {summary.equal_within:.0e}" if summary.certified else "doubles only"
+            )
+            remarks.append(f"undecided on some instance: {name} ({met})")
     if vacuous:
         remarks.append(f"vacuous here (each holds and says nothing): {', '.join(vacuous)}")
     if absent:
