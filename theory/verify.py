@@ -42,6 +42,7 @@ SHAPES = tuple(
 FAMILY_HORIZONS = (2, 4, 16, 64)
 
 DISCOUNTS = (0.5, 0.9, 0.99)
+DISCOUNTED_ALPHAS = (0.3, 20.0)
 DISCOUNTED_EPSILONS = (1e-2, 3.0)
 MAX_DISCOUNTED = 64
 
@@ -106,7 +107,12 @@ def exact_groups(seed: int = 0, *, n_instances: int = 256) -> list[Group]:
         Group(
             "discounted, states that recur, worst π̂ of the ball",
             [_discounted(rng) for _ in range(min(n_instances, MAX_DISCOUNTED))],
-            {"alpha": ALPHAS, "epsilon": DISCOUNTED_EPSILONS, "discount": DISCOUNTS, "H": "1/(1 − discount)"},
+            {
+                "alpha": DISCOUNTED_ALPHAS,
+                "epsilon": DISCOUNTED_EPSILONS,
+                "discount": DISCOUNTS,
+                "H": "1/(1 − discount)",
+            },
             DISCOUNTED_STATEMENTS,
         ),
     ]
@@ -165,7 +171,7 @@ def _discounted(rng: np.random.Generator) -> DiscountedInstance:
     """A random window MDP without end, and the policy of the ball that is worst for cloning."""
     V, size = int(rng.integers(2, 5)), int(rng.integers(1, 3))
     mdp = DiscountedMDP.window(rng.random((V**size, V)), size, float(rng.choice(DISCOUNTS)))
-    (alpha,), (epsilon,) = _log_uniform(rng, ALPHAS, 1), _log_uniform(rng, DISCOUNTED_EPSILONS, 1)
+    (alpha,), (epsilon,) = _log_uniform(rng, DISCOUNTED_ALPHAS, 1), _log_uniform(rng, DISCOUNTED_EPSILONS, 1)
     expert = soft_value_iteration(mdp, float(alpha)).policy
     return DiscountedInstance(mdp, discounted_worst_clone(mdp, expert, float(epsilon)).policy, float(alpha))
 
