@@ -412,14 +412,24 @@ def test_worst_pair_is_the_worst_of_all_pairs(preference, epsilon):
     assert_allclose(worst_preference(mdp, expert, epsilon, alpha, one, two), worst, **FLOAT)
 
 
+def test_the_worst_pair_in_pieces_is_the_worst_pair_at_once(monkeypatch):
+    mdp = build("tree", np.random.default_rng(0), 2, 2, 5)
+    expert = soft_optimal(mdp, 0.7).policy
+    whole = worst_preference_pair(mdp, expert, 0.3, 0.7)
+    monkeypatch.setattr("theory.adversary.PAIRS_AT_ONCE", 50)
+    pieces = worst_preference_pair(mdp, expert, 0.3, 0.7)
+    assert pieces[0] == whole[0]
+    assert worst_preference(mdp, expert, 0.3, 0.7, pieces[1], pieces[2]) == pieces[0]
+
+
 def test_bad_input_is_named():
     rng = np.random.default_rng(0)
-    mdp, short = build("tree", rng, 2, 2, 10), build("tree", rng, 1, 2, 2)
+    mdp, short = build("tree", rng, 2, 2, 13), build("tree", rng, 1, 2, 2)
     expert, other = soft_optimal(mdp, 1.0).policy, soft_optimal(short, 1.0).policy
-    one, two = (Responses(np.array([prompt]), np.zeros((1, 10), dtype=int)) for prompt in (0, 1))
+    one, two = (Responses(np.array([prompt]), np.zeros((1, 13), dtype=int)) for prompt in (0, 1))
     with pytest.raises(ValueError, match="epsilon"):
         worst_clone(mdp, expert, 0.0)
-    with pytest.raises(ValueError, match="1024 responses"):
+    with pytest.raises(ValueError, match="8192 responses"):
         worst_preference_pair(mdp, expert, 0.1, 1.0)
     with pytest.raises(ValueError, match="different prompts"):
         worst_preference(mdp, expert, 0.1, 1.0, one, two)
