@@ -180,7 +180,9 @@ def test_verify_exits_1_on_a_violation(monkeypatch, tmp_path):
     from theory.statements import STATEMENTS
 
     false = dataclasses.replace(STATEMENTS[-1], right=lambda i: 0.0 * i.kl_to_expert)
-    monkeypatch.setattr(verify, "STATEMENTS", (false,))
+    groups = verify.exact_groups(n_instances=8)[:1]
+    planted = [dataclasses.replace(group, statements=(false,)) for group in groups]
+    monkeypatch.setattr(verify, "exact_groups", lambda *_, **__: planted)
     monkeypatch.setattr(cli, "_model_groups", lambda arguments: ([], ""))
     assert main(["verify", "--instances", "8", "--out", str(tmp_path)]) == 1
 
