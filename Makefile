@@ -4,7 +4,7 @@ VENV   ?= .venv
 OUT    ?= out/verify
 BIN    := $(VENV)/bin
 
-.PHONY: verify test lint bench figures clean
+.PHONY: verify test lint bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +26,8 @@ test: lint
 bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[benchmark]'
 	$(BIN)/python benchmarks/solver.py
+	$(BIN)/python benchmarks/adversaries.py
+	$(BIN)/python benchmarks/worst_cases.py
 
 clean:
 	rm -rf $(VENV) out build *.egg-info
