@@ -15,8 +15,6 @@ from strategies import read_number, seeds
 import theory.adversary
 from theory import bounds, discounted, soft
 from theory.discounted import (
-    DISCOUNTED_STATEMENTS,
-    DiscountedInstance,
     DiscountedMDP,
     endogenous_reward,
     entropy_values,
@@ -28,6 +26,7 @@ from theory.discounted import (
     value_iteration,
     worst_clone,
 )
+from theory.discounted_statements import DISCOUNTED_STATEMENTS, DiscountedInstance
 from theory.mdp import TokenMDP
 from theory.policy import Policy, sample_log_ratio_ball
 from theory.policy import plain_values as finite_plain_values

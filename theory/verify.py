@@ -21,8 +21,9 @@ from theory.adversary import (
     worst_map,
     worst_preference_pair,
 )
-from theory.discounted import DISCOUNTED_STATEMENTS, DiscountedInstance, DiscountedMDP, soft_value_iteration
+from theory.discounted import DiscountedMDP, soft_value_iteration
 from theory.discounted import worst_clone as discounted_worst_clone
+from theory.discounted_statements import DISCOUNTED_STATEMENTS, DiscountedInstance
 from theory.files import replacing
 from theory.gallery import random_tree
 from theory.instance import POOL, Instance, single
