@@ -13,7 +13,7 @@ from scipy.optimize import linprog
 from strategies import read_number, seeds
 
 import theory.adversary
-from theory import bounds, discounted, soft
+from theory import bounds, discounted_statements, soft
 from theory.discounted import (
     DiscountedMDP,
     endogenous_reward,
@@ -513,7 +513,7 @@ def test_pairs_of_responses_against_walked_ones():
     i, j = np.triu_indices(4 * V, k=1)
     pairs = [(a, b) for a, b in zip(i, j, strict=True) if a % V != b % V]
     for pair in (m for m, (a, b) in enumerate(pairs) if b < 2 * V):
-        for k, shared in enumerate(discounted.SHARED_STEPS):
+        for k, shared in enumerate(discounted_statements.SHARED_STEPS):
             start = state = 0
             for _ in range(shared):
                 state = mdp.next_states[state, 1]
