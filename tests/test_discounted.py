@@ -13,7 +13,7 @@ from scipy.optimize import linprog
 from strategies import read_number, seeds
 
 import theory.adversary
-from theory import bounds, discounted_statements, soft
+from theory import bounds, discounted, discounted_statements, soft
 from theory.discounted import (
     DiscountedMDP,
     endogenous_reward,
@@ -246,6 +246,21 @@ def test_newton_crosses_a_corridor_longer_than_its_steps():
     solution = value_iteration(DiscountedMDP.table(rewards, links, discount))
     exact = discount ** (n - 1 - np.arange(n)) / (1 - discount)
     assert np.abs(solution.values - exact).max() <= solution.error + 1e-12 / (1 - discount)
+
+
+@pytest.mark.parametrize("alpha", [0.02, 0.3, 5.0])
+def test_newton_needs_a_handful_of_steps_near_one(alpha, monkeypatch):
+    """Where plain iteration alone would need hundreds of thousands."""
+    monkeypatch.setattr(discounted, "MAX_STEPS", 6)
+    mdp = random_mdp(np.random.default_rng(5), 100, 3, 0.9999)
+    expert = soft_value_iteration(mdp, alpha, 1e-9).policy
+    for solution in (value_iteration(mdp), worst_clone(mdp, expert, 0.5), plain_values(mdp, expert)):
+        assert solution.error < 1e-9 * mdp.effective_horizon
+
+
+def test_of_equal_tokens_the_first_is_chosen():
+    mdp = DiscountedMDP.table([[0.5, 1.0, 1.0], [0.3, 0.3, 0.3]], [[0, 1, 1], [1, 1, 1]], 0.5)
+    assert value_iteration(mdp).policy.argmax(axis=1).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("alpha", [1e-300, 1e-12, 1e-3])
