@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from theory import bounds
 from theory.gallery import coin_payoff, map_is_not_greedy, random_tree, swapped_pair
 from theory.instance import Instance
 from theory.mdp import TokenMDP
@@ -21,7 +22,7 @@ from theory.policy import (
     sample_log_ratio_ball,
 )
 from theory.reward import endogenous_reward
-from theory.soft import plain_optimal, soft_optimal
+from theory.soft import plain_optimal, power_policy, soft_optimal
 from theory.statements import STATEMENTS
 from theory.sweep import fit_exponent, horizon_curve
 from theory.verdict import check, summarise
@@ -201,3 +202,24 @@ def test_instance_quantities_match_their_definitions():
         3 - next((k for k in range(3) if tokens[0, a, k] != tokens[0, b, k]), 3) for a, b in zip(i, j, strict=True)
     ]
     assert instance.diverging_steps[0].tolist() == steps
+
+
+@pytest.mark.parametrize("beta", [0.01, 0.1, 1.0, 10.0])
+def test_anchored_rl_at_every_strength_of_the_anchor(beta):
+    """``V^{π_E} − V^{π_β} ≤ αHε + (α + β) KL(π_E‖π̂)``, `α` here per instance."""
+    for instance in random_instances(seed=7, batch=8):
+        alpha = np.asarray(instance.alpha)
+        anchored = power_policy(instance.policy, 1 + alpha / beta)
+        gap = instance.expert_value - plain_value(instance.mdp, anchored)
+        fine = alpha * (instance.horizon * instance.epsilon + instance.kl_from_expert) + beta * instance.kl_from_expert
+        coarse = bounds.rl_gap_anchored(instance.horizon, instance.epsilon, alpha, beta)
+        assert (gap <= fine * (1 + 1e-9)).all()
+        assert (fine <= coarse * (1 + 1e-9)).all()
+
+
+def test_power_policy_is_the_power_of_every_response():
+    instance = next(random_instances(seed=8, batch=2))
+    every = all_responses(instance.mdp.dynamics)
+    log_p, sharp = log_prob(instance.policy, every), log_prob(power_policy(instance.policy, 2.5), every)
+    powered = np.exp(2.5 * log_p)
+    np.testing.assert_allclose(np.exp(sharp), powered / powered.sum(axis=-1, keepdims=True), rtol=1e-12)

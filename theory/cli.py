@@ -289,7 +289,9 @@ def _numbers(
     try:
         numbers = sorted({kind(word) for word in (default if text is None else text).split(",")})
     except ValueError:
-        raise ValueError(f"{option}={text}: must be numbers separated by commas") from None
+        raise ValueError(
+            f"{option}={text}: must be {'whole ' if kind is int else ''}numbers separated by commas"
+        ) from None
     for number in numbers:
         if not low <= number <= high:
             raise ValueError(f"{option}={number:g}: must be from {low:g} to {high:g}")
