@@ -68,7 +68,10 @@ def test_solve_says_what_is_out_of_reach(tmp_path, capsys):
 
 BAD_SOLVE = {
     "epsilon zero": (["solve", "{mdp}", "--alpha", "1", "--epsilon", "0"], "--epsilon=0.0: must be positive"),
-    "epsilon past doubles": (["solve", "{mdp}", "--alpha", "1", "--epsilon", "800"], "--epsilon=800: at most 500"),
+    "epsilon past doubles": (
+        ["solve", "{mdp}", "--alpha", "1", "--epsilon", "800"],
+        "--epsilon=800: must be from 1e-12 to 500",
+    ),
     "missing file": (["solve", "none.npz", "--alpha", "1"], "no such file"),
     "alpha zero": (["solve", "{mdp}", "--alpha", "0"], "--alpha=0.0: must be positive"),
     "alpha negative": (["solve", "{mdp}", "--alpha", "-1"], "--alpha=-1.0: must be positive"),

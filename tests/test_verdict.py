@@ -13,7 +13,7 @@ from strategies import alphas, epsilons, policies_in_ball, random_policy, seeds,
 
 from theory.adversary import worst_clone, worst_map
 from theory.arrays import array_namespace
-from theory.gallery import coin_payoff, random_tree, swapped_pair
+from theory.gallery import coin_payoff, indifferent_learner, random_tree, swapped_pair
 from theory.instance import Instance, single
 from theory.intervals import NAMESPACE, balls, precision
 from theory.mdp import TokenMDP
@@ -68,6 +68,70 @@ def test_no_tolerance_turns_undecided_into_holds(name):
     assert summarise(tied, [instance_for(name)]).verdict == "undecided"
 
 
+@pytest.mark.parametrize("offset", [0.0, -1e6])
+@pytest.mark.parametrize("defect", [0.0, 5e-10, -5e-10])
+def test_error_bound_covers_offsets_of_the_reward_and_rows_that_do_not_sum_to_one(offset, defect):
+    """What doubles call certain is so: their slack is never further from the rigorous one than they say."""
+    mdp = TokenMDP.tree([r + offset for r in random_tree(2, 3, seed=0).rewards], reward_range=(offset, offset + 1))
+    expert = soft_optimal(mdp, 0.7).policy
+    policy = Policy.from_log_probs(mdp.dynamics, [table + defect for table in expert.log_probs])
+    assert_covered(Instance(mdp, expert, policy, 0.7))
+
+
+def test_error_bound_covers_temperatures_far_below_the_rewards():
+    rng = np.random.default_rng(0)
+    scale = 1.7e-7
+    rewards = [rng.integers(0, 2, (3**h, 3)) * scale - 0.167 for h in range(3)]
+    mdp = TokenMDP.tree(rewards, reward_range=(-0.167, -0.167 + scale))
+    expert = soft_optimal(mdp, 1.8e-11).policy
+    assert_covered(Instance(mdp, expert, sample_log_ratio_ball(expert, 1e-9, rng), 1.8e-11))
+
+
+def assert_covered(instance):
+    with precision(512):
+        exact = exactly(instance, 512)
+        for statement in STATEMENTS:
+            result = check(statement, instance)
+            left, right = (np.asarray(side(exact)) for side in (statement.left, statement.right))
+            slack = np.broadcast_to(right - left, result.left.shape)[result.applies]
+            got = (result.right - result.left)[result.applies]
+            distance = [float(abs(a - flint.arb(float(b))).upper()) for a, b in zip(slack, got, strict=True)]
+            assert (np.array(distance) <= result.error[result.applies]).all(), statement.name
+
+
+def test_an_assumption_is_certain_or_does_not_apply():
+    """``α(1 + tanh(ε/2)) = R`` up to an ulp: doubles may say that it applies, and no violation may come of it."""
+    alpha = 0.4003289280267998
+    found = indifferent_learner(2, alpha, vocab_size=5, low=3)
+    width = float(alpha * (1 + np.tanh(found.epsilon / 2)))
+    mdp = dataclasses.replace(found.mdp, reward_range=(0.0, width))
+    summary = summarise(BY_NAME["theorem-2-rl"], [Instance(mdp, found.expert, found.policy, alpha)])
+    assert summary is None or summary.verdict != "violated"
+
+
+def test_balls_that_lost_every_digit_decide_nothing():
+    """Exponents beyond every precision: the balls say nothing, and nothing is certified from them."""
+    mdp = TokenMDP.tree([np.zeros((1, 2)), np.ones((2, 2))])
+    expert = soft_optimal(mdp, 1e-60).policy
+    instance = Instance(mdp, expert, expert, 1e-60)
+    false = Statement("false", "", "", lambda i: i.expert_value, lambda i: i.expert_value * 0 + 0.5)
+    assert certify(false, instance).verdict != "holds"
+
+
+@pytest.mark.parametrize("bits", [128, 256])
+def test_every_bound_is_rigorous_in_balls(bits):
+    """A double constant in a formula would leave a ball that misses the one of higher precision."""
+    instance = instance_for("clone")
+    values = {}
+    for precise in (bits, 2048):
+        with precision(precise):
+            exact = exactly(instance, precise)
+            values[precise] = [np.asarray(s.right(exact)).ravel()[0] for s in STATEMENTS]
+    with precision(2048):
+        for statement, coarse, fine in zip(STATEMENTS, *values.values(), strict=True):
+            assert coarse.overlaps(fine), statement.name
+
+
 def test_floating_point_alone_decides_where_slack_is_wide():
     summary = summarise(BY_NAME["clone-elementary"], [instance_for("clone")])
     assert (summary.verdict, summary.certified) == ("holds", 0)
@@ -105,7 +169,7 @@ def test_too_large_for_balls_stays_undecided():
 def test_a_batch_is_certified_one_at_a_time():
     mdp = random_tree(2, 2, batch=(3,), seed=0)
     expert = soft_optimal(mdp, 1.0).policy
-    with pytest.raises(ValueError, match=r"batch axes \(3,\).*instance.at|batch axes \(3,\)"):
+    with pytest.raises(ValueError, match=r"batch axes \(3,\).*single"):
         certify(BY_NAME["kl-ball"], Instance(mdp, expert, expert, 1.0))
 
 

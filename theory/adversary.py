@@ -85,14 +85,17 @@ def floors(log_probs: Array, epsilon: Any) -> Array:
 
 def _log_caps(log_p: Array, radius: Array | float) -> Array:
     radius = expand(radius, 2)
-    return np.minimum(log_p + radius, np.log1p(np.exp(-radius) * np.expm1(log_p)))  # expm1(log p) = −(1 − p)
+    # Which of the two is least is known, and computing both would let rounding choose: expm1(log p) is −(1 − p)
+    with np.errstate(divide="ignore"):
+        by_others = np.log1p(np.exp(-radius) * np.expm1(log_p))
+    return np.where(log_p > -np.log1p(np.exp(radius)), by_others, log_p + radius)
 
 
 def _log_floors(log_p: Array, radius: Array | float) -> Array:
     radius = expand(radius, 2)
     with np.errstate(divide="ignore"):
         from_others = np.log1p(np.maximum(np.exp(radius) * np.expm1(log_p), -1.0))
-    return np.maximum(log_p - radius, from_others)
+    return np.where(log_p > -np.log1p(np.exp(-radius)), from_others, log_p - radius)
 
 
 # --- Cloning: the extreme plain values -----------------------------------------------------------------------------

@@ -101,7 +101,8 @@ def clone_gap_three_halves(horizon: Any, epsilon: Any, width: Any = 1.0) -> Arra
 
     The asymptotic constant of `clone_gap_composition`, ``1/√(2π) ≈ 0.40``, is not a bound: at ``H = 1`` it fails.
     """
-    return np.asarray(width) * horizon * np.sqrt(np.asarray(horizon)) * epsilon / 2
+    eps = np.asarray(epsilon)
+    return np.asarray(width) * horizon * array_namespace(eps).sqrt(horizon * eps * eps) / 2
 
 
 def clone_gap_entropy(horizon: int, epsilon: Any, alpha: Any, vocab_size: int) -> Array:

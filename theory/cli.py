@@ -147,7 +147,7 @@ MODEL_OPTIONS = (
     "expert_dtype",
 )
 ALPHAS = (1e-9, 1e9)
-MAX_EPSILON = 500.0
+RADII = (1e-12, 500.0)
 
 
 def _check_verify(arguments: argparse.Namespace) -> None:
@@ -307,8 +307,8 @@ def _solve(arguments: argparse.Namespace) -> int:
     _check_alpha(alpha)
     if epsilon is not None:
         require_positive("--epsilon", epsilon)
-        if epsilon > MAX_EPSILON:
-            raise ValueError(f"--epsilon={epsilon:g}: at most {MAX_EPSILON:g} nats; e^ε must be a double")
+        if not RADII[0] <= epsilon <= RADII[1]:
+            raise ValueError(f"--epsilon={epsilon:g}: must be from {RADII[0]:g} to {RADII[1]:g} nats")
     _check_json(arguments.json)
     mdp = TokenMDP.load(arguments.file)
     if mdp.batch_shape:

@@ -280,9 +280,17 @@ class Instance:
         """``|σ(Δ*) − σ(Δ̂)|`` over pairs: ``(*batch, P, M)``; zero where a response is forbidden."""
         true = self.differences(returns(self.mdp, self.responses))
         read = expand(self.temperature, 2) * self.differences(self.policy_log_prob)
-        xp = array_namespace(read)
-        possible = xp.isfinite(self.differences(self.expert_log_prob)) & xp.isfinite(read)
+        xp, possible = array_namespace(read), self.pair_possible
         return xp.where(possible, preference_tv(true, xp.where(possible, read, 0.0)), 0.0)
+
+    @cached_property
+    def pair_possible(self) -> Array:
+        """Pairs of which both policies give both responses: ``(*batch, P, M)``, boolean."""
+        never = float("-inf")
+        possible = ~(self.expert_log_prob == never) & ~(self.policy_log_prob == never)
+        grouped = possible.reshape((*possible.shape[:-1], self.mdp.dynamics.n_prompts, -1))
+        i, j = self.pairs
+        return grouped[..., i] & grouped[..., j]
 
     @cached_property
     def pair_log_ratio(self) -> Array:
@@ -313,26 +321,31 @@ class Instance:
         They are against exact arithmetic on what is stored: rewards and `alpha` as they are, `π_E` the soft-optimal
         policy of them, `π̂` the softmax of its stored log-probabilities.
 
-        Each layer of a sweep adds a few roundings of numbers no larger than `scale`; a sum over tokens adds `V`. A
-        stored log-probability is off by as much as ``Q/α`` is and by what its row lacks to sum to one, so `ε` is too;
-        a bound multiplies that by its slope in `ε`, at most ``RH² + αH(2 + e^ε log V)`` in reward units (the last term,
-        of `bounds.clone_gap_entropy`, up to ``ε = 5``, from where that bound is far above anything), ``2H(1 + ε)`` in
-        nats and ``αH`` in probability.
+        Each layer of a sweep adds a few roundings of numbers no larger than what is summed, and a sum over tokens `V`
+        of them. A stored log-probability is off by `stored`: the rounding of ``Q/α``, and what its row lacks to sum to
+        one. A response's probability is then off by ``H·stored`` of itself, an expected return by that of its greatest
+        size, offsets of the reward included. A bound moves with `ε` by at most ``RH² + αH(2 + e^ε log V)`` in reward
+        units (the last term, of `bounds.clone_gap_entropy`, up to ``ε = 5``, from where that bound is far above
+        anything), ``2H(1 + ε)`` in nats and ``(1 + α)H`` in probability.
         """
         H, alpha = self.horizon, self.temperature
         u = 4 * float(np.finfo(np.float64).eps) * (H + self.mdp.vocab_size)
         logs, gauges, defect = self.magnitudes
         rewards = H * max(map(abs, self.mdp.reward_range))
-        nats = H * logs + gauges + rewards / alpha
+        nats = H * (1 + logs) + gauges + rewards / alpha
+        stored = u * (1 + logs + rewards / alpha) + defect
         finite_epsilon = np.where(np.isfinite(self.epsilon), self.epsilon, 0.0)
-        slope = {
-            "reward": self.width * H**2
-            + alpha * H * (2 + np.exp(np.minimum(finite_epsilon, 5.0)) * np.log(self.mdp.vocab_size)),
-            "nats": 2 * H * (1 + finite_epsilon),
-            "probability": alpha * H,
-        }[unit]
-        scale = {"reward": rewards + alpha * nats, "nats": nats, "probability": 1.0 + alpha * nats}[unit]
-        return u * scale + defect * slope, u * slope * (logs + rewards / alpha) + defect * slope
+        if unit == "reward":
+            growth = 2 + np.exp(np.minimum(finite_epsilon, 5.0)) * np.log(self.mdp.vocab_size)
+            quantity = (u + H * stored) * (rewards + alpha * nats) + alpha * H * stored
+            slope = self.width * H**2 + alpha * H * growth
+        elif unit == "nats":
+            quantity = (u + H * stored) * nats + H * stored
+            slope = 2 * H * (1 + finite_epsilon)
+        else:
+            quantity = u * (1 + alpha * nats) + (1 + alpha) * H * stored
+            slope = (1 + alpha) * H
+        return quantity, slope * stored
 
 
 @lru_cache(maxsize=64)
@@ -373,9 +386,8 @@ def _greatest(dynamics: Dynamics, tables: tuple[Array, ...]) -> Array:
 
 
 def finite(values: Array, where: Array) -> Array:
-    """`values`, and zero where `where` is not finite."""
-    xp = array_namespace(values, where)
-    kept: Array = xp.where(xp.isfinite(where), values, 0.0)
+    """`values`, and zero where the log-probabilities `where` say never."""
+    kept: Array = array_namespace(values, where).where(~(where == float("-inf")), values, 0.0)
     return kept
 
 

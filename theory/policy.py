@@ -183,9 +183,11 @@ def expected_sums(policy: Policy, tables: Sequence[Array]) -> tuple[Array, ...]:
     for h in reversed(range(policy.horizon)):
         prob = _exp(policy.log_probs[h])
         xp = array_namespace(prob)
-        # A token never chosen may have x = -inf and an infinite sum below it, which have no sum.
-        total = xp.where(prob > 0, tables[h], 0.0) + policy.dynamics.children(h, following)
-        following = xp.sum(xp.where(prob > 0, prob * xp.where(prob > 0, total, 0.0), 0.0), axis=-1)
+        # A token never chosen may have x = -inf and an infinite sum below it, which have no sum. (A ball that may be
+        # zero is not left out.)
+        chosen = ~(prob == 0)
+        total = xp.where(chosen, tables[h], 0.0) + policy.dynamics.children(h, following)
+        following = xp.sum(xp.where(chosen, prob * xp.where(chosen, total, 0.0), 0.0), axis=-1)
         sums.append(following)
     return tuple(reversed(sums))
 

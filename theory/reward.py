@@ -58,7 +58,7 @@ def endogenous_reward(policy: Policy, alpha: Any, *, gauge: Gauge = "logits", te
     rewards, masks = [], []
     for h, log_probs in enumerate(policy.log_probs):
         xp = array_namespace(log_probs)
-        chosen = log_probs > float("-inf")
+        chosen = ~(log_probs == float("-inf"))
         reward = expand(alpha, 2) * xp.where(chosen, log_probs, 0.0)
         if values is not None:
             reward = reward + values[h][..., None]

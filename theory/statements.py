@@ -38,10 +38,14 @@ def _comparable(instance: Instance) -> Array:
 
 def _tv_of_pairs(instance: Instance) -> Array:
     """``tanh(α|D(τ) − D(τ')|/4)``; one for a pair that a policy forbids."""
-    ratio = instance.pair_log_ratio
+    ratio, possible = instance.pair_log_ratio, instance.pair_possible
     xp = array_namespace(ratio)
-    possible = xp.isfinite(ratio)
     return xp.where(possible, bounds.preference_tv_of_pair(xp.where(possible, ratio, 0.0), _pair(instance.alpha)), 1.0)
+
+
+def _is_finite(values: Any) -> Array:
+    array = np.asarray(values)
+    return array_namespace(array).isfinite(array)
 
 
 def _rl_gap(instance: Instance, comparator: Array) -> Array:
@@ -241,7 +245,7 @@ STATEMENTS: tuple[Statement, ...] = (
         lambda i: i.regularised(i.expert) - i.regularised(i.policy),
         lambda i: i.temperature * i.kl_to_expert,
         equality=True,
-        assumes=lambda i: np.isfinite(i.kl_to_expert),
+        assumes=lambda i: _is_finite(i.kl_to_expert),
     ),
     Statement(
         "kl-ball",

@@ -139,11 +139,11 @@ def certify(statement: Statement, instance: Instance, applies: Any = True) -> Ce
         applies: where the statement's assumptions hold, broadcastable to its two sides.
 
     Raises:
-        ValueError: the instance has batch axes (take ``instance.at(k)``).
+        ValueError: the instance has batch axes (take `theory.instance.single`).
 
     """
     if instance.batch_shape:
-        raise ValueError(f"instance has batch axes {instance.batch_shape}: certify instance.at(k), one at a time")
+        raise ValueError(f"instance has batch axes {instance.batch_shape}: certify theory.instance.single(instance, k)")
     for bits in PRECISIONS:
         with precision(bits):
             exact = exactly(instance, bits)
@@ -151,6 +151,9 @@ def certify(statement: Statement, instance: Instance, applies: Any = True) -> Ce
                 *(np.asarray(side(exact), dtype=object) for side in (statement.left, statement.right))
             )
             where = np.broadcast_to(applies, left.shape)
+            if statement.assumes is not None:  # in doubles an assumption may seem to hold by an ulp: here for certain
+                certain = np.asarray(statement.assumes(exact), dtype=bool)
+                where = where & np.broadcast_to(certain, left.shape)
             decided = [_decide(statement, a, b) for a, b in zip(left[where], right[where], strict=True)]
         verdicts = {verdict for verdict, _ in decided}
         if "violated" in verdicts or "undecided" not in verdicts:
@@ -163,8 +166,10 @@ def _decide(statement: Statement, left: Any, right: Any) -> tuple[Verdict, float
     """Verdict on two balls, and a lower bound on the slack."""
     slack = ball(right) - ball(left)
     if not statement.equality:
-        return ("holds" if slack >= 0 else "violated" if slack < 0 else "undecided"), float(slack.lower())
-    apart, size = float(slack.abs_upper()), max(1.0, float(ball(left).abs_upper()))
+        least = math.nextafter(float(slack.lower()), -math.inf)  # float() rounds to nearest
+        return ("holds" if slack >= 0 else "violated" if slack < 0 else "undecided"), least
+    apart = math.nextafter(float(slack.abs_upper()), math.inf)
+    size = max(1.0, float(ball(left).abs_upper()))
     if not slack.contains(0):
         return "violated", -apart
     return ("holds" if apart <= EQUAL_WITHIN * size else "undecided"), -apart

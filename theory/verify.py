@@ -243,14 +243,14 @@ def attained(groups: Sequence[Group], rows: Sequence[Row]) -> str:
     lines = ["attained fraction of each bound, largest left/right"]
     lines += [f"  {name} {group.name}" for name, group in zip(names, groups, strict=True)]
     width = 2 + max(len(statement.claim) - _accents(statement.claim) for statement in STATEMENTS)
-    lines.append(f"{'statement':<20}{'claim':<{width}}" + "".join(f"{name:>8}" for name in names))
+    lines.append(f"{'statement':<20}{'claim':<{width}}" + "".join(f"{name:>11}" for name in names))
     lines.append("-" * len(lines[-1]))
     summaries = {(row.group, row.summary.statement.name): row.summary for row in rows}
     for statement in (s for s in STATEMENTS if not s.equality):
         here = [summaries.get((group.name, statement.name)) for group in groups]
         shown = ["–" if summary is None else _ratio(summary) for summary in here]
         claim = f"{statement.claim:<{width + _accents(statement.claim)}}"
-        lines.append(f"{statement.name:<20}{claim}" + "".join(f"{text:>8}" for text in shown))
+        lines.append(f"{statement.name:<20}{claim}" + "".join(f"{text:>11}" for text in shown))
     return "\n".join(lines)
 
 
