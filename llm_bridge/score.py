@@ -1,0 +1,400 @@
+"""The endogenous reward of any causal language model, token by token, in bounded memory.
+
+The model sampled at temperature 1 is the soft-optimal policy of ``Q = α·f`` with logits ``f``. For a prompt ``s₁`` and
+the tokens ``a₁ … a_n`` of a response, the hidden state that predicts ``a_h`` stands one position before it:
+
+    position    0 …      P−1      P       …   P+n−2      P+n−1
+    token       prompt            a₁      …   a_{n−1}    a_n
+    state       –        s₁       s₂      …   s_n        s_{n+1}   (read for ``terminal="bootstrap"`` only)
+
+``V(s_h) = α log Σ exp f(s_h)`` and ``log π(a_h|s_h) = f(s_h)[a_h] − log Σ exp f(s_h)`` come from these hidden states
+and slices of the output head: ``(batch, time, vocabulary)`` logits never exist.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from llm_bridge.model import CausalLM, _first_line
+from llm_bridge.tree import _require_integer
+from theory.arrays import require_positive
+from theory.reward import Gauge, Terminal
+
+__all__ = ["Aggregation", "EndogenousReward", "Score"]
+
+Aggregation = Literal["sum", "mean", "logprob", "anchored"]
+Ids: TypeAlias = Sequence[int] | np.ndarray
+
+CHUNK, POSITIONS = 8192, 1024
+"""Logits that exist at once: so many tokens of the vocabulary by so many positions."""
+
+FACTORS = {"logit_scale": 1, "lm_head_multiplier": 1, "output_multiplier": 1, "logits_scaling": -1}
+"""What configurations call the factor on a head's output, and the power at which it is one."""
+
+CAPS = ("final_logit_softcapping", "logits_soft_cap")
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """The endogenous reward of a response of `n` tokens to a prompt of `P`.
+
+    Arrays are float32 (float64 for a float64 model), sums are added in double precision.
+
+    Attributes:
+        prompt_ids: ``(P,)`` token ids of the prompt.
+        ids: ``(n,)`` token ids of the response, up to and with its first end-of-sequence token.
+        log_probs: ``(n,)`` ``log π(a_h|s_h)``, nats.
+        soft_values: ``(n,)`` ``V(s_h)``, reward units: from the logits in either gauge.
+        rewards: ``(n,)`` ``r(s_h, a_h)`` in the gauge asked for.
+        end_value: value after the last token, 0 except for ``gauge="logits", terminal="bootstrap"``.
+        reward_sum: ``r(τ)``, telescoped: ``α log π(τ) + V(s₁) − end_value``, or ``α log π(τ)``.
+        log_prob: ``log π(τ)``, nats.
+
+    """
+
+    prompt_ids: np.ndarray
+    ids: np.ndarray
+    log_probs: np.ndarray
+    soft_values: np.ndarray
+    rewards: np.ndarray
+    end_value: float
+    reward_sum: float
+    log_prob: float
+
+    @property
+    def soft_value_prompt(self) -> float:
+        """``V(s₁)``, the same for every response to the prompt."""
+        return float(self.soft_values[0])
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of rewarded tokens `n`."""
+        return len(self.ids)
+
+
+class EndogenousReward:
+    """Scores responses with the reward that a causal language model's logits contain (EndoRM, eqs. 9–12).
+
+    In gauge ``"logits"`` ``r(s_h, a_h) = α log π(a_h|s_h) + V(s_h) − V(s_{h+1})``, in gauge ``"logprob"`` ``α log π``.
+    Head products and sums are float32 at least, whatever the model's precision. Rows of the head beyond the tokenizer's
+    vocabulary count, as they do in the model's own softmax.
+
+    Args:
+        model: a ``transformers`` causal language model, or a `CausalLM`, which brings its tokenizer.
+        tokenizer: its tokenizer; `None` will do for `score_ids`.
+        alpha: temperature ``α``, reward units.
+        gauge: ``"logits"`` or ``"logprob"``, as in `theory.reward.endogenous_reward`.
+        terminal: value after the last token: ``"zero"``, or ``"bootstrap"`` for the model's own there.
+        batch_tokens: tokens in one pass of the model, padding included; what is longer goes alone.
+        end_tokens: ids after which nothing is rewarded; `None` for those of tokenizer and generation configuration.
+
+    Warns where no hidden states and head reproduce the model's logits (checked on a few tokens): they are then read as
+    they are, one response at a time and all of its logits in memory.
+
+    Raises:
+        ValueError: here and in every method, one line that names the argument and the index in it.
+
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any = None, alpha: float = 1.0, gauge: Gauge = "logits",
+        terminal: Terminal = "zero", *, batch_tokens: int = 8192, end_tokens: Sequence[int] | None = None,
+    ) -> None:  # fmt: skip
+        self.lm = lm = model if isinstance(model, CausalLM) else CausalLM(model, tokenizer, type(model).__name__)
+        self.alpha = float(require_positive("alpha", alpha))
+        _require_one_of("gauge", gauge, Gauge)
+        _require_one_of("terminal", terminal, Terminal)
+        _require_integer("batch_tokens", batch_tokens)
+        if lm.model.config.is_encoder_decoder:
+            raise ValueError(f"{lm.name}: an encoder-decoder does not continue its prompt; give a decoder")
+        self.gauge, self.terminal, self.batch_tokens = gauge, terminal, batch_tokens
+        if end_tokens is None:
+            configured: Any = getattr(getattr(lm.model, "generation_config", None), "eos_token_id", None)
+            end_tokens = [lm.tokenizer and lm.tokenizer.eos_token_id, *np.atleast_1d(configured)]
+        self._ends = frozenset(int(token) for token in end_tokens if token is not None)
+        with _evaluation(lm.model):
+            self._decoder, self._head, self.vocab_size = _find_head(lm)
+        if self._head is None:
+            how = "no hidden states and head give its logits, which are read as they are, one response at a time"
+            warnings.warn(f"{lm.name}: {how}", stacklevel=2)
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str], *, eos: bool = False) -> list[Score]:
+        """Score texts. Each is tokenised by itself, so that no token spans the join.
+
+        The prompt has the special tokens that the tokenizer puts before a text, the response has none; with `eos` an
+        end-of-sequence token follows it and is rewarded.
+        """
+        tokenizer = self._require(prompts, responses, tokenizer=True)
+        if eos and tokenizer.eos_token_id is None:
+            raise ValueError(f"eos=True: the tokenizer of {self.lm.name} has no end-of-sequence token; use eos=False")
+        end = [tokenizer.eos_token_id] if eos else []
+        prompt_ids = [_encode(tokenizer, text, f"prompts[{i}]", prompt=True) for i, text in enumerate(prompts)]
+        answers = [[*_encode(tokenizer, text, f"responses[{i}]"), *end] for i, text in enumerate(responses)]
+        return self.score_ids(prompt_ids, answers)
+
+    def score_messages(
+        self, prompts: Sequence[Sequence[Mapping[str, Any]]], responses: Sequence[str], *, eos: bool = True
+    ) -> list[Score]:
+        """Score assistant turns that follow conversations (lists of ``role`` and ``content``) in the chat template.
+
+        A prompt is the template's text with the generation prompt, and its response all that the template adds beyond
+        it for the assistant's turn, up to the first of `end_tokens`, which is rewarded if `eos`. The prompt's ids must
+        be a prefix of the whole's.
+        """
+        tokenizer = self._require(prompts, responses, tokenizer=True)
+        if not tokenizer.chat_template:
+            raise ValueError(f"the tokenizer of {self.lm.name} has no chat template; use score with texts")
+        turns = [_split_turn(tokenizer, *pair, i) for i, pair in enumerate(zip(prompts, responses, strict=True))]
+        answers = [answer if eos else answer[: self._end(answer)] for _, answer in turns]
+        return self.score_ids([before for before, _ in turns], answers)
+
+    def score_ids(self, prompt_ids: Sequence[Ids], response_ids: Sequence[Ids]) -> list[Score]:
+        """Score token ids as they are, each response up to its first end token, and return them in this order."""
+        self._require(prompt_ids, response_ids)
+        prompts = [np.asarray(ids, dtype=np.int64) for ids in prompt_ids]
+        answers = [np.asarray(ids[: self._end(ids) + 1], dtype=np.int64) for ids in response_ids]
+        ahead = int(self.terminal == "bootstrap")  # the state after the last token is read, or its token not even fed
+        rows = [np.append(p, a[: len(a) - 1 + ahead]) for p, a in zip(prompts, answers, strict=True)]
+        for i, row in enumerate(rows):
+            for name, ids in ((f"prompts[{i}]", prompts[i]), (f"responses[{i}]", answers[i])):
+                if not len(ids):
+                    raise ValueError(f"{name}: empty, must have at least one token")
+                if ids.min() < 0 or ids.max() >= self.vocab_size:
+                    raise ValueError(f"{name}: ids must be from 0 to {self.vocab_size - 1} in {self.lm.name}")
+            if self.lm.context is not None and len(row) > self.lm.context:
+                need = f"prompt and response need {len(row)} positions, {self.lm.name} has {self.lm.context}"
+                raise ValueError(f"responses[{i}]: {need}; shorten them")
+        scores: dict[int, Score] = {}
+        with _evaluation(self.lm.model), tqdm(total=len(rows), desc=self.lm.name, disable=None, leave=False) as bar:
+            for batch in self._batches(rows):
+                for i, logs, normalizers in self._read(batch, rows, answers, ahead):
+                    if not np.isfinite(normalizers).all():
+                        raise ValueError(f"responses[{i}]: {self.lm.name} overflows there; load it in another dtype")
+                    scores[i] = self._score(prompts[i], answers[i], logs, normalizers)
+                bar.update(len(batch))
+        return [scores[i] for i in range(len(rows))]
+
+    def aggregate(
+        self, scores: Sequence[Score], how: Aggregation = "sum", reference: EndogenousReward | None = None
+    ) -> np.ndarray:
+        """One number for each response, reward units.
+
+        ``"sum"`` is the paper's ``r(τ)``, ``"mean"`` the same by token, ``"logprob"`` ``α log π(τ)``: the sum without
+        soft values, and ``"anchored"`` ``α log π(τ)/π_ref(τ)``, for which `reference` scores the same token ids.
+        """
+        _require_one_of("how", how, Aggregation)
+        if (how == "anchored") != (reference is not None):
+            raise ValueError(f"how={how!r} {'needs' if reference is None else 'takes no'} reference")
+        log_probs, sums, sizes = np.array([(s.log_prob, s.reward_sum, s.n_tokens) for s in scores]).reshape(-1, 3).T
+        if reference is not None:
+            own, other = (lm.tokenizer and lm.tokenizer.get_vocab() for lm in (self.lm, reference.lm))
+            if own is not None and other is not None and own != other:
+                raise ValueError(f"reference: {reference.lm.name} and {self.lm.name} have different vocabularies")
+            anchors = reference.score_ids([s.prompt_ids for s in scores], [s.ids for s in scores])
+            if [a.n_tokens for a in anchors] != [s.n_tokens for s in scores]:
+                raise ValueError("reference: ends responses at other tokens; give both the same end_tokens")
+            log_probs = log_probs - [a.log_prob for a in anchors]
+        return np.asarray(sums if how == "sum" else sums / sizes if how == "mean" else self.alpha * log_probs)
+
+    def _require(self, prompts: Any, responses: Any, *, tokenizer: bool = False) -> Any:
+        if isinstance(prompts, str) or isinstance(responses, str):
+            raise ValueError("prompts and responses must be sequences: one text is [text]")
+        if len(prompts) != len(responses):
+            raise ValueError(f"{len(prompts)} prompts and {len(responses)} responses: give a response to each prompt")
+        if tokenizer and self.lm.tokenizer is None:
+            raise ValueError(f"{self.lm.name} was given without a tokenizer; use score_ids")
+        return self.lm.tokenizer
+
+    def _end(self, ids: Ids) -> int:
+        """Index of the first end token, or the length where there is none."""
+        return next((i for i, token in enumerate(ids) if int(token) in self._ends), len(ids))
+
+    def _batches(self, rows: list[np.ndarray]) -> Iterator[list[int]]:
+        """Indices of rows, longest first: what does not fit into memory fails at once."""
+        order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+        while order:
+            n = 1 if self._head is None else max(1, self.batch_tokens // len(rows[order[0]]))
+            yield order[:n]
+            order = order[n:]
+
+    def _read(
+        self, batch: list[int], rows: list[np.ndarray], answers: list[np.ndarray], ahead: int
+    ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Each row's index, ``log π(a_h|s_h)`` ``(n,)`` and ``log Σ exp f`` ``(n + ahead,)`` at its last positions."""
+        ids = torch.zeros(len(batch), len(rows[batch[0]]), dtype=torch.long)
+        for row, i in zip(ids, batch, strict=True):
+            row[: len(rows[i])] = torch.from_numpy(rows[i])
+        sizes = [len(answers[i]) + ahead for i in batch]
+        tokens = torch.from_numpy(np.concatenate([np.pad(answers[i], (0, ahead)) for i in batch]))  # 0: any token
+        if self._head is None:
+            logits = _call(self.lm.model, ids, logits_to_keep=sizes[0]).logits[0, -sizes[0] :]
+            found = _sums([(slice(None), 0, logits)], tokens, logits)
+        else:
+            states = _call(self._decoder, ids)[0]  # the last hidden states, after the final norm
+            ends = [len(rows[i]) for i in batch]
+            hidden = torch.cat([x[end - n : end] for x, end, n in zip(states, ends, sizes, strict=True)])
+            found = _sums(self._head.blocks(hidden), tokens, hidden)
+        cuts = np.cumsum(sizes)[:-1]
+        for i, logs, normalizers in zip(batch, *(np.split(x, cuts) for x in found), strict=True):
+            yield i, logs[: len(answers[i])], normalizers
+
+    def _score(self, prompt: np.ndarray, answer: np.ndarray, logs: np.ndarray, normalizers: np.ndarray) -> Score:
+        values = self.alpha * np.append(normalizers.astype(float), 0.0)[: len(answer) + 1]
+        gauge = values if self.gauge == "logits" else np.zeros_like(values)
+        rewards = self.alpha * logs.astype(float) + gauge[:-1] - gauge[1:]
+        log_prob, start, end = float(logs.sum(dtype=float)), float(gauge[0]), float(gauge[-1])
+        arrays = logs, values[:-1].astype(logs.dtype), rewards.astype(logs.dtype)
+        return Score(prompt, answer, *arrays, end, self.alpha * log_prob + start - end, log_prob)
+
+
+def _sums(
+    blocks: Iterable[tuple[slice, int, torch.Tensor]], tokens: torch.Tensor, like: torch.Tensor
+) -> tuple[np.ndarray, np.ndarray]:
+    """``log π(a|s)`` of `tokens` and ``log Σ exp f``, the logits arriving in blocks of positions and vocabulary.
+
+    Kept at each position: ``f[a]``, ``max f`` and ``Σ exp(f − max f)``; so ``log π`` is no difference of large numbers.
+    """
+    tokens, dtype = tokens.to(like.device), torch.promote_types(like.dtype, torch.float32)
+    top = torch.full_like(tokens, torch.finfo(dtype).min, dtype=dtype)
+    chosen, total = top.clone(), torch.zeros_like(top)
+    for rows, start, block in blocks:
+        logits = block.to(top)
+        index, width = tokens[rows] - start, logits.shape[-1]
+        picked = logits.gather(-1, index.clamp(0, width - 1)[:, None])[:, 0]
+        chosen[rows] = torch.where((index >= 0) & (index < width), picked, chosen[rows])
+        higher = torch.maximum(top[rows], logits.amax(dim=-1))
+        added = (logits - higher[:, None]).exp_().sum(dim=-1)
+        total[rows] = total[rows] * torch.exp(top[rows] - higher) + added
+        top[rows] = higher
+    log_total = torch.log(total)
+    return (chosen - top - log_total).cpu().numpy(), (top + log_total).cpu().numpy()
+
+
+@dataclass(frozen=True)
+class _Head:
+    """Logits ``f = cap·tanh(scale·(W x + b)/cap)``, a block at a time.
+
+    A plain linear head is sliced and multiplied in float32. Any other (adapted, quantised, hooked) is called as it is,
+    in its own precision, on fewer positions and the whole vocabulary.
+    """
+
+    module: Any
+    vocab_size: int
+    scale: float = 1.0
+    cap: float | None = None
+
+    def blocks(self, hidden: torch.Tensor) -> Iterator[tuple[slice, int, torch.Tensor]]:
+        """Positions, first token and logits of each block, for hidden states ``(n, width)``."""
+        module, V, dtype = self.module, self.vocab_size, torch.promote_types(hidden.dtype, torch.float32)
+        hooked = "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks
+        plain = type(module) is torch.nn.Linear and not hooked
+        if plain:
+            hidden = hidden.to(module.weight.device, dtype)
+        width, positions = (CHUNK, POSITIONS) if plain else (V, max(1, CHUNK * POSITIONS // V))
+        for start in range(0, V, width):
+            part = module
+            if plain:
+                own = {name: x[start : start + width].to(dtype) for name, x in module.named_parameters()}
+                part = partial(torch.nn.functional.linear, **own)
+            for first in range(0, len(hidden), positions):
+                rows = slice(first, first + positions)
+                logits = part(hidden[rows])[..., : V - start].to(dtype)
+                logits = logits if self.scale == 1.0 else logits * self.scale
+                yield rows, start, logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
+
+
+def _find_head(lm: CausalLM) -> tuple[Any, _Head | None, int]:
+    """Decoder and head that reproduce the model's own logits on a few tokens, or `None`; and the number of logits.
+
+    Some models leave what the configuration declares unused, or use it inversely: their logits decide.
+    """
+    model, config = lm.model, lm.model.config.get_text_config()
+    probe = torch.arange(min(4, lm.context or 4))[None] % lm.vocab_size
+    own = _call(model, probe).logits[0]
+    V, tolerance = own.shape[-1], max(1e-4, 4 * torch.finfo(own.dtype).eps) * float(own.abs().max())
+    module = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    decoders = [model.get_decoder()] if hasattr(model, "get_decoder") else []
+    decoders += [getattr(model, name) for name in ("base_model", "model") if hasattr(model, name)]
+    factors = [(getattr(config, name, None), power) for name, power in FACTORS.items()]
+    scales = [float(x) ** sign for x, power in factors if isinstance(x, int | float) and x for sign in (power, -power)]
+    caps = [float(x) for name in CAPS if (x := getattr(config, name, None))]
+    for decoder, cap, scale in itertools.product(decoders if module is not None else (), (*caps, None), (*scales, 1.0)):
+        head, found = _Head(module, V, scale, cap), torch.full_like(own, torch.nan, dtype=torch.double)
+        try:
+            for rows, start, logits in head.blocks(_call(decoder, probe)[0][0]):
+                found[rows, start : start + logits.shape[-1]] = logits
+            if float((found - own).abs().max()) <= tolerance:
+                return decoder, head, V
+        except (AttributeError, IndexError, TypeError, ValueError, RuntimeError):
+            continue  # not a decoder with this head
+    return None, None, V
+
+
+def _call(module: Any, ids: torch.Tensor, **options: Any) -> Any:
+    """The module's output for `ids`, with those of the `options` that it knows.
+
+    The mask is ones throughout: no token sees the padding after it, and where a sliding window holds only what is
+    masked some models give NaN, which spreads along the row.
+    """
+    known, ids = inspect.signature(module.forward).parameters, ids.to(module.device)
+    options = {"attention_mask": torch.ones_like(ids), "use_cache": False} | options
+    return module(input_ids=ids, **{name: x for name, x in options.items() if name in known})
+
+
+@contextmanager
+def _evaluation(model: Any) -> Iterator[None]:
+    """The model in evaluation mode, without gradients; every module's training flag as found afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.inference_mode(), torch.autocast(model.device.type, enabled=False):
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _require_one_of(name: str, value: Any, known: Any) -> None:
+    if value not in get_args(known):
+        raise ValueError(f"{name}={value!r}: must be one of {', '.join(map(repr, get_args(known)))}")
+
+
+def _encode(tokenizer: Any, text: str, name: str, *, prompt: bool = False) -> list[int]:
+    """Ids of the text; of a `prompt` with the special tokens that the tokenizer puts before it, not those after it."""
+    try:
+        plain = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        whole = list(tokenizer(text)["input_ids"]) if prompt else plain
+    except Exception as error:  # tokenizers raise a bare Exception for a word without an id
+        raise ValueError(f"{name}: cannot be encoded ({_first_line(error)})") from None
+    if not plain:
+        return whole[:1] if whole[:1] == [tokenizer.bos_token_id] else []
+    starts = range(len(whole) - len(plain) + 1)
+    return next((whole[: k + len(plain)] for k in starts if whole[k : k + len(plain)] == plain), whole)
+
+
+def _split_turn(tokenizer: Any, messages: Sequence[Any], text: str, index: int) -> tuple[list[int], list[int]]:
+    """Ids of the conversation in the chat template, and those that it has more with the assistant's turn."""
+    turn, name = {"role": "assistant", "content": text}, f"prompts[{index}] with responses[{index}]"
+    render = partial(tokenizer.apply_chat_template, tokenize=True, return_dict=True)
+    try:
+        before = list(render(list(messages), add_generation_prompt=True)["input_ids"])
+        whole = list(render([*messages, turn])["input_ids"])
+    except Exception as error:  # templates raise what they like
+        raise ValueError(f"{name}: the chat template refuses them ({_first_line(error)})") from None
+    part = next((k for k, a in enumerate(before) if whole[k : k + 1] != [a]), len(before))
+    if part < len(before):
+        one, two = (f"{tokenizer.decode(ids[part : part + 4])!r} {ids[part : part + 4]}" for ids in (before, whole))
+        where = f"from token {part} on: the prompt alone has {one}, with the response {two}"
+        raise ValueError(f"{name}: the chat template rewrites the prompt {where}; score_ids takes any split")
+    return before, whole[part:]
