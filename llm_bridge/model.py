@@ -73,10 +73,10 @@ def load_model(name_or_path: str | Path, *, dtype: str = "float32", device: str 
             tokenizer = transformers.AutoTokenizer.from_pretrained(name)
         except (OSError, SafetensorError) as error:
             remedy = "give a complete model folder" if local else "download it first or give a local folder"
-            raise OSError(f"{name}: cannot be loaded ({_first_line(error)}); {remedy}") from None
+            raise OSError(f"{name}: cannot be loaded ({first_line(error)}); {remedy}") from None
         except (ValueError, KeyError, ImportError) as error:
             raise ValueError(
-                f"{name}: not a causal language model that can be used here ({_first_line(error)}); give another model"
+                f"{name}: not a causal language model that can be used here ({first_line(error)}); give another model"
             ) from None
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
@@ -126,7 +126,7 @@ def encode_prompt(lm: CausalLM, text: str, horizon: int) -> list[int]:
     try:
         encoded = tokenizer(text, return_offsets_mapping=bool(tokenizer.is_fast))
     except Exception as error:  # tokenizers raise a bare Exception for a word without an id
-        raise ValueError(f"prompt={text!r}: cannot be encoded ({_first_line(error)}); {remedy}") from None
+        raise ValueError(f"prompt={text!r}: cannot be encoded ({first_line(error)}); {remedy}") from None
     ids = [int(i) for i in encoded["input_ids"]]
     # Some tokenizers replace what they do not know by one token, others drop it without a word.
     unknown = tokenizer.unk_token_id
@@ -179,5 +179,5 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")

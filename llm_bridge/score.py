@@ -26,8 +26,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from llm_bridge.model import CausalLM, _first_line
-from llm_bridge.tree import _require_integer
+from llm_bridge.model import CausalLM, first_line
+from llm_bridge.tree import require_integer
 from theory.arrays import require_positive
 from theory.reward import Gauge, Terminal
 
@@ -115,7 +115,7 @@ class EndogenousReward:
         self.alpha = float(require_positive("alpha", alpha))
         _require_one_of("gauge", gauge, Gauge)
         _require_one_of("terminal", terminal, Terminal)
-        _require_integer("batch_tokens", batch_tokens)
+        require_integer("batch_tokens", batch_tokens)
         if lm.model.config.is_encoder_decoder:
             raise ValueError(f"{lm.name}: an encoder-decoder does not continue its prompt; give a decoder")
         self.gauge, self.terminal, self.batch_tokens = gauge, terminal, batch_tokens
@@ -376,7 +376,7 @@ def _encode(tokenizer: Any, text: str, name: str, *, prompt: bool = False) -> li
         plain = list(tokenizer(text, add_special_tokens=False)["input_ids"])
         whole = list(tokenizer(text)["input_ids"]) if prompt else plain
     except Exception as error:  # tokenizers raise a bare Exception for a word without an id
-        raise ValueError(f"{name}: cannot be encoded ({_first_line(error)})") from None
+        raise ValueError(f"{name}: cannot be encoded ({first_line(error)})") from None
     if not plain:
         return whole[:1] if whole[:1] == [tokenizer.bos_token_id] else []
     starts = range(len(whole) - len(plain) + 1)
@@ -391,7 +391,7 @@ def _split_turn(tokenizer: Any, messages: Sequence[Any], text: str, index: int) 
         before = list(render(list(messages), add_generation_prompt=True)["input_ids"])
         whole = list(render([*messages, turn])["input_ids"])
     except Exception as error:  # templates raise what they like
-        raise ValueError(f"{name}: the chat template refuses them ({_first_line(error)})") from None
+        raise ValueError(f"{name}: the chat template refuses them ({first_line(error)})") from None
     part = next((k for k, a in enumerate(before) if whole[k : k + 1] != [a]), len(before))
     if part < len(before):
         one, two = (f"{tokenizer.decode(ids[part : part + 4])!r} {ids[part : part + 4]}" for ids in (before, whole))

@@ -75,8 +75,8 @@ def token_tree(
         ValueError: an argument is out of range, a prompt does not fit, or the tree does not fit into memory.
 
     """
-    _require_integer("horizon", horizon)
-    _require_integer("batch_size", batch_size)
+    require_integer("horizon", horizon)
+    require_integer("batch_size", batch_size)
     temperature = float(require_positive("temperature", temperature))
     if isinstance(prompts, str) or not len(prompts):
         raise ValueError(f"prompts={prompts!r}: must be a sequence of at least one text, such as ['once upon a time']")
@@ -138,7 +138,7 @@ def _token_of(tokenizer: Any, character: str) -> int | None:
     return int(ids[0]) if len(ids) == 1 and ids[0] != tokenizer.unk_token_id else None
 
 
-def _require_integer(name: str, value: Any) -> None:
+def require_integer(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"{name}={value!r}: must be an integer of at least 1")
 

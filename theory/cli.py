@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from theory.mdp import TokenMDP
+    from theory.policy import Policy
+    from theory.soft import Solution
 
 __all__ = ["main"]
 
@@ -301,6 +303,7 @@ def _numbers(
 def _solve(arguments: argparse.Namespace) -> int:
     from theory.arrays import require_positive
     from theory.mdp import TokenMDP
+    from theory.soft import plain_optimal, soft_optimal
     from theory.verify import write_json
 
     alpha, epsilon = arguments.alpha, arguments.epsilon
@@ -313,7 +316,8 @@ def _solve(arguments: argparse.Namespace) -> int:
     mdp = TokenMDP.load(arguments.file)
     if mdp.batch_shape:
         raise ValueError(f"{arguments.file}: reward_0 has batch axes {mdp.batch_shape}; store one MDP a file")
-    numbers = _solution(mdp, alpha)
+    solved, best = soft_optimal(mdp, alpha), plain_optimal(mdp)
+    numbers = {"alpha": alpha} | _solution(mdp, solved, best)
     print(
         f"{arguments.file}: H = {mdp.horizon}, V = {mdp.vocab_size}, {mdp.dynamics.n_prompts} prompt(s), α = {alpha:g}"
     )
@@ -329,7 +333,7 @@ def _solve(arguments: argparse.Namespace) -> int:
     if mdp.dynamics.n_prompts > 10:
         print(f"  … {mdp.dynamics.n_prompts - 10} more prompts: all of them with --json")
     if epsilon is not None:
-        worst = _worst_cases(mdp, alpha, epsilon)
+        worst = _worst_cases(mdp, solved.policy, best, alpha, epsilon)
         _print_worst_cases(worst)
         numbers |= worst
     if arguments.json is not None:
@@ -337,15 +341,12 @@ def _solve(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _solution(mdp: TokenMDP, alpha: float) -> dict[str, Any]:
+def _solution(mdp: TokenMDP, solution: Solution, best: Solution) -> dict[str, Any]:
     from theory.policy import log_prob, map_response, plain_value, trajectory_entropy
     from theory.reward import returns
-    from theory.soft import plain_optimal, soft_optimal
 
-    solution, best = soft_optimal(mdp, alpha), plain_optimal(mdp)
     answer = map_response(solution.policy)
     return {
-        "alpha": alpha,
         "horizon": mdp.horizon,
         "vocab_size": mdp.vocab_size,
         "n_prompts": mdp.dynamics.n_prompts,
@@ -359,15 +360,14 @@ def _solution(mdp: TokenMDP, alpha: float) -> dict[str, Any]:
     }
 
 
-def _worst_cases(mdp: TokenMDP, alpha: float, epsilon: float) -> dict[str, Any]:
+def _worst_cases(mdp: TokenMDP, expert: Policy, optimal: Solution, alpha: float, epsilon: float) -> dict[str, Any]:
     """The exact worst cases over the ball around the soft-optimal policy; `None` for one that is out of reach."""
     from theory.adversary import worst_clone, worst_kl, worst_map, worst_preference_pair
     from theory.bounds import every_bound
     from theory.policy import plain_value
-    from theory.soft import plain_optimal, soft_optimal
 
-    expert, average = soft_optimal(mdp, alpha).policy, mdp.dynamics.average
-    value, best = plain_value(mdp, expert), average(plain_optimal(mdp).values[0])
+    average = mdp.dynamics.average
+    value, best = plain_value(mdp, expert), average(optimal.values[0])
     out_of_reach: dict[str, str] = {}
 
     def unless_too_large(name: str, find: Callable[[], Any]) -> Any:

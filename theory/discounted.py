@@ -31,6 +31,7 @@ from scipy.sparse.linalg import spsolve
 from theory import bounds
 from theory.adversary import extreme_tilt
 from theory.arrays import Array, require_positive, soft_maximum
+from theory.soft import greedy_rows, log_softmax
 
 __all__ = [
     "DiscountedMDP",
@@ -239,10 +240,10 @@ def soft_value_iteration(mdp: DiscountedMDP, alpha: float, tolerance: float = 1e
 
     def backup(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         q = mdp.q_values(values)
-        return soft_maximum(q, alpha), np.exp(_log_softmax(q, alpha))
+        return soft_maximum(q, alpha), np.exp(log_softmax(q, alpha))
 
     values, error = _fixed_point(mdp, backup, 4 * EPS, alpha, tolerance)
-    return Solution(_log_softmax(mdp.q_values(values), alpha), values, error)
+    return Solution(log_softmax(mdp.q_values(values), alpha), values, error)
 
 
 def value_iteration(mdp: DiscountedMDP, tolerance: float = 1e-10) -> Solution:
@@ -252,10 +253,10 @@ def value_iteration(mdp: DiscountedMDP, tolerance: float = 1e-10) -> Solution:
 
     def backup(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         q = mdp.q_values(values)
-        return q.max(axis=1), np.exp(_greedy(q))
+        return q.max(axis=1), np.exp(greedy_rows(q))
 
     values, error = _fixed_point(mdp, backup, 4 * EPS, tolerance=tolerance)
-    return Solution(_greedy(mdp.q_values(values)), values, error)
+    return Solution(greedy_rows(mdp.q_values(values)), values, error)
 
 
 def worst_clone(mdp: DiscountedMDP, expert: Array, epsilon: float, tolerance: float = 1e-8) -> Solution:
@@ -387,15 +388,3 @@ def require_policy(name: str, log_probs: Any, mdp: DiscountedMDP) -> tuple[np.nd
             f"{name}: row {state} sums to {np.exp(table[state]).sum():.12g}, must be 1: give log-probabilities"
         )
     return table, float(off.max())
-
-
-def _log_softmax(q: np.ndarray, alpha: float) -> np.ndarray:
-    scaled = (q - q.max(axis=1, keepdims=True)) / alpha
-    table: np.ndarray = scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))
-    return table
-
-
-def _greedy(q: np.ndarray) -> np.ndarray:
-    """The deterministic policy that takes the first largest entry of each row, as log-probabilities."""
-    best = q.argmax(axis=1, keepdims=True)
-    return np.where(np.arange(q.shape[1]) == best, 0.0, -np.inf)

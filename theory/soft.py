@@ -25,7 +25,16 @@ from theory.mdp import TokenMDP
 from theory.policy import Policy, best_continuations
 from theory.reward import endogenous_reward
 
-__all__ = ["Solution", "plain_optimal", "power_policy", "soft_optimal", "soft_q_values", "soft_values"]
+__all__ = [
+    "Solution",
+    "greedy_rows",
+    "log_softmax",
+    "plain_optimal",
+    "power_policy",
+    "soft_optimal",
+    "soft_q_values",
+    "soft_values",
+]
 
 SAFE_EXPONENT = 600.0
 """``exp(±600)`` and sums of a few of them are far from overflow and underflow in double precision."""
@@ -76,7 +85,7 @@ def soft_optimal(mdp: TokenMDP, alpha: Any) -> Solution:
     require_memory(8 * batch * mdp.dynamics.n_prefixes, "the soft-optimal policy", "use soft_values, or a smaller MDP")
     log_probs, values = [], []
     for h, children, value in _sweep(mdp, alpha):
-        log_probs.append(_log_softmax(_q_table(mdp, h, children), alpha))
+        log_probs.append(log_softmax(_q_table(mdp, h, children), alpha))
         values.append(value)
     values.reverse()
     normalizers = tuple(value / expand(alpha, 1) for value in values)
@@ -96,11 +105,8 @@ def plain_optimal(mdp: TokenMDP) -> Solution:
     """
     log_probs, values = [], []
     for q in best_continuations(mdp.dynamics, mdp.rewards):
-        xp = array_namespace(q)
-        first_best = xp.argmax(q, axis=-1, keepdims=True)
-        tokens = xp.arange(q.shape[-1], device=first_best.device)
-        log_probs.append(token_major(xp.where(tokens == first_best, xp.zeros_like(q), float("-inf"))))
-        values.append(xp.max(q, axis=-1))
+        log_probs.append(greedy_rows(q))
+        values.append(array_namespace(q).max(q, axis=-1))
     return Solution(Policy(mdp.dynamics, tuple(log_probs)), tuple(values))
 
 
@@ -169,8 +175,16 @@ def _q_table(mdp: TokenMDP, h: int, children: Array | float) -> Array:
     return forbid(mdp.rewards[h] + children, mdp.dynamics.allowed[h])
 
 
-def _log_softmax(q: Array, alpha: Array | float) -> Array:
+def log_softmax(q: Array, alpha: Array | float) -> Array:
     """``log softmax(q/α)`` over tokens, from differences of `q` so that large values cancel before the division."""
     xp = array_namespace(q)
     scaled = (q - xp.max(q, axis=-1, keepdims=True)) / expand(alpha, 2)
     return token_major(scaled - xp.log(xp.sum(xp.exp(scaled), axis=-1, keepdims=True)))
+
+
+def greedy_rows(q: Array) -> Array:
+    """Log-probabilities of the rows that take their first largest entry, ``(*batch, n, V)``."""
+    xp = array_namespace(q)
+    first_best = xp.argmax(q, axis=-1, keepdims=True)
+    tokens = xp.arange(q.shape[-1], device=first_best.device)
+    return token_major(xp.where(tokens == first_best, xp.zeros_like(q), float("-inf")))

@@ -84,7 +84,8 @@ class Row:
 
 
 def exact_groups(seed: int = 0, *, n_instances: int = 256) -> list[Group]:
-    """Random token trees with a sampled policy, with the worst clone of the ball, and the gallery's families.
+    """Random token trees with a sampled policy and with the worst of the ball, the gallery's families, and the
+    discounted statements on random window MDPs.
 
     Args:
         seed: seed of rewards, temperatures, radii and policies.
