@@ -13,7 +13,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
-__all__ = ["CausalLM", "encode_prompt", "load_model", "require_same_vocabulary", "save"]
+__all__ = ["CausalLM", "encode", "encode_prompt", "load_model", "require_same_vocabulary", "save"]
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -121,20 +121,13 @@ def encode_prompt(lm: CausalLM, text: str, horizon: int) -> list[int]:
     """
     if not text:
         raise ValueError("prompt='': must not be empty; give at least one token of text")
-    tokenizer = lm.tokenizer
     remedy = f"use symbols of {lm.name}'s vocabulary"
     try:
-        encoded = tokenizer(text, return_offsets_mapping=bool(tokenizer.is_fast))
-    except Exception as error:  # tokenizers raise a bare Exception for a word without an id
-        raise ValueError(f"prompt={text!r}: cannot be encoded ({first_line(error)}); {remedy}") from None
-    ids = [int(i) for i in encoded["input_ids"]]
-    # Some tokenizers replace what they do not know by one token, others drop it without a word.
-    unknown = tokenizer.unk_token_id
-    if unknown is not None and unknown in ids and tokenizer.unk_token not in text:
-        raise ValueError(f"prompt={text!r}: parts of it are unknown tokens; {remedy}")
-    lost = _lost_characters(text, encoded["offset_mapping"]) if tokenizer.is_fast else ""
-    if lost or not ids:
-        raise ValueError(f"prompt={text!r}: the tokenizer drops {lost or text!r}; {remedy}")
+        ids = encode(lm.tokenizer, text)
+    except ValueError as error:
+        raise ValueError(f"prompt={text!r}: {error}; {remedy}") from None
+    if not ids:
+        raise ValueError(f"prompt={text!r}: the tokenizer drops {text!r}; {remedy}")
     if max(ids) >= lm.vocab_size:
         raise ValueError(f"prompt={text!r}: token {max(ids)} has no logit in {lm.name} (V={lm.vocab_size}); {remedy}")
     positions = len(ids) + horizon - 1
@@ -143,6 +136,23 @@ def encode_prompt(lm: CausalLM, text: str, horizon: int) -> list[int]:
             f"prompt={text!r}: {len(ids)} tokens and horizon={horizon} need {positions} positions, {lm.name} has "
             f"{lm.context}; use a shorter prompt or horizon"
         )
+    return ids
+
+
+def encode(tokenizer: Any, text: str, *, special_tokens: bool = True) -> list[int]:
+    """Token ids of a text; ValueError, without the text, where the tokenizer leaves out or replaces parts of it."""
+    try:
+        encoded = tokenizer(text, add_special_tokens=special_tokens, return_offsets_mapping=bool(tokenizer.is_fast))
+    except Exception as error:  # tokenizers raise a bare Exception for a word without an id
+        raise ValueError(f"cannot be encoded ({first_line(error)})") from None
+    ids = [int(i) for i in encoded["input_ids"]]
+    # Some tokenizers replace what they do not know by one token, others drop it without a word.
+    unknown = tokenizer.unk_token_id
+    if unknown is not None and unknown in ids and tokenizer.unk_token not in text:
+        raise ValueError("parts of it are unknown tokens")
+    lost = _lost_characters(text, encoded["offset_mapping"]) if tokenizer.is_fast else ""
+    if lost:
+        raise ValueError(f"the tokenizer drops {lost[:20]!r}")
     return ids
 
 

@@ -5,13 +5,24 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
-__all__ = ["DSP_SYSTEMS", "FORMATS", "RM_BENCH_STYLES", "Comparison", "Problem", "iter_comparisons", "read_comparisons"]
+HUB = "hub:"
+
+__all__ = [
+    "DSP_SYSTEMS",
+    "FORMATS",
+    "RM_BENCH_STYLES",
+    "Comparison",
+    "Place",
+    "Problem",
+    "iter_comparisons",
+    "read_comparisons",
+]
 
 Message: TypeAlias = dict[str, str]
 Key: TypeAlias = tuple[str, str, int]
@@ -30,6 +41,29 @@ DSP_SYSTEMS = {
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a row stands: a file and a line of it, or a hub data set; rows count from 0."""
+
+    source: str
+    line: int | None
+    row: int
+
+    def __str__(self) -> str:
+        return f"{self.source}: row {self.row}" if self.line is None else f"{self.source}:{self.line}: row {self.row}"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A row that could not be used; as text one line, ``file:line: row N: what is wrong``."""
+
+    place: Place
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {' '.join(self.message.split())}"
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Responses to one prompt, of which every chosen one should score above every rejected one."""
 
@@ -41,6 +75,7 @@ class Comparison:
     system: str | None = None
     chosen_styles: tuple[str, ...] = ()
     rejected_styles: tuple[str, ...] = ()
+    place: Place | None = field(default=None, compare=False)
 
     @property
     def is_rm_bench(self) -> bool:
@@ -54,43 +89,43 @@ class Comparison:
                 yield (self.id, role, index), text
 
 
-@dataclass(frozen=True)
-class Problem:
-    """A row (from 0) that could not be used; as text one line, ``file:line: row N: what is wrong``."""
+def read_comparisons(*sources: str | Path, format: str | None = None) -> tuple[list[Comparison], list[Problem]]:
+    """All good comparisons of one or more sources and all their problems; see `iter_comparisons`.
 
-    path: Path
-    line: int
-    row: int
-    message: str
+    An id that two sources have in common is a problem of the later row.
+    """
+    found: dict[str, Comparison] = {}
+    problems = []
+    for source in sources:
+        for item in iter_comparisons(source, format):
+            if isinstance(item, Problem):
+                problems.append(item)
+            elif item.id in found and item.place is not None:
+                problems.append(Problem(item.place, f"id {item.id!r} is there already ({found[item.id].place})"))
+            else:
+                found[item.id] = item
+    return list(found.values()), problems
 
-    def __str__(self) -> str:
-        return f"{self.path}:{self.line}: row {self.row}: {' '.join(self.message.split())}"
 
-
-def read_comparisons(path: str | Path, format: str | None = None) -> tuple[list[Comparison], list[Problem]]:
-    """All good comparisons of a file and all its problems; see `iter_comparisons`."""
-    items = list(iter_comparisons(path, format))
-    return [c for c in items if isinstance(c, Comparison)], [p for p in items if isinstance(p, Problem)]
-
-
-def iter_comparisons(path: str | Path, format: str | None = None) -> Iterator[Comparison | Problem]:
-    """Read a file row by row; a bad row yields a `Problem` and does not lose the others.
+def iter_comparisons(source: str | Path, format: str | None = None) -> Iterator[Comparison | Problem]:
+    """Read a source row by row; a bad row yields a `Problem` and does not lose the others.
 
     Ids are ``subset/id``, or the row's number (from 0) where a row has none. The subset is the row's own or the
     file's name, for RM-Bench the domain (``domain``, or ``chat`` for ``chat_filtered.json``). DSP gives a comparison
     for each domain of a row, GSM8K one for each question solved both rightly and wrongly (others have no pair).
 
     Args:
-        path: a JSON list, or JSON lines (always, for a name ending in ``.jsonl``).
+        source: a JSON list, or JSON lines (always, for a name ending in ``.jsonl``); or ``hub:NAME`` or
+            ``hub:NAME:SPLIT`` for a data set that the package ``datasets`` loads, by default its only split.
         format: one of `FORMATS`; `None` to guess it from the first object, see `guess_format`.
 
     Raises:
-        ValueError, OSError: an unknown format, none that can be guessed, or a file that cannot be read.
+        ValueError, OSError: an unknown format, none that can be guessed, or a source that cannot be read.
     """
-    path = Path(path)
+    name = str(source)
     if format is not None and format not in FORMATS:
         raise ValueError(f"format {format!r}: must be one of {', '.join(FORMATS)}")
-    rows, read = _rows(path), []
+    rows, read = _hub_rows(name) if name.startswith(HUB) else _rows(Path(source)), []
     try:
         for row in rows:  # up to the first object: what is wrong with the whole file is raised here and not later
             read.append(row)
@@ -98,8 +133,9 @@ def iter_comparisons(path: str | Path, format: str | None = None) -> Iterator[Co
                 break
         format = format or guess_format(read[-1][1] if read else None)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    return _comparisons(path, chain(read, rows), FORMATS[format])
+        raise ValueError(f"{name}: {error}") from None
+    stem = name.split(":")[1].split("/")[-1] if name.startswith(HUB) else Path(source).stem
+    return _comparisons(name, stem, chain(read, rows), FORMATS[format])
 
 
 def guess_format(row: Any) -> str:
@@ -125,7 +161,7 @@ def guess_format(row: Any) -> str:
     raise ValueError(f"no format has the fields of its first row ({fields}): name one of {', '.join(FORMATS)}")
 
 
-_Row: TypeAlias = tuple[int, Any]  # a line and the JSON value that begins there, or a ValueError: why there is none
+_Row: TypeAlias = tuple[int | None, Any]  # a line and the value that begins there, or a ValueError: why there is none
 
 
 def _rows(path: Path) -> Iterator[_Row]:
@@ -142,6 +178,22 @@ def _rows(path: Path) -> Iterator[_Row]:
                     yield number, json.loads(text)
             except (ValueError, RecursionError) as error:
                 yield number, ValueError(f"invalid JSON: {error}")
+
+
+def _hub_rows(name: str) -> Iterator[_Row]:
+    _, identity, split = [*name.split(":"), ""][:3]
+    try:
+        import datasets
+    except ImportError:
+        raise ValueError("data sets of the hub need the package datasets: pip install 'endorm[data]'") from None
+    try:
+        loaded = datasets.load_dataset(identity, split=split or None)
+    except Exception as error:  # of many kinds, by what the hub answers
+        raise ValueError(f"cannot be loaded ({error}); give hub:NAME or hub:NAME:SPLIT") from None
+    if not split and len(loaded) != 1:
+        raise ValueError(f"has the splits {', '.join(loaded)}: name one, {name}:{next(iter(loaded))}")
+    for row in loaded if split else next(iter(loaded.values())):
+        yield None, row
 
 
 _COMMA, _END = re.compile(r"\s*,\s*"), re.compile(r"\s*\]\s*\Z")
@@ -167,32 +219,34 @@ def _list_rows(text: str) -> Iterator[_Row]:
         place = comma.end()
 
 
-_Reader: TypeAlias = Callable[[dict[str, Any], Path, int], list[Comparison]]  # a row, its file, its number there
+_Reader: TypeAlias = Callable[[dict[str, Any], str, int], list[Comparison]]  # a row, its file's stem, its number there
 
 
-def _comparisons(path: Path, rows: Iterable[_Row], reader: _Reader) -> Iterator[Comparison | Problem]:
+def _comparisons(source: str, stem: str, rows: Iterable[_Row], reader: _Reader) -> Iterator[Comparison | Problem]:
     seen: set[str] = set()
     for number, (line, row) in enumerate(rows):
+        place = Place(source, line, number)
         try:
             if not isinstance(row, dict):
                 raise row if isinstance(row, ValueError) else ValueError(f"must be an object, got {_show(row)}")
-            comparisons = reader(row, path, number)
+            comparisons = reader(row, stem, number)
             for comparison in comparisons:
                 if comparison.id in seen:
                     raise ValueError(f"id {comparison.id!r} is there already")
                 if not comparison.chosen_styles and set(comparison.chosen) & set(comparison.rejected):
                     raise ValueError("one response is both chosen and rejected")
         except ValueError as error:
-            yield Problem(path, line, number, str(error))
+            yield Problem(place, str(error))
         else:
             seen.update(comparison.id for comparison in comparisons)
-            yield from comparisons
+            yield from (replace(comparison, place=place) for comparison in comparisons)
 
 
-def _pair(row: dict[str, Any], path: Path, number: int, required: Sequence[str] = ()) -> list[Comparison]:
-    for field in (field for field in required if row.get(field) is None):
-        raise ValueError(f"{field} is missing")
-    subset = path.stem if row.get("subset") is None else _text(row, "subset")
+def _pair(row: dict[str, Any], stem: str, number: int, required: Sequence[str] = ()) -> list[Comparison]:
+    missing = [name for name in required if row.get(name) is None]
+    if missing:
+        raise ValueError(f"{missing[0]} is missing")
+    subset = stem if row.get("subset") is None else _text(row, "subset")
     systems = set() if row.get("system") is None else {_text(row, "system")}
     chosen, rejected = _conversation(row, "chosen", "assistant"), _conversation(row, "rejected", "assistant")
     prompts = [[] if row.get("prompt") is None else _conversation(row, "prompt", "user"), chosen[:-1], rejected[:-1]]
@@ -211,9 +265,9 @@ def _pair(row: dict[str, Any], path: Path, number: int, required: Sequence[str] 
     return [Comparison(_id(row, subset, number), prompt, *sides, subset, next(iter(systems), None))]
 
 
-def _rm_bench(row: dict[str, Any], path: Path, number: int) -> list[Comparison]:
-    styles, named = RM_BENCH_STYLES, path.stem.removesuffix("_filtered")
-    domain = _text(row, "domain") if row.get("domain") else named if named != path.stem else _text(row, "subset")
+def _rm_bench(row: dict[str, Any], stem: str, number: int) -> list[Comparison]:
+    styles, named = RM_BENCH_STYLES, stem.removesuffix("_filtered")
+    domain = _text(row, "domain") if row.get("domain") else named if named != stem else _text(row, "subset")
     for role in ("chosen", "rejected"):
         if not isinstance(row.get(role), list) or len(row[role]) != len(styles):
             raise ValueError(f"{role} must be a list of {len(styles)} responses, got {_show(row.get(role))}")
@@ -221,7 +275,7 @@ def _rm_bench(row: dict[str, Any], path: Path, number: int) -> list[Comparison]:
     return [Comparison(_id(row, domain, number), _text(row, "prompt"), chosen, rejected, domain, None, styles, styles)]
 
 
-def _dsp(row: dict[str, Any], path: Path, number: int) -> list[Comparison]:
+def _dsp(row: dict[str, Any], stem: str, number: int) -> list[Comparison]:
     query, responses = _text(row, "query"), row.get("responses")
     if not isinstance(responses, dict) or len(responses) < 2:
         raise ValueError(f"responses must be an object of two or more, got {_show(responses)}")
@@ -236,14 +290,14 @@ def _dsp(row: dict[str, Any], path: Path, number: int) -> list[Comparison]:
     return comparisons
 
 
-def _llmbar(row: dict[str, Any], path: Path, number: int) -> list[Comparison]:
+def _llmbar(row: dict[str, Any], stem: str, number: int) -> list[Comparison]:
     if row.get("label") not in (1, 2):
         raise ValueError(f"label must be 1 or 2, got {_show(row.get('label'))}")
     chosen, rejected = ((_text(row, f"output_{n}"),) for n in (row["label"], 3 - row["label"]))
-    return [Comparison(_id(row, path.stem, number), _text(row, "input"), chosen, rejected, path.stem)]
+    return [Comparison(_id(row, stem, number), _text(row, "input"), chosen, rejected, stem)]
 
 
-def _gsm8k(row: dict[str, Any], path: Path, number: int) -> list[Comparison]:
+def _gsm8k(row: dict[str, Any], stem: str, number: int) -> list[Comparison]:
     marked: dict[bool, list[str]] = {True: [], False: []}
     for name, solution in row.items():
         if isinstance(solution, dict):
@@ -254,7 +308,7 @@ def _gsm8k(row: dict[str, Any], path: Path, number: int) -> list[Comparison]:
     question = _text(row, "question")
     if not any(sides):
         raise ValueError("no marked solution")
-    return [Comparison(_id(row, path.stem, number), question, *sides, path.stem)] if all(sides) else []
+    return [Comparison(_id(row, stem, number), question, *sides, stem)] if all(sides) else []
 
 
 FORMATS: dict[str, _Reader] = {

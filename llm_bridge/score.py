@@ -13,11 +13,8 @@ and slices of the output head: ``(batch, time, vocabulary)`` logits never exist.
 
 from __future__ import annotations
 
-import inspect
-import itertools
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeAlias, get_args
@@ -26,23 +23,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from llm_bridge.model import CausalLM, first_line
+from llm_bridge.head import TokenStatistics, call, evaluation, find_head, token_statistics
+from llm_bridge.model import CausalLM, encode, first_line
 from llm_bridge.tree import require_integer
 from theory.arrays import require_positive
 from theory.reward import Gauge, Terminal
 
-__all__ = ["Aggregation", "EndogenousReward", "Score"]
+__all__ = ["Aggregation", "EndogenousReward", "Score", "batches"]
 
 Aggregation = Literal["sum", "mean", "logprob", "anchored"]
 Ids: TypeAlias = Sequence[int] | np.ndarray
-
-CHUNK, POSITIONS = 8192, 1024
-"""Logits that exist at once: so many tokens of the vocabulary by so many positions."""
-
-FACTORS = {"logit_scale": 1, "lm_head_multiplier": 1, "output_multiplier": 1, "logits_scaling": -1}
-"""What configurations call the factor on a head's output, and the power at which it is one."""
-
-CAPS = ("final_logit_softcapping", "logits_soft_cap")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +47,7 @@ class Score:
         log_probs: ``(n,)`` ``log π(a_h|s_h)``, nats.
         soft_values: ``(n,)`` ``V(s_h)``, reward units: from the logits in either gauge.
         rewards: ``(n,)`` ``r(s_h, a_h)`` in the gauge asked for.
+        greedy: ``(n,)`` whether ``a_h`` is a most probable token.
         end_value: value after the last token, 0 except for ``gauge="logits", terminal="bootstrap"``.
         reward_sum: ``r(τ)``, telescoped: ``α log π(τ) + V(s₁) − end_value``, or ``α log π(τ)``.
         log_prob: ``log π(τ)``, nats.
@@ -68,6 +59,7 @@ class Score:
     log_probs: np.ndarray
     soft_values: np.ndarray
     rewards: np.ndarray
+    greedy: np.ndarray
     end_value: float
     reward_sum: float
     log_prob: float
@@ -123,8 +115,8 @@ class EndogenousReward:
             configured: Any = getattr(getattr(lm.model, "generation_config", None), "eos_token_id", None)
             end_tokens = [lm.tokenizer and lm.tokenizer.eos_token_id, *np.atleast_1d(configured)]
         self._ends = frozenset(int(token) for token in end_tokens if token is not None)
-        with _evaluation(lm.model):
-            self._decoder, self._head, self.vocab_size = _find_head(lm)
+        with evaluation(lm.model):
+            self._decoder, self._head, self.vocab_size = find_head(lm)
         if self._head is None:
             how = "no hidden states and head give its logits, which are read as they are, one response at a time"
             warnings.warn(f"{lm.name}: {how}", stacklevel=2)
@@ -159,7 +151,9 @@ class EndogenousReward:
         answers = [answer if eos else answer[: self._end(answer)] for _, answer in turns]
         return self.score_ids([before for before, _ in turns], answers)
 
-    def score_ids(self, prompt_ids: Sequence[Ids], response_ids: Sequence[Ids]) -> list[Score]:
+    def score_ids(
+        self, prompt_ids: Sequence[Ids], response_ids: Sequence[Ids], *, progress: bool = True
+    ) -> list[Score]:
         """Score token ids as they are, each response up to its first end token, and return them in this order."""
         self._require(prompt_ids, response_ids)
         prompts = [np.asarray(ids, dtype=np.int64) for ids in prompt_ids]
@@ -167,23 +161,27 @@ class EndogenousReward:
         ahead = int(self.terminal == "bootstrap")  # the state after the last token is read, or its token not even fed
         rows = [np.append(p, a[: len(a) - 1 + ahead]) for p, a in zip(prompts, answers, strict=True)]
         for i, row in enumerate(rows):
-            for name, ids in ((f"prompts[{i}]", prompts[i]), (f"responses[{i}]", answers[i])):
-                if not len(ids):
-                    raise ValueError(f"{name}: empty, must have at least one token")
-                if ids.min() < 0 or ids.max() >= self.vocab_size:
-                    raise ValueError(f"{name}: ids must be from 0 to {self.vocab_size - 1} in {self.lm.name}")
+            self._require_ids(f"prompts[{i}]", prompts[i])
+            self._require_ids(f"responses[{i}]", answers[i])
             if self.lm.context is not None and len(row) > self.lm.context:
                 need = f"prompt and response need {len(row)} positions, {self.lm.name} has {self.lm.context}"
                 raise ValueError(f"responses[{i}]: {need}; shorten them")
-        scores: dict[int, Score] = {}
-        with _evaluation(self.lm.model), tqdm(total=len(rows), desc=self.lm.name, disable=None, leave=False) as bar:
-            for batch in self._batches(rows):
-                for i, logs, normalizers in self._read(batch, rows, answers, ahead):
-                    if not np.isfinite(normalizers).all():
-                        raise ValueError(f"responses[{i}]: {self.lm.name} overflows there; load it in another dtype")
-                    scores[i] = self._score(prompts[i], answers[i], logs, normalizers)
-                bar.update(len(batch))
-        return [scores[i] for i in range(len(rows))]
+        states = [np.arange(len(p) - 1, len(row)) for p, row in zip(prompts, rows, strict=True)]
+        tokens = [np.pad(a, (0, ahead)) for a in answers]  # after the last one: any token
+        found = self._read(rows, states, tokens, progress)
+        return [self._score(*of_one) for of_one in zip(prompts, answers, found, strict=True)]
+
+    def next_log_probs(self, prompt_ids: Sequence[Ids], tokens: Sequence[int]) -> np.ndarray:
+        """``log π(a|s)`` of each of `tokens` `(k,)` after each prompt: shape `(n, k)`, nats. No token is left out."""
+        rows = [np.asarray(ids, dtype=np.int64) for ids in prompt_ids]
+        self._require_ids("tokens", wanted := np.asarray(tokens, dtype=np.int64))
+        for i, row in enumerate(rows):
+            self._require_ids(f"prompts[{i}]", row)
+            if self.lm.context is not None and len(row) > self.lm.context:
+                raise ValueError(f"prompts[{i}]: {len(row)} tokens, {self.lm.name} has {self.lm.context} positions")
+        states = [np.full(len(wanted), len(row) - 1) for row in rows]
+        found = self._read(rows, states, [wanted] * len(rows), progress=False)
+        return np.array([one.log_probs for one in found]).reshape(len(rows), len(wanted))
 
     def aggregate(
         self, scores: Sequence[Score], how: Aggregation = "sum", reference: EndogenousReward | None = None
@@ -220,149 +218,68 @@ class EndogenousReward:
         """Index of the first end token, or the length where there is none."""
         return next((i for i, token in enumerate(ids) if int(token) in self._ends), len(ids))
 
-    def _batches(self, rows: list[np.ndarray]) -> Iterator[list[int]]:
-        """Indices of rows, longest first: what does not fit into memory fails at once."""
-        order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
-        while order:
-            n = 1 if self._head is None else max(1, self.batch_tokens // len(rows[order[0]]))
-            yield order[:n]
-            order = order[n:]
+    def _require_ids(self, name: str, ids: np.ndarray) -> None:
+        if not len(ids):
+            raise ValueError(f"{name}: empty, must have at least one token")
+        if ids.min() < 0 or ids.max() >= self.vocab_size:
+            raise ValueError(f"{name}: ids must be from 0 to {self.vocab_size - 1} in {self.lm.name}")
 
     def _read(
-        self, batch: list[int], rows: list[np.ndarray], answers: list[np.ndarray], ahead: int
-    ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Each row's index, ``log π(a_h|s_h)`` ``(n,)`` and ``log Σ exp f`` ``(n + ahead,)`` at its last positions."""
-        ids = torch.zeros(len(batch), len(rows[batch[0]]), dtype=torch.long)
-        for row, i in zip(ids, batch, strict=True):
-            row[: len(rows[i])] = torch.from_numpy(rows[i])
-        sizes = [len(answers[i]) + ahead for i in batch]
-        tokens = torch.from_numpy(np.concatenate([np.pad(answers[i], (0, ahead)) for i in batch]))  # 0: any token
-        if self._head is None:
-            logits = _call(self.lm.model, ids, logits_to_keep=sizes[0]).logits[0, -sizes[0] :]
-            found = _sums([(slice(None), 0, logits)], tokens, logits)
-        else:
-            states = _call(self._decoder, ids)[0]  # the last hidden states, after the final norm
-            ends = [len(rows[i]) for i in batch]
-            hidden = torch.cat([x[end - n : end] for x, end, n in zip(states, ends, sizes, strict=True)])
-            found = _sums(self._head.blocks(hidden), tokens, hidden)
-        cuts = np.cumsum(sizes)[:-1]
-        for i, logs, normalizers in zip(batch, *(np.split(x, cuts) for x in found), strict=True):
-            yield i, logs[: len(answers[i])], normalizers
+        self, rows: list[np.ndarray], states: list[np.ndarray], tokens: list[np.ndarray], progress: bool
+    ) -> list[TokenStatistics]:
+        """Of each row's `tokens`, read at its positions `states`."""
+        found: dict[int, TokenStatistics] = {}
+        limit = self.batch_tokens if self._head is not None else 0  # with all logits in memory, one at a time
+        with (
+            evaluation(self.lm.model),
+            tqdm(total=len(rows), desc=self.lm.name, disable=None if progress else True, leave=False) as bar,
+        ):
+            for batch in batches([len(row) for row in rows], limit):
+                wanted = torch.from_numpy(np.concatenate([tokens[i] for i in batch]))
+                statistics = self._pass([rows[i] for i in batch], [states[i] for i in batch], wanted)
+                cuts = np.cumsum([len(states[i]) for i in batch])[:-1]
+                for i, *parts in zip(batch, *(np.split(x, cuts) for x in statistics), strict=True):
+                    found[i] = one = TokenStatistics(*parts)
+                    if not np.isfinite(one.normalizers).all():
+                        raise ValueError(f"responses[{i}]: {self.lm.name} overflows there; load it in another dtype")
+                bar.update(len(batch))
+        return [found[i] for i in range(len(rows))]
 
-    def _score(self, prompt: np.ndarray, answer: np.ndarray, logs: np.ndarray, normalizers: np.ndarray) -> Score:
-        values = self.alpha * np.append(normalizers.astype(float), 0.0)[: len(answer) + 1]
+    def _pass(self, rows: list[np.ndarray], states: list[np.ndarray], tokens: torch.Tensor) -> TokenStatistics:
+        """One pass of the model, rows padded to the first."""
+        ids = torch.zeros(len(rows), len(rows[0]), dtype=torch.long)
+        for one, row in zip(ids, rows, strict=True):
+            one[: len(row)] = torch.from_numpy(row)
+        if self._head is None:
+            n = len(rows[0]) - int(states[0][0])  # positions from the first state on
+            logits = call(self.lm.model, ids, logits_to_keep=n).logits[0, -n:]
+            logits = logits[torch.from_numpy(states[0] - states[0][0]).to(logits.device)]
+            return token_statistics([(slice(None), 0, logits)], tokens, logits)
+        outputs = call(self._decoder, ids)[0]  # the last hidden states, after the final norm
+        where = [torch.from_numpy(positions).to(outputs.device) for positions in states]
+        hidden = torch.cat([output[positions] for output, positions in zip(outputs, where, strict=True)])
+        return token_statistics(self._head.blocks(hidden), tokens, hidden)
+
+    def _score(self, prompt: np.ndarray, answer: np.ndarray, found: TokenStatistics) -> Score:
+        logs, greedy = found.log_probs[: len(answer)], found.greedy[: len(answer)]
+        values = self.alpha * np.append(found.normalizers.astype(float), 0.0)[: len(answer) + 1]
         gauge = values if self.gauge == "logits" else np.zeros_like(values)
         rewards = self.alpha * logs.astype(float) + gauge[:-1] - gauge[1:]
         log_prob, start, end = float(logs.sum(dtype=float)), float(gauge[0]), float(gauge[-1])
         arrays = logs, values[:-1].astype(logs.dtype), rewards.astype(logs.dtype)
-        return Score(prompt, answer, *arrays, end, self.alpha * log_prob + start - end, log_prob)
+        return Score(prompt, answer, *arrays, greedy, end, self.alpha * log_prob + start - end, log_prob)
 
 
-def _sums(
-    blocks: Iterable[tuple[slice, int, torch.Tensor]], tokens: torch.Tensor, like: torch.Tensor
-) -> tuple[np.ndarray, np.ndarray]:
-    """``log π(a|s)`` of `tokens` and ``log Σ exp f``, the logits arriving in blocks of positions and vocabulary.
+def batches(sizes: Sequence[int], limit: int) -> Iterator[list[int]]:
+    """Indices of rows of these sizes, longest first: what does not fit into memory fails at once.
 
-    Kept at each position: ``f[a]``, ``max f`` and ``Σ exp(f − max f)``; so ``log π`` is no difference of large numbers.
+    A batch has at most `limit` tokens with its padding, or is one row.
     """
-    tokens, dtype = tokens.to(like.device), torch.promote_types(like.dtype, torch.float32)
-    top = torch.full_like(tokens, torch.finfo(dtype).min, dtype=dtype)
-    chosen, total = top.clone(), torch.zeros_like(top)
-    for rows, start, block in blocks:
-        logits = block.to(top)
-        index, width = tokens[rows] - start, logits.shape[-1]
-        picked = logits.gather(-1, index.clamp(0, width - 1)[:, None])[:, 0]
-        chosen[rows] = torch.where((index >= 0) & (index < width), picked, chosen[rows])
-        higher = torch.maximum(top[rows], logits.amax(dim=-1))
-        added = (logits - higher[:, None]).exp_().sum(dim=-1)
-        total[rows] = total[rows] * torch.exp(top[rows] - higher) + added
-        top[rows] = higher
-    log_total = torch.log(total)
-    return (chosen - top - log_total).cpu().numpy(), (top + log_total).cpu().numpy()
-
-
-@dataclass(frozen=True)
-class _Head:
-    """Logits ``f = cap·tanh(scale·(W x + b)/cap)``, a block at a time.
-
-    A plain linear head is sliced and multiplied in float32. Any other (adapted, quantised, hooked) is called as it is,
-    in its own precision, on fewer positions and the whole vocabulary.
-    """
-
-    module: Any
-    vocab_size: int
-    scale: float = 1.0
-    cap: float | None = None
-
-    def blocks(self, hidden: torch.Tensor) -> Iterator[tuple[slice, int, torch.Tensor]]:
-        """Positions, first token and logits of each block, for hidden states ``(n, width)``."""
-        module, V, dtype = self.module, self.vocab_size, torch.promote_types(hidden.dtype, torch.float32)
-        hooked = "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks
-        plain = type(module) is torch.nn.Linear and not hooked
-        if plain:
-            hidden = hidden.to(module.weight.device, dtype)
-        width, positions = (CHUNK, POSITIONS) if plain else (V, max(1, CHUNK * POSITIONS // V))
-        for start in range(0, V, width):
-            part = module
-            if plain:
-                own = {name: x[start : start + width].to(dtype) for name, x in module.named_parameters()}
-                part = partial(torch.nn.functional.linear, **own)
-            for first in range(0, len(hidden), positions):
-                rows = slice(first, first + positions)
-                logits = part(hidden[rows])[..., : V - start].to(dtype)
-                logits = logits if self.scale == 1.0 else logits * self.scale
-                yield rows, start, logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
-
-
-def _find_head(lm: CausalLM) -> tuple[Any, _Head | None, int]:
-    """Decoder and head that reproduce the model's own logits on a few tokens, or `None`; and the number of logits.
-
-    Some models leave what the configuration declares unused, or use it inversely: their logits decide.
-    """
-    model, config = lm.model, lm.model.config.get_text_config()
-    probe = torch.arange(min(4, lm.context or 4))[None] % lm.vocab_size
-    own = _call(model, probe).logits[0]
-    V, tolerance = own.shape[-1], max(1e-4, 4 * torch.finfo(own.dtype).eps) * float(own.abs().max())
-    module = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    decoders = [model.get_decoder()] if hasattr(model, "get_decoder") else []
-    decoders += [getattr(model, name) for name in ("base_model", "model") if hasattr(model, name)]
-    factors = [(getattr(config, name, None), power) for name, power in FACTORS.items()]
-    scales = [float(x) ** sign for x, power in factors if isinstance(x, int | float) and x for sign in (power, -power)]
-    caps = [float(x) for name in CAPS if (x := getattr(config, name, None))]
-    for decoder, cap, scale in itertools.product(decoders if module is not None else (), (*caps, None), (*scales, 1.0)):
-        head, found = _Head(module, V, scale, cap), torch.full_like(own, torch.nan, dtype=torch.double)
-        try:
-            for rows, start, logits in head.blocks(_call(decoder, probe)[0][0]):
-                found[rows, start : start + logits.shape[-1]] = logits
-            if float((found - own).abs().max()) <= tolerance:
-                return decoder, head, V
-        except (AttributeError, IndexError, TypeError, ValueError, RuntimeError):
-            continue  # not a decoder with this head
-    return None, None, V
-
-
-def _call(module: Any, ids: torch.Tensor, **options: Any) -> Any:
-    """The module's output for `ids`, with those of the `options` that it knows.
-
-    The mask is ones throughout: no token sees the padding after it, and where a sliding window holds only what is
-    masked some models give NaN, which spreads along the row.
-    """
-    known, ids = inspect.signature(module.forward).parameters, ids.to(module.device)
-    options = {"attention_mask": torch.ones_like(ids), "use_cache": False} | options
-    return module(input_ids=ids, **{name: x for name, x in options.items() if name in known})
-
-
-@contextmanager
-def _evaluation(model: Any) -> Iterator[None]:
-    """The model in evaluation mode, without gradients; every module's training flag as found afterwards."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.inference_mode(), torch.autocast(model.device.type, enabled=False):
-            yield
-    finally:
-        for module in training:
-            module.training = True
+    order, start = sorted(range(len(sizes)), key=lambda i: -sizes[i]), 0
+    while start < len(order):
+        stop = start + max(1, limit // sizes[order[start]])
+        yield order[start:stop]
+        start = stop
 
 
 def _require_one_of(name: str, value: Any, known: Any) -> None:
@@ -373,10 +290,10 @@ def _require_one_of(name: str, value: Any, known: Any) -> None:
 def _encode(tokenizer: Any, text: str, name: str, *, prompt: bool = False) -> list[int]:
     """Ids of the text; of a `prompt` with the special tokens that the tokenizer puts before it, not those after it."""
     try:
-        plain = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-        whole = list(tokenizer(text)["input_ids"]) if prompt else plain
-    except Exception as error:  # tokenizers raise a bare Exception for a word without an id
-        raise ValueError(f"{name}: cannot be encoded ({first_line(error)})") from None
+        plain = encode(tokenizer, text, special_tokens=False)
+        whole = encode(tokenizer, text) if prompt else plain
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
     if not plain:
         return whole[:1] if whole[:1] == [tokenizer.bos_token_id] else []
     starts = range(len(whole) - len(plain) + 1)

@@ -57,7 +57,7 @@ def write(tmp_path):
 
 
 def only(path, format=None):
-    comparisons, problems = read_comparisons(path, format)
+    comparisons, problems = read_comparisons(path, format=format)
     assert [str(problem) for problem in problems] == []
     return comparisons
 
@@ -122,7 +122,7 @@ def test_rm_bench(write):
 def test_rewardbench(write):
     (comparison,) = only(write([REWARDBENCH]))
     assert comparison == Comparison("llmbar-natural/3", "2 + 2?", ("4",), ("5",), "llmbar-natural")
-    _, problems = read_comparisons(write([{k: v for k, v in REWARDBENCH.items() if k != "id"}]), "rewardbench")
+    _, problems = read_comparisons(write([{k: v for k, v in REWARDBENCH.items() if k != "id"}]), format="rewardbench")
     assert "id is missing" in str(problems[0])
 
 
@@ -208,14 +208,18 @@ def test_a_bad_row_is_one_line_and_does_not_lose_the_rest(write, name, row, mess
     rows = {"jsonl": PAIR, "rm-bench": RM_BENCH, "dsp": DSP, "llmbar": LLMBAR, "gsm8k": GSM8K}
     good = rows[format]
     path = write([good, row, good | {"id": 99}], name)
-    comparisons, problems = read_comparisons(path, format)
+    comparisons, problems = read_comparisons(path, format=format)
     assert len(comparisons) == 2 * (3 if format == "dsp" else 1)
     (problem,) = problems
-    assert str(problem).startswith(f"{path}:{problem.line}: row 1: ")
+    assert str(problem).startswith(f"{path}:{problem.place.line}: row 1: ")
     assert message in str(problem)
     assert "\n" not in str(problem)
     text = path.read_text(encoding="utf-8").splitlines()
-    assert problem.line == 2 if name == "rows.jsonl" else text[problem.line - 1].startswith((" {", " [", " null"))
+    assert (
+        problem.place.line == 2
+        if name == "rows.jsonl"
+        else text[problem.place.line - 1].startswith((" {", " [", " null"))
+    )
 
 
 def test_an_id_twice(write):
@@ -229,7 +233,7 @@ def test_lines_that_are_no_json(write):
     path = write(b"\xef\xbb\xbf" + b"\n".join([good, b"", b"{broken", b'{"a": "\xff"}', b"[" * 100_000, good]))
     comparisons, problems = read_comparisons(path)
     assert [c.id for c in comparisons] == ["pairs/0", "pairs/4"]
-    assert [problem.line for problem in problems] == [3, 4, 5]
+    assert [problem.place.line for problem in problems] == [3, 4, 5]
     assert all("invalid JSON" in str(problem) and "\n" not in str(problem) for problem in problems)
 
 
@@ -241,14 +245,14 @@ def test_a_broken_list_keeps_what_came_before(write, tail, line):
     path = write(f"[\n{json.dumps(PAIR)}{tail}", "pairs.json")
     comparisons, (problem,) = read_comparisons(path)
     assert len(comparisons) == 1
-    assert problem.line == line
+    assert problem.place.line == line
     assert "invalid JSON" in str(problem)
     assert "\n" not in str(problem)
 
 
 def test_an_empty_file_has_nothing(write):
     for text, name in (("", "a.jsonl"), ("[]", "a.json"), (" [ \n] \n", "b.json")):
-        assert read_comparisons(write(text, name), "jsonl") == ([], [])
+        assert read_comparisons(write(text, name), format="jsonl") == ([], [])
         with pytest.raises(ValueError, match="no JSON object to guess the format from"):
             read_comparisons(write(text, name))
 
@@ -304,4 +308,4 @@ def test_published_files(name, format, subsets, problems):
     comparisons, found = read_comparisons(path)
     assert Counter(comparison.subset for comparison in comparisons) == subsets
     assert len(found) == problems
-    assert comparisons == read_comparisons(path, format)[0]
+    assert comparisons == read_comparisons(path, format=format)[0]

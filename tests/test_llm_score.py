@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ transformers = pytest.importorskip("transformers")
 from tokenizers import Tokenizer, models, pre_tokenizers, processors  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
-from llm_bridge import score as module  # noqa: E402
+from llm_bridge import head as module  # noqa: E402
 from llm_bridge.model import CausalLM, load_model  # noqa: E402
-from llm_bridge.score import EndogenousReward  # noqa: E402
+from llm_bridge.score import EndogenousReward, batches  # noqa: E402
 from llm_bridge.train import _tokenizer  # noqa: E402
 from llm_bridge.tree import token_tree  # noqa: E402
 from theory.reward import endogenous_reward  # noqa: E402
@@ -115,7 +116,7 @@ def test_the_head_alone_is_exact_to_1e_minus_5(name):
     f = torch.nn.functional.linear(hidden.double(), *(x.detach().double() for x in model.lm_head.parameters()))
     f = f / 5 if name == "Granite" else 3 * torch.tanh(f / 3) if name == "Gemma2" else f
     with torch.no_grad():
-        logs, normalizers = module._sums(head.blocks(hidden), tokens, hidden)
+        logs, normalizers, _ = module.token_statistics(head.blocks(hidden), tokens, hidden)
     np.testing.assert_allclose(normalizers, torch.logsumexp(f, -1), rtol=0, atol=1e-5)
     np.testing.assert_allclose(logs, torch.log_softmax(f, -1)[tokens, tokens], rtol=0, atol=1e-5)
 
@@ -134,7 +135,7 @@ def test_the_head_of_a_half_precision_model_is_read_in_float32():
     head = EndogenousReward(model)._head
     hidden = torch.randn(20, 32).bfloat16()
     with torch.no_grad():
-        _, normalizers = module._sums(head.blocks(hidden), torch.zeros(20, dtype=torch.long), hidden)
+        _, normalizers, _ = module.token_statistics(head.blocks(hidden), torch.zeros(20, dtype=torch.long), hidden)
         exact = torch.logsumexp(hidden.double() @ model.lm_head.weight.double().T, -1)
     np.testing.assert_allclose(normalizers, exact, rtol=0, atol=1e-5)
 
@@ -151,10 +152,56 @@ def test_batches_and_padding_do_not_matter(name):
                 np.testing.assert_allclose(getattr(s, array), getattr(one, array), rtol=0, atol=1e-5)
 
 
-def test_batches_are_sorted_and_limited(llama):
-    reward = EndogenousReward(llama, batch_tokens=12)
-    batches = list(reward._batches([np.zeros(n) for n in (2, 20, 6, 5, 3)]))
-    assert batches == [[1], [2, 3], [4, 0]]
+def test_batches_are_sorted_and_limited():
+    assert list(batches([2, 20, 6, 5, 3], 12)) == [[1], [2, 3], [4, 0]]
+    assert list(batches([5, 5], 0)) == [[0], [1]]  # nothing is too large to go alone
+    assert list(batches([], 12)) == []
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 8192])
+@pytest.mark.parametrize("name", ["Llama", "Gemma2", "Hooked"])
+def test_next_log_probs_and_greedy_tokens(name, batch_tokens):
+    model = build("Llama" if name == "Hooked" else name)
+    if name == "Hooked":
+        model.register_forward_hook(lambda module, args, output: setattr(output, "logits", output.logits * 2))
+    prompts, _ = texts()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        reward = EndogenousReward(model, batch_tokens=batch_tokens)
+    tokens = [5, 0, V - 1, 5]
+    with torch.no_grad():
+        logits = [model(torch.tensor([prompt])).logits[0, -1].double() for prompt in prompts]
+    expected = np.array([torch.log_softmax(f, -1)[tokens].numpy() for f in logits])
+    np.testing.assert_allclose(reward.next_log_probs(prompts, tokens), expected, rtol=0, atol=1e-5)
+    modes = [[int(f.argmax())] for f in logits]
+    assert all(s.greedy.tolist() == [True] for s in reward.score_ids(prompts, modes))
+    others = [[(mode + 1) % V] for (mode,) in modes]
+    assert not any(s.greedy.any() for s in reward.score_ids(prompts, others))
+
+
+def test_next_log_probs_refuses_what_it_cannot_read(llama):
+    reward = EndogenousReward(llama)
+    assert reward.next_log_probs([], [1, 2]).shape == (0, 2)
+    with pytest.raises(ValueError, match=r"prompts\[1\]: empty"):
+        reward.next_log_probs([[1], []], [1])
+    with pytest.raises(ValueError, match=f"tokens: ids must be from 0 to {V - 1}"):
+        reward.next_log_probs([[1]], [V])
+    with pytest.raises(ValueError, match=rf"prompts\[0\]: {CONTEXT + 1} tokens, .* has {CONTEXT} positions"):
+        reward.next_log_probs([[1] * (CONTEXT + 1)], [1])
+
+
+def test_products_of_the_head_are_exact_where_others_need_not_be():
+    found = []
+    with torch.no_grad():
+        hidden, weight = torch.randn(50, 512), torch.randn(200, 512)
+        for precision in ("highest", "medium"):
+            torch.set_float32_matmul_precision(precision)
+            try:
+                found.append(module._linear(hidden, weight, dtype=torch.float32))
+                assert torch.get_float32_matmul_precision() == precision
+            finally:
+                torch.set_float32_matmul_precision("highest")
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("alpha", [1.0, 0.3])
@@ -313,9 +360,9 @@ def test_logits_of_a_batch_are_never_built(dtype):
 
 def test_only_response_positions_go_through_the_head(llama, monkeypatch):
     seen = []
-    blocks = module._Head.blocks
+    blocks = module.Head.blocks
     reward = EndogenousReward(llama)
-    monkeypatch.setattr(module._Head, "blocks", lambda self, x: seen.append(len(x)) or blocks(self, x))
+    monkeypatch.setattr(module.Head, "blocks", lambda self, x: seen.append(len(x)) or blocks(self, x))
     prompts, answers = texts()
     reward.score_ids(prompts, answers)
     assert sum(seen) == sum(map(len, answers))

@@ -1,0 +1,174 @@
+"""Log-probabilities and soft values of a causal language model from its hidden states and slices of its head.
+
+``V = log Σ exp f`` and ``log π(a) = f[a] − V`` at a position need one pass over the vocabulary with a running maximum
+and sum: ``(batch, time, vocabulary)`` logits never exist.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from llm_bridge.model import CausalLM
+
+__all__ = ["Head", "TokenStatistics", "call", "evaluation", "find_head", "token_statistics"]
+
+CHUNK, POSITIONS = 8192, 1024
+"""Logits that exist at once: so many tokens of the vocabulary by so many positions."""
+
+FACTORS = {"logit_scale": 1, "lm_head_multiplier": 1, "output_multiplier": 1, "logits_scaling": -1}
+"""What configurations call the factor on a head's output, and the power at which it is one."""
+
+CAPS = ("final_logit_softcapping", "logits_soft_cap")
+
+
+class TokenStatistics(NamedTuple):
+    """At each of `n` positions, arrays ``(n,)``: the token's ``log π(a|s)``, ``log Σ exp f``, and ``f[a] = max f``."""
+
+    log_probs: np.ndarray
+    normalizers: np.ndarray
+    greedy: np.ndarray
+
+
+def token_statistics(
+    blocks: Iterable[tuple[slice, int, torch.Tensor]], tokens: torch.Tensor, like: torch.Tensor
+) -> TokenStatistics:
+    """Of `tokens` ``(n,)``, the logits arriving in blocks of positions and vocabulary, which are overwritten.
+
+    Kept at each position: ``f[a]``, ``max f`` and ``Σ exp(f − max f)``; so ``log π`` is no difference of large numbers.
+    """
+    tokens, dtype = tokens.to(like.device), torch.promote_types(like.dtype, torch.float32)
+    top = torch.full_like(tokens, torch.finfo(dtype).min, dtype=dtype)
+    chosen, total = top.clone(), torch.zeros_like(top)
+    for rows, start, block in blocks:
+        logits = block.to(top)
+        index, width = tokens[rows] - start, logits.shape[-1]
+        picked = logits.gather(-1, index.clamp(0, width - 1)[:, None])[:, 0]
+        chosen[rows] = torch.where((index >= 0) & (index < width), picked, chosen[rows])
+        higher = torch.maximum(top[rows], logits.amax(dim=-1))
+        added = logits.sub_(higher[:, None]).exp_().sum(dim=-1)
+        total[rows] = total[rows] * torch.exp(top[rows] - higher) + added
+        top[rows] = higher
+    log_total = torch.log(total)
+    found = chosen - top - log_total, top + log_total, chosen == top
+    return TokenStatistics(*(x.cpu().numpy() for x in found))
+
+
+@dataclass(frozen=True)
+class Head:
+    """Logits ``f = cap·tanh(scale·(W x + b)/cap)``, a block at a time.
+
+    A plain linear head is sliced, and its products are in float32 at least. Any other (adapted, quantised, hooked,
+    offloaded) is called as it is, in its own precision, on fewer positions and the whole vocabulary.
+    """
+
+    module: Any
+    vocab_size: int
+    scale: float = 1.0
+    cap: float | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether the module is a weight and a bias and no more, apart from a hook that moves tensors."""
+        module = self.module
+        hooked = module._forward_hooks or module._forward_pre_hooks
+        hooked = hooked or ("forward" in vars(module) and not hasattr(module, "_hf_hook"))
+        return type(module) is torch.nn.Linear and not hooked and module.weight.device.type != "meta"
+
+    def blocks(self, hidden: torch.Tensor) -> Iterator[tuple[slice, int, torch.Tensor]]:
+        """Positions, first token and logits of each block, for hidden states ``(n, width)``."""
+        module, V, dtype = self.module, self.vocab_size, torch.promote_types(hidden.dtype, torch.float32)
+        plain, whole = self.plain, dtype
+        if plain:
+            hidden = hidden.to(module.weight.device)
+            # GPUs multiply 16-bit numbers and add the products in float32: no less exact than after a cast
+            whole = hidden.dtype if hidden.is_cuda and hidden.dtype == module.weight.dtype else dtype
+        width, positions = (CHUNK, POSITIONS) if plain else (V, max(1, CHUNK * POSITIONS // V))
+        for start in range(0, V, width):
+            part = module
+            if plain:
+                own = {name: x[start : start + width].to(whole) for name, x in module.named_parameters()}
+                part = partial(_linear, dtype=dtype, **own)
+            for first in range(0, len(hidden), positions):
+                rows = slice(first, first + positions)
+                logits = part(hidden[rows])[..., : V - start].to(dtype)
+                logits = logits if self.scale == 1.0 else logits * self.scale
+                yield rows, start, logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
+
+
+def _linear(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, dtype: torch.dtype
+) -> torch.Tensor:
+    """``W x + b`` in `dtype`, with no fewer bits than it has, whatever the process allows elsewhere (TF32)."""
+    if weight.dtype != dtype:
+        logits = torch.mm(hidden, weight.T, out_dtype=dtype)
+        return logits if bias is None else logits + bias
+    all_backends: Any = torch.backends
+    backends = all_backends.cuda.matmul, all_backends.mkldnn.matmul
+    allowed = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        return torch.nn.functional.linear(hidden.to(dtype), weight, bias)
+    finally:
+        for backend, precision in zip(backends, allowed, strict=True):
+            backend.fp32_precision = precision
+
+
+def find_head(lm: CausalLM) -> tuple[Any, Head | None, int]:
+    """Decoder and head that reproduce the model's own logits on a few tokens, or `None`; and the number of logits.
+
+    Some models leave what the configuration declares unused, or use it inversely: their logits decide.
+    """
+    model, config = lm.model, lm.model.config.get_text_config()
+    probe = torch.arange(min(4, lm.context or 4))[None] % lm.vocab_size
+    own = call(model, probe).logits[0]
+    V, tolerance = own.shape[-1], max(1e-4, 4 * torch.finfo(own.dtype).eps) * float(own.abs().max())
+    module = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    decoders = [model.get_decoder()] if hasattr(model, "get_decoder") else []
+    decoders += [getattr(model, name) for name in ("base_model", "model") if hasattr(model, name)]
+    factors = [(getattr(config, name, None), power) for name, power in FACTORS.items()]
+    scales = [float(x) ** sign for x, power in factors if isinstance(x, int | float) and x for sign in (power, -power)]
+    caps = [float(x) for name in CAPS if (x := getattr(config, name, None))]
+    for decoder, cap, scale in itertools.product(decoders if module is not None else (), (*caps, None), (*scales, 1.0)):
+        head, found = Head(module, V, scale, cap), torch.full_like(own, torch.nan, dtype=torch.double)
+        try:
+            for rows, start, logits in head.blocks(call(decoder, probe)[0][0]):
+                found[rows, start : start + logits.shape[-1]] = logits
+            if float((found - own).abs().max()) <= tolerance:
+                return decoder, head, V
+        except (AttributeError, IndexError, TypeError, ValueError, RuntimeError):
+            continue  # not a decoder with this head
+    return None, None, V
+
+
+def call(module: Any, ids: torch.Tensor, **options: Any) -> Any:
+    """The module's output for `ids`, with those of the `options` that it knows.
+
+    The mask is ones throughout: no token sees the padding after it, and where a sliding window holds only what is
+    masked some models give NaN, which spreads along the row.
+    """
+    known, ids = inspect.signature(module.forward).parameters, ids.to(module.device)
+    options = {"attention_mask": torch.ones_like(ids), "use_cache": False} | options
+    return module(input_ids=ids, **{name: x for name, x in options.items() if name in known})
+
+
+@contextmanager
+def evaluation(model: Any) -> Iterator[None]:
+    """The model in evaluation mode, without gradients; every module's training flag as found afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.inference_mode(), torch.autocast(model.device.type, enabled=False):
+            yield
+    finally:
+        for module in training:
+            module.training = True
