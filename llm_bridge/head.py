@@ -21,7 +21,7 @@ from llm_bridge.model import CausalLM
 
 __all__ = ["Head", "TokenStatistics", "call", "evaluation", "find_head", "token_statistics"]
 
-CHUNK, POSITIONS = 8192, 1024
+CHUNK, POSITIONS = 4096, 1024
 """Logits that exist at once: so many tokens of the vocabulary by so many positions."""
 
 FACTORS = {"logit_scale": 1, "lm_head_multiplier": 1, "output_multiplier": 1, "logits_scaling": -1}

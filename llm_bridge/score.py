@@ -16,7 +16,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -24,7 +23,8 @@ import torch
 from tqdm import tqdm
 
 from llm_bridge.head import TokenStatistics, call, evaluation, find_head, token_statistics
-from llm_bridge.model import CausalLM, encode, first_line
+from llm_bridge.model import CausalLM
+from llm_bridge.prompts import Prompt, split_text, split_turn
 from llm_bridge.tree import require_integer
 from theory.arrays import require_positive
 from theory.reward import Gauge, Terminal
@@ -122,34 +122,50 @@ class EndogenousReward:
             warnings.warn(f"{lm.name}: {how}", stacklevel=2)
 
     def score(self, prompts: Sequence[str], responses: Sequence[str], *, eos: bool = False) -> list[Score]:
-        """Score texts. Each is tokenised by itself, so that no token spans the join.
-
-        The prompt has the special tokens that the tokenizer puts before a text, the response has none; with `eos` an
-        end-of-sequence token follows it and is rewarded.
-        """
-        tokenizer = self._require(prompts, responses, tokenizer=True)
-        if eos and tokenizer.eos_token_id is None:
-            raise ValueError(f"eos=True: the tokenizer of {self.lm.name} has no end-of-sequence token; use eos=False")
-        end = [tokenizer.eos_token_id] if eos else []
-        prompt_ids = [_encode(tokenizer, text, f"prompts[{i}]", prompt=True) for i, text in enumerate(prompts)]
-        answers = [[*_encode(tokenizer, text, f"responses[{i}]"), *end] for i, text in enumerate(responses)]
-        return self.score_ids(prompt_ids, answers)
+        """Score texts; `encode` says how they become tokens."""
+        return self._score_encoded(prompts, responses, eos)
 
     def score_messages(
         self, prompts: Sequence[Sequence[Mapping[str, Any]]], responses: Sequence[str], *, eos: bool = True
     ) -> list[Score]:
-        """Score assistant turns that follow conversations (lists of ``role`` and ``content``) in the chat template.
+        """Score assistant turns that follow conversations (lists of ``role`` and ``content``) in the chat template."""
+        return self._score_encoded(prompts, responses, eos)
 
-        A prompt is the template's text with the generation prompt, and its response all that the template adds beyond
-        it for the assistant's turn, up to the first of `end_tokens`, which is rewarded if `eos`. The prompt's ids must
-        be a prefix of the whole's.
+    def encode(
+        self, prompt: Prompt, response: str, *, eos: bool, names: tuple[str, str] = ("prompt", "response")
+    ) -> tuple[list[int], list[int]]:
+        """Token ids of prompt and response, as they are scored.
+
+        Texts are tokenised each by itself, so that no token spans the join: the prompt has the special tokens that the
+        tokenizer puts before a text, the response has none; with `eos` an end-of-sequence token follows it.
+
+        Of a conversation, the prompt is the chat template's text with the generation prompt, and the response all that
+        the template adds for the assistant's turn, up to the first of `end_tokens`, which stays if `eos`. The prompt's
+        ids must be a prefix of the whole's.
         """
-        tokenizer = self._require(prompts, responses, tokenizer=True)
+        tokenizer = self.lm.tokenizer
+        if tokenizer is None:
+            raise ValueError(f"{self.lm.name} was given without a tokenizer; use score_ids")
+        if isinstance(prompt, str):
+            if eos and tokenizer.eos_token_id is None:
+                raise ValueError(
+                    f"eos=True: the tokenizer of {self.lm.name} has no end-of-sequence token; use eos=False"
+                )
+            before, answer = split_text(tokenizer, prompt, response, names)
+            return before, [*answer, tokenizer.eos_token_id] if eos else answer
         if not tokenizer.chat_template:
-            raise ValueError(f"the tokenizer of {self.lm.name} has no chat template; use score with texts")
-        turns = [_split_turn(tokenizer, *pair, i) for i, pair in enumerate(zip(prompts, responses, strict=True))]
-        answers = [answer if eos else answer[: self._end(answer)] for _, answer in turns]
-        return self.score_ids([before for before, _ in turns], answers)
+            raise ValueError(
+                f"{names[0]}: messages, and the tokenizer of {self.lm.name} has no chat template; use texts"
+            )
+        before, answer = split_turn(tokenizer, prompt, response, " with ".join(names))
+        return before, answer if eos else answer[: self._end(answer)]
+
+    def _score_encoded(self, prompts: Sequence[Prompt], responses: Sequence[str], eos: bool) -> list[Score]:
+        self._require(prompts, responses)
+        names = [(f"prompts[{i}]", f"responses[{i}]") for i in range(len(prompts))]
+        pairs = zip(prompts, responses, names, strict=True)
+        encoded = [self.encode(prompt, response, eos=eos, names=name) for prompt, response, name in pairs]
+        return self.score_ids([before for before, _ in encoded], [answer for _, answer in encoded])
 
     def score_ids(
         self, prompt_ids: Sequence[Ids], response_ids: Sequence[Ids], *, progress: bool = True
@@ -171,17 +187,19 @@ class EndogenousReward:
         found = self._read(rows, states, tokens, progress)
         return [self._score(*of_one) for of_one in zip(prompts, answers, found, strict=True)]
 
-    def next_log_probs(self, prompt_ids: Sequence[Ids], tokens: Sequence[int]) -> np.ndarray:
-        """``log π(a|s)`` of each of `tokens` `(k,)` after each prompt: shape `(n, k)`, nats. No token is left out."""
+    def next_tokens(self, prompt_ids: Sequence[Ids], tokens: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """``log π(a|s)`` `(n, k)`, nats, of each of the tokens `(k,)` after each prompt, and ``V(s)`` `(n,)` there."""
         rows = [np.asarray(ids, dtype=np.int64) for ids in prompt_ids]
-        self._require_ids("tokens", wanted := np.asarray(tokens, dtype=np.int64))
+        wanted = np.asarray(tokens, dtype=np.int64)
+        self._require_ids("tokens", wanted)
         for i, row in enumerate(rows):
             self._require_ids(f"prompts[{i}]", row)
             if self.lm.context is not None and len(row) > self.lm.context:
                 raise ValueError(f"prompts[{i}]: {len(row)} tokens, {self.lm.name} has {self.lm.context} positions")
         states = [np.full(len(wanted), len(row) - 1) for row in rows]
         found = self._read(rows, states, [wanted] * len(rows), progress=False)
-        return np.array([one.log_probs for one in found]).reshape(len(rows), len(wanted))
+        log_probs = np.array([one.log_probs for one in found]).reshape(len(rows), len(wanted))
+        return log_probs, self.alpha * np.array([one.normalizers[0] for one in found])
 
     def aggregate(
         self, scores: Sequence[Score], how: Aggregation = "sum", reference: EndogenousReward | None = None
@@ -205,14 +223,11 @@ class EndogenousReward:
             log_probs = log_probs - [a.log_prob for a in anchors]
         return np.asarray(sums if how == "sum" else sums / sizes if how == "mean" else self.alpha * log_probs)
 
-    def _require(self, prompts: Any, responses: Any, *, tokenizer: bool = False) -> Any:
+    def _require(self, prompts: Any, responses: Any) -> None:
         if isinstance(prompts, str) or isinstance(responses, str):
             raise ValueError("prompts and responses must be sequences: one text is [text]")
         if len(prompts) != len(responses):
             raise ValueError(f"{len(prompts)} prompts and {len(responses)} responses: give a response to each prompt")
-        if tokenizer and self.lm.tokenizer is None:
-            raise ValueError(f"{self.lm.name} was given without a tokenizer; use score_ids")
-        return self.lm.tokenizer
 
     def _end(self, ids: Ids) -> int:
         """Index of the first end token, or the length where there is none."""
@@ -285,33 +300,3 @@ def batches(sizes: Sequence[int], limit: int) -> Iterator[list[int]]:
 def _require_one_of(name: str, value: Any, known: Any) -> None:
     if value not in get_args(known):
         raise ValueError(f"{name}={value!r}: must be one of {', '.join(map(repr, get_args(known)))}")
-
-
-def _encode(tokenizer: Any, text: str, name: str, *, prompt: bool = False) -> list[int]:
-    """Ids of the text; of a `prompt` with the special tokens that the tokenizer puts before it, not those after it."""
-    try:
-        plain = encode(tokenizer, text, special_tokens=False)
-        whole = encode(tokenizer, text) if prompt else plain
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
-    if not plain:
-        return whole[:1] if whole[:1] == [tokenizer.bos_token_id] else []
-    starts = range(len(whole) - len(plain) + 1)
-    return next((whole[: k + len(plain)] for k in starts if whole[k : k + len(plain)] == plain), whole)
-
-
-def _split_turn(tokenizer: Any, messages: Sequence[Any], text: str, index: int) -> tuple[list[int], list[int]]:
-    """Ids of the conversation in the chat template, and those that it has more with the assistant's turn."""
-    turn, name = {"role": "assistant", "content": text}, f"prompts[{index}] with responses[{index}]"
-    render = partial(tokenizer.apply_chat_template, tokenize=True, return_dict=True)
-    try:
-        before = list(render(list(messages), add_generation_prompt=True)["input_ids"])
-        whole = list(render([*messages, turn])["input_ids"])
-    except Exception as error:  # templates raise what they like
-        raise ValueError(f"{name}: the chat template refuses them ({first_line(error)})") from None
-    part = next((k for k, a in enumerate(before) if whole[k : k + 1] != [a]), len(before))
-    if part < len(before):
-        one, two = (f"{tokenizer.decode(ids[part : part + 4])!r} {ids[part : part + 4]}" for ids in (before, whole))
-        where = f"from token {part} on: the prompt alone has {one}, with the response {two}"
-        raise ValueError(f"{name}: the chat template rewrites the prompt {where}; score_ids takes any split")
-    return before, whole[part:]

@@ -160,7 +160,7 @@ def test_batches_are_sorted_and_limited():
 
 @pytest.mark.parametrize("batch_tokens", [1, 8192])
 @pytest.mark.parametrize("name", ["Llama", "Gemma2", "Hooked"])
-def test_next_log_probs_and_greedy_tokens(name, batch_tokens):
+def test_next_tokens_and_greedy_tokens(name, batch_tokens):
     model = build("Llama" if name == "Hooked" else name)
     if name == "Hooked":
         model.register_forward_hook(lambda module, args, output: setattr(output, "logits", output.logits * 2))
@@ -171,23 +171,25 @@ def test_next_log_probs_and_greedy_tokens(name, batch_tokens):
     tokens = [5, 0, V - 1, 5]
     with torch.no_grad():
         logits = [model(torch.tensor([prompt])).logits[0, -1].double() for prompt in prompts]
+    found, values = reward.next_tokens(prompts, tokens)
     expected = np.array([torch.log_softmax(f, -1)[tokens].numpy() for f in logits])
-    np.testing.assert_allclose(reward.next_log_probs(prompts, tokens), expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(values, [float(f.logsumexp(-1)) for f in logits], rtol=0, atol=1e-5)
     modes = [[int(f.argmax())] for f in logits]
     assert all(s.greedy.tolist() == [True] for s in reward.score_ids(prompts, modes))
     others = [[(mode + 1) % V] for (mode,) in modes]
     assert not any(s.greedy.any() for s in reward.score_ids(prompts, others))
 
 
-def test_next_log_probs_refuses_what_it_cannot_read(llama):
+def test_next_tokens_refuses_what_it_cannot_read(llama):
     reward = EndogenousReward(llama)
-    assert reward.next_log_probs([], [1, 2]).shape == (0, 2)
+    assert reward.next_tokens([], [1, 2])[0].shape == (0, 2)
     with pytest.raises(ValueError, match=r"prompts\[1\]: empty"):
-        reward.next_log_probs([[1], []], [1])
+        reward.next_tokens([[1], []], [1])
     with pytest.raises(ValueError, match=f"tokens: ids must be from 0 to {V - 1}"):
-        reward.next_log_probs([[1]], [V])
+        reward.next_tokens([[1]], [V])
     with pytest.raises(ValueError, match=rf"prompts\[0\]: {CONTEXT + 1} tokens, .* has {CONTEXT} positions"):
-        reward.next_log_probs([[1] * (CONTEXT + 1)], [1])
+        reward.next_tokens([[1] * (CONTEXT + 1)], [1])
 
 
 def test_products_of_the_head_are_exact_where_others_need_not_be():
@@ -466,7 +468,7 @@ def test_messages(chat):
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        (None, "no chat template; use score"),
+        (None, r"prompts\[0\]: messages, and .* has no chat template; use texts"),
         ("{{ raise_exception('no system') }}", r"responses\[0\]: the chat template refuses them \(no system\)"),
         (
             "{% if messages | length > 1 %}{{ '<s> a c' }}{% else %}{{ '<s> a b' }}{% endif %}",
