@@ -19,11 +19,25 @@ from scipy.special import expit, log_expit, ndtri
 
 from llm_bridge.pairs import RM_BENCH_STYLES, Comparison, Key
 
-__all__ = ["LengthFit", "Scores", "aligned", "bootstrap", "domain_matrix", "fit_length", "summary", "win_table"]
+__all__ = [
+    "LengthFit",
+    "Scores",
+    "aligned",
+    "bootstrap",
+    "domain_matrix",
+    "fit_length",
+    "of_pairs",
+    "summary",
+    "win_table",
+]
 
 Array: TypeAlias = NDArray[Any]
 Scores: TypeAlias = Mapping[Key, float] | Sequence[tuple[Sequence[float] | Array, Sequence[float] | Array]]
-"""Numbers by response: by key (`Comparison.responses`), or chosen and rejected ones for each comparison in turn."""
+"""Numbers by response: by key (`Comparison.responses`), or chosen and rejected ones for each comparison in turn; or
+by pair (`of_pairs`)."""
+
+PAIR = "pair"
+"""Role, in a key, of a chosen and a rejected response judged together."""
 
 Labels: TypeAlias = Sequence[Any] | Array | None
 LEVELS = ("hard", "normal", "easy")
@@ -59,10 +73,40 @@ def aligned(comparisons: Sequence[Comparison], scores: Scores, name: str = "scor
     return arrays
 
 
+def of_pairs(scores: Scores) -> bool:
+    """Whether scores are of pairs: how far chosen `i` is above rejected `j` of `R`, by ``(id, "pair", i·R + j)``."""
+    return isinstance(scores, Mapping) and any(role == PAIR for _, role, _ in scores)
+
+
 def win_table(comparison: Comparison, chosen: Array, rejected: Array) -> Array:
     """Wins, shape (C, R): chosen response `i` against rejected response `j`; on RM-Bench these are the styles."""
+    return _wins(comparison, _signs(chosen, rejected))
+
+
+def _signs(chosen: Array, rejected: Array) -> Array:
+    """1 where chosen response `i` is above rejected response `j`, 0 where equal and -1 where below."""
+    return (chosen[:, None] > rejected).astype(int) - (chosen[:, None] < rejected)
+
+
+def _wins(comparison: Comparison, signs: Array) -> Array:
     tie = 0.0 if comparison.is_rm_bench else 0.5
-    return np.where(chosen[:, None] == rejected, tie, (chosen[:, None] > rejected).astype(float))
+    return np.where(signs == 0, tie, (signs > 0).astype(float))
+
+
+def _all_signs(comparisons: Sequence[Comparison], scores: Scores) -> list[Array]:
+    if not isinstance(scores, Mapping) or not of_pairs(scores):
+        return [_signs(*sides) for sides in aligned(comparisons, scores)]
+    tables = []
+    for comparison in comparisons:
+        shape = len(comparison.chosen), len(comparison.rejected)
+        keys = [(comparison.id, PAIR, k) for k in range(shape[0] * shape[1])]
+        missing = [key for key in keys if key not in scores]
+        if missing:
+            raise ValueError(f"scores have nothing for {missing[0]}")
+        tables.append(np.array([scores[key] for key in keys], dtype=float).reshape(shape))
+        if np.isnan(tables[-1]).any():
+            raise ValueError(f"scores of {comparison.id}: NaN")
+    return [np.sign(table) for table in tables]
 
 
 def domain_matrix(comparisons: Sequence[Comparison], scores: Scores) -> dict[str, dict[str, float]]:
@@ -189,13 +233,13 @@ def summary(
     if not comparisons:
         raise ValueError("no comparison to summarise")
     options = {"tolerance": tolerance, "resamples": resamples, "seed": seed, "confidence": confidence}
-    given, counts = aligned(comparisons, scores), None if tokens is None else aligned(comparisons, tokens, "tokens")
+    given, counts = _all_signs(comparisons, scores), None if tokens is None else aligned(comparisons, tokens, "tokens")
     cases = [_case(c, given[n], counts[n] if counts else None) for n, c in enumerate(comparisons)]
     cases.sort(key=lambda case: case.comparison.id)  # so that resamples do not depend on the order given
     names = sorted({c.subset for c in comparisons})
     subsets = {s: _report([case for case in cases if case.comparison.subset == s], options) for s in names}
     report = options | _report(cases, options) | {"subsets": subsets}
-    if all(c.chosen_styles == (c.subset,) for c in comparisons):
+    if all(c.chosen_styles == (c.subset,) for c in comparisons) and not of_pairs(scores):
         report["domains"] = domain_matrix(comparisons, scores)
     return report
 
@@ -211,14 +255,13 @@ class _Case:
     ties: int
 
 
-def _case(comparison: Comparison, scores: tuple[Array, Array], tokens: tuple[Array, Array] | None) -> _Case:
+def _case(comparison: Comparison, signs: Array, tokens: tuple[Array, Array] | None) -> _Case:
     chosen, rejected = (np.array([len(text) for text in side]) for side in (comparison.chosen, comparison.rejected))
     lengths = {"characters": (chosen, rejected)} | ({} if tokens is None else {"tokens": tokens})
-    wins = {"score": win_table(comparison, *scores)}
+    wins = {"score": _wins(comparison, signs)}
     for unit, (a, b) in lengths.items():
         wins |= {f"shorter ({unit})": win_table(comparison, -a, -b), f"longer ({unit})": win_table(comparison, a, b)}
-    ties = int(np.sum(scores[0][:, None] == scores[1]))
-    return _Case(comparison, json.dumps(comparison.prompt), lengths, wins, ties)
+    return _Case(comparison, json.dumps(comparison.prompt), lengths, wins, int(np.sum(signs == 0)))
 
 
 def _report(cases: list[_Case], options: dict[str, Any]) -> dict[str, Any]:

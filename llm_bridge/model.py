@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,16 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
-__all__ = ["CausalLM", "encode", "encode_prompt", "load_model", "require_same_vocabulary", "save"]
+__all__ = [
+    "CausalLM",
+    "encode",
+    "encode_prompt",
+    "load_model",
+    "load_reward_model",
+    "require_same_tokenizer",
+    "require_same_vocabulary",
+    "save",
+]
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -45,30 +55,57 @@ class CausalLM:
         return None if positions is None else int(positions)
 
 
-def load_model(name_or_path: str | Path, *, dtype: str = "float32", device: str | None = None) -> CausalLM:
+def load_model(
+    name_or_path: str | Path,
+    *,
+    dtype: str = "float32",
+    device: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
+) -> CausalLM:
     """Load a causal language model from a local folder or from the hub.
 
     Args:
         name_or_path: a folder with a ``config.json``, or a hub id. What looks like a path never asks the hub.
         dtype: of the weights: ``"float16"``, ``"bfloat16"``, ``"float32"`` or ``"float64"``.
-        device: torch device; by default the GPU if there is one.
+        device: torch device; by default the GPU if there is one (of several processes, each its own).
+        device_map: instead of a device, how ``accelerate`` spreads the model: ``"auto"`` over all GPUs and the CPU.
 
     Raises:
         OSError: there is no such folder, or the model can be neither found on disk nor downloaded.
-        ValueError: unknown `dtype`; the model is not a causal language model; its checkpoint is incomplete.
+        ValueError: unknown `dtype`; not a causal language model; an incomplete checkpoint; another's tokenizer.
 
     """
+    return _load(name_or_path, transformers.AutoModelForCausalLM, _require_causal, dtype, device, device_map)
+
+
+def load_reward_model(
+    name_or_path: str | Path,
+    *,
+    dtype: str = "float32",
+    device: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
+) -> CausalLM:
+    """Load an explicit reward model, a sequence classifier with one label, as `load_model` does a causal one."""
+    auto = transformers.AutoModelForSequenceClassification
+    return _load(name_or_path, auto, _require_one_label, dtype, device, device_map)
+
+
+def _load(
+    name_or_path: str | Path, auto: Any, require: Callable[[Any], None], dtype: str, device: str | None, device_map: Any
+) -> CausalLM:
     name = os.path.expanduser(name_or_path)
     local = _looks_like_path(name)
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r}: must be one of {', '.join(DTYPES)}")
+    if device is not None and device_map is not None:
+        raise ValueError(f"device={device!r} and device_map={device_map!r}: give one of them")
     if local and not os.path.isfile(os.path.join(name, "config.json")):
         raise OSError(f"{name}: no model there; give a folder with a config.json, or a hub id")
     with _quiet():
         try:
-            _require_causal(transformers.AutoConfig.from_pretrained(name))
-            model, report = transformers.AutoModelForCausalLM.from_pretrained(
-                name, dtype=getattr(torch, dtype), output_loading_info=True
+            require(transformers.AutoConfig.from_pretrained(name))
+            model, report = auto.from_pretrained(
+                name, dtype=getattr(torch, dtype), output_loading_info=True, device_map=device_map
             )
             tokenizer = transformers.AutoTokenizer.from_pretrained(name)
         except (OSError, SafetensorError) as error:
@@ -76,16 +113,33 @@ def load_model(name_or_path: str | Path, *, dtype: str = "float32", device: str 
             raise OSError(f"{name}: cannot be loaded ({first_line(error)}); {remedy}") from None
         except (ValueError, KeyError, ImportError) as error:
             raise ValueError(
-                f"{name}: not a causal language model that can be used here ({first_line(error)}); give another model"
+                f"{name}: not a {KINDS[auto]} that can be used here ({first_line(error)}); give another model"
             ) from None
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise ValueError(
             f"{name}: the checkpoint lacks {len(missing)} weights of a {type(model).__name__} ({missing[0]}, …); "
-            "give a checkpoint with a language-model head"
+            f"give a checkpoint of a {KINDS[auto]}"
         )
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return CausalLM(model.to(device).eval(), tokenizer, Path(name).name if local else name)
+    lm = CausalLM(model.eval(), tokenizer, Path(name).name if local else name)
+    _require_own_tokenizer(lm)
+    if device_map is None:
+        model.to(device or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"))
+    return lm
+
+
+KINDS = {
+    transformers.AutoModelForCausalLM: "causal language model",
+    transformers.AutoModelForSequenceClassification: "reward model",
+}
+
+
+def _require_own_tokenizer(lm: CausalLM) -> None:
+    """Models often have more rows than their tokenizer has tokens, never fewer, and never twice as many."""
+    tokens, rows = max(lm.tokenizer.get_vocab().values(), default=-1) + 1, lm.vocab_size
+    if not rows / 2 <= tokens <= rows:
+        sizes = f"its tokenizer has {tokens} tokens, the model {rows}"
+        raise ValueError(f"{lm.name}: {sizes}, so they do not belong together; give the model's own tokenizer")
 
 
 def save(lm: CausalLM, folder: str | Path) -> None:
@@ -97,14 +151,36 @@ def save(lm: CausalLM, folder: str | Path) -> None:
 
 def require_same_vocabulary(model: CausalLM, expert: CausalLM) -> None:
     """Raise `ValueError`, with the first difference, unless token ids mean the same in both models."""
-    pair = f"{model.name} and {expert.name}: different vocabularies"
-    remedy = "compare models that share a tokenizer"
     if model.vocab_size != expert.vocab_size:
-        raise ValueError(f"{pair} ({model.vocab_size} against {expert.vocab_size} tokens); {remedy}")
-    one, two = model.tokenizer.get_vocab(), expert.tokenizer.get_vocab()
+        sizes = f"{model.vocab_size} against {expert.vocab_size} tokens"
+        raise ValueError(f"{_different(model, expert)} ({sizes}); {SHARE}")
+    require_same_tokenizer(model, expert)
+
+
+def require_same_tokenizer(model: CausalLM, other: CausalLM) -> None:
+    """The same of the tokenizers alone: one of the models may have more logits than tokens."""
+    one, two = model.tokenizer.get_vocab(), other.tokenizer.get_vocab()
     if one != two:
         token = min((t for t in one.keys() | two.keys() if one.get(t) != two.get(t)), key=lambda t: (len(t), t))
-        raise ValueError(f"{pair} (token {token!r} has id {one.get(token)} against {two.get(token)}); {remedy}")
+        ids = f"token {token!r} has id {one.get(token)} against {two.get(token)}"
+        raise ValueError(f"{_different(model, other)} ({ids}); {SHARE}")
+
+
+SHARE = "compare models that share a tokenizer"
+
+
+def _different(one: CausalLM, two: CausalLM) -> str:
+    return f"{one.name} and {two.name}: different vocabularies"
+
+
+def fingerprint(model: Any) -> str:
+    """A hash of some entries of every weight: another checkpoint under the same name has another one."""
+    found = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        if weight.device.type != "meta":
+            flat = weight.detach().flatten()
+            found.update(name.encode() + flat[:: max(1, len(flat) // 64)][:64].double().cpu().numpy().tobytes())
+    return found.hexdigest()
 
 
 def encode_prompt(lm: CausalLM, text: str, horizon: int) -> list[int]:
@@ -172,6 +248,14 @@ def _require_causal(config: Any) -> None:
     masked = any(architecture.endswith("ForMaskedLM") for architecture in architectures)
     if masked or type(config) not in transformers.AutoModelForCausalLM._model_mapping:
         raise ValueError(f"a {architectures[0]} does not predict the next token")
+
+
+def _require_one_label(config: Any) -> None:
+    architectures = getattr(config, "architectures", None) or [type(config).__name__]
+    if not any(architecture.endswith("ForSequenceClassification") for architecture in architectures):
+        raise ValueError(f"a {architectures[0]} is not a sequence classifier")
+    if config.num_labels != 1:
+        raise ValueError(f"it has {config.num_labels} labels, a reward model has one")
 
 
 @contextmanager

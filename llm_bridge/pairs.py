@@ -52,6 +52,9 @@ class Place:
         return f"{self.source}: row {self.row}" if self.line is None else f"{self.source}:{self.line}: row {self.row}"
 
 
+NOWHERE = Place("(memory)", None, 0)
+
+
 @dataclass(frozen=True)
 class Problem:
     """A row that could not be used; as text one line, ``file:line: row N: what is wrong``."""
@@ -75,7 +78,7 @@ class Comparison:
     system: str | None = None
     chosen_styles: tuple[str, ...] = ()
     rejected_styles: tuple[str, ...] = ()
-    place: Place | None = field(default=None, compare=False)
+    place: Place = field(default=NOWHERE, compare=False)
 
     @property
     def is_rm_bench(self) -> bool:
@@ -89,21 +92,26 @@ class Comparison:
                 yield (self.id, role, index), text
 
 
-def read_comparisons(*sources: str | Path, format: str | None = None) -> tuple[list[Comparison], list[Problem]]:
-    """All good comparisons of one or more sources and all their problems; see `iter_comparisons`.
+def read_comparisons(
+    *sources: str | Path, format: str | None = None, limit: int | None = None
+) -> tuple[list[Comparison], list[Problem]]:
+    """Good comparisons of one or more sources and their problems, see `iter_comparisons`; at most `limit` of each.
 
     An id that two sources have in common is a problem of the later row.
     """
     found: dict[str, Comparison] = {}
     problems = []
     for source in sources:
+        start = len(found)
         for item in iter_comparisons(source, format):
             if isinstance(item, Problem):
                 problems.append(item)
-            elif item.id in found and item.place is not None:
+            elif item.id in found:
                 problems.append(Problem(item.place, f"id {item.id!r} is there already ({found[item.id].place})"))
             else:
                 found[item.id] = item
+            if len(found) - start == limit:
+                break
     return list(found.values()), problems
 
 

@@ -23,13 +23,13 @@ import torch
 from tqdm import tqdm
 
 from llm_bridge.head import TokenStatistics, call, evaluation, find_head, token_statistics
-from llm_bridge.model import CausalLM
+from llm_bridge.model import CausalLM, require_same_tokenizer
 from llm_bridge.prompts import Prompt, split_text, split_turn
 from llm_bridge.tree import require_integer
 from theory.arrays import require_positive
 from theory.reward import Gauge, Terminal
 
-__all__ = ["Aggregation", "EndogenousReward", "Score", "batches"]
+__all__ = ["Aggregation", "EndogenousReward", "Score", "aggregate", "batches"]
 
 Aggregation = Literal["sum", "mean", "logprob", "anchored"]
 Ids: TypeAlias = Sequence[int] | np.ndarray
@@ -204,24 +204,22 @@ class EndogenousReward:
     def aggregate(
         self, scores: Sequence[Score], how: Aggregation = "sum", reference: EndogenousReward | None = None
     ) -> np.ndarray:
-        """One number for each response, reward units.
-
-        ``"sum"`` is the paper's ``r(τ)``, ``"mean"`` the same by token, ``"logprob"`` ``α log π(τ)``: the sum without
-        soft values, and ``"anchored"`` ``α log π(τ)/π_ref(τ)``, for which `reference` scores the same token ids.
-        """
+        """One number for each response, as `aggregate` has it; the `reference` scores the same token ids."""
         _require_one_of("how", how, Aggregation)
         if (how == "anchored") != (reference is not None):
             raise ValueError(f"how={how!r} {'needs' if reference is None else 'takes no'} reference")
-        log_probs, sums, sizes = np.array([(s.log_prob, s.reward_sum, s.n_tokens) for s in scores]).reshape(-1, 3).T
-        if reference is not None:
-            own, other = (lm.tokenizer and lm.tokenizer.get_vocab() for lm in (self.lm, reference.lm))
-            if own is not None and other is not None and own != other:
-                raise ValueError(f"reference: {reference.lm.name} and {self.lm.name} have different vocabularies")
-            anchors = reference.score_ids([s.prompt_ids for s in scores], [s.ids for s in scores])
-            if [a.n_tokens for a in anchors] != [s.n_tokens for s in scores]:
-                raise ValueError("reference: ends responses at other tokens; give both the same end_tokens")
-            log_probs = log_probs - [a.log_prob for a in anchors]
-        return np.asarray(sums if how == "sum" else sums / sizes if how == "mean" else self.alpha * log_probs)
+        sums = np.array([(s.reward_sum, s.log_prob, s.n_tokens) for s in scores]).reshape(-1, 3)
+        anchor = None if reference is None else self.anchor(scores, reference)
+        return aggregate(how, self.alpha, sums[:, 0], sums[:, 1], sums[:, 2], anchor)
+
+    def anchor(self, scores: Sequence[Score], reference: EndogenousReward, *, progress: bool = True) -> np.ndarray:
+        """``log π_ref(τ)`` of each response `(n,)`, nats: `reference` scores the same token ids."""
+        if self.lm.tokenizer is not None and reference.lm.tokenizer is not None:
+            require_same_tokenizer(self.lm, reference.lm)
+        found = reference.score_ids([s.prompt_ids for s in scores], [s.ids for s in scores], progress=progress)
+        if [a.n_tokens for a in found] != [s.n_tokens for s in scores]:
+            raise ValueError("reference: ends responses at other tokens; give both the same end_tokens")
+        return np.array([a.log_prob for a in found])
 
     def _require(self, prompts: Any, responses: Any) -> None:
         if isinstance(prompts, str) or isinstance(responses, str):
@@ -283,6 +281,20 @@ class EndogenousReward:
         log_prob, start, end = float(logs.sum(dtype=float)), float(gauge[0]), float(gauge[-1])
         arrays = logs, values[:-1].astype(logs.dtype), rewards.astype(logs.dtype)
         return Score(prompt, answer, *arrays, greedy, end, self.alpha * log_prob + start - end, log_prob)
+
+
+def aggregate(
+    how: Aggregation, alpha: float, reward_sum: np.ndarray, log_prob: np.ndarray, tokens: np.ndarray,
+    reference_log_prob: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
+    """One number for each response from its sums, arrays ``(n,)``; reward units.
+
+    ``"sum"`` is the paper's ``r(τ)``, ``"mean"`` the same by token, ``"logprob"`` ``α log π(τ)``: the sum without soft
+    values, and ``"anchored"`` ``α log π(τ)/π_ref(τ)``.
+    """
+    if how == "anchored":
+        return np.asarray(alpha * (log_prob - reference_log_prob))
+    return np.asarray({"sum": reward_sum, "mean": reward_sum / tokens, "logprob": alpha * log_prob}[how])
 
 
 def batches(sizes: Sequence[int], limit: int) -> Iterator[list[int]]:

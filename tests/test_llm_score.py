@@ -521,7 +521,7 @@ def test_refusals(chat, refused, message):
 
 
 def test_other_refusals(chat):
-    with pytest.raises(ValueError, match="reference: other and LlamaForCausalLM have different vocabularies"):
+    with pytest.raises(ValueError, match="LlamaForCausalLM and other: different vocabularies"):
         EndogenousReward(chat, chat_tokenizer()).aggregate(
             [], "anchored", EndogenousReward(CausalLM(chat, _tokenizer(5, 2), "other"))
         )

@@ -1,6 +1,7 @@
-"""The ``endorm`` command: ``verify``, ``curves`` and ``solve``. torch is loaded only where a model is needed.
+"""The ``endorm`` command: ``verify``, ``curves``, ``solve``, and ``score``, which is `llm_bridge.cli`'s.
 
-Exit codes: 0, everything holds; 1, a statement is violated; 2, bad input (one line on standard error).
+torch is loaded only where a model is needed. Exit codes: 0, everything holds; 1, a statement is violated, or rows were
+left out; 2, bad input (one line on standard error).
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from llm_bridge.cli import add_score
 
 if TYPE_CHECKING:
     from theory.mdp import TokenMDP
@@ -98,6 +101,8 @@ def _parser() -> argparse.ArgumentParser:
         help="radius in nats of the ball around the soft-optimal policy: worst cases",
     )
     solve.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to FILE")
+
+    add_score(commands)
     return parser
 
 
@@ -163,11 +168,11 @@ def _check_verify(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--instances={arguments.instances}: must be at least 1")
     if not 0 <= arguments.seed < 2**63:
         raise ValueError(f"--seed={arguments.seed}: must be from 0 to 2^63 - 1")
-    _check_out(arguments.out)
+    check_out(arguments.out)
     _check_json(arguments.json)
 
 
-def _check_out(folder: Path) -> None:
+def check_out(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out={folder} is a file: give a folder")
     parent = next(parent for parent in (folder, *folder.parents) if parent.exists())
@@ -279,7 +284,7 @@ def _check_curves(arguments: argparse.Namespace) -> tuple[tuple[str, ...], list[
         if len(radii) > 1:
             raise ValueError(f"{option}={text}: give one number")
         rules = [{name: radii[0]}]
-    _check_out(arguments.out)
+    check_out(arguments.out)
     points = [{"alpha": alpha, "vocab_size": V, "horizons": horizons} for V in vocabs for alpha in alphas if families]
     return families, alphas, [point | rule for rule in rules for point in points]
 
