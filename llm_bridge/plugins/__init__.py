@@ -1,0 +1,148 @@
+"""The endogenous reward as a reward function of other libraries, none of which is imported.
+
+Each module has what its library looks for, scoring with the model that the environment names, and a ``make_…`` that
+makes the same from a reward in hand. The environment is read in the process that calls, on a cluster in every worker's:
+
+    ENDORM_MODEL      folder or hub id of the model; the one variable without a default
+    ENDORM_HOW        sum (default), mean or logprob, as in `EndogenousReward.aggregate`
+    ENDORM_ALPHA      temperature, 1 by default
+    ENDORM_GAUGE      logits (default) or logprob
+    ENDORM_TERMINAL   zero (default) or bootstrap
+    ENDORM_DTYPE      of the weights, float32 by default
+    ENDORM_DEVICE     by default the GPU if there is one
+
+The same in all of them:
+
+- Token ids are scored as the library hands them over, so model and policy need one tokenizer. Only where a library has
+  nothing but text is it tokenised, prompt and response apart wherever a token would span the join.
+- A response counts up to and with its first end token, without the padding after it. Of several turns in one response
+  that is the first: score them with ``EndogenousReward(…, end_tokens=())``.
+- An empty response is scored as one that ends at once: its one token is the model's end of sequence. A reward of 0
+  would be the highest there is where rewards are log-probabilities.
+- Threads wait for each other: the model is loaded once, and one pass runs at a time.
+- What cannot be scored raises an error and never becomes a number.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias, cast
+
+from llm_bridge.model import first_line, load_model
+from llm_bridge.score import Aggregation, EndogenousReward, Ids, Score
+
+__all__ = [
+    "Prompt", "Rewards", "encode_after", "encode_prompts", "from_environment", "id_rewards", "require_tokenizer",
+    "score_rollouts",
+]  # fmt: skip
+
+Prompt: TypeAlias = str | Sequence[Mapping[str, Any]]
+"""A text, or a conversation of messages with ``role`` and ``content``."""
+
+Rewards: TypeAlias = Callable[[Sequence[Ids], Sequence[Ids]], list[float]]
+"""From the ids of prompts and of their responses to a reward for each response."""
+
+DEFAULTS = {
+    "ENDORM_ALPHA": "1", "ENDORM_GAUGE": "logits", "ENDORM_TERMINAL": "zero", "ENDORM_DTYPE": "float32",
+    "ENDORM_DEVICE": "",
+}  # fmt: skip
+
+_LOCK = threading.Lock()
+
+
+def from_environment() -> tuple[EndogenousReward, Aggregation]:
+    """Reward and aggregation that the ``ENDORM_…`` variables describe; the last model loaded is kept.
+
+    Raises:
+        OSError: there is no such model.
+        ValueError: ``ENDORM_MODEL`` is not set, or a variable has a value that does not do.
+
+    """
+    if not (name := os.environ.get("ENDORM_MODEL")):
+        raise ValueError("ENDORM_MODEL is not set: give the scoring model's folder or hub id, in every worker")
+    with _LOCK:
+        reward = _load(name, *(os.environ.get(variable, default) for variable, default in DEFAULTS.items()))
+    return reward, cast(Aggregation, os.environ.get("ENDORM_HOW", "sum"))
+
+
+@functools.lru_cache(maxsize=1)
+def _load(name: str, alpha: str, gauge: Any, terminal: Any, dtype: str, device: str) -> EndogenousReward:
+    try:
+        temperature = float(alpha)
+    except ValueError:
+        raise ValueError(f"ENDORM_ALPHA={alpha!r}: must be a number") from None
+    lm = load_model(name, dtype=dtype, device=device or None)
+    return EndogenousReward(lm, alpha=temperature, gauge=gauge, terminal=terminal)
+
+
+def id_rewards(reward: EndogenousReward, how: Aggregation = "sum") -> Rewards:
+    """A function that scores token ids, one number for each response."""
+    reward.aggregate([], how)  # what is no aggregation fails here, not after the first rollout
+
+    def rewards(prompt_ids: Sequence[Ids], response_ids: Sequence[Ids]) -> list[float]:
+        found: list[float] = reward.aggregate(score_rollouts(reward, prompt_ids, response_ids), how).tolist()
+        return found
+
+    return rewards
+
+
+def score_rollouts(reward: EndogenousReward, prompt_ids: Sequence[Ids], response_ids: Sequence[Ids]) -> list[Score]:
+    """`EndogenousReward.score_ids` from any thread; an empty response is scored as the end of sequence alone."""
+    answers = [ids if len(ids) else [_end_token(reward, i)] for i, ids in enumerate(response_ids)]
+    with _LOCK:
+        return reward.score_ids(prompt_ids, answers, progress=False)
+
+
+def _end_token(reward: EndogenousReward, index: int) -> int:
+    for source in (reward.lm.tokenizer, getattr(reward.lm.model, "generation_config", None)):
+        token = getattr(source, "eos_token_id", None)
+        if token is not None:
+            return int(token[0] if isinstance(token, list) else token)
+    name = reward.lm.name
+    raise ValueError(f"responses[{index}]: empty, and {name} has no end-of-sequence token to score instead; set one")
+
+
+def require_tokenizer(reward: EndogenousReward) -> Any:
+    """The reward's tokenizer; `ValueError` where it was given none."""
+    if reward.lm.tokenizer is None:
+        raise ValueError(f"reward: {reward.lm.name} has no tokenizer to read texts with; give EndogenousReward one")
+    return reward.lm.tokenizer
+
+
+def encode_prompts(reward: EndogenousReward, prompts: Sequence[Prompt], **template: Any) -> list[list[int]]:
+    """Ids of the prompts as a policy is given them.
+
+    Args:
+        reward: has the tokenizer.
+        prompts: texts, with the special tokens that the tokenizer puts around them, or conversations, in the chat
+            template with the generation prompt.
+        template: further arguments of ``apply_chat_template``, such as ``tools`` or ``enable_thinking=False``.
+
+    """
+    tokenizer, encoded = require_tokenizer(reward), []
+    for i, prompt in enumerate(prompts):
+        try:
+            if isinstance(prompt, str):
+                found = tokenizer(prompt)
+            else:
+                options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True} | template
+                found = tokenizer.apply_chat_template(list(prompt), **options)
+        except Exception as error:  # tokenizers and templates raise what they like
+            raise ValueError(f"prompts[{i}]: {reward.lm.name} cannot encode it ({first_line(error)})") from None
+        encoded.append(list(found["input_ids"]))
+    return encoded
+
+
+def encode_after(tokenizer: Any, prompt: str, prompt_ids: list[int], response: str, **options: Any) -> list[int]:
+    """Ids of a response's text after a prompt: by itself where a token would span the join.
+
+    Else as in both together, encoded with the `options` that gave `prompt_ids`: some tokenizers write a word otherwise
+    where a text begins.
+    """
+    whole = list(tokenizer(prompt + response, **options)["input_ids"])
+    if whole[: len(prompt_ids)] == prompt_ids:
+        return whole[len(prompt_ids) :]
+    return list(tokenizer(response, add_special_tokens=False)["input_ids"])

@@ -1,0 +1,57 @@
+"""TRL: a reward function of ``GRPOTrainer``, ``RLOOTrainer`` and the trainers that call rewards as they do.
+
+With a model in hand, or by its dotted name with ``ENDORM_MODEL`` set (`llm_bridge.plugins`):
+
+    from llm_bridge.plugins.trl import make_reward_func
+
+    reward = EndogenousReward(model, tokenizer, alpha=0.5)
+    GRPOTrainer(model=policy, reward_funcs=make_reward_func(reward, how="mean"), …)
+
+    ENDORM_MODEL=path/or/hub-id trl grpo --reward_funcs llm_bridge.plugins.trl.endogenous_reward …
+
+The sampled ``completion_ids`` are scored, not the decoded completions, so none is re-tokenised. Prompts come without
+ids and are encoded as the trainer does it; what ``GRPOConfig(chat_template_kwargs=…)``, ``tools`` or a chat template of
+one's own add there is given to `make_reward_func` too. Its metrics are ``rewards/endogenous_reward/mean`` and ``/std``.
+Results of tools are inside the completions, without a mask: what follows the first end token has no reward.
+
+Follows ``_calculate_rewards`` and ``_tokenize_prompts`` of TRL 1.16:
+https://github.com/huggingface/trl/blob/main/trl/trainer/grpo_trainer.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llm_bridge.plugins import Prompt, encode_prompts, from_environment, id_rewards
+from llm_bridge.score import Aggregation, EndogenousReward, Ids
+
+__all__ = ["endogenous_reward", "make_reward_func"]
+
+
+def make_reward_func(
+    reward: EndogenousReward, how: Aggregation = "sum", **chat_template_kwargs: Any
+) -> Callable[..., list[float]]:
+    """A reward function for ``reward_funcs``.
+
+    Args:
+        reward: what scores, with a tokenizer, which is the policy's.
+        how: ``"sum"``, ``"mean"`` or ``"logprob"``, as in `EndogenousReward.aggregate`.
+        chat_template_kwargs: for prompts that are conversations, as the trainer has them.
+
+    """
+    rewards = id_rewards(reward, how)
+
+    def endogenous_reward(
+        prompts: Sequence[Prompt], completions: Sequence[Any], completion_ids: Sequence[Ids], **columns: Any
+    ) -> list[float]:
+        return rewards(encode_prompts(reward, prompts, **chat_template_kwargs), completion_ids)
+
+    return endogenous_reward
+
+
+def endogenous_reward(
+    prompts: Sequence[Prompt], completions: Sequence[Any], completion_ids: Sequence[Ids], **columns: Any
+) -> list[float]:
+    """The reward of each completion, from the model that the environment names."""
+    return make_reward_func(*from_environment())(prompts, completions, completion_ids)
