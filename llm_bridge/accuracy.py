@@ -239,8 +239,10 @@ def summary(
     names = sorted({c.subset for c in comparisons})
     subsets = {s: _report([case for case in cases if case.comparison.subset == s], options) for s in names}
     report = options | _report(cases, options) | {"subsets": subsets}
-    if all(c.chosen_styles == (c.subset,) for c in comparisons) and not of_pairs(scores):
-        report["domains"] = domain_matrix(comparisons, scores)
+    by_domain = [n for n, c in enumerate(comparisons) if c.chosen_styles == (c.subset,)]
+    if by_domain and not of_pairs(scores):
+        sides = aligned(comparisons, scores)
+        report["domains"] = domain_matrix([comparisons[n] for n in by_domain], [sides[n] for n in by_domain])
     return report
 
 

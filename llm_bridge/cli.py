@@ -132,7 +132,8 @@ def _score(arguments: argparse.Namespace) -> int:
         if group.first:
             _report(arguments, scorer, lm, facts, results, problems)
         _list(problems, say)
-    return 1 if problems else 0
+        group.wait()  # a launcher stops all when one of them ends with a code
+        return 1 if problems and group.first else 0
 
 
 def _scorer(arguments: argparse.Namespace) -> tuple[Scorer, CausalLM, dict[str, Any]]:

@@ -19,7 +19,7 @@ import torch
 
 from llm_bridge.model import CausalLM
 
-__all__ = ["Head", "TokenStatistics", "call", "evaluation", "find_head", "token_statistics"]
+__all__ = ["Head", "TokenStatistics", "call", "device_of", "evaluation", "find_head", "token_statistics"]
 
 CHUNK, POSITIONS = 4096, 1024
 """Logits that exist at once: so many tokens of the vocabulary by so many positions."""
@@ -156,9 +156,17 @@ def call(module: Any, ids: torch.Tensor, **options: Any) -> Any:
     The mask is ones throughout: no token sees the padding after it, and where a sliding window holds only what is
     masked some models give NaN, which spreads along the row.
     """
-    known, ids = inspect.signature(module.forward).parameters, ids.to(module.device)
+    known, ids = inspect.signature(module.forward).parameters, ids.to(device_of(module))
     options = {"attention_mask": torch.ones_like(ids), "use_cache": False} | options
     return module(input_ids=ids, **{name: x for name, x in options.items() if name in known})
+
+
+def device_of(module: Any) -> torch.device:
+    """Where the module takes its input; of weights kept elsewhere until needed, the hook that fetches them says."""
+    device: torch.device = next(module.parameters()).device
+    hooks = [getattr(part, "_hf_hook", None) for part in module.modules()] if device.type == "meta" else []
+    places = [getattr(hook, "execution_device", None) for hook in hooks]
+    return next((torch.device(place) for place in places if place is not None), device)
 
 
 @contextmanager
@@ -167,7 +175,7 @@ def evaluation(model: Any) -> Iterator[None]:
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        with torch.inference_mode(), torch.autocast(model.device.type, enabled=False):
+        with torch.inference_mode(), torch.autocast(device_of(model).type, enabled=False):
             yield
     finally:
         for module in training:

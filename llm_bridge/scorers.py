@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from llm_bridge.accuracy import PAIR
-from llm_bridge.head import call, evaluation
+from llm_bridge.head import call, device_of, evaluation
 from llm_bridge.model import CausalLM, encode, require_same_tokenizer
 from llm_bridge.pairs import Comparison, Key
 from llm_bridge.prompts import PAIRWISE, POINTWISE, VERIFIER, Prompt, Question, as_text, split_text, split_turn
@@ -73,7 +73,8 @@ class Scorer(Protocol):
 class Conversation:
     """How a comparison is put to a model: in its tokenizer's chat template, or (`chat` false) as plain text.
 
-    Plain: system prompt, prompt and response, a blank line between them. `system` replaces every comparison's own. An
+    Plain: system prompt, prompt and response, a blank line between them. `system` replaces every comparison's own, and
+    an empty one leaves it out. An
     end-of-turn or end-of-sequence token is part of the response if `eos`; `None`: in the chat template only.
     """
 
@@ -89,10 +90,13 @@ class Conversation:
 
     def prompt(self, comparison: Comparison) -> Prompt:
         """Messages in the chat template, else a text."""
-        system = comparison.system if self.system is None else self.system
+        system = self._system(comparison)
         if not self.chat:
             if not isinstance(comparison.prompt, str) and len(comparison.prompt) > 1:
-                raise ValueError(f"prompt: several messages, and {self.lm.name} is given texts, not a chat template")
+                several = f"{len(comparison.prompt)} messages"
+                raise ValueError(
+                    f"prompt: {several}, and {self.lm.name} is given plain text: a chat template is needed"
+                )
             return as_text(comparison.prompt, system) + "\n\n"
         turns: Prompt = comparison.prompt
         if isinstance(turns, str):
@@ -101,7 +105,10 @@ class Conversation:
 
     def question(self, comparison: Comparison) -> str:
         """The prompt as a judge reads it, one text."""
-        return as_text(comparison.prompt, comparison.system if self.system is None else self.system)
+        return as_text(comparison.prompt, self._system(comparison))
+
+    def _system(self, comparison: Comparison) -> str | None:
+        return comparison.system if self.system is None else self.system or None
 
 
 class Endogenous:
@@ -191,18 +198,24 @@ class Judge:
         prompt: Prompt = [{"role": "user", "content": text}] if self.conversation.chat else text + "\n\n"
         return self.reward.encode(prompt, answer, eos=False)
 
-    def _row(self, **texts: str) -> np.ndarray:
+    def _row(self, name: str, **texts: str) -> np.ndarray:
         ids = self._encode(self.question.text.format(**texts), self.question.answers[0])[0] + self._prefix
         context = self.reward.lm.context
         if context is not None and len(ids) > context:
-            raise ValueError(f"the question has {len(ids)} tokens, {self.reward.lm.name} has {context} positions")
+            raise ValueError(
+                f"{name}: the question has {len(ids)} tokens, {self.reward.lm.name} has {context} positions"
+            )
         return _ids(ids)
 
     def requests(self, comparison: Comparison) -> list[Request]:
         """One for each response."""
         prompt, tokenizer = self.conversation.question(comparison), self.reward.lm.tokenizer
+
+        def tokens(text: str) -> int:
+            return len(encode(tokenizer, text, special_tokens=False))
+
         return [
-            Request(key, (self._row(prompt=prompt, response=text),), {"tokens": len(encode(tokenizer, text))})
+            Request(key, (self._row(f"{key[1]}[{key[2]}]", prompt=prompt, response=text),), {"tokens": tokens(text)})
             for key, text in comparison.responses()
         ]
 
@@ -245,7 +258,7 @@ class Pointwise(Judge):
     def records(self, requests: Sequence[Request]) -> list[Record]:
         """One for each response."""
         probs = np.exp(self._answers(requests)[0])
-        mass, ratings = probs.sum(1), probs @ np.array(self.question.answers, dtype=float)
+        mass, ratings = probs.sum(1), probs @ np.arange(1, 1 + probs.shape[1])
         found = zip(requests, (ratings / mass).tolist(), mass.tolist(), strict=True)
         return [dict(request.facts) | {"rating": rating, "mass": total} for request, rating, total in found]
 
@@ -265,10 +278,10 @@ class Pairwise(Judge):
     def requests(self, comparison: Comparison) -> list[Request]:
         """One for each pair, of two rows."""
         prompt, rows = self.conversation.question(comparison), []
-        for chosen in comparison.chosen:
-            for rejected in comparison.rejected:
-                both = ((chosen, rejected), (rejected, chosen))
-                rows.append(tuple(self._row(prompt=prompt, first=one, second=two) for one, two in both))
+        for i, chosen in enumerate(comparison.chosen):
+            for j, rejected in enumerate(comparison.rejected):
+                name, both = f"chosen[{i}] with rejected[{j}]", ((chosen, rejected), (rejected, chosen))
+                rows.append(tuple(self._row(name, prompt=prompt, first=one, second=two) for one, two in both))
         return [Request((comparison.id, PAIR, k), row, {}) for k, row in enumerate(rows)]
 
     def records(self, requests: Sequence[Request]) -> list[Record]:
@@ -313,7 +326,7 @@ class RewardModel:
                 mask = torch.zeros_like(ids)
                 for n, row in enumerate(batch):
                     ids[n, : len(row)], mask[n, : len(row)] = torch.from_numpy(row), 1
-                logits = call(self.lm.model, ids, attention_mask=mask.to(self.lm.model.device)).logits
+                logits = call(self.lm.model, ids, attention_mask=mask.to(device_of(self.lm.model))).logits
                 records += [{"score": score} for score in logits[:, 0].double().tolist()]
         return [dict(request.facts) | record for request, record in zip(requests, records, strict=True)]
 

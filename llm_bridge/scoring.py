@@ -76,10 +76,13 @@ def run(scorer: Scorer, work: Plan, folder: Path, workers: Workers, *, progress:
     workers.wait()  # nobody writes before all have read
     todo = [batch for batch in work.batches if any(work.requests[i].key not in done for i in batch)]
     share = [batch for n, batch in enumerate(todo) if n % workers.size == workers.rank]
-    total, started = sum(work.requests[i].size for batch in share for i in batch), monotonic()
+    tokens, started = (
+        [sum(work.requests[i].size for batch in some for i in batch) for some in (share, todo)],
+        monotonic(),
+    )
     with (
         own.open("ab") as file,
-        tqdm(total=total, desc="scoring", unit="tok", unit_scale=True, disable=None if progress else True) as bar,
+        tqdm(total=tokens[0], desc="scoring", unit="tok", unit_scale=True, disable=None if progress else True) as bar,
     ):
         for batch in share:
             requests = [work.requests[i] for i in batch]
@@ -93,7 +96,7 @@ def run(scorer: Scorer, work: Plan, folder: Path, workers: Workers, *, progress:
     if workers.first:
         _merge(folder, work)
     workers.wait()
-    return _results(folder, work, total, seconds)
+    return _results(folder, work, tokens[1], seconds)
 
 
 def _records(scorer: Scorer, requests: list[Request]) -> list[Record]:
