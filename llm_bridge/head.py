@@ -11,7 +11,6 @@ import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,40 +83,68 @@ class Head:
         return type(module) is torch.nn.Linear and not hooked and module.weight.device.type != "meta"
 
     def blocks(self, hidden: torch.Tensor) -> Iterator[tuple[slice, int, torch.Tensor]]:
-        """Positions, first token and logits of each block, for hidden states ``(n, width)``."""
-        module, V, dtype = self.module, self.vocab_size, torch.promote_types(hidden.dtype, torch.float32)
-        plain, whole = self.plain, dtype
-        if plain:
-            hidden = hidden.to(module.weight.device)
-            # GPUs multiply 16-bit numbers and add the products in float32: no less exact than after a cast
-            whole = hidden.dtype if hidden.is_cuda and hidden.dtype == module.weight.dtype else dtype
+        """Positions, first token and logits of each block, for hidden states ``(n, width)``.
+
+        The logits may be overwritten, and are by the next block.
+        """
+        V, dtype, plain = self.vocab_size, torch.promote_types(hidden.dtype, torch.float32), self.plain
         width, positions = (CHUNK, POSITIONS) if plain else (V, max(1, CHUNK * POSITIONS // V))
+        multiply = _Product(self.module, hidden, dtype) if plain else None
         for start in range(0, V, width):
-            part = module
-            if plain:
-                own = {name: x[start : start + width].to(whole) for name, x in module.named_parameters()}
-                part = partial(_linear, dtype=dtype, **own)
             for first in range(0, len(hidden), positions):
                 rows = slice(first, first + positions)
-                logits = part(hidden[rows])[..., : V - start].to(dtype)
-                logits = logits if self.scale == 1.0 else logits * self.scale
-                yield rows, start, logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
+                if multiply is not None:
+                    logits = multiply(hidden[rows], start, min(start + width, V))
+                else:
+                    logits = self.module(hidden[rows])[..., :V].to(dtype)
+                if self.scale != 1.0:
+                    logits = logits.mul_(self.scale)
+                yield rows, start, logits if self.cap is None else logits.div_(self.cap).tanh_().mul_(self.cap)
 
 
-def _linear(
-    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, dtype: torch.dtype
-) -> torch.Tensor:
-    """``W x + b`` in `dtype`, with no fewer bits than it has, whatever the process allows elsewhere (TF32)."""
-    if weight.dtype != dtype:
-        logits = torch.mm(hidden, weight.T, out_dtype=dtype)
-        return logits if bias is None else logits + bias
+class _Product:
+    """``W x + b`` for a range of tokens, in float32 at least, whatever the process allows elsewhere (TF32).
+
+    One piece of memory holds every block: allocators keep many of a size that comes again and again.
+    """
+
+    def __init__(self, module: Any, hidden: torch.Tensor, dtype: torch.dtype) -> None:
+        self.weight, self.bias, self.dtype = module.weight, module.bias, dtype
+        place = {"dtype": dtype, "device": module.weight.device}
+        self._logits = torch.empty(min(len(hidden), POSITIONS) * min(CHUNK, len(module.weight)), **place)
+        # GPUs multiply 16-bit numbers and add the products in float32: no less exact than after a cast
+        exact = module.weight.is_cuda or module.weight.dtype == dtype
+        self._cast = (
+            None if exact and hidden.dtype == module.weight.dtype else torch.empty(CHUNK, hidden.shape[-1], **place)
+        )
+        self._start = -1
+
+    def __call__(self, hidden: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        """Logits ``(n, stop − start)`` of tokens ``start … stop − 1``, valid until the next call."""
+        weight = self.weight[start:stop]
+        if self._cast is not None:
+            if start != self._start:
+                self._cast[: stop - start].copy_(weight)
+            weight, self._start = self._cast[: stop - start], start
+        out = self._logits[: len(hidden) * (stop - start)].view(len(hidden), stop - start)
+        hidden = hidden.to(self.weight.device)
+        if weight.dtype != self.dtype:
+            torch.mm(hidden, weight.T, out_dtype=self.dtype, out=out)
+        else:
+            with _full_precision():
+                torch.mm(hidden.to(self.dtype), weight.T, out=out)
+        return out if self.bias is None else out.add_(self.bias[start:stop])
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
     all_backends: Any = torch.backends
     backends = all_backends.cuda.matmul, all_backends.mkldnn.matmul
     allowed = [backend.fp32_precision for backend in backends]
     try:
         for backend in backends:
             backend.fp32_precision = "ieee"
-        return torch.nn.functional.linear(hidden.to(dtype), weight, bias)
+        yield
     finally:
         for backend, precision in zip(backends, allowed, strict=True):
             backend.fp32_precision = precision

@@ -9,7 +9,15 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from llm_bridge.model import CausalLM, encode_prompt, load_model, require_same_vocabulary, save  # noqa: E402
+from llm_bridge.model import (  # noqa: E402
+    CausalLM,
+    encode_prompt,
+    fingerprint,
+    load_model,
+    load_reward_model,
+    require_same_vocabulary,
+    save,
+)
 
 
 @pytest.fixture
@@ -194,3 +202,53 @@ def tokenizer_of(characters):
     tokenizer = Tokenizer(models.WordLevel({c: i for i, c in enumerate(characters)}, unk_token="<none>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+def test_a_model_is_spread_by_a_device_map(shared_models):
+    pytest.importorskip("accelerate")
+    folder = shared_models / "nano-sort"
+    with pytest.raises(ValueError, match="device='cpu' and device_map='auto': give one of them"):
+        load_model(folder, device="cpu", device_map="auto")
+    one, two = load_model(folder, device="cpu"), load_model(folder, device_map={"": "cpu"})
+    assert fingerprint(one.model) == fingerprint(two.model)
+
+
+@pytest.mark.parametrize(("tokens", "belongs"), [(9, False), (8, True), (4, True), (3, False)])
+def test_a_tokenizer_of_another_model_is_refused(tmp_path, tokens, belongs):
+    config = transformers.LlamaConfig(
+        vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2
+    )
+    save(CausalLM(transformers.LlamaForCausalLM(config), tokenizer_of("abcdefghi"[:tokens]), "toy"), tmp_path)
+    if belongs:
+        assert load_model(tmp_path).vocab_size == 8
+    else:
+        message = f"its tokenizer has {tokens} tokens, the model 8, so they do not belong together"
+        with pytest.raises(ValueError, match=message):
+            load_model(tmp_path)
+
+
+def test_fingerprints_tell_checkpoints_apart(nano):
+    before = fingerprint(nano.model)
+    weight = next(nano.model.parameters())
+    assert fingerprint(nano.model) == before
+    with torch.no_grad():
+        weight.mul_(1 + 1e-6)
+        assert fingerprint(nano.model) != before
+        weight.div_(1 + 1e-6)
+
+
+def test_reward_models_have_one_label(tmp_path):
+    shape = {
+        "vocab_size": 4,
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    for labels in (1, 2):
+        config = transformers.LlamaConfig(**shape, num_labels=labels)
+        model = transformers.LlamaForSequenceClassification(config)
+        save(CausalLM(model, tokenizer_of("abcd"), "toy"), tmp_path / str(labels))
+    assert type(load_reward_model(tmp_path / "1").model).__name__ == "LlamaForSequenceClassification"
+    with pytest.raises(ValueError, match=r"not a reward model that can be used here .it has 2 labels"):
+        load_reward_model(tmp_path / "2")

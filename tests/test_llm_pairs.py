@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 from collections import Counter
 from pathlib import Path
 
@@ -309,3 +310,68 @@ def test_published_files(name, format, subsets, problems):
     assert Counter(comparison.subset for comparison in comparisons) == subsets
     assert len(found) == problems
     assert comparisons == read_comparisons(path, format=format)[0]
+
+
+def test_sources_together(tmp_path):
+    """Ids stay apart, and `limit` counts good rows of each source."""
+    (tmp_path / "other").mkdir()
+    one, two, three = tmp_path / "a.jsonl", tmp_path / "b.jsonl", tmp_path / "other" / "a.jsonl"
+    for path in (one, two, three):
+        path.write_text("".join(json.dumps(PAIR) + "\n" for _ in range(3)))
+    comparisons, problems = read_comparisons(one, two)
+    assert [c.id for c in comparisons] == ["a/0", "a/1", "a/2", "b/0", "b/1", "b/2"]
+    assert [str(c.place) for c in comparisons][3:5] == [f"{two}:1: row 0", f"{two}:2: row 1"]
+    assert problems == []
+    assert [c.id for c in read_comparisons(one, two, limit=2)[0]] == ["a/0", "a/1", "b/0", "b/1"]
+    comparisons, problems = read_comparisons(one, three)
+    assert len(comparisons) == 3
+    assert str(problems[0]) == f"{three}:1: row 0: id 'a/0' is there already ({one}:1: row 0)"
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A stand-in for the package ``datasets``: splits by name."""
+    splits = {"someone/pairs": {"train": [PAIR, {"prompt": "q"}]}, "someone/two": {"train": [PAIR], "test": [PAIR]}}
+
+    def load_dataset(name, split=None):
+        if name not in splits:
+            raise FileNotFoundError(f"Dataset '{name}' doesn't exist\non the Hub")
+        return splits[name] if split is None else splits[name][split]
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+
+
+@pytest.mark.usefixtures("hub")
+def test_data_sets_of_the_hub():
+    comparisons, (problem,) = read_comparisons("hub:someone/pairs", format="jsonl")
+    assert [(c.id, c.subset) for c in comparisons] == [("pairs/0", "pairs")]
+    assert str(problem) == "hub:someone/pairs: row 1: chosen is missing"
+    assert [c.id for c in read_comparisons("hub:someone/two:test")[0]] == ["two/0"]
+    with pytest.raises(
+        ValueError, match="hub:someone/two: has the splits train, test: name one, hub:someone/two:train"
+    ):
+        read_comparisons("hub:someone/two")
+    with pytest.raises(ValueError, match=r"hub:no/where: cannot be loaded .* doesn't exist"):
+        read_comparisons("hub:no/where")
+
+
+def test_the_hub_needs_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(
+        ValueError, match=r"hub:a/b: data sets of the hub need the package datasets: pip install 'endorm\[data\]'"
+    ):
+        read_comparisons("hub:a/b")
+
+
+def test_data_sets_as_the_package_loads_them(tmp_path, monkeypatch):
+    """Its own reader on a file: rows have every field of any row, `None` where they lack it."""
+    datasets = pytest.importorskip("datasets")
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in (PAIR, PAIR | {"subset": "other"})))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    load = datasets.load_dataset
+    monkeypatch.setattr(
+        datasets, "load_dataset",
+        lambda name, split: load("json", data_files=str(path), split=split, cache_dir=str(tmp_path / "cache")),
+    )  # fmt: skip
+    assert [c.id for c in read_comparisons("hub:a/b:train")[0]] == ["b/0", "other/1"]

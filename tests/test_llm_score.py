@@ -195,15 +195,15 @@ def test_next_tokens_refuses_what_it_cannot_read(llama):
 def test_products_of_the_head_are_exact_where_others_need_not_be():
     found = []
     with torch.no_grad():
-        hidden, weight = torch.randn(50, 512), torch.randn(200, 512)
+        hidden, linear = torch.randn(50, 512), torch.nn.Linear(512, 200)
         for precision in ("highest", "medium"):
             torch.set_float32_matmul_precision(precision)
             try:
-                found.append(module._linear(hidden, weight, dtype=torch.float32))
+                found.append([logits.clone() for _, _, logits in module.Head(linear, 200).blocks(hidden)])
                 assert torch.get_float32_matmul_precision() == precision
             finally:
                 torch.set_float32_matmul_precision("highest")
-    assert torch.equal(*found)
+    assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize("alpha", [1.0, 0.3])
@@ -535,3 +535,37 @@ def test_other_refusals(chat):
     model.model.embed_tokens.weight.data[3] = math.inf
     with pytest.raises(ValueError, match=r"responses\[1\]: .* overflows there"):
         reward.score_ids([[1], [1]], [[2, 2], [3, 2]])
+
+
+@pytest.mark.parametrize("where", ["hooked", "offloaded"])
+def test_weights_that_accelerate_moves(where):
+    """Modules of a model spread over devices get hooks; those of an offloaded one are without weights until called."""
+    accelerate = pytest.importorskip("accelerate")
+    model = build("Qwen2")
+    expected = EndogenousReward(model).score_ids(*texts())
+    if where == "hooked":
+        hook = accelerate.hooks.AlignDevicesHook(execution_device="cpu")
+        accelerate.hooks.add_hook_to_module(model.lm_head, hook)
+    else:
+        accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+        assert model.device.type == "meta"
+    reward = EndogenousReward(model)
+    assert reward._head.plain == (where == "hooked")
+    for one, two in zip(expected, reward.score_ids(*texts()), strict=True):
+        np.testing.assert_allclose(one.rewards, two.rewards, rtol=0, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")
+@pytest.mark.parametrize("targets", [["q_proj", "v_proj"], ["q_proj", "lm_head"]])
+def test_adapters(targets):
+    """Low-rank adapters of attention and of the head itself, against all logits of the adapted model."""
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=4, target_modules=targets, task_type="CAUSAL_LM", init_lora_weights=False)
+    model = peft.get_peft_model(build("Llama"), config).eval()
+    reward = EndogenousReward(model)
+    assert reward._head.plain == ("lm_head" not in targets)
+    for s in reward.score_ids(*texts()):
+        with torch.no_grad():
+            logits = model(torch.tensor([[*s.prompt_ids.tolist(), *s.ids.tolist()]])).logits[0, len(s.prompt_ids) - 1 :]
+        logs = torch.log_softmax(logits.double(), -1)[torch.arange(s.n_tokens), s.ids]
+        np.testing.assert_allclose(s.log_probs, logs, rtol=0, atol=1e-5)
