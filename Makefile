@@ -28,6 +28,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/solver.py
 	$(BIN)/python benchmarks/adversaries.py
 	$(BIN)/python benchmarks/worst_cases.py
+	$(BIN)/python benchmarks/scoring.py
 
 clean:
 	rm -rf $(VENV) out build *.egg-info
