@@ -234,7 +234,9 @@ def summary(
         raise ValueError("no comparison to summarise")
     options = {"tolerance": tolerance, "resamples": resamples, "seed": seed, "confidence": confidence}
     given, counts = _all_signs(comparisons, scores), None if tokens is None else aligned(comparisons, tokens, "tokens")
-    cases = [_case(c, given[n], counts[n] if counts else None) for n, c in enumerate(comparisons)]
+    texts = [json.dumps(comparison.prompt) for comparison in comparisons]
+    numbers = {text: n for n, text in enumerate(sorted(set(texts)))}  # arrays of numbers are small
+    cases = [_case(c, numbers[texts[n]], given[n], counts[n] if counts else None) for n, c in enumerate(comparisons)]
     cases.sort(key=lambda case: case.comparison.id)  # so that resamples do not depend on the order given
     names = sorted({c.subset for c in comparisons})
     subsets = {s: _report([case for case in cases if case.comparison.subset == s], options) for s in names}
@@ -248,22 +250,22 @@ def summary(
 
 @dataclass(frozen=True)
 class _Case:
-    """A comparison with its lengths by unit, and its wins (C, R) under the score and each null."""
+    """A comparison with the number of its prompt, its lengths by unit, and its wins (C, R) under score and nulls."""
 
     comparison: Comparison
-    prompt: str
+    prompt: int
     lengths: dict[str, tuple[Array, Array]]
     wins: dict[str, Array]
     ties: int
 
 
-def _case(comparison: Comparison, signs: Array, tokens: tuple[Array, Array] | None) -> _Case:
+def _case(comparison: Comparison, prompt: int, signs: Array, tokens: tuple[Array, Array] | None) -> _Case:
     chosen, rejected = (np.array([len(text) for text in side]) for side in (comparison.chosen, comparison.rejected))
     lengths = {"characters": (chosen, rejected)} | ({} if tokens is None else {"tokens": tokens})
     wins = {"score": _wins(comparison, signs)}
     for unit, (a, b) in lengths.items():
         wins |= {f"shorter ({unit})": win_table(comparison, -a, -b), f"longer ({unit})": win_table(comparison, a, b)}
-    return _Case(comparison, json.dumps(comparison.prompt), lengths, wins, int(np.sum(signs == 0)))
+    return _Case(comparison, prompt, lengths, wins, int(np.sum(signs == 0)))
 
 
 def _report(cases: list[_Case], options: dict[str, Any]) -> dict[str, Any]:

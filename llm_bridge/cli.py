@@ -10,7 +10,7 @@ import importlib.util
 import math
 import os
 import sys
-from collections.abc import Callable
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +19,16 @@ from llm_bridge.pairs import FORMATS, HUB, Problem, read_comparisons
 if TYPE_CHECKING:
     from llm_bridge.model import CausalLM
     from llm_bridge.scorers import Scorer
-    from llm_bridge.scoring import Results
+    from llm_bridge.scoring import Plan, Results
+    from llm_bridge.workers import Workers
 
 __all__ = ["add_score"]
 
 METHODS = ("endogenous", "verifier", "pointwise", "pairwise", "reward-model")
-REWARD_OPTIONS = ("reference", "alpha", "gauge", "terminal", "truncate")
+REWARD_OPTIONS = {"reference": None, "alpha": 1.0, "gauge": "logits", "terminal": "zero", "truncate": False}
+REWARD_OPTIONS |= {"eos": None, "html": 20}
+"""Options of the endogenous reward alone, and what they are where they are not given."""
+
 SHOWN = 10
 
 
@@ -47,6 +51,9 @@ def add_score(commands: Any) -> None:
     how.add_argument("--gauge", choices=("logits", "logprob"), help="default logits")
     how.add_argument("--terminal", choices=("zero", "bootstrap"), help="value after the last token (default zero)")
     how.add_argument("--system", metavar="TEXT|FILE", help="system prompt of every comparison; '' for none")
+    how.add_argument(
+        "--separator", metavar="TEXT", help="between system, prompt and response in plain text (a blank line)"
+    )
     how.add_argument("--plain", action="store_true", help="texts, even if the tokenizer has a chat template")
     how.add_argument("--chat-template", type=Path, metavar="FILE", help="instead of the tokenizer's own")
     how.add_argument(
@@ -54,7 +61,9 @@ def add_score(commands: Any) -> None:
         action=argparse.BooleanOptionalAction,
         help="reward the token that ends a response (default: in a chat template, not in plain text)",
     )
-    how.add_argument("--truncate", action="store_true", help="cut responses to the context instead of leaving them out")
+    how.add_argument(
+        "--truncate", action="store_true", default=None, help="cut responses to the context instead of leaving them out"
+    )
 
     machine = score.add_argument_group(
         "machine (several processes: torchrun --no-python --nproc-per-node N endorm score …)"
@@ -65,9 +74,7 @@ def add_score(commands: Any) -> None:
     machine.add_argument("--device-map", help="'auto' spreads a model over several GPUs and the CPU")
 
     report = score.add_argument_group("report")
-    report.add_argument(
-        "--html", type=int, default=20, metavar="N", help="comparisons shown token by token (default 20)"
-    )
+    report.add_argument("--html", type=int, metavar="N", help="comparisons shown token by token (default 20)")
     report.add_argument("--tolerance", type=float, default=0.1, help="of matched lengths (default 0.1)")
     report.add_argument("--confidence", type=float, default=0.95, help="of the intervals (default 0.95)")
     report.add_argument("--resamples", type=int, default=2000, help="of the bootstrap (default 2000)")
@@ -75,10 +82,19 @@ def add_score(commands: Any) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
+    from theory.cli import check_alpha
+
     for name in ("limit", "batch_tokens", "resamples"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')}={value}: must be at least 1")
+    given = [name for name in REWARD_OPTIONS if getattr(arguments, name) is not None]
+    if arguments.method != "endogenous" and given:
+        raise ValueError(f"--{given[0]} is not read by --method {arguments.method}")
+    for name, value in REWARD_OPTIONS.items():
+        if name not in given:
+            setattr(arguments, name, value)
+    check_alpha(arguments.alpha)
     if arguments.html < 0:
         raise ValueError(f"--html={arguments.html}: must be at least 0")
     if not 0 <= arguments.tolerance < math.inf:
@@ -87,9 +103,6 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--confidence={arguments.confidence:g}: must be between 0 and 1")
     if not 0 <= arguments.seed < 2**63:
         raise ValueError(f"--seed={arguments.seed}: must be from 0 to 2^63 - 1")
-    given = [name for name in REWARD_OPTIONS if getattr(arguments, name) not in (None, False)]
-    if arguments.method != "endogenous" and given:
-        raise ValueError(f"--{given[0]} is not read by --method {arguments.method}")
     if arguments.gauge == "logprob" and arguments.terminal == "bootstrap":
         raise ValueError("--terminal=bootstrap: in the logprob gauge nothing is added at the end; use --gauge logits")
     if arguments.plain and arguments.chat_template is not None:
@@ -117,23 +130,38 @@ def _score(arguments: argparse.Namespace) -> int:
     from llm_bridge.workers import workers
 
     with workers() as group:
-        say: Callable[..., None] = print if group.first else lambda *texts, **options: None
         scorer, lm, facts = _scorer(arguments)
         files = {name: None if name.startswith(HUB) else scoring.digest(Path(name)) for name in arguments.pairs}
         given = {name: getattr(arguments, name) for name in ("format", "limit", "batch_tokens")}
         facts = {"version": __version__} | facts | given | {"pairs": files}
-        scoring.same_run(arguments.out, facts, group)
-        work = scoring.plan(scorer, comparisons, arguments.batch_tokens, progress=group.first)
-        if not work.requests:
-            _list([*problems, *work.problems], say)
-            raise ValueError("nothing could be scored")
-        results = scoring.run(scorer, work, arguments.out, group, progress=group.first)
-        problems += results.problems
-        if group.first:
+        with scoring.claimed(arguments.out, facts, group):
+            work = scoring.plan(scorer, comparisons, arguments.batch_tokens, progress=group.first)
+            started = time.monotonic()
+            tokens = _run(scorer, work, arguments, group)
+            seconds = time.monotonic() - started
+            if not group.first:
+                group.wait()  # a launcher stops all when one of them ends with a code
+                return 0
+            results = scoring.results(arguments.out, work)
+            problems += results.problems
             _report(arguments, scorer, lm, facts, results, problems)
-        _list(problems, say)
-        group.wait()  # a launcher stops all when one of them ends with a code
-        return 1 if problems and group.first else 0
+            speed = f"{tokens:,} tokens in {seconds:.1f} s, {tokens / seconds:,.0f} tokens/s"
+            print(f"{speed if tokens else 'nothing was left to score'}; summary.json and report in {arguments.out}")
+            _list(problems)
+            group.wait()
+    return 1 if problems else 0
+
+
+def _run(scorer: Scorer, work: Plan, arguments: argparse.Namespace, group: Workers) -> int:
+    import torch
+
+    from llm_bridge import scoring
+
+    try:
+        return scoring.run(scorer, work, arguments.out, group, progress=group.first)
+    except torch.OutOfMemoryError:
+        size = arguments.batch_tokens
+        raise ValueError(f"--batch-tokens={size}: out of memory; give fewer, and another --out") from None
 
 
 def _scorer(arguments: argparse.Namespace) -> tuple[Scorer, CausalLM, dict[str, Any]]:
@@ -146,11 +174,15 @@ def _scorer(arguments: argparse.Namespace) -> tuple[Scorer, CausalLM, dict[str, 
     load = load_reward_model if arguments.method == "reward-model" else load_model
     lm = load(arguments.model, **options)
     if arguments.chat_template is not None:
-        lm.tokenizer.chat_template = arguments.chat_template.read_text(encoding="utf-8")
+        lm.tokenizer.chat_template = _read(arguments.chat_template, "--chat-template")
     chat, system = bool(lm.tokenizer.chat_template) and not arguments.plain, _system(arguments.system)
-    conversation = scorers.Conversation(lm, chat, system, arguments.eos)
-    facts: dict[str, Any] = {"method": arguments.method, "model": lm.name, "weights": fingerprint(lm.model)}
+    if chat and arguments.separator is not None:
+        raise ValueError("--separator is not read in a chat template; add --plain")
+    separator = {} if arguments.separator is None else {"separator": arguments.separator}
+    conversation = scorers.Conversation(lm, chat, system, arguments.eos, **separator)
+    facts: dict[str, Any] = {"method": arguments.method, "model": lm.name, "weights": fingerprint(lm)}
     facts |= {"dtype": arguments.dtype, "chat": chat, "system": system, "eos": conversation.ends}
+    facts |= {"separator": None if chat else conversation.separator}
     facts |= {"chat_template": lm.tokenizer.chat_template if chat else None}
     if arguments.method == "reward-model":
         return scorers.RewardModel(lm, conversation), lm, facts
@@ -162,23 +194,35 @@ def _scorer(arguments: argparse.Namespace) -> tuple[Scorer, CausalLM, dict[str, 
         }
         reward = EndogenousReward(lm, batch_tokens=arguments.batch_tokens)
         return judges[arguments.method](reward, conversation), lm, facts
-    given = {name: getattr(arguments, name) for name in ("alpha", "gauge", "terminal")}
-    how: dict[str, Any] = {"alpha": 1.0, "gauge": "logits", "terminal": "zero"}
-    how |= {name: value for name, value in given.items() if value is not None}
+    how = {name: getattr(arguments, name) for name in ("alpha", "gauge", "terminal")}
     reward = EndogenousReward(lm, **how, batch_tokens=arguments.batch_tokens)
     facts |= how | {"truncate": arguments.truncate}
     reference = None
     if arguments.reference is not None:
         anchor = load_model(arguments.reference, **options)
         reference = EndogenousReward(anchor, batch_tokens=arguments.batch_tokens, end_tokens=())
-        facts |= {"reference": anchor.name, "reference_weights": fingerprint(anchor.model)}
+        facts |= {"reference": anchor.name, "reference_weights": fingerprint(anchor)}
     return scorers.Endogenous(reward, conversation, reference, truncate=arguments.truncate), lm, facts
 
 
 def _system(text: str | None) -> str | None:
-    if text is None or not text or len(text) > 1000 or not os.path.isfile(text):
+    """A text, or what the file of that name holds."""
+    if not text or (any(c.isspace() for c in text) and not os.path.isfile(text)):
         return text
-    return Path(text).read_text(encoding="utf-8").strip()
+    looks_like_a_path = os.sep in text or Path(text).suffix != "" or os.path.isdir(text)
+    if os.path.isfile(text) or looks_like_a_path:
+        return _read(Path(text), "--system")
+    return text
+
+
+def _read(path: Path, option: str) -> str:
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{option}={path}: cannot be read ({error})") from None
+    if not text:
+        raise ValueError(f"{option}={path}: the file is empty")
+    return text
 
 
 def _report(
@@ -186,41 +230,41 @@ def _report(
     problems: list[Problem],
 ) -> None:  # fmt: skip
     """Write summary, HTML and domain matrix, and print the table."""
-    from llm_bridge import accuracy, report
+    from llm_bridge import accuracy, report, scoring
     from theory import plot
     from theory.verify import write_json
 
+    left_out = [{"place": str(problem.place), "message": problem.message} for problem in problems]
+    cut = {key[0] for key, record in results.records.items() if record.get("cut")}
+    summary = {"run": run, "comparisons": len(results.comparisons), "comparisons_cut": len(cut), "left_out": left_out}
+    write_json(arguments.out / "summary.json", summary)
+    if not results.comparisons:
+        _list(problems)
+        raise ValueError("nothing could be scored")
     keys, records = list(results.records), list(results.records.values())
     options = {name: getattr(arguments, name) for name in ("tolerance", "resamples", "seed", "confidence")}
-    tokens = {key: record["tokens"] for key, record in results.records.items() if "tokens" in record} or None
+    # lengths are those of the whole responses, not of what was left of them
+    tokens = {key: r["tokens"] + r.get("cut", 0) for key, r in results.records.items() if "tokens" in r} or None
     scores = {
         name: accuracy.summary(results.comparisons, dict(zip(keys, values, strict=True)), tokens=tokens, **options)
         for name, values in scorer.columns(records).items()
     }
-    left_out = [{"place": str(problem.place), "message": problem.message} for problem in problems]
-    cut = sum(record.get("cut", 0) > 0 for record in records)
-    summary = {"run": run, "comparisons": len(results.comparisons), "responses_cut": cut, "left_out": left_out}
-    arguments.out.mkdir(parents=True, exist_ok=True)
     write_json(arguments.out / "summary.json", summary | {"scores": scores})
     main = next(iter(scores.values()))
     if "domains" in main:
         plot.save(report.domain_figure(main["domains"]), arguments.out, "domains")
+    page = arguments.out / "report.html"
+    page.unlink(missing_ok=True)
     if arguments.html and arguments.method == "endogenous":
         shown = results.comparisons[: arguments.html]
+        ids = {comparison.id for comparison in shown}
+        whole = {key: r for key, r in scoring.read_records(arguments.out / scoring.RESPONSES) if key[0] in ids}
         facts = {name: str(run[name]) for name in SHOWN_FACTS if run.get(name) is not None}
-        title, path = f"Endogenous reward of {lm.name}", arguments.out / "report.html"
-        report.write_html(path, shown, results.records, lm.tokenizer, title=title, facts=facts)
+        report.write_html(page, shown, whole, lm.tokenizer, title=f"Endogenous reward of {lm.name}", facts=facts)
     print(f"{lm.name}, {arguments.method}, {'chat template' if run['chat'] else 'plain text'}")
     print("\n".join(table(scores)))
     if cut:
-        print(f"{cut} responses were cut to the context of {lm.name}")
-    if results.tokens:
-        speed = (
-            f"{results.tokens:,} tokens in {results.seconds:.1f} s, {results.tokens / results.seconds:,.0f} tokens/s"
-        )
-    else:
-        speed = "nothing was left to score"
-    print(f"{speed}; summary.json and report in {arguments.out}")
+        print(f"responses of {len(cut)} comparisons were cut to the context of {lm.name}")
 
 
 SHOWN_FACTS = ("model", "alpha", "gauge", "terminal", "chat", "eos", "system", "dtype")
@@ -248,10 +292,10 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _list(problems: list[Problem], say: Callable[..., None]) -> None:
+def _list(problems: list[Problem]) -> None:
     if problems:
-        say(f"{len(problems)} left out:", file=sys.stderr)
+        print(f"{len(problems)} left out:", file=sys.stderr)
         for problem in problems[:SHOWN]:
-            say(f"  {problem}", file=sys.stderr)
+            print(f"  {problem}", file=sys.stderr)
         if len(problems) > SHOWN:
-            say(f"  … and {len(problems) - SHOWN} more, in summary.json", file=sys.stderr)
+            print(f"  … and {len(problems) - SHOWN} more, in summary.json", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -111,7 +112,7 @@ def _load(
         except (OSError, SafetensorError) as error:
             remedy = "give a complete model folder" if local else "download it first or give a local folder"
             raise OSError(f"{name}: cannot be loaded ({first_line(error)}); {remedy}") from None
-        except (ValueError, KeyError, ImportError) as error:
+        except (ValueError, KeyError, ImportError, RuntimeError) as error:
             raise ValueError(
                 f"{name}: not a {KINDS[auto]} that can be used here ({first_line(error)}); give another model"
             ) from None
@@ -121,10 +122,18 @@ def _load(
             f"{name}: the checkpoint lacks {len(missing)} weights of a {type(model).__name__} ({missing[0]}, …); "
             f"give a checkpoint of a {KINDS[auto]}"
         )
+    if report["unexpected_keys"]:
+        unused = sorted(report["unexpected_keys"])
+        count = f"{len(unused)} weights of the checkpoint are not used ({unused[0]}, …)"
+        warnings.warn(f"{name}: {count}: it is not of this {type(model).__name__}", stacklevel=3)
     lm = CausalLM(model.eval(), tokenizer, Path(name).name if local else name)
     _require_own_tokenizer(lm)
     if device_map is None:
-        model.to(device or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"))
+        default = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+        try:
+            model.to(device or default)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"device={device or default!r}: {first_line(error)}; give another device") from None
     return lm
 
 
@@ -173,10 +182,10 @@ def _different(one: CausalLM, two: CausalLM) -> str:
     return f"{one.name} and {two.name}: different vocabularies"
 
 
-def fingerprint(model: Any) -> str:
-    """A hash of some entries of every weight: another checkpoint under the same name has another one."""
-    found = hashlib.sha256()
-    for name, weight in model.named_parameters():
+def fingerprint(lm: CausalLM) -> str:
+    """A hash of the vocabulary and some entries of every weight: another checkpoint of that name has another one."""
+    found = hashlib.sha256(repr(sorted(lm.tokenizer.get_vocab().items())).encode(errors="replace"))
+    for name, weight in lm.model.named_parameters():
         if weight.device.type != "meta":
             flat = weight.detach().flatten()
             found.update(name.encode() + flat[:: max(1, len(flat) // 64)][:64].double().cpu().numpy().tobytes())

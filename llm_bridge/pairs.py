@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
-HUB = "hub:"
+HUB, NEWLINE = "hub:", b"\n"
 
 __all__ = [
     "DSP_SYSTEMS",
@@ -97,13 +97,16 @@ def read_comparisons(
 ) -> tuple[list[Comparison], list[Problem]]:
     """Good comparisons of one or more sources and their problems, see `iter_comparisons`; at most `limit` of each.
 
-    An id that two sources have in common is a problem of the later row.
+    Files of the same name are told apart by their folders; an id that two sources have in common all the same is a
+    problem of the later row.
     """
     found: dict[str, Comparison] = {}
     problems = []
-    for source in sources:
+    names = [str(source) for source in sources]
+    stems = [_stem(name) for name in names]
+    for name, stem in zip(names, stems, strict=True):
         start = len(found)
-        for item in iter_comparisons(source, format):
+        for item in _items(name, stem if stems.count(stem) == 1 else _stem(name, 1), format):
             if isinstance(item, Problem):
                 problems.append(item)
             elif item.id in found:
@@ -130,19 +133,32 @@ def iter_comparisons(source: str | Path, format: str | None = None) -> Iterator[
     Raises:
         ValueError, OSError: an unknown format, none that can be guessed, or a source that cannot be read.
     """
-    name = str(source)
+    return _items(str(source), _stem(str(source)), format)
+
+
+def _stem(name: str, parents: int = 0) -> str:
+    """What a source is called in ids: its last part, and so many of the folders before it."""
+    path = Path(name.split(":")[1]) if name.startswith(HUB) else Path(name).with_suffix("")
+    return "/".join(path.parts[-1 - parents :])
+
+
+def _items(name: str, stem: str, format: str | None) -> Iterator[Comparison | Problem]:
     if format is not None and format not in FORMATS:
         raise ValueError(f"format {format!r}: must be one of {', '.join(FORMATS)}")
-    rows, read = _hub_rows(name) if name.startswith(HUB) else _rows(Path(source)), []
+    rows, read, wrong = _hub_rows(name) if name.startswith(HUB) else _rows(Path(name)), [], []
     try:
-        for row in rows:  # up to the first object: what is wrong with the whole file is raised here and not later
+        for row in rows:  # up to the first good object: what is wrong with the whole file is raised here and not later
             read.append(row)
-            if isinstance(row[1], dict):
+            try:
+                format = format or guess_format(row[1])
                 break
-        format = format or guess_format(read[-1][1] if read else None)
+            except ValueError as error:
+                why = str(row[1] if isinstance(row[1], ValueError) else error)
+                wrong.append(str(Problem(Place(name, row[0], len(read) - 1), why)))
+        if format is None:
+            raise ValueError("no JSON object to guess the format from")
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
-    stem = name.split(":")[1].split("/")[-1] if name.startswith(HUB) else Path(source).stem
+        raise ValueError(wrong[0] if wrong else f"{name}: {error}") from None
     return _comparisons(name, stem, chain(read, rows), FORMATS[format])
 
 
@@ -177,7 +193,12 @@ def _rows(path: Path) -> Iterator[_Row]:
         start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
         file.seek(0)
         if start[:1] == b"[" and path.suffix != ".jsonl":
-            yield from _list_rows(file.read().decode("utf-8-sig"))
+            whole = file.read()
+            try:
+                text = whole.decode("utf-8-sig")
+            except UnicodeDecodeError as error:
+                raise ValueError(f"line {whole.count(NEWLINE, 0, error.start) + 1}: {error}") from None
+            yield from _list_rows(text)
             return
         for number, line in enumerate(file, start=1):
             try:
@@ -347,7 +368,8 @@ def _text(row: dict[str, Any], field: str, where: str = "") -> str:
         raise ValueError(f"{where}{field} must be text, got {_show(text)}")
     if not text.strip():
         raise ValueError(f"{where}{field} is empty")
-    text.encode()  # half a surrogate pair is no text: UnicodeEncodeError, which says so
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        raise ValueError(f"{where}{field} holds half a surrogate pair, which is no text")
     return text
 
 

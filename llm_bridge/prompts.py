@@ -8,61 +8,64 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeAlias
 
 from llm_bridge.model import encode, first_line
 
-__all__ = ["PAIRWISE", "POINTWISE", "VERIFIER", "Prompt", "Question", "as_text", "split_text", "split_turn"]
+__all__ = ["PAIRWISE", "POINTWISE", "VERIFIER", "Prompt", "Question", "as_text", "prompt_ids", "response_ids"]
 
 Prompt: TypeAlias = str | Sequence[Mapping[str, Any]]
 """A text, or a conversation: messages with ``role`` and ``content``."""
 
 
-def split_text(
-    tokenizer: Any, prompt: str, response: str, names: tuple[str, str] = ("prompt", "response")
-) -> tuple[list[int], list[int]]:
-    """Ids of two texts: the prompt's with the special tokens that go before a text, the response's with none."""
-    return _encode(tokenizer, prompt, names[0], first=True), _encode(tokenizer, response, names[1])
-
-
-def split_turn(
-    tokenizer: Any, messages: Sequence[Mapping[str, Any]], response: str, name: str = "prompt with response"
-) -> tuple[list[int], list[int]]:
-    """Ids of the conversation with the generation prompt, and those that it has more with the assistant's turn."""
-    render = partial(tokenizer.apply_chat_template, tokenize=True, return_dict=True)
-    try:
-        before = list(render(list(messages), add_generation_prompt=True)["input_ids"])
-        whole = list(render([*messages, {"role": "assistant", "content": response}])["input_ids"])
-    except Exception as error:  # templates raise what they like
-        raise ValueError(f"{name}: the chat template refuses them ({first_line(error)})") from None
-    part = next((k for k, a in enumerate(before) if whole[k : k + 1] != [a]), len(before))
-    if part < len(before):
-        one, two = (f"{tokenizer.decode(ids[part : part + 4])!r} {ids[part : part + 4]}" for ids in (before, whole))
-        where = f"from token {part} on: the prompt alone has {one}, with the response {two}"
-        raise ValueError(f"{name}: the chat template rewrites the prompt {where}; score_ids takes any split")
-    return before, whole[part:]
-
-
-def _encode(tokenizer: Any, text: str, name: str, *, first: bool = False) -> list[int]:
-    """Ids of the text; of the `first` one with the special tokens that are put before a text, not those after it."""
-    try:
-        plain = encode(tokenizer, text, special_tokens=False)
-        whole = encode(tokenizer, text) if first else plain
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+def prompt_ids(tokenizer: Any, prompt: Prompt, name: str = "prompt") -> list[int]:
+    """Ids of a text with the special tokens that go before one, or of a conversation with its generation prompt."""
+    if not isinstance(prompt, str):
+        return _render(tokenizer, list(prompt), name, add_generation_prompt=True)
+    plain, whole = _encode(tokenizer, prompt, name), _encode(tokenizer, prompt, name, special_tokens=True)
     if not plain:
         return whole[:1] if whole[:1] == [tokenizer.bos_token_id] else []
+    # special tokens that the tokenizer puts after a text do not go before a response
     starts = range(len(whole) - len(plain) + 1)
     return next((whole[: k + len(plain)] for k in starts if whole[k : k + len(plain)] == plain), whole)
 
 
-def as_text(prompt: Prompt, system: str | None = None) -> str:
+def response_ids(
+    tokenizer: Any, prompt: Prompt, before: Sequence[int], response: str, name: str = "response"
+) -> list[int]:
+    """Ids of a response after those of its prompt: of the text alone, or all that the assistant's turn adds to them."""
+    if isinstance(prompt, str):
+        return _encode(tokenizer, response, name)
+    whole = _render(tokenizer, [*prompt, {"role": "assistant", "content": response}], name)
+    part = next((k for k, a in enumerate(before) if whole[k : k + 1] != [a]), len(before))
+    if part < len(before):
+        tails = (list(ids)[part : part + 4] for ids in (before, whole))
+        one, two = (f"{tokenizer.decode(ids)!r} {ids}" for ids in tails)
+        where = f"from token {part} on: the prompt alone has {one}, with the response {two}"
+        raise ValueError(f"{name}: the chat template rewrites the prompt {where}; score_ids takes any split")
+    return whole[part:]
+
+
+def _encode(tokenizer: Any, text: str, name: str, *, special_tokens: bool = False) -> list[int]:
+    try:
+        return encode(tokenizer, text, special_tokens=special_tokens)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _render(tokenizer: Any, messages: list[Any], name: str, **options: Any) -> list[int]:
+    try:
+        return list(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)["input_ids"])
+    except Exception as error:  # templates raise what they like
+        raise ValueError(f"{name}: the chat template refuses it ({first_line(error)})") from None
+
+
+def as_text(prompt: Prompt, system: str | None = None, separator: str = "\n\n") -> str:
     """A conversation in one text: of several messages, each begins with its role; a system prompt goes before all."""
     if not isinstance(prompt, str):
         lines = [f"{message['role']}: {message['content']}" for message in prompt]
         prompt = str(prompt[0]["content"]) if len(prompt) == 1 else "\n\n".join(lines)
-    return prompt if system is None else f"{system}\n\n{prompt}"
+    return prompt if system is None else f"{system}{separator}{prompt}"
 
 
 @dataclass(frozen=True)

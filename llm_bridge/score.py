@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from llm_bridge.head import TokenStatistics, call, evaluation, find_head, token_statistics
 from llm_bridge.model import CausalLM, require_same_tokenizer
-from llm_bridge.prompts import Prompt, split_text, split_turn
+from llm_bridge.prompts import Prompt, prompt_ids, response_ids
 from llm_bridge.tree import require_integer
 from theory.arrays import require_positive
 from theory.reward import Gauge, Terminal
@@ -87,7 +87,8 @@ class EndogenousReward:
         tokenizer: its tokenizer; `None` will do for `score_ids`.
         alpha: temperature ``α``, reward units.
         gauge: ``"logits"`` or ``"logprob"``, as in `theory.reward.endogenous_reward`.
-        terminal: value after the last token: ``"zero"``, or ``"bootstrap"`` for the model's own there.
+        terminal: value after the last token: ``"zero"``, or ``"bootstrap"`` for the model's own there, where a response
+            stops without an end token.
         batch_tokens: tokens in one pass of the model, padding included; what is longer goes alone.
         end_tokens: ids after which nothing is rewarded; `None` for those of tokenizer and generation configuration.
 
@@ -132,8 +133,9 @@ class EndogenousReward:
         return self._score_encoded(prompts, responses, eos)
 
     def encode(
-        self, prompt: Prompt, response: str, *, eos: bool, names: tuple[str, str] = ("prompt", "response")
-    ) -> tuple[list[int], list[int]]:
+        self, prompt: Prompt, response: str, *, eos: bool, names: tuple[str, str] = ("prompt", "response"),
+        before: list[int] | None = None,
+    ) -> tuple[list[int], list[int]]:  # fmt: skip
         """Token ids of prompt and response, as they are scored.
 
         Texts are tokenised each by itself, so that no token spans the join: the prompt has the special tokens that the
@@ -141,24 +143,29 @@ class EndogenousReward:
 
         Of a conversation, the prompt is the chat template's text with the generation prompt, and the response all that
         the template adds for the assistant's turn, up to the first of `end_tokens`, which stays if `eos`. The prompt's
-        ids must be a prefix of the whole's.
+        ids must be a prefix of the whole's. `before` are the prompt's ids where they are known.
+
+        A response whose own text goes on after an end token is refused: all that follows would be without reward.
         """
         tokenizer = self.lm.tokenizer
         if tokenizer is None:
             raise ValueError(f"{self.lm.name} was given without a tokenizer; use score_ids")
-        if isinstance(prompt, str):
-            if eos and tokenizer.eos_token_id is None:
-                raise ValueError(
-                    f"eos=True: the tokenizer of {self.lm.name} has no end-of-sequence token; use eos=False"
-                )
-            before, answer = split_text(tokenizer, prompt, response, names)
-            return before, [*answer, tokenizer.eos_token_id] if eos else answer
-        if not tokenizer.chat_template:
+        text = isinstance(prompt, str)
+        if text and eos and tokenizer.eos_token_id is None:
+            raise ValueError(f"eos=True: the tokenizer of {self.lm.name} has no end-of-sequence token; use eos=False")
+        if not text and not tokenizer.chat_template:
             raise ValueError(
                 f"{names[0]}: messages, and the tokenizer of {self.lm.name} has no chat template; use texts"
             )
-        before, answer = split_turn(tokenizer, prompt, response, " with ".join(names))
-        return before, answer if eos else answer[: self._end(answer)]
+        before = prompt_ids(tokenizer, prompt, names[0]) if before is None else before
+        answer = response_ids(tokenizer, prompt, before, response, names[1])
+        own = answer if text else response_ids(tokenizer, "", (), response, names[1])
+        if self._end(own) < len(own) - 1:
+            end = tokenizer.convert_ids_to_tokens(own[self._end(own)])
+            raise ValueError(f"{names[1]}: its text goes on after the end token {end!r}; take it out, or use score_ids")
+        if text:
+            return before, [*answer, tokenizer.eos_token_id] if eos and self._end(own) == len(own) else answer
+        return before, answer[: self._end(answer) + eos]
 
     def _score_encoded(self, prompts: Sequence[Prompt], responses: Sequence[str], eos: bool) -> list[Score]:
         self._require(prompts, responses)
@@ -174,8 +181,9 @@ class EndogenousReward:
         self._require(prompt_ids, response_ids)
         prompts = [np.asarray(ids, dtype=np.int64) for ids in prompt_ids]
         answers = [np.asarray(ids[: self._end(ids) + 1], dtype=np.int64) for ids in response_ids]
-        ahead = int(self.terminal == "bootstrap")  # the state after the last token is read, or its token not even fed
-        rows = [np.append(p, a[: len(a) - 1 + ahead]) for p, a in zip(prompts, answers, strict=True)]
+        # whether the state after the last token is read; if not, that token is not even fed
+        ahead = [int(self.terminal == "bootstrap" and self._end(a) == len(a)) for a in answers]
+        rows = [np.append(p, a[: len(a) - 1 + more]) for p, a, more in zip(prompts, answers, ahead, strict=True)]
         for i, row in enumerate(rows):
             self._require_ids(f"prompts[{i}]", prompts[i])
             self._require_ids(f"responses[{i}]", answers[i])
@@ -183,7 +191,7 @@ class EndogenousReward:
                 need = f"prompt and response need {len(row)} positions, {self.lm.name} has {self.lm.context}"
                 raise ValueError(f"responses[{i}]: {need}; shorten them")
         states = [np.arange(len(p) - 1, len(row)) for p, row in zip(prompts, rows, strict=True)]
-        tokens = [np.pad(a, (0, ahead)) for a in answers]  # after the last one: any token
+        tokens = [np.pad(a, (0, more)) for a, more in zip(answers, ahead, strict=True)]  # after the last one: any
         found = self._read(rows, states, tokens, progress)
         return [self._score(*of_one) for of_one in zip(prompts, answers, found, strict=True)]
 
@@ -290,7 +298,8 @@ def aggregate(
     """One number for each response from its sums, arrays ``(n,)``; reward units.
 
     ``"sum"`` is the paper's ``r(τ)``, ``"mean"`` the same by token, ``"logprob"`` ``α log π(τ)``: the sum without soft
-    values, and ``"anchored"`` ``α log π(τ)/π_ref(τ)``.
+    values, and ``"anchored"`` ``α log π(τ)/π_ref(τ)``. The mean ranks responses of different lengths by the gauge: a
+    constant added to all logits changes it, since ``V(s₁)`` is divided too; in gauge ``"logprob"`` it does not.
     """
     if how == "anchored":
         return np.asarray(alpha * (log_prob - reference_log_prob))

@@ -17,7 +17,7 @@ from llm_bridge.accuracy import PAIR
 from llm_bridge.head import call, device_of, evaluation
 from llm_bridge.model import CausalLM, encode, require_same_tokenizer
 from llm_bridge.pairs import Comparison, Key
-from llm_bridge.prompts import PAIRWISE, POINTWISE, VERIFIER, Prompt, Question, as_text, split_text, split_turn
+from llm_bridge.prompts import PAIRWISE, POINTWISE, VERIFIER, Prompt, Question, as_text, prompt_ids, response_ids
 from llm_bridge.score import Aggregation, EndogenousReward, aggregate
 
 __all__ = [
@@ -73,15 +73,16 @@ class Scorer(Protocol):
 class Conversation:
     """How a comparison is put to a model: in its tokenizer's chat template, or (`chat` false) as plain text.
 
-    Plain: system prompt, prompt and response, a blank line between them. `system` replaces every comparison's own, and
-    an empty one leaves it out. An
-    end-of-turn or end-of-sequence token is part of the response if `eos`; `None`: in the chat template only.
+    Plain: system prompt, prompt and response, `separator` after each of the first two. `system` replaces every
+    comparison's own, and an empty one leaves it out. An end-of-turn or end-of-sequence token is part of the response if
+    `eos`; `None`: in the chat template only.
     """
 
     lm: CausalLM
     chat: bool
     system: str | None = None
     eos: bool | None = None
+    separator: str = "\n\n"
 
     @property
     def ends(self) -> bool:
@@ -97,7 +98,7 @@ class Conversation:
                 raise ValueError(
                     f"prompt: {several}, and {self.lm.name} is given plain text: a chat template is needed"
                 )
-            return as_text(comparison.prompt, system) + "\n\n"
+            return as_text(comparison.prompt, system, self.separator) + self.separator
         turns: Prompt = comparison.prompt
         if isinstance(turns, str):
             turns = [{"role": "user", "content": turns}]
@@ -130,10 +131,10 @@ class Endogenous:
 
     def requests(self, comparison: Comparison) -> list[Request]:
         """One for each response."""
-        prompt, requests = self.conversation.prompt(comparison), []
+        prompt, requests, before = self.conversation.prompt(comparison), [], None
         for key, text in comparison.responses():
-            names = "prompt", f"{key[1]}[{key[2]}]"
-            before, answer = self.reward.encode(prompt, text, eos=self.conversation.ends, names=names)
+            names, ends = ("prompt", f"{key[1]}[{key[2]}]"), self.conversation.ends
+            before, answer = self.reward.encode(prompt, text, eos=ends, names=names, before=before)
             kept = self._fitting(before, answer, names[1])
             facts = {"tokens": len(kept)} | ({"cut": len(answer) - len(kept)} if self.truncate else {})
             requests.append(Request(key, (_ids(before), _ids(kept)), facts))
@@ -195,7 +196,9 @@ class Judge:
             raise ValueError(f"{reward.lm.name}: no token tells the answers {words} apart; use another --method")
 
     def _encode(self, text: str, answer: str) -> tuple[list[int], list[int]]:
-        prompt: Prompt = [{"role": "user", "content": text}] if self.conversation.chat else text + "\n\n"
+        prompt: Prompt = (
+            [{"role": "user", "content": text}] if self.conversation.chat else text + self.conversation.separator
+        )
         return self.reward.encode(prompt, answer, eos=False)
 
     def _row(self, name: str, **texts: str) -> np.ndarray:
@@ -304,12 +307,10 @@ class RewardModel:
     def requests(self, comparison: Comparison) -> list[Request]:
         """One for each response; the whole conversation, with the token that ends it in a chat template."""
         prompt, requests = self.conversation.prompt(comparison), []
+        before = prompt_ids(self.lm.tokenizer, prompt)
         for key, text in comparison.responses():
-            name, tokenizer = f"{key[1]}[{key[2]}]", self.lm.tokenizer
-            if isinstance(prompt, str):
-                before, answer = split_text(tokenizer, prompt, text)
-            else:
-                before, answer = split_turn(tokenizer, prompt, text)
+            name = f"{key[1]}[{key[2]}]"
+            answer = response_ids(self.lm.tokenizer, prompt, before, text, name)
             row = _ids([*before, *answer])
             if self.lm.context is not None and len(row) > self.lm.context:
                 raise ValueError(f"{name}: {len(row)} tokens, {self.lm.name} has {self.lm.context} positions")

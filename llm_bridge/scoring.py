@@ -7,14 +7,16 @@ after any number of interruptions on one machine.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
-from typing import Any
+from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
@@ -24,9 +26,10 @@ from llm_bridge.scorers import Record, Request, Scorer
 from llm_bridge.workers import Workers
 from theory.files import replacing
 
-__all__ = ["Plan", "Results", "digest", "plan", "read_records", "run", "same_run"]
+__all__ = ["Plan", "Results", "claimed", "digest", "plan", "read_records", "results", "run"]
 
-RESPONSES, RUN = "responses.jsonl", "run.json"
+RESPONSES, RUN, LOCK = "responses.jsonl", "run.json", "run.lock"
+IDENTITY = ("id", "role", "index")
 
 
 @dataclass(frozen=True)
@@ -55,48 +58,42 @@ def plan(scorer: Scorer, comparisons: Sequence[Comparison], batch_tokens: int, *
 
 @dataclass(frozen=True)
 class Results:
-    """What is known at the end: comparisons that were scored, all their records by key, problems, and the speed."""
+    """What is known at the end: comparisons that were scored, records by key without arrays, problems."""
 
     comparisons: list[Comparison]
     records: dict[Key, Record]
     problems: list[Problem]
-    tokens: int
-    seconds: float
 
 
-def run(scorer: Scorer, work: Plan, folder: Path, workers: Workers, *, progress: bool = True) -> Results:
+def run(scorer: Scorer, work: Plan, folder: Path, workers: Workers, *, progress: bool = True) -> int:
     """Score what is not yet in `folder`, each process into a file of its own, and put all lines in order at the end.
 
     A line is written as soon as its batch is scored. Raises what the model raises, apart from ValueError: a request
-    that is refused gets a line that says why, and its comparison becomes a problem.
+    that is refused gets a line that says why. Returns the number of tokens that were still to read, by all processes.
     """
     own = folder / (RESPONSES if workers.first else f"responses.{workers.rank}.jsonl")
     done = {key for path in _shards(folder) for key, _ in _lines(path)}
     _cut_last_line(own)
     workers.wait()  # nobody writes before all have read
     todo = [batch for batch in work.batches if any(work.requests[i].key not in done for i in batch)]
-    share = [batch for n, batch in enumerate(todo) if n % workers.size == workers.rank]
-    tokens, started = (
-        [sum(work.requests[i].size for batch in some for i in batch) for some in (share, todo)],
-        monotonic(),
-    )
+    share = todo[workers.rank :: workers.size]
+    sizes = [sum(work.requests[i].size for batch in some for i in batch) for some in (share, todo)]
     with (
         own.open("ab") as file,
-        tqdm(total=tokens[0], desc="scoring", unit="tok", unit_scale=True, disable=None if progress else True) as bar,
+        tqdm(total=sizes[0], desc="scoring", unit="tok", unit_scale=True, disable=None if progress else True) as bar,
     ):
         for batch in share:
             requests = [work.requests[i] for i in batch]
             for request, record in zip(requests, _records(scorer, requests), strict=True):
-                identity = dict(zip(("id", "role", "index"), request.key, strict=True))
+                identity = dict(zip(IDENTITY, request.key, strict=True))
                 file.write(json.dumps(identity | record, ensure_ascii=False, allow_nan=False).encode() + b"\n")
             file.flush()
             bar.update(sum(request.size for request in requests))
-    seconds = monotonic() - started
     workers.wait()
     if workers.first:
         _merge(folder, work)
     workers.wait()
-    return _results(folder, work, tokens[1], seconds)
+    return sizes[1]
 
 
 def _records(scorer: Scorer, requests: list[Request]) -> list[Record]:
@@ -132,16 +129,19 @@ def _merge(folder: Path, work: Plan) -> None:
             path.unlink()
 
 
-def _results(folder: Path, work: Plan, tokens: int, seconds: float) -> Results:
-    records = dict(read_records(folder / RESPONSES))
+def results(folder: Path, work: Plan) -> Results:
+    """What a finished run has found; a comparison with a refused response is a problem."""
+    records: dict[Key, Record] = {}
     refused: dict[str, str] = {}
-    for (identity, _, _), record in records.items():
+    for key, record in read_records(folder / RESPONSES):
         if "error" in record:
-            refused.setdefault(identity, record["error"])
+            refused.setdefault(key[0], record["error"])
+        records[key] = {name: value for name, value in record.items() if not isinstance(value, list)}
     problems = [Problem(c.place, refused[c.id]) for c in work.comparisons if c.id in refused]
     kept = [c for c in work.comparisons if c.id not in refused]
-    records = {key: record for key, record in records.items() if key[0] not in refused}
-    return Results(kept, records, [*work.problems, *problems], tokens, seconds)
+    return Results(
+        kept, {key: record for key, record in records.items() if key[0] not in refused}, [*work.problems, *problems]
+    )
 
 
 def _shards(folder: Path) -> list[Path]:
@@ -149,22 +149,34 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def read_records(path: Path) -> Iterator[tuple[Key, Record]]:
-    """Keys and records of a file of lines, those of a line that was not finished left out."""
-    with path.open("rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                record = json.loads(line)
-                yield (record.pop("id"), record.pop("role"), record.pop("index")), record
+    """Keys and whole records of a file of lines; a last line that was not finished is none.
+
+    Raises:
+        ValueError: a line is not one of a run.
+
+    """
+    for key, _, record in _read(path):
+        yield key, {name: value for name, value in record.items() if name not in IDENTITY}
 
 
 def _lines(path: Path) -> Iterator[tuple[Key, int]]:
     """Keys of a file of lines, and where each begins."""
+    for key, start, _ in _read(path):
+        yield key, start
+
+
+def _read(path: Path) -> Iterator[tuple[Key, int, Record]]:
     start = 0
     with path.open("rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
                 record = json.loads(line)
-                yield (record["id"], record["role"], record["index"]), start
+                key = record["id"], record["role"], record["index"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{path}:{number}: not a line of a run ({error!r}): give another --out") from None
+            yield key, start, record
             start += len(line)
 
 
@@ -178,23 +190,50 @@ def _cut_last_line(path: Path) -> None:
             file.truncate(end)
 
 
-def same_run(folder: Path, facts: Mapping[str, Any], workers: Workers) -> None:
-    """Note in `folder` what is run there, or raise ValueError if it was something else."""
-    path, written = folder / RUN, json.loads(json.dumps(facts))
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        for name in [*written, *before]:
-            if before.get(name) != written.get(name):
-                was, now = (json.dumps(x.get(name), ensure_ascii=False) for x in (before, written))
-                raise ValueError(f"{folder} has a run with {name} = {was}, not {now}: give another --out, or remove it")
-    elif _shards(folder):
-        raise ValueError(f"{folder} has a {RESPONSES} and no {RUN}: give another --out")
+@contextmanager
+def claimed(folder: Path, facts: Mapping[str, Any], workers: Workers) -> Iterator[None]:
+    """The folder for this run alone, which is noted in it; ValueError if it holds another, or one is under way."""
+    written = json.loads(json.dumps(facts))
+    if folder.is_dir():
+        _require_same(folder, written)
     workers.wait()
-    if workers.first and not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
-            file.write(json.dumps(written, ensure_ascii=False, indent=1).encode() + b"\n")
-    workers.wait()
+    lock = folder / LOCK
+    with ExitStack() as stack:
+        if workers.first:
+            folder.mkdir(parents=True, exist_ok=True)
+            _lock(stack.enter_context(lock.open("wb")), lock)
+            stack.callback(lock.unlink, missing_ok=True)
+            if not (folder / RUN).exists():
+                with replacing(folder / RUN) as run_file:
+                    run_file.write(json.dumps(written, ensure_ascii=False, indent=1).encode() + b"\n")
+        workers.wait()
+        yield
+
+
+def _lock(file: BinaryIO, path: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        same = path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino  # not one just removed
+    except BlockingIOError:
+        same = False
+    if not same:
+        raise ValueError(f"{path.parent}: another run is writing there; wait for it, or give another --out")
+
+
+def _require_same(folder: Path, written: dict[str, Any]) -> None:
+    path = folder / RUN
+    if not path.exists():
+        if _shards(folder):
+            raise ValueError(f"{folder} has a {RESPONSES} and no {RUN}: give another --out")
+        return
+    try:
+        before = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: not the note of a run ({error}): give another --out") from None
+    for name in [*written, *before]:
+        if before.get(name) != written.get(name):
+            was, now = (json.dumps(x.get(name), ensure_ascii=False) for x in (before, written))
+            raise ValueError(f"{folder} has a run with {name} = {was}, not {now}: give another --out, or remove it")
 
 
 def digest(path: Path) -> str:

@@ -75,7 +75,7 @@ def test_everything_is_written(score):
     right = sum(chosen > rejected for chosen, rejected in zip(sums[::2], sums[1::2], strict=True)) / 8
     assert summary["scores"]["sum"]["accuracy"]["value"] == pytest.approx(right)
     assert list(summary["scores"]) == ["sum", "mean", "logprob"]
-    assert (summary["comparisons"], summary["left_out"], summary["responses_cut"]) == (8, [], 0)
+    assert (summary["comparisons"], summary["left_out"], summary["comparisons_cut"]) == (8, [], 0)
     shorter = sum(len(p["chosen"]) < len(p["rejected"]) for p in PAIRS) / 8
     assert summary["scores"]["sum"]["nulls"]["shorter (characters)"]["accuracy"]["value"] == pytest.approx(
         shorter, abs=0.07
@@ -131,16 +131,74 @@ def test_nothing_but_bad_rows(score):
     code, _, err, folder = score([TOO_LONG] * 12)
     assert code == 2
     assert err[0] == "12 left out:"
-    assert err[-2:] == ["  … and 2 more, in summary.json", "endorm score: nothing could be scored"] or (
-        err[-1] == "endorm score: nothing could be scored"
-    )
-    assert not (folder / "responses.jsonl").exists()
+    assert err[-2:] == ["  … and 2 more, in summary.json", "endorm score: nothing could be scored"]
+    assert len(json.loads((folder / "summary.json").read_text())["left_out"]) == 12
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_model_that_overflows(score, models):
+    lm = tiny(seed=3)
+    with torch.no_grad():
+        lm.model.model.norm.weight.fill_(float("inf"))
+    save(lm, models / "infinite")
+    code, _, err, folder = score(PAIRS[:2], model="infinite")
+    assert code == 2
+    assert err[0].startswith("endorm score: infinite: no hidden states and head give its logits")
+    assert "  pairs.jsonl:1: row 0: responses[0]: infinite overflows there; load it in another dtype" in err
+    assert len(json.loads((folder / "summary.json").read_text())["left_out"]) == 2
+
+
+def test_lengths_are_those_of_whole_responses(score):
+    """What is cut to the context is not compared by what is left of it."""
+    rows = [{"prompt": f"q{n}", "chosen": "x" * (600 + n), "rejected": "y" * 700} for n in range(3)]
+    _, _, _, folder = score(rows, "--truncate")
+    nulls = json.loads((folder / "summary.json").read_text())["scores"]["sum"]["nulls"]
+    assert nulls["shorter (tokens)"]["accuracy"]["value"] == nulls["shorter (characters)"]["accuracy"]["value"] == 1
+
+
+def test_a_template_with_a_tail(score, models, tmp_path):
+    """What a template puts behind the end token is not scored, and not counted."""
+    template = tmp_path / "tail.jinja"
+    template.write_text(byte_tokenizer(chat=True).chat_template.replace("{{ eos_token }}", "{{ eos_token }}\\n"))
+    _, _, _, folder = score(PAIRS[:2], "--chat-template", template)
+    for record in lines(folder):
+        assert record["tokens"] == len(record["token_ids"])
+        assert record["token_ids"][-1] == 257
+
+
+@pytest.mark.parametrize("model", ["base", "chat"])
+def test_a_response_that_goes_on_after_an_end_token(score, model):
+    row = {"prompt": "q", "chosen": "yes</s> or no", "rejected": "no"}
+    code, _, err, _ = score([row, PAIRS[0]], model=model)
+    assert code == 1
+    assert "row 0: chosen[0]: its text goes on after the end token '</s>'; take it out" in err[1]
+    _, _, _, folder = score([row | {"chosen": "yes</s>"}], model=model, out="b")
+    assert lines(folder)[0]["token_ids"][-1] == 257
+    assert lines(folder)[0]["tokens"] == 4
+
+
+def test_a_separator(score, models):
+    code, _, _, folder = score(PAIRS[:1], "--separator", "")
+    assert code == 0
+    other = score(PAIRS[:1], out="b")[3]
+    assert lines(folder)[0]["soft_value_prompt"] != lines(other)[0]["soft_value_prompt"]
+    code, _, (line,), _ = score(PAIRS[:1], "--separator", "", model="chat", out="c")
+    assert (code, line) == (2, "endorm score: --separator is not read in a chat template; add --plain")
+
+
+def test_stopped_by_hand(score, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("llm_bridge.scoring.run", interrupt)
+    code, _, err, _ = score(PAIRS)
+    assert (code, err) == (130, ["endorm score: stopped"])
 
 
 def test_responses_can_be_cut(score):
     code, out, _, folder = score([TOO_LONG, PAIRS[0]], "--truncate")
     assert code == 0
-    assert "1 responses were cut to the context of base" in out
+    assert "responses of 1 comparisons were cut to the context of base" in out
     assert [r["cut"] for r in lines(folder)] == [600 - (512 - 4 + 1), 0, 0, 0]
 
 
@@ -235,12 +293,18 @@ def test_domains_are_drawn(score):
         (["--seed", -1], "--seed=-1: must be from 0"),
         (["--method", "verifier", "--alpha", 1], "--alpha is not read by --method verifier"),
         (["--method", "reward-model", "--truncate"], "--truncate is not read by --method reward-model"),
+        (["--method", "pairwise", "--no-eos"], "--eos is not read by --method pairwise"),
+        (["--method", "pointwise", "--html", 3], "--html is not read by --method pointwise"),
+        (["--system", "no/such/file"], "--system=no/such/file: cannot be read"),
+        (["--system", "."], "--system=.: cannot be read"),
+        (["--device", "nowhere"], "device='nowhere': "),
+        (["--alpha", "1e40"], "--alpha=1e+40: must be from"),
         (["--gauge", "logprob", "--terminal", "bootstrap"], "--terminal=bootstrap: in the logprob gauge"),
         (["--plain", "--chat-template", "x"], "--plain and --chat-template: give one of them"),
         (["--device", "cpu", "--device-map", "auto"], "--device and --device-map: give one of them"),
         (["--pairs", "a", "a"], "--pairs: a is given twice"),
         (["--pairs", "nowhere.jsonl"], "No such file or directory: 'nowhere.jsonl'"),
-        (["--chat-template", "nowhere.jinja"], "No such file or directory: 'nowhere.jinja'"),
+        (["--chat-template", "nowhere.jinja"], "--chat-template=nowhere.jinja: cannot be read"),
         (["--alpha", -1], "alpha"),
         (["--dtype", "float8"], "dtype='float8': must be one of"),
         (["--format", "llmbar"], "nothing could be scored"),

@@ -183,7 +183,7 @@ def wrong(row, message, format="jsonl"):
         wrong(PAIR | {"id": True}, "id must be text or a whole number, got true"),
         wrong(PAIR | {"id": 1.5}, "id must be text or a whole number"),
         wrong(PAIR | {"subset": 3}, "subset must be text"),
-        wrong(PAIR | {"chosen": "\ud800"}, "surrogates not allowed"),
+        wrong(PAIR | {"chosen": "\ud800"}, "chosen holds half a surrogate pair, which is no text"),
         wrong(PAIR | {"system": "s", "prompt": [system("t"), user("q")]}, "do not answer the same prompt"),
         wrong(PAIR | {"chosen": [user("2 + 3?"), assistant("4")]}, "do not answer the same prompt"),
         wrong(
@@ -263,7 +263,7 @@ def test_what_is_wrong_with_the_whole_file_is_raised_at_once(write, tmp_path):
         iter_comparisons(write([PAIR]), "csv")
     with pytest.raises(ValueError, match=r"no format has the fields of its first row \(question, answer\)"):
         iter_comparisons(write([{"question": "q", "answer": "a"}]))
-    with pytest.raises(ValueError, match=r"pairs\.json: 'utf-8' codec can't decode"):
+    with pytest.raises(ValueError, match=r"pairs\.json: line 1: 'utf-8' codec can't decode"):
         iter_comparisons(write(b'["\xff"]', "pairs.json"), "jsonl")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         iter_comparisons(tmp_path / "nowhere.jsonl")
@@ -324,8 +324,25 @@ def test_sources_together(tmp_path):
     assert problems == []
     assert [c.id for c in read_comparisons(one, two, limit=2)[0]] == ["a/0", "a/1", "b/0", "b/1"]
     comparisons, problems = read_comparisons(one, three)
-    assert len(comparisons) == 3
-    assert str(problems[0]) == f"{three}:1: row 0: id 'a/0' is there already ({one}:1: row 0)"
+    assert [c.id for c in comparisons][::3] == [f"{tmp_path.name}/a/0", "other/a/0"]
+    assert problems == []
+    for path in (one, two):
+        path.write_text(json.dumps(PAIR | {"subset": "s"}) + "\n")
+    comparisons, (problem,) = read_comparisons(one, two)
+    assert len(comparisons) == 1
+    assert str(problem) == f"{two}:1: row 0: id 's/0' is there already ({one}:1: row 0)"
+
+
+def test_the_format_is_guessed_from_the_first_good_row(write):
+    """What stands before it is a problem of its own."""
+    path = write("{\n" + json.dumps({"prompt": "q", "chosen": "a"}) + "\n" + json.dumps(PAIR))
+    comparisons, problems = read_comparisons(path)
+    assert [c.id for c in comparisons] == [f"{path.stem}/2"]
+    assert [p.place.line for p in problems] == [1, 2]
+    with pytest.raises(ValueError, match=r":1: row 0: no format has the fields of its first row \(a\)"):
+        read_comparisons(write([{"a": 1}, {"b": 2}]))
+    with pytest.raises(ValueError, match=":1: row 0: invalid JSON"):
+        read_comparisons(write("{\n{\n"))
 
 
 @pytest.fixture

@@ -469,7 +469,7 @@ def test_messages(chat):
     ("template", "message"),
     [
         (None, r"prompts\[0\]: messages, and .* has no chat template; use texts"),
-        ("{{ raise_exception('no system') }}", r"responses\[0\]: the chat template refuses them \(no system\)"),
+        ("{{ raise_exception('no system') }}", r"prompts\[0\]: the chat template refuses it \(no system\)"),
         (
             "{% if messages | length > 1 %}{{ '<s> a c' }}{% else %}{{ '<s> a b' }}{% endif %}",
             r"responses\[0\]: the chat template rewrites the prompt from token 2 on: the prompt alone "

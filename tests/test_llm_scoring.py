@@ -52,6 +52,11 @@ def finished(scorer, work, tmp_path_factory):
     return folder
 
 
+def scored(scorer, work, folder):
+    scoring.run(scorer, work, folder, Workers())
+    return scoring.results(folder, work)
+
+
 def keys(work):
     return [request.key for request in work.requests]
 
@@ -107,7 +112,7 @@ def test_a_stopped_run_ends_in_the_same_bytes(scorer, work, finished, tmp_path_f
         if share:
             batches, torn = data.draw(st.integers(0, share - 1)), data.draw(st.integers(0, 400))
             written_by_a_stop(scorer, work, folder, Alone(rank, size), batches, torn)
-    results = scoring.run(scorer, work, folder, Workers())
+    results = scored(scorer, work, folder)
     assert (folder / "responses.jsonl").read_bytes() == (finished / "responses.jsonl").read_bytes()
     assert [path.name for path in folder.iterdir()] == ["responses.jsonl"]
     assert set(results.records) == set(keys(work))
@@ -116,14 +121,14 @@ def test_a_stopped_run_ends_in_the_same_bytes(scorer, work, finished, tmp_path_f
 def test_what_is_done_is_not_done_again(scorer, work, finished, tmp_path):
     folder = tmp_path / "again"
     shutil.copytree(finished, folder)
-    results = scoring.run(Failing(scorer, 0), work, folder, Workers())
-    assert (results.tokens, set(results.records)) == (0, set(keys(work)))
+    assert scoring.run(Failing(scorer, 0), work, folder, Workers()) == 0
+    assert set(scoring.results(folder, work).records) == set(keys(work))
 
 
 def test_a_comparison_that_cannot_be_scored_does_not_lose_the_others(scorer, tmp_path):
     too_long = replace(COMPARISONS[0], id="a/long", chosen=("x" * 600,), place=Place("pairs.jsonl", 7, 6))
     work = scoring.plan(scorer, [COMPARISONS[0], too_long, COMPARISONS[1]], 80)
-    results = scoring.run(scorer, work, tmp_path, Workers())
+    results = scored(scorer, work, tmp_path)
     assert results.comparisons == COMPARISONS[:2]
     (problem,) = results.problems
     assert str(problem).startswith("pairs.jsonl:7: row 6: chosen[0]: prompt and response have ")
@@ -141,7 +146,7 @@ def test_a_request_that_fails_in_the_model_does_not_lose_its_batch(scorer, work,
 
     particular = Particular(scorer.reward, scorer.conversation)
     for _ in range(2):  # and a second time, from what is written
-        results = scoring.run(particular, work, tmp_path, Workers())
+        results = scored(particular, work, tmp_path)
         assert results.comparisons == [c for c in COMPARISONS if c.id != "a/3"]
         assert {key[0] for key in results.records} == {c.id for c in results.comparisons}
         reason = "no such thing" if wrong == "refused" else "log_prob is nan; load the model in another dtype"
@@ -152,16 +157,47 @@ def test_a_request_that_fails_in_the_model_does_not_lose_its_batch(scorer, work,
 
 def test_a_folder_holds_one_run(tmp_path):
     folder = tmp_path / "new" / "run"
-    scoring.same_run(folder, {"model": "a", "limit": None}, Workers())
-    scoring.same_run(folder, {"model": "a", "limit": None}, Workers())
-    with pytest.raises(ValueError, match=r'run has a run with model = "a", not "b": give another --out, or remove it'):
-        scoring.same_run(folder, {"model": "b", "limit": None}, Workers())
-    with pytest.raises(ValueError, match="limit = null, not 3"):
-        scoring.same_run(folder, {"model": "a", "limit": 3}, Workers())
+
+    def claim(**facts):
+        return scoring.claimed(folder, facts, Workers())
+
+    for _ in range(2):
+        with claim(model="a", limit=None):
+            assert json.loads((folder / "run.json").read_text()) == {"model": "a", "limit": None}
+        assert [path.name for path in folder.iterdir()] == ["run.json"]
+    with (
+        pytest.raises(ValueError, match=r'run has a run with model = "a", not "b": give another --out, or remove it'),
+        claim(model="b", limit=None),
+    ):
+        pass
+    with pytest.raises(ValueError, match="limit = null, not 3"), claim(model="a", limit=3):
+        pass
+    (folder / "run.json").write_text("[1]")
+    with pytest.raises(ValueError, match=r"run\.json: not the note of a run"), claim(model="a"):
+        pass
     (folder / "run.json").unlink()
     (folder / "responses.jsonl").touch()
-    with pytest.raises(ValueError, match=r"has a responses\.jsonl and no run\.json"):
-        scoring.same_run(folder, {"model": "a"}, Workers())
+    with pytest.raises(ValueError, match=r"has a responses\.jsonl and no run\.json"), claim(model="a"):
+        pass
+
+
+def test_two_runs_do_not_write_into_one_folder(tmp_path):
+    with scoring.claimed(tmp_path, {}, Workers()):
+        with (
+            pytest.raises(ValueError, match="another run is writing there; wait for it, or give another --out"),
+            scoring.claimed(tmp_path, {}, Workers()),
+        ):
+            pass
+        assert (tmp_path / "run.lock").exists()
+    with scoring.claimed(tmp_path, {}, Workers()):
+        pass
+
+
+@pytest.mark.parametrize("line", ["{}", "[]", "no", '{"id": "a", "role": "chosen"}'])
+def test_lines_of_something_else_are_named(scorer, work, tmp_path, line):
+    (tmp_path / "responses.jsonl").write_text(line + "\n")
+    with pytest.raises(ValueError, match=r"responses\.jsonl:1: not a line of a run .*: give another --out"):
+        scoring.run(scorer, work, tmp_path, Workers())
 
 
 def test_longest_first():

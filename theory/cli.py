@@ -11,6 +11,7 @@ import importlib.util
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,10 +30,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = _parser().parse_args(argv)
     try:
-        code: int = arguments.run(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda text, *_, **__: print(f"endorm {arguments.command}: {text}", file=sys.stderr)
+            code: int = arguments.run(arguments)
     except (ValueError, OSError) as error:
         print(f"endorm {arguments.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"endorm {arguments.command}: stopped", file=sys.stderr)
+        return 130
     return code
 
 
@@ -163,7 +169,7 @@ def _check_verify(arguments: argparse.Namespace) -> None:
         raise ValueError(f"{given[0]} needs --model")
     if arguments.model == "" or arguments.expert == "":
         raise ValueError("--model and --expert must name a folder or a hub id, got ''")
-    _check_alpha(1.0 if arguments.alpha is None else arguments.alpha)
+    check_alpha(1.0 if arguments.alpha is None else arguments.alpha)
     if arguments.instances < 1:
         raise ValueError(f"--instances={arguments.instances}: must be at least 1")
     if not 0 <= arguments.seed < 2**63:
@@ -180,7 +186,7 @@ def check_out(folder: Path) -> None:
         raise OSError(f"--out={folder}: {parent} cannot be written to; give another folder")
 
 
-def _check_alpha(alpha: float) -> None:
+def check_alpha(alpha: float) -> None:
     from theory.arrays import require_positive
 
     require_positive("--alpha", alpha)
@@ -312,7 +318,7 @@ def _solve(arguments: argparse.Namespace) -> int:
     from theory.verify import write_json
 
     alpha, epsilon = arguments.alpha, arguments.epsilon
-    _check_alpha(alpha)
+    check_alpha(alpha)
     if epsilon is not None:
         require_positive("--epsilon", epsilon)
         if not RADII[0] <= epsilon <= RADII[1]:
