@@ -1,11 +1,12 @@
 """Log-probabilities and soft values of a large vocabulary: time, memory and error, against the usual ways.
 
     python benchmarks/scoring.py [--dtype float32 bfloat16] [--threads 2] [--device cpu]
+    python benchmarks/scoring.py --head 152064 3584 8192 --dtype bfloat16 --device cuda
 
 A randomly initialised Qwen2 with 151,936 tokens, hidden size 512, 4 layers, on 4 sequences of 256 tokens. Each
 contender runs in a process of its own, `--turns` times in turn with the others, and is judged by its best run. Memory
 is the process's greatest beyond what it holds before (resident set; on a GPU what torch allocates). TRL takes part
-where it is installed.
+where it is installed. With `--head`, the head alone: vocabulary, hidden size and tokens, against the matrix product.
 """
 
 from __future__ import annotations
@@ -101,6 +102,46 @@ def measure(name, dtype, device):
     return {"seconds": seconds, "extra": extra / MIB, "error": float((values[::16] - exact.cpu()).abs().max())}
 
 
+def measure_head(vocabulary, width, tokens, dtype, device):
+    """The head alone, against its matrix product in the same blocks: best seconds of each, MiB beyond the weights."""
+    import torch
+
+    from llm_bridge import head as module
+
+    torch.manual_seed(0)
+    place = {"dtype": getattr(torch, dtype), "device": device}
+    linear = torch.nn.Linear(width, vocabulary, bias=False, **place)
+    hidden, chosen = torch.randn(tokens, width, **place), torch.randint(vocabulary, (tokens,), device=device)
+    head = module.Head(linear, vocabulary)
+
+    def product():
+        for start in range(0, vocabulary, module.CHUNK):
+            torch.mm(hidden, linear.weight[start : start + module.CHUNK].T)
+
+    def statistics():
+        return module.token_statistics(head.blocks(hidden), chosen, hidden)
+
+    seconds = {"product": [], "head": []}
+    with torch.inference_mode():
+        for run in (product, statistics):
+            run()
+        before = held(device)
+        for _ in range(5):
+            for name, run in (("product", product), ("head", statistics)):
+                start = time.perf_counter()
+                run()
+                if device != "cpu":
+                    torch.cuda.synchronize()
+                seconds[name].append(time.perf_counter() - start)
+        extra = (peak(device) - before) / MIB
+    best = {name: min(runs) for name, runs in seconds.items()}
+    flops = 2 * vocabulary * width * tokens
+    print(f"## Head alone, V={vocabulary:,}, d={width:,}, {tokens:,} tokens, {dtype}, {device}\n")
+    print(f"- matrix product {best['product']:.4f} s ({flops / best['product'] / 1e12:.2f} TFLOP/s)")
+    print(f"- both statistics {best['head']:.4f} s, {best['head'] / best['product']:.2f} times the product")
+    print(f"- extra memory, both: {extra:,.0f} MiB")
+
+
 def held(device):
     """Bytes held now; forgets earlier peaks."""
     if device != "cpu":
@@ -134,10 +175,15 @@ def main():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--head", nargs=3, type=int, metavar=("V", "D", "TOKENS"))
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.contender:
         print(json.dumps(measure(arguments.contender, arguments.dtype[0], arguments.device)))
+        return
+    if arguments.head:
+        for dtype in arguments.dtype:
+            measure_head(*arguments.head, dtype, arguments.device)
         return
     sys.path.insert(0, str(Path(__file__).parent))
     from solver import cpu_model
