@@ -1,5 +1,6 @@
 """Right-hand sides against exact arithmetic, and the order among them."""
 
+import math
 from fractions import Fraction
 from math import comb, exp, pi, sqrt, tanh
 
@@ -114,3 +115,19 @@ def test_values_by_hand():
     assert bounds.rl_gap_paper(10, 0.1, 3.0) == pytest.approx(3.0)
     assert bounds.kl_ball(10, 0.2) == pytest.approx(2 * (exp(0.2) - 1) / (exp(0.2) + 1))
     assert bounds.tv_pinsker([0.02, 8.0]) == pytest.approx([0.1, 1.0])
+
+
+def test_anchored_rl_loses_a_square_of_the_radius():
+    """``β log[cosh((α/β+½)ε)/cosh(ε/2)]`` is the largest of two-point laws; its limits are RL's constant and ``ε²``."""
+    for alpha, beta, eps in ((0.5, 2.0, 0.2), (1.0, 1.0, 3.0), (2.0, 0.3, 0.05)):
+        plain = beta * math.log(math.cosh((alpha / beta + 0.5) * eps) / math.cosh(eps / 2))
+        expected = 10 * ((alpha + beta) * eps * math.tanh(eps / 2) + plain)
+        assert bounds.rl_gap_anchored_sharp(10, eps, alpha, beta) == pytest.approx(expected)
+        assert bounds.rl_gap_anchored_sharp(10, eps, alpha, beta) <= bounds.rl_gap_anchored(10, eps, alpha, beta)
+        small = bounds.rl_gap_anchored_sharp(10, 1e-6, alpha, beta)
+        assert small == pytest.approx(10 * 1e-12 * (alpha + beta) ** 2 / (2 * beta), rel=1e-4)
+        assert bounds.rl_gap_anchored_sharp(10, eps, alpha, 1e-9) == pytest.approx(bounds.rl_gap_expert(10, eps, alpha))
+    at_equal = [
+        bounds.rl_gap_anchored_sharp(1, eps, 1.0, 1.0) / bounds.rl_gap_expert(1, eps, 1.0) for eps in (0.773, 0.775)
+    ]
+    assert at_equal[0] < 1 < at_equal[1]

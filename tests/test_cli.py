@@ -195,3 +195,14 @@ def test_one_token_vocabulary_is_an_answer(shared_models, tmp_path):
     pytest.importorskip("torch")
     argv = ["verify", "--model", str(shared_models / "add-fair"), "--prompt", "123456", "--tokens", "5,"]
     assert main([*argv, "--horizon", "2", "--instances", "8", "--out", str(tmp_path)]) == 0
+
+
+def test_sharpening_is_drawn(tmp_path, capsys):
+    assert main(["curves", "--family", "sharpening", "--out", str(tmp_path)]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.json", "sharpening.png", "sharpening.svg"]
+    curves = json.loads((tmp_path / "curves.json").read_text())["sharpening"]
+    ends = {name.split(":")[0]: (curve["value"][0], curve["value"][-1]) for name, curve in curves.items()}
+    assert ends["helps"] == (pytest.approx(0.4), pytest.approx(1))
+    assert ends["hurts"] == (pytest.approx(0.9), pytest.approx(0, abs=1e-6))
+    assert main(["curves", "--family", "sharpening", "--alpha", "1", "--out", str(tmp_path)]) == 2
+    assert "--alpha is not read by --family sharpening" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from theory.gallery import (
     indifferent_learner,
     majority_vote,
     map_is_not_greedy,
+    map_is_right,
     map_is_wrong,
     randomised_response,
     rise_then_fall,
@@ -35,7 +36,7 @@ from theory.policy import (
     sample_log_ratio_ball,
 )
 from theory.reward import endogenous_reward, preference_tv, returns
-from theory.soft import soft_optimal, soft_values
+from theory.soft import power_policy, soft_optimal, soft_values
 
 
 def stepwise_fraction(mdp, alpha, epsilon):
@@ -276,3 +277,13 @@ def test_gallery_policies_are_the_soft_optimal_ones_in_the_ball():
         assert_allclose(telescoped, returns(instance.mdp, every), atol=1e-12)
         member = sample_log_ratio_ball(instance.expert, instance.epsilon, 0)
         assert max_log_ratio(member, instance.expert) <= instance.epsilon * (1 + 1e-9)
+
+
+def test_sharpening_helps_where_the_map_is_right():
+    i = map_is_right(0.4)
+    values = [float(plain_value(i.mdp, power_policy(i.policy, kappa))) for kappa in (1.0, 2.0, 5.0, 100.0)]
+    assert values[0] == pytest.approx(0.4)
+    assert values == sorted(values)
+    assert values[-1] == pytest.approx(1)
+    with pytest.raises(ValueError, match=r"accuracy=0\.05: must be above 1/16"):
+        map_is_right(0.05)

@@ -31,6 +31,7 @@ __all__ = [
     "preference_tv_sharp",
     "rl_gap",
     "rl_gap_anchored",
+    "rl_gap_anchored_sharp",
     "rl_gap_expert",
     "rl_gap_paper",
     "tv_hellinger",
@@ -185,10 +186,23 @@ def rl_gap_anchored(horizon: Any, epsilon: Any, alpha: Any, beta: Any) -> Array:
     return rl_gap_expert(horizon, epsilon, alpha) + np.asarray(beta) * kl_ball(horizon, epsilon)
 
 
+def rl_gap_anchored_sharp(horizon: Any, epsilon: Any, alpha: Any, beta: Any) -> Array:
+    """KL-regularised RL: ``V^{π_E} − V^{π_β} ≤ H{(α+β) ε tanh(ε/2) + β log(cosh((α/β+½)ε)/cosh(ε/2))}``.
+
+    About ``Hε²(α+β)²/(2β)`` for small ε, least at ``β = α``; `rl_gap_expert` for ``β → 0``.
+    """
+    alpha, eps = np.asarray(alpha), np.asarray(epsilon)
+    xp, t = array_namespace(eps), np.tanh(eps / 2)
+    tilt = alpha / beta * eps
+    near = xp.minimum(tilt, 30.0)  # from there on the logarithm grows by 1 a nat, to 1e-26
+    renyi = np.log1p(2 * np.sinh(near / 2) ** 2 + np.sinh(near) * t) + (tilt - near)
+    return horizon * ((alpha + beta) * eps * t + beta * renyi)
+
+
 def every_bound(horizon: int, epsilon: float, alpha: float, vocab_size: int, width: float = 1.0) -> dict[str, float]:
     """Each bound in `ε`, by the name of its function; `regularised_gap` is ``α·kl_ball``, of the regularised values.
 
-    `preference_tv_sharp` is for responses that differ from the first token on, `rl_gap_anchored` for ``β = α``.
+    `preference_tv_sharp` is for responses that differ from the first token on, the two `rl_gap_anchored` for ``β = α``.
     """
     found = {
         "preference_tv_paper": preference_tv_paper(horizon, epsilon, alpha),
@@ -203,6 +217,7 @@ def every_bound(horizon: int, epsilon: float, alpha: float, vocab_size: int, wid
         "rl_gap": rl_gap(horizon, epsilon, alpha),
         "rl_gap_expert": rl_gap_expert(horizon, epsilon, alpha),
         "rl_gap_anchored": rl_gap_anchored(horizon, epsilon, alpha, alpha),
+        "rl_gap_anchored_sharp": rl_gap_anchored_sharp(horizon, epsilon, alpha, alpha),
         "kl_ball": kl_ball(horizon, epsilon),
         "regularised_gap": alpha * kl_ball(horizon, epsilon),
         "tv_randomised_response": tv_randomised_response(horizon, epsilon),

@@ -13,6 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,9 @@ def _parser() -> argparse.ArgumentParser:
 
     curves = commands.add_parser("curves", help="exact worst cases against the horizon, their exponents and crossover")
     curves.set_defaults(run=_curves)
-    curves.add_argument("--family", default="all", help="coin-payoff (cloning), swapped-pair (RL), preference, or all")
+    curves.add_argument(
+        "--family", default="all", help="coin-payoff (cloning), swapped-pair (RL), preference, sharpening, or all"
+    )
     curves.add_argument("--horizons", metavar="H[,H…]", help="tokens of a response (default 2,4,8,…,65536)")
     curves.add_argument(
         "--alpha", metavar="A[,A…]", help="temperatures (default 0.18,1); preferences are drawn at the largest"
@@ -94,6 +97,30 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         default=Path("out/curves"),
         help="folder for curves.json and the figures (default out/curves)",
+    )
+
+    learn = commands.add_parser("learn", help="errors of what n demonstrations teach, against horizon and n")
+    learn.set_defaults(run=_learn)
+    learn.add_argument("--horizons", metavar="H[,H…]", help="tokens of a response (default 2,4,8,…,256)")
+    learn.add_argument("--demonstrations", metavar="N[,N…]", help="responses of the expert (default 30,100,…,100000)")
+    learn.add_argument(
+        "--expert", default="all", help="stochastic (soft-optimal), deterministic (plain-optimal), or all"
+    )
+    learn.add_argument("--alpha", type=float, default=0.2, help="temperature (default 0.2)")
+    learn.add_argument("--vocab", type=int, default=4, metavar="V", help="vocabulary (default 4)")
+    learn.add_argument("--window", type=int, default=1, metavar="K", help="tokens that rewards read (default 1)")
+    learn.add_argument("--prompts", type=int, default=16, metavar="P", help="number of prompts (default 16)")
+    learn.add_argument("--smoothing", type=float, default=0.5, help="added to every count (default 0.5)")
+    learn.add_argument(
+        "--seeds", type=int, default=20, metavar="N", help="MDPs and data sets of each point (default 20)"
+    )
+    learn.add_argument("--seed", type=int, default=0)
+    learn.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        default=Path("out/learn"),
+        help="folder for learning.jsonl (a run that was stopped goes on from it) and the figure (default out/learn)",
     )
 
     solve = commands.add_parser("solve", help="solve a token MDP from an .npz file")
@@ -219,6 +246,7 @@ def _model_groups(arguments: argparse.Namespace) -> tuple[list[Any], str]:
 
 UNREAD = {
     "preference": ("horizons", "vocab", "epsilon", "epsilon_over_sqrt"),
+    "sharpening": ("horizons", "alpha", "vocab", "epsilon", "epsilon_over_sqrt"),
     "swapped-pair": ("vocab",),
 }
 """Options of ``curves`` that a family has no use for."""
@@ -233,6 +261,7 @@ def _curves(arguments: argparse.Namespace) -> int:
     families, alphas, grid = _check_curves(arguments)
     curves = [sweep.horizon_curve(**point) for point in grid]
     preference = sweep.preference_curve(alpha=max(alphas)) if arguments.family in ("preference", "all") else None
+    sharpening = sweep.sharpening_curves() if arguments.family in ("sharpening", "all") else None
     arguments.out.mkdir(parents=True, exist_ok=True)
     figures = {}
     for curve in sweep.headlines(curves):
@@ -242,6 +271,8 @@ def _curves(arguments: argparse.Namespace) -> int:
         figures |= {"clone_constant": plot.constant_figure(curves), "crossover": plot.crossover_figure(curves)}
     if preference is not None:
         figures["tv_vs_epsilon"] = plot.preference_figure(preference)
+    if sharpening is not None:
+        figures["sharpening"] = plot.sharpening_figure(sharpening)
     for name, figure in figures.items():
         plot.save(figure, arguments.out, name)
     report = {
@@ -249,6 +280,7 @@ def _curves(arguments: argparse.Namespace) -> int:
         "arguments": {name: value for name, value in vars(arguments).items() if name not in ("run", "out")},
         "horizon": [curve.as_dict(families) for curve in curves],
         "preference": None if preference is None else preference.as_dict(),
+        "sharpening": None if sharpening is None else {name: asdict(one) for name, one in sharpening.items()},
     }
     verify.write_json(arguments.out / "curves.json", report)
     if curves:
@@ -264,8 +296,8 @@ def _check_curves(arguments: argparse.Namespace) -> tuple[tuple[str, ...], list[
     from theory.sweep import FAMILIES, HORIZONS
 
     family = arguments.family
-    if family not in (*FAMILIES, "preference", "all"):
-        raise ValueError(f"--family={family}: must be {', '.join(FAMILIES)}, preference or all")
+    if family not in (*FAMILIES, "preference", "sharpening", "all"):
+        raise ValueError(f"--family={family}: must be {', '.join(FAMILIES)}, preference, sharpening or all")
     for name in UNREAD.get(family, ()):
         if getattr(arguments, name) is not None:
             raise ValueError(f"--{name.replace('_', '-')} is not read by --family {family}")
@@ -293,6 +325,35 @@ def _check_curves(arguments: argparse.Namespace) -> tuple[tuple[str, ...], list[
     check_out(arguments.out)
     points = [{"alpha": alpha, "vocab_size": V, "horizons": horizons} for V in vocabs for alpha in alphas if families]
     return families, alphas, [point | rule for rule in rules for point in points]
+
+
+def _learn(arguments: argparse.Namespace) -> int:
+    from theory import learning, plot
+
+    started = time.monotonic()
+    if arguments.expert not in (*learning.EXPERTS, "all"):
+        raise ValueError(f"--expert={arguments.expert}: must be {', '.join(learning.EXPERTS)} or all")
+    experts = [name for name in learning.EXPERTS if arguments.expert in (name, "all")]
+    default = ",".join(map(str, learning.HORIZONS)), ",".join(map(str, learning.SIZES))
+    horizons = _numbers("--horizons", arguments.horizons, default[0], int, 1, 2**16)
+    sizes = _numbers("--demonstrations", arguments.demonstrations, default[1], int, 1, 10**15)
+    check_alpha(arguments.alpha)
+    for name, most in (("vocab", 2**16), ("window", 64), ("prompts", 2**20), ("seeds", 10**6)):
+        if not 1 <= getattr(arguments, name) <= most:
+            raise ValueError(f"--{name}={getattr(arguments, name)}: must be from 1 to {most:,}")
+    if not 0 <= arguments.seed < 2**63:
+        raise ValueError(f"--seed={arguments.seed}: must be from 0 to 2^63 - 1")
+    check_out(arguments.out)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    names = ("alpha", "window", "prompts", "smoothing", "seeds", "seed")
+    curve = learning.learning_curve(
+        horizons, sizes, experts=experts, vocab_size=arguments.vocab, resume=arguments.out / "learning.jsonl",
+        **{name: getattr(arguments, name) for name in names},
+    )  # fmt: skip
+    print(curve.render())
+    plot.save(plot.learning_figure(curve), arguments.out, "learning")
+    print(f"learning.jsonl and figure in {arguments.out} ({time.monotonic() - started:.0f} s)")
+    return 0
 
 
 def _numbers(

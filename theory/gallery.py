@@ -21,6 +21,7 @@ __all__ = [
     "indifferent_learner",
     "majority_vote",
     "map_is_not_greedy",
+    "map_is_right",
     "map_is_wrong",
     "random_tree",
     "randomised_response",
@@ -371,6 +372,13 @@ def map_is_not_greedy(map_mass: float = 0.36, first: float = 0.4) -> tuple[Token
     rewards: list[Any] = [np.log(table) for table in probs]
     low = min(float(table.min()) for table in rewards)
     return TokenMDP.tree(rewards, reward_range=(low, 0.0)), 1.0
+
+
+def map_is_right(accuracy: float = 0.4, alpha: float = 1.0) -> Instance:
+    """Sharpening always helps: one response of 16 is right, and `π̂` likes it best (`accuracy`, above 1/16)."""
+    if not 1 / 16 < accuracy < 1:
+        raise ValueError(f"accuracy={accuracy}: must be above 1/16 and below 1, so that the right response is the MAP")
+    return _one_against_fifteen([accuracy], [True], alpha)
 
 
 def map_is_wrong(accuracy: float = 0.9, alpha: float = 1.0) -> Instance:

@@ -24,6 +24,7 @@ from theory.policy import (
     max_log_ratio,
     plain_value,
     regularised_value,
+    renyi,
     response_sum,
     sample,
     trajectory_tv,
@@ -162,6 +163,11 @@ class Instance:
     def kl_to_expert(self) -> Array:
         """``KL(π̂(τ)‖π_E(τ))``: ``batch``, nats."""
         return kl(self.policy, self.expert)
+
+    @cached_property
+    def renyi_to_expert(self) -> Array:
+        """``D_2(π̂(τ)‖π_E(τ))``, averaged over prompts: ``batch``, nats."""
+        return self._average(renyi(self.policy, self.expert, 2.0))
 
     @cached_property
     def kl_from_expert(self) -> Array:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from theory.files import replacing
+from theory.improve import SharpeningCurve
+from theory.learning import LearningCurve
 from theory.sweep import FAMILIES, HorizonCurve, PreferenceCurve
 
-__all__ = ["constant_figure", "crossover_figure", "horizon_figure", "preference_figure", "save"]
+__all__ = [
+    "constant_figure",
+    "crossover_figure",
+    "horizon_figure",
+    "learning_figure",
+    "preference_figure",
+    "save",
+    "sharpening_figure",
+]
 
 CLONE, RL = "#b3322c", "#1f5f99"
 PALETTE = ("#b3322c", "#d98a1f", "#3a8a4d", "#1f5f99", "#7a4a9c", "#8c6d4f", "#4aa3a2", "#555555")
@@ -133,13 +144,96 @@ def preference_figure(curve: PreferenceCurve) -> Figure:
     return figure
 
 
+def learning_figure(curve: LearningCurve) -> Figure:
+    """Errors of cloning and of RL on its reward, against `H` at the middle `n` and against `n` at the longest `H`.
+
+    Bands are the middle 90 % of the seeds. What RL loses is often zero, and then not on the axes.
+    """
+    figure = Figure(figsize=(8.4, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    sizes, longest = sorted({c.n for c in curve.cells}), max(c.horizon for c in curve.cells)
+    middle = sizes[len(sizes) // 2]
+    experts = list(dict.fromkeys(c.expert for c in curve.cells))
+    for axes, axis, chosen in ((left, "horizon", {"n": middle}), (right, "n", {"horizon": longest})):
+        for expert in experts:
+            cells = curve.select(expert, **chosen)
+            x = [getattr(cell, axis) for cell in cells]
+            solid = expert == experts[0]
+            for quantity, color, name in (("clone", CLONE, "cloning"), ("rl", RL, "RL on $\\hat r$")):
+                values = np.array([getattr(cell, quantity) for cell in cells])
+                low, high = np.quantile(values, [0.05, 0.95], axis=1)
+                style: dict[str, Any] = {"marker": "o", "ms": 4, "mfc": color if solid else "white", "color": color}
+                means = np.where(values.mean(1) > 0, values.mean(1), np.nan)
+                axes.plot(x, means, ls="-" if solid else "--", lw=1.6, label=f"{name}, {expert} expert", **style)
+                axes.fill_between(x, np.maximum(low, 1e-9), np.maximum(high, 1e-9), color=color, alpha=0.12, lw=0)
+            if solid:
+                bound = [np.mean(cell.pinsker) for cell in cells]
+                axes.plot(x, bound, color="0.35", ls=":", lw=1.4, label="$HR\\sqrt{KL/2}$ of these $\\hat\\pi$")
+                ball = [np.mean(cell.stepwise) for cell in cells]
+                axes.plot(x, ball, color="0.6", ls="-.", lw=1.2, label="worst clone at their $\\epsilon_\\pi$, at most")
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        _finish(axes)
+    shown = [x for c in curve.cells for x in (np.mean(c.clone), np.mean(c.rl)) if x > 0]
+    left.set_ylim(max(min(shown) / 2, 1e-6), 2 * longest)
+    left.set_ylabel("plain-value error (reward units)")
+    left.set_xlabel("horizon $H$ (tokens)")
+    right.set_xlabel("demonstrations $n$")
+    left.set_title(f"$n={middle:,}$", fontsize=9.5)
+    right.set_title(f"$H={longest}$", fontsize=9.5)
+    shape = f"$V={curve.vocab_size}$, window {curve.window}, {curve.prompts} prompts, $\\alpha={curve.alpha:g}$"
+    figure.suptitle(f"Error of what is learned from $n$ demonstrations: {shape}, {curve.seeds} seeds", fontsize=10)
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    return figure
+
+
+def sharpening_figure(curves: Mapping[str, SharpeningCurve]) -> Figure:
+    """True and endogenous value of the power policies against their exponent, one panel for each named curve.
+
+    The endogenous value is drawn as a share of its range; the dot is the best exponent of the grid (its last where the
+    value rises to a plateau), the dotted line the value of `π̂`.
+    """
+    figure = Figure(figsize=(7.2, 3.1), layout="constrained")
+    panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
+    for axes, (name, curve) in zip(panels, curves.items(), strict=True):
+        exponents = np.asarray(curve.exponents)
+        best, last = int(np.argmax(curve.value)), len(exponents) - 1
+        if curve.value[last] >= curve.value[best] - 1e-9:
+            best = last
+        span = np.ptp(curve.endogenous_value)
+        share = (curve.endogenous_value - np.min(curve.endogenous_value)) / (span if span > 0 else 1.0)
+        axes.semilogx(exponents, share, color=RL, lw=1.4, ls="--", label="endogenous value, as a share of its range")
+        axes.semilogx(exponents, curve.value, color=CLONE, lw=2.0, label="true value (reward units)")
+        axes.axhline(float(curve.value[0]), color=CLONE, lw=0.7, ls=":")
+        axes.plot(exponents[best], curve.value[best], color=CLONE, marker="o", ms=6, mec="white", clip_on=False)
+        where = f" at $\\kappa={exponents[best]:.1f}$" if best < last else ""
+        axes.annotate(
+            f"{float(curve.value[best]):.2f}{where}",
+            (exponents[best], float(curve.value[best])),
+            xytext=(0, 6),
+            textcoords="offset points",
+            ha="left" if 3 * best < last else "right" if 3 * best > 2 * last else "center",
+            fontsize=8,
+            color=CLONE,
+        )
+        axes.set_title(name, fontsize=9.5)
+        axes.set_xlabel("exponent $\\kappa=1+\\alpha/\\beta$")
+        _finish(axes)
+    panels[0].set_ylim(-0.03, 1.12)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    return figure
+
+
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write ``name.png`` and ``name.svg`` into `folder`."""
     paths = [folder / f"{name}.png", folder / f"{name}.svg"]
     for path in paths:
         with replacing(path) as file:
             if path.suffix == ".svg":
-                figure.savefig(file, format="svg", metadata={"Date": None})  # the same figure, the same bytes
+                with rc_context({"svg.hashsalt": name}):  # the same figure, the same bytes
+                    figure.savefig(file, format="svg", metadata={"Date": None})
             else:
                 figure.savefig(file, format="png", dpi=150)
     return paths

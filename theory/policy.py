@@ -26,6 +26,7 @@ from theory.arrays import (
     like,
     pick,
     require_positive,
+    soft_maximum,
     token_major,
 )
 from theory.dynamics import Dynamics, require_tree_memory
@@ -35,6 +36,7 @@ __all__ = [
     "Policy",
     "Responses",
     "all_responses",
+    "covariance",
     "greedy_response",
     "kl",
     "log_prob",
@@ -44,6 +46,7 @@ __all__ = [
     "plain_value",
     "plain_values",
     "regularised_value",
+    "renyi",
     "response_sum",
     "sample",
     "sample_log_ratio_ball",
@@ -234,6 +237,68 @@ def bhattacharyya(policy: Policy, other: Policy) -> Array:
     for h in reversed(range(policy.horizon - 1)):
         affinity = array_namespace(roots[h]).sum(roots[h] * policy.dynamics.children(h, affinity), axis=-1)
     return affinity
+
+
+def covariance(policy: Policy, first: Sequence[Array], second: Sequence[Array]) -> Array:
+    """``Cov_π(x(τ), y(τ))`` of the sums of two per-token quantities, for each prompt: ``(*batch, P)``.
+
+    ``x(s,a) + X(s⊕a) − X(s)``, ``X`` the expected sum from a state on, are martingale differences, so the covariance
+    is the expected sum of the products of those of `x` and `y`: one more sweep, no response enumerated, no difference
+    of large numbers.
+
+    Args:
+        policy: `π`.
+        first: `x`, `H` tables ``(*batch, n_h, V)``.
+        second: `y`, likewise. What `π` never writes does not count, whatever its `x` and `y`.
+
+    """
+    products = [a * b for a, b in zip(_advantages(policy, first), _advantages(policy, second), strict=True)]
+    return expected_sums(policy, products)[0]
+
+
+def _advantages(policy: Policy, tables: Sequence[Array]) -> list[Array]:
+    """``x(s,a) + X(s⊕a) − X(s)`` by layer; no meaning where `policy` never chooses `a`."""
+    sums = (*expected_sums(policy, tables), None)
+    found = []
+    for h, (table, log_probs) in enumerate(zip(tables, policy.log_probs, strict=True)):
+        xp = array_namespace(log_probs)
+        x = xp.where(log_probs == float("-inf"), 0.0, table)
+        found.append(x + policy.dynamics.children(h, sums[h + 1]) - sums[h][..., None])
+    return found
+
+
+def renyi(policy: Policy, other: Policy, order: Any) -> Array:
+    """Rényi divergence ``D_q(π(τ)‖π'(τ)) = log Σ_τ π^q π'^{1−q} / (q − 1)`` of order ``q > 1``: ``(*batch, P)``, nats.
+
+    Nondecreasing in `q`: KL for ``q → 1``, the greatest ``log π(τ)/π'(τ)`` for ``q → ∞``;
+    infinite where `π'` misses support. Where every
+    ``|log π(a|s) − log π'(a|s)| ≤ ε`` it is at most ``H/(q−1) · log(cosh((q−½)ε)/cosh(ε/2))``, and randomised responses
+    attain that. With ``q = 1 + α/β`` it bounds what KL-regularised RL on `r̂` can lose:
+
+        V^{π_E}_{r*} − V^{π_β}_{r*} ≤ (α + β) KL(π_E‖π̂) + α D_{1+α/β}(π̂‖π_E).
+
+    Args:
+        policy: `π`.
+        other: `π'`.
+        order: `q`, scalar or ``batch``.
+
+    Raises:
+        ValueError: `order` is not above 1 and finite, or the dynamics differ.
+
+    """
+    require_same_dynamics(policy.dynamics, other.dynamics)
+    excess = require_positive("order - 1", as_float(order) - 1)
+    value: Array | None = None
+    for h, ratio in reversed(list(enumerate(log_ratios(policy, other)))):
+        log_probs = policy.log_probs[h]
+        xp, never = array_namespace(log_probs, ratio), log_probs == float("-inf")
+        tilt = xp.where(never, 0.0, ratio) * expand(excess, 2) + policy.dynamics.children(h, value)
+        total = log_probs + xp.where(never, 0.0, tilt)
+        infinite = total == float("inf")  # a token that `other` never writes
+        finite = soft_maximum(xp.where(infinite, 0.0, total), 1.0)
+        value = xp.where(xp.any(infinite, axis=-1), float("inf"), finite)
+    assert value is not None
+    return value / expand(excess, 1)
 
 
 def trajectory_tv(policy: Policy, other: Policy) -> Array:

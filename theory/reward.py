@@ -125,8 +125,8 @@ def shape_reward(mdp: TokenMDP, potential: tuple[Array, ...]) -> TokenMDP:
 
 def with_rewards(dynamics: Dynamics, rewards: tuple[Array, ...]) -> TokenMDP:
     """A `TokenMDP` on `dynamics` whose `reward_range` is that of the rewards found."""
-    low = min(float(r.min()) for r in rewards)
-    high = max(float(r.max()) for r in rewards)
+    plain = [r.detach() if hasattr(r, "detach") else r for r in rewards]
+    low, high = min(float(r.min()) for r in plain), max(float(r.max()) for r in plain)
     return TokenMDP(dynamics, rewards, (low, high))
 
 

@@ -13,8 +13,10 @@ import numpy as np
 
 from theory import bounds
 from theory.arrays import Array, array_namespace, expand
+from theory.improve import kl_optimal
 from theory.instance import MAX_LEAVES, Instance, finite
 from theory.policy import log_prob
+from theory.soft import power_policy
 from theory.verdict import Statement
 
 __all__ = ["STATEMENTS"]
@@ -228,6 +230,31 @@ STATEMENTS: tuple[Statement, ...] = (
         "V^{π_E} − V^{π_β} ≤ αHε + (α+β) KL(π_E‖π̂)  (β = α)",
         lambda i: i.expert_value - i.anchored_value,
         lambda i: i.temperature * (i.horizon * i.epsilon + 2 * i.kl_from_expert),
+        ceiling=_return_range,
+    ),
+    Statement(
+        "anchored-two-ways",
+        "docs §8",
+        "argmax V_r̂ − βKL(·‖π̂) = π̂^{1+α/β}  (β = α)",
+        lambda i: finite(log_prob(kl_optimal(i.endogenous, i.policy, i.alpha).policy, i.responses), i.policy_log_prob),
+        lambda i: finite(log_prob(power_policy(i.policy, 2.0), i.responses), i.policy_log_prob),
+        "nats",
+        equality=True,
+    ),
+    Statement(
+        "rl-anchored-renyi",
+        "docs §8",
+        "V^{π_E} − V^{π_β} ≤ (α+β) KL(π_E‖π̂) + α D_{1+α/β}(π̂‖π_E)  (β = α)",
+        lambda i: i.expert_value - i.anchored_value,
+        lambda i: i.temperature * (2 * i.kl_from_expert + i.renyi_to_expert),
+        ceiling=_return_range,
+    ),
+    Statement(
+        "rl-anchored-sharp",
+        "docs §8",
+        "V^{π_E} − V^{π_β} ≤ αH[2ε tanh(ε/2) + log(2cosh ε − 1)]  (β = α)",
+        lambda i: i.expert_value - i.anchored_value,
+        lambda i: bounds.rl_gap_anchored_sharp(i.horizon, i.epsilon, i.temperature, i.temperature),
         ceiling=_return_range,
     ),
     Statement(

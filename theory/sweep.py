@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from theory import bounds
+from theory import bounds, gallery
 from theory.adversary import worst_preference_pair
 from theory.gallery import coin_payoff_gap, random_tree, swapped_pair_gap
+from theory.improve import SharpeningCurve, sharpening_curve
 from theory.instance import Instance
 from theory.policy import sample_log_ratio_ball
 from theory.soft import soft_optimal
@@ -29,6 +30,7 @@ __all__ = [
     "horizon_curve",
     "preference_curve",
     "render",
+    "sharpening_curves",
 ]
 
 HORIZONS = tuple(2**k for k in range(1, 17))
@@ -331,3 +333,14 @@ def preference_curve(
         tuple(map(float, bounds.preference_tv_paper(horizon, epsilons, alpha))),
         tuple(map(float, bounds.preference_tv_sharp(horizon, epsilons, alpha))),
     )
+
+
+def sharpening_curves(points: int = 160) -> dict[str, SharpeningCurve]:
+    """What sharpening does to the true value on three instances of the gallery, on a grid of exponents."""
+    instances = {
+        "helps: the MAP is right": gallery.map_is_right(),
+        "hurts: the MAP is wrong": gallery.map_is_wrong(),
+        "rises, then falls": gallery.rise_then_fall(),
+    }
+    exponents = np.geomspace(1, 200, points)
+    return {name: sharpening_curve(i.mdp, i.policy, 1.0, exponents) for name, i in instances.items()}

@@ -1,0 +1,155 @@
+"""Learning curves: what is measured is what it says, bounds hold, and a stopped run goes on."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from theory import learning
+from theory.cli import main
+from theory.demonstrations import Demonstrations
+from theory.learning import QUANTITIES, Cell, LearningCurve, learning_curve, measure
+from theory.mdp import TokenMDP
+from theory.policy import all_responses, kl, log_prob
+from theory.reward import returns
+from theory.soft import plain_optimal, soft_optimal
+
+SMALL = {"alpha": 0.3, "vocab_size": 3, "window": 1, "prompts": 2, "smoothing": 0.5, "seeds": 4}
+
+
+@pytest.mark.parametrize("expert", learning.EXPERTS)
+def test_a_cell_against_every_response(expert):
+    """The same random numbers, each MDP by itself, and values as sums over all responses."""
+    H, n = 3, 50
+    cell = measure(expert, H, n, **SMALL, seed=7)
+    rng = np.random.default_rng([7, learning.EXPERTS.index(expert), H, n])
+    rewards = [rng.random((4, 2 * 3 ** min(h, 1), 3)) for h in range(H)]
+    batch = TokenMDP.window(rewards, 1)
+    teacher = plain_optimal(batch).policy if expert == "deterministic" else soft_optimal(batch, 0.3).policy
+    data = Demonstrations.sample(teacher, np.full(4, n), rng)
+    for k in range(4):
+        mdp = TokenMDP.window([table[k] for table in rewards], 1)
+        own = plain_optimal(mdp).policy if expert == "deterministic" else soft_optimal(mdp, 0.3).policy
+        counts = [np.asarray(table[k]) + 0.5 for table in data.counts]
+        probs = [table / table.sum(-1, keepdims=True) for table in counts]
+        fitted = type(own).from_probs(mdp.dynamics, probs)
+        responses = all_responses(mdp.dynamics)
+        r = returns(mdp, responses).reshape(2, -1)
+        law = {name: np.exp(log_prob(p, responses)).reshape(2, -1) for name, p in (("own", own), ("fitted", fitted))}
+        value = {name: (weights * r).sum(1).mean() for name, weights in law.items()}
+        assert cell.clone[k] == pytest.approx(value["own"] - value["fitted"], abs=1e-12)
+        played = r[np.arange(2), law["fitted"].argmax(1)].mean()
+        assert cell.rl[k] == pytest.approx(r.max(1).mean() - played, abs=1e-12)
+        assert cell.pinsker[k] == pytest.approx(min(H, H * np.sqrt(kl(own, fitted) / 2)), abs=1e-12)
+
+
+@pytest.mark.parametrize("expert", learning.EXPERTS)
+@pytest.mark.parametrize("n", [3, 1000, 10**12])
+def test_bounds_hold_and_errors_vanish(expert, n):
+    cell = measure(expert, 6, n, **SMALL)
+    clone, rl = np.array(cell.clone), np.array(cell.rl)
+    assert (clone <= np.array(cell.pinsker) + 1e-12).all()
+    assert (clone <= np.array(cell.stepwise) + 1e-12).all()
+    assert (rl >= -1e-12).all()
+    if n == 10**12:
+        assert abs(clone).max() < 1e-4
+        assert rl.max() < 1e-4
+
+
+def test_a_cell_does_not_depend_on_the_grid():
+    one = learning_curve([2, 5], [10, 40], **SMALL)
+    (other,) = learning_curve([5], [40], experts=["stochastic"], **SMALL).cells
+    assert other == one.select("stochastic", horizon=5, n=40)[0]
+    assert len(one.cells) == 8
+
+
+def test_a_stopped_curve_goes_on(tmp_path, monkeypatch):
+    path = tmp_path / "learning.jsonl"
+    whole = learning_curve([2, 3], [10, 20], **SMALL, resume=path)
+    text = path.read_bytes()
+    assert text.count(b"\n") == 8
+    path.write_bytes(text[: len(text) // 2])  # in the middle of a line
+    measured = []
+    monkeypatch.setattr(learning, "measure", lambda *a, **k: measured.append(a) or measure(*a, **k))
+    assert learning_curve([2, 3], [10, 20], **SMALL, resume=path) == whole
+    assert path.read_bytes() == text
+    assert 4 <= len(measured) <= 5
+    learning_curve([2, 3], [10, 20], **SMALL | {"seeds": 2}, resume=path)  # others are kept beside them
+    assert learning_curve([2, 3], [10, 20], **SMALL, resume=path) == whole
+    assert len(measured) <= 5 + 8
+    path.write_text("{}\n")
+    with pytest.raises(ValueError, match=r"learning\.jsonl:1: no cell of a learning curve"):
+        learning_curve([2], [10], **SMALL, resume=path)
+
+
+def curve(values):
+    cells = [Cell("stochastic", H, 10, *(tuple(column) for _ in QUANTITIES)) for H, column in values.items()]
+    return LearningCurve(**SMALL, cells=tuple(cells))
+
+
+def test_exponents_and_their_intervals():
+    exact = curve({H: [3 * H**1.5, 5 * H**1.5] for H in (2, 4, 8, 16)})
+    slope = exact.exponent(list(exact.cells), "clone", "horizon")
+    assert (slope.slope, slope.half_width) == (pytest.approx(1.5), pytest.approx(0, abs=1e-9))
+    rng = np.random.default_rng(0)
+    noisy = curve({H: (H * np.exp(0.3 * rng.standard_normal(20))).tolist() for H in (2, 4, 8, 16, 32)})
+    slope = noisy.exponent(list(noisy.cells), "clone", "horizon")
+    assert abs(slope.slope - 1) < slope.half_width < 0.2
+    zero = curve({H: [0.0, 0.0] for H in (2, 4, 8)})
+    assert zero.exponent(list(zero.cells), "rl", "horizon") is None
+    assert "zero" in zero.render()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"horizons": []}, "horizons=.*: must be positive integers"),
+        ({"sizes": [0]}, "sizes=.*: must be positive integers"),
+        ({"seeds": 0}, "seeds=.*: must be positive integers"),
+        ({"experts": ["good"]}, "experts='good': must be one of stochastic, deterministic"),
+        ({"horizons": [2000], "vocab_size": 4096}, "vocab_size=4096, .*GiB"),
+    ],
+)
+def test_wrong_arguments(changes, message):
+    with pytest.raises(ValueError, match=message):
+        learning_curve(**{"horizons": [2], "sizes": [5]} | SMALL | changes)
+
+
+def test_the_command(tmp_path, capsys):
+    words = ["learn", "--horizons", "2,4,8", "--demonstrations", "10,100,1000", "--seeds", "3", "--prompts", "2"]
+    assert main([*words, "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "exponent in H (n = 1,000)" in out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["learning.jsonl", "learning.png", "learning.svg"]
+    rows = [json.loads(line) for line in (tmp_path / "learning.jsonl").read_text().splitlines()]
+    assert {(row["expert"], row["horizon"], row["n"]) for row in rows} == {
+        (e, h, n) for e in learning.EXPERTS for h in (2, 4, 8) for n in (10, 100, 1000)
+    }
+    drawn = (tmp_path / "learning.svg").read_bytes()
+    assert main([*words, "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "learning.svg").read_bytes() == drawn
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--expert", "good"], "--expert=good: must be stochastic, deterministic or all"),
+        (["--horizons", "0"], "--horizons=0: must be from 1"),
+        (["--demonstrations", "x"], "--demonstrations=x: must be whole numbers"),
+        (["--vocab", "0"], "--vocab=0: must be from 1"),
+        (["--alpha", "0"], "--alpha"),
+        (["--smoothing", "-1"], "smoothing=-1.0"),
+        (["--seed", "-1"], "--seed=-1: must be from 0"),
+    ],
+)
+def test_wrong_options(tmp_path, capsys, options, message):
+    assert main(["learn", "--horizons", "2", "--demonstrations", "5", "--out", str(tmp_path), *options]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_cells_are_frozen():
+    cell = measure("stochastic", 2, 5, **SMALL)
+    assert replace(cell) == cell

@@ -1,0 +1,230 @@
+"""What `n` demonstrations cost: plain-value errors of the fitted policy and of RL on its reward, against `H` and `n`.
+
+With data in place of a ball `π̂` is an estimate and not an adversary. Each cell of a curve is a batch of random window
+MDPs, an expert of each, and `n` demonstrations drawn from it; all that is computed from them is exact.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+
+from theory import bounds
+from theory.arrays import require_memory
+from theory.demonstrations import Demonstrations
+from theory.files import replacing
+from theory.imitation import next_token_mle
+from theory.mdp import TokenMDP
+from theory.policy import Policy, kl, max_log_ratio, plain_value
+from theory.reward import endogenous_reward
+from theory.soft import plain_optimal, soft_optimal
+from theory.sweep import Exponent, fit_exponent
+
+__all__ = ["EXPERTS", "HORIZONS", "QUANTITIES", "SIZES", "Cell", "LearningCurve", "learning_curve", "measure"]
+
+Expert: TypeAlias = Literal["stochastic", "deterministic"]
+EXPERTS: tuple[Expert, ...] = get_args(Expert)
+QUANTITIES = ("clone", "rl", "pinsker", "stepwise")
+
+
+HORIZONS = (2, 4, 8, 16, 32, 64, 128, 256)
+SIZES = (30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One expert, horizon and number of demonstrations: a number for each seed, reward units.
+
+    Attributes:
+        expert: ``"stochastic"``, soft-optimal at the curve's temperature, or ``"deterministic"``, plain-optimal.
+        horizon: `H`.
+        n: demonstrations, over all prompts.
+        clone: ``V^{π_E} − V^{π̂}``, plain values under the true reward.
+        rl: ``max_π V^π − V^{π_RL}``, `π_RL` plain-optimal for the endogenous reward of `π̂`.
+        pinsker: ``HR √(KL(π_E‖π̂)/2)``, a bound on `clone` that knows how far this `π̂` is on average.
+        stepwise: ``R Σ_h TV_RR(h, ε_π)``, the worst clone in the ball of this `π̂`; ``HR`` where ``ε_π`` is infinite.
+
+    """
+
+    expert: Expert
+    horizon: int
+    n: int
+    clone: tuple[float, ...]
+    rl: tuple[float, ...]
+    pinsker: tuple[float, ...]
+    stepwise: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class LearningCurve:
+    """Cells on a grid of experts, horizons and numbers of demonstrations, and how they were made."""
+
+    alpha: float
+    vocab_size: int
+    window: int
+    prompts: int
+    smoothing: float
+    seeds: int
+    cells: tuple[Cell, ...]
+
+    def select(self, expert: Expert, *, horizon: int | None = None, n: int | None = None) -> list[Cell]:
+        """Cells of an expert at one horizon, by `n`, or at one `n`, by horizon."""
+        kept = [c for c in self.cells if c.expert == expert and horizon in (None, c.horizon) and n in (None, c.n)]
+        return sorted(kept, key=lambda c: (c.horizon, c.n))
+
+    def exponent(self, cells: Sequence[Cell], quantity: str, axis: Literal["horizon", "n"]) -> Exponent | None:
+        """Slope of the mean over seeds on log axes, with the half-width of its 95 % interval; `None` of a zero error.
+
+        Each seed is a curve of its own: the interval is Student's, from the slopes fitted to each, where all can be,
+        and otherwise that of one straight line through the means.
+        """
+        x = np.array([getattr(cell, axis) for cell in cells], dtype=float)
+        values = np.array([getattr(cell, quantity) for cell in cells])
+        means = values.mean(axis=1)
+        if (means > 0).sum() < 3:
+            return None
+        whole = fit_exponent(x, means)
+        if not (values > 0).all() or values.shape[1] < 2:
+            return whole
+        from scipy.special import stdtrit
+
+        slopes = np.array([fit_exponent(x, one).slope for one in values.T])
+        half = stdtrit(len(slopes) - 1, 0.975) * slopes.std(ddof=1) / np.sqrt(len(slopes))
+        return Exponent(whole.slope, float(half))
+
+    def render(self) -> str:
+        """Exponents in `H` at the most demonstrations and in `n` at the longest horizon, a line for each expert."""
+        longest, most = max(c.horizon for c in self.cells), max(c.n for c in self.cells)
+        head = f"{'expert':<15}{'error':<9}{f'exponent in H (n = {most:,})':<28}{f'exponent in n (H = {longest})':<28}"
+        lines = [f"{head}{'mean':>12}"]
+        for expert in dict.fromkeys(c.expert for c in self.cells):
+            for quantity in ("clone", "rl"):
+                slopes = (
+                    self.exponent(self.select(expert, n=most), quantity, "horizon"),
+                    self.exponent(self.select(expert, horizon=longest), quantity, "n"),
+                )
+                shown = ["zero" if slope is None else str(slope) for slope in slopes]
+                (last,) = self.select(expert, horizon=longest, n=most)
+                mean = float(np.mean(getattr(last, quantity)))
+                lines.append(f"{expert:<15}{quantity:<9}{shown[0]:<28}{shown[1]:<28}{mean:>12.4g}")
+        return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a JSON report."""
+        return asdict(self)
+
+
+def learning_curve(
+    horizons: Sequence[int] = HORIZONS,
+    sizes: Sequence[int] = SIZES,
+    *,
+    experts: Sequence[Expert] = EXPERTS,
+    alpha: float = 0.2,
+    vocab_size: int = 4,
+    window: int = 1,
+    prompts: int = 16,
+    smoothing: float = 0.5,
+    seeds: int = 20,
+    seed: int = 0,
+    resume: Path | None = None,
+) -> LearningCurve:
+    """Measure every cell of the grid.
+
+    Args:
+        horizons: values of `H`.
+        sizes: values of `n`.
+        experts: kinds of expert, from `EXPERTS`.
+        alpha: temperature of the stochastic expert and of the reward read from `π̂`.
+        vocab_size: `V`.
+        window: tokens that the true reward, the expert and the fitted policy read, besides the prompt.
+        prompts: number of equally likely prompts, each with rewards of its own.
+        smoothing: added to every count (`theory.imitation.next_token_mle`).
+        seeds: MDPs and data sets for each cell.
+        seed: of the random numbers. A cell's depend on its own place in the grid and on nothing else.
+        resume: a file of JSON lines: cells in it, measured with the same options, are taken from it, others are added.
+
+    Raises:
+        ValueError: an argument out of range, or a file that is no such file.
+
+    """
+    options: dict[str, Any] = {"alpha": alpha, "vocab_size": vocab_size, "window": window, "prompts": prompts}
+    options |= {"smoothing": smoothing, "seeds": seeds}
+    for name, values in (("horizons", horizons), ("sizes", sizes), ("seeds", (seeds,))):
+        if not len(values) or min(values) < 1:
+            raise ValueError(f"{name}={values!r}: must be positive integers")
+    wrong = [expert for expert in experts if expert not in EXPERTS]
+    if wrong:
+        raise ValueError(f"experts={wrong[0]!r}: must be one of {', '.join(EXPERTS)}")
+    done = {} if resume is None else dict(_read(resume, options | {"seed": seed}))
+    cells = []
+    for expert in experts:
+        for horizon in horizons:
+            for n in sizes:
+                cell = done.get((expert, horizon, n))
+                if cell is None:
+                    cell = measure(expert, horizon, n, **options, seed=seed)
+                    if resume is not None:
+                        _append(resume, options | {"seed": seed}, cell)
+                cells.append(cell)
+    return LearningCurve(**options, cells=tuple(cells))
+
+
+def measure(
+    expert: Expert, horizon: int, n: int, *, alpha: float, vocab_size: int, window: int, prompts: int,
+    smoothing: float, seeds: int, seed: int = 0,
+) -> Cell:  # fmt: skip
+    """One cell; see `learning_curve`."""
+    what = f"prompts={prompts}, vocab_size={vocab_size}, window={window}, horizon={horizon}, seeds={seeds}"
+    states = horizon * prompts * vocab_size ** min(horizon - 1, window)
+    require_memory(80 * seeds * states * vocab_size, what, "give fewer of one of them")
+    rng = np.random.default_rng([seed, EXPERTS.index(expert), horizon, n])
+    sizes = [prompts * vocab_size ** min(h, window) for h in range(horizon)]
+    mdp = TokenMDP.window([rng.random((seeds, size, vocab_size)) for size in sizes], window)
+    best = plain_optimal(mdp)
+    teacher = best.policy if expert == "deterministic" else soft_optimal(mdp, alpha).policy
+    data = Demonstrations.sample(teacher, np.full(seeds, n), rng)
+    fitted: Policy = next_token_mle(data, alpha, smoothing=smoothing).policy
+    improved = plain_optimal(endogenous_reward(fitted, alpha, gauge="logprob")).policy
+    top, value = mdp.dynamics.average(best.values[0]), plain_value(mdp, teacher)
+    epsilon, most = max_log_ratio(teacher, fitted), np.full(seeds, horizon * mdp.reward_width)
+    finite = np.isfinite(epsilon)
+    stepwise = most.copy()
+    stepwise[finite] = bounds.clone_gap_stepwise(horizon, epsilon[finite]) * mdp.reward_width
+    found = {
+        "clone": value - plain_value(mdp, fitted),
+        "rl": top - plain_value(mdp, improved),
+        "pinsker": np.minimum(most, most * np.sqrt(np.maximum(kl(teacher, fitted), 0) / 2)),
+        "stepwise": np.minimum(most, stepwise),
+    }
+    return Cell(expert, horizon, n, **{name: tuple(np.asarray(x).tolist()) for name, x in found.items()})
+
+
+def _read(path: Path, options: dict[str, Any]) -> Iterator[tuple[tuple[str, int, int], Cell]]:
+    """Cells of a file that were measured with these options; a line that was not finished is none."""
+    if not path.exists():
+        return
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
+        if not line.endswith("\n"):
+            return
+        try:
+            row = json.loads(line)
+            numbers = {name: tuple(map(float, row[name])) for name in QUANTITIES}
+            cell = Cell(row["expert"], int(row["horizon"]), int(row["n"]), **numbers)
+            same = row["options"] == options
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}:{number}: no cell of a learning curve ({error}); give another file") from None
+        if same:
+            yield (cell.expert, cell.horizon, cell.n), cell
+
+
+def _append(path: Path, options: dict[str, Any], cell: Cell) -> None:
+    """Add a line; what a stop has left of an unfinished one goes."""
+    before = path.read_bytes() if path.exists() else b""
+    before = before[: before.rfind(b"\n") + 1]
+    with replacing(path) as file:
+        file.write(before + json.dumps(asdict(cell) | {"options": options}).encode() + b"\n")
