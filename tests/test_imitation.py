@@ -565,6 +565,30 @@ def test_plain_ascent_climbs_to_the_same_policy():
     assert row_tv(fit.policy, best.policy, data.visited) < 1e-6
 
 
+@pytest.mark.parametrize("iterations", [1, 3, 30])
+def test_the_gap_of_a_ridge_is_primal_less_dual(iterations):
+    """Primal: ``‖E_D φ − E_π φ‖²/(2·l2) − α H(π)``, at the policy reached; by enumeration."""
+    alpha, l2 = 0.7, 0.3
+    mdp, data = small_data("window", n=30, alpha=alpha)
+    fit = maxent_irl(data, alpha, l2=l2, solver="gradient", max_iterations=iterations)
+    visits, entropy, soft = [0 * t for t in data.frequencies], 0.0, 0.0
+    for prompt, weight in enumerate(data.state_counts[0] / data.n):
+        responses = enumerate_responses(mdp.dynamics, prompt)
+        sums = np.array([along(fit.reward.rewards, r) for r in responses]) / alpha
+        soft += weight * alpha * np.logaddexp.reduce(sums)
+        for p, (tokens, states) in zip(np.exp(sums - np.logaddexp.reduce(sums)), responses, strict=True):
+            entropy -= weight * p * math.log(p)
+            for h, (a, s) in enumerate(zip(tokens, states, strict=True)):
+                visits[h][s, a] += weight * p
+    mean = sum((f * r).sum() for f, r in zip(data.frequencies, fit.reward.rewards, strict=True))
+    squared = sum((r**2).sum() for r in fit.reward.rewards)
+    mismatch = sum(((f - v) ** 2).sum() for f, v in zip(data.frequencies, visits, strict=True))
+    dual = mean - soft - l2 / 2 * squared
+    assert fit.optimum.objective == pytest.approx(dual, abs=1e-12)
+    assert fit.optimum.gap == pytest.approx(mismatch / (2 * l2) - alpha * entropy - dual, abs=1e-12)
+    assert fit.optimum.gap > 1e-9
+
+
 @check
 @given(data_sets(), seeds, st.sampled_from([0.0, 0.2]))
 def test_gradient_and_curvature_by_differences(case, seed, l2):

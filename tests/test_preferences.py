@@ -26,6 +26,7 @@ from strategies import (
     token_mdps,
 )
 
+from theory.gallery import verifier_disagreement
 from theory.mdp import TokenMDP
 from theory.policy import Policy, Responses, all_responses, log_prob, map_response, plain_value
 from theory.preferences import (
@@ -35,7 +36,6 @@ from theory.preferences import (
     rlhf,
     sample_preferences,
     separable_pairs,
-    verifier_disagreement,
 )
 from theory.reward import endogenous_reward, returns, shape_reward, with_rewards
 from theory.soft import plain_optimal

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from theory.arrays import require_memory, require_positive
 from theory.bounds import tv_randomised_response
-from theory.dynamics import require_tree_memory
+from theory.dynamics import Dynamics, Tree, require_tree_memory
 from theory.instance import Instance
 from theory.mdp import TokenMDP
 from theory.policy import Policy, Seed
 from theory.soft import soft_optimal
 
 __all__ = [
+    "Verifier",
     "coin_payoff",
     "coin_payoff_gap",
     "indifferent_learner",
@@ -28,6 +29,7 @@ __all__ = [
     "rise_then_fall",
     "swapped_pair",
     "swapped_pair_gap",
+    "verifier_disagreement",
     "vote_and_pay",
 ]
 
@@ -418,3 +420,49 @@ def _one_against_fifteen(mass: list[float], right: list[bool], alpha: float) -> 
     pays = np.stack([np.where(np.arange(16) == 0, r, not r).reshape(4, 4) for r in right]).reshape(-1, 4).astype(float)
     mdp = TokenMDP.tree([np.zeros((len(mass), 4)), pays])
     return Instance(mdp, soft_optimal(mdp, alpha).policy, Policy.from_probs(mdp.dynamics, [first, second]), alpha)
+
+
+class Verifier(NamedTuple):
+    """A verifier's verdict on two responses: "Yes" (token 0) or "No" (1), after a prompt that holds the response."""
+
+    policy: Policy
+    """Two prompts, one for each response; H = 1, V = 2."""
+    log_probs: np.ndarray
+    """``(2,)``: ``α log π(Yes|y)``, reward units."""
+    logits: np.ndarray
+    """``(2,)``: the logit of "Yes", reward units."""
+    soft_values: np.ndarray
+    """``(2,)``: ``V(y) = α log Σ_a exp(logit_a/α)``, reward units."""
+
+
+def verifier_disagreement(accept: tuple[float, float] = (0.4, 0.7), lead: float = 1.0, alpha: float = 1.0) -> Verifier:
+    """A verifier that accepts the second response more often and has the larger logit of "Yes" on the first.
+
+    The state ``s₁ = (x, y, "is it right?")`` holds the response, so its soft value does not cancel between two of them:
+
+        logit_Yes(y) = α log π(Yes|y) + V(y).
+
+    Let ``L`` be the difference of the logits and ``ΔV`` that of the soft values, first less second. Then
+    ``α Δ log π(Yes) = L − ΔV``: the two rewards order the responses differently if and only if ``L(L − ΔV) < 0``, that
+    is, if ``ΔV`` has the sign of ``L`` and is larger. They are the gauges ``logits`` and ``logprob`` of one
+    `endogenous_reward`. Adding ``c(y)`` to both logits of a state changes no probability and adds ``c(y)`` to that of
+    "Yes": any verifier that is not indifferent has logits that order the responses the other way.
+
+    Args:
+        accept: ``π(Yes|y)`` of the first and of the second response, increasing.
+        lead: ``L``, positive: the logits of "Yes" are `lead` and 0.
+        alpha: temperature.
+
+    Raises:
+        ValueError: names the argument and the value.
+
+    """
+    if not 0 < accept[0] < accept[1] < 1:
+        raise ValueError(f"accept={accept}: must be two increasing probabilities, else the two rewards agree")
+    lead, alpha = float(require_positive("lead", lead)), float(require_positive("alpha", alpha))
+    p, yes = np.array(accept), np.array([lead, 0.0])
+    no = yes + alpha * (np.log1p(-p) - np.log(p))
+    dynamics = Dynamics(2, (2,), Tree(), np.array([0.5, 0.5]), (None,))
+    policy = Policy.from_logits(dynamics, [np.stack([yes, no], axis=1)], temperature=alpha)
+    assert policy.log_normalizers is not None
+    return Verifier(policy, alpha * policy.log_probs[0][:, 0], yes, alpha * policy.log_normalizers[0])

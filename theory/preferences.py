@@ -22,25 +22,23 @@ from scipy.optimize import linprog
 from scipy.sparse import csr_matrix, hstack, identity
 from scipy.special import expit
 
-from theory.arrays import expand, require_memory, require_positive
-from theory.dynamics import Dynamics, Tree
+from theory.arrays import require_memory, require_positive
+from theory.dynamics import Dynamics
+from theory.improve import kl_optimal
 from theory.mdp import TokenMDP
 from theory.policy import Policy, Responses, Seed, require_same_dynamics, sample
-from theory.reward import bradley_terry, endogenous_reward, returns, with_rewards
-from theory.soft import soft_optimal
+from theory.reward import bradley_terry, returns, with_rewards
 
 __all__ = [
     "RLHF",
     "Contrast",
     "Preferences",
     "RewardFit",
-    "Verifier",
     "fit_reward",
     "identifiable_rank",
     "rlhf",
     "sample_preferences",
     "separable_pairs",
-    "verifier_disagreement",
 ]
 
 MAX_STEPS = 200
@@ -473,60 +471,4 @@ def rlhf(
     require_same_dynamics(preferences.dynamics, anchor.dynamics)
     beta = require_positive("beta", beta)
     fit = fit_reward(preferences, features, l2)
-    return RLHF(_kl_optimal(fit.reward, anchor, beta), fit.reward, fit)
-
-
-def _kl_optimal(mdp: TokenMDP, anchor: Policy, beta: Any) -> Policy:
-    """``π(τ|s₁) ∝ anchor(τ|s₁) exp(r(τ)/β)``: soft-optimal at temperature 1 for the reward ``log anchor + r/β``."""
-    prior = endogenous_reward(anchor, 1.0, gauge="logprob")
-    rewards = tuple(log_p + r / expand(beta, 2) for log_p, r in zip(prior.rewards, mdp.rewards, strict=True))
-    return soft_optimal(with_rewards(prior.dynamics, rewards), 1.0).policy
-
-
-# --- A verifier as the reward ---------------------------------------------------------------------------------------
-
-
-class Verifier(NamedTuple):
-    """A verifier's verdict on two responses: "Yes" (token 0) or "No" (1), after a prompt that holds the response."""
-
-    policy: Policy
-    """Two prompts, one for each response; H = 1, V = 2."""
-    log_probs: np.ndarray
-    """``(2,)``: ``α log π(Yes|y)``, reward units."""
-    logits: np.ndarray
-    """``(2,)``: the logit of "Yes", reward units."""
-    soft_values: np.ndarray
-    """``(2,)``: ``V(y) = α log Σ_a exp(logit_a/α)``, reward units."""
-
-
-def verifier_disagreement(accept: tuple[float, float] = (0.4, 0.7), lead: float = 1.0, alpha: float = 1.0) -> Verifier:
-    """A verifier that accepts the second response more often and has the larger logit of "Yes" on the first.
-
-    The state ``s₁ = (x, y, "is it right?")`` holds the response, so its soft value does not cancel between two of them:
-
-        logit_Yes(y) = α log π(Yes|y) + V(y).
-
-    Let ``L`` be the difference of the logits and ``ΔV`` that of the soft values, first less second. Then
-    ``α Δ log π(Yes) = L − ΔV``: the two rewards order the responses differently if and only if ``L(L − ΔV) < 0``, that
-    is, if ``ΔV`` has the sign of ``L`` and is larger. They are the gauges ``logits`` and ``logprob`` of one
-    `endogenous_reward`. Adding ``c(y)`` to both logits of a state changes no probability and adds ``c(y)`` to that of
-    "Yes": any verifier that is not indifferent has logits that order the responses the other way.
-
-    Args:
-        accept: ``π(Yes|y)`` of the first and of the second response, increasing.
-        lead: ``L``, positive: the logits of "Yes" are `lead` and 0.
-        alpha: temperature.
-
-    Raises:
-        ValueError: names the argument and the value.
-
-    """
-    if not 0 < accept[0] < accept[1] < 1:
-        raise ValueError(f"accept={accept}: must be two increasing probabilities, else the two rewards agree")
-    lead, alpha = float(require_positive("lead", lead)), float(require_positive("alpha", alpha))
-    p, yes = np.array(accept), np.array([lead, 0.0])
-    no = yes + alpha * (np.log1p(-p) - np.log(p))
-    dynamics = Dynamics(2, (2,), Tree(), np.array([0.5, 0.5]), (None,))
-    policy = Policy.from_logits(dynamics, [np.stack([yes, no], axis=1)], temperature=alpha)
-    assert policy.log_normalizers is not None
-    return Verifier(policy, alpha * policy.log_probs[0][:, 0], yes, alpha * policy.log_normalizers[0])
+    return RLHF(kl_optimal(fit.reward, anchor, beta).policy, fit.reward, fit)
