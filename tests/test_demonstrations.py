@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -76,7 +77,7 @@ def test_pieces_add_up(mdp, seed):
 
 
 def test_a_batch_of_responses_is_a_batch_of_data_sets():
-    mdp = build("window", np.random.default_rng(0), 2, 3, 4, window=2, masked=True)
+    mdp = build("window", np.random.default_rng(11), 2, 3, 4, window=2, masked=True)
     policy = random_policy(mdp.dynamics, np.random.default_rng(1))
     prompts = np.random.default_rng(2).integers(2, size=50)
     tokens = np.stack([sample(policy, 50, seed, prompts=prompts).tokens for seed in range(6)]).reshape(2, 3, 50, 4)
@@ -223,13 +224,15 @@ def test_a_billion_responses_cost_no_more_than_ten(rule):
 
 
 def test_what_is_never_chosen_is_never_drawn():
-    """A row whose probabilities sum to one short of the last bits, and whose last token is forbidden."""
-    mdp = TokenMDP.tree([np.zeros((1, 4))], allowed=[np.array([[True, True, True, False]])])
-    log_probs = np.log(np.array([[0.1, 0.2, 0.7, 1.0]]))
-    log_probs[0, 3] = -np.inf
-    expert = Policy.from_log_probs(mdp.dynamics, [log_probs - 1e-13])
-    for seed in range(5):
-        assert Demonstrations.sample(expert, 2**62, seed).counts[0][0, 3] == 0
+    """NumPy gives what rounding leaves of a row's probabilities to its last token, here a forbidden one."""
+    mask = [np.array([[True, True, True, False]])]
+    dynamics = TokenMDP.tree([np.zeros((1, 4))], allowed=mask).dynamics
+    expert = Policy.from_logits(dynamics, [np.random.default_rng(0).normal(size=(500, 1, 4))])
+    rows = np.exp(expert.log_probs[0][:, 0])
+    assert np.random.default_rng(1).multinomial(2**62, rows / rows.sum(axis=-1, keepdims=True))[:, 3].any()
+    data = Demonstrations.sample(expert, 2**62, 1)
+    assert not data.counts[0][..., 3].any()
+    assert (data.n == 2**62).all()
 
 
 def test_sample_broadcasts_numbers_experts_and_seeds():
@@ -341,14 +344,38 @@ def test_witten_bell_by_hand(rule, window):
                     assert math.exp(model.log_probs[h][s, a]) == pytest.approx(expected, rel=1e-12)
 
 
+def window_without_oldest(data, h, state):
+    """``p(·|s')`` where nothing is forbidden, from uniform up: all prompts, the prompt, then a token more at a time."""
+    V, m = data.dynamics.vocab_size, min(h, data.dynamics.rule.size)
+    counts = data.counts[h].reshape(-1, *(V,) * m, V)
+    suffixes = [counts.sum(axis=tuple(range(m + 1)))]
+    for k in range(m):
+        suffixes.append(counts[state // V**m].sum(axis=tuple(range(m - k))).reshape(V**k, V)[state % V**k])
+    lower = np.full(V, 1 / V)
+    for row in suffixes:
+        t = (row > 0).sum()
+        lower = (row + t * lower) / (row.sum() + t) if t else lower
+    return lower
+
+
 def test_witten_bell_of_a_batch_with_forbidden_tokens():
-    mdp = build("window", np.random.default_rng(1), 2, 3, 4, window=2, masked=True)
+    mdp = build("window", np.random.default_rng(11), 2, 3, 4, window=2, masked=True)
+    assert all(mask is not None for mask in mdp.dynamics.allowed)
     data = Demonstrations.sample(random_policy(mdp.dynamics, np.random.default_rng(1)), 9, 2, batch=(2, 2))
     model = fitted_model(data, "witten-bell")
+    free = replace(mdp.dynamics, allowed=(None,) * 4)
     for h, table in enumerate(model.log_probs):
         assert_allclose(np.exp(table).sum(axis=-1), 1.0, rtol=1e-13)
         mask = mdp.dynamics.allowed[h]
         assert mask is None or (np.isneginf(table) == ~mask).all()  # each allowed token has probability, no other
+        # One step of the formula: p(·|s') is restricted to what is allowed in s.
+        plain = Demonstrations(free, data[1, 0].counts)
+        for s, counts in enumerate(data[1, 0].counts[h]):
+            shorter = window_without_oldest(plain, h, s)
+            legal = shorter if mask is None else shorter * mask[s] / (shorter * mask[s]).sum()
+            t = (counts > 0).sum()
+            expected = (counts + t * legal) / (counts.sum() + t) if t else legal
+            assert_allclose(np.exp(table[1, 0, s]), expected, atol=1e-13)
         assert_allclose(table[1, 0], fitted_model(data[1, 0], "witten-bell").log_probs[h], rtol=1e-12)
 
 

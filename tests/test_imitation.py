@@ -116,7 +116,19 @@ def test_every_route_gives_the_empirical_frequencies(case):
             # A placeholder, and no guess, where nothing was seen.
             mask = mdp.dynamics.allowed[h]
             legal = np.ones(counts.shape, bool) if mask is None else mask
+            assert (np.isneginf(fit.q[h])[~v] == ~legal[~v]).all()
             assert_allclose(found[~v], (legal / legal.sum(axis=1, keepdims=True))[~v], atol=1e-14)
+
+
+@pytest.mark.parametrize("route", ROUTES.values(), ids=ROUTES)
+def test_a_placeholder_keeps_to_the_allowed_tokens(route):
+    masks = [None, np.array([[True, True, True], [True, False, True], [True, True, True]])]
+    mdp = TokenMDP.tree([np.zeros((1, 3)), np.zeros((3, 3))], allowed=masks)
+    data = Demonstrations(mdp.dynamics, (np.array([[2, 0, 1]]), np.array([[1, 1, 0], [0, 0, 0], [0, 1, 0]])))
+    fit = route(data, 0.5)
+    assert [v.tolist() for v in fit.visited] == [[True], [True, False, True]]
+    assert np.isneginf(fit.q[1]).tolist() == [[False, False, True], [False, True, False], [True, False, True]]
+    assert_allclose(np.exp(fit.policy.log_probs[1][1]), [0.5, 0.0, 0.5], atol=1e-15)
 
 
 @check
@@ -812,7 +824,7 @@ def test_other_refusals():
 # --- A published implementation ---------------------------------------------------------------------------------
 
 
-def test_against_the_imitation_package():
+def test_against_the_imitation_package(tmp_path):
     """`mce_irl` holds rewards of a state, the same at every step: a table MDP and one feature per state hold them too.
 
     Its planner values the states before the `H` actions while its expectations count the state after the last one as
@@ -824,6 +836,7 @@ def test_against_the_imitation_package():
         import torch
         from imitation.algorithms import mce_irl
         from imitation.rewards.reward_nets import BasicRewardNet
+        from imitation.util import logger
         from seals.base_envs import TabularModelPOMDP
 
     S, V, H = 4, 2, 4
@@ -867,6 +880,7 @@ def test_against_the_imitation_package():
             linf_eps=1e-5,
             grad_l2_eps=1e-9,
             log_interval=None,
+            custom_logger=logger.configure(tmp_path, format_strs=[]),
         )
         irl.train(max_iter=5000)
     theirs = Policy.from_probs(mdp.dynamics, [irl.policy.pi[h] for h in range(H)], tolerance=1e-5)

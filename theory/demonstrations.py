@@ -268,9 +268,7 @@ def fitted_model(demonstrations: Demonstrations, smoothing: Smoothing = 0.0) -> 
             raise ValueError(f"smoothing={smoothing!r}: must be a number, 0 or more, or 'witten-bell'")
         weights = [table + float(smoothing) for table in demonstrations.counts]
     logits = []
-    for h, table in enumerate(weights):
-        mask = dynamics.allowed[h]
-        table = table if mask is None else table * mask
+    for table in weights:
         table = np.where(table.sum(axis=-1, keepdims=True) > 0, table, 1.0)
         with np.errstate(divide="ignore"):
             logits.append(np.log(table))

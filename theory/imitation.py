@@ -578,11 +578,9 @@ def _maximise(problem: _Concave, tolerance: float, max_iterations: int) -> tuple
     for steps in range(1, MAX_NEWTON + 1):
         scale = problem.scale(theta)
         gradient = scale * problem.value_and_gradient(theta)[1] / alpha
-        # Tokens that the data have and the policy has lost hardly curve: this bounds their step, and fades out.
-        damping = min(0.01, float(np.linalg.norm(gradient)))
 
-        def curvature(y: np.ndarray, at: np.ndarray = theta, scale: np.ndarray = scale, d: float = damping) -> Any:
-            return scale * problem.curvature(at, scale * y) / alpha + d * y
+        def curvature(y: np.ndarray, at: np.ndarray = theta, scale: np.ndarray = scale) -> Any:
+            return scale * problem.curvature(at, scale * y) / alpha
 
         step = scale * _conjugate_gradients(curvature, gradient)
         size = problem.size(step)
