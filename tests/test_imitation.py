@@ -21,7 +21,7 @@ from strategies import (
     token_mdps,
 )
 
-import theory.imitation
+import theory.saddle
 from theory.demonstrations import Demonstrations, fitted_model
 from theory.imitation import (
     endogenous,
@@ -606,7 +606,7 @@ def test_the_gap_of_a_ridge_is_primal_less_dual(iterations):
 def test_gradient_and_curvature_by_differences(case, seed, l2):
     _, alpha, _, data = case
     rng = np.random.default_rng(seed)
-    for problem in (theory.imitation._Dual(data, alpha, l2, None), theory.imitation._Rows(data, alpha, False)):
+    for problem in (theory.saddle.Dual(data, alpha, l2, None), theory.saddle.Rows(data, alpha, False)):
         theta = alpha * rng.normal(size=problem.n_variables)
         direction = alpha * rng.normal(size=len(theta))
         gradient = problem.value_and_gradient(theta)[1]

@@ -18,6 +18,7 @@ from theory.policy import (
     all_responses,
     best_continuations,
     bhattacharyya,
+    expected_sums,
     kl,
     log_prob,
     map_response,
@@ -149,6 +150,25 @@ class Instance:
     def anchored_value(self) -> Array:
         """``V^{π_β}_{r*}``, plain, for ``π_β = argmax_π V^π_{r̂} − β KL(π‖π̂) ∝ π̂^{1+α/β}`` at ``β = α``: ``batch``."""
         return plain_value(self.mdp, power_policy(self.policy, 2.0))
+
+    @cached_property
+    def endogenous_soft_values(self) -> tuple[Array, ...]:
+        """``V_r̂`` of every state, solved from `r̂` anew."""
+        return soft_values(self.endogenous, self.alpha)
+
+    def irl_dual(self, expert: Policy) -> Array:
+        """MaxEnt IRL's objective at `r̂` (eq. 6), an expert's law as data: ``E r̂(τ) − E V_r̂(s₁)``: ``batch``."""
+        return plain_value(self.endogenous, expert) - self._average(self.endogenous_soft_values[0])
+
+    @cached_property
+    def inverse_soft_q_objective(self) -> Array:
+        """Inverse soft-Q learning's objective at ``Q̂ = r̂ + V_r̂``, the expert's law as data (eq. 7): ``batch``."""
+        values = (*self.endogenous_soft_values, None)
+        tables = [
+            reward + self.endogenous.dynamics.children(h, values[h + 1]) - values[h][..., None]
+            for h, reward in enumerate(self.endogenous.rewards)
+        ]
+        return self._average(expected_sums(self.expert, tables)[0])
 
     def regularised(self, policy: Policy) -> Array:
         """``V^π_{r*,α}``: ``batch``."""

@@ -15,7 +15,7 @@ from theory import bounds
 from theory.arrays import Array, array_namespace, expand
 from theory.improve import kl_optimal
 from theory.instance import MAX_LEAVES, Instance, finite
-from theory.policy import log_prob
+from theory.policy import expected_sums, log_prob, trajectory_entropy
 from theory.soft import power_policy
 from theory.verdict import Statement
 
@@ -94,6 +94,32 @@ STATEMENTS: tuple[Statement, ...] = (
         lambda i: i.resolved_log_prob,
         lambda i: finite(i.policy_log_prob, i.policy_log_prob),
         "nats",
+        equality=True,
+    ),
+    Statement(
+        "irl-saddle",
+        "eq. 6",
+        "E_π̂ r̂(τ) − E V_r̂(s₁) = −α H(π̂)",
+        lambda i: i.irl_dual(i.policy),
+        lambda i: -(i.temperature * trajectory_entropy(i.policy)),
+        equality=True,
+    ),
+    Statement(
+        "irl-gap",
+        "eq. 6",
+        "−αH(π_E) − [E_{π_E} r̂(τ) − E V_r̂(s₁)] = α KL(π_E‖π̂)",
+        lambda i: -(i.temperature * trajectory_entropy(i.expert)) - i.irl_dual(i.expert),
+        lambda i: i.temperature * i.kl_from_expert,
+        assumes=lambda i: _is_finite(i.kl_from_expert),
+        equality=True,
+    ),
+    Statement(
+        "inverse-soft-q",
+        "eqs. 7–8",
+        "E_{π_E} Σ_h [Q̂ − V_Q̂] = α E_{π_E} log π̂(τ)",
+        lambda i: i.inverse_soft_q_objective,
+        lambda i: i.temperature * i.mdp.dynamics.average(expected_sums(i.expert, i.policy.log_probs)[0]),
+        assumes=lambda i: _is_finite(i.kl_from_expert),
         equality=True,
     ),
     Statement(
