@@ -1,7 +1,6 @@
 """Learning curves: what is measured is what it says, bounds hold, and a stopped run goes on."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,9 +8,10 @@ import pytest
 from theory import learning
 from theory.cli import main
 from theory.demonstrations import Demonstrations
-from theory.learning import QUANTITIES, Cell, LearningCurve, learning_curve, measure
+from theory.gallery import random_tree
+from theory.learning import QUANTITIES, Cell, LearningCurve, budget_comparison, learning_curve, measure
 from theory.mdp import TokenMDP
-from theory.policy import all_responses, kl, log_prob
+from theory.policy import all_responses, kl, log_prob, plain_value
 from theory.reward import returns
 from theory.soft import plain_optimal, soft_optimal
 
@@ -150,6 +150,17 @@ def test_wrong_options(tmp_path, capsys, options, message):
     assert err.count("\n") == 1
 
 
-def test_cells_are_frozen():
-    cell = measure("stochastic", 2, 5, **SMALL)
-    assert replace(cell) == cell
+def test_budgets():
+    """Cloning ends at the expert's own regret, and what optimises a reward at none."""
+    (small, large) = budget_comparison([10, 20_000], [0.5], vocab_size=3, horizon=2, seeds=4)
+    assert (small.n, large.n, large.alpha) == (10, 20_000, 0.5)
+    assert list(large.regrets) == ["clone", "rl", "rlhf_expert", "rlhf_uniform"]
+    own = []
+    for k in range(4):
+        mdp = random_tree(3, 2, seed=np.random.default_rng([0, k, 20_000, 500_000]))
+        best = plain_optimal(mdp).values[0].mean()
+        own.append(best - float(plain_value(mdp, soft_optimal(mdp, 0.5).policy)))
+    assert large.regrets["clone"][0] == pytest.approx(np.mean(own), abs=0.01)
+    for name in ("rl", "rlhf_expert", "rlhf_uniform"):
+        assert -1e-12 <= large.regrets[name][0] < 0.02 < small.regrets["rlhf_uniform"][0]
+    assert all(error >= 0 for _, error in small.regrets.values())

@@ -18,14 +18,27 @@ from theory import bounds
 from theory.arrays import require_memory
 from theory.demonstrations import Demonstrations
 from theory.files import replacing
+from theory.gallery import random_tree
 from theory.imitation import next_token_mle
 from theory.mdp import TokenMDP
 from theory.policy import Policy, kl, max_log_ratio, plain_value
+from theory.preferences import rlhf, sample_preferences
 from theory.reward import endogenous_reward
 from theory.soft import plain_optimal, soft_optimal
 from theory.sweep import Exponent, fit_exponent
 
-__all__ = ["EXPERTS", "HORIZONS", "QUANTITIES", "SIZES", "Cell", "LearningCurve", "learning_curve", "measure"]
+__all__ = [
+    "EXPERTS",
+    "HORIZONS",
+    "QUANTITIES",
+    "SIZES",
+    "Budget",
+    "Cell",
+    "LearningCurve",
+    "budget_comparison",
+    "learning_curve",
+    "measure",
+]
 
 Expert: TypeAlias = Literal["stochastic", "deterministic"]
 EXPERTS: tuple[Expert, ...] = get_args(Expert)
@@ -202,6 +215,73 @@ def measure(
         "stepwise": np.minimum(most, stepwise),
     }
     return Cell(expert, horizon, n, **{name: tuple(np.asarray(x).tolist()) for name, x in found.items()})
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Regret ``max_π V^π − V^π`` of four ways to spend `n` data, mean and standard error over seeds, reward units.
+
+    Attributes:
+        alpha: temperature of the expert, and of the reward read from its clone.
+        n: demonstrations of the expert, or pairs of responses with a Bradley–Terry winner (at temperature 1).
+        regrets: by name: ``clone``, ``rl`` on the endogenous reward of the clone, ``rlhf_expert`` and ``rlhf_uniform``:
+            RLHF from pairs that the expert, or the uniform policy, wrote.
+
+    """
+
+    alpha: float
+    n: int
+    regrets: dict[str, tuple[float, float]]
+
+
+def budget_comparison(
+    sizes: Sequence[int] = (30, 100, 1000, 10_000),
+    alphas: Sequence[float] = (0.1, 0.5, 1.0, 2.0),
+    *,
+    vocab_size: int = 4,
+    horizon: int = 3,
+    smoothing: float = 0.1,
+    l2: float = 1.0,
+    beta: float = 1e-3,
+    seeds: int = 20,
+    seed: int = 0,
+) -> list[Budget]:
+    """Demonstrations against preferences on random trees: cloning, RL on `r̂`, and RLHF from as many pairs.
+
+    Args:
+        sizes: values of `n`.
+        alphas: temperatures.
+        vocab_size: `V`.
+        horizon: `H`.
+        smoothing: of the clone's counts.
+        l2: of the reward fit (`theory.preferences.fit_reward`).
+        beta: RLHF's KL coefficient; its anchor is uniform, so that a small one is RL on the fitted reward.
+        seeds: trees and data sets for each row.
+        seed: of the random numbers.
+
+    """
+    rows = []
+    for alpha in alphas:
+        for n in sizes:
+            found: dict[str, list[float]] = {}
+            for k in range(seeds):
+                rng = np.random.default_rng([seed, k, n, round(1e6 * alpha)])
+                mdp = random_tree(vocab_size, horizon, seed=rng)
+                best, teacher = (
+                    float(mdp.dynamics.average(plain_optimal(mdp).values[0])),
+                    soft_optimal(mdp, alpha).policy,
+                )
+                uniform = Policy.from_logits(mdp.dynamics, [np.zeros_like(table) for table in mdp.rewards])
+                clone = next_token_mle(Demonstrations.sample(teacher, n, rng), alpha, smoothing=smoothing).policy
+                learned = {"clone": clone, "rl": plain_optimal(endogenous_reward(clone, alpha, gauge="logprob")).policy}
+                for name, writer in (("rlhf_expert", teacher), ("rlhf_uniform", uniform)):
+                    pairs = sample_preferences(mdp, writer, n, rng)
+                    learned[name] = rlhf(pairs, uniform, beta, l2=l2).policy
+                for name, policy in learned.items():
+                    found.setdefault(name, []).append(best - float(plain_value(mdp, policy)))
+            error = {name: float(np.std(x, ddof=1) / np.sqrt(seeds)) for name, x in found.items()}
+            rows.append(Budget(alpha, n, {name: (float(np.mean(x)), error[name]) for name, x in found.items()}))
+    return rows
 
 
 def _read(path: Path, options: dict[str, Any]) -> Iterator[tuple[tuple[str, int, int], Cell]]:
