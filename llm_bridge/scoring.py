@@ -2,7 +2,7 @@
 
 The batches depend on the work alone, not on the number of processes or on what was done before: process `r` of `n`
 takes each `n`-th batch that is still to do. So results are the same, to the byte, for one process, for several, and
-after any number of interruptions on one machine.
+after any number of interruptions, on one machine with as many threads.
 """
 
 from __future__ import annotations

@@ -135,6 +135,7 @@ FIGURES = {
         "clone_constant",
         "crossover",
         "tv_vs_epsilon",
+        "sharpening",
     },
     "coin-payoff": {"error_vs_horizon_fixed_epsilon", "clone_constant", "crossover"},
     "swapped-pair": {"error_vs_horizon_fixed_epsilon"},
