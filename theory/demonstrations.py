@@ -363,8 +363,11 @@ def _check_counts(dynamics: Dynamics, counts: Sequence[np.ndarray]) -> None:
 
 
 def _check_responses(dynamics: Dynamics, responses: Responses) -> tuple[np.ndarray, np.ndarray]:
-    prompts, tokens = (np.asarray(x) for x in responses)
     H, V, P = dynamics.horizon, dynamics.vocab_size, dynamics.n_prompts
+    try:
+        prompts, tokens = (np.asarray(x) for x in responses)
+    except ValueError:
+        raise ValueError(f"responses.tokens holds responses of different lengths: each must have {H} tokens") from None
     if tokens.ndim < 2 or tokens.shape[-1] != H:
         raise ValueError(f"responses.tokens has shape {tokens.shape}: must be (N, {H}), {H} tokens for each response")
     if 0 in tokens.shape:

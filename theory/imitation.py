@@ -235,7 +235,8 @@ def maxent_irl(
     if l2 > 0:
         gap = float(gradient @ gradient) / (2 * l2)  # the primal is αH(π) − ‖E_D φ − E_π φ‖²/(2·l2), at π_r
     elif features is not None:
-        gap = abs(float(theta @ gradient))  # of the greatest entropy with the feature expectations of π_r
+        # of the greatest entropy with the feature expectations of π_r, which are those of the data at the end only
+        gap = abs(float(theta @ gradient)) if converged else np.nan
     else:
         gap = greatest_objective(demonstrations, alpha) - objective
         q = with_placeholders(demonstrations, entropy_gauge(dual.dynamics, q, alpha))
@@ -335,6 +336,9 @@ def soft_q_learning(
     q = [forbid(np.zeros(r.shape), mask) for r, mask in zip(mdp.rewards, dynamics.allowed, strict=True)]
     behaviour = Policy.from_logits(dynamics, q) if behaviour is None else behaviour
     require_same_dynamics(dynamics, behaviour.dynamics)
+    for h, (mask, table) in enumerate(zip(dynamics.allowed, behaviour.log_probs, strict=True)):
+        if mask is not None and (table > -np.inf)[~mask].any():
+            raise ValueError(f"behaviour: writes a token of layer {h} that the MDP forbids; use a policy of this MDP")
     exact = soft_q_values(mdp, alpha)
     reached = [(m > 0)[:, None] & (t > -np.inf) for m, t in zip(occupancy(behaviour), behaviour.log_probs, strict=True)]
     met = [np.zeros(r.shape, dtype=np.int64) for r in mdp.rewards]

@@ -331,6 +331,10 @@ def sharpening_curve(reward: TokenMDP, policy: Policy, alpha: Any, exponents: An
 
     """
     exponents = as_float(exponents)
+    if policy.batch_shape or reward.batch_shape or np.ndim(alpha) or exponents.ndim != 1:
+        shapes = f"policy of batch {policy.batch_shape}, reward of batch {reward.batch_shape}"
+        shapes += f", alpha of shape {np.shape(alpha)}, exponents of shape {tuple(exponents.shape)}"
+        raise ValueError(f"{shapes}: take one policy, reward and alpha, and exponents (K,)")
     sharpened = power_policy(policy, exponents)
     log_mass = log_prob(sharpened, map_response(policy))
     average = policy.dynamics.average

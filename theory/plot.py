@@ -175,7 +175,7 @@ def learning_figure(curve: LearningCurve) -> Figure:
         axes.set_yscale("log")
         _finish(axes)
     shown = [x for c in curve.cells for x in (np.mean(c.clone), np.mean(c.rl)) if x > 0]
-    left.set_ylim(max(min(shown) / 2, 1e-6), 2 * longest)
+    left.set_ylim(max(min(shown, default=1e-6) / 2, 1e-6), 2 * longest)
     left.set_ylabel("plain-value error (reward units)")
     left.set_xlabel("horizon $H$ (tokens)")
     right.set_xlabel("demonstrations $n$")

@@ -85,6 +85,10 @@ class Preferences:
             raise ValueError(f"pair {i}: chosen and rejected are both {tokens[i].tolist()}; leave equal responses out")
         return cls(dynamics, prompts, tokens, losers)
 
+    def __post_init__(self) -> None:
+        _check_responses("chosen", Responses(self.prompts, self.chosen), self.dynamics)
+        _check_responses("rejected", Responses(self.prompts, self.rejected), self.dynamics)
+
 
 def _check_responses(name: str, responses: Responses, dynamics: Dynamics) -> Responses:
     H = dynamics.horizon
@@ -371,7 +375,7 @@ def _newton(
 
     u = np.zeros(rows.shape[1])
     near = max(1e-10, 1e-13 * counts.sum())  # nats still to gain, above what rounding hides in the loss
-    done = False
+    done, steps_at_the_end = False, 0
     for _ in range(MAX_STEPS):
         p, q = expit(rows @ u), expit(-(rows @ u))
         gradient = rows.T @ (wins * q - (counts - wins) * p) - penalty * u
@@ -380,9 +384,17 @@ def _newton(
             return u, gradient, fisher, -loss(u, 0.0 * penalty)
         step = np.linalg.solve(fisher + np.diag(penalty), gradient)
         gain = float(gradient @ step)  # twice what the quadratic model still promises
-        done = gain <= near  # √gain is the way to go in standard errors: one full step more squares it
+        flat = gain <= near  # √gain is the way to go in standard errors: one full step more squares it
+        steps_at_the_end += flat
+        # A small penalty stops a pair that is always won far out, where there is little left to gain.
+        short = not penalty.any() or bool((np.abs(step) <= 1e-9 * (1 + np.abs(u))).all())
+        if steps_at_the_end > MAX_STEPS // 2 and not short:
+            raise ValueError(
+                f"l2: {penalty.max():.3g} is too small to place pairs that are always won; pass a larger one"
+            )
+        done = flat and short
         size = 1.0
-        while not done and loss(u + size * step, penalty) > loss(u, penalty) - size * gain / 4:
+        while not flat and loss(u + size * step, penalty) > loss(u, penalty) - size * gain / 4:
             size /= 2
         u = u + size * step
     raise ValueError(f"preferences: no maximum of the likelihood within {MAX_STEPS} Newton steps; pass a larger l2")
