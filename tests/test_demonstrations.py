@@ -507,3 +507,9 @@ def test_other_refusals(monkeypatch):
     monkeypatch.setattr(theory.arrays, "available_memory", lambda: 1000)
     with pytest.raises(ValueError, match=r"the table of counts needs .*use fewer data sets or states"):
         Demonstrations.sample(fitted_model(data), 5, 0, batch=(100,))
+
+
+def test_responses_of_different_lengths_are_refused():
+    dynamics = TokenMDP.tree([np.zeros((1, 2)), np.zeros((2, 2))]).dynamics
+    with pytest.raises(ValueError, match="responses of different lengths: each must have 2 tokens"):
+        Demonstrations.from_responses(dynamics, Responses([0, 0], [[0, 1], [1]]))

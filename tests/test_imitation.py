@@ -23,6 +23,7 @@ from strategies import (
 
 import theory.saddle
 from theory.demonstrations import Demonstrations, fitted_model
+from theory.gallery import random_tree
 from theory.imitation import (
     endogenous,
     inverse_soft_q,
@@ -885,3 +886,20 @@ def test_against_the_imitation_package(tmp_path):
         irl.train(max_iter=5000)
     theirs = Policy.from_probs(mdp.dynamics, [irl.policy.pi[h] for h in range(H)], tolerance=1e-5)
     assert row_tv(theirs, fit.policy, everywhere) < 1e-3
+
+
+def test_no_gap_is_claimed_before_convergence():
+    mdp = random_tree(3, 2, seed=0)
+    data = Demonstrations.sample(soft_optimal(mdp, 0.5).policy, 200, 0)
+    features = [np.random.default_rng(h).standard_normal((3**h, 3, 2)) for h in range(2)]
+    stopped = maxent_irl(data, 0.5, features=features, solver="gradient", max_iterations=1).optimum
+    assert not stopped.converged
+    assert np.isnan(stopped.gap)
+    assert maxent_irl(data, 0.5, features=features).optimum.gap < 1e-8
+
+
+def test_behaviour_must_not_write_what_is_forbidden():
+    mdp = TokenMDP.tree([np.zeros((1, 2))], allowed=[np.array([[True, False]])])
+    free = Policy.from_probs(TokenMDP.tree([np.zeros((1, 2))]).dynamics, [np.array([[0.5, 0.5]])])
+    with pytest.raises(ValueError, match="behaviour: writes a token of layer 0 that the MDP forbids"):
+        soft_q_learning(mdp, 0.5, rounds=2, behaviour=free)

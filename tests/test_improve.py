@@ -783,3 +783,11 @@ def test_bad_input_is_named(monkeypatch):
     for batch_of in (lambda: kl_optimal(mdp, policy, [1.0, 2.0]), lambda: kl_optimal(mdp, batch, 1.0)):
         with pytest.raises(ValueError, match="KL-optimal policy needs"):
             batch_of()
+
+
+def test_a_sharpening_curve_is_of_one_policy():
+    i = map_is_wrong()
+    with pytest.raises(ValueError, match=r"alpha of shape \(2,\).*take one policy, reward and alpha"):
+        sharpening_curve(i.mdp, i.policy, [1.0, 2.0], [1.0, 2.0])
+    with pytest.raises(ValueError, match=r"exponents of shape \(\).*and exponents \(K,\)"):
+        sharpening_curve(i.mdp, i.policy, 1.0, 2.0)

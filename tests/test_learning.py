@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from theory import learning
+from theory import bounds, learning
 from theory.cli import main
 from theory.demonstrations import Demonstrations
 from theory.gallery import random_tree
 from theory.learning import QUANTITIES, Cell, LearningCurve, budget_comparison, learning_curve, measure
 from theory.mdp import TokenMDP
-from theory.policy import all_responses, kl, log_prob, plain_value
+from theory.policy import all_responses, kl, log_prob, max_log_ratio, plain_value
 from theory.reward import returns
 from theory.soft import plain_optimal, soft_optimal
 
@@ -23,8 +23,9 @@ def test_a_cell_against_every_response(expert):
     """The same random numbers, each MDP by itself, and values as sums over all responses."""
     H, n = 3, 50
     cell = measure(expert, H, n, **SMALL, seed=7)
-    rng = np.random.default_rng([7, learning.EXPERTS.index(expert), H, n])
-    rewards = [rng.random((4, 2 * 3 ** min(h, 1), 3)) for h in range(H)]
+    own = [np.random.default_rng([7, k, H]) for k in range(4)]
+    rewards = [np.stack([rng.random((2 * 3 ** min(h, 1), 3)) for rng in own]) for h in range(H)]
+    rng = np.random.default_rng([7, 4, H, learning.EXPERTS.index(expert), n])
     batch = TokenMDP.window(rewards, 1)
     teacher = plain_optimal(batch).policy if expert == "deterministic" else soft_optimal(batch, 0.3).policy
     data = Demonstrations.sample(teacher, np.full(4, n), rng)
@@ -41,13 +42,17 @@ def test_a_cell_against_every_response(expert):
         assert cell.clone[k] == pytest.approx(value["own"] - value["fitted"], abs=1e-12)
         played = r[np.arange(2), law["fitted"].argmax(1)].mean()
         assert cell.rl[k] == pytest.approx(r.max(1).mean() - played, abs=1e-12)
-        assert cell.pinsker[k] == pytest.approx(min(H, H * np.sqrt(kl(own, fitted) / 2)), abs=1e-12)
+        divergence = min(kl(own, fitted), kl(fitted, own))
+        assert cell.pinsker[k] == pytest.approx(min(H, H * np.sqrt(divergence / 2)), abs=1e-12)
+        ball = bounds.clone_gap_stepwise(H, max_log_ratio(own, fitted)) if expert == "stochastic" else H
+        assert cell.stepwise[k] == pytest.approx(min(H, ball))
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.5])
 @pytest.mark.parametrize("expert", learning.EXPERTS)
 @pytest.mark.parametrize("n", [3, 1000, 10**12])
-def test_bounds_hold_and_errors_vanish(expert, n):
-    cell = measure(expert, 6, n, **SMALL)
+def test_bounds_hold_and_errors_vanish(expert, n, smoothing):
+    cell = measure(expert, 6, n, **SMALL | {"smoothing": smoothing})
     clone, rl = np.array(cell.clone), np.array(cell.rl)
     assert (clone <= np.array(cell.pinsker) + 1e-12).all()
     assert (clone <= np.array(cell.stepwise) + 1e-12).all()
@@ -75,7 +80,8 @@ def test_a_stopped_curve_goes_on(tmp_path, monkeypatch):
     assert learning_curve([2, 3], [10, 20], **SMALL, resume=path) == whole
     assert path.read_bytes() == text
     assert 4 <= len(measured) <= 5
-    learning_curve([2, 3], [10, 20], **SMALL | {"seeds": 2}, resume=path)  # others are kept beside them
+    other = learning_curve([2, 3], [10, 20], **SMALL | {"seeds": 2}, resume=path)  # others are kept beside them
+    assert {len(cell.clone) for cell in other.cells} == {2}
     assert learning_curve([2, 3], [10, 20], **SMALL, resume=path) == whole
     assert len(measured) <= 5 + 8
     path.write_text("{}\n")
@@ -89,16 +95,33 @@ def curve(values):
 
 
 def test_exponents_and_their_intervals():
-    exact = curve({H: [3 * H**1.5, 5 * H**1.5] for H in (2, 4, 8, 16)})
+    exact = curve({H: [3 * H**1.5, 3 * H**1.5] for H in (2, 4, 8, 16)})
     slope = exact.exponent(list(exact.cells), "clone", "horizon")
-    assert (slope.slope, slope.half_width) == (pytest.approx(1.5), pytest.approx(0, abs=1e-9))
+    assert slope == pytest.approx((1.5, 1.5, 1.5, 1.5))
     rng = np.random.default_rng(0)
-    noisy = curve({H: (H * np.exp(0.3 * rng.standard_normal(20))).tolist() for H in (2, 4, 8, 16, 32)})
+    noisy = curve({H: (H * rng.standard_normal(20)).tolist() for H in (2, 4, 8, 16, 32)})  # without a sign
     slope = noisy.exponent(list(noisy.cells), "clone", "horizon")
-    assert abs(slope.slope - 1) < slope.half_width < 0.2
+    assert slope.low < 1 < slope.high
+    assert 0.05 < slope.high - slope.low < 0.6
     zero = curve({H: [0.0, 0.0] for H in (2, 4, 8)})
-    assert zero.exponent(list(zero.cells), "rl", "horizon") is None
+    assert zero.exponent(list(zero.cells), "rl", "horizon") == "zero"
+    few = curve({2: [0.0, 1.0], 4: [0.0, 0.0], 8: [1.0, 2.0]})
+    assert few.exponent(list(few.cells), "rl", "horizon") == "few points"
     assert "zero" in zero.render()
+
+
+def test_smoothing_is_a_bias():
+    """Cloning's error with pseudo-counts is proportional to them; without, the deterministic expert is cloned."""
+    errors = [measure("deterministic", 4, 10_000, **SMALL | {"smoothing": s}).size("clone") for s in (0.0, 0.05, 0.5)]
+    assert errors[0] == 0
+    assert errors[2] / errors[1] == pytest.approx(10, rel=0.01)
+
+
+def test_nothing_to_learn_is_drawn(tmp_path):
+    words = ["learn", "--horizons", "1", "--demonstrations", "1", "--vocab", "1", "--prompts", "1", "--seeds", "2"]
+    assert main([*words, "--out", str(tmp_path)]) == 0
+    (tmp_path / "learning.jsonl").write_bytes(b"\xff\n")
+    assert main([*words, "--out", str(tmp_path)]) == 2
 
 
 @pytest.mark.parametrize(

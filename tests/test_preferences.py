@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
-from scipy.optimize import linprog, minimize
+from scipy.optimize import brentq, linprog, minimize
 from scipy.sparse.csgraph import connected_components
 from scipy.special import expit, logit
 from scipy.stats import binom, chi2
@@ -586,3 +586,23 @@ def test_a_fit_too_large_for_memory_is_refused(monkeypatch):
     monkeypatch.setattr("theory.arrays.available_memory", lambda: 100)
     with pytest.raises(ValueError, match="fitting 1 comparisons of 4 weights"):
         fit_reward(pairs_of(tree(2, 2).dynamics, {(A, C): 1}), l2=1.0)
+
+
+@pytest.mark.parametrize("l2", [1e-3, 1e-6, 1e-10, 1e-14, 1e-30])
+def test_a_small_penalty_places_a_pair_that_is_always_won(l2):
+    """``σ(−2Hw) = l2·w`` for each of the 2H weights that tell two responses apart: the root, not where gains end."""
+    mdp = TokenMDP.tree([np.zeros((1, 2))])
+    one = Responses(np.array([0]), np.array([[0]]))
+    other = Responses(np.array([0]), np.array([[1]]))
+    fit = fit_reward(Preferences.of(mdp.dynamics, one, other), l2=l2)
+    root = brentq(lambda w: math.log(l2 * w) + np.logaddexp(0.0, 2 * w), 1e-9, 1e4)
+    assert fit.contrast(one, other)[0] == pytest.approx(2 * root, rel=1e-6)
+
+
+def test_what_is_not_preferences_is_refused():
+    mdp = TokenMDP.tree([np.zeros((1, 2))], allowed=[np.array([[True, False]])])
+    free = Policy.from_probs(TokenMDP.tree([np.zeros((1, 2))]).dynamics, [np.array([[0.5, 0.5]])])
+    with pytest.raises(ValueError, match=r"tokens\[\d+, 0\] is 1, forbidden there"):
+        sample_preferences(mdp, free, 20, 0)
+    with pytest.raises(ValueError, match=r"chosen\.tokens\[0, 0\] is 9: must be from 0 to 1"):
+        Preferences(free.dynamics, np.array([0]), np.array([[9]]), np.array([[1]]))

@@ -110,7 +110,12 @@ def _parser() -> argparse.ArgumentParser:
     learn.add_argument("--vocab", type=int, default=4, metavar="V", help="vocabulary (default 4)")
     learn.add_argument("--window", type=int, default=1, metavar="K", help="tokens that rewards read (default 1)")
     learn.add_argument("--prompts", type=int, default=16, metavar="P", help="number of prompts (default 16)")
-    learn.add_argument("--smoothing", type=float, default=0.5, help="added to every count (default 0.5)")
+    learn.add_argument(
+        "--smoothing",
+        type=float,
+        default=0.0,
+        help="added to every count (default 0; its bias can be most of the error)",
+    )
     learn.add_argument(
         "--seeds", type=int, default=20, metavar="N", help="MDPs and data sets of each point (default 20)"
     )

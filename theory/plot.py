@@ -160,7 +160,7 @@ def learning_figure(curve: LearningCurve) -> Figure:
             x = [getattr(cell, axis) for cell in cells]
             solid = expert == experts[0]
             for quantity, color, name in (("clone", CLONE, "cloning"), ("rl", RL, "RL on $\\hat r$")):
-                values = np.array([getattr(cell, quantity) for cell in cells])
+                values = np.abs([getattr(cell, quantity) for cell in cells])
                 low, high = np.quantile(values, [0.05, 0.95], axis=1)
                 style: dict[str, Any] = {"marker": "o", "ms": 4, "mfc": color if solid else "white", "color": color}
                 means = np.where(values.mean(1) > 0, values.mean(1), np.nan)
@@ -174,15 +174,16 @@ def learning_figure(curve: LearningCurve) -> Figure:
         axes.set_xscale("log")
         axes.set_yscale("log")
         _finish(axes)
-    shown = [x for c in curve.cells for x in (np.mean(c.clone), np.mean(c.rl)) if x > 0]
+    shown = [x for c in curve.cells for x in (c.size("clone"), c.size("rl")) if x > 1e-9]
     left.set_ylim(max(min(shown, default=1e-6) / 2, 1e-6), 2 * longest)
-    left.set_ylabel("plain-value error (reward units)")
+    left.set_ylabel("mean |plain-value error| (reward units)")
     left.set_xlabel("horizon $H$ (tokens)")
     right.set_xlabel("demonstrations $n$")
     left.set_title(f"$n={middle:,}$", fontsize=9.5)
     right.set_title(f"$H={longest}$", fontsize=9.5)
     shape = f"$V={curve.vocab_size}$, window {curve.window}, {curve.prompts} prompts, $\\alpha={curve.alpha:g}$"
-    figure.suptitle(f"Error of what is learned from $n$ demonstrations: {shape}, {curve.seeds} seeds", fontsize=10)
+    smoothing = f"smoothing {curve.smoothing:g}" if curve.smoothing else "no smoothing"
+    figure.suptitle(f"What $n$ demonstrations teach: {shape}, {smoothing}, {curve.seeds} seeds", fontsize=10)
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return figure
