@@ -7,7 +7,6 @@ arrive in a state as tokens are chosen in it.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +17,7 @@ import numpy as np
 
 from theory.arrays import Array, require_memory, token_major
 from theory.dynamics import Dynamics, Table, Window
-from theory.files import replacing
+from theory.files import read_arrays, replacing
 from theory.policy import Policy, Responses, Seed, occupancy, require_same_dynamics
 
 __all__ = ["Demonstrations", "fitted_model"]
@@ -142,18 +141,7 @@ class Demonstrations:
             ValueError: what it holds is not a data set on `dynamics` (the counts of others are not a flow here).
 
         """
-        if not Path(path).is_file():
-            raise OSError(f"{path}: no such file; give an .npz written by Demonstrations.save")
-        if not zipfile.is_zipfile(path):
-            raise OSError(f"{path}: not a whole .npz file (no zip archive); write it again with Demonstrations.save")
-        try:
-            with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                arrays = dict(archive)
-        except Exception as error:  # a damaged archive can raise anything: zlib, struct, tokenizer errors
-            reason = " ".join(str(error).split())
-            raise OSError(
-                f"{path}: not a whole .npz file ({reason}); write it again with Demonstrations.save"
-            ) from None
+        arrays = read_arrays(path, "Demonstrations.save")
         names = [f"counts_{h}" for h in range(dynamics.horizon)]
         if set(names) != set(arrays):
             odd = min(set(names) ^ set(arrays))

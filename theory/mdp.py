@@ -6,7 +6,6 @@ See `theory.dynamics` for how states are numbered and `theory.arrays` for the sh
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 
 from theory.arrays import Array, array_namespace, as_float, is_numpy_array, like, token_major
 from theory.dynamics import Dynamics, SuccessorRule, Table, Tree, Window
-from theory.files import replacing
+from theory.files import read_arrays, replacing
 
 __all__ = ["TokenMDP"]
 
@@ -243,16 +242,7 @@ class TokenMDP:
             ValueError: what it holds is not a token MDP; names the array.
 
         """
-        if not Path(path).is_file():
-            raise OSError(f"{path}: no such file; give an .npz written by TokenMDP.save")
-        if not zipfile.is_zipfile(path):
-            raise OSError(f"{path}: not a whole .npz file (no zip archive); write it again with TokenMDP.save")
-        try:
-            with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                arrays = dict(archive)
-        except Exception as error:  # a damaged archive can raise anything: zlib, struct, tokenizer errors
-            reason = " ".join(str(error).split())
-            raise OSError(f"{path}: not a whole .npz file ({reason}); write it again with TokenMDP.save") from None
+        arrays = read_arrays(path, "TokenMDP.save")
         try:
             return cls._from_arrays(arrays)
         except ValueError as error:
