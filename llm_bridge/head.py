@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from llm_bridge.model import CausalLM
 
@@ -100,6 +102,38 @@ class Head:
                 if self.scale != 1.0:
                     logits = logits.mul_(self.scale)
                 yield rows, start, logits if self.cap is None else logits.div_(self.cap).tanh_().mul_(self.cap)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """All logits, in float32 at least and with gradients: ``(…, V)`` for hidden states ``(…, width)``."""
+        dtype, module = torch.promote_types(hidden.dtype, torch.float32), self.module
+        if self.plain:
+            with torch.autocast(hidden.device.type, enabled=False):
+                bias = None if module.bias is None else module.bias.to(dtype)
+                logits = torch.nn.functional.linear(hidden.to(dtype), module.weight.to(dtype), bias)
+        else:
+            logits = module(hidden).to(dtype)
+        logits = logits[..., : self.vocab_size] * self.scale
+        return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
+
+    def log_probs(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """``log π(a|s)`` with gradients, nats: ``(n, T)`` for hidden states ``(n, T, width)`` and tokens ``(n, T)``.
+
+        The logits of a block of positions exist at once; where there are several blocks, they are computed again for
+        the gradient.
+        """
+
+        def of_block(hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+            logits = self.logits(hidden)
+            return logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(dim=-1)
+
+        size = max(1, CHUNK * POSITIONS // self.vocab_size)
+        pieces = math.ceil(tokens.numel() / size)
+        parts = (x.tensor_split(pieces) for x in (hidden.flatten(0, 1), tokens.flatten()))
+        blocks = list(zip(*parts, strict=True))
+        if len(blocks) == 1:
+            return of_block(*blocks[0]).view(tokens.shape)
+        found = [checkpoint(of_block, *block, use_reentrant=False) for block in blocks]
+        return torch.cat(found).view(tokens.shape)
 
 
 class _Product:

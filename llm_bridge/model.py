@@ -151,10 +151,10 @@ def _require_own_tokenizer(lm: CausalLM) -> None:
         raise ValueError(f"{lm.name}: {sizes}, so they do not belong together; give the model's own tokenizer")
 
 
-def save(lm: CausalLM, folder: str | Path) -> None:
-    """Write model and tokenizer to `folder`, from which `load_model` reads them back."""
+def save(lm: CausalLM, folder: str | Path, weights: dict[str, Any] | None = None) -> None:
+    """Write model (these weights, or its own) and tokenizer to `folder`, from which `load_model` reads them back."""
     with _quiet():
-        lm.model.save_pretrained(folder)
+        lm.model.save_pretrained(folder, state_dict=weights)
         lm.tokenizer.save_pretrained(folder)
 
 

@@ -122,6 +122,11 @@ class EndogenousReward:
             how = "no hidden states and head give its logits, which are read as they are, one response at a time"
             warnings.warn(f"{lm.name}: {how}", stacklevel=2)
 
+    @property
+    def end_tokens(self) -> tuple[int, ...]:
+        """Ids after which nothing is rewarded."""
+        return tuple(sorted(self._ends))
+
     def score(self, prompts: Sequence[str], responses: Sequence[str], *, eos: bool = False) -> list[Score]:
         """Score texts; `encode` says how they become tokens."""
         return self._score_encoded(prompts, responses, eos)

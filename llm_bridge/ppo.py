@@ -1,0 +1,652 @@
+"""PPO on a language model's own endogenous reward.
+
+The model `π̂` that is given stays as it is: it supplies the reward `r̂` and anchors the policy `π`, a copy of it, which
+is trained to maximise ``J_β(π) = V^π_r̂ − β KL(π‖π̂)``. The maximum is known: the power policy ``π̂^{1+α/β}``
+(`theory.improve.kl_optimal`); where the token tree can be enumerated, `llm_bridge.target.ExactTarget` says how far from
+it `π` is. A run in a folder (evaluation, metrics, checkpoints) is `llm_bridge.training.train`.
+
+A batch has prompts padded on the left and responses padded on the right, so that responses start in one column:
+
+    column      0 …            P−1      P      …  P+T−1
+    token       (pad) prompt            a₁     …  a_T (pad)
+    state       –              s₁       s₂     …  –              log π(a_h|s_h) and V(s_h) are read in column P+h−2
+    position    0 0 1 …                                          counts the tokens that are not padding
+
+Read from the top: configuration, sampling, the network, rewards and advantages, losses, the trainer.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+import numpy as np
+import torch
+from torch.distributed.checkpoint import state_dict as checkpoints
+from torch.distributed.fsdp import fully_shard
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from llm_bridge.head import device_of, find_head
+from llm_bridge.model import CausalLM, encode_prompt, fingerprint
+from llm_bridge.score import EndogenousReward
+from llm_bridge.tree import require_integer
+from llm_bridge.workers import Workers
+from theory.files import replacing
+from theory.reward import Gauge, Terminal
+
+__all__ = ["Actor", "Diverged", "PPOConfig", "Rollout", "Trainer", "gae", "generate", "group_advantages", "losses"]
+
+DISCOUNT = 1.0
+"""Not an option: ``r̂(τ)`` telescopes to ``α log π̂(τ) + V̂(s₁)`` without a discount only. With one, the soft values in
+between would count, the best policy would depend on the gauge, and the power policy would not be it."""
+
+Ids: TypeAlias = Sequence[int] | np.ndarray
+Reward: TypeAlias = Callable[[Sequence[Ids], Sequence[Ids]], Sequence[np.ndarray]]
+"""From prompts and responses, as ids, one reward for each token of each response, reward units."""
+
+
+class Diverged(RuntimeError):
+    """Training was stopped, for the reason given. Weights are those before the update at fault."""
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Everything that a run depends on, apart from model, prompts and reward. KL and entropy are in nats a response."""
+
+    # the objective
+    alpha: float = 1.0  # temperature α of the endogenous reward, reward units
+    beta: float = 0.01  # reward units per nat; 0 for no KL penalty
+    adaptive_kl: float | None = None  # β follows this KL(π‖π̂) (Ziegler et al. 2019, section 2.2); None: β is fixed
+    entropy: float = 0.0  # reward units per nat; beta=0 with entropy=alpha is soft RL, whose optimum is π̂ itself
+    gauge: Gauge = "logits"  # of the reward, or "logprob"
+    terminal: Terminal = "zero"  # value of a state where a response was cut: "zero", or the model's own ("bootstrap")
+    reward: Literal["dense", "sum"] = "dense"  # each token its own reward, or their sum at the last token
+    # responses
+    max_tokens: int = 16  # where a response is cut
+    end_tokens: tuple[int, ...] | None = None  # ids that end a response and belong to it; None: the tokenizer's own
+    missing_end: float = 0.0  # taken from the reward of a response that was cut, where there are end tokens
+    prompts_per_step: int = 128  # each drawn once, where there are enough
+    samples: int = 8  # responses to each prompt of the batch
+    # advantages
+    baseline: Literal["value", "group"] = "value"  # GAE on a value head, or the other samples' average return
+    gae_lambda: float = 1.0  # only at 1 does the end of training not depend on the gauge
+    whiten_rewards: bool = False  # divide penalised rewards by their deviation in the batch: J in another unit
+    normalise_advantages: bool = False  # mean 0, deviation 1. Off: at the optimum it would blow up what is left
+    # updates
+    clip: float | None = 0.2  # the ratio of new to old probability counts within 1 ± clip; None: unclipped
+    value_clip: float | None = None  # new values count within that distance of the old, reward units; None: unclipped
+    value_to_trunk: bool = False  # whether the value head's error changes the model, or the head alone
+    epochs: int = 2  # passes over a batch
+    minibatch: int = 256  # responses in an optimiser step, those of all processes together
+    microbatch: int | None = None  # responses in a pass of the network; gradients add up. None: the whole minibatch
+    lr: float = 1e-4  # of the model (Adam)
+    value_lr: float = 1e-2  # of the value head, which starts at zero and has far to go
+    warmup: int = 1  # batches over which both rise to that: Adam's first steps are as long as any
+    anneal: bool = True  # whether both then fall linearly, to zero after `steps`
+    max_grad_norm: float | None = 1.0  # of the model; None: unclipped
+    target_kl: float | None = None  # no more updates on a batch once KL(π_old‖π) is above it
+    stop_kl: float | None = 5.0  # the run stops where KL(π‖π̂) is above it, nats *a token*
+    steps: int = 100  # batches
+    # machine
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of products; weights and log-sum-exp stay float32
+    lora: int | None = (
+        None  # rank of low-rank adapters on all linear layers (peft), the model's weights stay; None: all
+    )
+    gradient_checkpointing: bool = False  # compute activations twice instead of keeping them
+    shard: bool = False  # split weights and optimiser over the processes (FSDP), or let each have them all
+    seed: int = 0  # of prompts, samples and minibatches
+
+    def __post_init__(self) -> None:
+        for name in ("max_tokens", "prompts_per_step", "samples", "epochs", "minibatch", "warmup", "steps"):
+            require_integer(name, getattr(self, name))
+        for name in ("microbatch", "lora"):
+            if getattr(self, name) is not None:
+                require_integer(name, getattr(self, name))
+        for names, needed in (
+            ("beta entropy missing_end", "0 or more"), ("alpha lr value_lr", "positive"),
+            ("adaptive_kl clip value_clip max_grad_norm target_kl stop_kl", "positive, or None for off"),
+        ):  # fmt: skip
+            for name in names.split():
+                value = getattr(self, name)
+                if (value is None and "None" in needed) or (value == 0 and "0" in needed):
+                    continue
+                if value is None or not 0 < value < math.inf:
+                    raise ValueError(f"{name}={value!r}: must be {needed}")
+        if not 0 <= self.gae_lambda <= 1:
+            raise ValueError(f"gae_lambda={self.gae_lambda!r}: must be from 0 to 1")
+        if self.adaptive_kl is not None and not self.beta:
+            raise ValueError("beta=0: adaptive_kl multiplies it; start from a positive one")
+        for name, values in CHOICES.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name}={getattr(self, name)!r}: must be {values[0]!r} or {values[1]!r}")
+        if self.gauge == "logprob" and self.terminal == "bootstrap":
+            raise ValueError("terminal='bootstrap': the logprob gauge has no values to keep; use gauge='logits'")
+        if self.baseline == "group" and self.samples < 2:
+            raise ValueError(f"samples={self.samples}: baseline='group' compares samples of a prompt; use at least 2")
+
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "gauge": get_args(Gauge), "terminal": get_args(Terminal), "reward": ("dense", "sum"),
+    "baseline": ("value", "group"), "dtype": ("float32", "bfloat16"),
+}  # fmt: skip
+
+
+# --- The network: log-probabilities and values, with gradients -------------------------------------------------------
+
+
+class Actor(torch.nn.Module):
+    """The policy and, on its last hidden state, a linear value head that starts at zero.
+
+    The output head is applied where it is read only, in float32, a block of positions at a time (`Head.log_probs`).
+
+    Raises:
+        ValueError: no hidden states and head reproduce the model's logits.
+
+    """
+
+    def __init__(self, lm: CausalLM, *, value_to_trunk: bool = False, gradient_checkpointing: bool = False) -> None:
+        super().__init__()
+        with torch.no_grad():
+            decoder, head, _ = find_head(lm)
+        if head is None:
+            raise ValueError(f"{lm.name}: no hidden states and head give its logits; it can be scored, not trained")
+        self.model, self.head, self.value_to_trunk = lm.model, head, value_to_trunk
+        self._decoder = [decoder]  # in a list, not to be registered twice
+        self.layers = [part for part in decoder.modules() if isinstance(part, GradientCheckpointingLayer)]
+        self.gradient_checkpointing = gradient_checkpointing
+        if gradient_checkpointing:  # one name from transformers 5 on, another before
+            names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+            next(getattr(lm.model, name) for name in names if hasattr(lm.model, name))()
+        width = lm.model.config.get_text_config().hidden_size
+        self.value = torch.nn.Linear(width, 1, device=device_of(lm.model))
+        for parameter in self.value.parameters():
+            torch.nn.init.zeros_(parameter)
+
+    def forward(
+        self, ids: torch.Tensor, mask: torch.Tensor, tokens: torch.Tensor | None = None, cache: Any = None
+    ) -> tuple[torch.Tensor, Any]:
+        """What the model says of `tokens`, each after the column of `ids` that it belongs to, or of the next token.
+
+        Args:
+            ids: ``(n, k)`` the last `k` columns; with a `cache`, those that are not yet in it.
+            mask: ``(n, K)`` whether there is a token, in all `K ≥ k` columns.
+            tokens: ``(n, T)`` what followed each of the last `T` columns; `None` for the laws after the last one.
+            cache: of the columns before `ids`.
+
+        Returns:
+            ``log π(tokens)``, nats, and values, reward units: both ``(n, T)``. Without `tokens`: ``log π(·)``
+            ``(n, V)`` and the cache of all `K` columns.
+
+        """
+        for layer in self.layers:  # transformers checkpoints a layer in training mode; what is in it stays out of that
+            layer.training = self.gradient_checkpointing and tokens is not None and torch.is_grad_enabled()
+        output = self._decoder[0](
+            input_ids=ids, attention_mask=mask.long(), position_ids=_positions(mask)[:, -ids.shape[1] :],
+            past_key_values=cache, use_cache=tokens is None,
+        )  # fmt: skip
+        if tokens is None:
+            return torch.log_softmax(self.head.logits(output[0][:, -1]), dim=-1), output.past_key_values
+        hidden = output[0][:, -tokens.shape[1] :]
+        with torch.autocast(hidden.device.type, enabled=False):
+            values = self.value((hidden if self.value_to_trunk else hidden.detach()).float()).sum(dim=-1)
+        return self.head.log_probs(hidden, tokens).clone(), values  # FSDP wants no views
+
+
+def _positions(mask: torch.Tensor) -> torch.Tensor:
+    """Positions are given to the model: left to itself, it may count the padding."""
+    return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+# --- Sampling -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Rollout:
+    """`N` prompts with a response to each, in the layout of the module's diagram.
+
+    Attributes:
+        ids: ``(N, P + T)`` token ids, 0 where there is none.
+        mask: ``(N, P + T)`` whether there is one.
+        log_probs: ``(N, T)`` ``log π(a_h|s_h)`` as it was when the token was drawn, nats; 0 where there is none.
+        ended: ``(N,)`` whether the response has its end token, or was cut.
+
+    """
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    log_probs: torch.Tensor
+    ended: torch.Tensor
+
+    @property
+    def written(self) -> torch.Tensor:
+        """``(N, T)`` whether there is a token of the response."""
+        return self.mask[:, -self.log_probs.shape[1] :]
+
+    def texts(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Token ids of the prompts and of the responses, without padding."""
+        ids, mask, P = self.ids.cpu().numpy(), self.mask.cpu().numpy(), self.ids.shape[1] - self.log_probs.shape[1]
+        pairs = list(zip(ids, mask, strict=True))
+        return [i[:P][m[:P]] for i, m in pairs], [i[P:][m[P:]] for i, m in pairs]
+
+    def read(self, actor: torch.nn.Module, rows: torch.Tensor | slice = slice(None)) -> tuple[torch.Tensor, ...]:
+        """``log π(a_h|s_h)`` and ``V(s_h)`` of these rows as `actor` is now, two ``(n, T)``, 0 where there is none."""
+        ids, mask, written = self.ids[rows], self.mask[rows], self.written[rows]
+        # the last token is not fed: it predicts nothing, and needs a position
+        log_probs, values = actor(ids[:, :-1], mask[:, :-1], ids[:, -written.shape[1] :])
+        return log_probs.masked_fill(~written, 0), values.masked_fill(~written, 0)
+
+
+@torch.no_grad()
+def generate(
+    actor: torch.nn.Module, prompts: Sequence[Ids], max_tokens: int, end_tokens: Sequence[int] = (), *,
+    uniforms: torch.Tensor | None, samples: int = 1, temperature: float = 1.0, group: Workers = Workers(),  # noqa: B008
+) -> Rollout:  # fmt: skip
+    """Draw responses to prompts (token ids, of any length from 1 on), all at once, each token fed once.
+
+    A response ends after one of `end_tokens`, or is cut after `max_tokens`. A token is where the cumulative
+    probability passes a uniform number, so equal numbers give equal responses on any number of processes.
+
+    Args:
+        actor: an `Actor`.
+        prompts: `N / samples` of them.
+        max_tokens: `T`.
+        end_tokens: none: each response has `T` tokens.
+        uniforms: ``(N, T)`` independent in [0, 1), in double precision; `None` for the most probable token each time.
+        samples: responses to each prompt, in neighbouring rows.
+        temperature: at which tokens are drawn; `Rollout.log_probs` are then those of that law.
+        group: processes among which the actor is sharded: they go on until all are done.
+
+    Raises:
+        Diverged: a logit is NaN.
+
+    """
+    device, width = device_of(actor), max(map(len, prompts))
+    ids = torch.zeros(len(prompts), width, dtype=torch.long)
+    mask = torch.zeros(len(prompts), width, dtype=torch.bool)
+    for i, prompt in enumerate(prompts):
+        ids[i, width - len(prompt) :], mask[i, width - len(prompt) :] = torch.as_tensor(prompt), True
+    ids, mask = ids.to(device), mask.to(device)
+    law, cache = actor(ids, mask)
+    if samples > 1:  # a prompt is read once for all of its samples
+        ids, mask, law = (x.repeat_interleave(samples, dim=0) for x in (ids, mask, law))
+        cache.batch_repeat_interleave(samples)
+    ends = torch.tensor(list(end_tokens), dtype=torch.long, device=device)
+    alive = torch.ones(len(ids), dtype=torch.bool, device=device)
+    log_probs: list[torch.Tensor] = []
+    while True:
+        if law.isnan().any():
+            raise Diverged("the policy's logits are NaN; use a smaller lr")
+        law = law if temperature == 1 else torch.log_softmax(law / temperature, dim=-1)
+        token = _draw(law, None if uniforms is None else uniforms[:, len(log_probs), None].to(device))
+        log_probs.append(law.gather(1, token)[:, 0].masked_fill(~alive, 0))
+        ids, mask = torch.cat([ids, token * alive[:, None]], dim=1), torch.cat([mask, alive[:, None]], dim=1)
+        alive = alive & ~torch.isin(token[:, 0], ends)
+        if len(log_probs) == max_tokens or not group.any(bool(alive.any())):
+            break
+        law, cache = actor(ids[:, -1:], mask, cache=cache)
+    return Rollout(ids, mask, torch.stack(log_probs, dim=1), ~alive)
+
+
+def _draw(law: torch.Tensor, uniforms: torch.Tensor | None) -> torch.Tensor:
+    """The token at which the cumulative probability passes each number: ``(N, 1)``."""
+    if uniforms is None:
+        return law.argmax(dim=-1, keepdim=True)
+    cumulative = law.double().exp().cumsum(dim=-1)
+    token = torch.searchsorted(cumulative, uniforms * cumulative[:, -1:], right=True)
+    return token.clamp(max=law.shape[-1] - 1)
+
+
+# --- Rewards, advantages and losses: arrays (N, T), 0 at padding ----------------------------------------------------
+
+
+def penalised_rewards(
+    rewards: torch.Tensor, log_probs: torch.Tensor, reference: torch.Tensor, written: torch.Tensor, beta: float,
+    config: PPOConfig,
+) -> torch.Tensor:  # fmt: skip
+    """``r(s,a) − β log π(a|s)/π̂(a|s) − η log π(a|s)``: its expected sum is ``V^π_r − β KL(π‖π̂) + η H(π)``.
+
+    The penalty is each token's own, also where ``config.reward="sum"`` puts all of the reward on the last one.
+    """
+    if config.reward == "sum":
+        rewards = rewards.sum(dim=1, keepdim=True) * _last(written)
+    return rewards - beta * (log_probs - reference) - config.entropy * log_probs
+
+
+def _last(written: torch.Tensor) -> torch.Tensor:
+    """``(N, T)`` whether it is the last token of its response."""
+    return written & (written.cumsum(dim=1) == written.sum(dim=1, keepdim=True))
+
+
+def gae(rewards: torch.Tensor, values: torch.Tensor, written: torch.Tensor, lam: float) -> torch.Tensor:
+    """Advantages ``A_h = δ_h + γλ A_{h+1}``, ``δ_h = r_h + γ V_{h+1} − V_h``; nothing comes after the last token.
+
+    With ``λ = 1`` they are the rewards to go less ``V_h``, in gauge ``"logits"`` larger by ``V̂(s_h)`` than in gauge
+    ``"logprob"``: by a function of the state, which no expected gradient sees.
+    """
+    advantages = torch.zeros_like(rewards)
+    advantage = next_value = torch.zeros_like(rewards[:, 0])
+    for h in reversed(range(rewards.shape[1])):
+        delta = rewards[:, h] + DISCOUNT * next_value - values[:, h]
+        advantage = (delta + DISCOUNT * lam * advantage) * written[:, h]
+        next_value = values[:, h] * written[:, h]
+        advantages[:, h] = advantage
+    return advantages
+
+
+def group_advantages(rewards: torch.Tensor, written: torch.Tensor, samples: int) -> torch.Tensor:
+    """``r(τ)`` less the average of the other samples of its prompt, for every token: no gauge and no bias.
+
+    Rows are the samples of one prompt, then those of the next.
+    """
+    returns = rewards.sum(dim=1).view(-1, samples)
+    others = (returns.sum(dim=1, keepdim=True) - returns) / (samples - 1)
+    return (returns - others).view(-1, 1) * written
+
+
+class Targets(NamedTuple):
+    """What the loss compares with, arrays ``(N, T)``: the policy that wrote the rollout, and what came of it."""
+
+    log_probs: torch.Tensor
+    values: torch.Tensor
+    advantages: torch.Tensor
+    returns: torch.Tensor
+    written: torch.Tensor
+
+
+def losses(log_probs: torch.Tensor, values: torch.Tensor, old: Targets, c: PPOConfig) -> tuple[torch.Tensor, ...]:
+    """Policy loss, value loss and ``KL(π_old‖π)``, nats, summed over tokens and responses.
+
+    They are to be averaged over responses and not over tokens: what a token counts must not depend on its response's
+    length.
+    """
+    shift = log_probs - old.log_probs
+    ratio = torch.exp(shift)
+    gain = ratio * old.advantages
+    if c.clip is not None:
+        gain = torch.minimum(gain, ratio.clamp(1 - c.clip, 1 + c.clip) * old.advantages)
+    error = (values - old.returns).square()
+    if c.value_clip is not None:
+        near = old.values + (values - old.values).clamp(-c.value_clip, c.value_clip)
+        error = torch.maximum(error, (near - old.returns).square())
+    moved = (ratio - 1 - shift).detach()  # an estimate of the KL in which no term is negative
+    policy, value, kl = ((x * old.written).sum() for x in (-gain, 0.5 * error, moved))
+    return policy, value, kl
+
+
+# --- The trainer ----------------------------------------------------------------------------------------------------
+
+
+class Trainer:
+    """Trains a copy of a model on the model's own reward; `step` is one batch, `save` and `load` go on exactly.
+
+    The model given is `π̂` and stays as it is; `Trainer.lm` is the policy `π`, `Trainer.done` counts batches and
+    `Trainer.beta` is the coefficient now. Another `reward` may stand in place of the endogenous one; the KL penalty is
+    to `π̂` all the same.
+
+    Args:
+        lm: `π̂`.
+        prompts: texts, or token ids, to draw batches from.
+        config: everything else.
+        reward: in place of the endogenous one.
+        group: the processes of the run: each has its share of every batch, and a run is the same for any number of
+            them up to rounding and to the order of minibatches.
+
+    Raises:
+        ValueError: no prompt, one that leaves no room for ``config.max_tokens``, or batches that cannot be shared.
+
+    """
+
+    def __init__(
+        self, lm: CausalLM, prompts: Sequence[str | Ids], config: PPOConfig, reward: Reward | None = None,
+        group: Workers = Workers(),  # noqa: B008
+    ) -> None:  # fmt: skip
+        if isinstance(prompts, str) or not len(prompts):
+            raise ValueError(f"prompts={prompts!r}: must be a sequence of at least one text")
+        if config.prompts_per_step % group.size:
+            raise ValueError(
+                f"prompts_per_step={config.prompts_per_step}: must be a multiple of {group.size} processes"
+            )
+        self.config, self.reward, self.group, self.done, self.beta = config, reward, group, 0, config.beta
+        self.prompts = [
+            encode_prompt(lm, prompt, config.max_tokens) if isinstance(prompt, str) else [int(i) for i in prompt]
+            for prompt in prompts
+        ]
+        self.frozen = EndogenousReward(
+            lm, alpha=config.alpha, gauge=config.gauge, terminal=config.terminal, end_tokens=config.end_tokens
+        )
+        self.end_tokens = self.frozen.end_tokens
+        self.lm = CausalLM(_policy(lm.model, config), lm.tokenizer, f"{lm.name} (trained)")
+        self.actor = Actor(
+            self.lm, value_to_trunk=config.value_to_trunk, gradient_checkpointing=config.gradient_checkpointing
+        )
+        self.sharded = config.shard and group.size > 1
+        if self.sharded:
+            for part in (*self.actor.layers, self.actor):
+                fully_shard(part)
+        self.parameters = [p for p in self.lm.model.parameters() if p.requires_grad]
+        groups = [(self.parameters, config.lr), (self.actor.value.parameters(), config.value_lr)]
+        self.optimizer = torch.optim.Adam([{"params": list(p), "lr": lr} for p, lr in groups], betas=(0.9, 0.95))
+        self.generator = torch.Generator().manual_seed(config.seed)  # the same draws in every process
+        self.rollout: Rollout | None = None
+        """This process's share of the last batch."""
+        self.rewards: torch.Tensor = torch.empty(0)
+        """``(N,)`` its rewards ``r(τ)`` without penalty."""
+
+    def step(self) -> dict[str, float]:
+        """One batch: sample, score, advantages, updates. Returns what to log.
+
+        Raises:
+            Diverged: a reward, a loss or a gradient is not finite, all responses are empty, or the policy left
+                ``stop_kl``.
+
+        """
+        c = self.config
+        # 1. prompts, and `samples` responses to each in neighbouring rows
+        chosen = torch.randperm(len(self.prompts), generator=self.generator).repeat(
+            math.ceil(c.prompts_per_step / len(self.prompts))
+        )[: c.prompts_per_step]
+        uniforms = torch.rand(
+            c.prompts_per_step * c.samples, c.max_tokens, generator=self.generator, dtype=torch.double
+        )
+        mine, draws = (x.tensor_split(self.group.size)[self.group.rank] for x in (chosen, uniforms))
+        with self._precision():
+            self.rollout = rollout = generate(
+                self.actor, [self.prompts[i] for i in mine.tolist()], c.max_tokens, self.end_tokens,
+                uniforms=draws, samples=c.samples, group=self.group if self.sharded else Workers(),
+            )  # fmt: skip
+        # 2. what the frozen model says of them
+        raw, reference = self._score(rollout)
+        self.rewards = raw.sum(dim=1)
+        # 3. the policy that wrote them, read as the updates will read it: the ratio starts at 1 in any precision
+        with torch.no_grad(), self._precision():
+            read = [rollout.read(self.actor, rows) for rows in self._passes(torch.arange(len(draws)))]
+        log_probs, values = (torch.cat(parts) for parts in zip(*read, strict=True))
+        gap = self._require_sane(rollout, log_probs, reference)
+        # 4. advantages
+        written = rollout.written
+        rewards = penalised_rewards(raw, log_probs, reference, written, self.beta, c)
+        if c.whiten_rewards:
+            rewards = rewards / self._moments(rewards[written])[1]
+        dense = gae(rewards, values, written, c.gae_lambda)
+        advantages = dense if c.baseline == "value" else group_advantages(rewards, written, c.samples)
+        mean, deviation = self._moments(advantages[written])
+        if c.normalise_advantages:
+            advantages = (advantages - mean) / deviation * written
+        # 5. updates
+        updates = self._update(rollout, Targets(log_probs, values, advantages, dense + values, written))
+        self.done += 1
+        batch = {
+            "reward": self.rewards.mean(), "penalised_reward": rewards.sum(dim=1).mean(),
+            "kl": (log_probs - reference).sum(dim=1).mean(), "log_prob": log_probs.sum(dim=1).mean(),
+            "tokens": written.sum(dim=1).double().mean(), "ended": rollout.ended.double().mean(),
+            "explained": 1 - dense[written].square().mean() / (dense + values)[written].var().clamp(min=1e-12),
+        }  # fmt: skip
+        row = dict(zip(batch, self.group.mean([float(value) for value in batch.values()]), strict=True))
+        row |= {"step": self.done, "beta": self.beta, "advantage_deviation": deviation, "generation_gap": gap} | updates
+        if c.adaptive_kl is not None:
+            self.beta *= 1 + 0.1 * min(max(row["kl"] / c.adaptive_kl - 1, -0.2), 0.2)
+        return row
+
+    def _score(self, rollout: Rollout) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rewards ``r(s,a)``, without penalty, and ``log π̂(a|s)``: ``(N, T)``, 0 at padding."""
+        prompts, responses = rollout.texts()
+        scores = self.frozen.score_ids(prompts, responses, progress=False)
+        found = [score.rewards for score in scores] if self.reward is None else self.reward(prompts, responses)
+        tables = []
+        for name, rows in (("rewards", found), ("log-probabilities", [score.log_probs for score in scores])):
+            if [len(row) for row in rows] != [len(response) for response in responses]:
+                raise ValueError(f"{name}: must be one for each token of each response; check the reward")
+            flat = np.concatenate([np.asarray(row, dtype=np.float32) for row in rows])
+            if not np.isfinite(flat).all():
+                raise Diverged(f"{name} hold {flat[~np.isfinite(flat)][0]}; check the reward")
+            table = torch.zeros_like(rollout.log_probs)
+            table[rollout.written] = torch.from_numpy(flat).to(table)
+            tables.append(table)
+        if self.end_tokens and self.config.missing_end:
+            tables[0] = tables[0] - self.config.missing_end * (_last(rollout.written) & ~rollout.ended[:, None])
+        return tables[0], tables[1]
+
+    def _require_sane(self, rollout: Rollout, log_probs: torch.Tensor, reference: torch.Tensor) -> float:
+        """That the batch is worth learning from; returns how far reading a token is from generating it, nats."""
+        tokens = rollout.written.sum(dim=1)
+        kl = (log_probs - reference).sum() / tokens.sum()
+        gap = (log_probs - rollout.log_probs).abs().max()
+        empty = (rollout.ended & (tokens == 1)).double().mean()
+        kl_, gap_, empty_ = self.group.mean([float(kl), float(gap), float(empty)])
+        if self.config.stop_kl is not None and not kl_ <= self.config.stop_kl:
+            raise Diverged(f"KL to the frozen model is {kl_:.3g} nats a token, above stop_kl={self.config.stop_kl}")
+        if empty_ == 1:
+            raise Diverged("every response is empty, its first token an end token; raise beta or check the prompts")
+        if self.config.dtype == "float32" and gap_ > MAX_GAP:
+            what = f"log-probabilities read at once differ by {gap_:.3g} nats from those of generation"
+            raise Diverged(f"{what}: {self.lm.name} does not handle the cache or left padding; give another model")
+        return gap_
+
+    def _update(self, rollout: Rollout, targets: Targets) -> dict[str, float]:
+        """Optimiser steps on minibatches, until all epochs are done or ``target_kl`` is passed."""
+        c, logged = self.config, []
+        for group, lr in zip(self.optimizer.param_groups, (c.lr, c.value_lr), strict=True):
+            group["lr"] = lr * min(1, (self.done + 1) / c.warmup) * (1 - self.done / c.steps if c.anneal else 1)
+        for minibatch in self._minibatches(len(rollout.ids)):
+            self.optimizer.zero_grad()
+            sums = torch.zeros(3)
+            for rows in self._passes(minibatch):
+                with self._precision():
+                    log_probs, values = rollout.read(self.actor, rows)
+                parts = losses(log_probs, values, Targets(*(table[rows] for table in targets)), c)
+                policy, value, moved = (part / len(minibatch) for part in parts)
+                (policy + value).backward()  # type: ignore[no-untyped-call]
+                sums += torch.tensor([float(x.detach()) for x in (policy, value, moved)])
+            row = self.group.mean(sums.tolist())
+            if c.target_kl is not None and row[2] > c.target_kl:
+                break
+            if not self.sharded:
+                self.group.average([p.grad for g in self.optimizer.param_groups for p in g["params"]])
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters, c.max_grad_norm or math.inf)
+            row.append(float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm))
+            if not all(map(math.isfinite, row)):
+                what = f"policy loss {row[0]:.3g}, value loss {row[1]:.3g}, gradient {row[3]:.3g}"
+                raise Diverged(f"{what}; use a smaller lr")
+            self.optimizer.step()
+            logged.append(row)
+        self.optimizer.zero_grad()
+        means = map(float, np.mean(logged or [[0.0] * 4], axis=0))
+        return dict(zip(("policy_loss", "value_loss", "moved", "gradient"), means, strict=True), updates=len(logged))
+
+    def _minibatches(self, n: int) -> Iterator[torch.Tensor]:
+        """Rows of a minibatch, this process's share of it; each pass over its `n` responses is in a new order."""
+        count = math.ceil(n * self.group.size / self.config.minibatch)
+        for _ in range(self.config.epochs):
+            order = torch.randperm(
+                n * self.group.size, generator=self.generator
+            )  # one draw for any number of processes
+            yield from (order[order // n == self.group.rank] % n).tensor_split(min(count, n))
+
+    def _passes(self, rows: torch.Tensor) -> Sequence[torch.Tensor]:
+        size = self.config.microbatch or max(1, self.config.minibatch // self.group.size)
+        return rows.tensor_split(math.ceil(len(rows) / size))
+
+    def _moments(self, x: torch.Tensor) -> tuple[float, float]:
+        """Mean and deviation over all processes."""
+        n, total = self.group.mean([len(x), float(x.double().sum())])
+        mean = total / n
+        return mean, max(math.sqrt(self.group.mean([float((x.double() - mean).square().sum())])[0] / n), 1e-8)
+
+    def _precision(self) -> Any:
+        low = self.config.dtype == "bfloat16"
+        return torch.autocast(device_of(self.actor).type, torch.bfloat16) if low else nullcontext()
+
+    def save(self, path: Path) -> None:
+        """Write everything that the next step depends on; a file that is there is replaced once all is written."""
+        actor, optimizer = checkpoints.get_state_dict(self.actor, self.optimizer, options=self._whole())
+        if self.group.first:
+            state = {
+                "config": asdict(self.config), "model": fingerprint(self.frozen.lm), "done": self.done,
+                "beta": self.beta, "actor": actor, "optimizer": optimizer, "generator": self.generator.get_state(),
+            }  # fmt: skip
+            with replacing(path) as file:
+                torch.save(state, file)
+        self.group.wait()
+
+    def load(self, path: Path) -> None:
+        """Go on from there: on a CPU, to the same weights as if there had been no interruption, bit for bit.
+
+        Raises:
+            ValueError: it is of a run with another configuration or from another model.
+
+        """
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        mine, its = asdict(self.config), state["config"]
+        for name in sorted(mine.keys() - MACHINE):
+            if mine[name] != its.get(name):
+                raise ValueError(f"{name}={mine[name]!r}: {path} has {its.get(name)!r}; go on with that, or start anew")
+        if state["model"] != fingerprint(self.frozen.lm):
+            raise ValueError(f"lm: {path} is of a run from another model than {self.frozen.lm.name}; give that one")
+        checkpoints.set_state_dict(
+            self.actor, self.optimizer, model_state_dict=state["actor"], optim_state_dict=state["optimizer"],
+            options=self._whole(),
+        )  # fmt: skip
+        self.generator.set_state(state["generator"])
+        self.done, self.beta = state["done"], state["beta"]
+
+    def _whole(self) -> checkpoints.StateDictOptions:
+        some = self.config.lora is not None
+        return checkpoints.StateDictOptions(
+            full_state_dict=True, cpu_offload=True, ignore_frozen_params=some, strict=not some
+        )
+
+
+MACHINE = {"microbatch", "gradient_checkpointing", "shard"}
+"""What a run goes on without."""
+
+MAX_GAP = 0.05
+"""Nats; in float32 the two ways to read a token agree to about 1e-5."""
+
+
+def _policy(model: Any, config: PPOConfig) -> Any:
+    """A copy of the model to train: in float32, or with adapters on the model's own weights, which are not copied.
+
+    In evaluation mode throughout: with dropout the ratio of new to old probability would not start at 1.
+    """
+    if config.lora is None:
+        policy = copy.deepcopy(model).float().requires_grad_(True)
+    else:
+        try:
+            from peft import LoraConfig
+        except ImportError:
+            raise ValueError(f"lora={config.lora}: peft is not installed: pip install 'endorm[train]'") from None
+        # the same memory under other names: adapters freeze what they are put on
+        shared = {id(p): torch.nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
+        policy = copy.deepcopy(model, shared)
+        adapters = LoraConfig(r=config.lora, lora_alpha=2 * config.lora, target_modules="all-linear")
+        with warnings.catch_warnings(), torch.random.fork_rng():
+            warnings.simplefilter("ignore")  # of layers that store their weight transposed, which are found out
+            torch.manual_seed(config.seed)
+            policy.add_adapter(adapters)
+    return policy.eval()

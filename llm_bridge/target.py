@@ -1,0 +1,100 @@
+"""Where PPO must end, exactly, on prompts whose token tree can be enumerated, and how far from there a policy is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from llm_bridge.model import CausalLM
+from llm_bridge.ppo import PPOConfig
+from llm_bridge.score import EndogenousReward
+from llm_bridge.tree import token_tree
+from theory.policy import (
+    Policy,
+    Responses,
+    greedy_response,
+    kl,
+    log_prob,
+    map_response,
+    plain_value,
+    trajectory_entropy,
+)
+from theory.reward import endogenous_reward
+from theory.soft import power_policy
+
+__all__ = ["ExactTarget"]
+
+
+class ExactTarget:
+    """Where training must end on `P` prompts, equally likely: ``J_β`` is highest at ``π̂^{1+α/β}``.
+
+    Args:
+        lm: `π̂`.
+        prompts: `P` texts.
+        config: of the run; ``max_tokens`` is the horizon `H`.
+        answers: the right response to each prompt, texts of `H` tokens, for the accuracies.
+
+    Attributes:
+        anchor: `π̂` on the tree.
+        optimum: ``π̂^{(α+β)/(β+η)}``, `η` the entropy bonus: with ``η = 0`` the power policy ``π̂^{1+α/β}``.
+        reward: `r̂`, in the gauge of the configuration.
+
+    Raises:
+        ValueError: responses can end early, there is no optimum to converge to, an answer has another length, or see
+            `token_tree`.
+
+    """
+
+    def __init__(
+        self, lm: CausalLM, prompts: Sequence[str], config: PPOConfig, answers: Sequence[str] | None = None
+    ) -> None:
+        ends = EndogenousReward(lm, end_tokens=config.end_tokens).end_tokens
+        if ends:
+            raise ValueError(f"end_tokens={ends}: every response of the tree has max_tokens tokens; use ()")
+        if config.terminal != "zero":
+            raise ValueError(f"terminal={config.terminal!r}: the power policy is the optimum for 'zero' alone")
+        if config.beta + config.entropy == 0:
+            raise ValueError("beta=0.0: without KL penalty and entropy bonus there is no one optimum; give one of them")
+        self.prompts, self.config = tuple(prompts), config
+        self.anchor = token_tree(lm, prompts, config.max_tokens).policy
+        self.reward = endogenous_reward(self.anchor, config.alpha, gauge=config.gauge)
+        self.optimum = power_policy(self.anchor, (config.alpha + config.beta) / (config.beta + config.entropy))
+        self.answers: Responses | None = None
+        if answers is not None:
+            ids = [lm.tokenizer(answer, add_special_tokens=False)["input_ids"] for answer in answers]
+            if len(ids) != len(prompts) or any(len(row) != config.max_tokens for row in ids):
+                raise ValueError(f"answers: must be {len(prompts)} texts of max_tokens={config.max_tokens} tokens each")
+            self.answers = Responses(np.arange(len(ids)), np.array(ids))
+        self._ends = self.objective(self.anchor), self.objective(self.optimum)
+
+    def objective(self, policy: Policy) -> float:
+        """``J_β(π) = V^π_r̂ − β KL(π‖π̂) + η H(π)``, averaged over prompts, reward units."""
+        penalty = self.config.beta * kl(policy, self.anchor) - self.config.entropy * trajectory_entropy(policy)
+        return float(plain_value(self.reward, policy) - penalty)
+
+    def report(self, lm: CausalLM) -> dict[str, float]:
+        """`measure` of a model as it is."""
+        return self.measure(token_tree(lm, self.prompts, self.config.max_tokens).policy)
+
+    def measure(self, policy: Policy) -> dict[str, float]:
+        """Exact objective, its start and its optimum, the share of the way, KLs (nats), entropy, three accuracies.
+
+        The share is left out where `π̂` is the optimum itself.
+        """
+        start, best = self._ends
+        now = self.objective(policy)
+        found = {"objective": now, "objective_start": start, "objective_optimum": best}
+        if best - start > 1e-9:
+            found["share"] = (now - start) / (best - start)
+        found |= {"kl_to_anchor": float(kl(policy, self.anchor)), "kl_to_optimum": float(kl(policy, self.optimum))}
+        return found | {"entropy": float(trajectory_entropy(policy))} | self.accuracies(policy)
+
+    def accuracies(self, policy: Policy) -> dict[str, float]:
+        """Probability of the right answer, and how often the greedy and the most probable response are right."""
+        if self.answers is None:
+            return {}
+        found = {"accuracy_sampled": float(np.exp(log_prob(policy, self.answers)).mean())}
+        for name, response in (("map", map_response(policy)), ("greedy", greedy_response(policy))):
+            found[f"accuracy_{name}"] = float((response.tokens == self.answers.tokens).all(axis=-1).mean())
+        return found

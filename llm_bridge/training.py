@@ -1,0 +1,213 @@
+"""A training run in a folder: evaluation, metrics as they come, samples to read, checkpoints, going on after a stop.
+
+metrics.jsonl      a line a batch: what `Trainer.step` returns, and what `evaluate` says where it is asked
+samples.jsonl      a few responses of the batches that are evaluated, with their rewards
+checkpoint.pt      everything that the next batch depends on; replaced whole or not at all
+model/             the policy at the end, as ``from_pretrained`` reads it
+tensorboard/       the metrics again, where asked
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from torch.distributed.checkpoint import state_dict as checkpoints
+from tqdm import tqdm
+
+from llm_bridge.model import CausalLM, save
+from llm_bridge.ppo import Diverged, Ids, PPOConfig, Reward, Trainer
+from llm_bridge.tree import require_integer
+from llm_bridge.workers import Workers
+
+__all__ = ["Evaluate", "read_metrics", "save_policy", "train"]
+
+Evaluate: TypeAlias = Callable[[CausalLM], Mapping[str, float]]
+
+CHECKPOINT, METRICS, SAMPLES, MODEL, TENSORBOARD = (
+    "checkpoint.pt", "metrics.jsonl", "samples.jsonl", "model", "tensorboard",
+)  # fmt: skip
+SHOWN = 4
+"""Responses kept of a batch that is evaluated."""
+
+
+def train(
+    lm: CausalLM, prompts: Sequence[str | Ids], config: PPOConfig, *, out: Path | None = None,
+    evaluate: Evaluate | None = None, eval_every: int = 20, checkpoint_every: int = 10, reward: Reward | None = None,
+    resume: bool = False, tensorboard: bool = False, group: Workers = Workers(),  # noqa: B008
+    stop: Callable[[], bool] = lambda: False,
+) -> Trainer:  # fmt: skip
+    """Train for ``config.steps`` batches and return the trainer: the result is its `lm`.
+
+    Args:
+        lm: `π̂`, which stays as it is.
+        prompts: texts or token ids to train on.
+        config: everything that the result depends on.
+        out: folder of the run, as the module describes it; `None` to keep nothing.
+        evaluate: numbers of the policy as it is, such as `llm_bridge.target.ExactTarget.report`.
+        eval_every: batches between evaluations; there is one at the start and at the end too.
+        checkpoint_every: batches between checkpoints.
+        reward: another reward in place of the endogenous one.
+        resume: go on from the checkpoint in `out`, where there is one.
+        tensorboard: write the metrics for TensorBoard too.
+        group: the processes of the run, see `Trainer`; the first of them writes.
+        stop: asked after every batch; where it says so, a checkpoint is written and the run ends there.
+
+    Raises:
+        Diverged: the run was stopped, with the reason; the last checkpoint stays.
+        OSError: `out` cannot be written; the last checkpoint stays.
+        ValueError: `out` has a run and `resume` is not set; or see `Trainer`.
+
+    """
+    require_integer("eval_every", eval_every)
+    require_integer("checkpoint_every", checkpoint_every)
+    trainer = Trainer(lm, prompts, config, reward, group)
+    folder = _Folder(out, resume, tensorboard, trainer)
+    with folder.opened(), _bar(trainer) as bar:
+        if not trainer.done:
+            folder.log({"step": 0} | dict(evaluate(trainer.lm) if evaluate is not None else {}))
+        while trainer.done < config.steps:
+            try:
+                row = trainer.step()
+            except Diverged as error:
+                reason = f"step {trainer.done + 1}: {error}"
+                folder.log({"step": trainer.done + 1, "stopped": reason})
+                raise Diverged(reason) from None
+            last = trainer.done == config.steps
+            if evaluate is not None and (last or trainer.done % eval_every == 0):
+                row |= evaluate(trainer.lm)
+                folder.show()
+            folder.log(row)
+            stopping = group.any(stop()) and not last
+            if last or stopping or trainer.done % checkpoint_every == 0:
+                folder.save()
+            bar.set_postfix(kl=f"{row['kl']:.3g}", reward=f"{row['reward']:.4g}", refresh=False)
+            bar.update()
+            if stopping:
+                return trainer
+    if out is not None:
+        save_policy(trainer, out / MODEL)
+    return trainer
+
+
+def _bar(trainer: Trainer) -> Any:
+    disable = None if trainer.group.first else True
+    return tqdm(total=trainer.config.steps, initial=trainer.done, desc=trainer.lm.name, disable=disable, leave=False)
+
+
+class _Folder:
+    """What the first process writes of a run."""
+
+    def __init__(self, out: Path | None, resume: bool, tensorboard: bool, trainer: Trainer) -> None:
+        self.out, self.trainer, self.tensorboard = out, trainer, tensorboard
+        self.board: Any = None
+        if out is None:
+            return
+        if trainer.group.first:
+            out.mkdir(parents=True, exist_ok=True)
+        trainer.group.wait()
+        found = out / CHECKPOINT
+        if found.exists() and not resume:
+            raise ValueError(f"out={str(out)!r}: has a checkpoint; use resume=True to go on, or another folder")
+        if found.exists():
+            trainer.load(found)
+        trainer.group.wait()
+        if trainer.group.first:
+            for name in (METRICS, SAMPLES):  # what was written after the checkpoint will come again
+                kept = [row for row in _rows(out / name) if trainer.done and row["step"] <= trainer.done]
+                (out / name).write_text("".join(map(_line, kept)), encoding="utf-8")
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        if self.out is None or not self.tensorboard or not self.trainer.group.first:
+            yield
+            return
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise ValueError("tensorboard: not installed: pip install 'endorm[train]'") from None
+        with SummaryWriter(str(self.out / TENSORBOARD), purge_step=self.trainer.done + 1) as self.board:
+            yield
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        self._append(METRICS, row)
+        if self.board is not None:
+            for name, value in row.items():
+                if isinstance(value, int | float):
+                    self.board.add_scalar(name, value, row["step"])
+
+    def show(self) -> None:
+        """A few responses of the last batch."""
+        trainer, tokenizer = self.trainer, self.trainer.lm.tokenizer
+        if trainer.rollout is None:
+            return
+        prompts, responses = trainer.rollout.texts()
+        every = trainer.config.samples
+        for i in range(0, min(SHOWN * every, len(prompts)), every):
+            texts = {"prompt": tokenizer.decode(prompts[i]), "response": tokenizer.decode(responses[i])}
+            numbers = {"reward": float(trainer.rewards[i]), "log_prob": float(trainer.rollout.log_probs[i].sum())}
+            self._append(SAMPLES, {"step": trainer.done} | texts | numbers)
+
+    def save(self) -> None:
+        if self.out is not None:
+            self.trainer.save(self.out / CHECKPOINT)
+
+    def _append(self, name: str, row: Mapping[str, Any]) -> None:
+        if self.out is not None and self.trainer.group.first:
+            with (self.out / name).open("a", encoding="utf-8") as file:
+                file.write(_line(row))
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+    return json.dumps(finite, ensure_ascii=False) + "\n"
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file; a kill can leave half of one at its end."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def read_metrics(out: Path) -> list[dict[str, Any]]:
+    """The rows of ``metrics.jsonl`` in the folder of a run, in order of their steps.
+
+    Raises:
+        OSError: there is none.
+
+    """
+    if not (out / METRICS).is_file():
+        raise OSError(f"{out / METRICS}: no such file; give the folder of a run")
+    return _rows(out / METRICS)
+
+
+def save_policy(trainer: Trainer, folder: Path) -> None:
+    """Write the policy and its tokenizer as ``from_pretrained`` reads them; adapters are added to the weights."""
+    config, policy = trainer.config, trainer.lm
+    whole = checkpoints.StateDictOptions(full_state_dict=True, cpu_offload=True)
+    weights = checkpoints.get_model_state_dict(policy.model, options=whole) if trainer.sharded else None
+    if not trainer.group.first:
+        return
+    if config.lora is not None:
+        policy = replace(policy, model=_merged(trainer.frozen.lm.model, policy.model))
+    save(policy, folder, weights)
+
+
+def _merged(model: Any, adapted: Any) -> Any:
+    """The model with the products of its adapters added to its weights."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    merged = copy.deepcopy(model)
+    for name, layer in adapted.named_modules():
+        if isinstance(layer, BaseTunerLayer):
+            weight = merged.get_submodule(name).weight
+            weight.data += layer.get_delta_weight("default").to(weight)
+    return merged
