@@ -116,24 +116,48 @@ class Head:
         return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
 
     def log_probs(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """``log π(a|s)`` with gradients, nats: ``(n, T)`` for hidden states ``(n, T, width)`` and tokens ``(n, T)``.
+        """``log π(a|s)`` with gradients, nats: ``(n, T)`` for hidden states ``(n, T, width)`` and tokens ``(n, T)``."""
 
-        The logits of a block of positions exist at once; where there are several blocks, they are computed again for
-        the gradient.
+        def of_block(hidden: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor]:
+            logits = self.logits(hidden)
+            return (logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(dim=-1),)
+
+        found: torch.Tensor = self._in_blocks(of_block, hidden, tokens)[0]
+        return found
+
+    def expectations(
+        self, hidden: torch.Tensor, tokens: torch.Tensor, other: Head, other_hidden: torch.Tensor, to: float, own: float
+    ) -> tuple[torch.Tensor, ...]:
+        """`log_probs`, and ``Σ_a π(a|s) (to·log π̂(a|s) − own·log π(a|s))`` with gradients: two ``(n, T)``.
+
+        `π̂` is what the `other` head reads from its own hidden states, without gradients.
         """
 
-        def of_block(hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-            logits = self.logits(hidden)
-            return logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(dim=-1)
+        def of_block(
+            hidden: torch.Tensor, tokens: torch.Tensor, other_hidden: torch.Tensor
+        ) -> tuple[torch.Tensor, ...]:
+            law = torch.log_softmax(self.logits(hidden), dim=-1)
+            with torch.no_grad():
+                reference = torch.log_softmax(other.logits(other_hidden), dim=-1)
+            expected = (law.exp() * (to * reference - own * law)).sum(dim=-1)
+            return law.gather(-1, tokens[:, None])[:, 0], expected
 
-        size = max(1, CHUNK * POSITIONS // self.vocab_size)
-        pieces = math.ceil(tokens.numel() / size)
-        parts = (x.tensor_split(pieces) for x in (hidden.flatten(0, 1), tokens.flatten()))
+        return self._in_blocks(of_block, hidden, tokens, other_hidden)
+
+    def _in_blocks(self, of_block: Any, hidden: torch.Tensor, tokens: torch.Tensor, *more: Any) -> tuple[Any, ...]:
+        """Arrays ``(n, T)`` computed from blocks of positions.
+
+        The logits of a block exist at once; where there are several blocks, they are computed again for the gradient.
+        """
+        pieces = math.ceil(tokens.numel() * self.vocab_size / (CHUNK * POSITIONS))
+        parts = [
+            x.tensor_split(pieces) for x in (hidden.flatten(0, 1), tokens.flatten(), *(x.flatten(0, 1) for x in more))
+        ]
         blocks = list(zip(*parts, strict=True))
         if len(blocks) == 1:
-            return of_block(*blocks[0]).view(tokens.shape)
+            return tuple(x.reshape(tokens.shape).clone() for x in of_block(*blocks[0]))  # FSDP wants no views
         found = [checkpoint(of_block, *block, use_reentrant=False) for block in blocks]
-        return torch.cat(found).view(tokens.shape)
+        return tuple(torch.cat(column).reshape(tokens.shape).clone() for column in zip(*found, strict=True))
 
 
 class _Product:

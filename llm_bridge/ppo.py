@@ -5,14 +5,16 @@ is trained to maximise ``J_β(π) = V^π_r̂ − β KL(π‖π̂)``. The maximum
 (`theory.improve.kl_optimal`); where the token tree can be enumerated, `llm_bridge.target.ExactTarget` says how far from
 it `π` is. A run in a folder (evaluation, metrics, checkpoints) is `llm_bridge.training.train`.
 
-A batch has prompts padded on the left and responses padded on the right, so that responses start in one column:
+Reward and penalty are known of every token, not only of the one that was drawn, so what a state pays is known in closed
+form. With ``k(s,a) = (α + β) log π̂(a|s) − β log π(a|s)``,
 
-    column      0 …            P−1      P      …  P+T−1
-    token       (pad) prompt            a₁     …  a_T (pad)
-    state       –              s₁       s₂     …  –              log π(a_h|s_h) and V(s_h) are read in column P+h−2
-    position    0 0 1 …                                          counts the tokens that are not padding
+    J_β(π) = E_π Σ_h k̄(s_h),      k̄(s) = Σ_a π(a|s) k(s,a),
+    ∇J_β   = E_π Σ_h { ∇k̄(s_h) + ∇log π(a_h|s_h) · Σ_{j>h} k̄(s_j) },
 
-Read from the top: configuration, sampling, the network, rewards and advantages, losses, the trainer.
+and sampling is left with what comes after a token (``reward="expected"``). The usual ways, a reward for the token drawn
+(``"dense"``) or for the whole response at its end (``"sum"``), have the same expected gradient and more noise.
+
+Read from the top: configuration, rewards and advantages, losses, the trainer. Sampling is `llm_bridge.actor`.
 """
 
 from __future__ import annotations
@@ -30,9 +32,9 @@ import numpy as np
 import torch
 from torch.distributed.checkpoint import state_dict as checkpoints
 from torch.distributed.fsdp import fully_shard
-from transformers.modeling_layers import GradientCheckpointingLayer
 
-from llm_bridge.head import device_of, find_head
+from llm_bridge.actor import Actor, Diverged, Ids, Known, Reading, Rollout, generate
+from llm_bridge.head import device_of, evaluation
 from llm_bridge.model import CausalLM, encode_prompt, fingerprint
 from llm_bridge.score import EndogenousReward
 from llm_bridge.tree import require_integer
@@ -40,19 +42,14 @@ from llm_bridge.workers import Workers
 from theory.files import replacing
 from theory.reward import Gauge, Terminal
 
-__all__ = ["Actor", "Diverged", "PPOConfig", "Rollout", "Trainer", "gae", "generate", "group_advantages", "losses"]
+__all__ = ["PPOConfig", "Reward", "Trainer", "gae", "group_advantages", "losses", "penalised_rewards"]
 
 DISCOUNT = 1.0
 """Not an option: ``r̂(τ)`` telescopes to ``α log π̂(τ) + V̂(s₁)`` without a discount only. With one, the soft values in
 between would count, the best policy would depend on the gauge, and the power policy would not be it."""
 
-Ids: TypeAlias = Sequence[int] | np.ndarray
 Reward: TypeAlias = Callable[[Sequence[Ids], Sequence[Ids]], Sequence[np.ndarray]]
 """From prompts and responses, as ids, one reward for each token of each response, reward units."""
-
-
-class Diverged(RuntimeError):
-    """Training was stopped, for the reason given. Weights are those before the update at fault."""
 
 
 @dataclass(frozen=True)
@@ -60,19 +57,19 @@ class PPOConfig:
     """Everything that a run depends on, apart from model, prompts and reward. KL and entropy are in nats a response."""
 
     # the objective
-    alpha: float = 1.0  # temperature α of the endogenous reward, reward units
+    alpha: float = 1.0  # temperature α of the endogenous reward, reward units; 0 for none
     beta: float = 0.01  # reward units per nat; 0 for no KL penalty
     adaptive_kl: float | None = None  # β follows this KL(π‖π̂) (Ziegler et al. 2019, section 2.2); None: β is fixed
     entropy: float = 0.0  # reward units per nat; beta=0 with entropy=alpha is soft RL, whose optimum is π̂ itself
-    gauge: Gauge = "logits"  # of the reward, or "logprob"
+    reward: Literal["expected", "dense", "sum"] = "expected"  # of all tokens, of the one drawn, or at the last one
+    gauge: Gauge = "logprob"  # of the reward, or "logits" (the paper's; noisier)
     terminal: Terminal = "zero"  # value of a state where a response was cut: "zero", or the model's own ("bootstrap")
-    reward: Literal["dense", "sum"] = "dense"  # each token its own reward, or their sum at the last token
     # responses
     max_tokens: int = 16  # where a response is cut
     end_tokens: tuple[int, ...] | None = None  # ids that end a response and belong to it; None: the tokenizer's own
     missing_end: float = 0.0  # taken from the reward of a response that was cut, where there are end tokens
-    prompts_per_step: int = 128  # each drawn once, where there are enough
-    samples: int = 8  # responses to each prompt of the batch
+    prompts_per_step: int = 512  # each drawn once, where there are enough
+    samples: int = 2  # responses to each prompt of the batch
     # advantages
     baseline: Literal["value", "group"] = "value"  # GAE on a value head, or the other samples' average return
     gae_lambda: float = 1.0  # only at 1 does the end of training not depend on the gauge
@@ -95,9 +92,7 @@ class PPOConfig:
     steps: int = 100  # batches
     # machine
     dtype: Literal["float32", "bfloat16"] = "float32"  # of products; weights and log-sum-exp stay float32
-    lora: int | None = (
-        None  # rank of low-rank adapters on all linear layers (peft), the model's weights stay; None: all
-    )
+    lora: int | None = None  # rank of adapters on all linear layers (peft), the model's weights stay; None: all
     gradient_checkpointing: bool = False  # compute activations twice instead of keeping them
     shard: bool = False  # split weights and optimiser over the processes (FSDP), or let each have them all
     seed: int = 0  # of prompts, samples and minibatches
@@ -109,7 +104,7 @@ class PPOConfig:
             if getattr(self, name) is not None:
                 require_integer(name, getattr(self, name))
         for names, needed in (
-            ("beta entropy missing_end", "0 or more"), ("alpha lr value_lr", "positive"),
+            ("alpha beta entropy missing_end", "0 or more"), ("lr value_lr", "positive"),
             ("adaptive_kl clip value_clip max_grad_norm target_kl stop_kl", "positive, or None for off"),
         ):  # fmt: skip
             for name in names.split():
@@ -124,7 +119,9 @@ class PPOConfig:
             raise ValueError("beta=0: adaptive_kl multiplies it; start from a positive one")
         for name, values in CHOICES.items():
             if getattr(self, name) not in values:
-                raise ValueError(f"{name}={getattr(self, name)!r}: must be {values[0]!r} or {values[1]!r}")
+                raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(map(repr, values))}")
+        if self.reward == "expected" and self.gauge == "logits":
+            raise ValueError("gauge='logits': reward='expected' is that of every token, α log π̂; use reward='dense'")
         if self.gauge == "logprob" and self.terminal == "bootstrap":
             raise ValueError("terminal='bootstrap': the logprob gauge has no values to keep; use gauge='logits'")
         if self.baseline == "group" and self.samples < 2:
@@ -132,174 +129,9 @@ class PPOConfig:
 
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "gauge": get_args(Gauge), "terminal": get_args(Terminal), "reward": ("dense", "sum"),
+    "gauge": get_args(Gauge), "terminal": get_args(Terminal), "reward": ("expected", "dense", "sum"),
     "baseline": ("value", "group"), "dtype": ("float32", "bfloat16"),
 }  # fmt: skip
-
-
-# --- The network: log-probabilities and values, with gradients -------------------------------------------------------
-
-
-class Actor(torch.nn.Module):
-    """The policy and, on its last hidden state, a linear value head that starts at zero.
-
-    The output head is applied where it is read only, in float32, a block of positions at a time (`Head.log_probs`).
-
-    Raises:
-        ValueError: no hidden states and head reproduce the model's logits.
-
-    """
-
-    def __init__(self, lm: CausalLM, *, value_to_trunk: bool = False, gradient_checkpointing: bool = False) -> None:
-        super().__init__()
-        with torch.no_grad():
-            decoder, head, _ = find_head(lm)
-        if head is None:
-            raise ValueError(f"{lm.name}: no hidden states and head give its logits; it can be scored, not trained")
-        self.model, self.head, self.value_to_trunk = lm.model, head, value_to_trunk
-        self._decoder = [decoder]  # in a list, not to be registered twice
-        self.layers = [part for part in decoder.modules() if isinstance(part, GradientCheckpointingLayer)]
-        self.gradient_checkpointing = gradient_checkpointing
-        if gradient_checkpointing:  # one name from transformers 5 on, another before
-            names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
-            next(getattr(lm.model, name) for name in names if hasattr(lm.model, name))()
-        width = lm.model.config.get_text_config().hidden_size
-        self.value = torch.nn.Linear(width, 1, device=device_of(lm.model))
-        for parameter in self.value.parameters():
-            torch.nn.init.zeros_(parameter)
-
-    def forward(
-        self, ids: torch.Tensor, mask: torch.Tensor, tokens: torch.Tensor | None = None, cache: Any = None
-    ) -> tuple[torch.Tensor, Any]:
-        """What the model says of `tokens`, each after the column of `ids` that it belongs to, or of the next token.
-
-        Args:
-            ids: ``(n, k)`` the last `k` columns; with a `cache`, those that are not yet in it.
-            mask: ``(n, K)`` whether there is a token, in all `K ≥ k` columns.
-            tokens: ``(n, T)`` what followed each of the last `T` columns; `None` for the laws after the last one.
-            cache: of the columns before `ids`.
-
-        Returns:
-            ``log π(tokens)``, nats, and values, reward units: both ``(n, T)``. Without `tokens`: ``log π(·)``
-            ``(n, V)`` and the cache of all `K` columns.
-
-        """
-        for layer in self.layers:  # transformers checkpoints a layer in training mode; what is in it stays out of that
-            layer.training = self.gradient_checkpointing and tokens is not None and torch.is_grad_enabled()
-        output = self._decoder[0](
-            input_ids=ids, attention_mask=mask.long(), position_ids=_positions(mask)[:, -ids.shape[1] :],
-            past_key_values=cache, use_cache=tokens is None,
-        )  # fmt: skip
-        if tokens is None:
-            return torch.log_softmax(self.head.logits(output[0][:, -1]), dim=-1), output.past_key_values
-        hidden = output[0][:, -tokens.shape[1] :]
-        with torch.autocast(hidden.device.type, enabled=False):
-            values = self.value((hidden if self.value_to_trunk else hidden.detach()).float()).sum(dim=-1)
-        return self.head.log_probs(hidden, tokens).clone(), values  # FSDP wants no views
-
-
-def _positions(mask: torch.Tensor) -> torch.Tensor:
-    """Positions are given to the model: left to itself, it may count the padding."""
-    return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
-
-
-# --- Sampling -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Rollout:
-    """`N` prompts with a response to each, in the layout of the module's diagram.
-
-    Attributes:
-        ids: ``(N, P + T)`` token ids, 0 where there is none.
-        mask: ``(N, P + T)`` whether there is one.
-        log_probs: ``(N, T)`` ``log π(a_h|s_h)`` as it was when the token was drawn, nats; 0 where there is none.
-        ended: ``(N,)`` whether the response has its end token, or was cut.
-
-    """
-
-    ids: torch.Tensor
-    mask: torch.Tensor
-    log_probs: torch.Tensor
-    ended: torch.Tensor
-
-    @property
-    def written(self) -> torch.Tensor:
-        """``(N, T)`` whether there is a token of the response."""
-        return self.mask[:, -self.log_probs.shape[1] :]
-
-    def texts(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Token ids of the prompts and of the responses, without padding."""
-        ids, mask, P = self.ids.cpu().numpy(), self.mask.cpu().numpy(), self.ids.shape[1] - self.log_probs.shape[1]
-        pairs = list(zip(ids, mask, strict=True))
-        return [i[:P][m[:P]] for i, m in pairs], [i[P:][m[P:]] for i, m in pairs]
-
-    def read(self, actor: torch.nn.Module, rows: torch.Tensor | slice = slice(None)) -> tuple[torch.Tensor, ...]:
-        """``log π(a_h|s_h)`` and ``V(s_h)`` of these rows as `actor` is now, two ``(n, T)``, 0 where there is none."""
-        ids, mask, written = self.ids[rows], self.mask[rows], self.written[rows]
-        # the last token is not fed: it predicts nothing, and needs a position
-        log_probs, values = actor(ids[:, :-1], mask[:, :-1], ids[:, -written.shape[1] :])
-        return log_probs.masked_fill(~written, 0), values.masked_fill(~written, 0)
-
-
-@torch.no_grad()
-def generate(
-    actor: torch.nn.Module, prompts: Sequence[Ids], max_tokens: int, end_tokens: Sequence[int] = (), *,
-    uniforms: torch.Tensor | None, samples: int = 1, temperature: float = 1.0, group: Workers = Workers(),  # noqa: B008
-) -> Rollout:  # fmt: skip
-    """Draw responses to prompts (token ids, of any length from 1 on), all at once, each token fed once.
-
-    A response ends after one of `end_tokens`, or is cut after `max_tokens`. A token is where the cumulative
-    probability passes a uniform number, so equal numbers give equal responses on any number of processes.
-
-    Args:
-        actor: an `Actor`.
-        prompts: `N / samples` of them.
-        max_tokens: `T`.
-        end_tokens: none: each response has `T` tokens.
-        uniforms: ``(N, T)`` independent in [0, 1), in double precision; `None` for the most probable token each time.
-        samples: responses to each prompt, in neighbouring rows.
-        temperature: at which tokens are drawn; `Rollout.log_probs` are then those of that law.
-        group: processes among which the actor is sharded: they go on until all are done.
-
-    Raises:
-        Diverged: a logit is NaN.
-
-    """
-    device, width = device_of(actor), max(map(len, prompts))
-    ids = torch.zeros(len(prompts), width, dtype=torch.long)
-    mask = torch.zeros(len(prompts), width, dtype=torch.bool)
-    for i, prompt in enumerate(prompts):
-        ids[i, width - len(prompt) :], mask[i, width - len(prompt) :] = torch.as_tensor(prompt), True
-    ids, mask = ids.to(device), mask.to(device)
-    law, cache = actor(ids, mask)
-    if samples > 1:  # a prompt is read once for all of its samples
-        ids, mask, law = (x.repeat_interleave(samples, dim=0) for x in (ids, mask, law))
-        cache.batch_repeat_interleave(samples)
-    ends = torch.tensor(list(end_tokens), dtype=torch.long, device=device)
-    alive = torch.ones(len(ids), dtype=torch.bool, device=device)
-    log_probs: list[torch.Tensor] = []
-    while True:
-        if law.isnan().any():
-            raise Diverged("the policy's logits are NaN; use a smaller lr")
-        law = law if temperature == 1 else torch.log_softmax(law / temperature, dim=-1)
-        token = _draw(law, None if uniforms is None else uniforms[:, len(log_probs), None].to(device))
-        log_probs.append(law.gather(1, token)[:, 0].masked_fill(~alive, 0))
-        ids, mask = torch.cat([ids, token * alive[:, None]], dim=1), torch.cat([mask, alive[:, None]], dim=1)
-        alive = alive & ~torch.isin(token[:, 0], ends)
-        if len(log_probs) == max_tokens or not group.any(bool(alive.any())):
-            break
-        law, cache = actor(ids[:, -1:], mask, cache=cache)
-    return Rollout(ids, mask, torch.stack(log_probs, dim=1), ~alive)
-
-
-def _draw(law: torch.Tensor, uniforms: torch.Tensor | None) -> torch.Tensor:
-    """The token at which the cumulative probability passes each number: ``(N, 1)``."""
-    if uniforms is None:
-        return law.argmax(dim=-1, keepdim=True)
-    cumulative = law.double().exp().cumsum(dim=-1)
-    token = torch.searchsorted(cumulative, uniforms * cumulative[:, -1:], right=True)
-    return token.clamp(max=law.shape[-1] - 1)
 
 
 # --- Rewards, advantages and losses: arrays (N, T), 0 at padding ----------------------------------------------------
@@ -359,23 +191,25 @@ class Targets(NamedTuple):
     written: torch.Tensor
 
 
-def losses(log_probs: torch.Tensor, values: torch.Tensor, old: Targets, c: PPOConfig) -> tuple[torch.Tensor, ...]:
+def losses(new: Reading, old: Targets, c: PPOConfig) -> tuple[torch.Tensor, ...]:
     """Policy loss, value loss and ``KL(π_old‖π)``, nats, summed over tokens and responses.
+
+    What is known of a state counts as it is, without a ratio to clip.
 
     They are to be averaged over responses and not over tokens: what a token counts must not depend on its response's
     length.
     """
-    shift = log_probs - old.log_probs
+    shift = new.log_probs - old.log_probs
     ratio = torch.exp(shift)
     gain = ratio * old.advantages
     if c.clip is not None:
         gain = torch.minimum(gain, ratio.clamp(1 - c.clip, 1 + c.clip) * old.advantages)
-    error = (values - old.returns).square()
+    error = (new.values - old.returns).square()
     if c.value_clip is not None:
-        near = old.values + (values - old.values).clamp(-c.value_clip, c.value_clip)
+        near = old.values + (new.values - old.values).clamp(-c.value_clip, c.value_clip)
         error = torch.maximum(error, (near - old.returns).square())
     moved = (ratio - 1 - shift).detach()  # an estimate of the KL in which no term is negative
-    policy, value, kl = ((x * old.written).sum() for x in (-gain, 0.5 * error, moved))
+    policy, value, kl = ((x * old.written).sum() for x in (-gain - new.expected, 0.5 * error, moved))
     return policy, value, kl
 
 
@@ -386,24 +220,25 @@ class Trainer:
     """Trains a copy of a model on the model's own reward; `step` is one batch, `save` and `load` go on exactly.
 
     The model given is `π̂` and stays as it is; `Trainer.lm` is the policy `π`, `Trainer.done` counts batches and
-    `Trainer.beta` is the coefficient now. Another `reward` may stand in place of the endogenous one; the KL penalty is
-    to `π̂` all the same.
+    `Trainer.beta` is the coefficient now.
 
     Args:
         lm: `π̂`.
         prompts: texts, or token ids, to draw batches from.
         config: everything else.
-        reward: in place of the endogenous one.
+        extra: a reward of the tokens drawn that comes on top of the endogenous one, such as a checked answer; with
+            ``config.alpha = 0`` there is no other.
         group: the processes of the run: each has its share of every batch, and a run is the same for any number of
             them up to rounding and to the order of minibatches.
 
     Raises:
-        ValueError: no prompt, one that leaves no room for ``config.max_tokens``, or batches that cannot be shared.
+        ValueError: no prompt, one that leaves no room for ``config.max_tokens``, batches that cannot be shared, or
+            nothing to maximise.
 
     """
 
     def __init__(
-        self, lm: CausalLM, prompts: Sequence[str | Ids], config: PPOConfig, reward: Reward | None = None,
+        self, lm: CausalLM, prompts: Sequence[str | Ids], config: PPOConfig, extra: Reward | None = None,
         group: Workers = Workers(),  # noqa: B008
     ) -> None:  # fmt: skip
         if isinstance(prompts, str) or not len(prompts):
@@ -412,14 +247,17 @@ class Trainer:
             raise ValueError(
                 f"prompts_per_step={config.prompts_per_step}: must be a multiple of {group.size} processes"
             )
-        self.config, self.reward, self.group, self.done, self.beta = config, reward, group, 0, config.beta
+        if not config.alpha + config.entropy and extra is None:
+            raise ValueError("alpha=0: without the endogenous reward there is nothing to maximise; give extra=")
+        self.config, self.extra, self.group, self.done, self.beta = config, extra, group, 0, config.beta
         self.prompts = [
             encode_prompt(lm, prompt, config.max_tokens) if isinstance(prompt, str) else [int(i) for i in prompt]
             for prompt in prompts
         ]
         self.frozen = EndogenousReward(
-            lm, alpha=config.alpha, gauge=config.gauge, terminal=config.terminal, end_tokens=config.end_tokens
+            lm, alpha=config.alpha or 1.0, gauge=config.gauge, terminal=config.terminal, end_tokens=config.end_tokens
         )
+        self.reader = Actor(lm)
         self.end_tokens = self.frozen.end_tokens
         self.lm = CausalLM(_policy(lm.model, config), lm.tokenizer, f"{lm.name} (trained)")
         self.actor = Actor(
@@ -461,28 +299,33 @@ class Trainer:
                 uniforms=draws, samples=c.samples, group=self.group if self.sharded else Workers(),
             )  # fmt: skip
         # 2. what the frozen model says of them
-        raw, reference = self._score(rollout)
-        self.rewards = raw.sum(dim=1)
+        raw, reference, known = self._score(rollout)
+        extra = self._extra(rollout)
+        self.rewards = (raw + extra).sum(dim=1)
         # 3. the policy that wrote them, read as the updates will read it: the ratio starts at 1 in any precision
         with torch.no_grad(), self._precision():
-            read = [rollout.read(self.actor, rows) for rows in self._passes(torch.arange(len(draws)))]
-        log_probs, values = (torch.cat(parts) for parts in zip(*read, strict=True))
+            read = [rollout.read(self.actor, rows, known) for rows in self._passes(torch.arange(len(draws)))]
+        log_probs, values, expected = (torch.cat(parts) for parts in zip(*read, strict=True))
         gap = self._require_sane(rollout, log_probs, reference)
         # 4. advantages
         written = rollout.written
-        rewards = penalised_rewards(raw, log_probs, reference, written, self.beta, c)
+        rewards = penalised_rewards(raw + extra, log_probs, reference, written, self.beta, c)
+        objective = rewards.sum(dim=1)
+        if known is not None:  # what the state pays that a token leads to
+            rewards = extra + torch.nn.functional.pad(expected[:, 1:], (0, 1))
+            objective = (extra + expected).sum(dim=1)
         if c.whiten_rewards:
-            rewards = rewards / self._moments(rewards[written])[1]
+            rewards, known = self._whitened(rewards, written, known)
         dense = gae(rewards, values, written, c.gae_lambda)
         advantages = dense if c.baseline == "value" else group_advantages(rewards, written, c.samples)
         mean, deviation = self._moments(advantages[written])
         if c.normalise_advantages:
             advantages = (advantages - mean) / deviation * written
         # 5. updates
-        updates = self._update(rollout, Targets(log_probs, values, advantages, dense + values, written))
+        updates = self._update(rollout, known, Targets(log_probs, values, advantages, dense + values, written))
         self.done += 1
         batch = {
-            "reward": self.rewards.mean(), "penalised_reward": rewards.sum(dim=1).mean(),
+            "reward": self.rewards.mean(), "penalised_reward": objective.mean(),
             "kl": (log_probs - reference).sum(dim=1).mean(), "log_prob": log_probs.sum(dim=1).mean(),
             "tokens": written.sum(dim=1).double().mean(), "ended": rollout.ended.double().mean(),
             "explained": 1 - dense[written].square().mean() / (dense + values)[written].var().clamp(min=1e-12),
@@ -493,24 +336,56 @@ class Trainer:
             self.beta *= 1 + 0.1 * min(max(row["kl"] / c.adaptive_kl - 1, -0.2), 0.2)
         return row
 
-    def _score(self, rollout: Rollout) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rewards ``r(s,a)``, without penalty, and ``log π̂(a|s)``: ``(N, T)``, 0 at padding."""
-        prompts, responses = rollout.texts()
-        scores = self.frozen.score_ids(prompts, responses, progress=False)
-        found = [score.rewards for score in scores] if self.reward is None else self.reward(prompts, responses)
-        tables = []
-        for name, rows in (("rewards", found), ("log-probabilities", [score.log_probs for score in scores])):
-            if [len(row) for row in rows] != [len(response) for response in responses]:
-                raise ValueError(f"{name}: must be one for each token of each response; check the reward")
-            flat = np.concatenate([np.asarray(row, dtype=np.float32) for row in rows])
-            if not np.isfinite(flat).all():
-                raise Diverged(f"{name} hold {flat[~np.isfinite(flat)][0]}; check the reward")
-            table = torch.zeros_like(rollout.log_probs)
-            table[rollout.written] = torch.from_numpy(flat).to(table)
-            tables.append(table)
+    def _score(self, rollout: Rollout) -> tuple[torch.Tensor, torch.Tensor, Known | None]:
+        """Rewards ``r̂(s,a)`` and ``log π̂(a|s)``, ``(N, T)``, 0 at padding; and what is known of every token."""
+        c = self.config
+        if c.reward == "expected":
+            passes = self._passes(torch.arange(len(rollout.ids)))
+            with evaluation(self.frozen.lm.model):
+                parts = [rollout.hidden(self.reader, rows) for rows in passes]
+            hidden, written = torch.cat(parts), rollout.written
+            with torch.no_grad():
+                tokens = rollout.ids[:, -written.shape[1] :]
+                reference = torch.cat([self.reader.head.log_probs(hidden[rows], tokens[rows]) for rows in passes])
+            reference = self._finite("log-probabilities", reference.masked_fill(~written, 0))
+            known = Known(self.reader.head, hidden, c.alpha + self.beta, self.beta + c.entropy)
+            return c.alpha * reference, reference, known
+        scores = self.frozen.score_ids(*rollout.texts(), progress=False)
+        rewards = self._table(rollout, "rewards", [score.rewards for score in scores])
+        return rewards * (c.alpha > 0), self._table(rollout, "log-probabilities", [s.log_probs for s in scores]), None
+
+    def _extra(self, rollout: Rollout) -> torch.Tensor:
+        """Rewards that are known of the tokens drawn only: ``(N, T)``, 0 at padding."""
+        found = torch.zeros_like(rollout.log_probs)
+        if self.extra is not None:
+            found = self._table(rollout, "rewards", self.extra(*rollout.texts()))
         if self.end_tokens and self.config.missing_end:
-            tables[0] = tables[0] - self.config.missing_end * (_last(rollout.written) & ~rollout.ended[:, None])
-        return tables[0], tables[1]
+            found = found - self.config.missing_end * (_last(rollout.written) & ~rollout.ended[:, None])
+        return found
+
+    def _table(self, rollout: Rollout, name: str, rows: Sequence[np.ndarray]) -> torch.Tensor:
+        """One number for each token of each response: ``(N, T)``, 0 at padding."""
+        lengths = rollout.written.sum(dim=1).tolist()
+        if [len(row) for row in rows] != lengths:
+            raise ValueError(f"{name}: must be one for each token of each response; check the reward")
+        table = torch.zeros_like(rollout.log_probs)
+        table[rollout.written] = torch.from_numpy(np.concatenate([np.asarray(row, np.float32) for row in rows])).to(
+            table
+        )
+        return self._finite(name, table)
+
+    @staticmethod
+    def _finite(name: str, table: torch.Tensor) -> torch.Tensor:
+        if not table.isfinite().all():
+            raise Diverged(f"{name} hold {float(table[~table.isfinite()][0])}; check the reward")
+        return table
+
+    def _whitened(
+        self, rewards: torch.Tensor, written: torch.Tensor, known: Known | None
+    ) -> tuple[torch.Tensor, Known | None]:
+        """In units of their deviation in the batch."""
+        unit = self._moments(rewards[written])[1]
+        return rewards / unit, None if known is None else known._replace(to=known.to / unit, own=known.own / unit)
 
     def _require_sane(self, rollout: Rollout, log_probs: torch.Tensor, reference: torch.Tensor) -> float:
         """That the batch is worth learning from; returns how far reading a token is from generating it, nats."""
@@ -528,7 +403,7 @@ class Trainer:
             raise Diverged(f"{what}: {self.lm.name} does not handle the cache or left padding; give another model")
         return gap_
 
-    def _update(self, rollout: Rollout, targets: Targets) -> dict[str, float]:
+    def _update(self, rollout: Rollout, known: Known | None, targets: Targets) -> dict[str, float]:
         """Optimiser steps on minibatches, until all epochs are done or ``target_kl`` is passed."""
         c, logged = self.config, []
         for group, lr in zip(self.optimizer.param_groups, (c.lr, c.value_lr), strict=True):
@@ -538,8 +413,8 @@ class Trainer:
             sums = torch.zeros(3)
             for rows in self._passes(minibatch):
                 with self._precision():
-                    log_probs, values = rollout.read(self.actor, rows)
-                parts = losses(log_probs, values, Targets(*(table[rows] for table in targets)), c)
+                    new = rollout.read(self.actor, rows, known)
+                parts = losses(new, Targets(*(table[rows] for table in targets)), c)
                 policy, value, moved = (part / len(minibatch) for part in parts)
                 (policy + value).backward()  # type: ignore[no-untyped-call]
                 sums += torch.tensor([float(x.detach()) for x in (policy, value, moved)])

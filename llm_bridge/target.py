@@ -38,7 +38,7 @@ class ExactTarget:
     Attributes:
         anchor: `π̂` on the tree.
         optimum: ``π̂^{(α+β)/(β+η)}``, `η` the entropy bonus: with ``η = 0`` the power policy ``π̂^{1+α/β}``.
-        reward: `r̂`, in the gauge of the configuration.
+        reward: ``α log π̂``: in another gauge all objectives are larger by ``E V̂(s₁)``, and their differences the same.
 
     Raises:
         ValueError: responses can end early, there is no optimum to converge to, an answer has another length, or see
@@ -54,11 +54,13 @@ class ExactTarget:
             raise ValueError(f"end_tokens={ends}: every response of the tree has max_tokens tokens; use ()")
         if config.terminal != "zero":
             raise ValueError(f"terminal={config.terminal!r}: the power policy is the optimum for 'zero' alone")
+        if not config.alpha:
+            raise ValueError("alpha=0.0: without the endogenous reward the optimum is the frozen model itself")
         if config.beta + config.entropy == 0:
             raise ValueError("beta=0.0: without KL penalty and entropy bonus there is no one optimum; give one of them")
         self.prompts, self.config = tuple(prompts), config
         self.anchor = token_tree(lm, prompts, config.max_tokens).policy
-        self.reward = endogenous_reward(self.anchor, config.alpha, gauge=config.gauge)
+        self.reward = endogenous_reward(self.anchor, config.alpha, gauge="logprob")
         self.optimum = power_policy(self.anchor, (config.alpha + config.beta) / (config.beta + config.entropy))
         self.answers: Responses | None = None
         if answers is not None:

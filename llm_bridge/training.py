@@ -21,8 +21,9 @@ from typing import Any, TypeAlias
 from torch.distributed.checkpoint import state_dict as checkpoints
 from tqdm import tqdm
 
+from llm_bridge.actor import Diverged, Ids
 from llm_bridge.model import CausalLM, save
-from llm_bridge.ppo import Diverged, Ids, PPOConfig, Reward, Trainer
+from llm_bridge.ppo import PPOConfig, Reward, Trainer
 from llm_bridge.tree import require_integer
 from llm_bridge.workers import Workers
 
@@ -39,7 +40,7 @@ SHOWN = 4
 
 def train(
     lm: CausalLM, prompts: Sequence[str | Ids], config: PPOConfig, *, out: Path | None = None,
-    evaluate: Evaluate | None = None, eval_every: int = 20, checkpoint_every: int = 10, reward: Reward | None = None,
+    evaluate: Evaluate | None = None, eval_every: int = 20, checkpoint_every: int = 10, extra: Reward | None = None,
     resume: bool = False, tensorboard: bool = False, group: Workers = Workers(),  # noqa: B008
     stop: Callable[[], bool] = lambda: False,
 ) -> Trainer:  # fmt: skip
@@ -53,7 +54,7 @@ def train(
         evaluate: numbers of the policy as it is, such as `llm_bridge.target.ExactTarget.report`.
         eval_every: batches between evaluations; there is one at the start and at the end too.
         checkpoint_every: batches between checkpoints.
-        reward: another reward in place of the endogenous one.
+        extra: a further reward of the tokens drawn, see `Trainer`.
         resume: go on from the checkpoint in `out`, where there is one.
         tensorboard: write the metrics for TensorBoard too.
         group: the processes of the run, see `Trainer`; the first of them writes.
@@ -67,7 +68,7 @@ def train(
     """
     require_integer("eval_every", eval_every)
     require_integer("checkpoint_every", checkpoint_every)
-    trainer = Trainer(lm, prompts, config, reward, group)
+    trainer = Trainer(lm, prompts, config, extra, group)
     folder = _Folder(out, resume, tensorboard, trainer)
     with folder.opened(), _bar(trainer) as bar:
         if not trainer.done:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -9,16 +10,13 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from llm_bridge.actor import Actor, Diverged, Reading, Rollout, generate  # noqa: E402
 from llm_bridge.model import CausalLM  # noqa: E402
 from llm_bridge.ppo import (  # noqa: E402
-    Actor,
-    Diverged,
     PPOConfig,
-    Rollout,
     Targets,
     Trainer,
     gae,
-    generate,
     group_advantages,
     losses,
     penalised_rewards,
@@ -89,8 +87,9 @@ def test_sampled_log_probabilities_are_those_of_a_plain_pass(kind, ends):
     rollout = generate(actor, prompts, H, ends, uniforms=draws, samples=2)
     found_prompts, responses = rollout.texts()
     with torch.no_grad():
-        read, values = rollout.read(actor)
+        read, values, expected = rollout.read(actor)
     assert not values.any()
+    assert not expected.any()
     assert rollout.ended.tolist() == [response[-1] in ends for response in responses]
     for i, (prompt, response) in enumerate(zip(found_prompts, responses, strict=True)):
         assert prompt.tolist() == prompts[i // 2]
@@ -150,13 +149,13 @@ def test_penalties(table):
 
 def test_clipping_is_off_where_it_is_none():
     old = Targets(*(torch.tensor([[x]]) for x in (0.0, 0.0, 1.0, 2.0)), torch.tensor([[True]]))
-    new = torch.tensor([[1.0]]), torch.tensor([[1.5]])
-    policy, value, moved = losses(*new, old, changed(SMALL, clip=None))
-    assert float(policy) == pytest.approx(-np.e)
+    new = Reading(torch.tensor([[1.0]]), torch.tensor([[1.5]]), torch.tensor([[0.25]]))
+    policy, value, moved = losses(new, old, changed(SMALL, clip=None))
+    assert float(policy) == pytest.approx(-np.e - 0.25)
     assert float(value) == pytest.approx(0.5 * 0.5**2)
     assert float(moved) == pytest.approx(np.e - 2)
-    policy, value, _ = losses(*new, old, changed(SMALL, clip=0.2, value_clip=0.1))
-    assert float(policy) == pytest.approx(-1.2)
+    policy, value, _ = losses(new, old, changed(SMALL, clip=0.2, value_clip=0.1))
+    assert float(policy) == pytest.approx(-1.2 - 0.25)
     assert float(value) == pytest.approx(0.5 * 1.9**2)
 
 
@@ -172,17 +171,29 @@ def everything(trainer):
     ids = torch.tensor([row for row, _ in rows])
     mask = torch.stack([torch.arange(width + H) >= width + H - length for _, length in rows])
     rollout = Rollout(ids, mask, torch.zeros(len(ids), H), torch.zeros(len(ids), dtype=torch.bool))
-    raw, reference = trainer._score(rollout)
-    log_probs, values = rollout.read(trainer.actor)
-    rewards = penalised_rewards(raw, log_probs.detach(), reference, rollout.written, c.beta, c)
-    return gae(rewards, values.detach(), rollout.written, c.gae_lambda), rewards, log_probs
+    raw, reference, known = trainer._score(rollout)
+    log_probs, values, expected = rollout.read(trainer.actor, known=known)
+    if known is None:
+        rewards = penalised_rewards(raw, log_probs.detach(), reference, rollout.written, c.beta, c)
+    else:
+        rewards = torch.nn.functional.pad(expected.detach()[:, 1:], (0, 1))
+    advantages = gae(rewards, values.detach(), rollout.written, c.gae_lambda)
+    return Exact(advantages, rewards, log_probs, expected, reference)
+
+
+class Exact(NamedTuple):
+    advantages: torch.Tensor
+    rewards: torch.Tensor
+    log_probs: torch.Tensor
+    expected: torch.Tensor
+    reference: torch.Tensor
 
 
 def exact_gradient(trainer):
     """``E_π Σ_h A_h ∇ log π(a_h|s_h)``, averaged over prompts."""
-    advantages, _, log_probs = everything(trainer)
+    advantages, _, log_probs, expected, _ = everything(trainer)
     chance = log_probs.detach().sum(dim=1, keepdim=True).exp()
-    loss = (chance * advantages * log_probs).sum() / len(trainer.prompts)
+    loss = (chance * (advantages * log_probs + expected)).sum() / len(trainer.prompts)
     grads = torch.autograd.grad(loss, list(trainer.lm.model.parameters()))
     return torch.cat([g.flatten() for g in grads])
 
@@ -197,9 +208,11 @@ def moved(lm, config):
     return trainer
 
 
-@pytest.mark.parametrize("gauge", ["logits", "logprob"])
-@pytest.mark.parametrize("reward", ["dense", "sum"])
-def test_soft_rl_without_anchor_stays(lm, gauge, reward):
+WAYS = [("expected", "logprob"), ("dense", "logprob"), ("dense", "logits"), ("sum", "logits")]
+
+
+@pytest.mark.parametrize(("reward", "gauge"), WAYS)
+def test_soft_rl_without_anchor_stays(lm, reward, gauge):
     soft = changed(SMALL, beta=0.0, entropy=SMALL.alpha, gauge=gauge, reward=reward)
     assert float(exact_gradient(Trainer(lm, PROMPTS, soft)).norm()) < 1e-4
     assert float(exact_gradient(moved(lm, soft)).norm()) > 0.05
@@ -209,8 +222,8 @@ def test_soft_rl_without_anchor_stays(lm, gauge, reward):
 
 def test_gauges_differ_by_a_function_of_the_state(lm):
     """So the expected gradient is one, and so are group advantages, sample by sample."""
-    one, two = (moved(lm, changed(SMALL, gauge=gauge)) for gauge in ("logits", "logprob"))
-    (a, r, _), (b, s, _) = everything(one), everything(two)
+    one, two = (moved(lm, changed(SMALL, reward="dense", gauge=gauge)) for gauge in ("logits", "logprob"))
+    (a, r, *_), (b, s, *_) = everything(one), everything(two)
     gap = (a - b).detach().view(len(PROMPTS), V, V, V, H)
     assert float(gap[..., 0].flatten(1).std(dim=1).max()) < 1e-5  # at the first token: one constant a prompt
     assert float(gap[..., 1].flatten(2).std(dim=2).max()) < 1e-5  # at the second: one for each first token, …
@@ -219,13 +232,49 @@ def test_gauges_differ_by_a_function_of_the_state(lm):
     torch.testing.assert_close(exact_gradient(one), exact_gradient(two), atol=1e-4, rtol=1e-3)
     pair = [group_advantages(x, torch.ones_like(x, dtype=torch.bool), V**H).detach() for x in (r, s)]
     torch.testing.assert_close(*pair, atol=1e-4, rtol=0)
-    short = [exact_gradient(moved(lm, changed(SMALL, gauge=g, gae_lambda=0.0))) for g in ("logits", "logprob")]
+    short = [
+        exact_gradient(moved(lm, changed(SMALL, reward="dense", gauge=g, gae_lambda=0.0)))
+        for g in ("logits", "logprob")
+    ]
     assert float((short[0] - short[1]).norm()) > 0.05  # below λ = 1 they part
 
 
-def test_gradient_is_that_of_the_exact_objective(lm):
+def test_what_is_known_of_a_state(lm):
+    """``k̄(s)`` is the average over tokens of ``α log π̂ − β log π/π̂ − η log π``, and sums to the exact objective."""
+    config = changed(SMALL, entropy=0.2)
+    trainer = moved(lm, config)
+    _, _, log_probs, expected, reference = everything(trainer)
+    tables = [x.detach().view(len(PROMPTS), V, V, V, H).double() for x in (log_probs, reference, expected)]
+    for h, of_token in enumerate([(0, slice(None), 0, 0), (0, 2, slice(None), 0), (0, 2, 1, slice(None))]):
+        own, frozen, found = (table[of_token][:, h] for table in tables)
+        k = 0.7 * frozen - 0.5 * (own - frozen) - 0.2 * own
+        assert float((own.exp() * k).sum()) == pytest.approx(float(found[0]), abs=1e-5)
+    chance = log_probs.detach().sum(dim=1).exp()
+    average = float((chance * expected.detach().sum(dim=1)).sum()) / len(PROMPTS)
+    assert average == pytest.approx(ExactTarget(lm, PROMPTS, config).report(trainer.lm)["objective"], abs=1e-4)
+
+
+def test_expected_rewards_have_less_noise(lm):
+    """The same expected gradient, and a smaller variance of what one response says of it."""
+    found, noise = [], []
+    for reward in ("expected", "dense"):
+        trainer = moved(lm, changed(SMALL, reward=reward))
+        found.append(exact_gradient(trainer))
+        advantages, _, log_probs, expected, _ = everything(trainer)
+        chance = log_probs.detach().sum(dim=1).exp()
+        parameter = trainer.actor.head.module.weight
+        terms = (advantages * log_probs + expected).sum(dim=1)
+        grads = [torch.autograd.grad(term, parameter, retain_graph=True)[0].flatten() for term in terms[: V**H]]
+        rows, weights = torch.stack(grads), chance[: V**H, None]
+        noise.append(float((weights * (rows - (weights * rows).sum(dim=0)) ** 2).sum()))
+    torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=1e-3)
+    assert noise[0] < 0.5 * noise[1]
+
+
+@pytest.mark.parametrize(("reward", "gauge"), WAYS)
+def test_gradient_is_that_of_the_exact_objective(lm, reward, gauge):
     """Along a direction, ``J`` of the enumerated tree rises as the expected gradient says."""
-    trainer = moved(lm, SMALL)
+    trainer = moved(lm, changed(SMALL, reward=reward, gauge=gauge))
     target = ExactTarget(lm, PROMPTS, SMALL)
     gradient, step = exact_gradient(trainer), 1e-2
     parameters = list(trainer.lm.model.parameters())
@@ -269,11 +318,11 @@ def test_target_of_soft_rl_is_the_model_itself(lm):
     assert "share" not in found
 
 
-@pytest.mark.parametrize("gauge", ["logits", "logprob"])
+@pytest.mark.parametrize(("reward", "gauge"), WAYS)
 @pytest.mark.parametrize("baseline", ["value", "group"])
-def test_closes_the_gap(lm, gauge, baseline):
+def test_closes_the_gap(lm, reward, gauge, baseline):
     """Measured: 0.97 to 0.98 of the way from `π̂` to the optimum in 60 batches."""
-    config = changed(SMALL, gauge=gauge, baseline=baseline, steps=60, warmup=5)
+    config = changed(SMALL, reward=reward, gauge=gauge, baseline=baseline, steps=60, warmup=5)
     target = ExactTarget(lm, PROMPTS, config)
     found = target.report(train(lm, PROMPTS, config).lm)
     assert found["objective_optimum"] - found["objective_start"] > 0.1
@@ -305,7 +354,7 @@ def test_guards(lm):
     held = Trainer(lm, PROMPTS, changed(SMALL, target_kl=1e-4, epochs=8))
     assert 1 <= held.step()["updates"] < 16
     with pytest.raises(ValueError, match="rewards: must be one for each token"):
-        train(lm, PROMPTS, SMALL, reward=lambda prompts, responses: [np.zeros(1)] * len(responses))
+        train(lm, PROMPTS, SMALL, extra=lambda prompts, responses: [np.zeros(1)] * len(responses))
     broken = Trainer(lm, PROMPTS, SMALL)
     with torch.no_grad():
         next(broken.lm.model.parameters()).fill_(float("nan"))
@@ -321,6 +370,7 @@ def test_guards(lm):
         {"clip": None, "max_grad_norm": None, "anneal": False},
         {"dtype": "bfloat16"},
         {"reward": "sum", "gae_lambda": 0.9},
+        {"reward": "dense", "gauge": "logits", "terminal": "bootstrap", "end_tokens": (0,), "missing_end": 1.0},
         {"end_tokens": (1,), "prompts_per_step": 6},
     ],
 )
@@ -336,10 +386,12 @@ def test_switches(lm, changes):
         ({"beta": -1.0}, "beta=-1.0: must be 0 or more"),
         ({"lr": 0.0}, "lr=0.0: must be positive"),
         ({"clip": 0.0}, "clip=0.0: must be positive, or None for off"),
-        ({"alpha": float("nan")}, "alpha=nan: must be positive"),
+        ({"alpha": float("nan")}, "alpha=nan: must be 0 or more"),
         ({"steps": 0}, "steps=0: must be an integer of at least 1"),
         ({"gae_lambda": 1.5}, "gae_lambda=1.5: must be from 0 to 1"),
-        ({"gauge": "q"}, "gauge='q': must be 'logits' or 'logprob'"),
+        ({"gauge": "q"}, "gauge='q': must be one of 'logits', 'logprob'"),
+        ({"gauge": "logits"}, "gauge='logits': reward='expected' is that of every token"),
+        ({"reward": "dense", "terminal": "bootstrap"}, "terminal='bootstrap': the logprob gauge"),
         ({"baseline": "group", "samples": 1}, "samples=1: baseline='group'"),
     ],
 )

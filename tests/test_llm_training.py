@@ -15,8 +15,9 @@ transformers = pytest.importorskip("transformers")
 from test_llm_ppo import PROMPTS, SMALL, changed, model, weights  # noqa: E402
 
 from llm_bridge import training  # noqa: E402
+from llm_bridge.actor import Diverged  # noqa: E402
 from llm_bridge.model import load_model  # noqa: E402
-from llm_bridge.ppo import Diverged, Trainer  # noqa: E402
+from llm_bridge.ppo import Trainer  # noqa: E402
 from llm_bridge.target import ExactTarget  # noqa: E402
 from llm_bridge.training import read_metrics, train  # noqa: E402
 from llm_bridge.workers import workers  # noqa: E402
@@ -243,7 +244,7 @@ def test_a_reward_that_is_not_finite_stops_the_run(lm, tmp_path, bad):
         return rows
 
     with pytest.raises(Diverged, match=f"step 3: rewards hold {bad}; check the reward"):
-        train(lm, PROMPTS, SMALL, out=tmp_path, reward=reward, checkpoint_every=1)
+        train(lm, PROMPTS, SMALL, out=tmp_path, extra=reward, checkpoint_every=1)
     assert read_metrics(tmp_path)[-1] == {"step": 3, "stopped": f"step 3: rewards hold {bad}; check the reward"}
     trainer = Trainer(lm, PROMPTS, SMALL)
     trainer.load(tmp_path / "checkpoint.pt")
