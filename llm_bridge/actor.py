@@ -32,20 +32,25 @@ class Diverged(RuntimeError):
 
 
 class Known(NamedTuple):
-    """What is known of *every* token at a state: ``k(s,a) = to·log π̂(a|s) − own·log π(a|s)``, reward units.
+    """What is known of *every* token at a state: ``k(s,a) = Σ_i w_i log μ_i(a|s) − own·log π(a|s)``, reward units.
 
     Attributes:
-        head: of the frozen model `π̂`.
-        hidden: ``(n, T, width)`` its last hidden states, from which the head reads ``log π̂(·|s_h)``.
-        to: weight of ``log π̂``.
+        models: for each `μ_i` its head, its last hidden states ``(n, T, width)``, and `w_i`.
         own: weight of ``log π``.
 
     """
 
-    head: Head
-    hidden: torch.Tensor
-    to: float
+    models: tuple[tuple[Head, torch.Tensor, float], ...]
     own: float
+
+    def rows(self, rows: torch.Tensor | slice) -> Known:
+        """Of these rows."""
+        return Known(tuple((head, hidden[rows], weight) for head, hidden, weight in self.models), self.own)
+
+    def scaled(self, factor: float) -> Known:
+        """In another unit."""
+        models = tuple((head, hidden, factor * weight) for head, hidden, weight in self.models)
+        return Known(models, factor * self.own)
 
 
 class Reading(NamedTuple):
@@ -119,7 +124,7 @@ class Actor(torch.nn.Module):
         if known is None:
             log_probs = self.head.log_probs(hidden, tokens)
             return Reading(log_probs, values, torch.zeros_like(log_probs))
-        log_probs, expected = self.head.expectations(hidden, tokens, *known)
+        log_probs, expected = self.head.expectations(hidden, tokens, known.models, known.own)
         return Reading(log_probs, values, expected)
 
     def hidden(self, ids: torch.Tensor, mask: torch.Tensor, T: int) -> torch.Tensor:
@@ -173,7 +178,7 @@ class Rollout:
     ) -> Reading:
         """These rows, as `actor` is now; the hidden states of `known` are those of all rows."""
         ids, mask, written = self.ids[rows], self.mask[rows], self.written[rows]
-        known = None if known is None else known._replace(hidden=known.hidden[rows])
+        known = None if known is None else known.rows(rows)
         # the last token is not fed: it predicts nothing, and needs a position
         reading = actor(ids[:, :-1], mask[:, :-1], ids[:, -written.shape[1] :], known=known)
         return Reading(*(table.masked_fill(~written, 0) for table in reading))

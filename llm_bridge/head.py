@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -126,23 +126,23 @@ class Head:
         return found
 
     def expectations(
-        self, hidden: torch.Tensor, tokens: torch.Tensor, other: Head, other_hidden: torch.Tensor, to: float, own: float
+        self, hidden: torch.Tensor, tokens: torch.Tensor, models: Sequence[tuple[Head, torch.Tensor, float]], own: float
     ) -> tuple[torch.Tensor, ...]:
-        """`log_probs`, and ``Σ_a π(a|s) (to·log π̂(a|s) − own·log π(a|s))`` with gradients: two ``(n, T)``.
+        """`log_probs`, and ``Σ_a π(a|s) (Σ_i w_i log μ_i(a|s) − own·log π(a|s))`` with gradients: two ``(n, T)``.
 
-        `π̂` is what the `other` head reads from its own hidden states, without gradients.
+        Each model is a head that reads `μ_i` from its own hidden states, without gradients, and `w_i`.
         """
 
-        def of_block(
-            hidden: torch.Tensor, tokens: torch.Tensor, other_hidden: torch.Tensor
-        ) -> tuple[torch.Tensor, ...]:
+        def of_block(hidden: torch.Tensor, tokens: torch.Tensor, *others: torch.Tensor) -> tuple[torch.Tensor, ...]:
             law = torch.log_softmax(self.logits(hidden), dim=-1)
-            with torch.no_grad():
-                reference = torch.log_softmax(other.logits(other_hidden), dim=-1)
-            expected = (law.exp() * (to * reference - own * law)).sum(dim=-1)
-            return law.gather(-1, tokens[:, None])[:, 0], expected
+            rewards = -own * law
+            for (head, _, weight), states in zip(models, others, strict=True):
+                with torch.no_grad():
+                    reference = torch.log_softmax(head.logits(states), dim=-1)
+                rewards = rewards + weight * reference
+            return law.gather(-1, tokens[:, None])[:, 0], (law.exp() * rewards).sum(dim=-1)
 
-        return self._in_blocks(of_block, hidden, tokens, other_hidden)
+        return self._in_blocks(of_block, hidden, tokens, *(states for _, states, _ in models))
 
     def _in_blocks(self, of_block: Any, hidden: torch.Tensor, tokens: torch.Tensor, *more: Any) -> tuple[Any, ...]:
         """Arrays ``(n, T)`` computed from blocks of positions.

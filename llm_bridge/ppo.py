@@ -34,8 +34,8 @@ from torch.distributed.checkpoint import state_dict as checkpoints
 from torch.distributed.fsdp import fully_shard
 
 from llm_bridge.actor import Actor, Diverged, Ids, Known, Reading, Rollout, generate
-from llm_bridge.head import device_of, evaluation
-from llm_bridge.model import CausalLM, encode_prompt, fingerprint
+from llm_bridge.head import Head, device_of, evaluation
+from llm_bridge.model import CausalLM, encode_prompt, fingerprint, require_same_tokenizer
 from llm_bridge.score import EndogenousReward
 from llm_bridge.tree import require_integer
 from llm_bridge.workers import Workers
@@ -82,7 +82,7 @@ class PPOConfig:
     epochs: int = 2  # passes over a batch
     minibatch: int = 256  # responses in an optimiser step, those of all processes together
     microbatch: int | None = None  # responses in a pass of the network; gradients add up. None: the whole minibatch
-    lr: float = 1e-4  # of the model (Adam)
+    lr: float = 2e-4  # of the model (Adam)
     value_lr: float = 1e-2  # of the value head, which starts at zero and has far to go
     warmup: int = 1  # batches over which both rise to that: Adam's first steps are as long as any
     anneal: bool = True  # whether both then fall linearly, to zero after `steps`
@@ -226,6 +226,8 @@ class Trainer:
         lm: `π̂`.
         prompts: texts, or token ids, to draw batches from.
         config: everything else.
+        teacher: whose endogenous reward is maximised in place of `π̂`'s own; the optimum is ``∝ π̂ · π_teacher^{α/β}``
+            (distillation; with an earlier or a later `π̂`, the schemes of `theory.improve.SCHEMES`).
         extra: a reward of the tokens drawn that comes on top of the endogenous one, such as a checked answer; with
             ``config.alpha = 0`` there is no other.
         group: the processes of the run: each has its share of every batch, and a run is the same for any number of
@@ -238,8 +240,8 @@ class Trainer:
     """
 
     def __init__(
-        self, lm: CausalLM, prompts: Sequence[str | Ids], config: PPOConfig, extra: Reward | None = None,
-        group: Workers = Workers(),  # noqa: B008
+        self, lm: CausalLM, prompts: Sequence[str | Ids], config: PPOConfig, *, teacher: CausalLM | None = None,
+        extra: Reward | None = None, group: Workers = Workers(),  # noqa: B008
     ) -> None:  # fmt: skip
         if isinstance(prompts, str) or not len(prompts):
             raise ValueError(f"prompts={prompts!r}: must be a sequence of at least one text")
@@ -254,11 +256,14 @@ class Trainer:
             encode_prompt(lm, prompt, config.max_tokens) if isinstance(prompt, str) else [int(i) for i in prompt]
             for prompt in prompts
         ]
-        self.frozen = EndogenousReward(
-            lm, alpha=config.alpha or 1.0, gauge=config.gauge, terminal=config.terminal, end_tokens=config.end_tokens
-        )
-        self.reader = Actor(lm)
-        self.end_tokens = self.frozen.end_tokens
+        if teacher is not None:
+            require_same_tokenizer(lm, teacher)
+        ends = EndogenousReward(lm, end_tokens=config.end_tokens).end_tokens
+        how: dict[str, Any] = {"alpha": config.alpha or 1.0, "gauge": config.gauge, "terminal": config.terminal}
+        self.frozen = EndogenousReward(lm, **how, end_tokens=ends)
+        self.scorer = self.frozen if teacher is None else EndogenousReward(teacher, **how, end_tokens=ends)
+        self.reader, self.teacher = Actor(lm), None if teacher is None else Actor(teacher)
+        self.end_tokens = ends
         self.lm = CausalLM(_policy(lm.model, config), lm.tokenizer, f"{lm.name} (trained)")
         self.actor = Actor(
             self.lm, value_to_trunk=config.value_to_trunk, gradient_checkpointing=config.gradient_checkpointing
@@ -338,21 +343,31 @@ class Trainer:
 
     def _score(self, rollout: Rollout) -> tuple[torch.Tensor, torch.Tensor, Known | None]:
         """Rewards ``r̂(s,a)`` and ``log π̂(a|s)``, ``(N, T)``, 0 at padding; and what is known of every token."""
-        c = self.config
+        c, own = self.config, self.teacher is None
         if c.reward == "expected":
-            passes = self._passes(torch.arange(len(rollout.ids)))
-            with evaluation(self.frozen.lm.model):
-                parts = [rollout.hidden(self.reader, rows) for rows in passes]
-            hidden, written = torch.cat(parts), rollout.written
-            with torch.no_grad():
-                tokens = rollout.ids[:, -written.shape[1] :]
-                reference = torch.cat([self.reader.head.log_probs(hidden[rows], tokens[rows]) for rows in passes])
-            reference = self._finite("log-probabilities", reference.masked_fill(~written, 0))
-            known = Known(self.reader.head, hidden, c.alpha + self.beta, self.beta + c.entropy)
-            return c.alpha * reference, reference, known
+            anchor, reference = self._read(self.reader, rollout)
+            teacher, rewards = (anchor, reference) if self.teacher is None else self._read(self.teacher, rollout)
+            known = Known(((*anchor, self.beta), (*teacher, c.alpha)), self.beta + c.entropy)
+            if own:  # one law instead of the same law twice
+                known = Known(((*anchor, c.alpha + self.beta),), self.beta + c.entropy)
+            return c.alpha * rewards, reference, known
         scores = self.frozen.score_ids(*rollout.texts(), progress=False)
+        reference = self._table(rollout, "log-probabilities", [score.log_probs for score in scores])
+        if self.scorer is not self.frozen:
+            scores = self.scorer.score_ids(*rollout.texts(), progress=False)
         rewards = self._table(rollout, "rewards", [score.rewards for score in scores])
-        return rewards * (c.alpha > 0), self._table(rollout, "log-probabilities", [s.log_probs for s in scores]), None
+        return rewards * (c.alpha > 0), reference, None
+
+    def _read(self, actor: Actor, rollout: Rollout) -> tuple[tuple[Head, torch.Tensor], torch.Tensor]:
+        """Head and hidden states of a frozen model, and its log-probabilities of the tokens drawn."""
+        passes = self._passes(torch.arange(len(rollout.ids)))
+        with evaluation(actor.model):
+            parts = [rollout.hidden(actor, rows) for rows in passes]
+        hidden, written = torch.cat(parts), rollout.written
+        tokens = rollout.ids[:, -written.shape[1] :]
+        with torch.no_grad():
+            found = torch.cat([actor.head.log_probs(hidden[rows], tokens[rows]) for rows in passes])
+        return (actor.head, hidden), self._finite("log-probabilities", found.masked_fill(~written, 0))
 
     def _extra(self, rollout: Rollout) -> torch.Tensor:
         """Rewards that are known of the tokens drawn only: ``(N, T)``, 0 at padding."""
@@ -385,7 +400,7 @@ class Trainer:
     ) -> tuple[torch.Tensor, Known | None]:
         """In units of their deviation in the batch."""
         unit = self._moments(rewards[written])[1]
-        return rewards / unit, None if known is None else known._replace(to=known.to / unit, own=known.own / unit)
+        return rewards / unit, None if known is None else known.scaled(1 / unit)
 
     def _require_sane(self, rollout: Rollout, log_probs: torch.Tensor, reference: torch.Tensor) -> float:
         """That the batch is worth learning from; returns how far reading a token is from generating it, nats."""
@@ -462,7 +477,7 @@ class Trainer:
         actor, optimizer = checkpoints.get_state_dict(self.actor, self.optimizer, options=self._whole())
         if self.group.first:
             state = {
-                "config": asdict(self.config), "model": fingerprint(self.frozen.lm), "done": self.done,
+                "config": asdict(self.config), "model": self._identity(), "done": self.done,
                 "beta": self.beta, "actor": actor, "optimizer": optimizer, "generator": self.generator.get_state(),
             }  # fmt: skip
             with replacing(path) as file:
@@ -481,7 +496,7 @@ class Trainer:
         for name in sorted(mine.keys() - MACHINE):
             if mine[name] != its.get(name):
                 raise ValueError(f"{name}={mine[name]!r}: {path} has {its.get(name)!r}; go on with that, or start anew")
-        if state["model"] != fingerprint(self.frozen.lm):
+        if state["model"] != self._identity():
             raise ValueError(f"lm: {path} is of a run from another model than {self.frozen.lm.name}; give that one")
         checkpoints.set_state_dict(
             self.actor, self.optimizer, model_state_dict=state["actor"], optim_state_dict=state["optimizer"],
@@ -489,6 +504,9 @@ class Trainer:
         )  # fmt: skip
         self.generator.set_state(state["generator"])
         self.done, self.beta = state["done"], state["beta"]
+
+    def _identity(self) -> list[str]:
+        return [fingerprint(reward.lm) for reward in (self.frozen, self.scorer)]
 
     def _whole(self) -> checkpoints.StateDictOptions:
         some = self.config.lora is not None

@@ -10,6 +10,7 @@ from llm_bridge.model import CausalLM
 from llm_bridge.ppo import PPOConfig
 from llm_bridge.score import EndogenousReward
 from llm_bridge.tree import token_tree
+from theory.improve import distil
 from theory.policy import (
     Policy,
     Responses,
@@ -33,6 +34,7 @@ class ExactTarget:
         lm: `π̂`.
         prompts: `P` texts.
         config: of the run; ``max_tokens`` is the horizon `H`.
+        teacher: of the run; the optimum is then ``∝ π̂ · π_teacher^{α/β}``, and no entropy bonus is possible.
         answers: the right response to each prompt, texts of `H` tokens, for the accuracies.
 
     Attributes:
@@ -47,8 +49,9 @@ class ExactTarget:
     """
 
     def __init__(
-        self, lm: CausalLM, prompts: Sequence[str], config: PPOConfig, answers: Sequence[str] | None = None
-    ) -> None:
+        self, lm: CausalLM, prompts: Sequence[str], config: PPOConfig, answers: Sequence[str] | None = None,
+        teacher: CausalLM | None = None,
+    ) -> None:  # fmt: skip
         ends = EndogenousReward(lm, end_tokens=config.end_tokens).end_tokens
         if ends:
             raise ValueError(f"end_tokens={ends}: every response of the tree has max_tokens tokens; use ()")
@@ -62,6 +65,12 @@ class ExactTarget:
         self.anchor = token_tree(lm, prompts, config.max_tokens).policy
         self.reward = endogenous_reward(self.anchor, config.alpha, gauge="logprob")
         self.optimum = power_policy(self.anchor, (config.alpha + config.beta) / (config.beta + config.entropy))
+        if teacher is not None:
+            if config.entropy:
+                raise ValueError(f"entropy={config.entropy}: with a teacher there is no exact optimum here; use 0")
+            expert = token_tree(teacher, prompts, config.max_tokens).policy
+            self.reward = endogenous_reward(expert, config.alpha, gauge="logprob")
+            self.optimum = distil(self.anchor, expert, config.alpha, config.beta).policy
         self.answers: Responses | None = None
         if answers is not None:
             ids = [lm.tokenizer(answer, add_special_tokens=False)["input_ids"] for answer in answers]
@@ -94,9 +103,13 @@ class ExactTarget:
 
     def accuracies(self, policy: Policy) -> dict[str, float]:
         """Probability of the right answer, and how often the greedy and the most probable response are right."""
+        return {f"accuracy_{name}": float(found.mean()) for name, found in self.right(policy).items()}
+
+    def right(self, policy: Policy) -> dict[str, np.ndarray]:
+        """For each prompt, ``(P,)``: probability of the right answer; whether MAP and greedy response are right."""
         if self.answers is None:
             return {}
-        found = {"accuracy_sampled": float(np.exp(log_prob(policy, self.answers)).mean())}
+        found = {"sampled": np.exp(log_prob(policy, self.answers))}
         for name, response in (("map", map_response(policy)), ("greedy", greedy_response(policy))):
-            found[f"accuracy_{name}"] = float((response.tokens == self.answers.tokens).all(axis=-1).mean())
+            found[name] = (response.tokens == self.answers.tokens).all(axis=-1).astype(float)
         return found

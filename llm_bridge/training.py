@@ -40,7 +40,8 @@ SHOWN = 4
 
 def train(
     lm: CausalLM, prompts: Sequence[str | Ids], config: PPOConfig, *, out: Path | None = None,
-    evaluate: Evaluate | None = None, eval_every: int = 20, checkpoint_every: int = 10, extra: Reward | None = None,
+    evaluate: Evaluate | None = None, eval_every: int = 20, checkpoint_every: int = 10,
+    teacher: CausalLM | None = None, extra: Reward | None = None,
     resume: bool = False, tensorboard: bool = False, group: Workers = Workers(),  # noqa: B008
     stop: Callable[[], bool] = lambda: False,
 ) -> Trainer:  # fmt: skip
@@ -54,6 +55,7 @@ def train(
         evaluate: numbers of the policy as it is, such as `llm_bridge.target.ExactTarget.report`.
         eval_every: batches between evaluations; there is one at the start and at the end too.
         checkpoint_every: batches between checkpoints.
+        teacher: whose endogenous reward is maximised, see `Trainer`.
         extra: a further reward of the tokens drawn, see `Trainer`.
         resume: go on from the checkpoint in `out`, where there is one.
         tensorboard: write the metrics for TensorBoard too.
@@ -68,7 +70,9 @@ def train(
     """
     require_integer("eval_every", eval_every)
     require_integer("checkpoint_every", checkpoint_every)
-    trainer = Trainer(lm, prompts, config, extra, group)
+    trainer = Trainer(lm, prompts, config, teacher=teacher, extra=extra, group=group)
+    if evaluate is not None and trainer.sharded:
+        raise ValueError("evaluate: the policy is in pieces (shard=True); evaluate what is left in model/ afterwards")
     folder = _Folder(out, resume, tensorboard, trainer)
     with folder.opened(), _bar(trainer) as bar:
         if not trainer.done:

@@ -24,8 +24,10 @@ from llm_bridge.ppo import (  # noqa: E402
 from llm_bridge.target import ExactTarget  # noqa: E402
 from llm_bridge.train import _tokenizer  # noqa: E402
 from llm_bridge.training import train  # noqa: E402
-from theory.improve import kl_optimal, regularised_objective  # noqa: E402
+from llm_bridge.tree import token_tree  # noqa: E402
+from theory.improve import distil, hybrid_reward, kl_optimal, regularised_objective  # noqa: E402
 from theory.policy import kl  # noqa: E402
+from theory.reward import endogenous_reward, with_rewards  # noqa: E402
 
 V, H = 4, 3
 PROMPTS = ["ab", "c", "dab", "bb"]
@@ -330,6 +332,45 @@ def test_closes_the_gap(lm, reward, gauge, baseline):
     assert found["share"] <= 1
 
 
+@pytest.mark.parametrize(("reward", "gauge"), WAYS)
+def test_distils_a_teacher(lm, reward, gauge):
+    """To ``∝ π̂ · π_teacher^{α/β}``, at whose expense one reward or the other counts."""
+    teacher, config = model(seed=3), changed(SMALL, reward=reward, gauge=gauge, steps=60, warmup=5)
+    target = ExactTarget(lm, PROMPTS, config, teacher=teacher)
+    expert = ExactTarget(teacher, PROMPTS, config).anchor
+    expected = regularised_objective(endogenous_reward(expert, 0.7, gauge="logprob"), expert, target.anchor, 0.5)
+    assert target.objective(expert) == pytest.approx(float(expected))
+    assert float(kl(target.optimum, distil(target.anchor, expert, 0.7, 0.5).policy)) == pytest.approx(0, abs=1e-10)
+    found = target.report(train(lm, PROMPTS, config, teacher=teacher).lm)
+    assert 0.9 < found["share"] <= 1
+    assert found["objective_optimum"] - found["objective"] == pytest.approx(0.5 * found["kl_to_optimum"])
+
+
+def test_a_checked_answer_comes_on_top(lm):
+    """``∝ π̂^{1+α/β} exp(w·check/β)``, here with the check that the last letter is b."""
+
+    def check(prompts, responses):
+        return [np.append(np.zeros(H - 1), response[-1] == 1) for response in responses]
+
+    config = changed(SMALL, steps=60, warmup=5)
+    target = ExactTarget(lm, PROMPTS, config)
+    rewards = [np.zeros_like(table) for table in target.reward.rewards]
+    rewards[-1][:, 1] = 1.0
+    reward = hybrid_reward(target.reward, with_rewards(target.reward.dynamics, tuple(rewards)), 1.0)
+    best = kl_optimal(reward, target.anchor, config.beta).policy
+    found = target_policy(train(lm, PROMPTS, config, extra=check).lm)
+    start, end, now = (
+        float(regularised_objective(reward, p, target.anchor, 0.5)) for p in (target.anchor, best, found)
+    )
+    assert 0.9 < (now - start) / (end - start) <= 1
+    alone = target_policy(train(lm, PROMPTS, changed(config, alpha=0.0), extra=check).lm)
+    assert float(kl(alone, found)) > 0.05
+
+
+def target_policy(policy):
+    return token_tree(policy, PROMPTS, H).policy
+
+
 def test_a_strong_anchor_holds(lm):
     free, held = (changed(SMALL, beta=beta, steps=20, lr=5e-4) for beta in (0.1, 1e3))
     away = [ExactTarget(lm, PROMPTS, c).report(train(lm, PROMPTS, c).lm)["kl_to_anchor"] for c in (free, held)]
@@ -407,5 +448,13 @@ def test_targets_are_checked(lm):
         ExactTarget(lm, PROMPTS, changed(SMALL, beta=0.0))
     with pytest.raises(ValueError, match="answers: must be 4 texts of max_tokens=3"):
         ExactTarget(lm, PROMPTS, SMALL, answers=["abc"])
+    with pytest.raises(ValueError, match=r"entropy=0.1: with a teacher"):
+        ExactTarget(lm, PROMPTS, changed(SMALL, entropy=0.1), teacher=lm)
+    with pytest.raises(ValueError, match=r"alpha=0.0: without the endogenous reward"):
+        ExactTarget(lm, PROMPTS, changed(SMALL, alpha=0.0))
+    with pytest.raises(ValueError, match="terminal='bootstrap': the power policy"):
+        ExactTarget(lm, PROMPTS, changed(SMALL, reward="dense", gauge="logits", terminal="bootstrap"))
     with pytest.raises(ValueError, match="prompts='ab': must be a sequence"):
         Trainer(lm, "ab", SMALL)
+    with pytest.raises(ValueError, match="alpha=0: without the endogenous reward"):
+        Trainer(lm, PROMPTS, changed(SMALL, alpha=0.0))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_bridge.cli import add_score
+from llm_bridge.ppo_cli import add_ppo
 
 if TYPE_CHECKING:
     from theory.mdp import TokenMDP
@@ -141,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     solve.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to FILE")
 
     add_score(commands)
+    add_ppo(commands)
     return parser
 
 
