@@ -1,0 +1,274 @@
+"""The paper's third experiment in small: models of addition improved by PPO on their own reward, and the exact ends.
+
+Every number is exact on the enumerated token trees of held-out prompts; what varies from seed to seed is the training.
+
+    python benchmarks/self_improvement.py --out out/self_improvement    run what is not there yet, two jobs at a time
+    python benchmarks/self_improvement.py --out … --report              tables and figures of what is there
+
+Models are read from ENDORM_SHARED (default ../shared).
+"""
+
+import argparse
+import copy
+import json
+import multiprocessing
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+
+from llm_bridge.actor import Actor, generate
+from llm_bridge.model import load_model
+from llm_bridge.ppo import PPOConfig
+from llm_bridge.target import ExactTarget
+from llm_bridge.tasks import ADDITION_LEVELS, addition, addition_answer, sorting
+from llm_bridge.training import train
+from llm_bridge.tree import token_tree
+from theory.files import replacing
+from theory.policy import Policy, all_responses, log_prob
+from theory.soft import log_softmax, power_policy
+
+SHARED = Path(os.environ.get("ENDORM_SHARED", "../shared")) / "models"
+STUDENTS, SEEDS, PER_LEVEL = ("add-small", "add-fair", "add-good", "add-poor"), (0, 1, 2), 60
+BASE = PPOConfig(beta=0.1, max_tokens=4, end_tokens=(), steps=100)
+
+
+@cache
+def held_out():
+    """Prompts of graded difficulty, `PER_LEVEL` of each level in a row."""
+    return tuple(p for level in ADDITION_LEVELS for p in addition(PER_LEVEL, seed=99, level=level).prompts)
+
+
+def prompts(seed):
+    """To train on: 50,000 random ones without those held out."""
+    held = set(held_out())
+    return [p for p in addition(50_000, seed=1000 + seed).prompts if p not in held]
+
+
+def target(lm, config, teacher=None):
+    """The exact target on the held-out prompts."""
+    return ExactTarget(lm, held_out(), config, list(map(addition_answer, held_out())), teacher)
+
+
+def by_level(right):
+    """Accuracies of each level and their average, from one number a prompt."""
+    levels = {level: float(x.mean()) for level, x in zip(ADDITION_LEVELS, right.reshape(5, -1), strict=True)}
+    return levels | {"average": float(right.mean())}
+
+
+def measured(at, policy):
+    """All that is exact of a policy, and its accuracies by level."""
+    return at.measure(policy) | {f"levels_{how}": by_level(right) for how, right in at.right(policy).items()}
+
+
+# --- Jobs: each returns what is to be written -----------------------------------------------------------------------
+
+
+def improve(model, seed=0, curve=False, teacher=None, extra=None, **changes):
+    """One run; the curve is that of 60 of the held-out prompts."""
+    lm = load_model(SHARED / model)
+    other = None if teacher is None else load_model(SHARED / teacher)
+    config = _replace(seed, changes)
+    rows, few = [], held_out()[::5]
+    start = time.time()
+    watched = ExactTarget(lm, few, BASE, list(map(addition_answer, few))) if curve else None
+
+    def evaluate(policy):
+        rows.append(watched.report(policy))
+        return {}
+
+    made = {"checked": checked, "right": right_answer, "bradley-terry": partial(bradley_terry, lm, seed)}
+    reward = None if extra is None else made[extra]()
+    trainer = train(
+        lm, prompts(seed), config, teacher=other, extra=reward, evaluate=evaluate if curve else None, eval_every=10
+    )
+    seconds = time.time() - start
+    at = target(lm, BASE if not config.alpha else config, other)
+    policy = token_tree(trainer.lm, held_out(), 4).policy
+    found = {"before": measured(at, at.anchor), "after": measured(at, policy), "optimum": measured(at, at.optimum)}
+    return found | {"curve": rows, "seconds": seconds}
+
+
+def _replace(seed, changes):
+    import dataclasses
+
+    return dataclasses.replace(BASE, seed=seed, **changes)
+
+
+def right_answer():
+    """1 for the right answer, at its last token."""
+
+    def reward(prompts, responses):
+        pairs = zip(prompts, responses, strict=True)
+        good = ["".join(map(str, r)) == addition_answer("".join(map(str, p))) for p, r in pairs]
+        return [np.array([0.0, 0.0, 0.0, float(g)]) for g in good]
+
+    return reward
+
+
+def checked():
+    """The same for one prompt in a hundred, always the same ones."""
+    whole = right_answer()
+
+    def reward(prompts, responses):
+        some = [int("".join(map(str, p))) * 2654435761 % 2**32 < 2**32 / 100 for p in prompts]
+        return [r * s for r, s in zip(whole(prompts, responses), some, strict=True)]
+
+    return reward
+
+
+def bradley_terry(lm, seed):
+    """The reward of a model trained on pairs of responses of which one is right: the student's body, a scalar head."""
+    actor, generator = Actor(lm), torch.Generator().manual_seed(seed)
+    body = Actor(type(lm)(copy.deepcopy(lm.model), lm.tokenizer, "reward model"))
+    head = torch.nn.Linear(128, 10)
+    torch.nn.init.zeros_(head.weight)
+    optimizer = torch.optim.Adam([*body.model.parameters(), *head.parameters()], lr=3e-4)
+    pool = [[int(c) for c in p] for p in prompts(seed)]
+
+    def scores(ids):
+        """Of the last token in the state before it, ``(n,)``: the models have no position for a tenth token."""
+        states = body.hidden(ids[:, :-1], torch.ones_like(ids[:, :-1], dtype=torch.bool), 1)
+        return head(states[:, 0]).gather(1, ids[:, -1:])[:, 0]
+
+    for _ in range(300):
+        some = torch.randint(len(pool), (256,), generator=generator).tolist()
+        draws = torch.rand(512, 4, generator=generator, dtype=torch.double)
+        written = generate(actor, [pool[i] for i in some], 4, uniforms=draws, samples=2)
+        good = torch.tensor([r[-1] for r in right_answer()(*written.texts())], dtype=torch.bool).view(-1, 2)
+        use = good[:, 0] != good[:, 1]
+        margins = scores(written.ids).view(-1, 2)[use]
+        sign = torch.where(good[use][:, 0], 1, -1)
+        loss = -torch.nn.functional.logsigmoid(sign * (margins[:, 0] - margins[:, 1])).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    @torch.no_grad()
+    def reward(prompts, responses):
+        ids = torch.tensor(np.concatenate([np.array(prompts), np.array(responses)], axis=1))
+        return [np.array([0.0, 0.0, 0.0, s]) for s in scores(ids).tolist()]
+
+    return reward
+
+
+def iterate(scheme, rounds=2, beta=1.0, model="add-fair"):
+    """The three schemes of ``theory.improve.SCHEMES`` by PPO, each round from the policy of the last."""
+    from theory.improve import scheme_exponent
+
+    lm = last = load_model(SHARED / model)
+    at, rows = target(lm, _replace(0, {"beta": beta})), []
+    for round_ in range(1, rounds + 1):
+        anchor = lm if scheme == "reread" else last
+        teacher = lm if scheme == "anchor" else last
+        config = _replace(round_, {"beta": beta, "steps": 50})
+        last = train(anchor, prompts(round_), config, teacher=None if teacher is anchor else teacher).lm
+        exponent = float(scheme_exponent(scheme, 1.0, beta, round_))
+        found, policy = power_policy(at.anchor, exponent), token_tree(last, held_out(), 4).policy
+        rows.append({"exponent": exponent, "exact": measured(at, found), "ppo": measured(at, policy)})
+    return {"rounds": rows}
+
+
+def decoding(model):
+    """What decoding alone gives, exactly (majority votes: of 4,000 draws of each)."""
+    lm = load_model(SHARED / model)
+    at = target(lm, BASE)
+    P, V = len(held_out()), 10
+    table = log_prob(at.anchor, all_responses(at.anchor.dynamics)).reshape(P, V**4)
+    answers = np.array([int(addition_answer(p)) for p in held_out()])  # responses are in order of their digits
+    found = {"sampled": np.exp(table[np.arange(P), answers])}
+    logits = at.anchor.log_probs
+    for temperature in (0.5, 0.2):
+        cold = Policy(at.anchor.dynamics, tuple(log_softmax(x / temperature, 1.0) for x in logits))
+        found[f"temperature {temperature}"] = at.right(cold)["sampled"]
+    for beta in (1.0, 0.3, 0.1, 0.01):
+        found[f"power 1+α/{beta:g}"] = at.right(power_policy(at.anchor, 1 + 1 / beta))["sampled"]
+    right = at.right(at.anchor)
+    found |= {"greedy": right["greedy"], "most probable": right["map"]}
+    order = np.argsort(-table, axis=1)
+    mass = np.take_along_axis(np.exp(table), order, axis=1)
+    tail = np.clip(1 - np.cumsum(mass, axis=1), 0, 1)
+    above = np.concatenate([np.ones((P, 1)), tail[:, :-1]], axis=1)
+    rank = np.argmax(order == answers[:, None], axis=1)
+    rng = np.random.default_rng(0)
+    for n in (8, 64):
+        found[f"best of {n}"] = (above**n - tail**n)[np.arange(P), rank]
+        votes = rng.multinomial(n, mass / mass.sum(axis=1, keepdims=True), size=(200, P))
+        # ties among the most frequent are broken evenly
+        top = votes == votes.max(axis=-1, keepdims=True)
+        found[f"majority of {n}"] = (top[:, np.arange(P), rank] / top.sum(axis=-1)).mean(axis=0)
+    return {"decoding": {name: by_level(x) for name, x in found.items()}}
+
+
+def small_sets(model, beta):
+    """A few dozen prompts that are trained on and measured: how near the optimum a run ends."""
+    lm = load_model(SHARED / model)
+    task = sorting(32, seed=5) if model == "nano-sort" else addition(32, seed=5)
+    config = _replace(0, {"beta": beta, "max_tokens": len(task.answers[0]), "prompts_per_step": 32, "samples": 16,
+                          "minibatch": 256, "steps": 150, "lr": 5e-4})  # fmt: skip
+    at = ExactTarget(lm, task.prompts, config, task.answers)
+    return {"after": at.report(train(lm, task.prompts, config).lm)}
+
+
+def jobs():
+    """By name, the most wanted first."""
+    found = {f"decoding-{model}": partial(decoding, model) for model in STUDENTS}
+    found |= {f"improve-{model}-0": partial(improve, model, curve=True) for model in STUDENTS}
+    for extra, alpha in (("right", 0.0), ("bradley-terry", 0.0), ("checked", 1.0)):
+        found[f"extra-{extra}"] = partial(improve, "add-fair", extra=extra, alpha=alpha)
+    for model in ("add-small", "add-fair"):
+        found[f"distil-{model}"] = partial(improve, model, teacher="add-teacher")
+    found["beta-0.01"] = partial(improve, "add-fair", curve=True, beta=0.01)
+    for way, gauge in (("dense", "logprob"), ("dense", "logits")):
+        for lam in (1.0, 0.9):
+            changes = {"reward": way, "gauge": gauge, "gae_lambda": lam}
+            found[f"way-{way}-{gauge}-{lam:g}"] = partial(improve, "add-fair", curve=True, **changes)
+    found |= {f"improve-{model}-1": partial(improve, model, 1) for model in STUDENTS}
+    found |= {f"iterate-{scheme}": partial(iterate, scheme) for scheme in ("compound", "reread", "anchor")}
+    found |= {f"improve-{model}-2": partial(improve, model, 2) for model in STUDENTS}
+    found |= {f"beta-{beta:g}": partial(improve, "add-fair", beta=beta) for beta in (0.3, 1.0)}
+    for model in ("nano-sort", "add-fair"):
+        for beta in (1.0, 0.3, 0.1):
+            found[f"few-{model}-{beta:g}"] = partial(small_sets, model, beta)
+    found["long-add-fair"] = partial(improve, "add-fair", curve=True, steps=400)
+    return found
+
+
+def work(name, out):
+    """One job in a process of its own."""
+    torch.set_num_threads(1)
+    started = time.time()
+    found = jobs()[name]()
+    with replacing(out / f"{name}.json") as file:
+        file.write(json.dumps(found, indent=1).encode())
+    return f"{name}: {time.time() - started:.0f} s"
+
+
+def main():
+    """Run or report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", default="", help="jobs whose names start so")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--report", action="store_true")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.report:
+        from self_improvement_report import report
+
+        report(arguments.out)
+        return
+    todo = [n for n in jobs() if n.startswith(arguments.only) and not (arguments.out / f"{n}.json").exists()]
+    with ProcessPoolExecutor(arguments.processes, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+        for line in pool.map(partial(work, out=arguments.out), todo):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
