@@ -14,7 +14,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,11 +101,12 @@ def _ppo(arguments: argparse.Namespace) -> int:
             (arguments.out / CONFIG).write_text(json.dumps(_as_dict(config), indent=1) + "\n", encoding="utf-8")
         started = time.monotonic()
         try:
-            trainer = train(
-                lm, prompts, config, out=arguments.out, evaluate=evaluate, eval_every=arguments.eval_every,
-                checkpoint_every=arguments.checkpoint_every, resume=arguments.resume,
-                tensorboard=arguments.tensorboard, group=group, stop=_terminated(),
-            )  # fmt: skip
+            with _terminated() as stop:
+                trainer = train(
+                    lm, prompts, config, out=arguments.out, evaluate=evaluate, eval_every=arguments.eval_every,
+                    checkpoint_every=arguments.checkpoint_every, resume=arguments.resume,
+                    tensorboard=arguments.tensorboard, group=group, stop=stop,
+                )  # fmt: skip
         except Diverged as error:
             print(f"endorm ppo: stopped: {error}; the last checkpoint is in {arguments.out}", file=sys.stderr)
             return 1
@@ -116,12 +118,18 @@ def _ppo(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _terminated() -> Callable[[], bool]:
+@contextmanager
+def _terminated() -> Iterator[Callable[[], bool]]:
     """Whether the process was asked to end (SIGTERM, as schedulers send it before they kill)."""
     asked = threading.Event()
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: asked.set())
-    return asked.is_set
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _as_dict(config: PPOConfig) -> dict[str, Any]:
@@ -189,15 +197,10 @@ def _tasks(
         kept, seen = both.split(held)
         target = ExactTarget(lm, kept.prompts, config, kept.answers)
         return seen.prompts, target.report, target
-    train_on, _ = _problems(arguments.data, arguments, lm, arguments.n_prompts)
+    train_on = _problems(arguments.data, arguments, lm, config, arguments.n_prompts)
     if arguments.eval is None:
         return train_on.prompts, None, None
-    tasks = []
-    for name in arguments.eval.split(","):
-        task, problems = _problems(name, arguments, lm, arguments.eval_prompts)
-        for problem in problems[:3]:
-            print(f"endorm ppo: left out: {problem}", file=sys.stderr)
-        tasks.append(task)
+    tasks = [_problems(name, arguments, lm, config, arguments.eval_prompts) for name in arguments.eval.split(",")]
 
     def evaluate(policy: CausalLM) -> dict[str, float]:
         return evaluate_tasks(
@@ -208,15 +211,37 @@ def _tasks(
     return train_on.prompts, evaluate, None
 
 
-def _problems(name: str, arguments: argparse.Namespace, lm: CausalLM, limit: int | None) -> tuple[Task, list[Any]]:
+def _problems(name: str, arguments: argparse.Namespace, lm: CausalLM, config: PPOConfig, limit: int | None) -> Task:
+    """The first problems of a file that the model has room for; says how many it has none for, and why."""
+    from dataclasses import replace
+
     from llm_bridge.mathematics import DATA, problems
+    from llm_bridge.model import encode_prompt
 
     if arguments.chat and not lm.tokenizer.chat_template:
         raise ValueError(f"--chat: the tokenizer of {lm.name} has no chat template; leave it out")
     folder = arguments.data_folder
     if folder is None and name in DATA:
         folder = Path(os.environ.get("ENDORM_SHARED", "../shared")) / "data"
-    return problems(name, folder, tokenizer=lm.tokenizer if arguments.chat else None, limit=limit)
+    task, unusable = problems(name, folder, tokenizer=lm.tokenizer if arguments.chat else None)
+    kept: list[int] = []
+    left_out = [str(problem) for problem in unusable]
+    for i, prompt in enumerate(task.prompts):
+        if len(kept) == limit:
+            break
+        try:
+            encode_prompt(lm, prompt, config.max_tokens)
+        except ValueError as error:
+            left_out.append(str(error))
+        else:
+            kept.append(i)
+    if left_out:
+        text = left_out[0] if len(left_out[0]) < 300 else f"{left_out[0][:80]} … {left_out[0][-200:]}"
+        print(f"endorm ppo: {task.name}: {len(left_out)} left out, the first: {text}", file=sys.stderr)
+    if not kept:
+        raise ValueError(f"{name}: no problem that {lm.name} has room for; give fewer --max-tokens")
+    prompts, answers = (tuple(texts[i] for i in kept) for texts in (task.prompts, task.answers))
+    return replace(task, prompts=prompts, answers=answers)
 
 
 def _announce(
