@@ -86,7 +86,7 @@ def improve(model, seed=0, curve=False, teacher=None, extra=None, **changes):
     made = {"checked": checked, "right": right_answer, "bradley-terry": partial(bradley_terry, lm, seed)}
     reward = None if extra is None else made[extra]()
     trainer = train(
-        lm, prompts(seed), config, teacher=other, extra=reward, evaluate=evaluate if curve else None, eval_every=10
+        lm, prompts(seed), config, teacher=other, extra=reward, evaluate=evaluate if curve else None, eval_every=20
     )
     seconds = time.time() - start
     at = target(lm, BASE if not config.alpha else config, other)
@@ -220,22 +220,26 @@ def jobs():
     """By name, the most wanted first."""
     found = {f"decoding-{model}": partial(decoding, model) for model in STUDENTS}
     found |= {f"improve-{model}-0": partial(improve, model, curve=True) for model in STUDENTS}
+    ways = {}
+    for gauge in ("logprob", "logits"):
+        for lam in (1.0, 0.9):
+            changes = {"reward": "dense", "gauge": gauge, "gae_lambda": lam}
+            ways[f"way-dense-{gauge}-{lam:g}"] = partial(improve, "add-fair", curve=True, **changes)
+    found |= {name: job for name, job in ways.items() if name.endswith("-1")}
+    found |= {f"improve-{model}-1": partial(improve, model, 1) for model in STUDENTS[:2]}
     for extra, alpha in (("right", 0.0), ("bradley-terry", 0.0), ("checked", 1.0)):
         found[f"extra-{extra}"] = partial(improve, "add-fair", extra=extra, alpha=alpha)
-    for model in ("add-small", "add-fair"):
-        found[f"distil-{model}"] = partial(improve, model, teacher="add-teacher")
+    found["distil-add-fair"] = partial(improve, "add-fair", teacher="add-teacher")
+    found |= {f"improve-{model}-2": partial(improve, model, 2) for model in STUDENTS[:2]}
+    found |= {f"few-nano-sort-{beta:g}": partial(small_sets, "nano-sort", beta) for beta in (1.0, 0.3, 0.1)}
+    found |= {f"few-add-fair-{beta:g}": partial(small_sets, "add-fair", beta) for beta in (1.0, 0.3, 0.1)}
+    found |= {f"improve-{model}-1": partial(improve, model, 1) for model in STUDENTS[2:]}
     found["beta-0.01"] = partial(improve, "add-fair", curve=True, beta=0.01)
-    for way, gauge in (("dense", "logprob"), ("dense", "logits")):
-        for lam in (1.0, 0.9):
-            changes = {"reward": way, "gauge": gauge, "gae_lambda": lam}
-            found[f"way-{way}-{gauge}-{lam:g}"] = partial(improve, "add-fair", curve=True, **changes)
-    found |= {f"improve-{model}-1": partial(improve, model, 1) for model in STUDENTS}
     found |= {f"iterate-{scheme}": partial(iterate, scheme) for scheme in ("compound", "reread", "anchor")}
-    found |= {f"improve-{model}-2": partial(improve, model, 2) for model in STUDENTS}
+    found |= ways
+    found["distil-add-small"] = partial(improve, "add-small", teacher="add-teacher")
+    found |= {f"improve-{model}-2": partial(improve, model, 2) for model in STUDENTS[2:]}
     found |= {f"beta-{beta:g}": partial(improve, "add-fair", beta=beta) for beta in (0.3, 1.0)}
-    for model in ("nano-sort", "add-fair"):
-        for beta in (1.0, 0.3, 0.1):
-            found[f"few-{model}-{beta:g}"] = partial(small_sets, model, beta)
     found["long-add-fair"] = partial(improve, "add-fair", curve=True, steps=400)
     return found
 

@@ -97,11 +97,11 @@ def model_group(
 
 
 def _facts(instance: Instance, tree: TokenTree) -> dict[str, Any]:
-    low, high = instance.mdp.reward_range
+    (low, high), ids = instance.mdp.reward_range, tree.token_ids[0][0]
     return {
         "alpha": float(instance.alpha),
-        "token ids": tree.token_ids if len(tree.token_ids) <= 32 else f"all {len(tree.token_ids)}",
-        "horizon, tokens, prefixes": (instance.horizon, len(tree.token_ids), instance.mdp.dynamics.n_prefixes),
+        "token ids": ids if len(ids) <= 32 else f"all {len(ids)}",
+        "horizon, tokens, prefixes": (instance.horizon, len(ids), instance.mdp.dynamics.n_prefixes),
         "mass outside the tokens, at most": tree.max_left_out,
         "reward range": (round(low, 6), round(high, 6)),
         "ε_π (nats)": float(instance.epsilon),
