@@ -56,7 +56,7 @@ def improvement(found):
         first = done[0]
         lines.append(row(f"{model} `π̂`", [first["before"]["levels_sampled"][level] for level in LEVELS]))
         after = [spread([run["after"]["levels_sampled"][level] for run in done]) for level in LEVELS]
-        lines.append(f"| {model} + PPO ({len(done)} seeds) | " + " | ".join(after) + " |")
+        lines.append(f"| {model} + PPO ({len(done)} seed{'s' * (len(done) > 1)}) | " + " | ".join(after) + " |")
         for name, where, how in (
             ("exact optimum `π̂^{1+α/β}`", "optimum", "sampled"), ("`π̂`, greedy", "before", "greedy"),
             ("`π̂`, most probable", "before", "map"),
@@ -186,7 +186,7 @@ def ways(found):
         axes.plot(np.linspace(0, 100, len(share)), share, style, marker="o", ms=3, color=color, label=label)
     axes.axhline(1, color="0.6", lw=0.8)
     axes.set(xlabel="batch of 1,024 responses", ylabel="share of the way from $J(\\hat\\pi)$ to $J(\\pi^*)$")
-    axes.set_ylim(min(-0.05, axes.get_ylim()[0]), 1.05)
+    axes.set_ylim(-0.3, 1.05)  # what starts without a baseline first goes far below
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     axes.legend(frameon=False, fontsize=9)

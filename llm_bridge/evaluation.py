@@ -14,6 +14,8 @@ from llm_bridge.head import evaluation
 from llm_bridge.model import CausalLM, encode_prompt
 from llm_bridge.score import EndogenousReward
 from llm_bridge.tasks import Task
+from llm_bridge.tree import require_integer
+from theory.arrays import require_positive
 
 __all__ = ["Written", "evaluate_tasks", "write"]
 
@@ -52,9 +54,13 @@ def write(
         progress: show it on a terminal.
 
     Raises:
-        ValueError: a prompt is empty, cannot be encoded, or leaves no room for `max_tokens`.
+        ValueError: an argument is out of range (greedy decoding is ``seed=None``), or a prompt is empty, cannot be
+            encoded, or leaves no room for `max_tokens`.
 
     """
+    for name, value in (("max_tokens", max_tokens), ("samples", samples), ("batch", batch)):
+        require_integer(name, value)
+    require_positive("temperature", temperature)
     ids = [encode_prompt(lm, prompt, max_tokens) for prompt in prompts]
     ends = EndogenousReward(lm, end_tokens=end_tokens).end_tokens
     generator = torch.Generator().manual_seed(seed or 0)

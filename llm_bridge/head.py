@@ -25,6 +25,9 @@ __all__ = ["Head", "TokenStatistics", "call", "device_of", "evaluation", "find_h
 CHUNK, POSITIONS = 4096, 1024
 """Logits that exist at once: so many tokens of the vocabulary by so many positions."""
 
+KEPT = 4 * CHUNK * POSITIONS
+"""Logits that a gradient may keep; where there are more, they are computed twice instead."""
+
 FACTORS = {"logit_scale": 1, "lm_head_multiplier": 1, "output_multiplier": 1, "logits_scaling": -1}
 """What configurations call the factor on a head's output, and the power at which it is one."""
 
@@ -112,7 +115,8 @@ class Head:
                 logits = torch.nn.functional.linear(hidden.to(dtype), module.weight.to(dtype), bias)
         else:
             logits = module(hidden).to(dtype)
-        logits = logits[..., : self.vocab_size] * self.scale
+        logits = logits[..., : self.vocab_size]
+        logits = logits if self.scale == 1.0 else logits * self.scale
         return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
 
     def log_probs(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
@@ -149,7 +153,7 @@ class Head:
 
         The logits of a block exist at once; where there are several blocks, they are computed again for the gradient.
         """
-        pieces = math.ceil(tokens.numel() * self.vocab_size / (CHUNK * POSITIONS))
+        pieces = math.ceil(tokens.numel() * self.vocab_size / KEPT)
         parts = [
             x.tensor_split(pieces) for x in (hidden.flatten(0, 1), tokens.flatten(), *(x.flatten(0, 1) for x in more))
         ]

@@ -20,6 +20,7 @@ Read from the top: configuration, rewards and advantages, losses, the trainer. S
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -35,7 +36,7 @@ from torch.distributed.fsdp import fully_shard
 
 from llm_bridge.actor import Actor, Diverged, Ids, Known, Reading, Rollout, generate
 from llm_bridge.head import Head, device_of, evaluation
-from llm_bridge.model import CausalLM, encode_prompt, fingerprint, require_same_tokenizer
+from llm_bridge.model import CausalLM, encode_prompt, fingerprint, require_same_vocabulary
 from llm_bridge.score import EndogenousReward
 from llm_bridge.tree import require_integer
 from llm_bridge.workers import Workers
@@ -49,7 +50,9 @@ DISCOUNT = 1.0
 between would count, the best policy would depend on the gauge, and the power policy would not be it."""
 
 Reward: TypeAlias = Callable[[Sequence[Ids], Sequence[Ids]], Sequence[np.ndarray]]
-"""From prompts and responses, as ids, one reward for each token of each response, reward units."""
+"""From prompts and responses, as ids, one reward for each token of each response, reward units.
+
+A token's reward may depend on the tokens up to it; what depends on the whole response belongs to its last token."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,16 @@ class PPOConfig:
                     raise ValueError(f"{name}={value!r}: must be {needed}")
         if not 0 <= self.gae_lambda <= 1:
             raise ValueError(f"gae_lambda={self.gae_lambda!r}: must be from 0 to 1")
+        for name in ("whiten_rewards", "normalise_advantages", "value_to_trunk", "anneal", *SWITCHES):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}={getattr(self, name)!r}: must be True or False")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed={self.seed!r}: must be an integer from 0 to 2^63 - 1")
+        ends = () if self.end_tokens is None else self.end_tokens
+        if not isinstance(ends, tuple) or not all(type(token) is int for token in ends):
+            raise ValueError(f"end_tokens={ends!r}: must be a tuple of token ids, or None for the tokenizer's own")
+        if self.shard and self.lora is not None:
+            raise ValueError("shard=True: adapters are small, each process has them whole; leave it out with lora")
         if self.adaptive_kl is not None and not self.beta:
             raise ValueError("beta=0: adaptive_kl multiplies it; start from a positive one")
         for name, values in CHOICES.items():
@@ -127,6 +140,8 @@ class PPOConfig:
         if self.baseline == "group" and self.samples < 2:
             raise ValueError(f"samples={self.samples}: baseline='group' compares samples of a prompt; use at least 2")
 
+
+SWITCHES = ("gradient_checkpointing", "shard")
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "gauge": get_args(Gauge), "terminal": get_args(Terminal), "reward": ("expected", "dense", "sum"),
@@ -194,7 +209,8 @@ class Targets(NamedTuple):
 def losses(new: Reading, old: Targets, c: PPOConfig) -> tuple[torch.Tensor, ...]:
     """Policy loss, value loss and ``KL(π_old‖π)``, nats, summed over tokens and responses.
 
-    What is known of a state counts as it is, without a ratio to clip.
+    What is known of a state counts as it is, without a ratio and without a clip: over many epochs only ``target_kl``
+    bounds how far it moves the policy.
 
     They are to be averaged over responses and not over tokens: what a token counts must not depend on its response's
     length.
@@ -256,8 +272,9 @@ class Trainer:
             encode_prompt(lm, prompt, config.max_tokens) if isinstance(prompt, str) else [int(i) for i in prompt]
             for prompt in prompts
         ]
+        _require_prompts(self.prompts, (lm, *([] if teacher is None else [teacher])), config)
         if teacher is not None:
-            require_same_tokenizer(lm, teacher)
+            require_same_vocabulary(lm, teacher)
         ends = EndogenousReward(lm, end_tokens=config.end_tokens).end_tokens
         how: dict[str, Any] = {"alpha": config.alpha or 1.0, "gauge": config.gauge, "terminal": config.terminal}
         self.frozen = EndogenousReward(lm, **how, end_tokens=ends)
@@ -274,7 +291,9 @@ class Trainer:
                 fully_shard(part)
         self.parameters = [p for p in self.lm.model.parameters() if p.requires_grad]
         groups = [(self.parameters, config.lr), (self.actor.value.parameters(), config.value_lr)]
-        self.optimizer = torch.optim.Adam([{"params": list(p), "lr": lr} for p, lr in groups], betas=(0.9, 0.95))
+        self.optimizer = torch.optim.Adam(
+            [{"params": list(p), "lr": lr} for p, lr in groups], betas=(0.9, 0.95), fused=True
+        )
         self.generator = torch.Generator().manual_seed(config.seed)  # the same draws in every process
         self.rollout: Rollout | None = None
         """This process's share of the last batch."""
@@ -282,7 +301,13 @@ class Trainer:
         """``(N,)`` its rewards ``r(τ)`` without penalty."""
 
     def step(self) -> dict[str, float]:
-        """One batch: sample, score, advantages, updates. Returns what to log.
+        """One batch: sample, score, advantages, updates.
+
+        Returns:
+            Averages over the batch: ``reward`` without penalty, ``penalised_reward`` (an estimate of ``J``), ``kl`` to
+            the frozen model and ``log_prob`` in nats a response, ``tokens`` of one, the share that ``ended``, the share
+            of the variance of returns that the value head ``explained``; ``beta``; losses, the ``gradient``'s norm
+            before clipping, how far the updates ``moved`` the policy (nats a response), and the number of ``updates``.
 
         Raises:
             Diverged: a reward, a loss or a gradient is not finite, all responses are empty, or the policy left
@@ -290,6 +315,8 @@ class Trainer:
 
         """
         c = self.config
+        if self.done >= c.steps:
+            raise ValueError(f"steps={c.steps}: all of them are done")
         # 1. prompts, and `samples` responses to each in neighbouring rows
         chosen = torch.randperm(len(self.prompts), generator=self.generator).repeat(
             math.ceil(c.prompts_per_step / len(self.prompts))
@@ -320,12 +347,14 @@ class Trainer:
             rewards = extra + torch.nn.functional.pad(expected[:, 1:], (0, 1))
             objective = (extra + expected).sum(dim=1)
         if c.whiten_rewards:
-            rewards, known = self._whitened(rewards, written, known)
+            unit = self._moments((rewards if known is None else extra + expected)[written])[1]
+            rewards, known = rewards / unit, None if known is None else known.scaled(1 / unit)
         dense = gae(rewards, values, written, c.gae_lambda)
         advantages = dense if c.baseline == "value" else group_advantages(rewards, written, c.samples)
         mean, deviation = self._moments(advantages[written])
         if c.normalise_advantages:
             advantages = (advantages - mean) / deviation * written
+            known = None if known is None else known.scaled(1 / deviation)
         # 5. updates
         updates = self._update(rollout, known, Targets(log_probs, values, advantages, dense + values, written))
         self.done += 1
@@ -389,18 +418,11 @@ class Trainer:
         )
         return self._finite(name, table)
 
-    @staticmethod
-    def _finite(name: str, table: torch.Tensor) -> torch.Tensor:
-        if not table.isfinite().all():
-            raise Diverged(f"{name} hold {float(table[~table.isfinite()][0])}; check the reward")
+    def _finite(self, name: str, table: torch.Tensor) -> torch.Tensor:
+        bad = table[~table.isfinite()]
+        if self.group.any(len(bad) > 0):
+            raise Diverged(f"{name} hold {float(bad[0]) if len(bad) else 'what is not finite'}; check the reward")
         return table
-
-    def _whitened(
-        self, rewards: torch.Tensor, written: torch.Tensor, known: Known | None
-    ) -> tuple[torch.Tensor, Known | None]:
-        """In units of their deviation in the batch."""
-        unit = self._moments(rewards[written])[1]
-        return rewards / unit, None if known is None else known.scaled(1 / unit)
 
     def _require_sane(self, rollout: Rollout, log_probs: torch.Tensor, reference: torch.Tensor) -> float:
         """That the batch is worth learning from; returns how far reading a token is from generating it, nats."""
@@ -496,6 +518,8 @@ class Trainer:
         for name in sorted(mine.keys() - MACHINE):
             if mine[name] != its.get(name):
                 raise ValueError(f"{name}={mine[name]!r}: {path} has {its.get(name)!r}; go on with that, or start anew")
+        if state["model"][-1:] != self._identity()[-1:]:
+            raise ValueError(f"prompts: {path} is of a run on other prompts; give those, or start anew")
         if state["model"] != self._identity():
             raise ValueError(f"lm: {path} is of a run from another model than {self.frozen.lm.name}; give that one")
         checkpoints.set_state_dict(
@@ -506,7 +530,8 @@ class Trainer:
         self.done, self.beta = state["done"], state["beta"]
 
     def _identity(self) -> list[str]:
-        return [fingerprint(reward.lm) for reward in (self.frozen, self.scorer)]
+        prompts = hashlib.sha256(repr(self.prompts).encode()).hexdigest()
+        return [*(fingerprint(reward.lm) for reward in (self.frozen, self.scorer)), prompts]
 
     def _whole(self) -> checkpoints.StateDictOptions:
         some = self.config.lora is not None
@@ -520,6 +545,18 @@ MACHINE = {"microbatch", "gradient_checkpointing", "shard"}
 
 MAX_GAP = 0.05
 """Nats; in float32 the two ways to read a token agree to about 1e-5."""
+
+
+def _require_prompts(prompts: Sequence[Sequence[int]], models: Sequence[CausalLM], config: PPOConfig) -> None:
+    ids = [token for prompt in prompts for token in prompt] + list(config.end_tokens or ())
+    for lm in models:
+        longest = max(map(len, prompts)) + config.max_tokens - 1
+        if not all(map(len, prompts)):
+            raise ValueError(f"prompts[{list(map(len, prompts)).index(0)}]: empty, must have at least one token")
+        if min(ids) < 0 or max(ids) >= lm.vocab_size:
+            raise ValueError(f"prompts and end_tokens: ids must be from 0 to {lm.vocab_size - 1} in {lm.name}")
+        if lm.context is not None and longest > lm.context:
+            raise ValueError(f"prompts: the longest needs {longest} positions, {lm.name} has {lm.context}; shorten it")
 
 
 def _policy(model: Any, config: PPOConfig) -> Any:
@@ -542,4 +579,11 @@ def _policy(model: Any, config: PPOConfig) -> Any:
             warnings.simplefilter("ignore")  # of layers that store their weight transposed, which are found out
             torch.manual_seed(config.seed)
             policy.add_adapter(adapters)
+        for parameter in policy.parameters():
+            if parameter.requires_grad:  # in bfloat16 a small step would round to none
+                parameter.data = parameter.data.float()
+    for part in policy.modules():  # some layers read these in training mode, which checkpointing needs
+        for name in ("dropout", "attention_dropout", "activation_dropout", "layerdrop"):
+            if isinstance(getattr(part, name, None), float):
+                setattr(part, name, 0.0)
     return policy.eval()

@@ -31,8 +31,6 @@ __all__ = ["add_ppo"]
 TASKS = {"addition": 4, "sorting": 6}
 """Built-in prompts, and the tokens of their answers."""
 
-CONFIG = "config.json"
-
 
 def add_ppo(commands: Any) -> None:
     """Add the command to those of a parser."""
@@ -46,7 +44,9 @@ def add_ppo(commands: Any) -> None:
     ppo.add_argument("--out", type=Path, metavar="DIR", default=Path("out/ppo"), help="default out/ppo")
     ppo.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     ppo.add_argument("--config", type=Path, metavar="FILE", help="hyperparameters as JSON; options come on top")
-    ppo.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="any other hyperparameter")
+    ppo.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="any other hyperparameter"
+    )
     ppo.add_argument("--dry-run", action="store_true", help="print hyperparameters, memory and time, and stop")
 
     often = ppo.add_argument_group("hyperparameters (all of them: --dry-run)")
@@ -79,6 +79,8 @@ def _ppo(arguments: argparse.Namespace) -> int:
     missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(f"{missing[0]} is not installed: pip install 'endorm[llm]'")
+    if arguments.eval_samples < 0:
+        raise ValueError(f"--eval-samples={arguments.eval_samples}: must be at least 0")
     for name in ("n_prompts", "eval_prompts", "eval_every", "checkpoint_every"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
@@ -96,9 +98,6 @@ def _ppo(arguments: argparse.Namespace) -> int:
             _announce(arguments, lm, config, prompts, group.size)
         if arguments.dry_run:
             return 0
-        if group.first:
-            arguments.out.mkdir(parents=True, exist_ok=True)
-            (arguments.out / CONFIG).write_text(json.dumps(_as_dict(config), indent=1) + "\n", encoding="utf-8")
         started = time.monotonic()
         try:
             with _terminated() as stop:
@@ -110,7 +109,7 @@ def _ppo(arguments: argparse.Namespace) -> int:
         except Diverged as error:
             print(f"endorm ppo: stopped: {error}; the last checkpoint is in {arguments.out}", file=sys.stderr)
             return 1
-        if group.first:
+        if group.first and trainer.done == config.steps:
             _report(arguments.out, target, trainer.done, time.monotonic() - started)
     if trainer.done < config.steps:
         print(f"stopped after batch {trainer.done}; go on with --resume", file=sys.stderr)
@@ -156,6 +155,8 @@ def _config(arguments: argparse.Namespace) -> PPOConfig:
             given = json.loads(arguments.config.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ValueError(f"--config={arguments.config}: cannot be read as JSON ({error})") from None
+        if not isinstance(given, dict):
+            raise ValueError(f"--config={arguments.config}: must be a JSON object of hyperparameters")
         found |= given
     for pair in arguments.set:
         name, equals, value = pair.partition("=")
@@ -181,7 +182,7 @@ def _config(arguments: argparse.Namespace) -> PPOConfig:
 def _tasks(
     arguments: argparse.Namespace, lm: CausalLM, config: PPOConfig
 ) -> tuple[Sequence[str], Evaluate | None, ExactTarget | None]:
-    """Prompts to train on, what is evaluated, and the exact target where there is one; they share no prompt."""
+    """Prompts to train on, what is evaluated, and the exact target where there is one (on prompts held out)."""
     from llm_bridge.evaluation import evaluate_tasks
     from llm_bridge.target import ExactTarget
     from llm_bridge.tasks import addition, sorting

@@ -57,6 +57,8 @@ class ExactTarget:
             raise ValueError(f"end_tokens={ends}: every response of the tree has max_tokens tokens; use ()")
         if config.terminal != "zero":
             raise ValueError(f"terminal={config.terminal!r}: the power policy is the optimum for 'zero' alone")
+        if config.adaptive_kl is not None:
+            raise ValueError(f"adaptive_kl={config.adaptive_kl}: where β moves, so does the optimum; use a fixed beta")
         if not config.alpha:
             raise ValueError("alpha=0.0: without the endogenous reward the optimum is the frozen model itself")
         if config.beta + config.entropy == 0:

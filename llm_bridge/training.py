@@ -1,5 +1,6 @@
 """A training run in a folder: evaluation, metrics as they come, samples to read, checkpoints, going on after a stop.
 
+config.json        every hyperparameter
 metrics.jsonl      a line a batch: what `Trainer.step` returns, and what `evaluate` says where it is asked
 samples.jsonl      a few responses of the batches that are evaluated, with their rewards
 checkpoint.pt      everything that the next batch depends on; replaced whole or not at all
@@ -14,7 +15,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,11 +27,13 @@ from llm_bridge.model import CausalLM, save
 from llm_bridge.ppo import PPOConfig, Reward, Trainer
 from llm_bridge.tree import require_integer
 from llm_bridge.workers import Workers
+from theory.files import replacing
 
 __all__ = ["Evaluate", "read_metrics", "save_policy", "train"]
 
 Evaluate: TypeAlias = Callable[[CausalLM], Mapping[str, float]]
 
+CONFIG = "config.json"
 CHECKPOINT, METRICS, SAMPLES, MODEL, TENSORBOARD = (
     "checkpoint.pt", "metrics.jsonl", "samples.jsonl", "model", "tensorboard",
 )  # fmt: skip
@@ -86,7 +89,7 @@ def train(
                 raise Diverged(reason) from None
             last = trainer.done == config.steps
             if evaluate is not None and (last or trainer.done % eval_every == 0):
-                row |= evaluate(trainer.lm)
+                row = dict(evaluate(trainer.lm)) | row
                 folder.show()
             folder.log(row)
             stopping = group.any(stop()) and not last
@@ -126,7 +129,10 @@ class _Folder:
         if trainer.group.first:
             for name in (METRICS, SAMPLES):  # what was written after the checkpoint will come again
                 kept = [row for row in _rows(out / name) if trainer.done and row["step"] <= trainer.done]
-                (out / name).write_text("".join(map(_line, kept)), encoding="utf-8")
+                with replacing(out / name) as file:
+                    file.write("".join(map(_line, kept)).encode())
+            with replacing(out / CONFIG) as file:
+                file.write((json.dumps(asdict(trainer.config), indent=1) + "\n").encode())
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -178,8 +184,8 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a file; a kill can leave half of one at its end."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    *lines, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")  # responses hold other line breaks
+    return [json.loads(line) for line in lines]
 
 
 def read_metrics(out: Path) -> list[dict[str, Any]]:

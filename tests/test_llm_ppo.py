@@ -164,7 +164,7 @@ def test_clipping_is_off_where_it_is_none():
 # --- The exact expected gradient, over every response ---------------------------------------------------------------
 
 
-def everything(trainer):
+def everything(trainer, beta=None):
     """Every response to every prompt, its rewards and advantages with a value head of zeros, and ``log π``."""
     c = trainer.config
     responses = list(itertools.product(range(V), repeat=H))
@@ -176,7 +176,7 @@ def everything(trainer):
     raw, reference, known = trainer._score(rollout)
     log_probs, values, expected = rollout.read(trainer.actor, known=known)
     if known is None:
-        rewards = penalised_rewards(raw, log_probs.detach(), reference, rollout.written, c.beta, c)
+        rewards = penalised_rewards(raw, log_probs.detach(), reference, rollout.written, beta or c.beta, c)
     else:
         rewards = torch.nn.functional.pad(expected.detach()[:, 1:], (0, 1))
     advantages = gae(rewards, values.detach(), rollout.written, c.gae_lambda)
@@ -332,6 +332,46 @@ def test_closes_the_gap(lm, reward, gauge, baseline):
     assert found["share"] <= 1
 
 
+@pytest.mark.parametrize("reward", ["expected", "dense"])
+@pytest.mark.parametrize("switch", ["normalise_advantages", "whiten_rewards"])
+def test_other_units_have_the_same_end(lm, switch, reward):
+    """Both halves of the gradient must be in one unit: with one of them scaled the end is another policy."""
+    config = changed(SMALL, reward=reward, steps=80, warmup=5, **{switch: True})
+    assert ExactTarget(lm, PROMPTS, config).report(train(lm, PROMPTS, config).lm)["share"] > 0.95
+
+
+def test_adaptive_coefficient_follows_the_kl(lm):
+    """Up while the KL is above its target, down while it is below, by 2 % at most."""
+    high, low = (Trainer(lm, PROMPTS, changed(SMALL, adaptive_kl=kl, steps=6)) for kl in (1e-4, 10.0))
+    for trainer in (high, low):
+        rows = [trainer.step() for _ in range(4)]
+        assert rows[0]["beta"] == 0.5
+    assert high.beta == pytest.approx(0.5 * 0.98 * 1.02**3)  # before the first update the KL is zero
+    assert low.beta == pytest.approx(0.5 * 0.98**4)
+    trainer = moved(lm, changed(SMALL, beta=0.5))
+    trainer.beta = 2.0
+    now, expected = (everything(t, beta=2.0).expected for t in (trainer, moved(lm, changed(SMALL, beta=2.0))))
+    torch.testing.assert_close(now, expected)
+
+
+def test_a_missing_end_costs(lm):
+    config = changed(SMALL, end_tokens=(1,), missing_end=0.8)
+    trainer = Trainer(lm, PROMPTS, config)
+    trainer.step()
+    rollout = trainer.rollout
+    assert 0 < rollout.ended.double().mean() < 1
+    charged = trainer._extra(rollout).sum(dim=1)
+    assert charged.tolist() == pytest.approx([0.0 if ended else -0.8 for ended in rollout.ended])
+    last = rollout.written.sum(dim=1) - 1
+    assert (trainer._extra(rollout).gather(1, last[:, None])[:, 0] == charged).all()
+
+
+def test_batches_of_empty_responses_stop(lm):
+    trainer = Trainer(lm, PROMPTS, changed(SMALL, end_tokens=(0, 1, 2, 3)))
+    with pytest.raises(Diverged, match="every response is empty"):
+        trainer.step()
+
+
 @pytest.mark.parametrize(("reward", "gauge"), WAYS)
 def test_distils_a_teacher(lm, reward, gauge):
     """To ``∝ π̂ · π_teacher^{α/β}``, at whose expense one reward or the other counts."""
@@ -416,7 +456,11 @@ def test_guards(lm):
     ],
 )
 def test_switches(lm, changes):
-    row = train(lm, PROMPTS, changed(SMALL, steps=1, **changes)).step()
+    trainer = Trainer(lm, PROMPTS, changed(SMALL, steps=2, **changes))
+    trainer.step()
+    row = trainer.step()
+    with pytest.raises(ValueError, match="steps=2: all of them are done"):
+        trainer.step()
     assert all(np.isfinite(value) for value in row.values())
     assert row["generation_gap"] < (0.1 if changes.get("dtype") else 1e-5)
 
@@ -428,6 +472,10 @@ def test_switches(lm, changes):
         ({"lr": 0.0}, "lr=0.0: must be positive"),
         ({"clip": 0.0}, "clip=0.0: must be positive, or None for off"),
         ({"alpha": float("nan")}, "alpha=nan: must be 0 or more"),
+        ({"anneal": "False"}, "anneal='False': must be True or False"),
+        ({"seed": 1.5}, "seed=1.5: must be an integer"),
+        ({"end_tokens": 2}, "end_tokens=2: must be a tuple of token ids"),
+        ({"shard": True, "lora": 2}, "shard=True: adapters are small"),
         ({"steps": 0}, "steps=0: must be an integer of at least 1"),
         ({"gae_lambda": 1.5}, "gae_lambda=1.5: must be from 0 to 1"),
         ({"gauge": "q"}, "gauge='q': must be one of 'logits', 'logprob'"),
@@ -454,6 +502,14 @@ def test_targets_are_checked(lm):
         ExactTarget(lm, PROMPTS, changed(SMALL, alpha=0.0))
     with pytest.raises(ValueError, match="terminal='bootstrap': the power policy"):
         ExactTarget(lm, PROMPTS, changed(SMALL, reward="dense", gauge="logits", terminal="bootstrap"))
+    with pytest.raises(ValueError, match=r"adaptive_kl=0.1: where β moves"):
+        ExactTarget(lm, PROMPTS, changed(SMALL, adaptive_kl=0.1))
+    with pytest.raises(ValueError, match=r"prompts\[1\]: empty"):
+        Trainer(lm, [[1], []], SMALL)
+    with pytest.raises(ValueError, match="prompts and end_tokens: ids must be from 0 to 3"):
+        Trainer(lm, [[1], [4]], SMALL)
+    with pytest.raises(ValueError, match="the longest needs 10 positions, llama has 9"):
+        Trainer(lm, [[1] * 8], SMALL)
     with pytest.raises(ValueError, match="prompts='ab': must be a sequence"):
         Trainer(lm, "ab", SMALL)
     with pytest.raises(ValueError, match="alpha=0: without the endogenous reward"):

@@ -93,6 +93,8 @@ def test_other_runs_are_refused(lm, tmp_path):
         train(lm, PROMPTS, config, out=tmp_path)
     with pytest.raises(ValueError, match=r"beta=0.3: .* has 0.5; go on with that"):
         train(lm, PROMPTS, changed(config, beta=0.3), out=tmp_path, resume=True)
+    with pytest.raises(ValueError, match=r"prompts: .* is of a run on other prompts"):
+        train(lm, PROMPTS[:2], config, out=tmp_path, resume=True)
     with pytest.raises(ValueError, match="is of a run from another model"):
         train(model(seed=1), PROMPTS, config, out=tmp_path, resume=True)
     assert train(lm, PROMPTS, config, out=tmp_path, resume=True).done == 1
@@ -126,6 +128,15 @@ def test_samples_and_evaluations(lm, tmp_path):
     for sample in samples[:2]:
         score = Trainer(lm, PROMPTS, SMALL).frozen.score([sample["prompt"]], [sample["response"]])[0]
         assert sample["reward"] == pytest.approx(score.reward_sum, abs=1e-4)
+
+
+def test_line_breaks_in_responses_are_not_ends_of_lines(lm, tmp_path):
+    train(lm, PROMPTS, changed(SMALL, steps=2), out=tmp_path, stop=lambda: True)
+    with (tmp_path / "samples.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"step": 1, "response": "a\u2028b\x85c"}, ensure_ascii=False) + "\n")
+    train(lm, PROMPTS, changed(SMALL, steps=2), out=tmp_path, resume=True)
+    rows = (tmp_path / "samples.jsonl").read_text(encoding="utf-8").split("\n")
+    assert json.loads(rows[0])["response"] == "a\u2028b\x85c"
 
 
 def test_tensorboard(lm, tmp_path):
@@ -271,7 +282,12 @@ def test_a_full_disk_stops_the_run(lm, tmp_path, monkeypatch, name):
     with pytest.raises(OSError, match="No space left on device"):
         train(lm, PROMPTS, config, out=tmp_path, checkpoint_every=2)
     monkeypatch.setattr(*how, true)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "metrics.jsonl", "samples.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "checkpoint.pt",
+        "config.json",
+        "metrics.jsonl",
+        "samples.jsonl",
+    ]
     resumed = train(lm, PROMPTS, config, out=tmp_path, resume=True)
     assert same(resumed, train(lm, PROMPTS, config))
 
