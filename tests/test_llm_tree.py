@@ -252,20 +252,29 @@ def test_caches_stay_within_memory(top_k, rows, monkeypatch):
     lm, alive, most = llama(context=40), weakref.WeakSet(), 0
     layers = 4 if top_k is None else 20
     memory = memory_for(lm, 4, layers, top_k or V_MODEL, rows)
-    forward = lm.model.forward
+    forward, select = lm.model.forward, module._select
+
+    def count(cache, n_logits):
+        nonlocal most
+        alive.update(cache.layers if cache else ())
+        tensors = {t.data_ptr(): t.nbytes for layer in alive for t in (layer.keys, layer.values)}
+        most = max(most, sum(tensors.values()) + 6 * 8 * V_MODEL * n_logits)
 
     def watched(input_ids, attention_mask=None, past_key_values=None, use_cache=None, logits_to_keep=0):
-        nonlocal most
         output = forward(input_ids, attention_mask, past_key_values=past_key_values, use_cache=use_cache)
-        for layer in output.past_key_values.layers if use_cache else ():
-            alive.add(layer)
-        tensors = {t.data_ptr(): t.nbytes for layer in alive for t in (layer.keys, layer.values)}
-        most = max(most, sum(tensors.values()) + 6 * 8 * V_MODEL * len(input_ids))
+        count(output.past_key_values, len(input_ids))
         return output
 
+    def selected(cache, rows):
+        found = select(cache, rows)
+        count(found, len(rows))
+        return found
+
     monkeypatch.setattr(lm.model, "forward", watched)
+    monkeypatch.setattr(module, "_select", selected)
     token_tree(lm, ["AbBa"] * 3, layers, top_k=top_k, memory=memory)
-    assert memory / 20 < most <= memory
+    activations = 16 * 8 * (4 + layers - 1) * 16  # of a prefix, which nobody counts here
+    assert memory / 20 < most <= memory - rows * activations
 
 
 def test_one_prefix_must_fit_into_memory(lm, monkeypatch):
@@ -327,6 +336,7 @@ def state_space(model):
 def test_models_whose_cache_is_of_no_use(change):
     lm = llama()
     lm = CausalLM(change(lm.model), lm.tokenizer, "other")
+    assert (cache_bytes(lm) is None) == (change is not forgetful)
     tree = token_tree(lm, ["AbBa", "A"], 3, memory=memory_for(lm, 4, 3, V_MODEL, 9))
     for prompt, text in enumerate(tree.prompts):
         ids = lm.tokenizer(text)["input_ids"]
@@ -395,8 +405,13 @@ def test_an_ended_response_is_scored_as_by_endogenous_reward():
         for answer in ([0, 1, 3], [1, 2], [4], [0, 0, 2], [6, 5, 4]):
             [scores] = reward.score_ids([lm.tokenizer("BA")["input_ids"]], [answer], progress=False)
             padded = answer + [4] * (H - len(answer))
-            found = returns(mdp, Responses(np.array([1]), np.array([padded])))
-            np.testing.assert_allclose(found, scores.reward_sum, atol=1e-6)
+            response = Responses(np.array([1]), np.array([padded]))
+            states = dynamics.walk(*response)
+            found = [
+                float(mdp.rewards[h][state[0], a]) for h, (state, a) in enumerate(zip(states, padded, strict=True))
+            ]
+            np.testing.assert_allclose(found, [*scores.rewards, *[0.0] * (H - len(answer))], atol=1e-6)
+            assert np.isfinite(log_prob(tree.policy, response)).all()
             wrong = answer + [0] * (H - len(answer))
             never = np.isneginf(log_prob(tree.policy, Responses(np.array([1]), np.array([wrong]))))
             assert never.all() == (len(answer) < H)
