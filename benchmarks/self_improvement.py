@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -96,9 +97,7 @@ def improve(model, seed=0, curve=False, teacher=None, extra=None, **changes):
 
 
 def _replace(seed, changes):
-    import dataclasses
-
-    return dataclasses.replace(BASE, seed=seed, **changes)
+    return replace(BASE, seed=seed, **changes)
 
 
 def right_answer():

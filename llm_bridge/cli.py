@@ -6,7 +6,6 @@ Exit codes: 0, everything was scored; 1, some rows were left out (listed, and in
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import math
 import os
 import sys
@@ -82,12 +81,9 @@ def add_score(commands: Any) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    from theory.cli import check_alpha
+    from theory.cli import check_alpha, check_counts
 
-    for name in ("limit", "batch_tokens", "resamples"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')}={value}: must be at least 1")
+    check_counts(arguments, "limit", "batch_tokens", "resamples")
     given = [name for name in REWARD_OPTIONS if getattr(arguments, name) is not None]
     if arguments.method != "endogenous" and given:
         raise ValueError(f"--{given[0]} is not read by --method {arguments.method}")
@@ -115,13 +111,11 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _score(arguments: argparse.Namespace) -> int:
     from theory import __version__
-    from theory.cli import check_out
+    from theory.cli import check_llm, check_out
 
     _check(arguments)
     check_out(arguments.out)
-    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ValueError(f"{missing[0]} is not installed: pip install 'endorm[llm]'")
+    check_llm()
     repeated = [name for n, name in enumerate(arguments.pairs) if name in arguments.pairs[:n]]
     if repeated:
         raise ValueError(f"--pairs: {repeated[0]} is given twice")

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from llm_bridge.actor import Actor, generate
 from llm_bridge.head import evaluation
 from llm_bridge.model import CausalLM, encode_prompt
-from llm_bridge.score import EndogenousReward
+from llm_bridge.score import find_end_tokens
 from llm_bridge.tasks import Task
 from llm_bridge.tree import require_integer
 from theory.arrays import require_positive
@@ -62,7 +62,7 @@ def write(
         require_integer(name, value)
     require_positive("temperature", temperature)
     ids = [encode_prompt(lm, prompt, max_tokens) for prompt in prompts]
-    ends = EndogenousReward(lm, end_tokens=end_tokens).end_tokens
+    ends = find_end_tokens(lm, end_tokens)
     generator = torch.Generator().manual_seed(seed or 0)
     texts: list[list[str]] = [[] for _ in prompts]
     log_probs, ended = np.empty((len(ids), samples)), np.empty((len(ids), samples), dtype=bool)

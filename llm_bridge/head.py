@@ -215,9 +215,12 @@ def _full_precision() -> Iterator[None]:
 def find_head(lm: CausalLM) -> tuple[Any, Head | None, int]:
     """Decoder and head that reproduce the model's own logits on a few tokens, or `None`; and the number of logits.
 
-    Some models leave what the configuration declares unused, or use it inversely: their logits decide.
+    Some models leave what the configuration declares unused, or use it inversely: their logits decide. ValueError for
+    an encoder-decoder.
     """
     model, config = lm.model, lm.model.config.get_text_config()
+    if model.config.is_encoder_decoder:
+        raise ValueError(f"{lm.name}: an encoder-decoder does not continue its prompt; give a decoder")
     probe = torch.arange(min(4, lm.context or 4))[None] % lm.vocab_size
     own = call(model, probe).logits[0]
     V, tolerance = own.shape[-1], max(1e-4, 4 * torch.finfo(own.dtype).eps) * float(own.abs().max())

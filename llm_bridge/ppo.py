@@ -26,6 +26,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
@@ -37,7 +38,7 @@ from torch.distributed.fsdp import fully_shard
 from llm_bridge.actor import Actor, Diverged, Ids, Known, Reading, Rollout, generate
 from llm_bridge.head import Head, device_of, evaluation
 from llm_bridge.model import CausalLM, encode_prompt, fingerprint, require_same_vocabulary
-from llm_bridge.score import EndogenousReward
+from llm_bridge.score import EndogenousReward, find_end_tokens
 from llm_bridge.tree import require_integer
 from llm_bridge.workers import Workers
 from theory.files import replacing
@@ -272,15 +273,13 @@ class Trainer:
             encode_prompt(lm, prompt, config.max_tokens) if isinstance(prompt, str) else [int(i) for i in prompt]
             for prompt in prompts
         ]
-        _require_prompts(self.prompts, (lm, *([] if teacher is None else [teacher])), config)
+        self.frozen = [lm] if teacher is None else [lm, teacher]
+        """`π̂` first; last the model whose reward is maximised, which may be the same."""
+        _require_prompts(self.prompts, self.frozen, config)
         if teacher is not None:
             require_same_vocabulary(lm, teacher)
-        ends = EndogenousReward(lm, end_tokens=config.end_tokens).end_tokens
-        how: dict[str, Any] = {"alpha": config.alpha or 1.0, "gauge": config.gauge, "terminal": config.terminal}
-        self.frozen = EndogenousReward(lm, **how, end_tokens=ends)
-        self.scorer = self.frozen if teacher is None else EndogenousReward(teacher, **how, end_tokens=ends)
-        self.reader, self.teacher = Actor(lm), None if teacher is None else Actor(teacher)
-        self.end_tokens = ends
+        self.end_tokens = find_end_tokens(lm, config.end_tokens)
+        self._readers: list[Any] = [self._reader(model) for model in self.frozen]
         self.lm = CausalLM(_policy(lm.model, config), lm.tokenizer, f"{lm.name} (trained)")
         self.actor = Actor(
             self.lm, value_to_trunk=config.value_to_trunk, gradient_checkpointing=config.gradient_checkpointing
@@ -372,20 +371,26 @@ class Trainer:
 
     def _score(self, rollout: Rollout) -> tuple[torch.Tensor, torch.Tensor, Known | None]:
         """Rewards ``r̂(s,a)`` and ``log π̂(a|s)``, ``(N, T)``, 0 at padding; and what is known of every token."""
-        c, own = self.config, self.teacher is None
+        c = self.config
         if c.reward == "expected":
-            anchor, reference = self._read(self.reader, rollout)
-            teacher, rewards = (anchor, reference) if self.teacher is None else self._read(self.teacher, rollout)
-            known = Known(((*anchor, self.beta), (*teacher, c.alpha)), self.beta + c.entropy)
-            if own:  # one law instead of the same law twice
-                known = Known(((*anchor, c.alpha + self.beta),), self.beta + c.entropy)
-            return c.alpha * rewards, reference, known
-        scores = self.frozen.score_ids(*rollout.texts(), progress=False)
-        reference = self._table(rollout, "log-probabilities", [score.log_probs for score in scores])
-        if self.scorer is not self.frozen:
-            scores = self.scorer.score_ids(*rollout.texts(), progress=False)
-        rewards = self._table(rollout, "rewards", [score.rewards for score in scores])
+            read = [self._read(actor, rollout) for actor in self._readers]
+            (anchor, reference), (teacher, rewards) = read[0], read[-1]
+            models: tuple[tuple[Head, torch.Tensor, float], ...] = ((*anchor, self.beta), (*teacher, c.alpha))
+            if len(read) == 1:  # one law instead of the same law twice
+                models = ((*anchor, c.alpha + self.beta),)
+            return c.alpha * rewards, reference, Known(models, self.beta + c.entropy)
+        texts = rollout.texts()
+        scored = [scorer.score_ids(*texts, progress=False) for scorer in self._readers]
+        reference = self._table(rollout, "log-probabilities", [score.log_probs for score in scored[0]])
+        rewards = self._table(rollout, "rewards", [score.rewards for score in scored[-1]])
         return rewards * (c.alpha > 0), reference, None
+
+    def _reader(self, lm: CausalLM) -> Actor | EndogenousReward:
+        """What reads a frozen model: every token's law, or the rewards of the tokens drawn."""
+        c = self.config
+        if c.reward == "expected":
+            return Actor(lm)
+        return EndogenousReward(lm, None, c.alpha or 1.0, c.gauge, c.terminal, end_tokens=self.end_tokens)
 
     def _read(self, actor: Actor, rollout: Rollout) -> tuple[tuple[Head, torch.Tensor], torch.Tensor]:
         """Head and hidden states of a frozen model, and its log-probabilities of the tokens drawn."""
@@ -413,9 +418,8 @@ class Trainer:
         if [len(row) for row in rows] != lengths:
             raise ValueError(f"{name}: must be one for each token of each response; check the reward")
         table = torch.zeros_like(rollout.log_probs)
-        table[rollout.written] = torch.from_numpy(np.concatenate([np.asarray(row, np.float32) for row in rows])).to(
-            table
-        )
+        flat = np.concatenate([np.asarray(row, dtype=np.float32) for row in rows])
+        table[rollout.written] = torch.from_numpy(flat).to(table)
         return self._finite(name, table)
 
     def _finite(self, name: str, table: torch.Tensor) -> torch.Tensor:
@@ -475,9 +479,8 @@ class Trainer:
         """Rows of a minibatch, this process's share of it; each pass over its `n` responses is in a new order."""
         count = math.ceil(n * self.group.size / self.config.minibatch)
         for _ in range(self.config.epochs):
-            order = torch.randperm(
-                n * self.group.size, generator=self.generator
-            )  # one draw for any number of processes
+            # one draw for any number of processes
+            order = torch.randperm(n * self.group.size, generator=self.generator)
             yield from (order[order // n == self.group.rank] % n).tensor_split(min(count, n))
 
     def _passes(self, rows: torch.Tensor) -> Sequence[torch.Tensor]:
@@ -499,7 +502,7 @@ class Trainer:
         actor, optimizer = checkpoints.get_state_dict(self.actor, self.optimizer, options=self._whole())
         if self.group.first:
             state = {
-                "config": asdict(self.config), "model": self._identity(), "done": self.done,
+                "config": asdict(self.config), "model": self._identity, "done": self.done,
                 "beta": self.beta, "actor": actor, "optimizer": optimizer, "generator": self.generator.get_state(),
             }  # fmt: skip
             with replacing(path) as file:
@@ -518,10 +521,10 @@ class Trainer:
         for name in sorted(mine.keys() - MACHINE):
             if mine[name] != its.get(name):
                 raise ValueError(f"{name}={mine[name]!r}: {path} has {its.get(name)!r}; go on with that, or start anew")
-        if state["model"][-1:] != self._identity()[-1:]:
+        if state["model"][-1:] != self._identity[-1:]:
             raise ValueError(f"prompts: {path} is of a run on other prompts; give those, or start anew")
-        if state["model"] != self._identity():
-            raise ValueError(f"lm: {path} is of a run from another model than {self.frozen.lm.name}; give that one")
+        if state["model"] != self._identity:
+            raise ValueError(f"lm: {path} is of a run from another model than {self.frozen[0].name}; give that one")
         checkpoints.set_state_dict(
             self.actor, self.optimizer, model_state_dict=state["actor"], optim_state_dict=state["optimizer"],
             options=self._whole(),
@@ -529,9 +532,11 @@ class Trainer:
         self.generator.set_state(state["generator"])
         self.done, self.beta = state["done"], state["beta"]
 
+    @cached_property
     def _identity(self) -> list[str]:
+        """Of `π̂`, of the model whose reward is maximised, and of the prompts."""
         prompts = hashlib.sha256(repr(self.prompts).encode()).hexdigest()
-        return [*(fingerprint(reward.lm) for reward in (self.frozen, self.scorer)), prompts]
+        return [fingerprint(self.frozen[0]), fingerprint(self.frozen[-1]), prompts]
 
     def _whole(self) -> checkpoints.StateDictOptions:
         some = self.config.lora is not None

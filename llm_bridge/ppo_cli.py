@@ -7,7 +7,6 @@ that diverges, …); 2, bad input, or a folder that cannot be written; 130, it w
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import signal
@@ -16,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,18 +73,13 @@ def add_ppo(commands: Any) -> None:
 
 
 def _ppo(arguments: argparse.Namespace) -> int:
-    from theory.cli import check_out
+    from theory.cli import check_counts, check_llm, check_out
 
     check_out(arguments.out)
-    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ValueError(f"{missing[0]} is not installed: pip install 'endorm[llm]'")
+    check_llm()
     if arguments.eval_samples < 0:
         raise ValueError(f"--eval-samples={arguments.eval_samples}: must be at least 0")
-    for name in ("n_prompts", "eval_prompts", "eval_every", "checkpoint_every"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')}={value}: must be at least 1")
+    check_counts(arguments, "n_prompts", "eval_prompts", "eval_every", "checkpoint_every")
     from llm_bridge.actor import Diverged
     from llm_bridge.model import load_model
     from llm_bridge.training import train
@@ -131,16 +126,8 @@ def _terminated() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _as_dict(config: PPOConfig) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(config)
-
-
 def _config(arguments: argparse.Namespace) -> PPOConfig:
     """Defaults, then those of the task, then the file, then the options."""
-    from dataclasses import fields
-
     from llm_bridge.ppo import PPOConfig
 
     known = {field.name for field in fields(PPOConfig)}
@@ -214,8 +201,6 @@ def _tasks(
 
 def _problems(name: str, arguments: argparse.Namespace, lm: CausalLM, config: PPOConfig, limit: int | None) -> Task:
     """The first problems of a file that the model has room for; says how many it has none for, and why."""
-    from dataclasses import replace
-
     from llm_bridge.mathematics import DATA, problems
     from llm_bridge.model import encode_prompt
 
@@ -241,8 +226,7 @@ def _problems(name: str, arguments: argparse.Namespace, lm: CausalLM, config: PP
         print(f"endorm ppo: {task.name}: {len(left_out)} left out, the first: {text}", file=sys.stderr)
     if not kept:
         raise ValueError(f"{name}: no problem that {lm.name} has room for; give fewer --max-tokens")
-    prompts, answers = (tuple(texts[i] for i in kept) for texts in (task.prompts, task.answers))
-    return replace(task, prompts=prompts, answers=answers)
+    return task.take(kept)
 
 
 def _announce(
@@ -257,7 +241,7 @@ def _announce(
           f"{config.prompts_per_step} × {config.samples} responses")  # fmt: skip
     print("\n".join(cost(lm, config, length, processes).lines(config)))
     if arguments.dry_run:
-        print(json.dumps(_as_dict(config), indent=1))
+        print(json.dumps(asdict(config), indent=1))
 
 
 def _report(out: Path, target: ExactTarget | None, done: int, seconds: float) -> None:

@@ -29,7 +29,7 @@ from llm_bridge.tree import require_integer
 from theory.arrays import require_positive
 from theory.reward import Gauge, Terminal
 
-__all__ = ["Aggregation", "EndogenousReward", "Score", "aggregate", "batches"]
+__all__ = ["Aggregation", "EndogenousReward", "Score", "aggregate", "batches", "find_end_tokens"]
 
 Aggregation = Literal["sum", "mean", "logprob", "anchored"]
 Ids: TypeAlias = Sequence[int] | np.ndarray
@@ -109,23 +109,13 @@ class EndogenousReward:
         _require_one_of("gauge", gauge, Gauge)
         _require_one_of("terminal", terminal, Terminal)
         require_integer("batch_tokens", batch_tokens)
-        if lm.model.config.is_encoder_decoder:
-            raise ValueError(f"{lm.name}: an encoder-decoder does not continue its prompt; give a decoder")
         self.gauge, self.terminal, self.batch_tokens = gauge, terminal, batch_tokens
-        if end_tokens is None:
-            configured: Any = getattr(getattr(lm.model, "generation_config", None), "eos_token_id", None)
-            end_tokens = [lm.tokenizer and lm.tokenizer.eos_token_id, *np.atleast_1d(configured)]
-        self._ends = frozenset(int(token) for token in end_tokens if token is not None)
+        self._ends = frozenset(find_end_tokens(lm, end_tokens))
         with evaluation(lm.model):
             self._decoder, self._head, self.vocab_size = find_head(lm)
         if self._head is None:
             how = "no hidden states and head give its logits, which are read as they are, one response at a time"
             warnings.warn(f"{lm.name}: {how}", stacklevel=2)
-
-    @property
-    def end_tokens(self) -> tuple[int, ...]:
-        """Ids after which nothing is rewarded."""
-        return tuple(sorted(self._ends))
 
     def score(self, prompts: Sequence[str], responses: Sequence[str], *, eos: bool = False) -> list[Score]:
         """Score texts; `encode` says how they become tokens."""
@@ -294,6 +284,14 @@ class EndogenousReward:
         log_prob, start, end = float(logs.sum(dtype=float)), float(gauge[0]), float(gauge[-1])
         arrays = logs, values[:-1].astype(logs.dtype), rewards.astype(logs.dtype)
         return Score(prompt, answer, *arrays, greedy, end, self.alpha * log_prob + start - end, log_prob)
+
+
+def find_end_tokens(lm: CausalLM, given: Sequence[int] | None = None) -> tuple[int, ...]:
+    """Ids after which a response is over: those `given`, or those of tokenizer and generation configuration."""
+    if given is None:
+        configured: Any = getattr(getattr(lm.model, "generation_config", None), "eos_token_id", None)
+        given = [lm.tokenizer and lm.tokenizer.eos_token_id, *np.atleast_1d(configured)]
+    return tuple(sorted({int(token) for token in given if token is not None}))
 
 
 def aggregate(

@@ -8,7 +8,7 @@ import numpy as np
 
 from llm_bridge.model import CausalLM
 from llm_bridge.ppo import PPOConfig
-from llm_bridge.score import EndogenousReward
+from llm_bridge.score import find_end_tokens
 from llm_bridge.tree import token_tree
 from theory.improve import distil
 from theory.policy import (
@@ -52,7 +52,7 @@ class ExactTarget:
         self, lm: CausalLM, prompts: Sequence[str], config: PPOConfig, answers: Sequence[str] | None = None,
         teacher: CausalLM | None = None,
     ) -> None:  # fmt: skip
-        ends = EndogenousReward(lm, end_tokens=config.end_tokens).end_tokens
+        ends = find_end_tokens(lm, config.end_tokens)
         if ends:
             raise ValueError(f"end_tokens={ends}: every response of the tree has max_tokens tokens; use ()")
         if config.terminal != "zero":

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -90,11 +91,12 @@ class Task:
         """
         if not 0 < n < len(self.prompts):
             raise ValueError(f"n={n}: must be from 1 to {len(self.prompts) - 1}, to leave prompts on both sides")
-        first, others = slice(None, n), slice(n, None)
-        return self._part(first), self._part(others)
+        return self.take(range(n)), self.take(range(n, len(self.prompts)))
 
-    def _part(self, part: slice) -> Task:
-        return replace(self, prompts=self.prompts[part], answers=self.answers[part])
+    def take(self, places: Iterable[int]) -> Task:
+        """The prompts at these places, in this order."""
+        kept = [(self.prompts[i], self.answers[i]) for i in places]
+        return replace(self, prompts=tuple(p for p, _ in kept), answers=tuple(a for _, a in kept))
 
     def _require_responses(self, responses: Sequence[str] | Sequence[Sequence[str]]) -> None:
         if isinstance(responses, str) or len(responses) != len(self.answers):
@@ -133,11 +135,16 @@ carries. It overlaps with ``carries-1`` to ``carries-3`` and has all of ``carrie
 """
 
 
+def _carries(prompts: Any) -> list[Any]:
+    """Whether the ones, the tens and the hundreds of prompts, read as numbers, carry."""
+    first, second = divmod(prompts, 1000)
+    return [first % power + second % power >= power for power in (10, 100, 1000)]
+
+
 @cache
 def _levels() -> np.ndarray:
     """Which prompts belong to a level: ``(5, 10⁶)``, bool; prompt `i` is the text of `i`."""
-    first, second = np.divmod(np.arange(NUMBERS), 1000)
-    carries = [first % power + second % power >= power for power in (10, 100, 1000)]
+    carries = _carries(np.arange(NUMBERS))
     count = np.sum(carries, axis=0)
     return np.stack([*(count == c for c in range(4)), carries[-1]])
 
@@ -150,8 +157,7 @@ def addition_levels(prompt: str) -> tuple[str, ...]:
 
     """
     _require_digits(prompt)
-    first, second = int(prompt[:3]), int(prompt[3:])
-    carries = [first % power + second % power >= power for power in (10, 100, 1000)]
+    carries = _carries(int(prompt))
     return (f"carries-{sum(carries)}", *(["thousands"] if carries[-1] else []))
 
 

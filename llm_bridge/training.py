@@ -1,11 +1,13 @@
 """A training run in a folder: evaluation, metrics as they come, samples to read, checkpoints, going on after a stop.
 
-config.json        every hyperparameter
-metrics.jsonl      a line a batch: what `Trainer.step` returns, and what `evaluate` says where it is asked
-samples.jsonl      a few responses of the batches that are evaluated, with their rewards
-checkpoint.pt      everything that the next batch depends on; replaced whole or not at all
-model/             the policy at the end, as ``from_pretrained`` reads it
-tensorboard/       the metrics again, where asked
+The folder has
+
+    config.json        every hyperparameter
+    metrics.jsonl      a line a batch: what `Trainer.step` returns, and what `evaluate` says where it is asked
+    samples.jsonl      a few responses of the batches that are evaluated, with their rewards
+    checkpoint.pt      everything that the next batch depends on; replaced whole or not at all
+    model/             the policy at the end, as ``from_pretrained`` reads it
+    tensorboard/       the metrics again, where asked
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from llm_bridge.ppo import PPOConfig, Reward, Trainer
 from llm_bridge.tree import require_integer
 from llm_bridge.workers import Workers
 from theory.files import replacing
+from theory.verify import write_json
 
 __all__ = ["Evaluate", "read_metrics", "save_policy", "train"]
 
@@ -131,8 +134,7 @@ class _Folder:
                 kept = [row for row in _rows(out / name) if trainer.done and row["step"] <= trainer.done]
                 with replacing(out / name) as file:
                     file.write("".join(map(_line, kept)).encode())
-            with replacing(out / CONFIG) as file:
-                file.write((json.dumps(asdict(trainer.config), indent=1) + "\n").encode())
+            write_json(out / CONFIG, asdict(trainer.config))
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -208,7 +210,7 @@ def save_policy(trainer: Trainer, folder: Path) -> None:
     if not trainer.group.first:
         return
     if config.lora is not None:
-        policy = replace(policy, model=_merged(trainer.frozen.lm.model, policy.model))
+        policy = replace(policy, model=_merged(trainer.frozen[0].model, policy.model))
     save(policy, folder, weights)
 
 

@@ -14,3 +14,14 @@ def shared_models() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no pretrained models in {folder}: set ENDORM_SHARED to the folder that holds models/")
     return folder
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Sums over several threads are rounded in another order: bytes are the same for as many threads."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

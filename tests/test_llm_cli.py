@@ -346,15 +346,6 @@ def word_tokenizer():
     return Tokenizer(models.WordLevel({"a": 0, "b": 1, "c": 2}, unk_token="a"))
 
 
-@pytest.fixture
-def one_thread():
-    """Sums over several threads are rounded in another order: bytes are the same for as many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.usefixtures("one_thread")
 def test_two_processes_write_what_one_writes(score, models, tmp_path):
     _, _, _, folder = score(PAIRS, "--batch-tokens", 60)

@@ -18,17 +18,12 @@ from llm_bridge import training  # noqa: E402
 from llm_bridge.actor import Diverged  # noqa: E402
 from llm_bridge.model import load_model  # noqa: E402
 from llm_bridge.ppo import Trainer  # noqa: E402
+from llm_bridge.score import EndogenousReward  # noqa: E402
 from llm_bridge.target import ExactTarget  # noqa: E402
 from llm_bridge.training import read_metrics, train  # noqa: E402
 from llm_bridge.workers import workers  # noqa: E402
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +121,8 @@ def test_samples_and_evaluations(lm, tmp_path):
     assert {sample["prompt"] for sample in samples} == set(PROMPTS)
     assert all(len(sample["response"]) == 3 for sample in samples)
     for sample in samples[:2]:
-        score = Trainer(lm, PROMPTS, SMALL).frozen.score([sample["prompt"]], [sample["response"]])[0]
+        reward = EndogenousReward(lm, alpha=SMALL.alpha, gauge=SMALL.gauge, end_tokens=SMALL.end_tokens)
+        score = reward.score([sample["prompt"]], [sample["response"]])[0]
         assert sample["reward"] == pytest.approx(score.reward_sum, abs=1e-4)
 
 

@@ -23,12 +23,7 @@ STEPWISE = clone_fraction(bounds.clone_gap_stepwise)
 OBJECTIVES = {"stepwise": STEPWISE, "pinsker": pinsker_fraction, "kl": kl_fraction}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def recomputed(found, name):

@@ -204,8 +204,7 @@ def _check_verify(arguments: argparse.Namespace) -> None:
     if arguments.model == "" or arguments.expert == "":
         raise ValueError("--model and --expert must name a folder or a hub id, got ''")
     check_alpha(1.0 if arguments.alpha is None else arguments.alpha)
-    if arguments.instances < 1:
-        raise ValueError(f"--instances={arguments.instances}: must be at least 1")
+    check_counts(arguments, "instances")
     if not 0 <= arguments.seed < 2**63:
         raise ValueError(f"--seed={arguments.seed}: must be from 0 to 2^63 - 1")
     check_out(arguments.out)
@@ -218,6 +217,21 @@ def check_out(folder: Path) -> None:
     parent = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not os.access(parent, os.W_OK):
         raise OSError(f"--out={folder}: {parent} cannot be written to; give another folder")
+
+
+def check_llm() -> None:
+    """Raise `ValueError` where a package is missing that language models need."""
+    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(f"{missing[0]} is not installed: pip install 'endorm[llm]'")
+
+
+def check_counts(arguments: argparse.Namespace, *names: str) -> None:
+    """Raise `ValueError` where one of these options is given and below 1."""
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')}={value}: must be at least 1")
 
 
 def check_alpha(alpha: float) -> None:
@@ -236,12 +250,12 @@ def _check_json(path: Path | None) -> None:
 
 
 def _model_groups(arguments: argparse.Namespace) -> tuple[list[Any], str]:
-    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
-    if missing:
-        message = f"{missing[0]} is not installed: pip install 'endorm[llm]'"
+    try:
+        check_llm()
+    except ValueError as error:
         if arguments.model is not None:
-            raise ValueError(f"--model={arguments.model}: {message}")
-        return [], f"language model: skipped, {message}"
+            raise ValueError(f"--model={arguments.model}: {error}") from None
+        return [], f"language model: skipped, {error}"
     from llm_bridge import checks
 
     if arguments.model is None:
