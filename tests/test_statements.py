@@ -7,7 +7,7 @@ import pytest
 
 from theory import bounds
 from theory.gallery import coin_payoff, map_is_not_greedy, random_tree, swapped_pair
-from theory.instance import Instance
+from theory.instance import POOL, VISITED, Instance, single
 from theory.mdp import TokenMDP
 from theory.policy import (
     Policy,
@@ -21,7 +21,7 @@ from theory.policy import (
     plain_values,
     sample_log_ratio_ball,
 )
-from theory.reward import endogenous_reward
+from theory.reward import endogenous_reward, returns, shape_reward
 from theory.soft import plain_optimal, power_policy, soft_optimal
 from theory.statements import STATEMENTS
 from theory.sweep import fit_exponent, horizon_curve
@@ -32,7 +32,7 @@ BY_NAME = {statement.name: statement for statement in STATEMENTS}
 
 def random_instances(seed=0, batch=16):
     rng = np.random.default_rng(seed)
-    for V, H, P in ((2, 1, 1), (3, 4, 2), (2, 8, 1), (4, 3, 2)):
+    for V, H, P in ((3, 1, 1), (3, 4, 2), (2, 8, 1), (4, 3, 2)):
         mdp = random_tree(V, H, n_prompts=P, batch=(batch,), seed=rng)
         alpha, epsilon = np.exp(rng.uniform(np.log(0.05), np.log(20), batch)), np.exp(rng.uniform(-7, 1, batch))
         expert = soft_optimal(mdp, alpha).policy
@@ -48,6 +48,87 @@ def test_statement_holds_on_random_instances(name):
     assert summary is not None
     assert summary.verdict == "holds"
     assert summary.error_bound < 1e-5  # a bound this small cannot hide a mistake in a formula
+
+
+def test_total_variation_of_one_binary_token_is_the_gap():
+    """``gap = |p − q|·|r₀ − r₁|`` there: the two sides are one number, which no precision can call an inequality."""
+    mdp = random_tree(2, 1, batch=(8,), seed=4)
+    expert = soft_optimal(mdp, 0.5).policy
+    summary = summarise(BY_NAME["clone-tv"], [Instance(mdp, expert, sample_log_ratio_ball(expert, 1.0, 5), 0.5)])
+    assert summary.verdict == "undecided" or summary.worst_ratio < 1  # where `π̂` has the higher value
+    assert summary.worst_ratio == pytest.approx(1, abs=1e-12)
+    assert summary.equal_within < 1e-300
+
+
+def test_return_range_is_the_same_in_every_gauge_and_at_most_that_of_the_rewards():
+    instance = list(random_instances(seed=9, batch=4))[1]
+    mdp, dynamics = instance.mdp, instance.mdp.dynamics
+    every = returns(mdp, all_responses(dynamics)).reshape(4, dynamics.n_prompts, -1)
+    expected = (every.max(axis=-1) - every.min(axis=-1)).max(axis=-1)
+    np.testing.assert_allclose(instance.return_range, expected, rtol=1e-12)
+    potential = [np.random.default_rng(h).normal(size=(4, n)) for h, n in enumerate(dynamics.layer_sizes)]
+    shaped = dataclasses.replace(instance, mdp=shape_reward(mdp, tuple(potential)))
+    np.testing.assert_allclose(shaped.return_range, expected, rtol=1e-12)
+    assert (instance.return_range <= instance.horizon * instance.width).all()
+    assert (shaped.horizon * shaped.width > 2 * expected).all()  # what depends on the gauge
+
+
+def test_how_near_two_policies_are_where_they_write():
+    """Against plain loops over all states: ε of the tokens that are written, and weighted quantiles."""
+    mdp = random_tree(3, 3, n_prompts=2, batch=(2,), seed=11)
+    expert = soft_optimal(mdp, 0.05).policy  # sharp: many tokens are hardly ever written
+    instance = Instance(mdp, expert, sample_log_ratio_ball(expert, 1.5, 12), 0.05)
+    levels = instance.log_ratio_quantiles((0.5, 0.9, 1.0))
+    for k in range(2):
+        rows = []
+        one = single(instance, k)
+        for h, (p, q) in enumerate(zip(one.expert.log_probs, one.policy.log_probs, strict=True)):
+            for s, a in np.ndindex(p.shape):
+                path = [s // 3 ** (h - i) for i in range(h + 1)]  # states from the prompt on
+                step = [path[i + 1] % 3 for i in range(h)] + [a]
+                mass = [0.5 * np.exp(sum(t.log_probs[i][path[i], step[i]] for i in range(h + 1)))
+                        for t in (one.expert, one.policy)]  # fmt: skip
+                rows.append((abs(p[s, a] - q[s, a]), *mass))
+        assert float(one.epsilon_visited) == pytest.approx(max(x for x, p, q in rows if max(p, q) >= VISITED))
+        assert one.epsilon_visited < one.epsilon
+        np.testing.assert_allclose(instance.epsilon_visited[k], one.epsilon_visited)
+        for share, level in zip((0.5, 0.9, 1.0), levels[k], strict=True):
+            above = sum(p for x, p, _ in rows if x > level + 1e-12) / 3
+            at_least = sum(p for x, p, _ in rows if x >= level - 1e-12) / 3
+            assert above <= 1 - share + 1e-9
+            assert at_least >= 1 - share - 1e-9
+            assert any(abs(x - level) < 1e-12 for x, _, _ in rows)
+
+
+def test_what_follows_the_end_of_a_response_is_not_written():
+    """With an end token, quantiles are those of the tokens up to it; here the two differ in the first token only."""
+    mdp = TokenMDP.tree([np.zeros((1, 2)), np.zeros((2, 2)), np.zeros((4, 2))], eos=1)
+    expert = soft_optimal(mdp, 1.0).policy
+    other = [np.array(t) for t in expert.log_probs]
+    other[0][0] = np.log([0.9, 0.1])
+    instance = Instance(mdp, expert, Policy(mdp.dynamics, tuple(other)), 1.0)
+    written = [1.0, float(np.exp(expert.log_probs[0][0, 0]))]
+    written.append(written[1] * float(np.exp(expert.log_probs[1][0, 0])))
+    first = written[0] / sum(written)  # share of the first layer
+    high, low = (abs(expert.log_probs[0][0, a] - other[0][0, a]) for a in (1, 0))
+    rare = float(np.exp(expert.log_probs[0][0, 1])) * first
+    inside, outside = instance.log_ratio_quantiles((1 - first - 1e-6, 1 - rare + 1e-6))
+    assert inside == 0.0
+    assert outside == pytest.approx(max(high, low))
+
+
+def test_responses_that_each_problem_of_a_batch_has_for_itself():
+    """More than `POOL` responses: a third are drawn from each policy, and one of a batch has what the batch has."""
+    mdp = random_tree(4, 4, batch=(3,), seed=6)
+    expert = soft_optimal(mdp, 0.2).policy
+    batch = Instance(mdp, expert, sample_log_ratio_ball(expert, 0.7, 7), 0.2)
+    assert batch.responses.tokens.shape == (3, POOL, 4)
+    for name in ("theorem-1-sharp", "preference-average", "telescoping", "endogenous-telescoping"):
+        together = check(BY_NAME[name], batch)
+        for k in range(3):
+            alone = check(BY_NAME[name], single(batch, k))
+            np.testing.assert_allclose(together.left[k], alone.left, rtol=1e-9, atol=1e-12)
+            np.testing.assert_allclose(together.right[k], alone.right, rtol=1e-9, atol=1e-12)
 
 
 def test_rounding_error_bound_covers_extended_precision():
@@ -173,7 +254,10 @@ def test_average_case_bounds_against_enumeration(alpha):
     rl = check(BY_NAME["rl-average"], instance)
     assert float(rl.right) == pytest.approx(alpha * (forward - ratio[np.argmax(log_p)]))
     pinsker = check(BY_NAME["clone-pinsker"], instance)
-    assert float(pinsker.right) == pytest.approx(3 * np.sqrt(backward / 2))
+    true = returns(mdp, all_responses(mdp.dynamics))
+    assert float(pinsker.right) == pytest.approx((true.max() - true.min()) * np.sqrt(backward / 2))
+    tv = check(BY_NAME["clone-tv"], instance)
+    assert float(tv.right) == pytest.approx((true.max() - true.min()) * np.abs(np.exp(log_e) - np.exp(log_p)).sum() / 2)
     pairs = np.tanh(alpha * np.abs(ratio[:, None] - ratio[None, :])[np.triu_indices(27, 1)] / 4)
     assert float(check(BY_NAME["preference-average"], instance).right) == pytest.approx(pairs.mean())
 

@@ -58,6 +58,7 @@ class DiscountedInstance:
         )
         self.temperature = np.asarray(self.alpha)
         self.horizon, self.width = mdp.effective_horizon, mdp.reward_width
+        self.return_range = self.horizon * self.width
         self.endogenous = endogenous_reward(mdp, policy, alpha, gauge)
         self.gauge = np.zeros(len(mdp.rewards)) if gauge is None else np.asarray(gauge)
         self.error = 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, Literal
@@ -21,8 +21,10 @@ from theory.policy import (
     expected_sums,
     kl,
     log_prob,
+    log_ratios,
     map_response,
     max_log_ratio,
+    occupancy,
     plain_value,
     regularised_value,
     renyi,
@@ -36,6 +38,9 @@ from theory.soft import power_policy, soft_optimal, soft_values
 __all__ = ["MAX_LEAVES", "Instance", "Unit", "finite", "single"]
 
 Unit = Literal["reward", "nats", "probability"]
+
+VISITED = 1e-3
+"""Share of the responses that must write a token for it to count as visited."""
 
 POOL = 128
 """Responses per prompt among which all pairs are compared: all of them where there are no more."""
@@ -94,6 +99,44 @@ class Instance:
         return max_log_ratio(self.expert, self.policy)
 
     @cached_property
+    def epsilon_visited(self) -> Array:
+        """``ε_π`` of the tokens that `VISITED` of the responses of `π_E`, or of `π̂`, write: ``batch``, nats."""
+        reached = zip(*(self._written(policy) for policy in (self.expert, self.policy)), strict=True)
+        ratios = log_ratios(self.expert, self.policy)
+        layers = [
+            np.where(np.maximum(*masses) >= VISITED, np.abs(ratio), 0.0).max(axis=(-2, -1))
+            for masses, ratio in zip(reached, ratios, strict=True)
+        ]
+        return np.stack(layers).max(axis=0)
+
+    def log_ratio_quantiles(self, shares: Sequence[float]) -> Array:
+        """Quantiles of ``|log π_E(a|s) − log π̂(a|s)|`` over what `π_E` writes: ``(*batch, len(shares))``, nats.
+
+        A share of 0.99 gives the least `x` that at most one in a hundred of all tokens in responses of `π_E` exceeds.
+        Where a state allows a single token, as after the end of a response, that is no token that is written.
+        """
+        x = self._flat(map(np.abs, log_ratios(self.expert, self.policy)))
+        chosen = [(t > -np.inf).sum(axis=-1, keepdims=True) > 1 for t in self.expert.log_probs]
+        mass = self._flat(m * c for m, c in zip(self._written(self.expert), chosen, strict=True))
+        mass = mass / np.maximum(mass.sum(axis=-1, keepdims=True), np.finfo(float).tiny)
+        order = np.argsort(x, axis=-1)
+        x, below = np.take_along_axis(x, order, axis=-1), np.cumsum(np.take_along_axis(mass, order, axis=-1), axis=-1)
+        least = np.asarray(shares)[:, None] * (1 - 1e-12)  # a sum of masses may miss its share by its rounding
+        rank = (below[..., None, :] < least).sum(axis=-1)
+        return np.take_along_axis(x, np.minimum(rank, x.shape[-1] - 1), axis=-1)
+
+    def _flat(self, tables: Iterable[Array]) -> Array:
+        """Tables ``(*batch, n_h, V)`` as one array over all states and tokens: ``(*batch, N)``."""
+        batch = self.batch_shape
+        rows = [np.broadcast_to(t, (*batch, *t.shape[-2:])).reshape((*batch, -1)) for t in tables]
+        return np.concatenate(rows, axis=-1)
+
+    @staticmethod
+    def _written(policy: Policy) -> list[Array]:
+        """Probability that a response passes a state and writes a token there: `H` tables ``(*batch, n_h, V)``."""
+        return [d[..., None] * np.exp(t) for d, t in zip(occupancy(policy), policy.log_probs, strict=True)]
+
+    @cached_property
     def endogenous(self) -> TokenMDP:
         """`r̂` in the policy's own gauge (``logprob`` where it carries no logits)."""
         gauge: Literal["logits", "logprob"] = "logprob" if self.policy.log_normalizers is None else "logits"
@@ -125,6 +168,17 @@ class Instance:
     def best_value(self) -> Array:
         """``max_π V^π_{r*}``, plain: ``batch``."""
         return self._average(_greatest(self.mdp.dynamics, self.mdp.rewards))
+
+    @cached_property
+    def return_range(self) -> Array:
+        """Width of the range of ``r*(τ)`` among the responses to one prompt, the largest of all prompts: ``batch``.
+
+        At most ``HR``, and in every gauge of `r*` the same.
+        """
+        highest, lowest = (_greatest(self.mdp.dynamics, tuple(s * r for r in self.mdp.rewards)) for s in (1.0, -1.0))
+        widths = highest + lowest
+        widest: Array = array_namespace(widths).max(widths, axis=-1)
+        return widest
 
     @cached_property
     def rl_response(self) -> Responses:
@@ -223,17 +277,14 @@ class Instance:
         V, H, P = dynamics.vocab_size, self.horizon, dynamics.n_prompts
         if V**H <= POOL:
             return all_responses(dynamics)
-        rng = np.random.default_rng(0)
-        prompts = np.repeat(np.arange(P), POOL)
-        tokens = rng.integers(V, size=(P, POOL, H))
-        if not self.batch_shape:
-            third = POOL // 3  # what either policy writes, what it likes best, and the unlikely rest
-            who = np.repeat(np.arange(P), third)
-            for k, policy in enumerate((self.expert, self.policy)):
-                drawn = sample(policy, P * third, rng, prompts=who).tokens.reshape(P, third, H)
-                tokens[:, k * third : (k + 1) * third] = drawn
-                tokens[:, k * third] = map_response(policy).tokens
-        return Responses(prompts, tokens.reshape(P * POOL, H))
+        rng, third = np.random.default_rng(0), POOL // 3
+        tokens = np.array(np.broadcast_to(rng.integers(V, size=(P, POOL, H)), (*self.batch_shape, P, POOL, H)))
+        who = np.repeat(np.arange(P), third)
+        for k, policy in enumerate((self.expert, self.policy)):  # a third of each, and the unlikely rest
+            drawn = sample(policy, P * third, rng, prompts=who).tokens
+            tokens[..., k * third : (k + 1) * third, :] = drawn.reshape((*policy.batch_shape, P, third, H))
+            tokens[..., k * third, :] = map_response(policy).tokens
+        return Responses(np.repeat(np.arange(P), POOL), tokens.reshape((*self.batch_shape, P * POOL, H)))
 
     @cached_property
     def expert_log_prob(self) -> Array:
@@ -294,10 +345,11 @@ class Instance:
 
     @cached_property
     def diverging_steps(self) -> Array:
-        """``H − k`` for each pair that shares its first `k` tokens: ``(P, M)``."""
-        tokens = np.asarray(self.responses.tokens).reshape(self.mdp.dynamics.n_prompts, -1, self.horizon)
+        """``H − k`` for each pair that shares its first `k` tokens: ``(P, M)``, or ``(*batch, P, M)``."""
+        tokens = np.asarray(self.responses.tokens)
+        tokens = tokens.reshape((*tokens.shape[:-2], self.mdp.dynamics.n_prompts, -1, self.horizon))
         i, j = self.pairs
-        same = np.cumprod(tokens[:, i] == tokens[:, j], axis=-1)
+        same = np.cumprod(tokens[..., i, :] == tokens[..., j, :], axis=-1)
         steps: Array = self.horizon - same.sum(axis=-1)
         return steps
 
@@ -327,7 +379,7 @@ class Instance:
     def pair_mean(self, values: Array) -> Array:
         """Mean over prompts and pairs of different responses: ``(*batch, P, M)`` to ``batch``."""
         different = self.diverging_steps > 0
-        weights = different / max(int(different.sum()), 1)
+        weights = different / np.maximum(different.sum(axis=(-2, -1), keepdims=True), 1)
         return (values * weights).sum(axis=(-2, -1))
 
     # --- Rounding ---
@@ -393,14 +445,16 @@ def single(instance: Instance, index: int) -> Instance:
         tables, normalizers = pick_one(policy.log_probs, 2), pick_one(policy.log_normalizers, 1)
         return replace(policy, log_probs=tables, log_normalizers=normalizers)
 
-    rl = instance.rl_response
+    def pick_responses(responses: Responses) -> Responses:
+        return Responses(responses.prompts, pick_one((responses.tokens,), 2)[0])
+
     return Instance(
         replace(instance.mdp, rewards=pick_one(instance.mdp.rewards, 2)),
         pick_policy(instance.expert),
         pick_policy(instance.policy),
         pick_one((instance.temperature,), 0)[0],
-        instance.responses,
-        Responses(rl.prompts, pick_one((rl.tokens,), 2)[0]),
+        pick_responses(instance.responses),
+        pick_responses(instance.rl_response),
     )
 
 

@@ -62,7 +62,10 @@ def clone_fraction(bound: Callable[[int, float], Array]) -> Objective:
 
 
 def pinsker_fraction(mdp: TokenMDP, alpha: Any, epsilon: float) -> Array:
-    """``(V^{π_E} − V^π̂) / (H √(KL(π̂‖π_E)/2))`` (*clone-pinsker*) at the `π̂` of the ball with the least plain value."""
+    """``(V^{π_E} − V^π̂) / (H √(KL(π̂‖π_E)/2))`` at the `π̂` of the ball with the least plain value.
+
+    *clone-pinsker* with `H`, what rewards in [0, 1] allow, for the range of the return.
+    """
     gap, policy, expert = _worst_clone_gap(mdp, alpha, epsilon)
     nats = kl(policy, expert)
     xp = array_namespace(nats)
