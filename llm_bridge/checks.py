@@ -1,23 +1,128 @@
-"""The statements on language models: a model's token tree where the tabular policy stood."""
+"""The statements on language models: a model's token tree where the tabular policy stood.
+
+Each prompt is an instance of its own, one of a batch: what holds for every prompt holds for any law of prompts.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from llm_bridge.model import load_model, require_same_vocabulary
+from llm_bridge.model import CausalLM
 from llm_bridge.train import train_on_demonstrations
 from llm_bridge.tree import TokenTree, parse_tokens, token_tree
-from theory.arrays import require_positive
+from llm_bridge.variants import Variant, load_pair
+from theory.arrays import require_positive, token_major
 from theory.gallery import random_tree
 from theory.instance import Instance
+from theory.mdp import TokenMDP
+from theory.policy import Policy
 from theory.reward import endogenous_reward
 from theory.soft import soft_optimal
 from theory.verify import Group
 
-__all__ = ["model_group", "trained_group"]
+__all__ = [
+    "ModelInstance",
+    "by_prompt",
+    "facts",
+    "model_group",
+    "model_instance",
+    "tabular_instance",
+    "trained_group",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class ModelInstance:
+    """A model as `π̂` against an expert, on `P` prompts.
+
+    Attributes:
+        instance: a batch ``(P,)`` of problems of one prompt each.
+        tree: the model's.
+        expert_tree: the expert's on the same tokens, where it is a model.
+
+    """
+
+    instance: Instance
+    tree: TokenTree
+    expert_tree: TokenTree | None = None
+
+
+def by_prompt(policy: Policy) -> Policy:
+    """The policy of a token tree of `P` prompts as a batch ``(P,)`` of policies, one prompt each."""
+    dynamics, states = policy.dynamics.by_prompt()
+    log_probs = tuple(token_major(t[own]) for t, own in zip(policy.log_probs, states, strict=True))
+    if policy.log_normalizers is None:
+        return Policy(dynamics, log_probs)
+    return Policy(dynamics, log_probs, tuple(z[own] for z, own in zip(policy.log_normalizers, states, strict=False)))
+
+
+def model_instance(
+    lm: CausalLM, expert: CausalLM, prompts: Sequence[str], horizon: int, *, alpha: float = 1.0,
+    temperature: float = 1.0, expert_temperature: float = 1.0, **layout: Any,
+) -> ModelInstance:  # fmt: skip
+    """A model as `π̂` and another as `π_E`, on their whole token trees.
+
+    The true reward is the expert's endogenous reward in the gauge of its own logits, for which the expert is
+    soft-optimal at `alpha`; its range on the tree is what the bounds are scaled with.
+
+    Args:
+        lm: `π̂`; with `top_k`, its most probable tokens make the tree.
+        expert: `π_E`, with the same vocabulary.
+        prompts: one or more.
+        horizon: tokens of a response.
+        alpha: temperature of the reward.
+        temperature: at which `lm` is sampled.
+        expert_temperature: at which `expert` is sampled.
+        layout: `tokens`, `rest`, `top_k`, `end_tokens` and `memory` of `token_tree`.
+
+    Raises:
+        ValueError: a prompt or token that does not fit, a tree too large, see `token_tree`.
+
+    """
+    require_positive("alpha", alpha)
+    tree = token_tree(lm, prompts, horizon, temperature=temperature, **layout)
+    memory = {name: value for name, value in layout.items() if name == "memory"}
+    expert_tree = token_tree(expert, prompts, horizon, temperature=expert_temperature, like=tree, **memory)
+    policy, true = by_prompt(tree.policy), by_prompt(expert_tree.policy)
+    true = replace(true, dynamics=policy.dynamics)  # equal ones: comparing them takes time
+    return ModelInstance(Instance(endogenous_reward(true, alpha), true, policy, float(alpha)), tree, expert_tree)
+
+
+def tabular_instance(
+    lm: CausalLM, mdp: TokenMDP, prompts: Sequence[str], alpha: float, *, tokens: Sequence[int] | None = None,
+    temperature: float = 1.0, memory: int = 2**30,
+) -> ModelInstance:  # fmt: skip
+    """A model as `π̂` against the soft-optimal policy of a token MDP, whose true reward is known.
+
+    Args:
+        lm: `π̂`.
+        mdp: without batch axes and forbidden tokens; any successor rule.
+        prompts: the text of each prompt of the MDP, in its order.
+        alpha: temperature at which the expert is soft-optimal.
+        tokens: the model's id of each token of the MDP, in its order; `None` where the vocabularies are the same.
+        temperature: at which `lm` is sampled.
+        memory: see `token_tree`.
+
+    Raises:
+        ValueError: prompts or tokens are not as many as the MDP's, or see `token_tree`.
+
+    """
+    dynamics, V = mdp.dynamics, lm.vocab_size if tokens is None else len(tokens)
+    if mdp.batch_shape or any(mask is not None for mask in dynamics.allowed):
+        raise ValueError("mdp: has batch axes or forbidden tokens; give one MDP in which every token is allowed")
+    if (len(prompts), V) != (dynamics.n_prompts, dynamics.vocab_size):
+        have, need = f"{len(prompts)} prompts and {V} tokens", f"{dynamics.n_prompts} and {dynamics.vocab_size}"
+        raise ValueError(f"{have} for an MDP of {need}; give prompts and tokens in the MDP's order")
+    tree = token_tree(lm, prompts, mdp.horizon, tokens=tokens, temperature=temperature, memory=memory)
+    policy, unrolled = by_prompt(tree.policy), mdp.as_tree()
+    states = unrolled.dynamics.by_prompt()[1]
+    rewards = tuple(token_major(r[own]) for r, own in zip(unrolled.rewards, states, strict=True))
+    alone = TokenMDP(policy.dynamics, rewards, mdp.reward_range)
+    return ModelInstance(Instance(alone, soft_optimal(alone, alpha).policy, policy, float(alpha)), tree)
 
 
 def trained_group(
@@ -28,89 +133,58 @@ def trained_group(
     The true reward is known here, so both theorems are checked against it and not against another model.
     """
     mdp = random_tree(vocab_size, horizon, n_prompts=n_prompts, seed=seed)
-    expert = soft_optimal(mdp, alpha).policy
-    lm = train_on_demonstrations(expert, seed=seed)
+    lm = train_on_demonstrations(soft_optimal(mdp, alpha).policy, seed=seed)
     prompts = [chr(ord("A") + p) for p in range(n_prompts)]
-    tree = token_tree(lm, prompts, horizon, tokens=range(vocab_size))
-    instance = Instance(mdp, expert, tree.policy, alpha)
-    facts = {"model": f"Llama, {_parameters(lm.model):,} parameters, trained on the expert's demonstrations"}
-    return Group("a model trained here, true reward known", [instance], facts | _facts(instance, tree))
+    found = tabular_instance(lm, mdp, prompts, alpha, tokens=range(vocab_size))
+    size = sum(parameter.numel() for parameter in lm.model.parameters())
+    about = {"model": f"Llama, {size:,} parameters, trained on the expert's demonstrations"}
+    return Group("a model trained here, true reward known", [found.instance], about | facts(found))
 
 
-def model_group(
-    model: str,
-    expert: str | None = None,
-    *,
-    prompts: Sequence[str],
-    horizon: int = 4,
-    tokens: str | None = None,
-    alpha: float = 1.0,
-    temperature: float = 1.0,
-    expert_temperature: float | None = None,
-    dtype: str = "float32",
-    expert_dtype: str = "float32",
-) -> Group:
-    """A real model as `π̂` and another (or itself, at another temperature or dtype) as `π_E`.
-
-    The true reward is the expert's endogenous reward in the gauge of its own logits, for which the expert is
-    soft-optimal at `alpha`; its range on the tree is what the bounds are scaled with.
+def model_group(policy: Variant, expert: Variant, *, tokens: str | None = None, **options: Any) -> Group:
+    """A real model against another, or itself read otherwise, as one group of ``endorm verify``.
 
     Args:
-        model: folder or hub id.
-        expert: folder or hub id with the same vocabulary; `None` for `model` itself.
-        prompts: one or more prompts.
-        horizon: tokens of a response.
+        policy: `π̂`.
+        expert: `π_E`.
         tokens: sub-vocabulary, see `llm_bridge.tree.parse_tokens`; `None` for all of it.
-        alpha: temperature of the reward.
-        temperature: temperature at which the model is sampled.
-        expert_temperature: likewise the expert; by default 1, or 0.9 where the two would otherwise be the same.
-        dtype: dtype of the model's weights.
-        expert_dtype: dtype of the expert's weights.
+        options: `prompts`, `horizon`, `alpha` and the layout of `model_instance`.
 
     Raises:
         OSError: a model cannot be loaded.
-        ValueError: no prompt, a prompt or token that does not fit, vocabularies that differ, a tree too large.
+        ValueError: see `load_pair` and `model_instance`.
+
     """
-    alpha = float(require_positive("alpha", alpha))
-    require_positive("temperature", temperature)
-    require_positive("expert_temperature", 1.0 if expert_temperature is None else expert_temperature)
-    if not prompts:
-        raise ValueError("no prompt: --model needs at least one --prompt TEXT")
-    same = expert is None and dtype == expert_dtype
-    if expert_temperature is None:
-        expert_temperature = 0.9 if same and temperature == 1.0 else 1.0
-    lm = load_model(model, dtype=dtype)
-    teacher = lm if same else load_model(expert or model, dtype=expert_dtype)
-    require_same_vocabulary(lm, teacher)
+    lm, teacher = load_pair(policy, expert)
     ids = None if tokens is None else parse_tokens(lm, tokens)
-    tree = token_tree(lm, prompts, horizon, tokens=ids, temperature=temperature)
-    expert_tree = token_tree(teacher, prompts, horizon, tokens=ids, temperature=expert_temperature)
-    true_reward = endogenous_reward(expert_tree.policy, alpha)
-    instance = Instance(true_reward, expert_tree.policy, tree.policy, alpha)
-    facts: dict[str, Any] = {
-        "model π̂": f"{lm.name} ({dtype}, temperature {temperature:g})",
-        "expert π_E": f"{teacher.name} ({expert_dtype}, temperature {expert_temperature:g})",
-        "prompts": list(prompts),
-        "expert's mass outside the tokens, at most": expert_tree.max_left_out,
-    }
-    return Group(f"{lm.name} against {teacher.name}", [instance], facts | _facts(instance, tree))
+    options |= {"temperature": policy.temperature, "expert_temperature": expert.temperature}
+    found = model_instance(lm, teacher, tokens=ids, **options)
+    about = {"model π̂": f"{lm.name} ({policy})", "expert π_E": f"{teacher.name} ({expert})"}
+    return Group(f"{lm.name} against {teacher.name}", [found.instance], about | facts(found))
 
 
-def _facts(instance: Instance, tree: TokenTree) -> dict[str, Any]:
+def facts(found: ModelInstance) -> dict[str, Any]:
+    """What a reader should know of an instance. Numbers are averages over prompts where nothing else is said."""
+    instance, tree = found.instance, found.tree
     (low, high), ids = instance.mdp.reward_range, tree.token_ids[0][0]
-    return {
+    own = any((layer != ids).any() for layer in tree.token_ids)
+    tokens: Any = ids if len(ids) <= 32 else f"all {len(ids)}"
+    if own:
+        k = len(ids) - 1 - len(tree.end_tokens)
+        tokens = f"the {k} that π̂ likes best in each state, {len(tree.end_tokens)} end tokens, and the rest"
+    shown: dict[str, Any] = {
+        "prompts": list(tree.prompts) if len(tree.prompts) <= 8 else f"{len(tree.prompts)}, each an instance",
         "alpha": float(instance.alpha),
-        "token ids": ids if len(ids) <= 32 else f"all {len(ids)}",
-        "horizon, tokens, prefixes": (instance.horizon, len(ids), instance.mdp.dynamics.n_prefixes),
+        "token ids": tokens,
+        "horizon, tokens, prefixes": (instance.horizon, len(ids), tree.policy.dynamics.n_prefixes),
         "mass outside the tokens, at most": tree.max_left_out,
         "reward range": (round(low, 6), round(high, 6)),
-        "ε_π (nats)": float(instance.epsilon),
-        "KL(π_E‖π̂), KL(π̂‖π_E) (nats)": (
-            round(float(instance.kl_from_expert), 6),
-            round(float(instance.kl_to_expert), 6),
+        "ε_π (nats), at most": float(np.max(instance.epsilon)),
+        "KL(π_E‖π̂), KL(π̂‖π_E) (nats)": tuple(
+            round(float(np.mean(x)), 6) for x in (instance.kl_from_expert, instance.kl_to_expert)
         ),
         "plain values of π_E, π̂, π_RL, best": tuple(
-            round(float(v), 6)
+            round(float(np.mean(v)), 6)
             for v in (
                 instance.expert_value,
                 instance.expert_value - instance.clone_gap,
@@ -120,7 +194,9 @@ def _facts(instance: Instance, tree: TokenTree) -> dict[str, Any]:
         ),
         "largest preference error (TV)": float(np.max(instance.pair_tv, initial=0.0)),
     }
-
-
-def _parameters(model: Any) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+    if found.expert_tree is not None:
+        shown["expert's mass outside the tokens, at most"] = found.expert_tree.max_left_out
+    if tree.rest is not None:
+        lost = int((instance.rl_response.tokens == tree.rest).any(axis=-1).sum())
+        shown["prompts whose π_RL ends in the rest token"] = lost
+    return shown

@@ -24,7 +24,7 @@ from theory.policy import (
 from theory.reward import endogenous_reward
 from theory.soft import power_policy
 
-__all__ = ["ExactTarget"]
+__all__ = ["ExactTarget", "right"]
 
 
 class ExactTarget:
@@ -108,10 +108,13 @@ class ExactTarget:
         return {f"accuracy_{name}": float(found.mean()) for name, found in self.right(policy).items()}
 
     def right(self, policy: Policy) -> dict[str, np.ndarray]:
-        """For each prompt, ``(P,)``: probability of the right answer; whether MAP and greedy response are right."""
-        if self.answers is None:
-            return {}
-        found = {"sampled": np.exp(log_prob(policy, self.answers))}
-        for name, response in (("map", map_response(policy)), ("greedy", greedy_response(policy))):
-            found[name] = (response.tokens == self.answers.tokens).all(axis=-1).astype(float)
-        return found
+        """`right` of the answers, where there are any."""
+        return {} if self.answers is None else right(policy, self.answers)
+
+
+def right(policy: Policy, answers: Responses) -> dict[str, np.ndarray]:
+    """For each of `P` prompts, ``(P,)``: probability of its right answer; whether MAP and greedy response are right."""
+    found = {"sampled": np.exp(log_prob(policy, answers))}
+    for name, response in (("map", map_response(policy)), ("greedy", greedy_response(policy))):
+        found[name] = (response.tokens == answers.tokens).all(axis=-1).astype(float)
+    return found

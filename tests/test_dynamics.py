@@ -11,8 +11,9 @@ from strategies import build, same_mdp_three_ways, seeds, state_of, states_by_pr
 
 import theory.arrays
 from theory.arrays import blocks, pick, scatter_add, soft_maximum, token_major
-from theory.dynamics import require_tree_memory
+from theory.dynamics import Tree, require_tree_memory
 from theory.mdp import TokenMDP
+from theory.policy import Policy, Responses, all_responses, log_prob, plain_value, plain_values
 
 check = settings(derandomize=True, deadline=None, max_examples=30)
 
@@ -155,3 +156,32 @@ def test_soft_maximum_of_large_numbers_and_forbidden_tokens():
     q = np.array([[1e6, 1e6, -np.inf]])
     assert soft_maximum(q, 0.5)[0] == pytest.approx(1e6 + 0.5 * np.log(2), rel=1e-15)
     assert soft_maximum(-1e6 + 0 * q[:, :2], 1e-3)[0] == pytest.approx(-1e6 + 1e-3 * np.log(2), rel=1e-15)
+
+
+@pytest.mark.parametrize("kind", ["tree", "window", "eos"])
+def test_by_prompt_gives_each_prompt_a_problem_of_its_own(kind):
+    """Plain values of a random policy, prompt by prompt: those of the whole."""
+    rng, (P, V, H) = np.random.default_rng(3), (3, 2, 4)
+    sizes = [P * V ** min(h, 1 if kind == "window" else h) for h in range(H)]
+    rewards = [rng.random((n, V)) for n in sizes]
+    mdp = TokenMDP.window(rewards, 1) if kind == "window" else TokenMDP.tree(rewards, eos=1 if kind == "eos" else None)
+    policy = Policy.from_logits(mdp.dynamics, [rng.normal(size=r.shape) for r in mdp.rewards])
+    alone, states = mdp.dynamics.by_prompt()
+    assert alone.n_prompts == 1
+    assert [own.shape for own in states] == [(P, n) for n in alone.layer_sizes]
+    assert isinstance(alone.rule, Tree) == (kind == "tree")
+    batch = TokenMDP(alone, tuple(r[s] for r, s in zip(mdp.rewards, states, strict=True)))
+    each = Policy(alone, tuple(t[s] for t, s in zip(policy.log_probs, states, strict=True)))
+    assert_allclose(plain_value(batch, each), plain_values(mdp, policy)[0], rtol=1e-13)
+    responses = Responses(np.zeros(V**H, dtype=int), all_responses(mdp.dynamics).tokens[: V**H])
+    together = log_prob(policy, all_responses(mdp.dynamics)).reshape(P, -1)
+    assert_allclose(log_prob(each, responses), together)
+
+
+def test_by_prompt_refuses_prompts_that_differ():
+    apart = TokenMDP.table([np.zeros((2, 2)), np.zeros((3, 2))], [np.array([[2, 2], [0, 1]])])
+    with pytest.raises(ValueError, match="layer 1: responses meet in a state"):
+        apart.dynamics.by_prompt()
+    masks = [np.array([[True, True], [True, False]])]
+    with pytest.raises(ValueError, match="layer 0: one prompt forbids"):
+        TokenMDP.tree([np.zeros((2, 2))], allowed=masks).dynamics.by_prompt()

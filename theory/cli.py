@@ -1,4 +1,4 @@
-"""The ``endorm`` command: ``verify``, ``curves``, ``solve``, and ``score``, which is `llm_bridge.cli`'s.
+"""The ``endorm`` command: ``verify``, ``curves``, ``learn`` and ``solve``, and those of `llm_bridge`.
 
 torch is loaded only where a model is needed. Exit codes: 0, everything holds; 1, a statement is violated, or rows were
 left out; 2, bad input (one line on standard error).
@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llm_bridge.check_cli import READ, add_check, add_models, read_variants
 from llm_bridge.cli import add_score
 from llm_bridge.ppo_cli import add_ppo
 
@@ -53,20 +54,11 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", help="check every statement on token MDPs and on a language model")
     verify.set_defaults(run=_verify)
     model = verify.add_argument_group("language model (without --model, a small one is trained here)")
-    model.add_argument("--model", metavar="M", help="causal LM whose endogenous reward is judged: folder or hub id")
-    model.add_argument("--expert", metavar="M", help="causal LM that stands for the expert; default: --model itself")
+    add_models(model)
     model.add_argument("--prompt", action="append", metavar="TEXT", help="a prompt; repeat for more")
     model.add_argument("--horizon", type=int, metavar="H", help="tokens of a response (default 4)")
     model.add_argument("--tokens", help="sub-vocabulary: ids '1,2,3' or characters; default: the whole vocabulary")
     model.add_argument("--alpha", type=float, help="temperature of the reward (default 1)")
-    model.add_argument("--temperature", type=float, help="sampling temperature of the model (default 1)")
-    model.add_argument(
-        "--expert-temperature",
-        type=float,
-        help="sampling temperature of the expert (default 1; 0.9 when model and expert are otherwise the same)",
-    )
-    model.add_argument("--dtype", help="dtype of the model's weights (default float32)")
-    model.add_argument("--expert-dtype", help="dtype of the expert's weights (default float32)")
     verify.add_argument(
         "--instances", type=int, default=256, metavar="N", help="random MDPs of each kind (default 256)"
     )
@@ -141,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     solve.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to FILE")
 
+    add_check(commands)
     add_score(commands)
     add_ppo(commands)
     return parser
@@ -182,17 +175,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     return 1 if "violated" in verdicts else 0
 
 
-MODEL_OPTIONS = (
-    "expert",
-    "prompt",
-    "horizon",
-    "tokens",
-    "alpha",
-    "temperature",
-    "expert_temperature",
-    "dtype",
-    "expert_dtype",
-)
+MODEL_OPTIONS = ("prompt", "horizon", "tokens", "alpha", "expert", *READ, *(f"expert_{name}" for name in READ))
 ALPHAS = (1e-9, 1e9)
 RADII = (1e-12, 500.0)
 
@@ -201,8 +184,6 @@ def _check_verify(arguments: argparse.Namespace) -> None:
     given = [f"--{name.replace('_', '-')}" for name in MODEL_OPTIONS if getattr(arguments, name) is not None]
     if arguments.model is None and given:
         raise ValueError(f"{given[0]} needs --model")
-    if arguments.model == "" or arguments.expert == "":
-        raise ValueError("--model and --expert must name a folder or a hub id, got ''")
     check_alpha(1.0 if arguments.alpha is None else arguments.alpha)
     check_counts(arguments, "instances")
     if not 0 <= arguments.seed < 2**63:
@@ -260,9 +241,12 @@ def _model_groups(arguments: argparse.Namespace) -> tuple[list[Any], str]:
 
     if arguments.model is None:
         return [checks.trained_group(seed=arguments.seed)], ""
-    given = {name: getattr(arguments, name) for name in MODEL_OPTIONS if getattr(arguments, name) is not None}
-    prompts = given.pop("prompt", [])
-    return [checks.model_group(arguments.model, prompts=prompts, **given)], ""
+    policy, expert = read_variants(arguments)
+    if not arguments.prompt:
+        raise ValueError("no prompt: --model needs at least one --prompt TEXT")
+    given = {name: getattr(arguments, name) for name in ("tokens", "alpha") if getattr(arguments, name) is not None}
+    horizon = 4 if arguments.horizon is None else arguments.horizon
+    return [checks.model_group(policy, expert, prompts=arguments.prompt, horizon=horizon, **given)], ""
 
 
 UNREAD = {

@@ -210,6 +210,37 @@ class Dynamics:
         sizes = tuple(len(index) for index in states)
         return Dynamics(self.vocab_size, sizes, Tree(), self.prompt_weights, allowed, self.eos)
 
+    def by_prompt(self) -> tuple[Dynamics, list[np.ndarray]]:
+        """What follows one prompt, where all are alike, and the states of each prompt: `H` integer arrays ``(P, m_h)``.
+
+        ``table[states[h]]`` of a layer's table is then a batch ``(P,)`` of tables on the dynamics of one prompt.
+
+        Raises:
+            ValueError: two responses meet in one state after the first prompt and not after another, or prompts
+                forbid different tokens.
+
+        """
+        tokens, states = np.arange(self.vocab_size), [np.arange(self.n_prompts)[:, None]]
+        tables: list[np.ndarray] = []
+        for h in range(self.horizon - 1):
+            following = np.asarray(self.rule.step(h, states[h][..., None], tokens, self.vocab_size))
+            reached, table = np.unique(following[0], return_inverse=True)
+            tables.append(table.reshape(following.shape[1:]))
+            own = np.empty((self.n_prompts, len(reached)), dtype=following.dtype)
+            own[:, tables[h]] = following
+            if (np.take_along_axis(own, tables[h].reshape(1, -1), axis=1) != following.reshape(len(own), -1)).any():
+                raise ValueError(f"layer {h + 1}: responses meet in a state after one prompt and not after another")
+            states.append(own)
+        masks = [None if mask is None else mask[own] for mask, own in zip(self.allowed, states, strict=True)]
+        for h, mask in enumerate(masks):
+            if mask is not None and not (mask == mask[0]).all():
+                raise ValueError(f"layer {h}: one prompt forbids other tokens than another")
+        sizes = tuple(own.shape[1] for own in states)
+        tree = all(np.array_equal(table.reshape(-1), np.arange(table.size)) for table in tables)
+        rule = Tree() if tree else Table(tuple(tables))
+        allowed = tuple(None if mask is None else mask[0] for mask in masks)
+        return Dynamics(self.vocab_size, sizes, rule, np.ones(1), allowed, self.eos), states
+
 
 def require_tree_memory(vocab_size: int, horizon: int, n_prompts: int, what: str, bytes_per_prefix: int = 8) -> None:
     """Refuse a full tree that does not fit, before any of it is allocated.

@@ -121,8 +121,8 @@ class Instance:
         mass = mass / np.maximum(mass.sum(axis=-1, keepdims=True), np.finfo(float).tiny)
         order = np.argsort(x, axis=-1)
         x, below = np.take_along_axis(x, order, axis=-1), np.cumsum(np.take_along_axis(mass, order, axis=-1), axis=-1)
-        least = np.asarray(shares)[:, None] * (1 - 1e-12)  # a sum of masses may miss its share by its rounding
-        rank = (below[..., None, :] < least).sum(axis=-1)
+        # a sum of masses may miss its share by its rounding
+        rank = np.stack([(below < share * (1 - 1e-12)).sum(axis=-1) for share in shares], axis=-1)
         return np.take_along_axis(x, np.minimum(rank, x.shape[-1] - 1), axis=-1)
 
     def _flat(self, tables: Iterable[Array]) -> Array:

@@ -28,8 +28,8 @@ def _pair(values: Any) -> Array:
 
 
 def _return_range(instance: Instance) -> Array:
-    """``HR``, the most that any gap in plain value can be."""
-    return instance.horizon * instance.width
+    """The most that any gap in plain value can be."""
+    return instance.return_range
 
 
 def _comparable(instance: Instance) -> Array:
@@ -205,7 +205,7 @@ STATEMENTS: tuple[Statement, ...] = (
         lambda i: i.clone_gap,
         lambda i: i.return_range * i.trajectory_tv,
         assumes=lambda i: _is_finite(i.kl_to_expert) & (i.n_leaves <= MAX_LEAVES),
-        ceiling=lambda i: i.return_range * (1 - 1e-9),
+        ceiling=lambda i: _return_range(i) * (1 - 1e-9),
     ),
     Statement(
         "clone-hellinger",
@@ -214,7 +214,7 @@ STATEMENTS: tuple[Statement, ...] = (
         lambda i: i.clone_gap,
         lambda i: i.return_range * bounds.tv_hellinger(i.affinity),
         assumes=lambda i: _is_finite(i.kl_to_expert),
-        ceiling=lambda i: i.return_range * (1 - 1e-9),
+        ceiling=lambda i: _return_range(i) * (1 - 1e-9),
         root=True,
     ),
     Statement(
@@ -224,7 +224,7 @@ STATEMENTS: tuple[Statement, ...] = (
         lambda i: i.clone_gap,
         lambda i: i.return_range * bounds.tv_pinsker(i.kl_to_expert),
         assumes=lambda i: _is_finite(i.kl_to_expert),
-        ceiling=lambda i: i.return_range,
+        ceiling=_return_range,
         root=True,
     ),
     Statement(

@@ -1,0 +1,137 @@
+"""The theorems between real models, exactly: every prompt's whole token tree, every statement, every bound's value.
+
+    python benchmarks/real_models.py --out out/real_models            run what is not there yet
+    python benchmarks/real_models.py --out out/real_models --report   the tables, as in docs/models.md
+
+Models are read from ENDORM_SHARED (default ../shared). 1,000 random sums for the addition models (10,000 responses
+each), all 729 words for nano-sort (729 responses each).
+"""
+
+import argparse
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+
+from llm_bridge.checks import model_instance
+from llm_bridge.comparison import compare
+from llm_bridge.target import right
+from llm_bridge.tasks import addition, sorting
+from llm_bridge.variants import Variant, load_pair
+from theory.policy import Responses
+from theory.soft import power_policy
+from theory.verify import write_json
+
+SHARED = Path(os.environ.get("ENDORM_SHARED", "../shared")) / "models"
+BLOCK = 100
+POWERS = (2.0, 11.0)
+
+
+def pairs():
+    """Model and expert, by name."""
+    teacher = Variant(str(SHARED / "add-teacher"))
+    found = {name: (Variant(str(SHARED / name)), teacher) for name in ("add-small", "add-fair", "add-good", "add-poor")}
+    for name in ("add-teacher", "nano-sort"):
+        one = Variant(str(SHARED / name))
+        found[f"{name}, colder"] = one, Variant(one.model, temperature=0.9)
+        found[f"{name}, bfloat16"] = Variant(one.model, dtype="bfloat16"), one
+        found[f"{name}, 8 bits"] = Variant(one.model, bits=8), one
+        found[f"{name}, 4 bits"] = Variant(one.model, bits=4), one
+    return found
+
+
+def run(name, n):
+    """Everything exact of one pair."""
+    started = time.time()
+    policy, expert = pairs()[name]
+    task = sorting() if "nano-sort" in name else addition(n, seed=2026)
+    lm, teacher = load_pair(policy, expert)
+    instances, accuracy = [], {}
+    for start in range(0, len(task.prompts), BLOCK):
+        block = task.take(range(start, min(start + BLOCK, len(task.prompts))))
+        found = model_instance(
+            lm, teacher, block.prompts, len(task.answers[0]), temperature=policy.temperature,
+            expert_temperature=expert.temperature,
+        )  # fmt: skip
+        instances.append(found.instance)
+        ids = np.array(lm.tokenizer(list(block.answers), add_special_tokens=False)["input_ids"])
+        for who, one in (("model", found.tree.policy), ("expert", found.expert_tree.policy)):
+            answers = Responses(np.arange(len(ids)), ids)
+            shares = right(one, answers)
+            for power in POWERS:
+                shares[f"power {power:g}"] = right(power_policy(one, power), answers)["sampled"]
+            for how, values in shares.items():
+                accuracy.setdefault(who, {}).setdefault(how, []).extend(values.tolist())
+    means = {who: {how: float(np.mean(x)) for how, x in shares.items()} for who, shares in accuracy.items()}
+    return compare(instances).as_dict() | {"accuracy": means, "seconds": time.time() - started}
+
+
+def report(out):
+    """The tables."""
+    found = {
+        name: json.loads((out / f"{name}.json").read_text()) for name in pairs() if (out / f"{name}.json").exists()
+    }
+    print(
+        "| model π̂ | sampled | power 2 | power 11 | MAP | greedy | KL(π_E‖π̂) | KL(π̂‖π_E) | ε_π | ε visited | median |"
+    )
+    print("|---|" + "---:|" * 10)
+    for name, one in found.items():
+        shares, near = one["accuracy"]["model"], list(one["closeness"].values())
+        cells = [f"{shares[how]:.3f}" for how in ("sampled", "power 2", "power 11", "map", "greedy")]
+        cells += [number(x) for x in (near[-2], near[-1], near[0], near[2], near[3])]
+        print(f"| {name} | {' | '.join(cells)} |")
+    print()
+    names = list(found)
+    print(f"| statement | {' | '.join(names)} |\n|---|" + "---:|" * len(names))
+    for k, line in enumerate(next(iter(found.values()))["lines"]):
+        if " ≤ " not in line["claim"]:
+            continue
+        cells = []
+        for name in names:
+            here = found[name]["lines"][k]
+            vacuous = float(here["vacuous"])
+            mark = "" if math.isnan(vacuous) or vacuous == 0 else " ∅" if vacuous == 1 else f" ∅ {vacuous:.0%}"
+            cells.append(f"{number(here['left'])} ≤ {number(here['right'])}{mark}")
+        print(f"| *{line['name']}* | {' | '.join(cells)} |")
+    print()
+    for name, one in found.items():
+        verdicts = [line["verdict"] for line in one["lines"]]
+        counts = ", ".join(f"{verdicts.count(v)} {v}" for v in sorted(set(verdicts)))
+        worst = {radius: [number(float(x)) for x in row.values()] for radius, row in one["worst"].items()}
+        print(f"{name}: {one['prompts']} prompts, {counts}, {one['seconds']:.0f} s")
+        print(f"  loses: { {policy: number(x) for policy, x in one['gaps'].items()} }")
+        print(f"  worst (radius, cloning, RL, RL against the best, KL): {worst}")
+
+
+def number(x):
+    """Three digits."""
+    return f"{float(x):.3g}"
+
+
+def main():
+    """Run or report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("out/real_models"))
+    parser.add_argument("--prompts", type=int, default=1000)
+    parser.add_argument("--only", default="", help="pairs whose names start so")
+    parser.add_argument("--report", action="store_true")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    if not arguments.report:
+        for name in pairs():
+            path = arguments.out / f"{name}.json"
+            if name.startswith(arguments.only) and not path.exists():
+                write_json(path, run(name, arguments.prompts))
+                print(f"{name}: done", flush=True)
+    report(arguments.out)
+
+
+if __name__ == "__main__":
+    main()
