@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llm_bridge.checks import ModelInstance
-    from llm_bridge.comparison import Comparison
     from llm_bridge.model import CausalLM
     from llm_bridge.variants import Variant
 
@@ -167,10 +166,8 @@ def _check(arguments: argparse.Namespace) -> int:
     prompts = list(arguments.prompt)
     if arguments.prompts is not None:
         prompts += read_prompts(arguments.prompts)[: arguments.limit]
-    report = {
-        "version": __version__,
-        "arguments": {k: v for k, v in vars(arguments).items() if k not in ("run", "out")},
-    }
+    given = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items() if k not in ("run", "out")}
+    report: dict[str, Any] = {"version": __version__, "arguments": given}
     code = (_exact if arguments.sampled is None else _sampled)(arguments, prompts, report)
     write_json(arguments.out / "check.json", report)
     print(f"check.json and report.html in {arguments.out} ({time.monotonic() - started:.0f} s)")

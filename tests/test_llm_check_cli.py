@@ -1,0 +1,175 @@
+"""``endorm check``: what it writes, what it prints, and what it refuses."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from tiny import saved  # noqa: E402
+
+from llm_bridge.check_cli import read_prompts  # noqa: E402
+from llm_bridge.model import save  # noqa: E402
+from llm_bridge.train import train_on_demonstrations  # noqa: E402
+from theory.cli import main  # noqa: E402
+from theory.gallery import random_tree  # noqa: E402
+from theory.soft import soft_optimal  # noqa: E402
+from theory.statements import STATEMENTS  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return str(saved(folder / "one", seed=0)), str(saved(folder / "two", seed=1))
+
+
+def run(capsys, *argv):
+    code = main(["check", *map(str, argv)])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_exact_report(models, tmp_path, capsys):
+    argv = ["--model", models[0], "--expert", models[1], "--prompt", "ab", "--prompt", "c", "--top-k", "3"]
+    code, out, err = run(capsys, *argv, "--horizon", "2", "--alpha", "0.5", "--out", tmp_path / "out")
+    assert (code, err) == (0, "")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "check.json", "report.html", "bounds.png", "bounds.svg", "log_ratios.png", "log_ratios.svg"
+    }  # fmt: skip
+    found = json.loads((tmp_path / "out" / "check.json").read_text())
+    lines = {line["name"]: line for line in found["exact"]["lines"]}
+    assert list(lines) == [statement.name for statement in STATEMENTS]
+    assert {line["verdict"] for line in lines.values()} <= {"holds", "–"}
+    assert found["exact"]["prompts"] == 2
+    assert found["facts"]["token ids"] == "the 3 that π̂ likes best in each state, 1 end tokens, and the rest"
+    assert found["arguments"]["alpha"] == 0.5
+    html = (tmp_path / "out" / "report.html").read_text()
+    for name in lines:
+        assert f"<th scope=row>{name}</th>" in html
+        assert re.search(rf"^{name} ", out, re.MULTILINE)
+    assert html.count("data:image/png;base64,") == 2
+    assert not re.search(r'(src|href)=(?!"data:)', html)  # needs no other file
+    vacuous = [name for name, line in lines.items() if line["vacuous"] == 1.0]
+    assert "theorem-1" in vacuous
+    assert html.count("<tr class=vacuous>") == len(vacuous)
+
+
+def test_without_an_expert_the_model_colder(models, tmp_path, capsys):
+    argv = ["--model", models[0], "--prompt", "ab", "--tokens", "abc", "--horizon", "2", "--out", tmp_path]
+    code, out, _ = run(capsys, *argv)
+    assert code == 0
+    assert "expert π_E: one (float32, temperature 0.9)" in out
+    code, out, _ = run(capsys, *argv, "--expert-bits", "4")
+    assert code == 0
+    assert "expert π_E: one (float32, temperature 1, weights of 4 bits)" in out
+    code, out, _ = run(capsys, *argv, "--dtype", "bfloat16", "--expert-temperature", "0.5")
+    assert code == 0
+    assert "model π̂: one (bfloat16, temperature 1)" in out
+    assert "expert π_E: one (float32, temperature 0.5)" in out
+
+
+def test_end_tokens_end_a_branch(models, tmp_path, capsys):
+    """The tiny models' end token is 257; as a token like all others it is the sub-vocabulary's third here."""
+    argv = ["--model", models[0], "--prompt", "ab", "--tokens", "97,98,257", "--horizon", "3", "--out", tmp_path]
+    prefixes = []
+    for option in ("--eos", "--no-eos"):
+        code, out, _ = run(capsys, *argv, option)
+        assert code == 0
+        prefixes.append(int(re.search(r"prefixes: \(3, 3, (\d+)\)", out)[1]))
+    assert prefixes == [3 * (1 + 2 + 1 + 4 + 1), 3 * (1 + 3 + 9)]
+    code, out, _ = run(capsys, *argv, "--rest")
+    assert code == 0
+    assert "token ids: [ 97  98 257  -1]" in out
+
+
+def test_a_token_mdp_is_an_expert(tmp_path, capsys):
+    mdp = random_tree(3, 2, n_prompts=2, seed=3)
+    mdp.save(tmp_path / "truth.npz")
+    lm = train_on_demonstrations(soft_optimal(mdp, 0.5).policy, n_demonstrations=500, steps=30, hidden=16, layers=1)
+    save(lm, tmp_path / "lm")
+    argv = ["--model", tmp_path / "lm", "--expert", tmp_path / "truth.npz", "--tokens", "abc", "--alpha", "0.5"]
+    argv += ["--out", tmp_path / "out", "--prompt", "A"]
+    code, out, _ = run(capsys, *argv, "--prompt", "B")
+    assert code == 0
+    assert "expert π_E: soft-optimal for truth.npz at α = 0.5" in out
+    assert "reward range: (0.0, 1.0)" in out
+    code, _, err = run(capsys, *argv)
+    assert code == 2
+    assert "1 prompts and 3 tokens for an MDP of 2 and 3" in err
+
+
+def test_a_violation_exits_1(models, tmp_path, capsys, monkeypatch):
+    import dataclasses
+
+    from llm_bridge import comparison
+
+    planted = [
+        dataclasses.replace(s, right=lambda i: -1.0 + 0 * i.clone_gap) for s in STATEMENTS if s.name == "kl-ball"
+    ]
+    monkeypatch.setattr(comparison, "STATEMENTS", planted)
+    argv = ["--model", models[0], "--prompt", "ab", "--tokens", "abc", "--horizon", "2", "--out", tmp_path]
+    code, out, _ = run(capsys, *argv)
+    assert code == 1
+    assert "violated" in out
+    assert "<tr class=violated>" in (tmp_path / "report.html").read_text()
+
+
+def test_prompts_of_a_file(models, tmp_path, capsys):
+    (tmp_path / "lines.txt").write_text("ab\n\nthe cat\nx\n")
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "ab", "answer": 1}\n"the cat"\n')
+    assert read_prompts(tmp_path / "lines.txt") == ["ab", "the cat", "x"]
+    assert read_prompts(tmp_path / "rows.jsonl") == ["ab", "the cat"]
+    argv = ["--model", models[0], "--prompts", tmp_path / "lines.txt", "--limit", "2", "--prompt", "first"]
+    code, out, _ = run(capsys, *argv, "--tokens", "ab", "--horizon", "2", "--out", tmp_path / "out")
+    assert code == 0
+    assert "prompts: ['first', 'ab', 'the cat']" in out
+
+
+REFUSED = {
+    "no prompt": ([], "no prompt: give --prompt TEXT or --prompts FILE"),
+    "limit alone": (["--prompt", "a", "--limit", "2"], "--limit needs --prompts"),
+    "horizon": (["--prompt", "a", "--horizon", "0"], "--horizon=0: must be at least 1"),
+    "memory": (["--prompt", "a", "--memory", "0"], "--memory=0: must be at least 1"),
+    "alpha": (["--prompt", "a", "--alpha", "-1"], "--alpha=-1"),
+    "rest alone": (["--prompt", "a", "--rest"], "--rest needs --tokens"),
+    "rest with top-k": (["--prompt", "a", "--top-k", "2", "--rest"], "--rest needs --tokens"),
+    "sampled tokens": (["--prompt", "a", "--sampled", "9", "--tokens", "ab"], "--tokens is not read with --sampled"),
+    "sampled table": (["--prompt", "a", "--sampled", "9", "--expert", "x.npz"], "a token MDP is compared on its whole"),
+    "confidence": (["--prompt", "a", "--confidence", "1"], "--confidence=1"),
+    "seed": (["--prompt", "a", "--seed", "-1"], "--seed=-1"),
+    "bits": (["--prompt", "a", "--bits", "1"], "--bits=1: must be from 2 to 16"),
+    "expert bits": (["--prompt", "a", "--expert-bits", "40"], "--expert-bits=40"),
+    "expert temperature": (["--prompt", "a", "--expert-temperature", "0"], "--expert-temperature=0.0"),
+    "no such file": (["--prompts", "{tmp}/none"], "/none: cannot be read"),
+    "empty file": (["--prompts", "{tmp}/empty.txt"], "no prompt in it"),
+    "line without prompt": (["--prompts", "{tmp}/bad.jsonl"], "bad.jsonl, line 2: must be a JSON string or an object"),
+    "no such table": (["--prompt", "a", "--expert", "{tmp}/none.npz"], "none.npz"),
+    "no such adapter": (["--prompt", "a", "--adapter", "{tmp}"], "no adapter there"),
+    "tree too large": (["--prompt", "a", "--horizon", "9"], "needs"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refusals(case, models, tmp_path, capsys):
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "bad.jsonl").write_text('"a"\n{"text": "b"}\n')
+    argv, message = REFUSED[case]
+    argv = ["--model", models[0], *(word.format(tmp=tmp_path) for word in argv), "--out", tmp_path / "out"]
+    code, _, err = run(capsys, *argv)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_numbers_of_the_report_are_finite_or_said_not_to_be(models, tmp_path, capsys):
+    argv = ["--model", models[0], "--prompt", "ab", "--top-k", "9", "--horizon", "1", "--out", tmp_path]
+    assert run(capsys, *argv)[0] == 0
+    found = json.loads((tmp_path / "check.json").read_text())["exact"]
+    assert found["worst"]["ε_π"]["KL(π̂‖π_E)"] == "nan"
+    assert "KL(π̂‖π_E)" in found["out_of_reach"]
+    numbers = [line[side] for line in found["lines"] for side in ("left", "right")]
+    assert np.isfinite(np.array(numbers, dtype=float)).all()
