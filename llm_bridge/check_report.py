@@ -90,7 +90,7 @@ WORST = {
     "V^{π_E} − V^{π_RL}": "RL, against π_E",
     "max_π V^π − V^{π_RL}": "RL, against the best",
 }
-"""Which worst case belongs to a quantity."""
+"""Which worst case belongs to a quantity that is bounded in ε."""
 
 
 def _bars(axes: Any, lines: Sequence[Line], worst: Mapping[str, float], ceiling: float, label: str) -> None:
@@ -103,7 +103,7 @@ def _bars(axes: Any, lines: Sequence[Line], worst: Mapping[str, float], ceiling:
         color = CLONE if line.right >= ceiling * (1 - 1e-9) else FINE
         left, right = (min(max(x, low), high) for x in (line.left, line.right))
         axes.plot([left, right], [row, row], color=color, lw=1.6, alpha=0.7)
-        if line.quantity in WORST and worst:
+        if line.quantity in WORST and "ε" in line.claim:
             axes.plot([worst[WORST[line.quantity]]], [row], "D", color="black", mfc="white", ms=4)
         axes.plot([left], [row], "<" if line.left <= low else "o", color="black", ms=4)
         axes.plot([right], [row], ">" if line.right > high else "|", color=color, ms=9, mew=2)
