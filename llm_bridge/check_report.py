@@ -18,7 +18,7 @@ from theory.files import replacing
 from theory.instance import Instance
 from theory.plot import CLONE, PALETTE, RL
 
-__all__ = ["figures", "render", "write_html"]
+__all__ = ["bounds_figure", "figures", "log_ratio_figure", "render", "tables_of", "write_html"]
 
 FINE = PALETTE[2]
 BEYOND = np.geomspace(1.0, 1e-5, 61)[1:]
