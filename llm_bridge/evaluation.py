@@ -12,9 +12,9 @@ from tqdm import tqdm
 from llm_bridge.actor import Actor, generate
 from llm_bridge.head import evaluation
 from llm_bridge.model import CausalLM, encode_prompt
+from llm_bridge.prefixes import require_integer
 from llm_bridge.score import find_end_tokens
 from llm_bridge.tasks import Task
-from llm_bridge.tree import require_integer
 from theory.arrays import require_positive
 
 __all__ = ["Written", "evaluate_tasks", "write"]

@@ -38,8 +38,8 @@ from torch.distributed.fsdp import fully_shard
 from llm_bridge.actor import Actor, Diverged, Ids, Known, Reading, Rollout, generate
 from llm_bridge.head import Head, device_of, evaluation
 from llm_bridge.model import CausalLM, encode_prompt, fingerprint, require_same_vocabulary
+from llm_bridge.prefixes import require_integer
 from llm_bridge.score import EndogenousReward, find_end_tokens
-from llm_bridge.tree import require_integer
 from llm_bridge.workers import Workers
 from theory.files import replacing
 from theory.reward import Gauge, Terminal

@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from llm_bridge.head import TokenStatistics, call, evaluation, find_head, token_statistics
 from llm_bridge.model import CausalLM, require_same_tokenizer
+from llm_bridge.prefixes import require_integer
 from llm_bridge.prompts import Prompt, prompt_ids, response_ids
-from llm_bridge.tree import require_integer
 from theory.arrays import require_positive
 from theory.reward import Gauge, Terminal
 

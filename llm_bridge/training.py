@@ -27,7 +27,7 @@ from tqdm import tqdm
 from llm_bridge.actor import Diverged, Ids
 from llm_bridge.model import CausalLM, save
 from llm_bridge.ppo import PPOConfig, Reward, Trainer
-from llm_bridge.tree import require_integer
+from llm_bridge.prefixes import require_integer
 from llm_bridge.workers import Workers
 from theory.files import replacing
 from theory.verify import write_json

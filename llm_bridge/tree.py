@@ -12,11 +12,9 @@ those with all tokens (data processing), and so is ``ε_π``; the mean of ``log 
 
 from __future__ import annotations
 
-import inspect
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -24,11 +22,11 @@ from typing import Any
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers.cache_utils import DynamicLayer
 
-from llm_bridge.head import call, device_of, evaluation
+from llm_bridge.head import evaluation
 from llm_bridge.model import CausalLM, encode_prompt
-from theory.arrays import require_memory, require_positive
+from llm_bridge.prefixes import PrefixReader, require_integer, select
+from theory.arrays import require_positive
 from theory.dynamics import Dynamics, Table, Tree, require_tree_memory
 from theory.policy import Policy
 
@@ -128,8 +126,8 @@ def token_tree(
     P, B, layers = len(prompts), len(layout.goes_on), horizon + bool(terminal_layer)
     _require_tree(lm, layout, P, horizon, terminal_layer)
     ids = [encode_prompt(lm, prompt, layers) for prompt in prompts]
-    reader = _Reader(lm, layers, B, memory)
-    reader.rows(ids)
+    reader = _TreeReader(lm, layers, B, memory)
+    reader.at_once(ids)
 
     # a tree read again has the same dynamics, not equal ones: comparing those takes time
     known = None if like is None or terminal_layer else like.policy.dynamics
@@ -174,11 +172,6 @@ def _token_of(tokenizer: Any, character: str) -> int | None:
     except Exception:  # tokenizers raise a bare Exception for a word without an id
         return None
     return int(ids[0]) if len(ids) == 1 and ids[0] != tokenizer.unk_token_id else None
-
-
-def require_integer(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name}={value!r}: must be an integer of at least 1")
 
 
 @dataclass(frozen=True, eq=False)
@@ -297,8 +290,8 @@ class _Siblings:
 IdOf = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
 
 
-class _Reader:
-    """The logits after every prefix, each read once.
+class _TreeReader(PrefixReader):
+    """The logits after every prefix of a tree, each read once.
 
     Blocks of prefixes are read depth first, so that the caches of one branch exist at a time. A child's cache is a
     copy of its parent's row; the parent keeps its own for the children in the next block.
@@ -312,33 +305,16 @@ class _Reader:
     """
 
     def __init__(self, lm: CausalLM, layers: int, branching: int, memory: int) -> None:
-        self.lm, self.layers, self.branching, self.memory = lm, layers, branching, memory
-        self.accepted = inspect.signature(lm.model.forward).parameters
-        with evaluation(lm.model):
-            self.cache_bytes = self._cache_bytes()
+        super().__init__(lm, layers, memory)
+        self.branching = branching
 
-    def rows(self, prompts: Sequence[Sequence[int]]) -> int:
-        """Prefixes in one pass, for prompts up to the longest of these.
-
-        Raises:
-            ValueError: not one fits, or so many do not fit into the machine.
-
-        """
-        length, model = max(map(len, prompts)), self.lm.model
-        longest, number = length + self.layers - 1, next(model.parameters()).element_size()
+    def at_once(self, prompts: Sequence[Sequence[int]]) -> int:
+        """Prefixes in one pass, for prompts up to the longest of these; see `rows`."""
+        length = max(map(len, prompts))
         # each layer above keeps its cache for children still to come; an only child needs its parent's alone
-        tokens = sum(length + h for h in range(self.layers)) if self.branching > 1 else 2 * longest
-        logits = self.lm.vocab_size * (6 * 8 + number * (1 if "logits_to_keep" in self.accepted else longest))
-        activations = 16 * number * longest * getattr(model.config.get_text_config(), "hidden_size", 0)
-        row = tokens * (self.cache_bytes or 0) + logits + activations
-        if row > self.memory:
-            raise ValueError(
-                f"memory={self.memory}: a prefix of {longest} tokens takes {row} bytes; give at least those"
-            )
-        rows = min(self.memory // row, len(prompts) * max(1, self.branching ** (self.layers - 1)))
-        if device_of(model).type == "cpu":
-            require_memory(rows * row, f"reading {rows:,} prefixes at once", "use a smaller memory")
-        return int(rows)
+        several = self.branching > 1
+        cached = sum(length + h for h in range(self.layers)) if several else 2 * (length + self.layers - 1)
+        return self.rows(length, cached, len(prompts) * max(1, self.branching ** (self.layers - 1)))
 
     def read(self, prompts: list[list[int]], id_of: IdOf) -> Iterator[tuple[int, np.ndarray, torch.Tensor]]:
         """Layer, states ``(n,)`` and logits ``(n, vocabulary)`` of one block after another.
@@ -350,11 +326,11 @@ class _Reader:
         for length in sorted({len(ids) for ids in prompts}, reverse=True):
             group = [p for p, ids in enumerate(prompts) if len(ids) == length]
             texts = [prompts[p] for p in group]
-            rows, shares = self.rows(texts), self._shares_cache(np.array(texts[:1]))
+            rows, shares = self.at_once(texts), self.shares_cache(np.array(texts[:1]))
             waiting = [_Siblings(0, np.array(group), np.array(texts))]
             while waiting:
                 h, states, prefixes, cache = self._next_block(waiting, rows, id_of)
-                logits, cache = self._logits(prefixes, cache, shares)
+                logits, cache = self.logits(prefixes, cache, shares)
                 if h + 1 < self.layers and self.branching:
                     waiting.append(_Siblings(h + 1, states, prefixes, cache))
                 del cache  # else the next block's would stand beside it
@@ -372,63 +348,8 @@ class _Reader:
         if not group.h:
             return 0, states, prefixes, None
         prefixes = np.concatenate([prefixes, id_of(group.h - 1, states, b)[:, None]], axis=1)
-        cache = None if group.cache is None else _select(group.cache, parents)
+        cache = None if group.cache is None else select(group.cache, parents)
         return group.h, states * B + b, prefixes, cache
-
-    def _logits(self, prefixes: np.ndarray, cache: Any, keep: bool) -> tuple[torch.Tensor, Any]:
-        """Last logits ``(n, vocabulary)``, double, on the CPU; the cache of the prefixes if it is kept.
-
-        With a cache of all but the last token, which the model extends, only the last token is read.
-        """
-        ids = torch.from_numpy(prefixes).to(device_of(self.lm.model))
-        options = {"attention_mask": torch.ones_like(ids), "past_key_values": cache, "logits_to_keep": 1}
-        output = call(self.lm.model, ids if cache is None else ids[:, -1:], use_cache=keep, **options)
-        return output.logits[:, -1].cpu().double(), output.past_key_values if keep else None
-
-    def _cache_bytes(self) -> int | None:
-        """Bytes of a token in a cache whose rows can be copied; `None` for any other kind, or where it is not needed.
-
-        Keys and values that only grow can. Windows and recurrent states change what siblings would share.
-        """
-        if self.layers == 1 or not {"past_key_values", "use_cache"} <= set(self.accepted):
-            return None
-        try:
-            layers = self._logits(np.zeros((1, 1), dtype=np.int64), None, True)[1].layers
-            grows = all(type(layer) is DynamicLayer for layer in layers)
-            return sum(int(layer.keys.nbytes + layer.values.nbytes) for layer in layers) if grows else None
-        except ERRORS:
-            return None
-
-    def _shares_cache(self, prompt: np.ndarray) -> bool:
-        """Whether logits from copied caches are those of encoding again, along one branch after ``(1, length)``."""
-        if self.cache_bytes is None:
-            return False
-        prefixes, cache = prompt, None
-        try:
-            found, cache = self._logits(prefixes, None, True)
-            for h in range(1, self.layers):
-                parent, before = cache, prefixes
-                for last in (0, h % self.lm.vocab_size):  # the first must leave their parent's as it is
-                    prefixes = np.concatenate([before, [[last]]], axis=1)
-                    found, cache = self._logits(prefixes, _select(parent, [0]), True)
-        except ERRORS:
-            return False
-        expected = self._logits(prefixes, None, False)[0]
-        precision = next(p.dtype for p in self.lm.model.parameters() if p.is_floating_point())
-        tolerance = torch.finfo(precision).eps ** 0.5 / 2 * float(expected.abs().max())
-        return bool((found - expected).abs().max() <= tolerance)
-
-
-ERRORS = (AttributeError, IndexError, TypeError, ValueError, RuntimeError)
-"""What models raise that cannot continue from a cache."""
-
-
-def _select(cache: Any, rows: Any) -> Any:
-    """A cache that holds these rows of `cache`, in this order, and leaves it as it is."""
-    selected = copy(cache)
-    selected.layers = [copy(layer) for layer in cache.layers]
-    selected.reorder_cache(torch.as_tensor(rows))
-    return selected
 
 
 def _layout(

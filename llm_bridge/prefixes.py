@@ -1,0 +1,120 @@
+"""The logits after token prefixes: each token is read once where a key/value cache can be copied and continued."""
+
+from __future__ import annotations
+
+import inspect
+from copy import copy
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.cache_utils import DynamicLayer
+
+from llm_bridge.head import call, device_of, evaluation
+from llm_bridge.model import CausalLM
+from theory.arrays import require_memory
+
+__all__ = ["PrefixReader", "require_integer", "select"]
+
+ERRORS = (AttributeError, IndexError, TypeError, ValueError, RuntimeError)
+"""What models raise that cannot continue from a cache."""
+
+
+def require_integer(name: str, value: Any) -> None:
+    """Raise `ValueError` unless `value` is an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name}={value!r}: must be an integer of at least 1")
+
+
+class PrefixReader:
+    """Reads the logits after prefixes that grow by a token at a time, many in one pass.
+
+    Args:
+        lm: the model.
+        layers: how often prefixes grow, the prompt itself included.
+        memory: bytes that reading may hold: caches, the logits and (estimated) activations of one pass.
+
+    """
+
+    def __init__(self, lm: CausalLM, layers: int, memory: int) -> None:
+        self.lm, self.layers, self.memory = lm, layers, memory
+        self.accepted = inspect.signature(lm.model.forward).parameters
+        with evaluation(lm.model):
+            self.cache_bytes = self._cache_bytes()
+
+    def rows(self, length: int, cached: int, most: int) -> int:
+        """Prefixes in one pass, after prompts of `length` tokens: at most `most`.
+
+        Args:
+            length: tokens of the longest prompt.
+            cached: tokens whose keys and values are held for each prefix.
+            most: more are never needed.
+
+        Raises:
+            ValueError: not one fits, or so many do not fit into the machine.
+
+        """
+        longest, model = length + self.layers - 1, self.lm.model
+        number = next(model.parameters()).element_size()
+        logits = self.lm.vocab_size * (6 * 8 + number * (1 if "logits_to_keep" in self.accepted else longest))
+        activations = 16 * number * longest * getattr(model.config.get_text_config(), "hidden_size", 0)
+        row = cached * (self.cache_bytes or 0) + logits + activations
+        if row > self.memory:
+            raise ValueError(
+                f"memory={self.memory}: a prefix of {longest} tokens takes {row} bytes; give at least those"
+            )
+        rows = min(self.memory // row, most)
+        if device_of(model).type == "cpu":
+            require_memory(rows * row, f"reading {rows:,} prefixes at once", "use a smaller memory")
+        return int(rows)
+
+    def logits(self, prefixes: np.ndarray, cache: Any, keep: bool) -> tuple[torch.Tensor, Any]:
+        """Last logits ``(n, vocabulary)``, double, on the CPU; the cache of the prefixes if it is kept.
+
+        With a cache of all but the last token, which the model extends, only the last token is read.
+        """
+        ids = torch.from_numpy(prefixes).to(device_of(self.lm.model))
+        options = {"attention_mask": torch.ones_like(ids), "past_key_values": cache, "logits_to_keep": 1}
+        output = call(self.lm.model, ids if cache is None else ids[:, -1:], use_cache=keep, **options)
+        return output.logits[:, -1].cpu().double(), output.past_key_values if keep else None
+
+    def shares_cache(self, prompt: np.ndarray) -> bool:
+        """Whether logits from copied caches are those of encoding again, along one branch after ``(1, length)``."""
+        if self.cache_bytes is None:
+            return False
+        prefixes, cache = prompt, None
+        try:
+            found, cache = self.logits(prefixes, None, True)
+            for h in range(1, self.layers):
+                parent, before = cache, prefixes
+                for last in (0, h % self.lm.vocab_size):  # the first must leave their parent's as it is
+                    prefixes = np.concatenate([before, [[last]]], axis=1)
+                    found, cache = self.logits(prefixes, select(parent, [0]), True)
+        except ERRORS:
+            return False
+        expected = self.logits(prefixes, None, False)[0]
+        precision = next(p.dtype for p in self.lm.model.parameters() if p.is_floating_point())
+        tolerance = torch.finfo(precision).eps ** 0.5 / 2 * float(expected.abs().max())
+        return bool((found - expected).abs().max() <= tolerance)
+
+    def _cache_bytes(self) -> int | None:
+        """Bytes of a token in a cache whose rows can be copied; `None` for any other kind, or where it is not needed.
+
+        Keys and values that only grow can. Windows and recurrent states change what siblings would share.
+        """
+        if self.layers == 1 or not {"past_key_values", "use_cache"} <= set(self.accepted):
+            return None
+        try:
+            layers = self.logits(np.zeros((1, 1), dtype=np.int64), None, True)[1].layers
+            grows = all(type(layer) is DynamicLayer for layer in layers)
+            return sum(int(layer.keys.nbytes + layer.values.nbytes) for layer in layers) if grows else None
+        except ERRORS:
+            return None
+
+
+def select(cache: Any, rows: Any) -> Any:
+    """A cache that holds these rows of `cache`, in this order, and leaves it as it is."""
+    selected = copy(cache)
+    selected.layers = [copy(layer) for layer in cache.layers]
+    selected.reorder_cache(torch.as_tensor(rows))
+    return selected
