@@ -1,0 +1,148 @@
+"""Beam search against the most probable response of the whole tree, and its certificate against every response."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from llm_bridge import beam as module  # noqa: E402
+from llm_bridge.beam import _largest, beam_search  # noqa: E402
+from llm_bridge.model import CausalLM, load_model  # noqa: E402
+from llm_bridge.tasks import addition  # noqa: E402
+from llm_bridge.train import _tokenizer  # noqa: E402
+from llm_bridge.tree import token_tree  # noqa: E402
+from theory.policy import all_responses, greedy_response, log_prob, map_response  # noqa: E402
+
+V, H = 7, 4
+PROMPTS = ("A", "ABAB", "BA")
+
+
+def llama(seed=0, spread=0.8):
+    """Seven tokens, of which five are written ``a … e`` and two are prompts; double precision."""
+    torch.manual_seed(seed)
+    config = transformers.LlamaConfig(
+        vocab_size=V, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=16, initializer_range=spread, bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    return CausalLM(transformers.LlamaForCausalLM(config).double().eval(), _tokenizer(5, 2), f"llama-{seed}")
+
+
+def exact(lm, ends=(), temperature=1.0):
+    """Most probable response of each prompt as token ids up to the end token, and its log-probability."""
+    tree = token_tree(lm, PROMPTS, H, end_tokens=ends, temperature=temperature)
+    best = map_response(tree.policy)
+    return [cut(tokens, ends) for tokens in best.tokens], log_prob(tree.policy, best)
+
+
+def cut(tokens, ends):
+    stop = next((k + 1 for k, a in enumerate(tokens) if a in ends), len(tokens))
+    return tokens[:stop].tolist()
+
+
+@settings(derandomize=True, deadline=None, max_examples=40)
+@given(st.integers(0, 30), st.sampled_from([1, 2, 3, 5, 20, 400]), st.sampled_from([(), (3,), (0, 5)]),
+       st.sampled_from([0.5, 1.0, 2.0]))  # fmt: skip
+def test_what_is_proven_is_the_most_probable_response(seed, width, ends, temperature):
+    lm = llama(seed)
+    found = beam_search(lm, PROMPTS, H, width, end_tokens=ends, temperature=temperature)
+    responses, best = exact(lm, ends, temperature)
+    for p in range(len(PROMPTS)):
+        assert found.log_probs[p] <= best[p] + 1e-9
+        assert max(found.log_probs[p], found.missed[p]) >= best[p] - 1e-9  # what was missed is within the bound
+        if found.proven[p]:
+            assert found.log_probs[p] == pytest.approx(best[p], abs=1e-9)
+            assert found.responses[p].tolist() == responses[p]
+            assert found.shortfall[p] == 0
+        else:
+            assert found.shortfall[p] == pytest.approx(found.missed[p] - found.log_probs[p])
+    if width >= V ** (H - 1):
+        assert found.proven.all()
+
+
+def test_a_width_of_one_is_greedy_and_can_be_wrong():
+    wrong = 0
+    for seed in range(12):
+        lm = llama(seed)
+        found = beam_search(lm, PROMPTS, H, 1)
+        greedy = greedy_response(token_tree(lm, PROMPTS, H).policy).tokens
+        assert [r.tolist() for r in found.responses] == greedy.tolist()
+        wrong += sum(r.tolist() != best for r, best in zip(found.responses, exact(lm)[0], strict=True))
+    assert wrong > 0
+
+
+def test_the_log_probability_is_that_of_the_response():
+    lm = llama(3)
+    found = beam_search(lm, PROMPTS, H, 4, end_tokens=(2,))
+    tree = token_tree(lm, PROMPTS, H)
+    every = all_responses(tree.policy.dynamics)
+    laws = log_prob(tree.policy, every).reshape(len(PROMPTS), -1)
+    tokens = every.tokens[: V**H]
+    for p, response in enumerate(found.responses):
+        begins = (tokens[:, : len(response)] == response).all(axis=1)
+        assert found.log_probs[p] == pytest.approx(np.log(np.exp(laws[p, begins]).sum()), abs=1e-9)
+        assert len(response) == H or response[-1] == 2
+        assert 2 not in response[:-1]
+
+
+def test_with_and_without_the_cache_and_in_blocks(monkeypatch):
+    lm = llama(5)
+    whole = beam_search(lm, PROMPTS, H, 6)
+    monkeypatch.setattr(module.PrefixReader, "shares_cache", lambda *_: False)
+    apart = beam_search(lm, PROMPTS, H, 6)
+    monkeypatch.setattr(module.PrefixReader, "rows", lambda *_: 2)
+    blocks = beam_search(lm, PROMPTS, H, 6)
+    for other in (apart, blocks):
+        np.testing.assert_allclose(other.log_probs, whole.log_probs, atol=1e-12)
+        np.testing.assert_allclose(other.missed, whole.missed, atol=1e-12)
+        assert [r.tolist() for r in other.responses] == [r.tolist() for r in whole.responses]
+
+
+def test_a_kept_prefix_is_read_once_with_the_cache():
+    lm, fed = llama(6), []
+    forward = lm.model.forward
+
+    def counted(input_ids, *arguments, **options):
+        fed.append(tuple(input_ids.shape))
+        return forward(input_ids, *arguments, **options)
+
+    counted.__signature__ = __import__("inspect").signature(forward)
+    lm.model.forward = counted
+    beam_search(lm, ["ABAB"], H, 3)
+    assert fed[-H:] == [(1, 4), *[(3, 1)] * (H - 1)]
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=0, max_size=12), st.integers(1, 8))
+def test_largest(values, n):
+    found = _largest(np.array(values, dtype=float), n).tolist()
+    assert found == sorted(range(len(values)), key=lambda k: (-values[k], k))[:n]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 0}, "width=0: must be an integer of at least 1"), ({"horizon": 0}, "horizon=0"),
+        ({"memory": 1}, "memory=1: a prefix of"), ({"temperature": 0.0}, "temperature=0"),
+        ({"prompts": "A"}, "prompts='A': must be a sequence"), ({"prompts": []}, "prompts="),
+        ({"horizon": 40}, "positions"),
+    ],
+)  # fmt: skip
+def test_refusals(changes, message):
+    options = {"prompts": PROMPTS, "horizon": H, "width": 2} | changes
+    with pytest.raises(ValueError, match=message):
+        beam_search(llama(), **options)
+
+
+def test_real_models(shared_models):
+    """On 200 sums `add-small` has nearly all proven by a beam of four, and some are not what greedy decoding gives."""
+    lm, prompts = load_model(shared_models / "add-small"), addition(200, seed=4).prompts
+    policy = token_tree(lm, prompts, 4).policy
+    found, best = beam_search(lm, prompts, 4, 4), map_response(policy)
+    tokens = np.stack(found.responses)
+    assert found.proven.mean() > 0.9
+    assert (tokens[found.proven] == best.tokens[found.proven]).all()
+    assert (np.maximum(found.log_probs, found.missed) >= log_prob(policy, best) - 1e-5).all()
+    assert (greedy_response(policy).tokens != best.tokens).any()
