@@ -1,0 +1,366 @@
+"""What `theory.instance.Instance` computes exactly, estimated from draws where the token tree is too large.
+
+`N` responses of the expert `π_E` and `N` of the model `π̂` to each of `P` prompts are draws of their mixture, and both
+models are read in every state ``s_h`` that is passed, with their laws over the whole vocabulary. So
+
+    E_π Σ_h f(s_h) = E_mixture Σ_h w(s_h) f(s_h),    w(s) = 2 π(s)/(π_E(s) + π̂(s)) ≤ 2,    π(s) = ∏ π(a_k|s_k) before s,
+
+with, for ``KL(π_E‖π̂)``, ``π = π_E`` and ``f`` the divergence of the two laws at `s`, which is known and not drawn.
+Weights are bounded, and what one policy seldom visits the other may visit often: draws of `π_E` alone would give a
+narrower interval and, where few of them carry most of the sum, one that is too narrow. Every estimate is unbiased.
+
+The true reward is the expert's endogenous reward, ``r*(τ) = α log π_E(τ|s₁) + V*(s₁)``. Intervals are Student's,
+stratified by prompt. What `N` draws miss can have a probability of about ``3/N``, and no interval knows of it: one of
+no width says that all draws agreed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy import stats
+from scipy.special import expit
+from tqdm import tqdm
+
+from llm_bridge.actor import Actor, Rollout, generate
+from llm_bridge.beam import beam_search
+from llm_bridge.head import evaluation
+from llm_bridge.model import CausalLM, encode_prompt
+from llm_bridge.prefixes import require_integer
+from theory.arrays import require_positive
+from theory.bounds import preference_tv_of_pair
+from theory.reward import preference_tv
+
+__all__ = ["Draws", "Estimate", "Sampled", "draw", "estimate", "estimates"]
+
+SHARES = (0.5, 0.9, 0.99)
+
+
+class Estimate(NamedTuple):
+    """A number and its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """`N` responses of one policy to each of `P` prompts: arrays ``(P, N)``, nats.
+
+    Attributes:
+        log_expert: ``log π_E(τ|s₁)``.
+        log_policy: ``log π̂(τ|s₁)``.
+        kl_expert: ``Σ_h w(s_h) KL(π_E(·|s_h)‖π̂(·|s_h))``, `w` that of `π_E`.
+        kl_policy: ``Σ_h w(s_h) KL(π̂(·|s_h)‖π_E(·|s_h))``, here and below `w` that of the policy named.
+        entropy_expert: ``Σ_h w(s_h) H(π_E(·|s_h))``.
+        entropy_policy: ``Σ_h w(s_h) H(π̂(·|s_h))``.
+        score_policy: ``Σ_h w(s_h) Σ_a π̂(a|s_h) log π_E(a|s_h)``.
+        largest_ratio: ``max |log π_E(a|s) − log π̂(a|s)|`` over the states passed and all tokens.
+        token_ratios: ``(M,)`` the same of each token that was drawn, of all responses.
+
+    """
+
+    log_expert: np.ndarray
+    log_policy: np.ndarray
+    kl_expert: np.ndarray
+    kl_policy: np.ndarray
+    entropy_expert: np.ndarray
+    entropy_policy: np.ndarray
+    score_policy: np.ndarray
+    largest_ratio: np.ndarray
+    token_ratios: np.ndarray
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A model against an expert, from draws.
+
+    Attributes:
+        prompts: `P`.
+        responses: `N`, of each policy to each prompt.
+        estimates: by name, averages over the prompts.
+        closeness: nats, without intervals: the largest log-ratio in the states passed, over all tokens (`ε_π` is at
+            least that), and quantiles of that of the expert's tokens.
+        proven: share of prompts on which the response of RL is proven to be the most probable one.
+
+    """
+
+    prompts: int
+    responses: int
+    estimates: dict[str, Estimate]
+    closeness: dict[str, float]
+    proven: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers."""
+        found = asdict(self)
+        return found | {"estimates": {name: one._asdict() for name, one in self.estimates.items()}}
+
+
+# --- Statistics -----------------------------------------------------------------------------------------------------
+
+
+def estimates(
+    expert: Draws, policy: Draws, alpha: float, *, confidence: float = 0.95, rl: tuple[np.ndarray, ...] | None = None
+) -> dict[str, Estimate]:
+    """Estimates from draws of both policies.
+
+    Preferences are those of pairs of the expert's responses, drawn independently (each response is in one pair).
+
+    Args:
+        expert: drawn from `π_E`.
+        policy: drawn from `π̂`, for the same prompts.
+        alpha: temperature of the reward.
+        confidence: of each interval by itself.
+        rl: of what RL on `r̂` plays, ``(P,)`` each: ``log π_E``, ``log π̂``, and nats that it may be short of the most
+            probable response.
+
+    """
+    both = expert, policy
+
+    def mixture(of: Callable[[Draws], np.ndarray], low: float = -np.inf, high: float = np.inf) -> Estimate:
+        return _interval([of(each) / 2 for each in both], confidence, low, high)
+
+    def pairs(values: np.ndarray) -> Estimate:
+        return _interval([values], confidence, 0.0, 1.0)
+
+    true, read = (_differences(alpha * x) for x in (expert.log_expert, expert.log_policy))
+    found = {
+        "KL(π_E‖π̂)": mixture(lambda d: d.kl_expert, 0.0),
+        "KL(π̂‖π_E)": mixture(lambda d: d.kl_policy, 0.0),
+        "entropy of π_E": mixture(lambda d: d.entropy_expert, 0.0),
+        "entropy of π̂": mixture(lambda d: d.entropy_policy, 0.0),
+        "TV(π_E(τ), π̂(τ))": mixture(lambda d: np.abs(np.tanh((d.log_expert - d.log_policy) / 2)), 0.0, 1.0),
+        "affinity Σ √(π_E π̂)": mixture(lambda d: 1 / np.cosh((d.log_expert - d.log_policy) / 2), 0.0, 1.0),
+        "preferences: mean TV": pairs(preference_tv(true, read)),
+        "preferences: mean tanh(α|D(τ)−D(τ')|/4)": pairs(preference_tv_of_pair(true - read, 1.0)),
+        "preferences: ordered the other way": pairs((true * read < 0).astype(float)),
+        "V^{π_E} − V^{π̂}": mixture(lambda d: -alpha * (d.entropy_expert + d.score_policy)),
+        "α KL(π̂‖π_E), the regularised gap": mixture(lambda d: alpha * d.kl_policy, 0.0),
+    }
+    if rl is not None:
+        log_expert, log_policy, shortfall = (x[:, None] for x in rl)
+        found["V^{π_E} − V^{π_RL}"] = mixture(lambda d: -alpha * (d.entropy_expert + log_expert))
+        found["α KL(π_E‖π̂) − α D(τ_RL), its bound"] = mixture(
+            lambda d: alpha * (d.kl_expert - (log_expert - log_policy) + shortfall)
+        )
+    return found
+
+
+def _differences(values: np.ndarray) -> np.ndarray:
+    """``x(τ) − x(τ')`` of neighbouring pairs: ``(P, N)`` to ``(P, ⌊N/2⌋)``."""
+    pairs = values.shape[1] // 2
+    return np.asarray(values[:, 0 : 2 * pairs : 2] - values[:, 1 : 2 * pairs : 2])
+
+
+def _interval(parts: Sequence[np.ndarray], confidence: float, low: float, high: float) -> Estimate:
+    """Sum of the means of independent parts ``(P, n)``, each averaged over its prompts.
+
+    Student's interval with Welch's degrees of freedom, corrected for the skewness `a` of the estimate (Hall 1992):
+    ``t → 3/a·((1 + a(t − a/6))^{1/3} − 1)``. Without, sums of rare large numbers are covered too seldom.
+    """
+    value = sum(float(part.mean()) for part in parts)
+    centred = [part - part.mean(axis=1, keepdims=True) for part in parts]
+    scale = [part.size for part in parts]  # each number counts 1/(P n)
+    variances = np.concatenate(
+        [(x**2).sum(axis=1) * x.shape[1] / (x.shape[1] - 1) / k**2 for x, k in zip(centred, scale, strict=True)]
+    )
+    total = float(variances.sum())
+    if total == 0:
+        return Estimate(value, value, value)
+    freedom = np.concatenate([np.full(len(part), part.shape[1] - 1) for part in parts])
+    degrees = total**2 / (variances**2 / freedom).sum()
+    skewness = sum(float((x**3).sum()) / k**3 for x, k in zip(centred, scale, strict=True)) / total**1.5
+    t = stats.t.ppf([(1 + confidence) / 2, (1 - confidence) / 2], degrees)
+    ends = value - np.sqrt(total) * _without_skewness(t, skewness)
+    return Estimate(value, max(float(ends[0]), low), min(float(ends[1]), high))
+
+
+def _without_skewness(t: np.ndarray, skewness: float) -> np.ndarray:
+    """Quantiles of the studentised estimate for those of a symmetric one."""
+    if abs(skewness) < 1e-6:
+        return t
+    return np.asarray(3 / skewness * (np.cbrt(1 + skewness * (t - skewness / 6)) - 1))
+
+
+# --- Reading models -------------------------------------------------------------------------------------------------
+
+
+class _Pair(NamedTuple):
+    """Both models, each with the temperature at which it is sampled."""
+
+    expert: tuple[Actor, float]
+    policy: tuple[Actor, float]
+
+
+def estimate(
+    lm: CausalLM, expert: CausalLM, prompts: Sequence[str], horizon: int, n: int, *, alpha: float = 1.0,
+    temperature: float = 1.0, expert_temperature: float = 1.0, end_tokens: Sequence[int] = (), width: int = 64,
+    confidence: float = 0.95, seed: int = 0, memory: int = 2**30,
+) -> Sampled:  # fmt: skip
+    """Draw `n` responses of each policy to each prompt, search for what RL plays, and estimate.
+
+    Args:
+        lm: `π̂`.
+        expert: `π_E`, with the same vocabulary; may be `lm` itself.
+        prompts: `P` texts.
+        horizon: tokens `H` at which a response is cut.
+        n: responses `N`, at least 4.
+        alpha: temperature of the reward.
+        temperature: at which `lm` is sampled.
+        expert_temperature: at which `expert` is sampled.
+        end_tokens: ids after which a response is over.
+        width: of the beam that searches for the most probable response of `π̂`.
+        confidence: of each interval by itself.
+        seed: of the draws.
+        memory: bytes that a pass may take, estimated.
+
+    Raises:
+        ValueError: an argument is out of range, a prompt does not fit, or a model has no head that gives its logits.
+
+    """
+    for name, value in (("horizon", horizon), ("n", n), ("width", width), ("memory", memory)):
+        require_integer(name, value)
+    if n < 4:
+        raise ValueError(f"n={n}: must be at least 4, two pairs of responses")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence}: must be between 0 and 1")
+    alpha = float(require_positive("alpha", alpha))
+    require_positive("temperature", temperature)
+    require_positive("expert_temperature", expert_temperature)
+    beam = beam_search(lm, prompts, horizon, width, end_tokens=end_tokens, temperature=temperature, memory=memory)
+    ids = [encode_prompt(lm, prompt, horizon) for prompt in prompts]
+    actor = Actor(lm)
+    pair = _Pair((actor if expert is lm else Actor(expert), expert_temperature), (actor, temperature))
+    with evaluation(lm.model), evaluation(expert.model):
+        generator = torch.Generator().manual_seed(seed)
+        drawn = [
+            draw(pair, own, ids, n, horizon, end_tokens=end_tokens, generator=generator, memory=memory)
+            for own in (0, 1)
+        ]
+        log_expert = _log_expert(pair, ids, beam.responses)
+    rl = log_expert, beam.log_probs, beam.shortfall
+    ratios = drawn[0].token_ratios
+    closeness = {"largest in the states passed": float(max(each.largest_ratio.max() for each in drawn))}
+    closeness |= {f"{share:.0%} of the expert's tokens within": float(np.quantile(ratios, share)) for share in SHARES}
+    found = estimates(drawn[0], drawn[1], alpha, confidence=confidence, rl=rl)
+    return Sampled(len(ids), n, found, closeness, float(beam.proven.mean()))
+
+
+def draw(
+    pair: _Pair, own: int, prompts: Sequence[Sequence[int]], n: int, horizon: int, *, end_tokens: Sequence[int],
+    generator: torch.Generator, memory: int,
+) -> Draws:  # fmt: skip
+    """Draw from the expert (`own` 0) or from the model (1), and read both in every state that is passed.
+
+    Args:
+        pair: both models.
+        own: whose responses.
+        prompts: `P` prompts, token ids.
+        n: responses to each.
+        horizon: tokens of a response at most.
+        end_tokens: ids after which a response is over.
+        generator: of the draws.
+        memory: bytes of a pass.
+
+    """
+    actor, temperature = pair[own]
+    rows = _rows(actor, max(map(len, prompts)) + horizon, memory)
+    found: list[list[np.ndarray]] = []
+    with tqdm(total=len(prompts) * n, desc="responses", disable=None, leave=False) as bar:
+        for some, samples in _blocks(len(prompts), n, rows):
+            uniforms = torch.rand(len(some) * samples, horizon, generator=generator, dtype=torch.double)
+            texts = [prompts[p] for p in some]
+            written = generate(
+                actor, texts, horizon, end_tokens, uniforms=uniforms, samples=samples, temperature=temperature
+            )
+            found.append(_read(pair, written, memory))
+            bar.update(len(uniforms))
+    *columns, ratios = (np.concatenate(column) for column in zip(*found, strict=True))
+    names = [field.name for field in fields(Draws)][: len(columns)]
+    return Draws(
+        **{name: x.reshape(len(prompts), n) for name, x in zip(names, columns, strict=True)}, token_ratios=ratios
+    )
+
+
+def _rows(actor: Actor, length: int, memory: int) -> int:
+    """Responses in one pass: activations, keys and values, and a law of each model."""
+    config, number = actor.model.config.get_text_config(), next(actor.model.parameters()).element_size()
+    layers = getattr(config, "num_hidden_layers", 1)
+    row = number * length * config.hidden_size * (16 + 2 * layers) + 6 * 8 * actor.head.vocab_size
+    return max(1, memory // int(row))
+
+
+def _blocks(n_prompts: int, n: int, rows: int) -> Iterator[tuple[range, int]]:
+    """Prompts, and how many responses to each, of one pass after another; in the order of prompts and responses."""
+    if n <= rows:
+        for first in range(0, n_prompts, rows // n):
+            yield range(first, min(first + rows // n, n_prompts)), n
+        return
+    for p in range(n_prompts):
+        for first in range(0, n, rows):
+            yield range(p, p + 1), min(rows, n - first)
+
+
+def _read(pair: _Pair, written: Rollout, memory: int) -> list[np.ndarray]:
+    """The columns of `Draws` of one block of responses, ``(B,)`` each, and the ratios of their tokens ``(M,)``."""
+    # what was drawn more than once is read once
+    texts = torch.where(written.mask, written.ids, -1).cpu().numpy()
+    _, kept, again = np.unique(texts, axis=0, return_index=True, return_inverse=True)
+    unique = Rollout(*(x[kept] for x in (written.ids, written.mask, written.log_probs, written.ended)))
+    log_expert, log_policy, *states, largest = _states(pair, unique, memory)
+    ratios, alive = log_expert - log_policy, unique.written.cpu().numpy()
+    prefix = np.cumsum(ratios, axis=1) - ratios  # of the tokens before each state
+    expert, policy = 2 * expit(prefix), 2 * expit(-prefix)
+    weighted = [w * x for w, x in zip((expert, policy, expert, policy, policy), states, strict=True)]
+    totals = [x.sum(axis=1) for x in (log_expert, log_policy, *weighted)]
+    return [x[again] for x in (*totals, largest.max(axis=1))] + [np.abs(ratios)[again][alive[again]]]
+
+
+def _states(pair: _Pair, written: Rollout, memory: int) -> np.ndarray:
+    """`_of_states` of every state that is passed: ``(8, B, T)``, 0 where there is none."""
+    alive = written.written
+    T, V = alive.shape[1], pair.expert[0].head.vocab_size
+    hidden = [written.hidden(actor)[alive] for actor, _ in pair]
+    tokens = written.ids[:, -T:][alive]
+    found, size = [], max(1, memory // (6 * 8 * V))
+    for first in range(0, len(tokens), size):
+        at = slice(first, first + size)
+        laws = [
+            torch.log_softmax(actor.head.logits(states[at]).double() / temperature, dim=-1)
+            for (actor, temperature), states in zip(pair, hidden, strict=True)
+        ]
+        found.append(_of_states(laws[0], laws[1], tokens[at]))
+    table = torch.zeros(8, *alive.shape, dtype=torch.double, device=tokens.device)
+    table[:, alive] = torch.cat(found, dim=1)
+    return np.asarray(table.cpu().numpy())
+
+
+def _of_states(expert: torch.Tensor, policy: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Of laws ``(M, V)`` and tokens ``(M,)``: both ``log π(a|s)``, then what `Draws` sums, by state: ``(8, M)``."""
+
+    def expected(law: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        p = law.exp()
+        return torch.where(p > 0, p * x, 0.0).sum(dim=-1)  # a token that is never written has −∞
+
+    ratio = torch.where(expert == policy, 0.0, expert - policy)
+    found = [law.gather(1, tokens[:, None])[:, 0] for law in (expert, policy)]
+    found += [expected(expert, ratio), expected(policy, -ratio), expected(expert, -expert), expected(policy, -policy)]
+    return torch.stack([*found, expected(policy, expert), ratio.abs().amax(dim=-1)])
+
+
+def _log_expert(pair: _Pair, prompts: Sequence[Sequence[int]], responses: Sequence[np.ndarray]) -> np.ndarray:
+    """``log π_E(τ|s₁)`` of a response to each prompt: ``(P,)``, nats."""
+    actor, temperature = pair.expert
+    found = []
+    for prompt, response in zip(prompts, responses, strict=True):
+        ids = torch.tensor([[*prompt, *response.tolist()]], device=next(actor.model.parameters()).device)
+        states = actor.hidden(ids[:, :-1], torch.ones_like(ids[:, :-1], dtype=torch.bool), len(response))[0]
+        law = torch.log_softmax(actor.head.logits(states).double() / temperature, dim=-1)
+        found.append(float(law.gather(1, ids[0, -len(response) :, None]).sum()))
+    return np.array(found)
