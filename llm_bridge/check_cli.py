@@ -235,4 +235,24 @@ def _policy_alone(arguments: argparse.Namespace) -> Variant:
 
 
 def _sampled(arguments: argparse.Namespace, prompts: list[str], report: dict[str, Any]) -> int:
-    raise ValueError(f"--sampled={arguments.sampled}: not here yet; leave it out")
+    from llm_bridge import check_report
+    from llm_bridge.sampled import estimate
+    from llm_bridge.score import find_end_tokens
+    from llm_bridge.variants import load_pair
+
+    policy, expert = read_variants(arguments)
+    lm, teacher = load_pair(policy, expert)
+    ends = find_end_tokens(lm) if arguments.eos else ()
+    found = estimate(
+        lm, teacher, prompts, arguments.horizon, arguments.sampled, alpha=arguments.alpha,
+        temperature=policy.temperature, expert_temperature=expert.temperature, end_tokens=ends, width=arguments.beam,
+        confidence=arguments.confidence, seed=arguments.seed, memory=arguments.memory * 2**20,
+    )  # fmt: skip
+    title, about = f"{lm.name} against {teacher.name}, sampled", _about(lm, policy, teacher, expert)
+    about |= {"prompts": prompts if len(prompts) <= 8 else len(prompts), "horizon": arguments.horizon}
+    about |= {"end tokens": ends, "alpha": arguments.alpha, "confidence of each interval": arguments.confidence}
+    report |= {"facts": about, "sampled": found.as_dict()}
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    check_report.write_html(arguments.out / "report.html", title, about, check_report.tables_of_sampled(found), {})
+    print(check_report.render_sampled(title, about, found))
+    return 0

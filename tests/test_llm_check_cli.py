@@ -128,6 +128,31 @@ def test_prompts_of_a_file(models, tmp_path, capsys):
     assert "prompts: ['first', 'ab', 'the cat']" in out
 
 
+def test_sampled_report(models, tmp_path, capsys):
+    """Forty tokens: no tree. The same seed gives the same numbers; every number is in all three places."""
+    argv = ["--model", models[0], "--expert", models[1], "--prompt", "ab", "--horizon", "40", "--sampled", "8"]
+    argv += ["--beam", "4", "--alpha", "0.5", "--seed", "3"]
+    code, out, err = run(capsys, *argv, "--out", tmp_path / "one")
+    assert (code, err) == (0, "")
+    found = json.loads((tmp_path / "one" / "check.json").read_text())["sampled"]
+    html = (tmp_path / "one" / "report.html").read_text()
+    assert found["responses"] == 8
+    for name, one in found["estimates"].items():
+        low, value, high = (float(one[key]) for key in ("low", "value", "high"))
+        assert low <= value <= high
+        assert f"{value:.5g}" in html
+        assert f"{value:.5g}" in out
+        assert name in out
+    assert found["estimates"]["α KL(π̂‖π_E), the regularised gap"]["value"] == pytest.approx(
+        0.5 * found["estimates"]["KL(π̂‖π_E)"]["value"]
+    )
+    assert "proven to be the most probable response on 0% of the prompts" in out
+    again = run(capsys, *argv, "--out", tmp_path / "two")[1]
+    assert again.replace("/two", "/one").rsplit("(", 1)[0] == out.rsplit("(", 1)[0]
+    other = run(capsys, *argv[:-1], "4", "--out", tmp_path / "three")[1]
+    assert other.splitlines()[8:20] != out.splitlines()[8:20]
+
+
 REFUSED = {
     "no prompt": ([], "no prompt: give --prompt TEXT or --prompts FILE"),
     "limit alone": (["--prompt", "a", "--limit", "2"], "--limit needs --prompts"),
@@ -147,6 +172,7 @@ REFUSED = {
     "empty file": (["--prompts", "{tmp}/empty.txt"], "no prompt in it"),
     "line without prompt": (["--prompts", "{tmp}/bad.jsonl"], "bad.jsonl, line 2: must be a JSON string or an object"),
     "no such table": (["--prompt", "a", "--expert", "{tmp}/none.npz"], "none.npz"),
+    "few responses": (["--prompt", "a", "--sampled", "3"], "n=3: must be at least 4"),
     "no such adapter": (["--prompt", "a", "--adapter", "{tmp}"], "no adapter there"),
     "tree too large": (["--prompt", "a", "--horizon", "9"], "needs"),
 }
