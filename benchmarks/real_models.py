@@ -86,19 +86,11 @@ def report(out):
         cells = [f"{shares[how]:.3f}" for how in ("sampled", "power 2", "power 11", "map", "greedy")]
         cells += [number(x) for x in (near[-2], near[-1], near[0], near[2], near[3])]
         print(f"| {name} | {' | '.join(cells)} |")
-    print()
-    names = list(found)
-    print(f"| statement | {' | '.join(names)} |\n|---|" + "---:|" * len(names))
-    for k, line in enumerate(next(iter(found.values()))["lines"]):
-        if " ≤ " not in line["claim"]:
-            continue
-        cells = []
-        for name in names:
-            here = found[name]["lines"][k]
-            vacuous = float(here["vacuous"])
-            mark = "" if math.isnan(vacuous) or vacuous == 0 else " ∅" if vacuous == 1 else f" ∅ {vacuous:.0%}"
-            cells.append(f"{number(here['left'])} ≤ {number(here['right'])}{mark}")
-        print(f"| *{line['name']}* | {' | '.join(cells)} |")
+    for family in ("add-", "add-teacher", "nano-sort"):
+        teacher = family == "add-teacher"
+        statements(
+            {name: one for name, one in found.items() if name.startswith(family) and (teacher or "teacher" not in name)}
+        )
     print()
     for name, one in found.items():
         verdicts = [line["verdict"] for line in one["lines"]]
@@ -107,6 +99,22 @@ def report(out):
         print(f"{name}: {one['prompts']} prompts, {counts}, {one['seconds']:.0f} s")
         print(f"  loses: { {policy: number(x) for policy, x in one['gaps'].items()} }")
         print(f"  worst (radius, cloning, RL, RL against the best, KL): {worst}")
+
+
+def statements(found):
+    """Both sides of every inequality: a column for each pair."""
+    print(f"\n| statement | {' | '.join(found)} |\n|---|" + "---:|" * len(found))
+    for lines in zip(*(one["lines"] for one in found.values()), strict=True):
+        if " ≤ " in lines[0]["claim"]:
+            cells = [f"{number(x['left'])} ≤ {number(x['right'])}{empty(float(x['vacuous']))}" for x in lines]
+            print(f"| *{lines[0]['name']}* | {' | '.join(cells)} |")
+
+
+def empty(share):
+    """A mark where a bound says nothing, and on how many prompts if not on all."""
+    if math.isnan(share) or share == 0:
+        return ""
+    return " ∅" if share == 1 else f" ∅ {share:.0%}" if share > 0.005 else " ∅ <1%"
 
 
 def number(x):
