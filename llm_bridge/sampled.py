@@ -140,6 +140,8 @@ def estimates(
         "preferences: mean TV": pairs(preference_tv(true, read)),
         "preferences: mean tanh(α|D(τ)−D(τ')|/4)": pairs(preference_tv_of_pair(true - read, 1.0)),
         "preferences: ordered the other way": pairs((true * read < 0).astype(float)),
+        "r*(τ) − V*(s₁) under π_E": mixture(lambda d: -alpha * d.entropy_expert),
+        "r*(τ) − V*(s₁) under π̂": mixture(lambda d: alpha * d.score_policy),
         "V^{π_E} − V^{π̂}": mixture(lambda d: -alpha * (d.entropy_expert + d.score_policy)),
         "α KL(π̂‖π_E), the regularised gap": mixture(lambda d: alpha * d.kl_policy, 0.0),
     }
