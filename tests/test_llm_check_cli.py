@@ -174,7 +174,7 @@ REFUSED = {
     "no such table": (["--prompt", "a", "--expert", "{tmp}/none.npz"], "none.npz"),
     "few responses": (["--prompt", "a", "--sampled", "3"], "n=3: must be at least 4"),
     "no such adapter": (["--prompt", "a", "--adapter", "{tmp}"], "no adapter there"),
-    "tree too large": (["--prompt", "a", "--horizon", "9"], "needs"),
+    "tree too large": (["--prompt", "a", "--horizon", "9"], "or draw responses (endorm check --sampled N)"),
 }
 
 

@@ -242,7 +242,12 @@ class Dynamics:
         return Dynamics(self.vocab_size, sizes, rule, np.ones(1), allowed, self.eos), states
 
 
-def require_tree_memory(vocab_size: int, horizon: int, n_prompts: int, what: str, bytes_per_prefix: int = 8) -> None:
+REMEDY = "use a smaller horizon or vocabulary, fewer prompts, or dynamics whose states recur (window, table)"
+
+
+def require_tree_memory(
+    vocab_size: int, horizon: int, n_prompts: int, what: str, bytes_per_prefix: int = 8, remedy: str = REMEDY
+) -> None:
     """Refuse a full tree that does not fit, before any of it is allocated.
 
     Raises:
@@ -252,8 +257,5 @@ def require_tree_memory(vocab_size: int, horizon: int, n_prompts: int, what: str
     layers = horizon if vocab_size == 1 else (vocab_size**horizon - 1) * vocab_size // (vocab_size - 1)
     n_prefixes = n_prompts * layers
     count = f"{n_prefixes:,}" if n_prefixes < 10**15 else f"about 10^{math.log10(n_prefixes):.0f}"
-    require_memory(
-        n_prefixes * bytes_per_prefix,
-        f"{what}: {count} prefixes (vocab_size={vocab_size}, horizon={horizon}, prompts={n_prompts})",
-        "use a smaller horizon or vocabulary, fewer prompts, or dynamics whose states recur (window, table)",
-    )
+    which = f"{what}: {count} prefixes (vocab_size={vocab_size}, horizon={horizon}, prompts={n_prompts})"
+    require_memory(n_prefixes * bytes_per_prefix, which, remedy)
