@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from tqdm import tqdm
 
 from llm_bridge.head import evaluation
 from llm_bridge.model import CausalLM, encode_prompt
-from llm_bridge.prefixes import PrefixReader, require_integer, select
+from llm_bridge.prefixes import PrefixReader, require_integer, require_token_ids, select
 from theory.arrays import require_positive
 
 __all__ = ["Beam", "beam_search"]
@@ -62,7 +61,8 @@ def beam_search(
         width: prefixes that are kept; 1 is greedy decoding where no token ends a response.
         end_tokens: ids after which a response is over.
         temperature: at which the model is sampled.
-        memory: bytes that reading may hold, see `llm_bridge.tree.token_tree`.
+        memory: bytes that reading and the choice among continuations may hold, see `llm_bridge.tree.token_tree`. A
+            beam of more prefixes than fit into one pass is read again from the prompt on at every token.
 
     Raises:
         ValueError: an argument is out of range, a prompt does not fit, or a single prefix not into `memory`.
@@ -74,7 +74,7 @@ def beam_search(
     if isinstance(prompts, str) or not len(prompts):
         raise ValueError(f"prompts={prompts!r}: must be a sequence of at least one text, such as ['once upon a time']")
     ids = [encode_prompt(lm, prompt, horizon) for prompt in prompts]
-    reader, ends = PrefixReader(lm, horizon, memory), np.asarray(list(end_tokens), dtype=np.int64)
+    reader, ends = PrefixReader(lm, horizon, memory), require_token_ids(lm, "end_tokens", end_tokens)
     searches = []
     with evaluation(lm.model), tqdm(total=len(ids), desc=f"{lm.name}: beams", disable=None, leave=False) as bar:
         for prompt in ids:
@@ -94,26 +94,43 @@ def _search(
     prefixes, totals, cache = prompt, np.zeros(1), None
     best, best_total, missed = prompt[0, :0], -np.inf, -np.inf
     for h in range(reader.layers):
-        law, cache = _laws(reader, prefixes, cache, rows, shares, temperature)
-        children = totals[:, None] + law
-        over = (
-            np.isin(np.arange(children.shape[1]), ends) if h + 1 < reader.layers else np.ones(children.shape[1], bool)
-        )
-        parent, token = np.unravel_index(np.argmax(np.where(over, children, -np.inf)), children.shape)
-        if over.any() and children[parent, token] > best_total:
-            best, best_total = np.append(prefixes[parent, length:], token), float(children[parent, token])
-        going = np.where(over, -np.inf, children).reshape(-1)
-        # no continuation is more probable than its prefix: what cannot win is not kept, and not missed
-        kept = np.flatnonzero(going > best_total)
-        kept = kept[_largest(going[kept], width + 1)]
-        if len(kept) > width:
-            missed, kept = max(missed, float(going[kept[width]])), kept[:width]
-        if not len(kept):
+        going: tuple[np.ndarray, ...] = np.zeros(0), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+        for first in range(0, len(prefixes), rows):
+            some = slice(first, first + rows)
+            logits, kept = reader.logits(prefixes[some], cache, shares)
+            children = totals[some, None] + torch.log_softmax(logits.div_(temperature), dim=-1).numpy()
+            over = ends if h + 1 < reader.layers else np.arange(children.shape[1])
+            done = children[:, over]
+            if done.max(initial=-np.inf) > best_total:
+                parent, place = np.unravel_index(np.argmax(done), done.shape)
+                best, best_total = np.append(prefixes[first + parent, length:], over[place]), float(done[parent, place])
+            # no continuation is more probable than its prefix: what cannot win is not kept, and not missed;
+            # what is over is no better than the best, and so not kept either
+            going = _largest_of(going, children, best_total, width + 1, first)
+        values, parents, tokens = (x[going[0] > best_total] for x in going)
+        missed = max(missed, float(values[width:].max(initial=-np.inf)))
+        values, parents, tokens = values[:width], parents[:width], tokens[:width]
+        if not len(values):
             break
-        parents, tokens = np.divmod(kept, children.shape[1])
         prefixes = np.concatenate([prefixes[parents], tokens[:, None]], axis=1)
-        totals, cache = going[kept], None if cache is None else select(cache, parents)
+        totals, cache = values, select(kept, parents) if shares else None
     return best, best_total, missed
+
+
+def _largest_of(
+    going: tuple[np.ndarray, ...], children: np.ndarray, least: float, n: int, first: int
+) -> tuple[np.ndarray, ...]:
+    """The `n` largest of `going` and of the `children` above `least`, largest first.
+
+    Both, and what is returned, are values, parents (the rows of `children` counted from `first`) and tokens.
+    """
+    places = np.flatnonzero(children > least)
+    places = places[_largest(children.reshape(-1)[places], n)]
+    rows, tokens = np.divmod(places, children.shape[1])
+    found = zip(going, (children[rows, tokens], first + rows, tokens), strict=True)
+    values, parents, tokens = (np.concatenate(pair) for pair in found)
+    chosen = _largest(values, n)
+    return values[chosen], parents[chosen], tokens[chosen]
 
 
 def _largest(values: np.ndarray, n: int) -> np.ndarray:
@@ -124,14 +141,3 @@ def _largest(values: np.ndarray, n: int) -> np.ndarray:
     else:
         places = np.arange(len(values))
     return places[np.argsort(-values[places], kind="stable")[:n]]
-
-
-def _laws(
-    reader: PrefixReader, prefixes: np.ndarray, cache: Any, rows: int, shares: bool, temperature: float
-) -> tuple[np.ndarray, Any]:
-    """``log π(·|s)`` after each prefix, ``(n, V)``, and the cache of all of them where it is kept."""
-    blocks = []
-    for start in range(0, len(prefixes), rows):
-        logits, kept = reader.logits(prefixes[start : start + rows], cache, shares)
-        blocks.append(torch.log_softmax(logits / temperature, dim=-1).numpy())
-    return np.concatenate(blocks), kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from copy import copy
 from typing import Any
 
@@ -10,11 +11,11 @@ import numpy as np
 import torch
 from transformers.cache_utils import DynamicLayer
 
-from llm_bridge.head import call, device_of, evaluation
+from llm_bridge.head import call, device_of, evaluation, find_head
 from llm_bridge.model import CausalLM
 from theory.arrays import require_memory
 
-__all__ = ["PrefixReader", "require_integer", "select"]
+__all__ = ["PrefixReader", "require_integer", "require_token_ids", "select"]
 
 ERRORS = (AttributeError, IndexError, TypeError, ValueError, RuntimeError)
 """What models raise that cannot continue from a cache."""
@@ -26,8 +27,25 @@ def require_integer(name: str, value: Any) -> None:
         raise ValueError(f"{name}={value!r}: must be an integer of at least 1")
 
 
+def require_token_ids(lm: CausalLM, name: str, values: Sequence[int]) -> np.ndarray:
+    """`values` as an array; raise `ValueError` unless they are different ids of the model's tokens."""
+    ids = np.asarray(list(values))
+    if ids.size and (ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer)):
+        raise ValueError(f"{name}={values!r}: must be a sequence of token ids")
+    outside = ids[(ids < 0) | (ids >= lm.vocab_size)]
+    if outside.size:
+        raise ValueError(f"{name}: {outside[0]} is not an id of {lm.name}; use ids from 0 to {lm.vocab_size - 1}")
+    unique, counts = np.unique(ids, return_counts=True)
+    if (counts > 1).any():
+        raise ValueError(f"{name}: {unique[counts > 1][0]} is given twice; give each token once")
+    return ids.astype(np.int64)
+
+
 class PrefixReader:
     """Reads the logits after prefixes that grow by a token at a time, many in one pass.
+
+    A model of 16 bits would round its logits to 0.06 where they are about 16: its head, where it is found,
+    is applied in float32 instead.
 
     Args:
         lm: the model.
@@ -39,7 +57,11 @@ class PrefixReader:
     def __init__(self, lm: CausalLM, layers: int, memory: int) -> None:
         self.lm, self.layers, self.memory = lm, layers, memory
         self.accepted = inspect.signature(lm.model.forward).parameters
+        self.precision = next(p.dtype for p in lm.model.parameters() if p.is_floating_point())
+        self.decoder, self.head = None, None
         with evaluation(lm.model):
+            if self.precision.itemsize < torch.float32.itemsize:
+                self.decoder, self.head, _ = find_head(lm)
             self.cache_bytes = self._cache_bytes()
 
     def rows(self, length: int, cached: int, most: int) -> int:
@@ -75,8 +97,15 @@ class PrefixReader:
         """
         ids = torch.from_numpy(prefixes).to(device_of(self.lm.model))
         options = {"attention_mask": torch.ones_like(ids), "past_key_values": cache, "logits_to_keep": 1}
-        output = call(self.lm.model, ids if cache is None else ids[:, -1:], use_cache=keep, **options)
-        return output.logits[:, -1].cpu().double(), output.past_key_values if keep else None
+        ids = ids if cache is None else ids[:, -1:]
+        output = call(self.lm.model if self.head is None else self.decoder, ids, use_cache=keep, **options)
+        if self.head is None:
+            logits = output.logits[:, -1].cpu().double()
+        else:
+            logits = torch.empty(len(ids), self.head.vocab_size, dtype=torch.double)
+            for rows, start, block in self.head.blocks(output[0][:, -1]):
+                logits[rows, start : start + block.shape[-1]] = block.cpu().double()
+        return logits, output.past_key_values if keep else None
 
     def shares_cache(self, prompt: np.ndarray) -> bool:
         """Whether logits from copied caches are those of encoding again, along one branch after ``(1, length)``."""
@@ -93,8 +122,7 @@ class PrefixReader:
         except ERRORS:
             return False
         expected = self.logits(prefixes, None, False)[0]
-        precision = next(p.dtype for p in self.lm.model.parameters() if p.is_floating_point())
-        tolerance = torch.finfo(precision).eps ** 0.5 / 2 * float(expected.abs().max())
+        tolerance = torch.finfo(self.precision).eps ** 0.5 / 2 * float(expected.abs().max())
         return bool((found - expected).abs().max() <= tolerance)
 
     def _cache_bytes(self) -> int | None:

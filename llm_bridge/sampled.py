@@ -11,7 +11,9 @@ narrower interval and, where few of them carry most of the sum, one that is too 
 
 The true reward is the expert's endogenous reward, ``r*(τ) = α log π_E(τ|s₁) + V*(s₁)``. Intervals are Student's,
 stratified by prompt. What `N` draws miss can have a probability of about ``3/N``, and no interval knows of it: one of
-no width says that all draws agreed.
+no width says that all draws agreed. Nor is one to be trusted where a handful of draws differ from all others: between
+`add-fair` and `add-teacher`, 2 % of the pairs are ordered the other way; 95 % intervals for that cover it in 95 % of
+cases with 200 responses to each of 20 prompts, and in 50 % with 4.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from tqdm import tqdm
 from llm_bridge.actor import Actor, Rollout, generate
 from llm_bridge.beam import beam_search
 from llm_bridge.head import evaluation
-from llm_bridge.model import CausalLM, encode_prompt
+from llm_bridge.model import CausalLM, encode_prompt, require_same_vocabulary
 from llm_bridge.prefixes import require_integer
 from theory.arrays import require_positive
 from theory.bounds import preference_tv_of_pair
@@ -223,7 +225,8 @@ def estimate(
         memory: bytes that a pass may take, estimated.
 
     Raises:
-        ValueError: an argument is out of range, a prompt does not fit, or a model has no head that gives its logits.
+        ValueError: an argument is out of range, the vocabularies differ, a prompt does not fit, or a model has no head
+            that gives its logits.
 
     """
     for name, value in (("horizon", horizon), ("n", n), ("width", width), ("memory", memory)):
@@ -235,8 +238,11 @@ def estimate(
     alpha = float(require_positive("alpha", alpha))
     require_positive("temperature", temperature)
     require_positive("expert_temperature", expert_temperature)
+    if expert is not lm:
+        require_same_vocabulary(lm, expert)
     beam = beam_search(lm, prompts, horizon, width, end_tokens=end_tokens, temperature=temperature, memory=memory)
-    ids = [encode_prompt(lm, prompt, horizon) for prompt in prompts]
+    for each in (expert, lm):  # prompts must fit into both
+        ids = [encode_prompt(each, prompt, horizon) for prompt in prompts]
     actor = Actor(lm)
     pair = _Pair((actor if expert is lm else Actor(expert), expert_temperature), (actor, temperature))
     with evaluation(lm.model), evaluation(expert.model):
@@ -245,8 +251,9 @@ def estimate(
             draw(pair, own, ids, n, horizon, end_tokens=end_tokens, generator=generator, memory=memory)
             for own in (0, 1)
         ]
-        log_expert = _log_expert(pair, ids, beam.responses)
-    rl = log_expert, beam.log_probs, beam.shortfall
+        # both are read here, in one way: those of the beam are rounded otherwise
+        log_expert, log_policy = (_log_probs(*each, ids, beam.responses) for each in pair)
+    rl = log_expert, log_policy, beam.shortfall
     ratios = drawn[0].token_ratios
     closeness = {"largest in the states passed": float(max(each.largest_ratio.max() for each in drawn))}
     closeness |= {f"{share:.0%} of the expert's tokens within": float(np.quantile(ratios, share)) for share in SHARES}
@@ -272,7 +279,7 @@ def draw(
 
     """
     actor, temperature = pair[own]
-    rows = _rows(actor, max(map(len, prompts)) + horizon, memory)
+    rows = min(_rows(each, max(map(len, prompts)) + horizon, memory) for each, _ in pair)
     found: list[list[np.ndarray]] = []
     with tqdm(total=len(prompts) * n, desc="responses", disable=None, leave=False) as bar:
         for some, samples in _blocks(len(prompts), n, rows):
@@ -356,9 +363,10 @@ def _of_states(expert: torch.Tensor, policy: torch.Tensor, tokens: torch.Tensor)
     return torch.stack([*found, expected(policy, expert), ratio.abs().amax(dim=-1)])
 
 
-def _log_expert(pair: _Pair, prompts: Sequence[Sequence[int]], responses: Sequence[np.ndarray]) -> np.ndarray:
-    """``log π_E(τ|s₁)`` of a response to each prompt: ``(P,)``, nats."""
-    actor, temperature = pair.expert
+def _log_probs(
+    actor: Actor, temperature: float, prompts: Sequence[Sequence[int]], responses: Sequence[np.ndarray]
+) -> np.ndarray:
+    """``log π(τ|s₁)`` of a response to each prompt: ``(P,)``, nats."""
     found = []
     for prompt, response in zip(prompts, responses, strict=True):
         ids = torch.tensor([[*prompt, *response.tolist()]], device=next(actor.model.parameters()).device)

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from llm_bridge.head import evaluation
 from llm_bridge.model import CausalLM, encode_prompt
-from llm_bridge.prefixes import PrefixReader, require_integer, select
+from llm_bridge.prefixes import PrefixReader, require_integer, require_token_ids, select
 from theory.arrays import require_positive
 from theory.dynamics import Dynamics, Table, Tree, require_tree_memory
 from theory.policy import Policy
@@ -355,10 +355,10 @@ class _TreeReader(PrefixReader):
 def _layout(
     lm: CausalLM, tokens: Sequence[int] | None, rest: bool, top_k: int | None, end_tokens: Sequence[int]
 ) -> _Layout:
-    ends = _check_ids(lm, "end_tokens", end_tokens)
+    ends = require_token_ids(lm, "end_tokens", end_tokens)
     ids, V = np.arange(lm.vocab_size), lm.vocab_size
     if tokens is not None:
-        ids = _check_ids(lm, "tokens", tokens)
+        ids = require_token_ids(lm, "tokens", tokens)
         if not len(ids):
             raise ValueError(f"tokens={tokens!r}: must be a sequence of at least one token id")
     if top_k is not None:
@@ -378,24 +378,12 @@ def _layout(
     return _Layout(ids, tuple(ends.tolist()))
 
 
-def _check_ids(lm: CausalLM, name: str, values: Sequence[int]) -> np.ndarray:
-    ids = np.asarray(list(values))
-    if ids.size and (ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer)):
-        raise ValueError(f"{name}={values!r}: must be a sequence of token ids")
-    outside = ids[(ids < 0) | (ids >= lm.vocab_size)]
-    if outside.size:
-        raise ValueError(f"{name}: {outside[0]} is not an id of {lm.name}; use ids from 0 to {lm.vocab_size - 1}")
-    unique, counts = np.unique(ids, return_counts=True)
-    if (counts > 1).any():
-        raise ValueError(f"{name}: {unique[counts > 1][0]} is given twice; give each token once")
-    return ids.astype(np.int64)
-
-
 def _require_tree(lm: CausalLM, layout: _Layout, n_prompts: int, horizon: int, terminal_layer: bool) -> None:
     # logits, log-probabilities, two temporaries; successors, ids and mask of a table; what follows the last token
     per_prefix, B = 32 + 24 * layout.stops + 16 * terminal_layer, max(len(layout.goes_on), 1)
     per_prefix = math.ceil(per_prefix * len(layout.ids) / B)
-    require_tree_memory(B, horizon, n_prompts, f"the token tree of {lm.name}", per_prefix)
+    remedy = "use a smaller horizon, tokens or top_k, or fewer prompts; or draw responses (endorm check --sampled N)"
+    require_tree_memory(B, horizon, n_prompts, f"the token tree of {lm.name}", per_prefix, remedy)
 
 
 def _require_same_tree(lm: CausalLM, like: TokenTree, prompts: Sequence[str], horizon: int, own_tokens: object) -> None:

@@ -94,10 +94,62 @@ def test_with_and_without_the_cache_and_in_blocks(monkeypatch):
     apart = beam_search(lm, PROMPTS, H, 6)
     monkeypatch.setattr(module.PrefixReader, "rows", lambda *_: 2)
     blocks = beam_search(lm, PROMPTS, H, 6)
+    assert np.isfinite(whole.missed).all()
     for other in (apart, blocks):
-        np.testing.assert_allclose(other.log_probs, whole.log_probs, atol=1e-12)
-        np.testing.assert_allclose(other.missed, whole.missed, atol=1e-12)
-        assert [r.tolist() for r in other.responses] == [r.tolist() for r in whole.responses]
+        same(other, whole)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_best_response_can_come_from_any_block(seed, monkeypatch):
+    lm = llama(seed)
+    for ends in ((), (0, 5)):
+        monkeypatch.undo()
+        whole = beam_search(lm, PROMPTS, H, 9, end_tokens=ends)
+        monkeypatch.setattr(module.PrefixReader, "rows", lambda *_: 1)
+        same(beam_search(lm, PROMPTS, H, 9, end_tokens=ends), whole)
+
+
+def same(one, two):
+    np.testing.assert_allclose(one.log_probs, two.log_probs, atol=1e-12)
+    np.testing.assert_allclose(one.missed, two.missed, atol=1e-12)
+    assert [r.tolist() for r in one.responses] == [r.tolist() for r in two.responses]
+
+
+@pytest.mark.parametrize("ends", [(), (3,), (0, 5)])
+def test_of_a_wide_beam_the_continuations_of_one_pass_exist_at_once(ends, monkeypatch):
+    lm = llama(7, spread=0.3)  # unsure of its tokens
+    wide = [beam_search(lm, PROMPTS, H, width, end_tokens=ends) for width in (9, 60)]
+    shapes, largest_of = [], module._largest_of
+
+    def recorded(going, children, *more):
+        found = largest_of(going, children, *more)
+        shapes.append((len(found[0]), len(children)))
+        return found
+
+    monkeypatch.setattr(module, "_largest_of", recorded)
+    monkeypatch.setattr(module.PrefixReader, "rows", lambda *_: 4)
+    for width, expected in zip((9, 60), wide, strict=True):
+        same(beam_search(lm, PROMPTS, H, width, end_tokens=ends), expected)
+    kept, read = map(max, zip(*shapes, strict=True))
+    assert read <= 4
+    assert kept <= 61
+    if not ends:  # a response that has ended leaves fewer that can still win
+        assert (kept, read) == (61, 4)
+
+
+def test_a_model_of_16_bits_is_read_through_its_head_in_float32():
+    lm = llama(8, spread=1.0)
+    lm.model.bfloat16()
+    with torch.no_grad():
+        ids = torch.tensor([lm.tokenizer(prompt)["input_ids"] for prompt in ("AB", "BA")])
+        states = lm.model.get_decoder()(ids)[0][:, -1].float()
+        exact = torch.log_softmax((states @ lm.model.lm_head.weight.float().T).double(), dim=-1).numpy()
+        rounded = torch.log_softmax(lm.model(ids).logits[:, -1].double(), dim=-1).numpy()
+        assert module.PrefixReader(lm, H, 2**30).shares_cache(ids[:1].numpy())
+    assert np.abs(exact - rounded).max() > 0.01
+    found, policy = beam_search(lm, ("AB", "BA"), 1, 1), token_tree(lm, ("AB", "BA"), 1).policy
+    np.testing.assert_allclose(found.log_probs, exact.max(axis=1), atol=1e-5)
+    np.testing.assert_allclose(policy.log_probs[0], exact, atol=1e-5)
 
 
 def test_a_kept_prefix_is_read_once_with_the_cache():
@@ -127,7 +179,8 @@ def test_largest(values, n):
         ({"width": 0}, "width=0: must be an integer of at least 1"), ({"horizon": 0}, "horizon=0"),
         ({"memory": 1}, "memory=1: a prefix of"), ({"temperature": 0.0}, "temperature=0"),
         ({"prompts": "A"}, "prompts='A': must be a sequence"), ({"prompts": []}, "prompts="),
-        ({"horizon": 40}, "positions"),
+        ({"horizon": 40}, "positions"), ({"end_tokens": [7]}, "end_tokens: 7 is not an id of .*; use ids from 0 to 6"),
+        ({"end_tokens": [2.5]}, r"end_tokens=\[2.5\]: must be a sequence of token ids"),
     ],
 )  # fmt: skip
 def test_refusals(changes, message):

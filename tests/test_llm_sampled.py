@@ -13,10 +13,12 @@ from tiny import tiny  # noqa: E402
 
 from llm_bridge import sampled as module  # noqa: E402
 from llm_bridge.actor import Actor, Rollout  # noqa: E402
+from llm_bridge.beam import beam_search  # noqa: E402
 from llm_bridge.checks import model_instance  # noqa: E402
-from llm_bridge.model import encode_prompt, load_model  # noqa: E402
+from llm_bridge.model import CausalLM, encode_prompt, load_model  # noqa: E402
 from llm_bridge.sampled import Draws, draw, estimate, estimates  # noqa: E402
 from llm_bridge.tasks import addition  # noqa: E402
+from llm_bridge.train import _tokenizer  # noqa: E402
 from theory.policy import (  # noqa: E402
     all_responses,
     kl,
@@ -110,7 +112,9 @@ def test_numbers_of_a_response_are_unbiased(models, pair, instance):
         ]
         for found, value in zip(sums, exact_sums, strict=True):
             assert mass @ found == pytest.approx(float(value), abs=1e-5)
-        assert largest.max() == pytest.approx(float(instance.epsilon[p]), abs=1e-4)
+        states = instance.mdp.dynamics.walk(every.prompts, every.tokens)
+        rows = [[np.nan_to_num(law.log_probs[h][p, at], neginf=0.0) for h, at in enumerate(states)] for law in laws]
+        np.testing.assert_allclose(largest, np.abs(np.subtract(*rows)).max(axis=(0, 2))[kept], atol=1e-4)
 
 
 NOMINAL = (0.93, 0.97)
@@ -213,11 +217,27 @@ def test_one_model_at_two_temperatures_and_nothing_to_tell_apart(models):
     ):
         assert same.estimates[name] == (0.0, 0.0, 0.0), name
     assert same.estimates["affinity Σ √(π_E π̂)"] == (1.0, 1.0, 1.0)
-    colder = estimate(lm, lm, PROMPTS, H, 2000, expert_temperature=0.5, end_tokens=ENDS)
-    instance = model_instance(lm, lm, PROMPTS, H, expert_temperature=0.5, end_tokens=ENDS).instance
+    temperatures = {"expert_temperature": 0.5, "temperature": 0.9, "end_tokens": ENDS}
+    colder = estimate(lm, lm, PROMPTS, H, 2000, width=400, **temperatures)
+    instance = model_instance(lm, lm, PROMPTS, H, **temperatures).instance
+    for name, value in exact(instance).items():
+        one = colder.estimates[name]
+        assert abs(one.value - value) <= 2 * (one.high - one.low), name  # four standard errors
     low, high = colder.estimates["KL(π_E‖π̂)"][1:]
     assert low <= float(instance.kl_from_expert.mean()) <= high
     assert high - low < 0.2 * low
+
+
+def test_what_is_close_is_of_the_tokens_that_the_expert_draws(models, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        module, "draw", lambda *arguments, **options: drawn.append(draw(*arguments, **options)) or drawn[-1]
+    )
+    found = estimate(*models, PROMPTS, H, 50, expert_temperature=0.8).closeness
+    for share in (0.5, 0.9, 0.99):
+        expert, policy = (float(np.quantile(each.token_ratios, share)) for each in drawn)
+        assert found[f"{share:.0%} of the expert's tokens within"] == expert != policy
+    assert found["largest in the states passed"] == max(each.largest_ratio.max() for each in drawn)
 
 
 def test_blocks_do_not_matter(models, pair):
@@ -229,6 +249,41 @@ def test_blocks_do_not_matter(models, pair):
             found.append(draw(pair, 1, ids, 6, H, end_tokens=ENDS, generator=generator, memory=memory))
     for name in (*NAMES, "largest_ratio", "token_ratios"):
         np.testing.assert_allclose(*(getattr(each, name) for each in found), atol=1e-6)
+
+
+def test_a_pass_holds_what_both_models_need(models, monkeypatch):
+    """The larger of the two says how many responses are written at once, whoever writes them."""
+    lm, expert = models
+    sizes, written = [], module.generate
+
+    def recorded(actor, prompts, *arguments, samples=1, **options):
+        sizes.append(len(prompts) * samples)
+        return written(actor, prompts, *arguments, samples=samples, **options)
+
+    monkeypatch.setattr(module, "generate", recorded)
+    monkeypatch.setattr(module, "_rows", lambda actor, *_: 3 if actor.model is lm.model else 50)
+    estimate(lm, expert, PROMPTS, H, 8)
+    assert sizes == [3, 3, 2] * 4
+
+
+def test_a_model_of_16_bits_against_itself():
+    """``D(τ_RL)`` is 0 to the last bit: both sides are read in the same way."""
+    lm = tiny(seed=3)
+    lm.model.bfloat16()
+    found, beam = estimate(lm, lm, ("ab", "the cat"), 6, 4, width=50), beam_search(lm, ("ab", "the cat"), 6, 50)
+    assert found.estimates["KL(π_E‖π̂)"] == (0.0, 0.0, 0.0)
+    assert found.estimates["α KL(π_E‖π̂) − α D(τ_RL), its bound"].value == pytest.approx(
+        beam.shortfall.mean(), abs=1e-12
+    )
+
+
+def test_models_that_do_not_fit_together(models):
+    lm, expert = models
+    other = CausalLM(expert.model, _tokenizer(4, 3), "other")  # as many tokens, which mean something else
+    with pytest.raises(ValueError, match=r"llama-1 and other: different vocabularies .*; compare models that share"):
+        estimate(lm, other, PROMPTS, H, 8)
+    with pytest.raises(ValueError, match="need 17 positions, tiny-1 has 16; use a shorter prompt or horizon"):
+        estimate(tiny(), tiny(seed=1, context=16), ("ab",), 15, 8)
 
 
 def test_long_responses_of_a_byte_model():
@@ -271,7 +326,7 @@ def test_rare_large_numbers_widen_an_interval_upwards():
     [
         ({"n": 3}, "n=3: must be at least 4"), ({"horizon": 0}, "horizon=0"), ({"confidence": 1.0}, "confidence=1"),
         ({"alpha": 0.0}, "alpha=0"), ({"temperature": -1.0}, "temperature=-1"), ({"width": 0}, "width=0"),
-        ({"expert_temperature": 0.0}, "expert_temperature=0"),
+        ({"expert_temperature": 0.0}, "expert_temperature=0"), ({"end_tokens": [7]}, "end_tokens: 7 is not an id"),
     ],
 )  # fmt: skip
 def test_refusals(models, changes, message):
