@@ -6,7 +6,7 @@ The expert is a tabular policy, so its reward and every error of the clone are k
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,6 +35,8 @@ def train_on_demonstrations(
     batch: int = 256,
     lr: float = 3e-3,
     seed: int = 0,
+    evaluate: Callable[[int, CausalLM], None] | None = None,
+    eval_steps: Sequence[int] = (),
 ) -> CausalLM:
     """Train a small Llama by next-token prediction on responses drawn from `policy`.
 
@@ -51,10 +53,15 @@ def train_on_demonstrations(
         heads: attention heads.
         batch: responses in a step.
         lr: peak learning rate.
-        seed: seeds demonstrations, weights and batches; torch's global generator is left as it was.
+        seed: seeds demonstrations, weights and batches; torch's global generator is left as it was. The
+            demonstrations are those of ``theory.policy.sample(policy, n_demonstrations, seed)``.
+        evaluate: called with a step and the model as it is after so many, in evaluation mode; the model stays this
+            function's, which trains it on. Whatever is drawn in it, the model in the end is the same.
+        eval_steps: the steps, from 0 (untrained) to `steps`, in any order.
 
     Raises:
-        ValueError: a size is below 1, `hidden` does not fit `heads`, or the policy has a batch or too many prompts.
+        ValueError: a size is below 1, `hidden` does not fit `heads`, the policy has a batch or too many prompts, or
+            a step to evaluate at is not reached or has nothing to call.
 
     """
     for name, size in (
@@ -70,14 +77,32 @@ def train_on_demonstrations(
         raise ValueError(f"policy has batch axes {policy.batch_shape}: give the policy of one problem")
     if P > LETTERS:
         raise ValueError(f"policy has {P} prompts: at most {LETTERS}, one letter each")
+    _check_evaluation(evaluate, eval_steps, steps)
 
     prompts, responses = sample(policy, n_demonstrations, seed)
     texts = torch.from_numpy(np.concatenate([V + prompts[:, None], responses], axis=1))
     with torch.random.fork_rng(), _one_thread():
         torch.manual_seed(seed)
         model = transformers.LlamaForCausalLM(_config(V + P, H + 1, hidden, layers, heads))
-        _fit(model, texts, steps, batch, lr)
-    return CausalLM(model.eval(), _tokenizer(V, P), "trained")
+        lm = CausalLM(model, _tokenizer(V, P), "trained")
+        for step in _fit(model, texts, steps, batch, lr):
+            if evaluate is not None and step in eval_steps:
+                with torch.random.fork_rng():
+                    model.eval()
+                    evaluate(step, lm)
+                model.train()
+    model.eval()
+    return lm
+
+
+def _check_evaluation(evaluate: Callable[[int, CausalLM], None] | None, eval_steps: Sequence[int], steps: int) -> None:
+    if evaluate is None and len(eval_steps):
+        raise ValueError(f"eval_steps={list(eval_steps)}: nothing is called at them; give evaluate")
+    if evaluate is not None and not len(eval_steps):
+        raise ValueError("evaluate: is never called; give eval_steps")
+    for step in eval_steps:
+        if not 0 <= step <= steps:
+            raise ValueError(f"eval_steps: {step} is not from 0 to steps={steps}; leave it out")
 
 
 @contextmanager
@@ -91,16 +116,20 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _fit(model: Any, texts: torch.Tensor, steps: int, batch: int, lr: float) -> None:
-    """Minimise the cross-entropy of the response tokens; the prompt is read, not predicted."""
+def _fit(model: Any, texts: torch.Tensor, steps: int, batch: int, lr: float) -> Iterator[int]:
+    """Minimise the cross-entropy of the response tokens; the prompt is read, not predicted.
+
+    Yields the number of steps taken: 0, and after each.
+    """
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
     warmup = max(1, min(100, steps // 10))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * step / steps))
     )
     model.train()
+    yield 0
     with tqdm(_batches(texts, batch, steps), total=steps, desc="training", disable=None, leave=False) as bar:
-        for rows in bar:
+        for step, rows in enumerate(bar, start=1):
             logits = model(input_ids=rows[:, :-1], use_cache=False).logits
             loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
             optimizer.zero_grad()
@@ -109,6 +138,7 @@ def _fit(model: Any, texts: torch.Tensor, steps: int, batch: int, lr: float) -> 
             optimizer.step()
             schedule.step()
             bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
+            yield step
 
 
 def _batches(texts: torch.Tensor, batch: int, steps: int) -> Iterator[torch.Tensor]:

@@ -10,7 +10,15 @@ from llm_bridge.model import encode_prompt, load_model, save  # noqa: E402
 from llm_bridge.train import _tokenizer, train_on_demonstrations  # noqa: E402
 from llm_bridge.tree import token_tree  # noqa: E402
 from theory.gallery import random_tree  # noqa: E402
-from theory.policy import Policy, kl, require_same_dynamics  # noqa: E402
+from theory.policy import (  # noqa: E402
+    Policy,
+    Responses,
+    greedy_response,
+    kl,
+    log_prob,
+    require_same_dynamics,
+    sample,
+)
 from theory.soft import soft_optimal  # noqa: E402
 
 TINY = {"n_demonstrations": 4000, "steps": 150, "hidden": 32, "layers": 1, "heads": 2}
@@ -81,3 +89,40 @@ def test_refusals(expert):
     many = soft_optimal(random_tree(2, 1, n_prompts=27, seed=0), 1.0).policy
     with pytest.raises(ValueError, match="policy has 27 prompts: at most 26"):
         train_on_demonstrations(many)
+
+
+def test_reports_while_it_trains(expert, trained):
+    """At the steps asked for, in evaluation mode, and whatever is drawn there changes nothing."""
+    seen = {}
+
+    def evaluate(step, lm):
+        torch.rand(step + 1)
+        assert not lm.model.training
+        seen[step] = clone(lm).policy
+
+    again = train_on_demonstrations(expert, **TINY, evaluate=evaluate, eval_steps=(150, 0, 20))
+    assert list(seen) == [0, 20, 150]
+    assert kl(expert, seen[0]) > kl(expert, seen[20]) > kl(expert, seen[150])
+    assert not again.model.training
+    for one, two, three in zip(
+        clone(trained).policy.log_probs, clone(again).policy.log_probs, seen[150].log_probs, strict=True
+    ):
+        np.testing.assert_array_equal(one, two)
+        np.testing.assert_array_equal(one, three)
+
+
+def test_its_demonstrations_are_those_of_the_seed(expert):
+    """Fitted to a single response it says that response: the one `sample` draws with the seed."""
+    (prompt,), (tokens,) = sample(expert, 1, 5)
+    lm = train_on_demonstrations(expert, **TINY | {"n_demonstrations": 1}, seed=5)
+    np.testing.assert_array_equal(greedy_response(clone(lm).policy).tokens[prompt], tokens)
+    assert np.exp(log_prob(clone(lm).policy, Responses(np.array([prompt]), tokens[None]))) > 0.9
+
+
+def test_evaluation_is_checked(expert):
+    with pytest.raises(ValueError, match=r"eval_steps=\[1\]: nothing is called at them; give evaluate"):
+        train_on_demonstrations(expert, **TINY, eval_steps=(1,))
+    with pytest.raises(ValueError, match="evaluate: is never called; give eval_steps"):
+        train_on_demonstrations(expert, **TINY, evaluate=print)
+    with pytest.raises(ValueError, match="eval_steps: 151 is not from 0 to steps=150; leave it out"):
+        train_on_demonstrations(expert, **TINY, evaluate=print, eval_steps=(3, 151))
