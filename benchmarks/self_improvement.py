@@ -25,18 +25,20 @@ import numpy as np
 import torch
 
 from llm_bridge.actor import Actor, generate
-from llm_bridge.model import load_model
+from llm_bridge.model import CausalLM, load_model
 from llm_bridge.ppo import PPOConfig
+from llm_bridge.prefixes import PrefixReader, select
 from llm_bridge.target import ExactTarget
 from llm_bridge.tasks import ADDITION_LEVELS, addition, addition_answer, sorting
 from llm_bridge.training import train
 from llm_bridge.tree import token_tree
 from theory.files import replacing
-from theory.policy import Policy, all_responses, log_prob
+from theory.policy import Policy, all_responses, kl, log_prob
 from theory.soft import log_softmax, power_policy
 
 SHARED = Path(os.environ.get("ENDORM_SHARED", "../shared")) / "models"
 STUDENTS, SEEDS, PER_LEVEL = ("add-small", "add-fair", "add-good", "add-poor"), (0, 1, 2), 60
+POWERS = (1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 8.0, 11.0, 20.0, 50.0, 101.0)
 BASE = PPOConfig(beta=0.1, max_tokens=4, end_tokens=(), steps=100)
 
 
@@ -65,18 +67,19 @@ def by_level(right):
 
 def measured(at, policy):
     """All that is exact of a policy, and its accuracies by level."""
-    return at.measure(policy) | {f"levels_{how}": by_level(right) for how, right in at.right(policy).items()}
+    levels = {f"levels_{how}": by_level(right) for how, right in at.right(policy).items()}
+    return at.measure(policy) | {"kl_from_optimum": float(kl(at.optimum, policy))} | levels
 
 
 # --- Jobs: each returns what is to be written -----------------------------------------------------------------------
 
 
-def improve(model, seed=0, curve=False, teacher=None, extra=None, **changes):
-    """One run; the curve is that of 60 of the held-out prompts."""
+def improve(model, seed=0, curve=False, teacher=None, extra=None, watch=5, **changes):
+    """One run; the curve is that of every fifth (`watch`) of the held-out prompts, beside the powers' own on these."""
     lm = load_model(SHARED / model)
     other = None if teacher is None else load_model(SHARED / teacher)
     config = _replace(seed, changes)
-    rows, few = [], held_out()[::5]
+    rows, few = [], held_out()[::watch]
     start = time.time()
     watched = ExactTarget(lm, few, BASE, list(map(addition_answer, few))) if curve else None
 
@@ -93,7 +96,8 @@ def improve(model, seed=0, curve=False, teacher=None, extra=None, **changes):
     at = target(lm, BASE if not config.alpha else config, other)
     policy = token_tree(trainer.lm, held_out(), 4).policy
     found = {"before": measured(at, at.anchor), "after": measured(at, policy), "optimum": measured(at, at.optimum)}
-    return found | {"curve": rows, "seconds": seconds}
+    powers = [{"exponent": k} | watched.measure(power_policy(watched.anchor, k)) for k in POWERS] if curve else []
+    return found | {"curve": rows, "powers": powers, "seconds": seconds}
 
 
 def _replace(seed, changes):
@@ -215,6 +219,97 @@ def small_sets(model, beta):
     return {"after": at.report(train(lm, task.prompts, config).lm)}
 
 
+# What supervised learning of the optimum reaches
+
+
+def limit(model, batches, size=512, pool=400, lr=1e-3):
+    """`π̂`'s weights fitted to the rows of ``π* = π̂^{1+α/β}`` where `π*` goes: ``E_π* Σ_h KL(π*(·|s_h)‖π_θ(·|s_h))``.
+
+    As many batches as six minutes of one core allow, of one response a prompt, drawn from `π*` anew each time; from
+    `pool` batches on the prompts come again. Adam, cosine schedule.
+    """
+    lm, held = load_model(SHARED / model), set(held_out())
+    exponent, reader = 1 + BASE.alpha / BASE.beta, PrefixReader(lm, 4, 2**30)
+    generator = torch.Generator().manual_seed(0)
+    some = [p for p in addition(pool * size + len(held), seed=2000).prompts if p not in held]
+    ids = torch.tensor([[int(c) for c in p] for p in some[: pool * size]]).split(size)
+    exact = power_policy(token_tree(lm, some[:20], 4).policy, exponent)
+    gap = np.abs(Kept(reader, ids[0][:20], exponent).tables[0].exp().numpy() - np.exp(exact.log_probs[0])).max()
+    assert gap < 1e-5, gap
+    net = copy.deepcopy(lm.model).eval()  # no dropout
+    optimizer = torch.optim.Adam(net.parameters(), lr=lr, betas=(0.9, 0.95))
+    pace = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda k: min(1, (k + 1) / 20) * (1 + np.cos(np.pi * k / batches)) / 2
+    )
+    start, reading, targets = time.process_time(), 0.0, []
+    for k in range(batches):
+        if k < pool:
+            before = time.process_time()
+            targets.append(Kept(reader, ids[k], exponent))
+            reading += time.process_time() - before
+        texts, rows = targets[k % pool].draw(generator)
+        own = torch.log_softmax(net(texts[:, :-1]).logits[:, 5:], dim=-1)
+        loss = -(rows * own).sum(dim=(1, 2)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        pace.step()
+    seconds = {"targets": reading, "training": time.process_time() - start - reading}
+    at = target(lm, BASE)
+    after = measured(at, token_tree(CausalLM(net, lm.tokenizer, model), held_out(), 4).policy)
+    return {"after": after, "optimum": measured(at, at.optimum), "drawn": batches * size, "seconds": seconds}
+
+
+class Kept:
+    """``π̂^κ`` on prompts ``(n, 6)``, without the prefixes that it as good as never writes.
+
+    A prefix that `π̂` finds 2.5 nats less probable than the whole greedy response weighs, with all that comes after it,
+    less than ``e^{-2.5κ}`` of the normaliser: at ``κ = 11`` 1e-12. Some ten prefixes of 1,111 are left.
+    """
+
+    @torch.no_grad()
+    def __init__(self, reader, ids, exponent, gap=2.5):
+        self.ids, self.steps, n = ids, [], len(ids)
+        logits, prompt = reader.logits(ids.numpy(), None, True)
+        texts, cache, least = ids, select(prompt, torch.arange(n)), torch.full((n,), -gap, dtype=torch.double)
+        first = law = logits.log_softmax(dim=-1)
+        for h in range(4):
+            best, token = law.max(dim=-1)
+            texts, least = torch.cat([texts, token[:, None]], dim=1), least + best
+            if h < 3:
+                logits, cache = reader.logits(texts.numpy(), cache, True)
+                law = logits.log_softmax(dim=-1)
+        texts, law, cache, owner, total = ids, first, prompt, torch.arange(n), torch.zeros(n, dtype=torch.double)
+        for h in range(4):
+            children = total[:, None] + law
+            parent, token = (children >= least[owner][:, None]).nonzero(as_tuple=True)
+            self.steps.append((len(texts), parent, token))
+            texts, owner = torch.cat([texts[parent], token[:, None]], dim=1), owner[parent]
+            total = children[parent, token]
+            if h < 3:
+                logits, cache = reader.logits(texts.numpy(), select(cache, parent), True)
+                law = logits.log_softmax(dim=-1)
+        value, self.tables = exponent * total, []
+        """``log π*(a|s)`` of the prefixes kept, by layer."""
+        for n, parent, token in reversed(self.steps):
+            table = torch.full((n, 10), -torch.inf, dtype=torch.double)
+            table[parent, token] = value
+            value = table.logsumexp(dim=-1)
+            self.tables.insert(0, table - value[:, None])
+
+    def draw(self, generator):
+        """A response to each prompt, prompt included, ``(n, 10)``, and the rows ``(n, 4, 10)`` it was drawn from."""
+        texts, rows, node = [self.ids], [], torch.arange(len(self.ids))
+        for (n, parent, token), table in zip(self.steps, self.tables, strict=True):
+            rows.append(table[node].exp())
+            texts.append(torch.multinomial(rows[-1], 1, generator=generator))
+            child = torch.zeros(n, 10, dtype=torch.long)
+            child[parent, token] = torch.arange(len(parent))
+            node = child[node, texts[-1][:, 0]]
+        return torch.cat(texts, dim=1), torch.stack(rows, dim=1).float()
+
+
 def jobs():
     """By name, the most wanted first."""
     found = {f"decoding-{model}": partial(decoding, model) for model in STUDENTS}
@@ -239,7 +334,8 @@ def jobs():
     found["distil-add-small"] = partial(improve, "add-small", teacher="add-teacher")
     found |= {f"improve-{model}-2": partial(improve, model, 2) for model in STUDENTS[2:]}
     found |= {f"beta-{beta:g}": partial(improve, "add-fair", beta=beta) for beta in (0.3, 1.0)}
-    found["long-add-fair"] = partial(improve, "add-fair", curve=True, steps=400)
+    found |= {f"long-{model}": partial(improve, model, curve=True, watch=1, steps=400) for model in STUDENTS}
+    found |= {f"limit-{m}": partial(limit, m, n) for m, n in zip(STUDENTS, (1400, 1100, 800, 400), strict=True)}
     return found
 
 
