@@ -1,6 +1,7 @@
 """The statements on real models: instances by prompt, what is averaged, and figures that others have published."""
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,6 +13,7 @@ pytest.importorskip("transformers")
 from tiny import tiny  # noqa: E402
 
 from llm_bridge import checks  # noqa: E402
+from llm_bridge import comparison as module  # noqa: E402
 from llm_bridge.checks import by_prompt, facts, model_instance, tabular_instance, trained_group  # noqa: E402
 from llm_bridge.comparison import compare  # noqa: E402
 from llm_bridge.model import load_model  # noqa: E402
@@ -26,7 +28,7 @@ from theory.policy import Policy, Responses, kl, plain_value, sample_log_ratio_b
 from theory.reward import endogenous_reward  # noqa: E402
 from theory.soft import power_policy, soft_optimal  # noqa: E402
 from theory.statements import STATEMENTS  # noqa: E402
-from theory.verdict import check, summarise  # noqa: E402
+from theory.verdict import Statement, check, summarise  # noqa: E402
 
 PROMPTS = ("ab", "the c", "x")
 LAYOUTS = {
@@ -83,6 +85,27 @@ def test_lines_are_averages_over_prompts(models):
     assert comparison.closeness["ε_π, largest of a prompt"] == max(float(one.epsilon[0]) for one in alone)
     for one in alone:
         assert one.epsilon_visited <= one.epsilon
+
+
+def test_shares_of_prompts_on_which_a_statement_applies_and_says_nothing(models):
+    """Of pairs: it applies to a prompt with one pair to which it does, and says nothing where it does of no pair."""
+    instance = model_instance(*models, PROMPTS, 1, tokens=[97, 98]).instance
+    right = np.array([[1.0, 5.0], [5.0, 5.0], [5.0, 5.0]])[:, None, :]
+    applies = np.array([[True, False], [True, True], [False, False]])[:, None, :]
+    claim = Statement(
+        "planted",
+        "here",
+        "A ≤ B",
+        lambda i: 0 * right,
+        lambda i: right,
+        assumes=lambda i: applies,
+        ceiling=lambda i: 3.0,
+    )
+    line = module._line(claim, [instance])
+    assert (line.quantity, line.applies, line.vacuous, line.right) == ("A", pytest.approx(2 / 3), 0.5, 5.0)
+    never = module._line(replace(claim, assumes=lambda i: applies & False), [instance])
+    assert (never.verdict, never.applies) == ("–", 0.0)
+    assert math.isnan(never.vacuous)
 
 
 def test_blocks_of_prompts_make_one_comparison(models):
