@@ -161,6 +161,36 @@ def test_clipping_is_off_where_it_is_none():
     assert float(value) == pytest.approx(0.5 * 1.9**2)
 
 
+@pytest.mark.parametrize(("advantage", "flat"), [(1.0, "above"), (-1.0, "below")])
+def test_a_clipped_ratio_has_no_gradient_on_one_side_only(advantage, flat):
+    """``min(ρA, clip(ρ)A)``: what is good is not made likelier beyond 1.2, what is bad not rarer below 0.8."""
+    gradients = {}
+    for name, shift in (("below", -1.0), ("inside", 0.1), ("above", 1.0)):
+        log_probs = torch.tensor([[shift]], requires_grad=True)
+        zero = torch.zeros(1, 1)
+        old = Targets(zero, zero, torch.tensor([[advantage]]), zero, torch.tensor([[True]]))
+        losses(Reading(log_probs, zero, zero), old, changed(SMALL, clip=0.2))[0].backward()
+        gradients[name] = float(log_probs.grad)
+        if name != flat:
+            assert gradients[name] == pytest.approx(-advantage * np.exp(shift))
+    assert gradients[flat] == 0.0
+
+
+@pytest.mark.parametrize("reward", ["dense", "sum", "expected"])
+def test_without_alpha_nothing_is_endogenous(lm, reward):
+    config = changed(SMALL, reward=reward, steps=1)
+    found = {}
+    for alpha in (0.0, 0.7):
+        trainer = Trainer(lm, PROMPTS, changed(config, alpha=alpha), extra=lambda p, r: [np.zeros(len(x)) for x in r])
+        ids = [lm.tokenizer(p)["input_ids"] for p in PROMPTS]
+        uniforms = torch.rand(4, H, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+        written = generate(Actor(lm), ids, H, uniforms=uniforms)
+        with torch.no_grad():
+            found[alpha] = trainer._score(written)[0]
+    assert (found[0.0] == 0).all()
+    assert (found[0.7] != 0).all()
+
+
 # --- The exact expected gradient, over every response ---------------------------------------------------------------
 
 

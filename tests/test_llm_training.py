@@ -92,6 +92,8 @@ def test_other_runs_are_refused(lm, tmp_path):
         train(lm, PROMPTS[:2], config, out=tmp_path, resume=True)
     with pytest.raises(ValueError, match="is of a run from another model"):
         train(model(seed=1), PROMPTS, config, out=tmp_path, resume=True)
+    with pytest.raises(ValueError, match="is of a run from another model"):
+        train(lm, PROMPTS, config, teacher=model(seed=1), out=tmp_path, resume=True)
     assert train(lm, PROMPTS, config, out=tmp_path, resume=True).done == 1
     with pytest.raises(OSError, match="give the folder of a run"):
         read_metrics(tmp_path / "nowhere")
