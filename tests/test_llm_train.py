@@ -108,7 +108,7 @@ def test_reports_while_it_trains(expert, trained):
         clone(trained).policy.log_probs, clone(again).policy.log_probs, seen[150].log_probs, strict=True
     ):
         np.testing.assert_array_equal(one, two)
-        np.testing.assert_array_equal(one, three)
+        np.testing.assert_allclose(one, three, atol=1e-5)  # read in there on one thread, here perhaps on more
 
 
 def test_its_demonstrations_are_those_of_the_seed(expert):
