@@ -7,17 +7,17 @@ Models are read from ENDORM_SHARED (default ../shared). 1,000 random sums for th
 each), all 729 words for nano-sort (729 responses each).
 """
 
-import argparse
 import json
 import math
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-import torch
+from resumable import main
 
 from llm_bridge.checks import model_instance
 from llm_bridge.comparison import compare
@@ -26,10 +26,9 @@ from llm_bridge.tasks import addition, sorting
 from llm_bridge.variants import Variant, load_pair
 from theory.policy import Responses
 from theory.soft import power_policy
-from theory.verify import write_json
 
 SHARED = Path(os.environ.get("ENDORM_SHARED", "../shared")) / "models"
-BLOCK = 100
+PROMPTS, BLOCK = 1000, 100
 POWERS = (2.0, 11.0)
 
 
@@ -46,11 +45,11 @@ def pairs():
     return found
 
 
-def run(name, n):
+def run(name):
     """Everything exact of one pair."""
     started = time.time()
     policy, expert = pairs()[name]
-    task = sorting() if "nano-sort" in name else addition(n, seed=2026)
+    task = sorting() if "nano-sort" in name else addition(PROMPTS, seed=2026)
     lm, teacher = load_pair(policy, expert)
     instances, accuracy = [], {}
     for start in range(0, len(task.prompts), BLOCK):
@@ -122,24 +121,10 @@ def number(x):
     return f"{float(x):.3g}"
 
 
-def main():
-    """Run or report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("out/real_models"))
-    parser.add_argument("--prompts", type=int, default=1000)
-    parser.add_argument("--only", default="", help="pairs whose names start so")
-    parser.add_argument("--report", action="store_true")
-    arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)
-    if not arguments.report:
-        for name in pairs():
-            path = arguments.out / f"{name}.json"
-            if name.startswith(arguments.only) and not path.exists():
-                write_json(path, run(name, arguments.prompts))
-                print(f"{name}: done", flush=True)
-    report(arguments.out)
+def jobs():
+    """One for each pair."""
+    return {name: partial(run, name) for name in pairs()}
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, jobs, report)

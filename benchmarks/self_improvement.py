@@ -8,13 +8,9 @@ Every number is exact on the enumerated token trees of held-out prompts; what va
 Models are read from ENDORM_SHARED (default ../shared).
 """
 
-import argparse
 import copy
-import json
-import multiprocessing
 import os
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -23,6 +19,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
+from resumable import main
+from self_improvement_report import report
 
 from llm_bridge.actor import Actor, generate
 from llm_bridge.model import CausalLM, load_model
@@ -32,7 +30,6 @@ from llm_bridge.target import ExactTarget
 from llm_bridge.tasks import ADDITION_LEVELS, addition, addition_answer, sorting
 from llm_bridge.training import train
 from llm_bridge.tree import token_tree
-from theory.files import replacing
 from theory.policy import Policy, all_responses, kl, log_prob
 from theory.soft import log_softmax, power_policy
 
@@ -290,8 +287,7 @@ class Kept:
             if h < 3:
                 logits, cache = reader.logits(texts.numpy(), select(cache, parent), True)
                 law = logits.log_softmax(dim=-1)
-        value, self.tables = exponent * total, []
-        """``log π*(a|s)`` of the prefixes kept, by layer."""
+        value, self.tables = exponent * total, []  # log π*(a|s) of the prefixes kept, by layer
         for n, parent, token in reversed(self.steps):
             table = torch.full((n, 10), -torch.inf, dtype=torch.double)
             table[parent, token] = value
@@ -339,35 +335,5 @@ def jobs():
     return found
 
 
-def work(name, out):
-    """One job in a process of its own."""
-    torch.set_num_threads(1)
-    started = time.time()
-    found = jobs()[name]()
-    with replacing(out / f"{name}.json") as file:
-        file.write(json.dumps(found, indent=1).encode())
-    return f"{name}: {time.time() - started:.0f} s"
-
-
-def main():
-    """Run or report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", default="", help="jobs whose names start so")
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--report", action="store_true")
-    arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    if arguments.report:
-        from self_improvement_report import report
-
-        report(arguments.out)
-        return
-    todo = [n for n in jobs() if n.startswith(arguments.only) and not (arguments.out / f"{n}.json").exists()]
-    with ProcessPoolExecutor(arguments.processes, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
-        for line in pool.map(partial(work, out=arguments.out), todo):
-            print(line, flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, jobs, report, processes=2, jobs_per_process=1)

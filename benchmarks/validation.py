@@ -9,13 +9,9 @@ of experts whose MDP is known, against the tabular fit of the same demonstration
 Models are read from ENDORM_SHARED (default ../shared).
 """
 
-import argparse
-import json
-import multiprocessing
 import os
 import time
 import zlib
-from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +19,8 @@ from typing import NamedTuple
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-import torch
+from resumable import main
+from validation_report import report
 
 from llm_bridge.model import load_model
 from llm_bridge.tasks import addition
@@ -32,7 +29,6 @@ from llm_bridge.tree import token_tree
 from llm_bridge.truth import mdp_truth, model_truth, over_all_pairs, reward_distance, task_truth
 from llm_bridge.validation import Reading, Validation
 from theory.demonstrations import Demonstrations
-from theory.files import replacing
 from theory.gallery import coin_payoff, random_tree
 from theory.imitation import next_token_mle
 from theory.mdp import TokenMDP
@@ -262,36 +258,5 @@ def jobs():
     return found
 
 
-def work(name, out):
-    """One job; what it finds is written whole or not at all."""
-    torch.set_num_threads(1)
-    started = time.process_time()
-    found = jobs()[name]()
-    seconds = time.process_time() - started
-    with replacing(out / f"{name}.json") as file:
-        file.write(json.dumps(found | {"cpu_seconds": seconds}).encode())
-    return f"{name}: {seconds:.0f} s"
-
-
-def main():
-    """Run or report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", default="", help="jobs whose names start so")
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--report", action="store_true")
-    arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    if arguments.report:
-        from validation_report import report
-
-        report(arguments.out)
-        return
-    todo = [n for n in jobs() if n.startswith(arguments.only) and not (arguments.out / f"{n}.json").exists()]
-    with ProcessPoolExecutor(arguments.processes, multiprocessing.get_context("spawn")) as pool:
-        for line in pool.map(partial(work, out=arguments.out), todo):
-            print(line, flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, jobs, report)

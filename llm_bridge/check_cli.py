@@ -201,10 +201,11 @@ def _instance(arguments: argparse.Namespace, prompts: list[str]) -> tuple[str, M
     from theory.mdp import TokenMDP
 
     memory = arguments.memory * 2**20
-    if _tabular(arguments):
-        mdp, policy = TokenMDP.load(arguments.expert), _policy_alone(arguments)
-        lm = load_variant(policy)
-        ids = None if arguments.tokens is None else parse_tokens(lm, arguments.tokens)
+    policy, expert = read_variants(arguments)
+    lm, teacher = (load_variant(policy), None) if _tabular(arguments) else load_pair(policy, expert)
+    ids = None if arguments.tokens is None else parse_tokens(lm, arguments.tokens)
+    if teacher is None:
+        mdp = TokenMDP.load(arguments.expert)
         found = checks.tabular_instance(
             lm, mdp, prompts, arguments.alpha, tokens=ids, temperature=policy.temperature, memory=memory
         )
@@ -214,9 +215,6 @@ def _instance(arguments: argparse.Namespace, prompts: list[str]) -> tuple[str, M
             "expert π_E": f"soft-optimal for {name} at α = {arguments.alpha:g}",
         }
         return f"{lm.name} against {name}", found, about
-    policy, expert = read_variants(arguments)
-    lm, teacher = load_pair(policy, expert)
-    ids = None if arguments.tokens is None else parse_tokens(lm, arguments.tokens)
     found = checks.model_instance(
         lm, teacher, prompts, arguments.horizon, alpha=arguments.alpha, temperature=policy.temperature,
         expert_temperature=expert.temperature, tokens=ids, rest=arguments.rest, top_k=arguments.top_k,
@@ -227,11 +225,6 @@ def _instance(arguments: argparse.Namespace, prompts: list[str]) -> tuple[str, M
 
 def _about(lm: CausalLM, policy: Variant, teacher: CausalLM, expert: Variant) -> dict[str, Any]:
     return {"model π̂": f"{lm.name} ({policy})", "expert π_E": f"{teacher.name} ({expert})"}
-
-
-def _policy_alone(arguments: argparse.Namespace) -> Variant:
-    given = argparse.Namespace(**(vars(arguments) | {"expert": None}))
-    return read_variants(given)[0]
 
 
 def _sampled(arguments: argparse.Namespace, prompts: list[str], report: dict[str, Any]) -> int:

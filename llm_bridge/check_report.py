@@ -245,10 +245,11 @@ def tables_of_sampled(found: Sampled) -> list[tuple[str, str, list[list[str]]]]:
 
 
 SAMPLED_NOTE = (
-    "Averages over {prompts} prompts, from {responses} responses of each policy to each. Every estimate is unbiased; "
-    "each interval covers at its confidence by itself. What so many draws miss can have a probability of about three "
-    "over their number. What RL on the endogenous reward plays was searched for with a beam: on {proven} of the "
-    "prompts it is proven to be the most probable response, elsewhere its bound has the shortfall added."
+    "Averages over {prompts} prompts, from {responses} responses of each policy to each. Estimates are unbiased. Each "
+    "interval is of its confidence by itself, and too short where a handful of draws differ from all others; what so "
+    "many draws miss can have a probability of about three over their number. What RL on the endogenous reward plays "
+    "was searched for with a beam: on {proven} of the prompts it is proven to be the most probable response, elsewhere "
+    "its row is of the response that was found, and its bound has the shortfall added."
 )
 CLOSENESS_NOTE = (
     "In nats, without intervals: the largest is over the states passed, and the theorems' ε is at least that."

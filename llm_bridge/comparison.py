@@ -22,7 +22,7 @@ from theory.soft import power_policy
 from theory.statements import STATEMENTS
 from theory.verdict import Statement, check, summarise
 
-__all__ = ["Comparison", "Line", "compare"]
+__all__ = ["SHARES", "Comparison", "Line", "compare", "within"]
 
 SHARES = (0.5, 0.9, 0.99)
 """Shares of the expert's tokens, for quantiles of the log-ratio."""
@@ -123,10 +123,14 @@ def _closeness(instances: Sequence[Instance]) -> dict[str, float]:
         "ε_π, largest of a prompt": max(float(np.max(instance.epsilon)) for instance in instances),
         f"ε of tokens in {VISITED:g} of the responses": _average(instances, lambda i: i.epsilon_visited),
     }
-    for share, quantile in zip(SHARES, quantiles, strict=True):
-        found[f"{share:.0%} of the expert's tokens within"] = float(quantile)
+    found |= within(quantiles)
     found["KL(π_E‖π̂)"] = _average(instances, lambda i: i.kl_from_expert)
     return found | {"KL(π̂‖π_E)": _average(instances, lambda i: i.kl_to_expert)}
+
+
+def within(quantiles: Array) -> dict[str, float]:
+    """Quantiles at `SHARES` of the log-ratio of the expert's tokens, by name."""
+    return {f"{share:.0%} of the expert's tokens within": float(x) for share, x in zip(SHARES, quantiles, strict=True)}
 
 
 def _gaps(instances: Sequence[Instance]) -> dict[str, float]:

@@ -59,6 +59,7 @@ class PrefixReader:
         self.accepted = inspect.signature(lm.model.forward).parameters
         self.precision = next(p.dtype for p in lm.model.parameters() if p.is_floating_point())
         self.decoder, self.head = None, None
+        self._shares: dict[int, bool] = {}
         with evaluation(lm.model):
             if self.precision.itemsize < torch.float32.itemsize:
                 self.decoder, self.head, _ = find_head(lm)
@@ -108,9 +109,16 @@ class PrefixReader:
         return logits, output.past_key_values if keep else None
 
     def shares_cache(self, prompt: np.ndarray) -> bool:
-        """Whether logits from copied caches are those of encoding again, along one branch after ``(1, length)``."""
-        if self.cache_bytes is None:
-            return False
+        """Whether logits from copied caches are those of encoding again, after prompts of the length of ``(1, length)``.
+
+        It is tried along one branch after the first prompt of a length.
+        """
+        length = prompt.shape[1]
+        if length not in self._shares:
+            self._shares[length] = self.cache_bytes is not None and self._copies_agree(prompt)
+        return self._shares[length]
+
+    def _copies_agree(self, prompt: np.ndarray) -> bool:
         prefixes, cache = prompt, None
         try:
             found, cache = self.logits(prefixes, None, True)

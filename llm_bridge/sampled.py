@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from llm_bridge.actor import Actor, Rollout, generate
 from llm_bridge.beam import beam_search
+from llm_bridge.comparison import SHARES, within
 from llm_bridge.head import evaluation
 from llm_bridge.model import CausalLM, encode_prompt, require_same_vocabulary
 from llm_bridge.prefixes import require_integer
@@ -38,8 +39,6 @@ from theory.bounds import preference_tv_of_pair
 from theory.reward import preference_tv
 
 __all__ = ["Draws", "Estimate", "Sampled", "draw", "estimate", "estimates"]
-
-SHARES = (0.5, 0.9, 0.99)
 
 
 class Estimate(NamedTuple):
@@ -240,11 +239,11 @@ def estimate(
     require_positive("expert_temperature", expert_temperature)
     if expert is not lm:
         require_same_vocabulary(lm, expert)
-    beam = beam_search(lm, prompts, horizon, width, end_tokens=end_tokens, temperature=temperature, memory=memory)
     for each in (expert, lm):  # prompts must fit into both
         ids = [encode_prompt(each, prompt, horizon) for prompt in prompts]
     actor = Actor(lm)
     pair = _Pair((actor if expert is lm else Actor(expert), expert_temperature), (actor, temperature))
+    beam = beam_search(lm, prompts, horizon, width, end_tokens=end_tokens, temperature=temperature, memory=memory)
     with evaluation(lm.model), evaluation(expert.model):
         generator = torch.Generator().manual_seed(seed)
         drawn = [
@@ -254,9 +253,8 @@ def estimate(
         # both are read here, in one way: those of the beam are rounded otherwise
         log_expert, log_policy = (_log_probs(*each, ids, beam.responses) for each in pair)
     rl = log_expert, log_policy, beam.shortfall
-    ratios = drawn[0].token_ratios
     closeness = {"largest in the states passed": float(max(each.largest_ratio.max() for each in drawn))}
-    closeness |= {f"{share:.0%} of the expert's tokens within": float(np.quantile(ratios, share)) for share in SHARES}
+    closeness |= within(np.quantile(drawn[0].token_ratios, SHARES))
     found = estimates(drawn[0], drawn[1], alpha, confidence=confidence, rl=rl)
     return Sampled(len(ids), n, found, closeness, float(beam.proven.mean()))
 

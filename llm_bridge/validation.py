@@ -227,10 +227,8 @@ class Validation:
         if not 0 <= expert_share <= 1:
             raise ValueError(f"expert_share={expert_share}: must be from 0 to 1")
         require_integer("pairs", pairs)
-        P, rng = (
-            min(first or len(self.prompts), len(self.prompts)),
-            np.random.default_rng([self.seed, 1, round(1e6 * expert_share)]),
-        )
+        P = min(first or len(self.prompts), len(self.prompts))
+        rng = np.random.default_rng([self.seed, 1, round(1e6 * expert_share)])
         tokens = np.indices((truth.mdp.vocab_size,) * self.horizon).reshape(self.horizon, -1).T
         expert, known = soft_optimal(truth.mdp, truth.alpha).policy, self._with_ends(truth.mdp)
         exact, chosen = [], []

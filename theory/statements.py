@@ -27,11 +27,6 @@ def _pair(values: Any) -> Array:
     return expand(np.asarray(values), 2)
 
 
-def _return_range(instance: Instance) -> Array:
-    """The most that any gap in plain value can be."""
-    return instance.return_range
-
-
 def _comparable(instance: Instance) -> Array:
     """Pairs of different responses whose sharp bound is not one to nine digits, where doubles could not compare."""
     nats = _pair(instance.alpha) * instance.diverging_steps * _pair(instance.epsilon) / 2
@@ -156,7 +151,7 @@ STATEMENTS: tuple[Statement, ...] = (
         "V^{π_E} − V^{π̂} ≤ H²ε",
         lambda i: i.clone_gap,
         lambda i: bounds.clone_gap_paper(i.horizon, i.epsilon, i.width),
-        ceiling=_return_range,
+        ceiling=lambda i: i.return_range,
     ),
     Statement(
         "clone-elementary",
@@ -164,7 +159,7 @@ STATEMENTS: tuple[Statement, ...] = (
         "V^{π_E} − V^{π̂} ≤ tanh(ε/2)·H(H+1)/2",
         lambda i: i.clone_gap,
         lambda i: bounds.clone_gap_elementary(i.horizon, i.epsilon, i.width),
-        ceiling=_return_range,
+        ceiling=lambda i: i.return_range,
     ),
     Statement(
         "clone-three-halves",
@@ -172,7 +167,7 @@ STATEMENTS: tuple[Statement, ...] = (
         "V^{π_E} − V^{π̂} ≤ ½H^{3/2}ε",
         lambda i: i.clone_gap,
         lambda i: bounds.clone_gap_three_halves(i.horizon, i.epsilon, i.width),
-        ceiling=_return_range,
+        ceiling=lambda i: i.return_range,
     ),
     Statement(
         "clone-composition",
@@ -180,7 +175,7 @@ STATEMENTS: tuple[Statement, ...] = (
         "V^{π_E} − V^{π̂} ≤ H·TV_RR(H,ε)",
         lambda i: i.clone_gap,
         lambda i: bounds.clone_gap_composition(i.horizon, i.epsilon, i.width),
-        ceiling=lambda i: _return_range(i) * (1 - 1e-9),
+        ceiling=lambda i: i.return_range * (1 - 1e-9),
     ),
     Statement(
         "clone-stepwise",
@@ -188,7 +183,7 @@ STATEMENTS: tuple[Statement, ...] = (
         "V^{π_E} − V^{π̂} ≤ Σ_h TV_RR(h,ε)",
         lambda i: i.clone_gap,
         lambda i: bounds.clone_gap_stepwise(i.horizon, i.epsilon, i.width),
-        ceiling=lambda i: _return_range(i) * (1 - 1e-9),
+        ceiling=lambda i: i.return_range * (1 - 1e-9),
     ),
     Statement(
         "clone-entropy",
@@ -196,7 +191,7 @@ STATEMENTS: tuple[Statement, ...] = (
         "V^{π_E} − V^{π̂} ≤ α log V [Σ_{h<H} TV_RR(h,ε) + H(e^ε−1)]",
         lambda i: i.clone_gap,
         lambda i: bounds.clone_gap_entropy(i.horizon, i.epsilon, i.temperature, i.mdp.vocab_size),
-        ceiling=_return_range,
+        ceiling=lambda i: i.return_range,
     ),
     Statement(
         "clone-tv",
@@ -205,7 +200,7 @@ STATEMENTS: tuple[Statement, ...] = (
         lambda i: i.clone_gap,
         lambda i: i.return_range * i.trajectory_tv,
         assumes=lambda i: _is_finite(i.kl_to_expert) & (i.n_leaves <= MAX_LEAVES),
-        ceiling=lambda i: _return_range(i) * (1 - 1e-9),
+        ceiling=lambda i: i.return_range * (1 - 1e-9),
     ),
     Statement(
         "clone-hellinger",
@@ -214,7 +209,7 @@ STATEMENTS: tuple[Statement, ...] = (
         lambda i: i.clone_gap,
         lambda i: i.return_range * bounds.tv_hellinger(i.affinity),
         assumes=lambda i: _is_finite(i.kl_to_expert),
-        ceiling=lambda i: _return_range(i) * (1 - 1e-9),
+        ceiling=lambda i: i.return_range * (1 - 1e-9),
         root=True,
     ),
     Statement(
@@ -224,7 +219,7 @@ STATEMENTS: tuple[Statement, ...] = (
         lambda i: i.clone_gap,
         lambda i: i.return_range * bounds.tv_pinsker(i.kl_to_expert),
         assumes=lambda i: _is_finite(i.kl_to_expert),
-        ceiling=_return_range,
+        ceiling=lambda i: i.return_range,
         root=True,
     ),
     Statement(
@@ -234,7 +229,7 @@ STATEMENTS: tuple[Statement, ...] = (
         lambda i: _rl_gap(i, i.expert_value),
         lambda i: bounds.rl_gap_paper(i.horizon, i.epsilon, i.width),
         assumes=lambda i: i.temperature * (1 + np.tanh(i.epsilon / 2)) <= i.width,
-        ceiling=_return_range,
+        ceiling=lambda i: i.return_range,
     ),
     Statement(
         "rl-expert",
@@ -242,7 +237,7 @@ STATEMENTS: tuple[Statement, ...] = (
         "V^{π_E} − V^{π_RL} ≤ αHε(1 + tanh(ε/2))",
         lambda i: _rl_gap(i, i.expert_value),
         lambda i: bounds.rl_gap_expert(i.horizon, i.epsilon, i.alpha),
-        ceiling=_return_range,
+        ceiling=lambda i: i.return_range,
     ),
     Statement(
         "rl-any-comparator",
@@ -250,7 +245,7 @@ STATEMENTS: tuple[Statement, ...] = (
         "max_π V^π − V^{π_RL} ≤ 2αHε",
         lambda i: _rl_gap(i, i.best_value),
         lambda i: bounds.rl_gap(i.horizon, i.epsilon, i.alpha),
-        ceiling=_return_range,
+        ceiling=lambda i: i.return_range,
     ),
     Statement(
         "rl-anchored",
@@ -258,7 +253,7 @@ STATEMENTS: tuple[Statement, ...] = (
         "V^{π_E} − V^{π_β} ≤ αHε + (α+β) KL(π_E‖π̂)  (β = α)",
         lambda i: i.expert_value - i.anchored_value,
         lambda i: i.temperature * (i.horizon * i.epsilon + 2 * i.kl_from_expert),
-        ceiling=_return_range,
+        ceiling=lambda i: i.return_range,
     ),
     Statement(
         "anchored-two-ways",
@@ -275,7 +270,7 @@ STATEMENTS: tuple[Statement, ...] = (
         "V^{π_E} − V^{π_β} ≤ (α+β) KL(π_E‖π̂) + α D_{1+α/β}(π̂‖π_E)  (β = α)",
         lambda i: i.expert_value - i.anchored_value,
         lambda i: i.temperature * (2 * i.kl_from_expert + i.renyi_to_expert),
-        ceiling=_return_range,
+        ceiling=lambda i: i.return_range,
     ),
     Statement(
         "rl-anchored-sharp",
@@ -283,7 +278,7 @@ STATEMENTS: tuple[Statement, ...] = (
         "V^{π_E} − V^{π_β} ≤ αH[2ε tanh(ε/2) + log(2cosh ε − 1)]  (β = α)",
         lambda i: i.expert_value - i.anchored_value,
         lambda i: bounds.rl_gap_anchored_sharp(i.horizon, i.epsilon, i.temperature, i.temperature),
-        ceiling=_return_range,
+        ceiling=lambda i: i.return_range,
     ),
     Statement(
         "rl-average",
@@ -291,7 +286,7 @@ STATEMENTS: tuple[Statement, ...] = (
         "V^{π_E} − V^{π_RL} ≤ α KL(π_E‖π̂) − α D(τ_RL)",
         lambda i: _rl_gap(i, i.expert_value),
         _rl_average,
-        ceiling=_return_range,
+        ceiling=lambda i: i.return_range,
     ),
     Statement(
         "regularised-equality",
