@@ -109,7 +109,7 @@ class PrefixReader:
         return logits, output.past_key_values if keep else None
 
     def shares_cache(self, prompt: np.ndarray) -> bool:
-        """Whether logits from copied caches are those of encoding again, after prompts of the length of ``(1, length)``.
+        """Whether logits from copied caches are those of encoding again, for prompts of the length of ``(1, length)``.
 
         It is tried along one branch after the first prompt of a length.
         """
