@@ -10,7 +10,7 @@ NumPy tables are stored *token-major*: the memory order is that of ``(V, *batch,
 over tokens run along contiguous memory. That changes speed only, never a result.
 
 Every function computes in the array namespace of its input: torch tensors stay torch tensors, on their device
-and with their gradients, and arrays of balls (`theory.intervals`) stay rigorous.
+and with their gradients, and enclosures (`theory.intervals`) enclose every result.
 """
 
 from __future__ import annotations
@@ -24,19 +24,23 @@ import array_api_compat
 import numpy as np
 from array_api_compat import device, is_numpy_array, is_torch_array
 
-from theory.intervals import NAMESPACE, is_balls
+from theory.intervals import NAMESPACE, is_enclosure
 
 __all__ = [
     "Array",
     "array_namespace",
+    "as_array",
     "as_float",
     "available_memory",
     "blocks",
+    "constant",
     "expand",
     "forbid",
+    "is_enclosure",
     "is_numpy_array",
     "is_torch_array",
     "like",
+    "log_mean_exp",
     "pick",
     "require_memory",
     "require_positive",
@@ -56,17 +60,29 @@ MEMORY_SHARE = 0.8
 
 
 def array_namespace(*arrays: Array) -> Any:
-    """The array-API namespace of `arrays`: that of balls if one of them holds balls."""
-    return NAMESPACE if any(map(is_balls, arrays)) else array_api_compat.array_namespace(*arrays)
+    """The array-API namespace of `arrays`: that of enclosures if one of them is one."""
+    return NAMESPACE if any(map(is_enclosure, arrays)) else array_api_compat.array_namespace(*arrays)
+
+
+def as_array(values: Any) -> Array:
+    """`values` as an array: torch tensors and enclosures as they are, everything else as NumPy's."""
+    return values if is_torch_array(values) or is_enclosure(values) else np.asarray(values)
+
+
+def constant(value: Any, reference: Array) -> Array:
+    """`value` as an exact enclosure where `reference` is one, so that what is made of it is enclosed, else as it is."""
+    if is_enclosure(reference):
+        return type(reference).of(value)
+    return reference.new_tensor(value) if is_torch_array(reference) else np.asarray(value, dtype=float)
 
 
 def as_float(values: Any) -> Array:
-    """Floating-point array of `values`: torch tensors, ``float64``/``longdouble`` arrays and balls as they are, the
-    rest converted to ``float64``.
+    """Floating-point array of `values`: torch tensors, ``float64``/``longdouble`` arrays and enclosures as they are,
+    the rest converted to ``float64``.
     """
     if is_torch_array(values):
         return values if values.dtype.is_floating_point else values.double()
-    if is_balls(values):
+    if is_enclosure(values):
         return values
     array = np.asarray(values)
     return array if array.dtype in (np.float64, np.longdouble) else array.astype(np.float64)
@@ -82,7 +98,7 @@ def token_major(table: Array) -> Array:
 def like(values: Any, reference: Array) -> Array:
     """`values` as an array of the namespace, dtype and device of `reference` (integer and boolean dtypes kept)."""
     if not is_torch_array(reference):
-        return np.asarray(values)
+        return as_array(values)
     xp = array_namespace(reference)
     array = xp.asarray(values, device=device(reference))
     return array.to(reference.dtype) if array.dtype.is_floating_point else array
@@ -148,8 +164,9 @@ def require_positive(name: str, value: Any) -> Array | float:
         raise ValueError(f"{name}={value!r}: must be a positive number") from None
     bad = ~((array > 0) & (array < float("inf")))
     if bool(bad.any()):
-        raise ValueError(f"{name}={float(array[bad][0])}: must be positive and finite")
-    return array if array.ndim or is_balls(array) else float(array)
+        shown = array if is_enclosure(array) else float(array[bad][0])
+        raise ValueError(f"{name}={shown}: must be positive and finite")
+    return array if array.ndim or is_enclosure(array) else float(array)
 
 
 def soft_maximum(q: Array, alpha: Array | float) -> Array:
@@ -163,10 +180,46 @@ def soft_maximum(q: Array, alpha: Array | float) -> Array:
         ``(*batch, n)`` in reward units.
 
     """
+    if is_enclosure(q):  # 1-Lipschitz in the largest norm, so the widths of a sweep add up and do not multiply
+        return q.carry(lambda exact: _soft_maximum(exact, alpha), q.radius().max(axis=-1))
+    return _soft_maximum(q, alpha)
+
+
+def _soft_maximum(q: Array, alpha: Array | float) -> Array:
     xp = array_namespace(q)
     top = xp.max(q, axis=-1, keepdims=True)
     total = xp.sum(xp.exp((q - top) / expand(alpha, 2)), axis=-1)
     return top[..., 0] + expand(alpha, 1) * xp.log(total)
+
+
+def log_mean_exp(log_probs: Array, x: Array) -> Array:
+    """``log Σ_a p(a) e^{x(a)}`` over tokens, without cancellation where it is near zero.
+
+    Args:
+        log_probs: ``log p``, ``(*batch, n, V)``, nats, rows that sum to one; ``-inf`` leaves a token out, whatever its `x`.
+        x: nats, of the same shape; ``-inf`` where a token counts as nothing.
+
+    Returns:
+        ``(*batch, n)``, nats; ``-inf`` where no token is left.
+
+    """
+    if is_enclosure(x):  # 1-Lipschitz in `x`
+        return x.carry(lambda exact: _log_mean_exp(log_probs, exact), x.radius().max(axis=-1))
+    return _log_mean_exp(log_probs, x)
+
+
+def _log_mean_exp(log_probs: Array, x: Array) -> Array:
+    never = float("-inf")
+    xp = array_namespace(log_probs, x)
+    counted = ~(log_probs == never) & ~(x == never)
+    exponent = xp.where(counted, x, 0.0)
+    none = ~xp.any(counted, axis=-1)
+    # where the mean is near one its logarithm is that of one plus the mean of expm1, which has no large terms
+    small = xp.where(xp.abs(exponent) < 1.0, exponent, 0.0)
+    less_one = xp.sum(xp.exp(log_probs) * xp.where(counted, xp.expm1(small), -1.0), axis=-1)
+    near = xp.all(~counted | (xp.abs(exponent) < 1.0), axis=-1) & (less_one > -0.5)
+    total = soft_maximum(xp.where(counted, log_probs + exponent, xp.where(none[..., None], 0.0, never)), 1.0)
+    return xp.where(none, never, xp.where(near, xp.log1p(xp.where(near, less_one, 0.0)), total))
 
 
 def available_memory() -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from theory.arrays import Array, array_namespace
+from theory.arrays import Array, array_namespace, as_array, constant
 
 __all__ = [
     "clone_gap_composition",
@@ -42,7 +42,7 @@ __all__ = [
 
 def effective_horizon(discount: Any) -> Array:
     """``1/(1−γ)``, what stands for `H` when rewards are discounted."""
-    return 1 / (1 - np.asarray(discount))
+    return 1 / (1 - as_array(discount))
 
 
 # --- Theorem 1: preferences, total variation ------------------------------------------------------------------------
@@ -50,17 +50,17 @@ def effective_horizon(discount: Any) -> Array:
 
 def preference_tv_paper(horizon: Any, epsilon: Any, alpha: Any) -> Array:
     """Theorem 1: ``TV ≤ αHε/2``. Says nothing where it is 1 or more."""
-    return np.asarray(alpha) * horizon * epsilon / 2
+    return as_array(alpha) * horizon * epsilon / 2
 
 
 def preference_tv_sharp(diverging_steps: Any, epsilon: Any, alpha: Any) -> Array:
     """Theorem 1, sharp: ``TV ≤ tanh(α(H−k)ε/2)`` for responses that share their first `k` tokens; attained."""
-    return np.tanh(np.asarray(alpha) * diverging_steps * epsilon / 2)
+    return np.tanh(as_array(alpha) * diverging_steps * epsilon / 2)
 
 
 def preference_tv_of_pair(log_ratio_difference: Any, alpha: Any) -> Array:
     """One pair, no ball: ``TV ≤ tanh(α|D(τ) − D(τ')|/4)``, ``D = log π_E(τ) − log π̂(τ)``."""
-    return np.tanh(np.asarray(alpha) * np.abs(log_ratio_difference) / 4)
+    return np.tanh(as_array(alpha) * np.abs(log_ratio_difference) / 4)
 
 
 # --- Theorem 2: cloning, reward units -------------------------------------------------------------------------------
@@ -68,17 +68,17 @@ def preference_tv_of_pair(log_ratio_difference: Any, alpha: Any) -> Array:
 
 def clone_gap_paper(horizon: Any, epsilon: Any, width: Any = 1.0) -> Array:
     """Theorem 2 for cloning with the hidden constant set to one: ``V^{π_E} − V^{π̂} ≤ H²ε``."""
-    return np.asarray(width) * horizon**2 * epsilon
+    return as_array(width) * horizon**2 * epsilon
 
 
 def clone_gap_elementary(horizon: Any, epsilon: Any, width: Any = 1.0) -> Array:
     """Performance-difference constant: ``V^{π_E} − V^{π̂} ≤ tanh(ε/2)·H(H+1)/2``."""
-    return np.asarray(width) * np.tanh(np.asarray(epsilon) / 2) * horizon * (horizon + 1) / 2
+    return as_array(width) * np.tanh(as_array(epsilon) / 2) * horizon * (horizon + 1) / 2
 
 
 def clone_gap_composition(horizon: int, epsilon: Any, width: Any = 1.0) -> Array:
     """Cloning by composition: ``V^{π_E} − V^{π̂} ≤ H·TV_RR(H, ε)``, about ``H^{3/2} ε/√(2π)`` and never above `H`."""
-    return np.asarray(width) * horizon * tv_randomised_response(horizon, epsilon)
+    return as_array(width) * horizon * tv_randomised_response(horizon, epsilon)
 
 
 def clone_gap_stepwise(horizon: int, epsilon: Any, width: Any = 1.0) -> Array:
@@ -94,7 +94,7 @@ def clone_gap_stepwise(horizon: int, epsilon: Any, width: Any = 1.0) -> Array:
 
     """
     steps = np.arange(0, horizon, 2)  # the m-th term of TV_RR(h) is there for every h > 2m: H − 2m of them
-    return np.asarray(width) * (_randomised_response_terms(horizon, epsilon) * (horizon - steps)).sum(axis=-1)
+    return as_array(width) * (_randomised_response_terms(horizon, epsilon) * (horizon - steps)).sum(axis=-1)
 
 
 def clone_gap_three_halves(horizon: Any, epsilon: Any, width: Any = 1.0) -> Array:
@@ -102,8 +102,9 @@ def clone_gap_three_halves(horizon: Any, epsilon: Any, width: Any = 1.0) -> Arra
 
     The asymptotic constant of `clone_gap_composition`, ``1/√(2π) ≈ 0.40``, is not a bound: at ``H = 1`` it fails.
     """
-    eps = np.asarray(epsilon)
-    return np.asarray(width) * horizon * array_namespace(eps).sqrt(horizon * eps * eps) / 2
+    eps = as_array(epsilon)
+    root = array_namespace(eps).sqrt(constant(horizon, eps))
+    return as_array(width) * horizon * root * eps / 2
 
 
 def clone_gap_entropy(horizon: int, epsilon: Any, alpha: Any, vocab_size: int) -> Array:
@@ -112,8 +113,10 @@ def clone_gap_entropy(horizon: int, epsilon: Any, alpha: Any, vocab_size: int) -
     What an expert of temperature `α` can lose it has spent on entropy, of which a token carries ``log V`` at most. So
     it is below `clone_gap_stepwise` where ``α log V`` is well below the width of the rewards.
     """
-    eps, alpha = np.asarray(epsilon), np.asarray(alpha)
-    most_entropy = np.log(vocab_size * (alpha / alpha))  # of a token, in the arithmetic of alpha
+    eps, alpha = as_array(epsilon), as_array(alpha)
+    if vocab_size == 1:  # one token has no entropy, and one policy
+        return alpha * 0.0 * as_array(array_namespace(eps).zeros_like(eps))
+    most_entropy = array_namespace(alpha).log(constant(vocab_size, alpha))  # of a token
     earlier = clone_gap_stepwise(horizon, eps) - tv_randomised_response(horizon, eps)
     return alpha * most_entropy * (earlier + horizon * np.expm1(eps))
 
@@ -123,10 +126,10 @@ def clone_gap_discounted(discount: Any, epsilon: Any, width: Any = 1.0) -> Array
 
     About ``ε/(2√2)·(1−γ)^{−3/2}`` for small ε, against the paper's ``ε/(1−γ)²``, and never above ``1/(1−γ)``.
     """
-    half = np.asarray(epsilon) / 2
+    half = as_array(epsilon) / 2
     # 1 − γ² sech² = (1−γ)(1+γ) + γ² tanh², without cancellation
-    root = np.sqrt((1 - np.asarray(discount)) * (1 + np.asarray(discount)) + (discount * np.tanh(half)) ** 2)
-    return np.asarray(width) * effective_horizon(discount) * np.tanh(half) / root
+    root = np.sqrt((1 - as_array(discount)) * (1 + as_array(discount)) + (discount * np.tanh(half)) ** 2)
+    return as_array(width) * effective_horizon(discount) * np.tanh(half) / root
 
 
 def tv_randomised_response(horizon: int, epsilon: Any) -> Array:
@@ -150,10 +153,13 @@ def tv_randomised_response(horizon: int, epsilon: Any) -> Array:
 
 def _randomised_response_terms(horizon: int, epsilon: Any) -> Array:
     """``tanh(ε/2) C(2m,m) (2 cosh(ε/2))^{−2m}`` for ``m < H/2``: shape of `epsilon`, and one axis of terms."""
-    half = np.asarray(epsilon)[..., None] / 2
+    half = as_array(epsilon)[..., None] / 2
+    xp = array_namespace(half)
     m = np.arange(1, (horizon + 1) // 2)
-    tie = (1 - np.tanh(half) ** 2) * (2 * m - 1) / (2 * m)  # ratio of a term to the one before
-    return np.tanh(half) * np.cumprod(np.concatenate([np.ones_like(half), tie], axis=-1), axis=-1)
+    decay = xp.exp(-half)
+    sech = 2 * decay / (1 + decay * decay)  # without overflow
+    tie = sech * sech * (2 * m - 1) / (2 * m)  # ratio of a term to the one before
+    return xp.tanh(half) * xp.cumprod(xp.concatenate([xp.ones_like(half), tie], axis=-1), axis=-1)
 
 
 # --- Theorem 2: RL on the endogenous reward, reward units -----------------------------------------------------------
@@ -165,12 +171,12 @@ def rl_gap_paper(horizon: Any, epsilon: Any, width: Any = 1.0) -> Array:
     True for every instance only where ``α(1 + tanh(ε/2)) ≤ width``, so for ``α ≤ ½·width`` at any ε: the constant
     contains α, see `rl_gap_expert`.
     """
-    return np.asarray(width) * horizon * epsilon
+    return as_array(width) * horizon * epsilon
 
 
 def rl_gap(horizon: Any, epsilon: Any, alpha: Any) -> Array:
     """``max_π V^π_{r*} − V^{π_RL}_{r*} ≤ 2αHε``, against any comparator."""
-    return 2 * np.asarray(alpha) * horizon * epsilon
+    return 2 * as_array(alpha) * horizon * epsilon
 
 
 def rl_gap_expert(horizon: Any, epsilon: Any, alpha: Any) -> Array:
@@ -178,12 +184,12 @@ def rl_gap_expert(horizon: Any, epsilon: Any, alpha: Any) -> Array:
 
     So the constant that the paper's ``≲ Hε`` hides is ``α(1 + tanh(ε/2))``, between ``α`` and ``2α``.
     """
-    return np.asarray(alpha) * (horizon * np.asarray(epsilon) + kl_ball(horizon, epsilon))
+    return as_array(alpha) * (horizon * as_array(epsilon) + kl_ball(horizon, epsilon))
 
 
 def rl_gap_anchored(horizon: Any, epsilon: Any, alpha: Any, beta: Any) -> Array:
     """KL-regularised RL, ``π_β ∝ π̂^{1+α/β}``: ``V^{π_E}_{r*} − V^{π_β}_{r*} ≤ αHε + (α + β) Hε tanh(ε/2)``."""
-    return rl_gap_expert(horizon, epsilon, alpha) + np.asarray(beta) * kl_ball(horizon, epsilon)
+    return rl_gap_expert(horizon, epsilon, alpha) + as_array(beta) * kl_ball(horizon, epsilon)
 
 
 def rl_gap_anchored_sharp(horizon: Any, epsilon: Any, alpha: Any, beta: Any) -> Array:
@@ -191,11 +197,15 @@ def rl_gap_anchored_sharp(horizon: Any, epsilon: Any, alpha: Any, beta: Any) -> 
 
     About ``Hε²(α+β)²/(2β)`` for small ε, least at ``β = α``; `rl_gap_expert` for ``β → 0``.
     """
-    alpha, eps = np.asarray(alpha), np.asarray(epsilon)
-    xp, t = array_namespace(eps), np.tanh(eps / 2)
-    tilt = alpha / beta * eps
-    near = xp.minimum(tilt, 30.0)  # from there on the logarithm grows by 1 a nat, to 1e-26
-    renyi = np.log1p(2 * np.sinh(near / 2) ** 2 + np.sinh(near) * t) + (tilt - near)
+    alpha, eps = as_array(alpha), as_array(epsilon)
+    xp = array_namespace(eps)
+    t, tilt = xp.tanh(eps / 2), alpha / beta * eps
+    # log(cosh x + t sinh x): small x have no difference of large terms in the first form, large x no overflow in the second
+    near = xp.where(tilt < 1, tilt, 0.0)
+    small = xp.log1p(2 * xp.sinh(near / 2) ** 2 + xp.sinh(near) * t)
+    decay = xp.exp(-eps)
+    large = tilt + xp.log1p(decay / (1 + decay) * xp.expm1(-2 * tilt))
+    renyi = xp.where(tilt < 1, small, large)
     return horizon * ((alpha + beta) * eps * t + beta * renyi)
 
 
@@ -230,21 +240,21 @@ def every_bound(horizon: int, epsilon: float, alpha: float, vocab_size: int, wid
 
 def kl_ball(horizon: Any, epsilon: Any) -> Array:
     """``KL(π̂(τ)‖π_E(τ)) ≤ Hε tanh(ε/2)``, nats, and the same for ``KL(π_E(τ)‖π̂(τ))``."""
-    return np.asarray(horizon) * epsilon * np.tanh(np.asarray(epsilon) / 2)
+    return as_array(horizon) * epsilon * np.tanh(as_array(epsilon) / 2)
 
 
 def tv_pinsker(kl: Any) -> Array:
     """``TV ≤ √(KL/2)``, and never above one (Pinsker)."""
-    nats = np.asarray(kl)
+    nats = as_array(kl)
     xp = array_namespace(nats)
-    return xp.minimum(xp.sqrt(xp.maximum(nats, 0.0) / 2), 1.0)
+    return xp.minimum(xp.sqrt(xp.maximum(nats, constant(0.0, nats)) / 2), constant(1.0, nats))
 
 
-def tv_hellinger(affinity: Any) -> Array:
-    """``TV ≤ √(1 − BC²)`` with the Bhattacharyya coefficient ``BC = Σ_τ √(π_E(τ) π̂(τ))``; below one for any two laws.
+def tv_hellinger(squared_hellinger: Any) -> Array:
+    """``TV ≤ √(1 − BC²) = √(h²(2 − h²))`` with the squared Hellinger distance ``h² = 1 − BC``; at most one.
 
-    Between close laws it is Pinsker's bound to second order; of the two neither is always the lower.
+    Between close distributions it is Pinsker's bound to second order; of the two neither is always the lower.
     """
-    affinity = np.asarray(affinity)
-    xp = array_namespace(affinity)
-    return xp.sqrt(xp.maximum((1 - affinity) * (1 + affinity), 0.0))
+    apart = as_array(squared_hellinger)
+    xp = array_namespace(apart)
+    return xp.sqrt(xp.maximum(apart * (2 - apart), constant(0.0, apart)))

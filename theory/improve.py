@@ -23,10 +23,11 @@ from theory.arrays import (
     as_float,
     expand,
     forbid,
+    is_enclosure,
     like,
+    log_mean_exp,
     require_memory,
     require_positive,
-    soft_maximum,
     token_major,
 )
 from theory.mdp import TokenMDP
@@ -117,6 +118,15 @@ def _anchored_backup(total: Array, log_anchor: Array, beta: Array | float) -> tu
 
     A row without a possible token has value ``-inf`` and keeps the anchor's probabilities: nothing leads there.
     """
+    if is_enclosure(total):  # the value is 1-Lipschitz in `total`
+        radius = total.radius()
+        most = radius.max(axis=-1, keepdims=True)
+        rows, value = _anchored_rows(total.centre(), log_anchor, beta)
+        return rows.widen((radius + most) / expand(beta, 2)), value.widen(most[..., 0])
+    return _anchored_rows(total, log_anchor, beta)
+
+
+def _anchored_rows(total: Array, log_anchor: Array, beta: Array | float) -> tuple[Array, Array]:
     xp = array_namespace(total, log_anchor)
     possible = ~(total == NEVER) & ~(log_anchor == NEVER)
     dead = ~xp.any(possible, axis=-1, keepdims=True)
@@ -124,12 +134,10 @@ def _anchored_backup(total: Array, log_anchor: Array, beta: Array | float) -> tu
     top = xp.where(dead, 0.0, top)
     scaled = (xp.where(possible, total, top) - top) / expand(beta, 2)
     logits = xp.where(possible | dead, log_anchor + scaled, NEVER)
-    log_mass = soft_maximum(logits, 1.0)  # log Σ_a μ(a|s) exp((r + V' − top)/β)
-    # The same from E_μ[exp(…) − 1]: where β is large the sum is 1 less something of size 1/β, which β would blow up.
-    less_one = xp.sum(xp.exp(log_anchor) * xp.where(possible, xp.expm1(scaled), -1.0), axis=-1)
-    near_one = less_one > -0.5
-    log_mass = xp.where(near_one, xp.log1p(xp.where(near_one, less_one, 0.0)), log_mass)
-    value = xp.where(dead[..., 0], NEVER, top[..., 0] + expand(beta, 1) * log_mass)
+    # log E_μ exp((r + V' − top)/β): where β is large the mean is 1 less something of size 1/β, which β would blow up
+    log_mean = log_mean_exp(log_anchor, xp.where(possible, scaled, NEVER))
+    log_mean = xp.where(dead[..., 0], 0.0, log_mean)
+    value = xp.where(dead[..., 0], NEVER, top[..., 0] + expand(beta, 1) * log_mean)
     return log_softmax(logits, 1.0), value
 
 

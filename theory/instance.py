@@ -1,23 +1,29 @@
-"""What a statement is about: an instance ``(mdp, π_E, π̂, α)``, and the quantities that statements are made of."""
+"""What a statement is about: an instance ``(mdp, π_E, π̂, α)``, and the quantities that statements are made of.
+
+Read by a person, a quantity is a double, averaged over the prompts. A verdict reads the same quantities of
+`Instance.enclosed`, where they are enclosures (`theory.intervals`) and one for each prompt: what holds for every prompt
+holds on average over any distribution of prompts.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 
-from theory.arrays import Array, array_namespace, expand
+from theory import bounds
+from theory.arrays import Array, array_namespace, as_array, constant, expand, is_enclosure, require_positive
 from theory.dynamics import Dynamics
+from theory.intervals import enclose, precision
 from theory.mdp import TokenMDP
 from theory.policy import (
     Policy,
     Responses,
     all_responses,
     best_continuations,
-    bhattacharyya,
     expected_sums,
     kl,
     log_prob,
@@ -25,15 +31,15 @@ from theory.policy import (
     map_response,
     max_log_ratio,
     occupancy,
-    plain_value,
-    regularised_value,
+    plain_values,
     renyi,
     response_sum,
     sample,
+    squared_hellinger,
     trajectory_tv,
 )
 from theory.reward import endogenous_reward, preference_tv, returns
-from theory.soft import power_policy, soft_optimal, soft_values
+from theory.soft import Solution, power_policy, soft_optimal, soft_values
 
 __all__ = ["MAX_LEAVES", "Instance", "Unit", "finite", "single"]
 
@@ -45,6 +51,9 @@ VISITED = 1e-3
 POOL = 128
 """Responses per prompt among which all pairs are compared: all of them where there are no more."""
 
+EXPERT_WITHIN = 1e-13
+"""How far a given ``log π_E`` may be from the solver's, for each nat that a value and a log-probability hold."""
+
 MAX_LEAVES = 1 << 17
 """Responses up to which the total variation between two laws of a response is summed over all of them."""
 
@@ -53,8 +62,6 @@ MAX_LEAVES = 1 << 17
 class Instance:
     """A token MDP, its soft-optimal policy, and a policy that should be close to it.
 
-    The arrays are NumPy's, or balls (`theory.intervals`): the same code gives every quantity rigorously.
-
     Attributes:
         mdp: the true reward `r*`.
         expert: `π_E`, soft-optimal for `mdp` at `alpha`.
@@ -62,6 +69,11 @@ class Instance:
         alpha: temperature, scalar or ``batch``.
         chosen_responses: the responses to compare; `responses` says which by default.
         chosen_rl_response: what RL on `r̂` plays; the most probable response of `π̂` by default.
+        per_prompt: whether quantities are one for each prompt, ``(*batch, P)``, where below they are averages ``batch``.
+
+    Raises:
+        ValueError: names the argument: the dynamics or batches do not fit, an array holds NaN, `alpha` is not positive
+            and finite, or `expert` is not soft-optimal for `mdp` at `alpha`.
 
     """
 
@@ -71,6 +83,12 @@ class Instance:
     alpha: Any
     chosen_responses: Responses | None = None
     chosen_rl_response: Responses | None = None
+    per_prompt: bool = False
+
+    def __post_init__(self) -> None:
+        """Validate, where the arrays are a person's."""
+        if not is_enclosure(self.mdp.rewards[0]):
+            _validate(self)
 
     @property
     def horizon(self) -> int:
@@ -84,19 +102,92 @@ class Instance:
 
     @property
     def temperature(self) -> Array:
-        """`alpha` as an array, scalar or ``batch``."""
-        return np.asarray(self.alpha)
+        """`alpha` as an array that broadcasts with a quantity: ``batch``, or ``(*batch, 1)`` with `per_prompt`."""
+        return expand(self._alpha, 1) if self.per_prompt else self._alpha
+
+    @property
+    def _alpha(self) -> Array:
+        return as_array(self.alpha)
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
         """Leading axes: ``()`` for a single instance."""
-        shapes = [x.batch_shape for x in (self.mdp, self.expert, self.policy)] + [self.temperature.shape]
+        shapes = [x.batch_shape for x in (self.mdp, self.expert, self.policy)] + [self._alpha.shape]
         return np.broadcast_shapes(*shapes)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Prompts that can occur, those of positive weight: ``(P,)``, boolean."""
+        possible: np.ndarray = self.mdp.dynamics.prompt_weights > 0
+        return possible
+
+    @property
+    def numbers(self) -> int:
+        """Rewards of one problem of the batch, what its evaluation costs grows with."""
+        return self.mdp.dynamics.n_prefixes
+
+    def take(self, index: Any) -> Instance:
+        """Some problems of the batch, counted through it in C order, with the responses that the batch compares.
+
+        Args:
+            index: an integer, for an instance without batch axes, or integers ``(n,)`` for a batch of these.
+
+        """
+        batch = self.batch_shape
+        if not batch:
+            return self
+
+        def chosen(arrays: Any, inner: int) -> Any:
+            """Of arrays with `inner` axes beside those of the batch."""
+            if arrays is None:
+                return arrays
+            shapes = ((*batch, *x.shape[x.ndim - inner :]) for x in arrays)
+            whole = (x if x.ndim == inner else np.broadcast_to(x, s) for x, s in zip(arrays, shapes, strict=True))
+            return tuple(x if x.ndim == inner else x.reshape(-1, *x.shape[len(batch) :])[index] for x in whole)
+
+        def chosen_policy(policy: Policy) -> Policy:
+            tables, normalizers = chosen(policy.log_probs, 2), chosen(policy.log_normalizers, 1)
+            return replace(policy, log_probs=tables, log_normalizers=normalizers)
+
+        def chosen_responses(responses: Responses) -> Responses:
+            return Responses(responses.prompts, chosen((responses.tokens,), 2)[0])
+
+        return _trusted(
+            Instance,
+            mdp=replace(self.mdp, rewards=chosen(self.mdp.rewards, 2)),
+            expert=chosen_policy(self.expert),
+            policy=chosen_policy(self.policy),
+            alpha=chosen((self._alpha,), 0)[0] if self._alpha.ndim else self.alpha,
+            chosen_responses=chosen_responses(self.responses),
+            chosen_rl_response=chosen_responses(self.rl_response),
+            per_prompt=self.per_prompt,
+        )
+
+    def enclosed(self, bits: int) -> Instance:
+        """The instance in enclosures of `bits` bits, with one quantity for each prompt.
+
+        It is exact by definition: rewards and `alpha` as they are stored, `π_E` the soft-optimal policy of these, `π̂`
+        the softmax of its stored log-probabilities. Read its quantities inside ``precision(bits)``.
+        """
+        with precision(bits):
+            low, high = (enclose(end, bits) for end in self.mdp.reward_range)
+            mdp = replace(
+                self.mdp, rewards=tuple(enclose(r, bits) for r in self.mdp.rewards), reward_range=(low, high)
+            )
+            alpha, gauge = enclose(self._alpha, bits), self.policy.log_normalizers
+            policy = replace(
+                Policy.from_logits(mdp.dynamics, [enclose(table, bits) for table in self.policy.log_probs]),
+                log_normalizers=None if gauge is None else tuple(enclose(z, bits) for z in gauge),
+            )
+            expert, values = soft_optimal(mdp, alpha)
+        exact = Instance(mdp, expert, policy, alpha, self.responses, self.rl_response, per_prompt=True)
+        exact.__dict__["soft_values"] = values
+        return exact
 
     @cached_property
     def epsilon(self) -> Array:
         """``ε_π``: ``batch``, nats."""
-        return max_log_ratio(self.expert, self.policy)
+        return max_log_ratio(self.expert, self.policy, per_prompt=self.per_prompt)
 
     @cached_property
     def epsilon_visited(self) -> Array:
@@ -147,7 +238,7 @@ class Instance:
     @cached_property
     def soft_value(self) -> Array:
         """``E V*(s₁)``: ``batch``."""
-        return self.mdp.dynamics.average(self.soft_values[0])
+        return self.averaged(self.soft_values[0])
 
     @cached_property
     def soft_values(self) -> tuple[Array, ...]:
@@ -157,28 +248,34 @@ class Instance:
     @cached_property
     def expert_value(self) -> Array:
         """``V^{π_E}_{r*}``, plain: ``batch``."""
-        return plain_value(self.mdp, self.expert)
+        return self._plain(self.expert)
 
     @cached_property
     def clone_gap(self) -> Array:
         """``V^{π_E}_{r*} − V^{π̂}_{r*}``, plain: ``batch``."""
-        return self.expert_value - plain_value(self.mdp, self.policy)
+        return self.expert_value - self._plain(self.policy)
 
     @cached_property
     def best_value(self) -> Array:
         """``max_π V^π_{r*}``, plain: ``batch``."""
-        return self._average(_greatest(self.mdp.dynamics, self.mdp.rewards))
+        return self.averaged(_greatest(self.mdp.dynamics, self.mdp.rewards))
 
     @cached_property
     def return_range(self) -> Array:
-        """Width of the range of ``r*(τ)`` among the responses to one prompt, the largest of all prompts: ``batch``.
+        """Width of the range of ``r*(τ)`` among the responses to one prompt, averaged: ``batch``.
 
-        At most ``HR``, and in every gauge of `r*` the same.
+        At most ``HR``, and in every gauge of `r*` the same. No gap in value can be more.
         """
+        return self.averaged(self._return_ranges)
+
+    @cached_property
+    def _return_ranges(self) -> Array:
         highest, lowest = (_greatest(self.mdp.dynamics, tuple(s * r for r in self.mdp.rewards)) for s in (1.0, -1.0))
-        widths = highest + lowest
-        widest: Array = array_namespace(widths).max(widths, axis=-1)
-        return widest
+        return highest + lowest
+
+    def clone_bound(self, tv: Array) -> Array:
+        """``E [R_τ(s₁) · TV(s₁)]`` for a bound on the total variation of each prompt ``(*batch, P)``: ``batch``."""
+        return self.averaged(self._return_ranges * tv)
 
     @cached_property
     def rl_response(self) -> Responses:
@@ -188,7 +285,7 @@ class Instance:
     @cached_property
     def rl_value(self) -> Array:
         """``V^{π_RL}_{r*}``, plain: ``batch``."""
-        return self._average(returns(self.mdp, self.rl_response))
+        return self.averaged(returns(self.mdp, self.rl_response))
 
     @cached_property
     def rl_shortfall(self) -> Array:
@@ -198,21 +295,25 @@ class Instance:
         times this added, so that a tie decided by the last bit of a double voids no verdict.
         """
         greatest = _greatest(self.policy.dynamics, self.policy.log_probs)
-        return self._average(greatest - log_prob(self.policy, self.rl_response))
+        return self.averaged(greatest - log_prob(self.policy, self.rl_response))
 
     @cached_property
     def anchored_value(self) -> Array:
         """``V^{π_β}_{r*}``, plain, for ``π_β = argmax_π V^π_{r̂} − β KL(π‖π̂) ∝ π̂^{1+α/β}`` at ``β = α``: ``batch``."""
-        return plain_value(self.mdp, power_policy(self.policy, 2.0))
+        return self._plain(power_policy(self.policy, 2.0))
 
     @cached_property
     def endogenous_soft_values(self) -> tuple[Array, ...]:
         """``V_r̂`` of every state, solved from `r̂` anew."""
-        return soft_values(self.endogenous, self.alpha)
+        return self._resolved.values
+
+    @cached_property
+    def _resolved(self) -> Solution:
+        return soft_optimal(self.endogenous, self.alpha)
 
     def irl_dual(self, expert: Policy) -> Array:
         """MaxEnt IRL's objective at `r̂` (eq. 6), an expert's law as data: ``E r̂(τ) − E V_r̂(s₁)``: ``batch``."""
-        return plain_value(self.endogenous, expert) - self._average(self.endogenous_soft_values[0])
+        return self.averaged(plain_values(self.endogenous, expert)[0] - self.endogenous_soft_values[0])
 
     @cached_property
     def inverse_soft_q_objective(self) -> Array:
@@ -222,36 +323,62 @@ class Instance:
             reward + self.endogenous.dynamics.children(h, values[h + 1]) - values[h][..., None]
             for h, reward in enumerate(self.endogenous.rewards)
         ]
-        return self._average(expected_sums(self.expert, tables)[0])
+        return self.averaged(expected_sums(self.expert, tables)[0])
 
     def regularised(self, policy: Policy) -> Array:
         """``V^π_{r*,α}``: ``batch``."""
-        return regularised_value(self.mdp, policy, self.alpha)
+        return self._plain(policy) + self.temperature * self.entropy(policy)
 
-    def _average(self, per_prompt: Array) -> Array:
-        return self.mdp.dynamics.average(per_prompt)
+    def entropy(self, policy: Policy) -> Array:
+        """``H(π(τ))``: ``batch``, nats."""
+        return self.averaged(expected_sums(policy, [-table for table in policy.log_probs])[0])
+
+    def expected_log_prob(self, policy: Policy, other: Policy) -> Array:
+        """``E_π log π'(τ|s₁)``: ``batch``, nats."""
+        return self.averaged(expected_sums(policy, other.log_probs)[0])
+
+    def _plain(self, policy: Policy) -> Array:
+        return self.averaged(plain_values(self.mdp, policy)[0])
+
+    def averaged(self, values: Array) -> Array:
+        """Values ``(*batch, P)`` as they are, or averaged over the prompts."""
+        return values if self.per_prompt else self.mdp.dynamics.average(values)
 
     # --- Distances between the laws of a response ---
 
     @cached_property
     def kl_to_expert(self) -> Array:
         """``KL(π̂(τ)‖π_E(τ))``: ``batch``, nats."""
-        return kl(self.policy, self.expert)
+        return kl(self.policy, self.expert, per_prompt=self.per_prompt)
 
     @cached_property
     def renyi_to_expert(self) -> Array:
         """``D_2(π̂(τ)‖π_E(τ))``, averaged over prompts: ``batch``, nats."""
-        return self._average(renyi(self.policy, self.expert, 2.0))
+        return self.averaged(renyi(self.policy, self.expert, 2.0))
 
     @cached_property
     def kl_from_expert(self) -> Array:
         """``KL(π_E(τ)‖π̂(τ))``: ``batch``, nats."""
-        return kl(self.expert, self.policy)
+        return kl(self.expert, self.policy, per_prompt=self.per_prompt)
 
     @cached_property
-    def affinity(self) -> Array:
-        """``BC = Σ_τ √(π_E(τ) π̂(τ))``, averaged over prompts: ``batch``."""
-        return self._average(bhattacharyya(self.expert, self.policy))
+    def squared_hellinger(self) -> Array:
+        """``1 − BC``, ``BC = Σ_τ √(π_E(τ) π̂(τ))``, averaged over prompts: ``batch``."""
+        return self.averaged(self._squared_hellinger)
+
+    @cached_property
+    def _squared_hellinger(self) -> Array:
+        return squared_hellinger(self.expert, self.policy)
+
+    @cached_property
+    def hellinger_tv(self) -> Array:
+        """``√(1 − BC²)`` for each prompt: ``(*batch, P)``."""
+        return bounds.tv_hellinger(self._squared_hellinger)
+
+    @cached_property
+    def pinsker_tv(self) -> Array:
+        """``√(KL(π̂(τ)‖π_E(τ))/2)``, and never above one, for each prompt: ``(*batch, P)``."""
+        return bounds.tv_pinsker(kl(self.policy, self.expert, per_prompt=True))
 
     @property
     def n_leaves(self) -> int:
@@ -259,12 +386,22 @@ class Instance:
         leaves: int = self.mdp.dynamics.n_prompts * self.mdp.vocab_size**self.horizon
         return leaves
 
+    @property
+    def has_leaves(self) -> bool:
+        """Whether sums over all responses are made: there are at most `MAX_LEAVES` of them."""
+        return self.n_leaves <= MAX_LEAVES
+
     @cached_property
     def trajectory_tv(self) -> Array:
         """``TV(π_E(τ), π̂(τ))``, averaged over prompts: ``batch``; one where there are over `MAX_LEAVES` responses."""
-        if self.n_leaves > MAX_LEAVES:
-            return np.ones(self.batch_shape)
-        return self._average(trajectory_tv(self.expert, self.policy))
+        return self.averaged(self.response_tv)
+
+    @cached_property
+    def response_tv(self) -> Array:
+        """`trajectory_tv` for each prompt: ``(*batch, P)``."""
+        if self.has_leaves:
+            return trajectory_tv(self.expert, self.policy)
+        return constant(np.ones((*self.batch_shape, self.mdp.dynamics.n_prompts)), self.policy.log_probs[0])
 
     # --- Responses, and pairs of them ---
 
@@ -304,7 +441,7 @@ class Instance:
     @cached_property
     def telescoped(self) -> Array:
         """``α log π_E(τ|s₁) + V*(s₁)`` of `responses`; zero for one that `π_E` never gives."""
-        total = expand(self.temperature, 1) * self.expert_log_prob + self.at_prompt(self.soft_values[0])
+        total = expand(self._alpha, 1) * self.expert_log_prob + self.at_prompt(self.soft_values[0])
         return finite(total, self.expert_log_prob)
 
     @cached_property
@@ -316,16 +453,15 @@ class Instance:
     @cached_property
     def endogenous_telescoped(self) -> Array:
         """``α log π̂(τ|s₁) + V̂(s₁)`` of `responses`; zero for one that `π̂` never gives."""
-        total = expand(self.temperature, 1) * self.policy_log_prob
+        total = expand(self._alpha, 1) * self.policy_log_prob
         if self.policy.log_normalizers is not None:
-            total = total + expand(self.temperature, 1) * self.at_prompt(self.policy.log_normalizers[0])
+            total = total + expand(self._alpha, 1) * self.at_prompt(self.policy.log_normalizers[0])
         return finite(total, self.policy_log_prob)
 
     @cached_property
     def resolved_log_prob(self) -> Array:
         """``log π(τ|s₁)`` of `responses` under the soft-optimal policy of `r̂`; zero for one that `π̂` never gives."""
-        again = soft_optimal(self.endogenous, self.alpha).policy
-        return finite(log_prob(again, self.responses), self.policy_log_prob)
+        return finite(log_prob(self._resolved.policy, self.responses), self.policy_log_prob)
 
     def at_prompt(self, first_layer: Array) -> Array:
         """A first-layer value ``(*batch, P)`` for each of `responses`."""
@@ -348,27 +484,33 @@ class Instance:
         """``H − k`` for each pair that shares its first `k` tokens: ``(P, M)``, or ``(*batch, P, M)``."""
         tokens = np.asarray(self.responses.tokens)
         tokens = tokens.reshape((*tokens.shape[:-2], self.mdp.dynamics.n_prompts, -1, self.horizon))
-        i, j = self.pairs
-        same = np.cumprod(tokens[..., i, :] == tokens[..., j, :], axis=-1)
-        steps: Array = self.horizon - same.sum(axis=-1)
+        steps = np.empty((*tokens.shape[:-2], len(self.pairs[0])), dtype=np.int64)
+        first = 0
+        for i in range(tokens.shape[-2] - 1):  # a row of pairs at a time: long responses fit into memory
+            differ = tokens[..., i : i + 1, :] != tokens[..., i + 1 :, :]
+            last = first + differ.shape[-2]
+            parted = self.horizon - np.argmax(differ, axis=-1)
+            steps[..., first:last] = np.where(differ.any(axis=-1), parted, 0)
+            first = last
         return steps
 
     @cached_property
     def pair_tv(self) -> Array:
         """``|σ(Δ*) − σ(Δ̂)|`` over pairs: ``(*batch, P, M)``; zero where a response is forbidden."""
-        true = self.differences(returns(self.mdp, self.responses))
-        read = expand(self.temperature, 2) * self.differences(self.policy_log_prob)
+        true = self.differences(self.true_return)
+        read = expand(self._alpha, 2) * self.differences(self.policy_log_prob)
         xp, possible = array_namespace(read), self.pair_possible
-        return xp.where(possible, preference_tv(true, xp.where(possible, read, 0.0)), 0.0)
+        true, read = (xp.where(possible, x, 0.0) for x in (true, read))
+        return xp.where(possible, preference_tv(true, read), 0.0)
 
     @cached_property
     def pair_possible(self) -> Array:
-        """Pairs of which both policies give both responses: ``(*batch, P, M)``, boolean."""
+        """Pairs of which both policies give both responses, to a prompt that can occur: ``(*batch, P, M)``, boolean."""
         never = float("-inf")
         possible = ~(self.expert_log_prob == never) & ~(self.policy_log_prob == never)
         grouped = possible.reshape((*possible.shape[:-1], self.mdp.dynamics.n_prompts, -1))
         i, j = self.pairs
-        return grouped[..., i] & grouped[..., j]
+        return grouped[..., i] & grouped[..., j] & self.counts[:, None]
 
     @cached_property
     def pair_log_ratio(self) -> Array:
@@ -376,86 +518,88 @@ class Instance:
         with np.errstate(invalid="ignore"):
             return self.differences(self.expert_log_prob) - self.differences(self.policy_log_prob)
 
-    def pair_mean(self, values: Array) -> Array:
-        """Mean over prompts and pairs of different responses: ``(*batch, P, M)`` to ``batch``."""
-        different = self.diverging_steps > 0
-        weights = different / np.maximum(different.sum(axis=(-2, -1), keepdims=True), 1)
-        return (values * weights).sum(axis=(-2, -1))
-
-    # --- Rounding ---
-
     @cached_property
-    def magnitudes(self) -> tuple[float, float, float]:
-        """Of both policies: largest finite ``|log π|`` and ``|log normaliser|`` (nats), and ``|Σ_a π(a|s) − 1|``."""
-        policies = (self.expert, self.policy)
-        logs = max(_largest(p.log_probs) for p in policies)
-        gauges = max(_largest(p.log_normalizers or ()) for p in policies)
-        defect = max(float(np.abs(np.exp(t).sum(axis=-1) - 1.0).max()) for p in policies for t in p.log_probs)
-        return logs, gauges, defect
+    def pair_counts(self) -> Array:
+        """Pairs of different responses that both policies give: ``(*batch, P, M)``, boolean."""
+        return self.pair_possible & (self.diverging_steps > 0)
 
-    def rounding(self, unit: Unit) -> tuple[Array, Array]:
-        """Bounds on rounding errors, to first order: of a quantity in `unit`, and of a bound that reads `ε`: ``batch``.
+    def pair_mean(self, values: Array) -> Array:
+        """Mean over `pair_counts`, of each prompt: ``(*batch, P, M)`` to ``(*batch, P)``; NaN where there are none."""
+        kept = self.pair_counts
+        xp, n = array_namespace(values), kept.sum(axis=-1)
+        with np.errstate(invalid="ignore"):
+            return xp.sum(xp.where(kept, values, 0.0), axis=-1) / n
 
-        They are against exact arithmetic on what is stored: rewards and `alpha` as they are, `π_E` the soft-optimal
-        policy of them, `π̂` the softmax of its stored log-probabilities.
-
-        Each layer of a sweep adds a few roundings of numbers no larger than what is summed, and a sum over tokens `V`
-        of them. A stored log-probability is off by `stored`: the rounding of ``Q/α``, and what its row lacks to sum to
-        one. A response's probability is then off by ``H·stored`` of itself, an expected return by that of its greatest
-        size, offsets of the reward included. A bound moves with `ε` by at most ``RH² + αH(2 + e^ε log V)`` in reward
-        units (the last term, of `bounds.clone_gap_entropy`, up to ``ε = 5``, from where that bound is far above
-        anything), ``2H(1 + ε)`` in nats and ``(1 + α)H`` in probability.
-        """
-        H, alpha = self.horizon, self.temperature
-        u = 4 * float(np.finfo(np.float64).eps) * (H + self.mdp.vocab_size)
-        logs, gauges, defect = self.magnitudes
-        rewards = H * max(map(abs, self.mdp.reward_range))
-        nats = H * (1 + logs) + gauges + rewards / alpha
-        stored = u * (1 + logs + rewards / alpha) + defect
-        finite_epsilon = np.where(np.isfinite(self.epsilon), self.epsilon, 0.0)
-        if unit == "reward":
-            growth = 2 + np.exp(np.minimum(finite_epsilon, 5.0)) * np.log(self.mdp.vocab_size)
-            quantity = (u + H * stored) * (rewards + alpha * nats) + alpha * H * stored
-            slope = self.width * H**2 + alpha * H * growth
-        elif unit == "nats":
-            quantity = (u + H * stored) * nats + H * stored
-            slope = 2 * H * (1 + finite_epsilon)
-        else:
-            quantity = u * (1 + alpha * nats) + (1 + alpha) * H * stored
-            slope = (1 + alpha) * H
-        return quantity, slope * stored
+    def over_pairs(self, values: Any) -> Array:
+        """A quantity of the instance or of each prompt, against pairs ``(*batch, P, M)``."""
+        array = as_array(values)
+        return expand(array, len(self.batch_shape) + 2 - array.ndim) if array.ndim else array
 
 
-@lru_cache(maxsize=64)
 def single(instance: Instance, index: int) -> Instance:
-    """One instance of a batch (`index` counts through it in C order), with the responses that the batch compares.
+    """One instance of a batch; see `Instance.take`."""
+    return instance.take(index)
 
-    The same object for the same arguments, so that what it has computed is kept.
-    """
 
-    def pick_one(arrays: Any, inner: int) -> Any:
-        """Of arrays with `inner` axes beside those of a batch."""
-        if arrays is None:
-            return None
-        return tuple(x[at] if x.ndim > inner else x for x in arrays)
+def _trusted(kind: type[Instance], **fields: Any) -> Instance:
+    """An instance of parts of one that was validated."""
+    made = object.__new__(kind)
+    for name, value in fields.items():
+        object.__setattr__(made, name, value)
+    return made
 
-    at = np.unravel_index(index, instance.batch_shape)
 
-    def pick_policy(policy: Policy) -> Policy:
-        tables, normalizers = pick_one(policy.log_probs, 2), pick_one(policy.log_normalizers, 1)
-        return replace(policy, log_probs=tables, log_normalizers=normalizers)
+def _validate(instance: Instance) -> None:
+    """Raise `ValueError` unless the parts of an instance fit together and `expert` is what it says."""
+    mdp, alpha = instance.mdp, require_positive("alpha", instance.alpha)
+    for name, policy in (("expert", instance.expert), ("policy", instance.policy)):
+        if not mdp.dynamics.same_as(policy.dynamics):
+            sizes = f"V={policy.dynamics.vocab_size}, layers {policy.dynamics.layer_sizes[:4]}…"
+            own = f"V={mdp.vocab_size}, layers {mdp.dynamics.layer_sizes[:4]}…"
+            raise ValueError(f"{name}: has other dynamics ({sizes}) than mdp ({own}); build it on mdp.dynamics")
+        _require_numbers(f"{name}.log_probs", policy.log_probs, float("-inf"))
+        _require_numbers(f"{name}.log_normalizers", policy.log_normalizers or ())
+    _require_numbers("mdp.rewards", mdp.rewards)
+    try:
+        batch = instance.batch_shape
+    except ValueError:
+        shapes = f"mdp {mdp.batch_shape}, expert {instance.expert.batch_shape}, policy {instance.policy.batch_shape}"
+        raise ValueError(f"batch axes do not broadcast: {shapes}, alpha {np.shape(instance.alpha)}") from None
+    del batch
+    solved, values = soft_optimal(mdp, alpha)
+    largest = max(float(np.abs(value).max()) for value in values) + max(map(abs, mdp.reward_range))
+    tolerance = EXPERT_WITHIN * (1 + mdp.horizon * largest / np.asarray(alpha))
+    reached = _reached(solved)
+    for h, (given, exact) in enumerate(zip(instance.expert.log_probs, solved.log_probs, strict=True)):
+        with np.errstate(invalid="ignore"):
+            apart = np.where(given == exact, 0.0, np.abs(given - exact))
+        wrong = (apart > expand(tolerance, 2) * (1 + np.where(np.isfinite(exact), np.abs(exact), 0.0))) & reached[h]
+        if wrong.any():
+            at = tuple(int(k) for k in np.argwhere(wrong)[0])
+            got, want = (np.broadcast_to(x, wrong.shape)[at] for x in (given, exact))
+            raise ValueError(
+                f"expert: log π_E is {got:.6g} in layer {h} at {at}, and {want:.6g} for the policy that is soft-optimal "
+                f"for mdp at alpha={np.ravel(instance.alpha)[0]:g}; give soft_optimal(mdp, alpha).policy"
+            )
 
-    def pick_responses(responses: Responses) -> Responses:
-        return Responses(responses.prompts, pick_one((responses.tokens,), 2)[0])
 
-    return Instance(
-        replace(instance.mdp, rewards=pick_one(instance.mdp.rewards, 2)),
-        pick_policy(instance.expert),
-        pick_policy(instance.policy),
-        pick_one((instance.temperature,), 0)[0],
-        pick_responses(instance.responses),
-        pick_responses(instance.rl_response),
-    )
+def _require_numbers(name: str, tables: Iterable[Array], exempt: float = 0.0) -> None:
+    for h, table in enumerate(tables):
+        bad = ~np.isfinite(table) & ~(table == exempt)
+        if bad.any():
+            raise ValueError(f"{name}[{h}] holds {table[bad][0]} at {tuple(map(int, np.argwhere(bad)[0]))}")
+
+
+def _reached(policy: Policy) -> list[np.ndarray]:
+    """States that a prompt of positive weight leads to with positive probability: ``(*batch, n_h, 1)``, boolean."""
+    dynamics, layers = policy.dynamics, []
+    reached = np.broadcast_to(dynamics.prompt_weights > 0, policy.log_probs[0].shape[:-1])
+    for h, table in enumerate(policy.log_probs):
+        layers.append(reached[..., None])
+        if h + 1 < policy.horizon:
+            passed = (reached[..., None] & (table > float("-inf"))).astype(np.float64)
+            reached = dynamics.push(h, passed) > 0
+    return layers
 
 
 def _greatest(dynamics: Dynamics, tables: tuple[Array, ...]) -> Array:
@@ -469,8 +613,3 @@ def finite(values: Array, where: Array) -> Array:
     """`values`, and zero where the log-probabilities `where` say never."""
     kept: Array = array_namespace(values, where).where(~(where == float("-inf")), values, 0.0)
     return kept
-
-
-def _largest(tables: Iterable[Array]) -> float:
-    """Largest finite absolute value of some arrays."""
-    return max((float(np.abs(t[np.isfinite(t)]).max(initial=0.0)) for t in map(np.asarray, tables)), default=0.0)

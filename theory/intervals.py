@@ -1,110 +1,933 @@
-"""Rigorous arithmetic: NumPy arrays of `flint.arb` balls, a third kind of array beside NumPy's and torch's.
+"""Enclosures: arrays of numbers that are each known to lie within a radius, a third kind beside NumPy's and torch's.
 
-A ball holds a number that is known to lie in it; every operation on balls holds every possible result. NumPy carries
-arrays of Python objects through ``+ − × ÷``, indexing and sums, and its ``exp``, ``log``, ``tanh`` call the method of
-that name, so all of the package runs on balls as it stands. What remains are the few functions in which NumPy would
-compare two balls that overlap and pick one: they are replaced here. `theory.arrays.array_namespace` returns
-`NAMESPACE` for an array of balls.
+Every operation on enclosures encloses every possible result, rounding included, so that what is computed from them is
+proved. There are two kinds with one interface, and all of the package runs on either as it stands:
+
+- `Doubles`: midpoints and radii in float64, as fast as a few NumPy operations. They assume what NumPy's own tests demand:
+  ``+ − × ÷ √`` rounded to nearest, ``exp``, ``log``, … to within `ULPS` units in the last place.
+- `Balls`: Arb's balls (by python-flint) at any number of bits (`precision`).
+
+An enclosure never becomes a single number by itself: ``float(x)``, ``math.sqrt(x)`` and ``np.asarray(x)`` raise. A
+comparison of enclosures that overlap is not yes and not no: it is a `Truth`, ``where`` joins both of its branches, and
+asking for its ``bool`` raises `Undecided`.
+
+Widths stay narrow over long horizons because functions that are Lipschitz are evaluated at the midpoint, with the
+radius carried over (`Enclosure.carry`): a soft maximum of values within `δ` is within `δ`, where term by term it would be
+`3δ`. See ``docs/theory.md``, "Verdicts".
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import math
+import operator
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-__all__ = ["NAMESPACE", "ball", "balls", "is_balls", "precision"]
+__all__ = ["NAMESPACE", "Balls", "Doubles", "Enclosure", "Truth", "Undecided", "enclose", "is_enclosure", "precision"]
+
+DOUBLE = 53
+"""Bits of `Doubles`; every other precision is that of `Balls`."""
+
+EPS = 2.0**-52
+"""Twice the largest relative rounding of an operation on doubles, so that it covers those of the radius too."""
+
+GROW = 1 + 2.0**-48
+"""What a radius is multiplied by to cover the rounding of its own few operations."""
+
+TINY = 1e-300
+"""More than underflow can lose."""
+
+ULPS = 4
+"""Largest error of NumPy's ``exp``, ``log``, … in units in the last place, as NumPy's tests demand of float64."""
+
+NEVER = float("-inf")
 
 
-def balls(values: Any) -> np.ndarray:
-    """The numbers of an array (or one number), as exact balls: an object array of the same shape."""
+class Undecided(ArithmeticError):
+    """A comparison of enclosures that overlap was asked for a plain yes or no."""
+
+
+class Truth:
+    """An array of answers, each yes, no or uncertain.
+
+    Attributes:
+        certain: boolean array, where the answer is yes.
+        possible: boolean array, where it is not no.
+
+    """
+
+    __array_ufunc__ = None
+
+    def __init__(self, certain: Any, possible: Any) -> None:
+        """Broadcast both to one shape."""
+        self.certain, self.possible = np.broadcast_arrays(np.asarray(certain, bool), np.asarray(possible, bool))
+
+    @classmethod
+    def of(cls, value: Any) -> Truth:
+        """`value` itself, or a boolean array of which every answer is certain."""
+        return value if isinstance(value, Truth) else cls(value, value)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array."""
+        return tuple(self.certain.shape)
+
+    def settled(self) -> Any:
+        """A boolean array where every answer is certain, else this."""
+        return self.certain if (self.certain == self.possible).all() else self
+
+    def __and__(self, other: Any) -> Any:
+        """Both."""
+        other = Truth.of(other)
+        return Truth(self.certain & other.certain, self.possible & other.possible).settled()
+
+    def __or__(self, other: Any) -> Any:
+        """Either."""
+        other = Truth.of(other)
+        return Truth(self.certain | other.certain, self.possible | other.possible).settled()
+
+    __rand__, __ror__ = __and__, __or__
+
+    def __invert__(self) -> Any:
+        """The opposite."""
+        return Truth(~self.possible, ~self.certain)
+
+    def any(self, axis: Any = None) -> Any:
+        """Whether some answer is yes."""
+        return Truth(self.certain.any(axis=axis), self.possible.any(axis=axis)).settled()
+
+    def all(self, axis: Any = None) -> Any:
+        """Whether every answer is yes."""
+        return Truth(self.certain.all(axis=axis), self.possible.all(axis=axis)).settled()
+
+    def __bool__(self) -> bool:
+        """Raise unless it is one certain answer."""
+        if self.certain.size == 1 and (self.certain == self.possible).all():
+            return bool(self.certain)
+        raise Undecided("enclosures overlap: the comparison is neither true nor false; more precision may decide it")
+
+
+class Enclosure:
+    """An array of numbers, each within a radius of a midpoint. Build one with `enclose`."""
+
+    coarse = False
+    """Whether precision is dear: forms that keep more of it are worth more operations."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    # --- What the two kinds provide ---
+
+    @classmethod
+    def of(cls, values: Any) -> Self:
+        """Exact numbers as enclosures of radius zero; an enclosure of this kind as it is."""
+        raise NotImplementedError
+
+    @property
+    def parts(self) -> tuple[np.ndarray, ...]:
+        """The arrays that it is made of, all of its shape."""
+        raise NotImplementedError
+
+    def centre(self) -> Self:
+        """Midpoints, exact."""
+        raise NotImplementedError
+
+    def radius(self) -> Self:
+        """Upper bounds on the radii, exact."""
+        raise NotImplementedError
+
+    def widen(self, by: Self) -> Self:
+        """The same numbers, each known to `by` (not negative) less."""
+        raise NotImplementedError
+
+    def lower(self) -> np.ndarray:
+        """Doubles that are no more than the numbers."""
+        raise NotImplementedError
+
+    def upper(self) -> np.ndarray:
+        """Doubles that are no less than the numbers."""
+        raise NotImplementedError
+
+    def sum(self, axis: Any = None, keepdims: bool = False) -> Self:
+        """Sum over axes."""
+        raise NotImplementedError
+
+    def max(self, axis: Any = None, keepdims: bool = False) -> Self:
+        """Largest over axes."""
+        raise NotImplementedError
+
+    def cumprod(self) -> Self:
+        """Products of the first, the first two, … entries of the last axis."""
+        raise NotImplementedError
+
+    def hull(self, other: Self, where: np.ndarray) -> Self:
+        """Enclosures of both numbers where `where`, and these elsewhere."""
+        raise NotImplementedError
+
+    def compare(self, name: str, other: Self) -> Any:
+        """``less``, ``less_equal`` or ``equal``, elementwise."""
+        raise NotImplementedError
+
+    def is_finite(self) -> np.ndarray:
+        """Where the number is known to be finite."""
+        raise NotImplementedError
+
+    def is_nan(self) -> np.ndarray:
+        """Where nothing is known: not even a bound on one side."""
+        raise NotImplementedError
+
+    # --- Shapes ---
+
+    @classmethod
+    def _made_of(cls, *parts: Any) -> Self:
+        made = cls.__new__(cls)
+        for name, part in zip(cls.__slots__, parts, strict=True):  # type: ignore[attr-defined]
+            setattr(made, name, part)
+        return made
+
+    def _each(self, function: Callable[[np.ndarray], Any]) -> Self:
+        """A change of shape, applied to all parts."""
+        return self._made_of(*map(function, self.parts))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array."""
+        return tuple(self.parts[0].shape)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return self.parts[0].ndim
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return self.parts[0].size
+
+    def __len__(self) -> int:
+        """Length of the first axis."""
+        return len(self.parts[0])
+
+    def __getitem__(self, key: Any) -> Self:
+        """Entries, as an enclosure of their own; of one entry without axes."""
+        return self._each(lambda x: _array(x[key], x.dtype))
+
+    def __iter__(self) -> Any:
+        """The entries of the first axis."""
+        return (self[k] for k in range(len(self)))
+
+    def reshape(self, *shape: Any) -> Self:
+        """As of NumPy arrays."""
+        return self._each(lambda x: x.reshape(*shape))
+
+    def min(self, axis: Any = None, keepdims: bool = False) -> Self:
+        """Least over axes."""
+        least: Self = -((-self).max(axis, keepdims))  # type: ignore[operator]
+        return least
+
+    def carry(self, function: Callable[[Self], Self], slack: Self) -> Self:
+        """``function(self)`` by way of the midpoints, where moving within the radii moves no result by over `slack`."""
+        return function(self.centre()).widen(slack)
+
+    # --- Never a plain number ---
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise TypeError(
+            "an enclosure is not one number: use its operators and NumPy's functions (np.sqrt, not math.sqrt or float), "
+            "or lower() and upper()"
+        )
+
+    __float__ = __int__ = __index__ = __complex__ = __array__ = _refuse
+
+    def __bool__(self) -> bool:
+        """Refuse: an enclosure has no truth value."""
+        self._refuse()
+        return False
+
+    # --- NumPy's protocols ---
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        """NumPy's elementwise functions."""
+        operation = getattr(self, f"_{ufunc.__name__}", None)
+        if method != "__call__" or options or operation is None or not all(map(_is_number, inputs)):
+            return NotImplemented
+        return self._apply(ufunc.__name__, *inputs)
+
+    def __array_function__(self, function: Any, types: Any, arguments: Any, options: Any) -> Any:
+        """NumPy's functions of whole arrays, those that `NAMESPACE` has."""
+        own = getattr(_Namespace, function.__name__, None)
+        return NotImplemented if own is None else own(*arguments, **options)
+
+    def _apply(self, name: str, *inputs: Any) -> Any:
+        kind = type(self)
+        with np.errstate(all="ignore"):
+            return getattr(kind, f"_{name}")(*(x if type(x) is kind else kind.of(x) for x in inputs))
+
+    def __add__(self, other: Any) -> Any:
+        return self._apply("add", self, other)
+
+    def __radd__(self, other: Any) -> Any:
+        return self._apply("add", other, self)
+
+    def __sub__(self, other: Any) -> Any:
+        return self._apply("subtract", self, other)
+
+    def __rsub__(self, other: Any) -> Any:
+        return self._apply("subtract", other, self)
+
+    def __mul__(self, other: Any) -> Any:
+        return self._apply("multiply", self, other)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Any:
+        return self._apply("divide", self, other)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return self._apply("divide", other, self)
+
+    def __pow__(self, exponent: int) -> Any:
+        if not isinstance(exponent, int) or exponent < 1:
+            raise TypeError(f"exponent={exponent!r}: enclosures are raised to whole numbers of 1 or more")
+        return reduce(lambda x, _: x * self, range(exponent - 1), self)
+
+    def __neg__(self) -> Any:
+        return self._apply("negative", self)
+
+    def __abs__(self) -> Any:
+        return self._apply("absolute", self)
+
+    def __lt__(self, other: Any) -> Any:
+        return self.compare("less", self.of(other))
+
+    def __le__(self, other: Any) -> Any:
+        return self.compare("less_equal", self.of(other))
+
+    def __gt__(self, other: Any) -> Any:
+        return self.of(other).compare("less", self)
+
+    def __ge__(self, other: Any) -> Any:
+        return self.of(other).compare("less_equal", self)
+
+    def __eq__(self, other: Any) -> Any:
+        return self.compare("equal", self.of(other))
+
+    def __ne__(self, other: Any) -> Any:
+        return ~self.compare("equal", self.of(other))
+
+    def _less(self, other: Self) -> Any:
+        return self.compare("less", other)
+
+    def _less_equal(self, other: Self) -> Any:
+        return self.compare("less_equal", other)
+
+    def _greater(self, other: Self) -> Any:
+        return other.compare("less", self)
+
+    def _greater_equal(self, other: Self) -> Any:
+        return other.compare("less_equal", self)
+
+    def _equal(self, other: Self) -> Any:
+        return self.compare("equal", other)
+
+    def _square(self) -> Any:
+        return self * self
+
+    def _isfinite(self) -> Any:
+        return self.is_finite()
+
+    def _isnan(self) -> Any:
+        return self.is_nan()
+
+    def _minimum(self, other: Any) -> Any:
+        return -type(self)._maximum(-self, -other)  # type: ignore[attr-defined]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Enclosure | float | int | np.number | np.ndarray)
+
+
+def _array(value: Any, dtype: Any) -> np.ndarray:
+    """`value` as an array, an object too (which NumPy hands out bare where no axis is left)."""
+    if isinstance(value, np.ndarray):
+        return value
+    found = np.empty((), dtype=dtype)
+    found[()] = value
+    return found
+
+
+# --- In doubles -----------------------------------------------------------------------------------------------------
+
+
+class Doubles(Enclosure):
+    """Midpoints and radii in float64. A radius of infinity says that nothing is known."""
+
+    __slots__ = ("mid", "rad")
+    coarse = True
+    mid: np.ndarray
+    rad: np.ndarray
+
+    @classmethod
+    def of(cls, values: Any) -> Self:
+        """Numbers as they are; see `Enclosure.of`."""
+        if isinstance(values, cls):
+            return values
+        if isinstance(values, Enclosure):
+            raise TypeError("enclosures of two kinds in one operation")
+        mid = np.asarray(values, dtype=np.float64)
+        return cls._made_of(mid, np.broadcast_to(0.0, mid.shape))
+
+    @property
+    def parts(self) -> tuple[np.ndarray, ...]:
+        """Midpoints and radii."""
+        return self.mid, self.rad
+
+    def centre(self) -> Self:
+        """Midpoints."""
+        return self.of(self.mid)
+
+    def radius(self) -> Self:
+        """Radii."""
+        return self.of(self.rad)
+
+    def widen(self, by: Self) -> Self:
+        """See `Enclosure.widen`."""
+        mid, rad = np.broadcast_arrays(self.mid, (self.rad + by.mid + by.rad) * GROW)
+        return self._made_of(mid, np.where(np.isfinite(mid) | np.isinf(rad), rad, self.rad))
+
+    def lower(self) -> np.ndarray:
+        """See `Enclosure.lower`."""
+        with np.errstate(invalid="ignore"):
+            least = np.nextafter(self.mid - self.rad, -np.inf)
+        return np.where(self.rad == 0, self.mid, np.where(np.isnan(least), -np.inf, least))
+
+    def upper(self) -> np.ndarray:
+        """See `Enclosure.upper`."""
+        with np.errstate(invalid="ignore"):
+            most = np.nextafter(self.mid + self.rad, np.inf)
+        return np.where(self.rad == 0, self.mid, np.where(np.isnan(most), np.inf, most))
+
+    def is_finite(self) -> np.ndarray:
+        """See `Enclosure.is_finite`."""
+        return np.isfinite(self.mid) & np.isfinite(self.rad)
+
+    def is_nan(self) -> np.ndarray:
+        """See `Enclosure.is_nan`."""
+        return np.isnan(self.mid) | np.isposinf(self.rad)
+
+    def compare(self, name: str, other: Self) -> Any:
+        """See `Enclosure.compare`."""
+        unknown = np.isnan(self.mid) | np.isnan(other.mid)
+        low, high, other_low, other_high = self.lower(), self.upper(), other.lower(), other.upper()
+        if name == "equal":
+            certain = (self.rad == 0) & (other.rad == 0) & (self.mid == other.mid)
+            possible = (low <= other_high) & (other_low <= high)
+        else:
+            relation = getattr(np, name)
+            certain, possible = relation(high, other_low), relation(low, other_high)
+        return Truth(certain & ~unknown, possible | unknown).settled()
+
+    def hull(self, other: Self, where: np.ndarray) -> Self:
+        """See `Enclosure.hull`."""
+        low, high = np.minimum(self.lower(), other.lower()), np.maximum(self.upper(), other.upper())
+        joined = _between(low, high)
+        return self._made_of(np.where(where, joined.mid, self.mid), np.where(where, joined.rad, self.rad))
+
+    def sum(self, axis: Any = None, keepdims: bool = False) -> Self:
+        """See `Enclosure.sum`. In any order, `n` terms are rounded by at most ``n·EPS`` of the sum of their sizes."""
+        with np.errstate(all="ignore"):
+            mid = self.mid.sum(axis=axis, keepdims=keepdims)
+            n = self.mid.size // max(mid.size, 1)
+            sizes = np.abs(self.mid).sum(axis=axis, keepdims=keepdims) if n > 1 else 0.0
+            rad = (self.rad.sum(axis=axis, keepdims=keepdims) + n * EPS * sizes) * (GROW + n * EPS)
+            infinite = np.isinf(self.mid).any(axis=axis, keepdims=keepdims)
+        return _settled(np.asarray(mid), np.asarray(rad), infinite, np.isfinite(self.rad).all(axis, keepdims=keepdims))
+
+    def max(self, axis: Any = None, keepdims: bool = False) -> Self:
+        """See `Enclosure.max`."""
+        return _between(*(end.max(axis=axis, keepdims=keepdims) for end in (self.lower(), self.upper())))
+
+    def cumprod(self) -> Self:
+        """See `Enclosure.cumprod`."""
+        with np.errstate(all="ignore"):
+            mid, most = np.cumprod(self.mid, axis=-1), np.cumprod(np.abs(self.mid) + self.rad, axis=-1)
+            k = np.arange(1, mid.shape[-1] + 1)
+            rad = np.maximum(most * (1 + 4 * k * EPS) - np.abs(mid), 0.0) + 4 * k * EPS * np.abs(mid) + TINY
+        return _known(mid, rad)
+
+    @staticmethod
+    def _add(a: Doubles, b: Doubles) -> Doubles:
+        mid = a.mid + b.mid
+        rad = (a.rad + b.rad + EPS * np.abs(mid)) * GROW
+        if np.isfinite(mid).all():
+            return Doubles._made_of(mid, rad)
+        return _settled(mid, rad, np.isinf(a.mid) | np.isinf(b.mid), np.isfinite(a.rad) & np.isfinite(b.rad))
+
+    @staticmethod
+    def _subtract(a: Doubles, b: Doubles) -> Doubles:
+        return Doubles._add(a, Doubles._negative(b))
+
+    @staticmethod
+    def _multiply(a: Doubles, b: Doubles) -> Doubles:
+        mid = a.mid * b.mid
+        size, other = np.abs(a.mid), np.abs(b.mid)
+        rad = (size * b.rad + (other + b.rad) * a.rad + EPS * np.abs(mid)) * GROW + TINY
+        zero = ((size == 0) & (a.rad == 0) & np.isfinite(other)) | ((other == 0) & (b.rad == 0) & np.isfinite(size))
+        if zero.any():  # exactly so
+            mid, rad = np.where(zero, 0.0, mid), np.where(zero, 0.0, rad)
+        if np.isfinite(mid).all():
+            return _known(mid, rad)
+        signs = (size > a.rad) & (other > b.rad)
+        infinite = (np.isinf(a.mid) | np.isinf(b.mid)) & signs
+        return _settled(mid, rad, infinite, np.isfinite(a.rad) & np.isfinite(b.rad))
+
+    @staticmethod
+    def _divide(a: Doubles, b: Doubles) -> Doubles:
+        mid, least = a.mid / b.mid, (np.abs(b.mid) - b.rad) * (1 - EPS)
+        rad = np.where(least > 0, ((np.abs(mid) * b.rad + a.rad) / least + EPS * np.abs(mid)) * GROW + TINY, np.inf)
+        zero = (a.mid == 0) & (a.rad == 0) & (least > 0)
+        rad = np.where(zero | (np.isinf(b.mid) & (b.rad == 0) & np.isfinite(a.mid) & (a.rad == 0)), 0.0, rad)
+        if np.isfinite(mid).all():
+            return _known(mid, rad)
+        return _settled(mid, rad, np.isinf(a.mid) & np.isfinite(b.mid) & (least > 0), np.isfinite(a.rad))
+
+    @staticmethod
+    def _negative(a: Doubles) -> Doubles:
+        return Doubles._made_of(-a.mid, a.rad)
+
+    @staticmethod
+    def _absolute(a: Doubles) -> Doubles:
+        return Doubles._made_of(np.abs(a.mid), a.rad)
+
+    @staticmethod
+    def _maximum(a: Doubles, b: Doubles) -> Doubles:
+        return _between(np.maximum(a.lower(), b.lower()), np.maximum(a.upper(), b.upper()))
+
+    @staticmethod
+    def _exp(a: Doubles) -> Doubles:
+        mid = np.exp(a.mid)
+        rad = (mid * np.expm1(a.rad) + ULPS * EPS * mid) * GROW + TINY
+        rad = np.where(np.isinf(a.mid) & (a.rad == 0), 0.0, rad)
+        return _settled(mid, rad, np.isposinf(a.mid), a.rad == 0)
+
+    @staticmethod
+    def _expm1(a: Doubles) -> Doubles:
+        mid = np.expm1(a.mid)
+        slope = np.exp(a.mid) * (1 + ULPS * EPS)
+        rad = (slope * np.expm1(a.rad) + ULPS * EPS * np.abs(mid)) * GROW + TINY
+        rad = np.where(np.isinf(a.mid) & (a.rad == 0), 0.0, rad)
+        return _settled(mid, rad, np.isposinf(a.mid), a.rad == 0)
+
+    @staticmethod
+    def _log(a: Doubles) -> Doubles:
+        return _logarithm(np.log(a.mid), a.mid, a)
+
+    @staticmethod
+    def _log1p(a: Doubles) -> Doubles:
+        return _logarithm(np.log1p(a.mid), (1 + a.mid) * (1 - EPS), a)
+
+    @staticmethod
+    def _sqrt(a: Doubles) -> Doubles:
+        """Of a number that is known not to be negative, though its enclosure may reach below zero."""
+        mid = np.sqrt(a.mid)
+        rad = (a.rad / mid + EPS * mid) * GROW
+        top = np.sqrt(np.maximum(a.mid + a.rad, 0.0)) * (1 + 4 * EPS) + math.sqrt(TINY) * (a.rad > 0)
+        near = ~(a.mid > a.rad)
+        mid, rad = np.where(near, top / 2, mid), np.where(near, top / 2, rad)
+        negative = a.mid + a.rad < 0
+        return _settled(np.where(negative, np.nan, mid), rad, np.isposinf(a.mid), a.rad == 0)
+
+    @staticmethod
+    def _tanh(a: Doubles) -> Doubles:
+        mid = np.tanh(a.mid)
+        slope = np.minimum(4 * np.exp(-2 * np.maximum(np.abs(a.mid) - a.rad, 0.0)) * (1 + ULPS * EPS), 1.0)
+        rad = (np.minimum(np.where(a.rad > 0, slope * a.rad, 0.0), 2.0) + ULPS * EPS * np.abs(mid)) * GROW
+        return _known(mid, np.where(np.isinf(a.mid) & (a.rad == 0), 0.0, rad))
+
+    @staticmethod
+    def _sinh(a: Doubles) -> Doubles:
+        mid, slope = np.sinh(a.mid), np.cosh((np.abs(a.mid) + a.rad) * GROW) * (1 + ULPS * EPS)
+        return _settled(mid, _growth(slope, a.rad, mid), np.isinf(a.mid), a.rad == 0)
+
+    @staticmethod
+    def _cosh(a: Doubles) -> Doubles:
+        mid, slope = np.cosh(a.mid), np.cosh((np.abs(a.mid) + a.rad) * GROW) * (1 + ULPS * EPS)
+        return _settled(mid, _growth(slope, a.rad, mid), np.isinf(a.mid), a.rad == 0)
+
+
+def _growth(slope: np.ndarray, rad: np.ndarray, mid: np.ndarray) -> np.ndarray:
+    return (np.where(rad > 0, slope * rad, 0.0) + ULPS * EPS * np.abs(mid)) * GROW + TINY
+
+
+def _known(mid: np.ndarray, rad: np.ndarray) -> Doubles:
+    """What is not a number has an infinite radius: nothing is known of it."""
+    mid, rad = np.broadcast_arrays(mid, rad)
+    unknown = np.isnan(rad) | np.isnan(mid)
+    return Doubles._made_of(mid, np.where(unknown, np.inf, rad) if unknown.any() else rad)
+
+
+def _settled(mid: np.ndarray, rad: np.ndarray, infinite: np.ndarray, known: np.ndarray) -> Doubles:
+    """An infinite result is exact where it comes of an operand that is known to be infinite; else it is overflow."""
+    exact = np.isinf(mid) & infinite & known
+    return _known(mid, np.where(exact, 0.0, np.where(np.isinf(mid), np.inf, rad)))
+
+
+def _between(low: np.ndarray, high: np.ndarray) -> Doubles:
+    """Enclosures of the numbers from `low` to `high`."""
+    with np.errstate(all="ignore"):
+        mid = np.where(low == high, low, low / 2 + high / 2)
+        rad = np.where(low == high, 0.0, np.maximum(high - mid, mid - low) * GROW + EPS * np.abs(mid))
+    return _known(mid, rad)
+
+
+def _logarithm(mid: np.ndarray, argument: np.ndarray, a: Doubles) -> Doubles:
+    """A logarithm of numbers within a relative ``q`` of `argument`: it moves by at most ``−log(1 − q)``."""
+    share = np.where(a.rad > 0, a.rad / argument, 0.0) * GROW
+    rad = np.where(share < 1, -np.log1p(-share), np.inf) * GROW + ULPS * EPS * np.abs(mid)
+    rad = np.where((argument == 0) & (a.rad == 0) | np.isposinf(a.mid), 0.0, rad)
+    return _settled(mid, np.where(argument < 0, np.inf, rad), np.isinf(mid), a.rad == 0)
+
+
+# --- In balls -------------------------------------------------------------------------------------------------------
+
+
+class Balls(Enclosure):
+    """Arb's balls, in an array of objects. Their precision is that in force (`precision`) when they are computed."""
+
+    __slots__ = ("data",)
+    data: np.ndarray
+
+    @classmethod
+    def of(cls, values: Any) -> Self:
+        """Numbers as exact balls; see `Enclosure.of`."""
+        if isinstance(values, cls):
+            return values
+        if isinstance(values, Enclosure):
+            raise TypeError("enclosures of two kinds in one operation")
+        array = np.asarray(values)
+        return cls._made_of(_objects(_ball_of(array if array.dtype == object else array.astype(np.float64))))
+
+    @property
+    def parts(self) -> tuple[np.ndarray, ...]:
+        """The balls."""
+        return (self.data,)
+
+    def centre(self) -> Self:
+        """Midpoints."""
+        return self._map(_middle)
+
+    def radius(self) -> Self:
+        """Radii."""
+        return self._map(_radius)
+
+    def widen(self, by: Self) -> Self:
+        """See `Enclosure.widen`."""
+        return self._map(_widened, by)
+
+    def lower(self) -> np.ndarray:
+        """See `Enclosure.lower`."""
+        return np.asarray(_least(self.data), dtype=np.float64)
+
+    def upper(self) -> np.ndarray:
+        """See `Enclosure.upper`."""
+        return -((-self).lower())
+
+    def is_finite(self) -> np.ndarray:
+        """See `Enclosure.is_finite`."""
+        return _flags(_is_finite, self.data)
+
+    def is_nan(self) -> np.ndarray:
+        """See `Enclosure.is_nan`."""
+        return _flags(_is_unknown, self.data)
+
+    def compare(self, name: str, other: Self) -> Any:
+        """See `Enclosure.compare`."""
+        yes, no = _RELATIONS[name]
+        certain, impossible = (np.asarray(relation(self.data, other.data), dtype=bool) for relation in (yes, no))
+        return certain if (certain != impossible).all() else Truth(certain, ~impossible)
+
+    def hull(self, other: Self, where: np.ndarray) -> Self:
+        """See `Enclosure.hull`."""
+        return self._map(_union, other, np.asarray(where, dtype=object))
+
+    def sum(self, axis: Any = None, keepdims: bool = False) -> Self:
+        """See `Enclosure.sum`."""
+        return self._made_of(_objects(np.sum(self.data, axis=axis, keepdims=keepdims, initial=_ball(0.0))))
+
+    def max(self, axis: Any = None, keepdims: bool = False) -> Self:
+        """See `Enclosure.max`."""
+        top, axes = self.data, range(self.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+        for one in sorted((a % self.ndim for a in axes), reverse=True):
+            found = _objects(reduce(lambda a, b: _larger(a, b), np.moveaxis(top, one, 0)))
+            top = np.expand_dims(found, one) if keepdims else found
+        return self._made_of(top)
+
+    def cumprod(self) -> Self:
+        """See `Enclosure.cumprod`."""
+        return self._made_of(np.cumprod(self.data, axis=-1))
+
+    def _map(self, function: Any, *others: Any) -> Self:
+        """A function of objects, made by `np.frompyfunc`, of each ball."""
+        return _balls(function(self.data, *(x.data if isinstance(x, Balls) else x for x in others)))
+
+    def __add__(self, other: Any) -> Any:
+        return _balls(self.data + _raw(other))
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Any:
+        return _balls(self.data - _raw(other))
+
+    def __rsub__(self, other: Any) -> Any:
+        return _balls(_raw(other) - self.data)
+
+    def __mul__(self, other: Any) -> Any:
+        return _balls(self.data * _raw(other))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Any:
+        return _balls(self.data / _raw(other))
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return _balls(_raw(other) / self.data)
+
+    def __neg__(self) -> Any:
+        return _balls(-self.data)
+
+    def __abs__(self) -> Any:
+        return _balls(abs(self.data))
+
+    def _add(self, other: Self) -> Self:
+        return self + other
+
+    def _subtract(self, other: Self) -> Self:
+        return self - other
+
+    def _multiply(self, other: Self) -> Self:
+        return self * other
+
+    def _divide(self, other: Self) -> Self:
+        return self / other
+
+    def _negative(self) -> Self:
+        return -self
+
+    def _absolute(self) -> Self:
+        return abs(self)
+
+    @staticmethod
+    def _maximum(a: Balls, b: Balls) -> Balls:
+        return _balls(_larger(a.data, b.data))
+
+    def _sqrt(self) -> Self:
+        """Of a number that is known not to be negative, though its ball may reach below zero."""
+        return self._map(_root)
+
+
+def _balls(values: Any) -> Any:
+    """An array of balls, or one ball, as it is."""
+    made = Balls.__new__(Balls)
+    made.data = _objects(values)
+    return made
+
+
+def _raw(value: Any) -> Any:
+    """What arithmetic of balls takes: their array, and numbers, which are exact, as they are."""
+    if type(value) is Balls:
+        return value.data
+    if isinstance(value, Enclosure):
+        raise TypeError("enclosures of two kinds in one operation")
+    return value if isinstance(value, float | int) else np.asarray(value)
+
+
+def _elementwise(name: str) -> Any:
+    function = np.frompyfunc(operator.methodcaller(name), 1, 1)
+    return lambda a: a._map(function)
+
+
+for _name in ("exp", "expm1", "log", "log1p", "tanh", "sinh", "cosh"):
+    setattr(Balls, f"_{_name}", _elementwise(_name))
+
+
+def _ball(number: Any) -> Any:
     from flint import arb  # here, so that `import theory` does not load it
 
-    return np.asarray(np.frompyfunc(arb, 1, 1)(values), dtype=object)
+    return number if isinstance(number, arb) else arb(number)
 
 
-def ball(number: Any) -> Any:
-    """One number as an exact ball."""
+def _below(x: Any) -> float:
+    """The double itself where an exact ball is one, else the one below."""
+    double = float(x)
+    return double if _ball(double) == x else math.nextafter(double, -math.inf)
+
+
+def _widen(x: Any, by: Any) -> Any:
     from flint import arb
 
-    return arb(number)
+    return x + arb(0, by) if by != 0 else x
+
+
+def _take_root(x: Any) -> Any:
+    least, most = x.lower(), x.upper()
+    if least > 0 or not most >= 0:
+        return x.sqrt()
+    return _ball(0).union(most.sqrt()) if most > 0 else _ball(0)
+
+
+_ball_of = np.frompyfunc(_ball, 1, 1)
+_larger = np.frompyfunc(lambda a, b: a.max(b), 2, 1)
+_root, _widened = np.frompyfunc(_take_root, 1, 1), np.frompyfunc(_widen, 2, 1)
+_middle, _radius = (np.frompyfunc(operator.methodcaller(name), 1, 1) for name in ("mid", "rad"))
+_union = np.frompyfunc(lambda a, b, join: a.union(b) if join else a, 3, 1)
+_least = np.frompyfunc(lambda x: _below(x) if x.is_exact() else math.nextafter(float(x.lower()), -math.inf), 1, 1)
+_is_finite = np.frompyfunc(operator.methodcaller("is_finite"), 1, 1)
+_is_unknown = np.frompyfunc(lambda x: x.is_nan() or not (x.is_finite() or x.is_exact()), 1, 1)
+_RELATIONS = {
+    "equal": tuple(np.frompyfunc(f, 2, 1) for f in (operator.eq, operator.ne)),
+    "less": tuple(np.frompyfunc(f, 2, 1) for f in (operator.lt, operator.ge)),
+    "less_equal": tuple(np.frompyfunc(f, 2, 1) for f in (operator.le, operator.gt)),
+}
+
+
+def _objects(values: Any) -> np.ndarray:
+    return _array(values, object)
+
+
+def _flags(function: Any, array: np.ndarray) -> np.ndarray:
+    return np.asarray(function(array), dtype=bool)
+
+
+# --- Both -----------------------------------------------------------------------------------------------------------
+
+
+def enclose(values: Any, bits: int) -> Enclosure:
+    """The numbers of an array (or one number), exactly, as `Doubles` for 53 bits and as `Balls` for more."""
+    return Doubles.of(values) if bits == DOUBLE else Balls.of(values)
 
 
 def precision(bits: int) -> AbstractContextManager[Any]:
-    """Context in which ball arithmetic is carried out with `bits` bits."""
+    """Context in which balls are computed with `bits` bits; `Doubles` have theirs."""
+    if bits == DOUBLE:
+        return nullcontext()
     from flint import ctx
 
     context: AbstractContextManager[Any] = ctx.workprec(bits)
     return context
 
 
-def is_balls(value: Any) -> bool:
-    """Whether `value` is an array of balls."""
-    return isinstance(value, np.ndarray) and value.dtype == object
+def is_enclosure(value: Any) -> bool:
+    """Whether `value` is an `Enclosure`."""
+    return isinstance(value, Enclosure)
 
 
-def _root(x: Any) -> Any:
-    """Square root of a ball around a number that is known not to be negative, though the ball may be."""
-    least, most = x.lower(), x.upper()
-    if least > 0:
-        return x.sqrt()
-    return ball(0).union(most.sqrt()) if most > 0 else ball(0) if most == 0 else x.sqrt()
-
-
-def _either(name: str) -> Any:
-    from flint import arb
-
-    return np.frompyfunc(lambda a, b: getattr(arb(a), name)(arb(b)), 2, 1)
+def _kind(values: Sequence[Any]) -> type[Enclosure]:
+    return next(type(x) for x in values if isinstance(x, Enclosure))
 
 
 class _Namespace:
-    """NumPy, except where it would decide between overlapping balls or leave a domain by rounding."""
+    """NumPy's functions, of enclosures where one of their arguments is an `Enclosure`."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(np, name)
 
     @staticmethod
-    def maximum(a: Any, b: Any) -> Any:
-        return _either("max")(a, b)
+    def where(condition: Any, a: Any, b: Any) -> Any:
+        """`a` where yes, `b` where no, and both where neither is certain."""
+        if not (is_enclosure(a) or is_enclosure(b)):
+            return np.where(condition, a, b)
+        kind = _kind((a, b))
+        a, b = kind.of(a), kind.of(b)
+        truth = Truth.of(condition)
+        shape = np.broadcast_shapes(truth.shape, a.shape, b.shape)
+        chosen = kind._made_of(*(np.where(truth.certain, x, y) for x, y in zip(a.parts, b.parts, strict=True)))
+        open_ = truth.possible & ~truth.certain
+        if not open_.any():
+            return chosen
+        full = _Namespace.broadcast_to
+        return full(chosen, shape).hull(full(a, shape), np.broadcast_to(open_, shape))
 
     @staticmethod
-    def minimum(a: Any, b: Any) -> Any:
-        return _either("min")(a, b)
+    def max(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+        return x.max(axis, keepdims)
 
     @staticmethod
-    def sqrt(x: Any) -> Any:
-        return np.frompyfunc(_root, 1, 1)(x)
+    def min(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+        return x.min(axis, keepdims)
+
+    amax, amin = max, min
 
     @staticmethod
-    def max(x: np.ndarray, axis: int | tuple[int, ...], keepdims: bool = False) -> Any:
-        axes = axis if isinstance(axis, tuple) else (axis,)
-        for one in sorted((a % x.ndim for a in axes), reverse=True):
-            top = reduce(_Namespace.maximum, np.moveaxis(x, one, 0))
-            x = np.expand_dims(top, one) if keepdims else np.asarray(top, dtype=object)
-        return x
+    def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+        return x.sum(axis, keepdims)
 
     @staticmethod
-    def where(condition: Any, a: Any, b: Any) -> np.ndarray:
-        """Both branches as balls: a float among them would have no ``exp`` method."""
-        return np.where(condition, balls(a), balls(b))
+    def cumprod(x: Any, axis: int = -1) -> Any:
+        if axis not in (-1, x.ndim - 1):
+            raise TypeError("cumprod of enclosures runs over the last axis")
+        return x.cumprod()
 
     @staticmethod
-    def zeros_like(x: np.ndarray) -> np.ndarray:
-        return balls(np.zeros(x.shape))
+    def shape(x: Any) -> tuple[int, ...]:
+        return tuple(x.shape)
 
     @staticmethod
-    def isfinite(x: Any) -> Any:
-        return np.asarray(np.frompyfunc(lambda ball: ball.is_finite(), 1, 1)(x), dtype=bool)
+    def stack(arrays: Sequence[Any], axis: int = 0) -> Any:
+        return _joined(np.stack, arrays, axis)
 
     @staticmethod
-    def isnan(x: Any) -> Any:
-        return np.asarray(np.frompyfunc(lambda ball: ball.is_nan(), 1, 1)(x), dtype=bool)
+    def concatenate(arrays: Sequence[Any], axis: int = 0) -> Any:
+        return _joined(np.concatenate, arrays, axis)
+
+    concat = concatenate
+
+    @staticmethod
+    def broadcast_to(x: Any, shape: tuple[int, ...]) -> Any:
+        return x._each(lambda part: np.broadcast_to(part, shape))
+
+    @staticmethod
+    def broadcast_arrays(*arrays: Any) -> Any:
+        shape = np.broadcast_shapes(*(x.shape for x in arrays))
+        return [_Namespace.broadcast_to(x, shape) if is_enclosure(x) else np.broadcast_to(x, shape) for x in arrays]
+
+    @staticmethod
+    def moveaxis(x: Any, source: Any, destination: Any) -> Any:
+        return x._each(lambda part: np.moveaxis(part, source, destination))
+
+    @staticmethod
+    def reshape(x: Any, shape: Any) -> Any:
+        return x.reshape(shape)
+
+    @staticmethod
+    def zeros_like(x: Any) -> Any:
+        return type(x).of(np.zeros(x.shape)) if is_enclosure(x) else np.zeros_like(x)
+
+    @staticmethod
+    def ones_like(x: Any) -> Any:
+        return type(x).of(np.ones(x.shape)) if is_enclosure(x) else np.ones_like(x)
+
+    @staticmethod
+    def any(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+        return Truth.of(x).any(axis) if isinstance(x, Truth) else np.any(x, axis=axis, keepdims=keepdims)
+
+    @staticmethod
+    def all(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+        return Truth.of(x).all(axis) if isinstance(x, Truth) else np.all(x, axis=axis, keepdims=keepdims)
 
     @staticmethod
     def argmax(*_: Any, **__: Any) -> Any:
-        raise TypeError("balls that overlap have no argmax: choose in floating point, evaluate the choice in balls")
+        raise TypeError("enclosures that overlap have no argmax: choose in floating point, evaluate the choice here")
+
+    argmin = argmax
+
+
+def _joined(join: Callable[..., np.ndarray], arrays: Sequence[Any], axis: int) -> Enclosure:
+    kind = _kind(arrays)
+    columns = zip(*(kind.of(x).parts for x in arrays), strict=True)
+    return kind._made_of(*(join(column, axis=axis) for column in columns))
 
 
 NAMESPACE: Any = _Namespace()

@@ -11,7 +11,7 @@ singular averages the first layer over the prompts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -23,10 +23,11 @@ from theory.arrays import (
     as_float,
     expand,
     forbid,
+    is_enclosure,
     like,
+    log_mean_exp,
     pick,
     require_positive,
-    soft_maximum,
     token_major,
 )
 from theory.dynamics import Dynamics, require_tree_memory
@@ -50,10 +51,14 @@ __all__ = [
     "response_sum",
     "sample",
     "sample_log_ratio_ball",
+    "squared_hellinger",
     "trajectory_entropy",
+    "trajectory_tv",
 ]
 
 Seed = int | np.random.Generator | None
+
+NEVER = float("-inf")
 
 
 class Responses(NamedTuple):
@@ -98,7 +103,8 @@ class Policy:
 
         """
         temperature = require_positive("temperature", temperature)
-        log_probs, log_normalizers = [], []
+        log_probs: list[Array] = []
+        log_normalizers: list[Array] = []
         for h, table in enumerate(_check_tables("logits", logits, dynamics)):
             xp = array_namespace(table)
             scaled = forbid(table / expand(temperature, 2), dynamics.allowed[h])
@@ -183,16 +189,53 @@ def expected_sums(policy: Policy, tables: Sequence[Array]) -> tuple[Array, ...]:
     """
     sums: list[Array] = []
     following: Array | None = None
-    for h in reversed(range(policy.horizon)):
-        prob = _exp(policy.log_probs[h])
-        xp = array_namespace(prob)
-        # A token never chosen may have x = -inf and an infinite sum below it, which have no sum. (A ball that may be
-        # zero is not left out.)
-        chosen = ~(prob == 0)
-        total = xp.where(chosen, tables[h], 0.0) + policy.dynamics.children(h, following)
-        following = xp.sum(xp.where(chosen, prob * xp.where(chosen, total, 0.0), 0.0), axis=-1)
+    tables = by_layer(_of_chosen, policy.log_probs, tables)
+    for h, prob in reversed(list(enumerate(by_layer(_exp, policy.log_probs)))):
+        total = tables[h] + policy.dynamics.children(h, following)
+        xp = array_namespace(prob, total)
+        if is_enclosure(total) and total.coarse:
+            # Probabilities sum to one, so what all totals share is taken out, and their own errors weigh the rest only.
+            shared = xp.max(xp.where(xp.isfinite(total), total, NEVER), axis=-1).centre()
+            shared = xp.where(xp.isfinite(shared), shared, 0.0)
+            following = shared + xp.sum(_expected(prob, policy.log_probs[h], total - shared[..., None]), axis=-1)
+        else:
+            following = xp.sum(_expected(prob, policy.log_probs[h], total), axis=-1)
         sums.append(following)
     return tuple(reversed(sums))
+
+
+def by_layer(function: Callable[..., Array], *tables: Sequence[Array]) -> list[Array]:
+    """``function(tables[0][h], tables[1][h], …)`` for each layer `h`, where it acts on each state by itself.
+
+    Enclosures of many layers, whose every operation takes longer than its arithmetic, are joined to one table before
+    and parted after it.
+    """
+    if not any(is_enclosure(each[0]) for each in tables) or len(tables[0]) < 8:
+        return [function(*layers) for layers in zip(*tables, strict=True)]
+    sizes = [table.shape[-2] for table in tables[0]]
+    joined = []
+    for each in tables:
+        batch = np.broadcast_shapes(*(table.shape[:-2] for table in each))
+        xp = array_namespace(*each)
+        joined.append(xp.concatenate([xp.broadcast_to(t, (*batch, *t.shape[-2:])) for t in each], axis=-2))
+    found, ends = function(*joined), np.cumsum(sizes)
+    return [found[..., end - size : end, :] for end, size in zip(ends, sizes, strict=True)]
+
+
+def _of_chosen(log_probs: Array, table: Array) -> Array:
+    """`table`, and zero for tokens that are never chosen."""
+    xp = array_namespace(log_probs, table)
+    return xp.where(~(log_probs == NEVER), table, 0.0)
+
+
+def _expected(prob: Array, log_probs: Array, values: Array) -> Array:
+    """``p(a)·x(a)``; zero for a token that is never chosen, infinite for an infinite `x`, however small its `p`."""
+    xp = array_namespace(prob, values)
+    if bool(xp.all(xp.isfinite(values))):
+        return prob * values
+    chosen, infinite = ~(log_probs == NEVER), xp.abs(values) == float("inf")
+    counted = xp.where(chosen & ~infinite, values, 0.0)
+    return xp.where(chosen & infinite, values, prob * counted)
 
 
 def plain_values(mdp: TokenMDP, policy: Policy) -> tuple[Array, ...]:
@@ -219,24 +262,84 @@ def regularised_value(mdp: TokenMDP, policy: Policy, alpha: Any) -> Array:
 def kl(policy: Policy, other: Policy, *, per_prompt: bool = False) -> Array:
     """``KL(π(τ)‖π'(τ)) = E_π[log π(τ|s₁) − log π'(τ|s₁)]``, nats; infinite where `other` misses support.
 
-    Averaged over prompts (``batch``), or with `per_prompt` one number each (``(*batch, P)``).
+    Averaged over prompts (``batch``), or with `per_prompt` one number each (``(*batch, P)``). A row's divergence is
+    ``Σ_a [p log(p/p') − p + p']``, no term of which is negative, so that policies that nearly agree lose no digits.
     """
     require_same_dynamics(policy.dynamics, other.dynamics)
-    first = expected_sums(policy, log_ratios(policy, other))[0]
-    return first if per_prompt else policy.dynamics.average(first)
+    rows = by_layer(_divergences, policy.log_probs, other.log_probs, log_ratios(policy, other))
+    following: Array | None = None
+    for h, prob in reversed(list(enumerate(by_layer(_exp, policy.log_probs)))):
+        terms = rows[h]
+        if following is not None:
+            terms = terms + _expected(prob, policy.log_probs[h], policy.dynamics.children(h, following))
+        following = array_namespace(terms).sum(terms, axis=-1)
+    return following if per_prompt else policy.dynamics.average(following)
 
 
-def bhattacharyya(policy: Policy, other: Policy) -> Array:
-    """``BC = Σ_τ √(π(τ|s₁) π'(τ|s₁))`` for each prompt: ``(*batch, P)``, from 0 (disjoint) to 1 (equal).
+def _divergences(log_p: Array, log_q: Array, ratio: Array) -> Array:
+    """``p log(p/q) − p + q``, not negative: ``(*batch, n, V)``, from ``log(p/q)``; infinite where only `q` is zero."""
+    xp = array_namespace(log_p, log_q, ratio)
+    if is_enclosure(ratio) and not ratio.coarse:  # with digits to spare, terms may cancel
+        p = xp.exp(log_p)
+        terms = p * xp.where(log_p == NEVER, 0.0, ratio) - p + xp.exp(log_q)
+        return xp.where(ratio == float("inf"), float("inf"), terms)
+    # where p ≤ q it is q (t e^t − expm1 t), elsewhere p (t + expm1(−t)); both are exact for every t = log(p/q)
+    one, two = xp.exp(log_q) * _below_one(ratio), xp.exp(log_p) * _above_one(ratio)
+    return xp.where(ratio <= 0, one, xp.where(ratio == float("inf"), float("inf"), two))
 
-    ``BC(s) = Σ_a √(π(a|s) π'(a|s)) BC(s⊕a)``; the squared Hellinger distance is ``1 − BC``.
+
+def _below_one(t: Array) -> Array:
+    """``t e^t − expm1(t)``, from 1 at ``−∞`` to 0 at 0."""
+    if is_enclosure(t):
+        radius = t.radius()
+        edge = t.centre() + radius
+        return t.carry(_below_one_exact, radius * (abs(t.centre()) + radius) * array_namespace(t).exp(edge))
+    return _below_one_exact(t)
+
+
+def _below_one_exact(t: Array) -> Array:
+    xp = array_namespace(t)
+    inside = xp.where(t < -700.0, -700.0, xp.where(t > 1.0, 1.0, t))  # where it is 1 to 300 digits, or not used
+    return xp.where(t < -700.0, 1.0, inside * xp.exp(inside) - xp.expm1(inside))
+
+
+def _above_one(t: Array) -> Array:
+    """``t + expm1(−t)``, from 0 at 0."""
+    if is_enclosure(t):
+        radius, xp = t.radius(), array_namespace(t)
+        slopes = (xp.abs(xp.expm1(-(t.centre() + side * radius))) for side in (-1, 1))
+        return t.carry(_above_one_exact, radius * xp.maximum(*slopes))
+    return _above_one_exact(t)
+
+
+def _above_one_exact(t: Array) -> Array:
+    xp = array_namespace(t)
+    inside = xp.where(t < -1.0, -1.0, t)
+    return inside + xp.expm1(-inside)
+
+
+def squared_hellinger(policy: Policy, other: Policy) -> Array:
+    """``1 − BC = ½ Σ_τ (√π(τ|s₁) − √π'(τ|s₁))²`` for each prompt: ``(*batch, P)``, from 0 (equal) to 1 (disjoint).
+
+    ``BC = Σ_τ √(π π')`` is the Bhattacharyya coefficient. ``1 − BC(s) = Σ_a ½(√p − √p')² + √(pp') (1 − BC(s⊕a))``: every
+    term is positive, so that policies that nearly agree lose no digits.
     """
     require_same_dynamics(policy.dynamics, other.dynamics)
-    roots = [_exp((one + two) / 2) for one, two in zip(policy.log_probs, other.log_probs, strict=True)]
-    affinity = array_namespace(roots[-1]).sum(roots[-1], axis=-1)
-    for h in reversed(range(policy.horizon - 1)):
-        affinity = array_namespace(roots[h]).sum(roots[h] * policy.dynamics.children(h, affinity), axis=-1)
-    return affinity
+    apart = by_layer(_hellinger_terms, policy.log_probs, other.log_probs, log_ratios(policy, other))
+    roots = by_layer(lambda one, two: _exp((one + two) / 2), policy.log_probs, other.log_probs)
+    following: Array | None = None
+    for h, (terms, root) in reversed(list(enumerate(zip(apart, roots, strict=True)))):
+        if following is not None:
+            terms = terms + root * policy.dynamics.children(h, following)
+        following = array_namespace(terms).sum(terms, axis=-1)
+    return following
+
+
+def _hellinger_terms(log_p: Array, log_q: Array, ratio: Array) -> Array:
+    """``½(√p − √q)²``: ``(*batch, n, V)``, from ``log(p/q)``."""
+    xp = array_namespace(log_p, log_q, ratio)
+    apart = xp.expm1(-xp.abs(ratio) / 2)  # of the less probable to the more probable of the two
+    return xp.exp(xp.where(ratio <= 0, log_q, log_p)) * apart * apart / 2
 
 
 def covariance(policy: Policy, first: Sequence[Array], second: Sequence[Array]) -> Array:
@@ -291,11 +394,10 @@ def renyi(policy: Policy, other: Policy, order: Any) -> Array:
     value: Array | None = None
     for h, ratio in reversed(list(enumerate(log_ratios(policy, other)))):
         log_probs = policy.log_probs[h]
-        xp, never = array_namespace(log_probs, ratio), log_probs == float("-inf")
+        xp, never = array_namespace(log_probs, ratio), log_probs == NEVER
         tilt = xp.where(never, 0.0, ratio) * expand(excess, 2) + policy.dynamics.children(h, value)
-        total = log_probs + xp.where(never, 0.0, tilt)
-        infinite = total == float("inf")  # a token that `other` never writes
-        finite = soft_maximum(xp.where(infinite, 0.0, total), 1.0)
+        infinite = (tilt == float("inf")) & ~never  # a token that `other` never writes
+        finite = log_mean_exp(log_probs, xp.where(infinite | never, 0.0, tilt))
         value = xp.where(xp.any(infinite, axis=-1), float("inf"), finite)
     assert value is not None
     return value / expand(excess, 1)
@@ -310,38 +412,62 @@ def trajectory_tv(policy: Policy, other: Policy) -> Array:
     """
     require_same_dynamics(policy.dynamics, other.dynamics)
     d = policy.dynamics
-    require_tree_memory(d.vocab_size, d.horizon, d.n_prompts, "the law of every response", bytes_per_prefix=32)
-    leaves = []
-    for each in (policy, other):
-        log_mass: Array = 0.0
-        for table in each.as_tree().log_probs:
-            log_mass = (log_mass + table).reshape((*table.shape[:-2], -1, 1))
-        leaves.append(_exp(log_mass).reshape((*log_mass.shape[:-2], d.n_prompts, -1)))
-    gap = leaves[0] - leaves[1]
-    xp = array_namespace(gap)
-    return xp.sum(xp.abs(gap), axis=-1) / 2
+    batch = int(np.prod(np.broadcast_shapes(policy.batch_shape, other.batch_shape)))
+    what = "the distribution of every response"
+    require_tree_memory(d.vocab_size, d.horizon, d.n_prompts, what, bytes_per_prefix=48 * batch)
+    states = d.prefix_states()
+    tables = (policy.log_probs, other.log_probs, log_ratios(policy, other))
+    log_one, log_two, log_ratio = (_leaves(each, states, d.n_prompts) for each in tables)
+    xp = array_namespace(log_one, log_two, log_ratio)
+    never_one, never_two = log_one == NEVER, log_two == NEVER
+    both = ~never_one & ~never_two
+    larger = xp.exp(xp.where(never_one, log_two, xp.where(never_two, log_one, xp.maximum(log_one, log_two))))
+    gap = xp.where(both, -xp.expm1(-xp.abs(xp.where(both, log_ratio, 0.0))), 1.0)
+    return xp.sum(xp.where(never_one & never_two, 0.0, larger * gap), axis=-1) / 2
+
+
+def _leaves(tables: Sequence[Array], states: list[np.ndarray], n_prompts: int) -> Array:
+    """Sum of a per-token quantity along every response to each prompt: ``(*batch, P, V^H)``."""
+    total: Array = 0.0
+    for table, index in zip(tables, states, strict=True):
+        total = (total + table[..., index, :]).reshape((*table.shape[:-2], -1, 1))
+    return total.reshape((*total.shape[:-2], n_prompts, -1))
 
 
 def log_ratios(policy: Policy, other: Policy) -> list[Array]:
     """``log π(a|s) − log π'(a|s)`` by layer; zero where neither ever chooses the token."""
-    ratios = []
-    for one, two in zip(policy.log_probs, other.log_probs, strict=True):
-        xp = array_namespace(one, two)
-        neither = (one == float("-inf")) & (two == float("-inf"))
-        with np.errstate(invalid="ignore"):
-            ratios.append(xp.where(neither, 0.0, one - two))
-    return ratios
+    return by_layer(_log_ratio, policy.log_probs, other.log_probs)
 
 
-def max_log_ratio(policy: Policy, other: Policy) -> Array:
-    """``ε_π = max |log π(a|s) − log π'(a|s)|`` over all layers, states and tokens: ``batch``, nats.
+def _log_ratio(one: Array, two: Array) -> Array:
+    xp = array_namespace(one, two)
+    neither = (one == NEVER) & (two == NEVER)
+    with np.errstate(invalid="ignore"):
+        return xp.where(neither, 0.0, one - two)
 
-    Infinite where one of them has a token that the other never chooses.
+
+def max_log_ratio(policy: Policy, other: Policy, *, per_prompt: bool = False) -> Array:
+    """``ε_π = max |log π(a|s) − log π'(a|s)|`` over what can happen: ``batch``, nats, or ``(*batch, P)``.
+
+    Counted are the states that follow a prompt of positive weight with positive probability under `policy` or `other`.
+    Infinite where one of them has a token there that the other never chooses.
     """
     require_same_dynamics(policy.dynamics, other.dynamics)
-    xp = array_namespace(policy.log_probs[0], other.log_probs[0])
-    layers = [xp.max(xp.abs(ratio), axis=(-2, -1)) for ratio in log_ratios(policy, other)]
-    return xp.max(xp.stack(layers), axis=0)
+    following: Array | None = None
+    for h, ratio in reversed(list(enumerate(log_ratios(policy, other)))):
+        one, two = policy.log_probs[h], other.log_probs[h]
+        xp = array_namespace(one, two)
+        largest = xp.abs(ratio)
+        if following is not None:
+            below = policy.dynamics.children(h, following)
+            written = ~((one == NEVER) & (two == NEVER))
+            largest = xp.maximum(largest, below if bool(xp.all(written)) else xp.where(written, below, 0.0))
+        following = xp.max(largest, axis=-1)
+    if per_prompt:
+        return following
+    xp = array_namespace(following)
+    possible = like(policy.dynamics.prompt_weights > 0, following)
+    return xp.max(xp.where(possible, following, 0.0), axis=-1)
 
 
 def occupancy(policy: Policy) -> tuple[Array, ...]:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from theory.arrays import Array, array_namespace, expand, require_positive, token_major
+from theory.arrays import Array, array_namespace, expand, is_enclosure, require_positive, token_major
 from theory.dynamics import Dynamics
 from theory.mdp import TokenMDP
 from theory.policy import Policy, Responses, response_sum
@@ -126,7 +126,10 @@ def shape_reward(mdp: TokenMDP, potential: tuple[Array, ...]) -> TokenMDP:
 def with_rewards(dynamics: Dynamics, rewards: tuple[Array, ...]) -> TokenMDP:
     """A `TokenMDP` on `dynamics` whose `reward_range` is that of the rewards found."""
     plain = [r.detach() if hasattr(r, "detach") else r for r in rewards]
-    low, high = min(float(r.min()) for r in plain), max(float(r.max()) for r in plain)
+    if is_enclosure(plain[0]):
+        low, high = min(r.lower().min() for r in plain), max(r.upper().max() for r in plain)
+    else:
+        low, high = min(float(r.min()) for r in plain), max(float(r.max()) for r in plain)
     return TokenMDP(dynamics, rewards, (low, high))
 
 

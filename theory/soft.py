@@ -15,6 +15,7 @@ from theory.arrays import (
     blocks,
     expand,
     forbid,
+    is_enclosure,
     is_numpy_array,
     require_memory,
     require_positive,
@@ -83,9 +84,12 @@ def soft_optimal(mdp: TokenMDP, alpha: Any) -> Solution:
     alpha = require_positive("alpha", alpha)
     batch = int(np.prod(mdp.batch_shape))
     require_memory(8 * batch * mdp.dynamics.n_prefixes, "the soft-optimal policy", "use soft_values, or a smaller MDP")
-    log_probs, values = [], []
+    log_probs: list[Array] = []
+    values: list[Array] = []
     for h, children, value in _sweep(mdp, alpha):
-        log_probs.append(log_softmax(_q_table(mdp, h, children), alpha))
+        q = _q_table(mdp, h, children)
+        # enclosures have digits to spare, where doubles are normalised
+        log_probs.append((q - value[..., None]) / expand(alpha, 2) if is_enclosure(q) else log_softmax(q, alpha))
         values.append(value)
     values.reverse()
     normalizers = tuple(value / expand(alpha, 1) for value in values)
@@ -132,11 +136,11 @@ def power_policy(policy: Policy, exponent: Any) -> Policy:
 def _sweep(mdp: TokenMDP, alpha: Array | float) -> Iterator[tuple[int, Array | float, Array]]:
     """Layers from the last to the first: ``(h, successor values, soft value of layer h)``."""
     value: Array | None = None
-    largest_reward = max(map(abs, mdp.reward_range))
     for h in reversed(range(mdp.horizon)):
         children = mdp.dynamics.children(h, value)
         reward, mask = mdp.rewards[h], mdp.dynamics.allowed[h]
         if is_numpy_array(reward) and reward.ndim == 2 and mask is None and isinstance(alpha, float):
+            largest_reward = max(map(abs, mdp.reward_range))
             steps = mdp.horizon - h  # |Q| is at most the rewards still to come and the entropy they may carry
             largest_q = steps * largest_reward + (steps - 1) * alpha * math.log(mdp.vocab_size)
             value = _soft_backup(reward.T, None if isinstance(children, float) else children.T, alpha, largest_q)
@@ -177,6 +181,14 @@ def _q_table(mdp: TokenMDP, h: int, children: Array | float) -> Array:
 
 def log_softmax(q: Array, alpha: Array | float) -> Array:
     """``log softmax(q/α)`` over tokens, from differences of `q` so that large values cancel before the division."""
+    if is_enclosure(q):
+        radius = q.radius()
+        slack = (radius + radius.max(axis=-1, keepdims=True)) / expand(alpha, 2)
+        return q.carry(lambda exact: _log_softmax(exact, alpha), slack)
+    return _log_softmax(q, alpha)
+
+
+def _log_softmax(q: Array, alpha: Array | float) -> Array:
     xp = array_namespace(q)
     scaled = (q - xp.max(q, axis=-1, keepdims=True)) / expand(alpha, 2)
     return token_major(scaled - xp.log(xp.sum(xp.exp(scaled), axis=-1, keepdims=True)))

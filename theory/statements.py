@@ -12,37 +12,36 @@ from typing import Any
 import numpy as np
 
 from theory import bounds
-from theory.arrays import Array, array_namespace, expand
+from theory.arrays import Array, array_namespace, as_array
 from theory.improve import kl_optimal
-from theory.instance import MAX_LEAVES, Instance, finite
-from theory.policy import expected_sums, log_prob, trajectory_entropy
+from theory.instance import Instance, finite
+from theory.policy import log_prob
 from theory.soft import power_policy
 from theory.verdict import Statement
 
 __all__ = ["STATEMENTS"]
 
 
-def _pair(values: Any) -> Array:
-    """A ``batch`` quantity against pairs ``(*batch, P, M)``."""
-    return expand(np.asarray(values), 2)
-
-
 def _comparable(instance: Instance) -> Array:
-    """Pairs of different responses whose sharp bound is not one to nine digits, where doubles could not compare."""
-    nats = _pair(instance.alpha) * instance.diverging_steps * _pair(instance.epsilon) / 2
-    return (instance.diverging_steps > 0) & (nats < math.atanh(1 - 1e-9))
+    """Pairs that can be compared, and whose sharp bound is not one to nine digits."""
+    nats = instance.over_pairs(instance.temperature) * instance.diverging_steps * instance.over_pairs(instance.epsilon)
+    return instance.pair_counts & (nats / 2 < ATANH_OF_ONE)
+
+
+ATANH_OF_ONE = math.atanh(1 - 1e-9)
+"""Nats from which on ``tanh`` is one to nine digits."""
 
 
 def _tv_of_pairs(instance: Instance) -> Array:
-    """``tanh(α|D(τ) − D(τ')|/4)``; one for a pair that a policy forbids."""
+    """``tanh(α|D(τ) − D(τ')|/4)``; zero for a pair that a policy forbids."""
     ratio, possible = instance.pair_log_ratio, instance.pair_possible
     xp = array_namespace(ratio)
-    return xp.where(possible, bounds.preference_tv_of_pair(xp.where(possible, ratio, 0.0), _pair(instance.alpha)), 1.0)
+    return bounds.preference_tv_of_pair(xp.where(possible, ratio, 0.0), instance.over_pairs(instance.temperature))
 
 
 def _is_finite(values: Any) -> Array:
-    array = np.asarray(values)
-    return array_namespace(array).isfinite(array)
+    """Whether a divergence is finite: whether one policy writes all that the other does."""
+    return ~(as_array(values) == float("inf"))
 
 
 def _rl_gap(instance: Instance, comparator: Array) -> Array:
@@ -54,7 +53,7 @@ def _rl_average(instance: Instance) -> Array:
     """``α KL(π_E‖π̂) − α E D(τ_RL)``, ``D = log π_E − log π̂``."""
     rl = instance.rl_response
     log_ratio = log_prob(instance.expert, rl) - log_prob(instance.policy, rl)
-    return instance.temperature * (instance.kl_from_expert - instance.mdp.dynamics.average(log_ratio))
+    return instance.temperature * (instance.kl_from_expert - instance.averaged(log_ratio))
 
 
 STATEMENTS: tuple[Statement, ...] = (
@@ -96,14 +95,14 @@ STATEMENTS: tuple[Statement, ...] = (
         "eq. 6",
         "E_π̂ r̂(τ) − E V_r̂(s₁) = −α H(π̂)",
         lambda i: i.irl_dual(i.policy),
-        lambda i: -(i.temperature * trajectory_entropy(i.policy)),
+        lambda i: -(i.temperature * i.entropy(i.policy)),
         equality=True,
     ),
     Statement(
         "irl-gap",
         "eq. 6",
         "−αH(π_E) − [E_{π_E} r̂(τ) − E V_r̂(s₁)] = α KL(π_E‖π̂)",
-        lambda i: -(i.temperature * trajectory_entropy(i.expert)) - i.irl_dual(i.expert),
+        lambda i: -(i.temperature * i.entropy(i.expert)) - i.irl_dual(i.expert),
         lambda i: i.temperature * i.kl_from_expert,
         assumes=lambda i: _is_finite(i.kl_from_expert),
         equality=True,
@@ -113,7 +112,7 @@ STATEMENTS: tuple[Statement, ...] = (
         "eqs. 7–8",
         "E_{π_E} Σ_h [Q̂ − V_Q̂] = α E_{π_E} log π̂(τ)",
         lambda i: i.inverse_soft_q_objective,
-        lambda i: i.temperature * i.mdp.dynamics.average(expected_sums(i.expert, i.policy.log_probs)[0]),
+        lambda i: i.temperature * i.expected_log_prob(i.expert, i.policy),
         assumes=lambda i: _is_finite(i.kl_from_expert),
         equality=True,
     ),
@@ -122,8 +121,9 @@ STATEMENTS: tuple[Statement, ...] = (
         "paper, Thm 1",
         "TV(P_r*, P_r̂) ≤ αHε/2",
         lambda i: i.pair_tv,
-        lambda i: _pair(bounds.preference_tv_paper(i.horizon, i.epsilon, i.alpha)),
+        lambda i: i.over_pairs(bounds.preference_tv_paper(i.horizon, i.epsilon, i.temperature)),
         "probability",
+        assumes=lambda i: i.pair_counts,
         ceiling=lambda i: 1.0,
     ),
     Statement(
@@ -131,7 +131,7 @@ STATEMENTS: tuple[Statement, ...] = (
         "docs §3",
         "TV(P_r*, P_r̂) ≤ tanh(α(H−k)ε/2)",
         lambda i: i.pair_tv,
-        lambda i: bounds.preference_tv_sharp(i.diverging_steps, _pair(i.epsilon), _pair(i.alpha)),
+        lambda i: bounds.preference_tv_sharp(i.diverging_steps, i.over_pairs(i.epsilon), i.over_pairs(i.temperature)),
         "probability",
         assumes=_comparable,
     ),
@@ -142,7 +142,7 @@ STATEMENTS: tuple[Statement, ...] = (
         lambda i: i.pair_mean(i.pair_tv),
         lambda i: i.pair_mean(_tv_of_pairs(i)),
         "probability",
-        assumes=lambda i: np.asarray((i.diverging_steps > 0).any()),
+        assumes=lambda i: i.pair_counts.any(axis=-1),
         ceiling=lambda i: 1.0 - 1e-9,
     ),
     Statement(
@@ -198,8 +198,8 @@ STATEMENTS: tuple[Statement, ...] = (
         "docs §7",
         "V^{π_E} − V^{π̂} ≤ R_τ·TV(π_E(τ), π̂(τ))",
         lambda i: i.clone_gap,
-        lambda i: i.return_range * i.trajectory_tv,
-        assumes=lambda i: _is_finite(i.kl_to_expert) & (i.n_leaves <= MAX_LEAVES),
+        lambda i: i.clone_bound(i.response_tv),
+        assumes=lambda i: _is_finite(i.kl_to_expert) & np.asarray(i.has_leaves),
         ceiling=lambda i: i.return_range * (1 - 1e-9),
     ),
     Statement(
@@ -207,20 +207,18 @@ STATEMENTS: tuple[Statement, ...] = (
         "docs §7",
         "V^{π_E} − V^{π̂} ≤ R_τ·√(1 − BC²)",
         lambda i: i.clone_gap,
-        lambda i: i.return_range * bounds.tv_hellinger(i.affinity),
+        lambda i: i.clone_bound(i.hellinger_tv),
         assumes=lambda i: _is_finite(i.kl_to_expert),
         ceiling=lambda i: i.return_range * (1 - 1e-9),
-        root=True,
     ),
     Statement(
         "clone-pinsker",
         "docs §7",
         "V^{π_E} − V^{π̂} ≤ R_τ·√(KL(π̂‖π_E)/2)",
         lambda i: i.clone_gap,
-        lambda i: i.return_range * bounds.tv_pinsker(i.kl_to_expert),
+        lambda i: i.clone_bound(i.pinsker_tv),
         assumes=lambda i: _is_finite(i.kl_to_expert),
         ceiling=lambda i: i.return_range,
-        root=True,
     ),
     Statement(
         "theorem-2-rl",
@@ -236,7 +234,7 @@ STATEMENTS: tuple[Statement, ...] = (
         "docs §4",
         "V^{π_E} − V^{π_RL} ≤ αHε(1 + tanh(ε/2))",
         lambda i: _rl_gap(i, i.expert_value),
-        lambda i: bounds.rl_gap_expert(i.horizon, i.epsilon, i.alpha),
+        lambda i: bounds.rl_gap_expert(i.horizon, i.epsilon, i.temperature),
         ceiling=lambda i: i.return_range,
     ),
     Statement(
@@ -244,7 +242,7 @@ STATEMENTS: tuple[Statement, ...] = (
         "docs §4",
         "max_π V^π − V^{π_RL} ≤ 2αHε",
         lambda i: _rl_gap(i, i.best_value),
-        lambda i: bounds.rl_gap(i.horizon, i.epsilon, i.alpha),
+        lambda i: bounds.rl_gap(i.horizon, i.epsilon, i.temperature),
         ceiling=lambda i: i.return_range,
     ),
     Statement(
@@ -312,7 +310,7 @@ STATEMENTS: tuple[Statement, ...] = (
         lambda i: i.trajectory_tv,
         lambda i: bounds.tv_randomised_response(i.horizon, i.epsilon),
         "probability",
-        assumes=lambda i: np.asarray(i.n_leaves <= MAX_LEAVES),
+        assumes=lambda i: np.asarray(i.has_leaves),
         ceiling=lambda i: 1.0 - 1e-9,
     ),
 )

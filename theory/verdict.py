@@ -1,200 +1,302 @@
-"""Verdicts: a statement on instances, in doubles with an error bound, and in balls where that decides nothing.
+"""Verdicts: what is proved of a statement on instances, in enclosures of doubles, and in balls where these decide nothing.
 
-A statement *holds*, is *violated*, or stays *undecided*. In floating point each slack ``right − left`` carries a bound
-on its rounding error. Where the slack is inside it, and wherever a violation shows, the two sides are evaluated again
-in rigorous ball arithmetic (`theory.intervals`), with more bits until the sign of the slack is certain or `PRECISIONS`
-is used up. No tolerance turns *undecided* into *holds*.
+A statement *holds*, is *violated*, stays *undecided*, or *does not apply*. Both sides are enclosures
+(`theory.intervals`): intervals that contain the exact number, rounding included. Where the slack ``right − left`` may
+have either sign they are evaluated again with more bits, until the sign is certain or `PRECISIONS` is used up. So no
+tolerance turns *undecided* into *holds*, and nothing is read off an empty set: an assumption is yes, no or uncertain,
+and what is not a number, or was not evaluated, is *undecided* with its reason.
 
 What is evaluated is exact by definition: rewards and temperature as they are stored, `π_E` the soft-optimal policy of
-these, `π̂` the softmax of its stored log-probabilities.
+these, `π̂` the softmax of its stored log-probabilities; each prompt that can occur by itself.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any, Literal
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
+from tqdm import tqdm
 
-from theory.arrays import Array, expand
-from theory.instance import Instance, Unit, single
-from theory.intervals import ball, balls, precision
-from theory.mdp import TokenMDP
-from theory.policy import Policy
-from theory.soft import soft_optimal
+from theory.arrays import Array, as_array, is_enclosure
+from theory.intervals import DOUBLE, Enclosure, Truth, enclose, precision
 
-__all__ = ["Certificate", "Check", "Statement", "Summary", "Verdict", "certify", "check", "exactly", "summarise"]
+__all__ = [
+    "Check",
+    "Contradiction",
+    "Statement",
+    "Summary",
+    "Verdict",
+    "check",
+    "summarise",
+    "summarise_each",
+]
 
-Verdict = Literal["holds", "violated", "undecided"]
+Verdict = Literal["violated", "undecided", "holds", "does not apply"]
 
-PRECISIONS = (128, 256, 512, 1024)
-"""Bits of the balls, tried in turn."""
+VERDICTS: tuple[Verdict, ...] = ("does not apply", "holds", "undecided", "violated")
+"""From the mildest to the worst: a set of cases has the worst verdict of its cases."""
+
+PRECISIONS = (DOUBLE, 128, 256, 512, 1024)
+"""Bits of the enclosures, tried in turn."""
 
 EQUAL_WITHIN = 1e-30
-"""An equality holds when ball arithmetic bounds the difference of its sides by this much of their size (at least 1)."""
+"""An equality holds when its sides are proved to differ by no more than this share of the largest of them."""
 
-MAX_BALLS = 30_000
-"""Rewards in a token MDP up to which it is evaluated in balls."""
+BUDGET = 5_000_000
+"""Rewards, over all instances of one call, up to which balls are used where doubles decide nothing."""
 
-MAX_CERTIFIED = 64
-"""Instances of one statement that are evaluated in balls, those of least slack first."""
+AT_ONCE = 50_000
+"""Rewards of a batch that are evaluated in balls at once."""
+
+THIN, LONG = 32, 256
+"""Where the layers of a batch have fewer rewards and there are more of them, balls are as fast as doubles, which wait
+for NumPy: the first evaluation is in balls, of `LONG_BITS`, which so many layers take."""
+
+LONG_BITS = 256
+
+
+class Contradiction(ArithmeticError):
+    """Two precisions prove different things: an error of the program, which must stop it."""
+
+
+class Evaluable(Protocol):
+    """What a verdict asks of an instance: finite (`theory.instance`) or discounted (`theory.discounted_statements`)."""
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Leading axes of every quantity."""
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Prompts (first states) that can occur, ``(P,)``, boolean: the axis after the batch's."""
+
+    @property
+    def numbers(self) -> int:
+        """Rewards of one problem of the batch."""
+
+    @property
+    def horizon(self) -> Any:
+        """Tokens of a response, or ``1/(1−γ)``."""
+
+    def enclosed(self, bits: int) -> Any:
+        """The instance whose quantities are enclosures, one for each prompt."""
+
+    def take(self, index: Any) -> Self:
+        """Some problems of the batch, counted through it in C order."""
 
 
 @dataclass(frozen=True)
 class Statement:
-    """One claim: ``left ≤ right`` (or ``left = right``) on every instance that satisfies `assumes`."""
+    """One claim: ``left ≤ right`` (or ``left = right``) on every instance that satisfies `assumes`.
+
+    Attributes:
+        name: how it is called.
+        source: where it is from.
+        claim: the claim as text.
+        left: of an instance, a quantity for each prompt or for each of its responses or pairs.
+        right: likewise.
+        unit: of both sides.
+        equality: whether ``left = right`` is claimed.
+        assumes: where it applies: booleans, or a comparison of quantities.
+        ceiling: the most that `left` can ever be; a `right` at or above it says nothing (*vacuous*).
+
+    Raises:
+        ValueError: a side is no function of an instance.
+
+    """
 
     name: str
     source: str
     claim: str
     left: Callable[[Any], Array]
     right: Callable[[Any], Array]
-    unit: Unit = "reward"
+    unit: Literal["reward", "nats", "probability"] = "reward"
     equality: bool = False
     assumes: Callable[[Any], Array] | None = None
     ceiling: Callable[[Any], Array | float] | None = None
-    """The most that `left` can ever be; a `right` at or above it says nothing (*vacuous*)."""
-    root: bool = False
-    """Whether `right` is `ceiling` times the square root of a quantity in nats, which near zero magnifies rounding."""
+
+    def __post_init__(self) -> None:
+        """Validate."""
+        for name in ("left", "right", "assumes", "ceiling"):
+            side = getattr(self, name)
+            if not callable(side) and not (side is None and name in ("assumes", "ceiling")):
+                raise ValueError(f"statement {self.name!r}: {name}={side!r} must be a function of an instance")
 
 
-# --- In floating point ----------------------------------------------------------------------------------------------
+# --- One instance, or a batch ---------------------------------------------------------------------------------------
+
+HOLDS, UNDECIDED, VIOLATED = (VERDICTS.index(v) for v in ("holds", "undecided", "violated"))  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Check:
-    """Both sides of a statement on an instance, elementwise, and what follows from them in floating point."""
+    """Both sides of a statement on an instance, elementwise, and what is proved of them: arrays of one shape.
+
+    Attributes:
+        statement: the statement.
+        bits: precision of the enclosures.
+        left: midpoint of the left side.
+        right: midpoint of the right side.
+        error: what ``right − left`` may be off by: half the width of its enclosure.
+        slack_low: a lower bound on the slack: on ``right − left``, or for an equality on ``−|right − left|``.
+        applies: where the assumptions are certain to hold, on prompts that can occur.
+        uncertain: where they may hold, and may not.
+        vacuous: where `right` is certain to be no less than the statement's ceiling.
+        codes: of the verdict, an index into `VERDICTS`.
+        unknown: where a side is not a number.
+        ends: lower and upper ends of both sides, for `Contradiction`.
+
+    """
 
     statement: Statement
-    left: Array
-    right: Array
-    error: Array
-    applies: Array
-    vacuous: Array
+    bits: int
+    left: np.ndarray
+    right: np.ndarray
+    error: np.ndarray
+    slack_low: np.ndarray
+    applies: np.ndarray
+    uncertain: np.ndarray
+    vacuous: np.ndarray
+    codes: np.ndarray
+    unknown: np.ndarray
+    ends: np.ndarray
 
     @property
-    def slack(self) -> Array:
+    def slack(self) -> np.ndarray:
         """``right − left``, or ``−|right − left|`` for an equality. An infinite bound leaves infinite slack."""
         with np.errstate(invalid="ignore"):
             slack = self.right - self.left
         return -np.abs(slack) if self.statement.equality else np.where(np.isposinf(self.right), np.inf, slack)
 
     @property
-    def verdicts(self) -> Array:
-        """``holds``, ``violated`` or ``undecided`` elementwise.
+    def verdicts(self) -> np.ndarray:
+        """The verdict of each element."""
+        return np.array(VERDICTS)[self.codes]
 
-        An inequality whose slack is smaller than its rounding error is undecided. An equality holds, here, when its
-        sides agree to within the rounding error. What is not a number is undecided.
-        """
-        slack = self.slack
-        inside = "holds" if self.statement.equality else "undecided"
-        decided = np.where(slack > self.error, "holds", np.where(slack < -self.error, "violated", inside))
-        return np.where(np.isnan(slack), "undecided", decided)
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of all elements."""
+        return VERDICTS[int(self.codes.max(initial=0))]
 
 
-def check(statement: Statement, instance: Any) -> Check:
-    """Evaluate both sides of `statement` on `instance` (a batch of instances elementwise) in floating point."""
-    left, right = np.broadcast_arrays(np.asarray(statement.left(instance)), np.asarray(statement.right(instance)))
-    inner = left.ndim - len(instance.batch_shape)
-
-    def spread(values: Any) -> Array:
-        array = np.asarray(values)
-        return np.broadcast_to(array if array.ndim in (0, left.ndim) else expand(array, inner), left.shape)
-
-    quantity, bound = instance.rounding(statement.unit)
-    error = spread(quantity if statement.equality else quantity + bound)
-    applies = spread(True if statement.assumes is None else statement.assumes(instance))
-    ceiling = statement.ceiling
-    vacuous = right >= spread(ceiling(instance)) if ceiling is not None else np.zeros(left.shape, dtype=bool)
-    if statement.root and ceiling is not None:
-        # |c√(x ± δ) − c√x| is at most c√δ, and at most c²δ / c√x
-        top, delta = spread(ceiling(instance)), spread(instance.rounding("nats")[0])
-        error = error + np.minimum(top * np.sqrt(delta), top**2 * delta / np.maximum(right, 1e-300))
-    return Check(statement, left, right, error, applies, vacuous)
-
-
-# --- In balls -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """What ball arithmetic says of a statement on one instance."""
-
-    verdict: Verdict
-    bits: int
-    """Precision at which it was decided, or the last that was tried."""
-    least_slack: float
-    """A lower bound on ``right − left``; for an equality minus an upper bound on ``|right − left|``."""
-
-
-def certify(statement: Statement, instance: Instance, applies: Any = True) -> Certificate:
-    """Decide `statement` on a single instance rigorously.
+def check(statement: Statement, instance: Any, bits: int = DOUBLE) -> Check:
+    """Evaluate both sides of `statement` on `instance`, a batch of instances elementwise, in enclosures.
 
     Args:
         statement: the statement.
-        instance: an instance without batch axes.
-        applies: where the statement's assumptions hold, broadcastable to its two sides.
-
-    Raises:
-        ValueError: the instance has batch axes (take `theory.instance.single`).
+        instance: an `Evaluable`.
+        bits: precision: 53 for doubles, above for balls.
 
     """
-    if instance.batch_shape:
-        raise ValueError(f"instance has batch axes {instance.batch_shape}: certify theory.instance.single(instance, k)")
-    for bits in PRECISIONS:
-        with precision(bits):
-            exact = exactly(instance, bits)
-            left, right = np.broadcast_arrays(
-                *(np.asarray(side(exact), dtype=object) for side in (statement.left, statement.right))
-            )
-            where = np.broadcast_to(applies, left.shape)
-            if statement.assumes is not None:  # in doubles an assumption may seem to hold by an ulp: here for certain
-                certain = np.asarray(statement.assumes(exact), dtype=bool)
-                where = where & np.broadcast_to(certain, left.shape)
-            decided = [_decide(statement, a, b) for a, b in zip(left[where], right[where], strict=True)]
-        verdicts = {verdict for verdict, _ in decided}
-        if "violated" in verdicts or "undecided" not in verdicts:
-            break
-    slack = min((slack for _, slack in decided), default=float("inf"))
-    return Certificate(_worst(verdicts or {"holds"}), bits, slack)
-
-
-def _decide(statement: Statement, left: Any, right: Any) -> tuple[Verdict, float]:
-    """Verdict on two balls, and a lower bound on the slack."""
-    slack = ball(right) - ball(left)
-    if not statement.equality:
-        least = math.nextafter(float(slack.lower()), -math.inf)  # float() rounds to nearest
-        return ("holds" if slack >= 0 else "violated" if slack < 0 else "undecided"), least
-    apart = math.nextafter(float(slack.abs_upper()), math.inf)
-    size = max(1.0, float(ball(left).abs_upper()))
-    if not slack.contains(0):
-        return "violated", -apart
-    return ("holds" if apart <= EQUAL_WITHIN * size else "undecided"), -apart
-
-
-@lru_cache(maxsize=16)
-def exactly(instance: Instance, bits: int) -> Instance:
-    """`instance` in balls of `bits` bits, by the definition at the head of this module; evaluate it in `precision`."""
     with precision(bits):
-        weights = balls(instance.mdp.dynamics.prompt_weights)
-        weights = weights / weights.sum()  # in doubles they sum to one up to rounding only
-        mdp = TokenMDP(
-            replace(instance.mdp.dynamics, prompt_weights=weights),
-            tuple(map(balls, instance.mdp.rewards)),
-            (ball(instance.mdp.reward_range[0]), ball(instance.mdp.reward_range[1])),
-        )
-        alpha = balls(instance.alpha)
-        dynamics = replace(instance.policy.dynamics, prompt_weights=weights)
-        gauge = instance.policy.log_normalizers
-        policy = replace(
-            Policy.from_logits(dynamics, [balls(table) for table in instance.policy.log_probs]),
-            log_normalizers=None if gauge is None else tuple(map(balls, gauge)),
-        )
-        expert = soft_optimal(mdp, alpha).policy
-    return Instance(mdp, expert, policy, alpha, instance.responses, instance.rl_response)
+        exact = _enclosed(instance, bits)
+        left, right = (_side(statement, name, exact, bits) for name in ("left", "right"))
+        b = len(instance.batch_shape)
+        shape = np.broadcast_shapes(left.shape, right.shape, (*instance.batch_shape, 1))
+        left, right = (_spread(side, shape) for side in (left, right))
+
+        def spread(values: Any) -> Truth:
+            truth = Truth.of(values)
+            return Truth(*(_spread(x, shape) for x in (truth.certain, truth.possible)))
+
+        occurs = np.repeat(instance.counts, shape[b] // len(instance.counts)) if shape[b] > 1 else instance.counts.any()
+        assumed = spread(True if statement.assumes is None else statement.assumes(exact))
+        assumed = Truth.of(assumed & np.reshape(occurs, (-1, *(1,) * (len(shape) - b - 1))))
+        vacuous = np.zeros(shape, bool)
+        if statement.ceiling is not None:
+            ceiling = _spread(_as_enclosure(statement.ceiling(exact), bits), shape)
+            vacuous = spread(right >= ceiling).certain
+        return _judged(statement, bits, left, right, assumed, vacuous, b)
+
+
+def _side(statement: Statement, name: str, exact: Any, bits: int) -> Enclosure:
+    try:
+        return _as_enclosure(getattr(statement, name)(exact), bits)
+    except Exception as error:
+        error.add_note(f"while the {name} side of {statement.name!r} was evaluated")
+        raise
+
+
+def _as_enclosure(values: Any, bits: int) -> Enclosure:
+    array = as_array(values)
+    return array if is_enclosure(array) else enclose(array, bits)
+
+
+def _spread(values: Any, shape: tuple[int, ...]) -> Any:
+    """Of a batch, of its prompts, or of their responses or pairs, to `shape`: axes are added at the end."""
+    missing = len(shape) - values.ndim if values.ndim else 0
+    values = values.reshape((*values.shape, *(1,) * missing))
+    if is_enclosure(values):
+        return values._each(lambda part: np.broadcast_to(part, shape))
+    return np.broadcast_to(values, shape)
+
+
+def _judged(
+    statement: Statement, bits: int, left: Enclosure, right: Enclosure, assumed: Truth, vacuous: np.ndarray, b: int
+) -> Check:
+    slack = right - left
+    one, other = ((side.lower(), side.upper()) for side in (left, right))
+    unknown = left.is_nan() | right.is_nan()
+    if statement.equality:
+        negative, positive = Truth.of(slack < 0), Truth.of(slack > 0)
+        apart = np.maximum(np.abs(slack.lower()), np.abs(slack.upper()))
+        same = Truth.of(left == right).certain  # both are the same infinity, or the same exact number
+        violated = (negative.certain | positive.certain) & ~same
+        holds = same | (apart <= EQUAL_WITHIN * _size(one, other, assumed.possible, b, bits))
+        least = np.where(same, 0.0, -apart)
+    else:
+        endless = Truth.of(right == np.inf).certain | Truth.of(left == -np.inf).certain
+        signs = Truth.of(slack >= 0)
+        holds = signs.certain | (endless & ~left.is_nan() & ~right.is_nan())
+        violated = ~signs.possible & ~endless
+        least = np.where(endless, np.inf, slack.lower())
+    codes = np.where(violated & ~unknown, VIOLATED, np.where(holds, HOLDS, UNDECIDED))
+    # where it is uncertain whether the statement applies, only what holds in any case is decided
+    uncertain = assumed.possible & ~assumed.certain
+    codes = np.where(uncertain & (codes == VIOLATED), UNDECIDED, codes)
+    codes = np.where(assumed.possible, codes, 0)
+    with np.errstate(invalid="ignore"):
+        error = (slack.upper() - slack.lower()) / 2
+    ends = np.stack([*one, *other])
+    middle = (_nearest(side) for side in (left, right))
+    return Check(
+        statement, bits, *middle, np.where(np.isnan(error), 0.0, error), least, assumed.certain, uncertain, vacuous,
+        codes, unknown, ends,
+    )  # fmt: skip
+
+
+def _size(one: Any, other: Any, counted: np.ndarray, b: int, bits: int) -> np.ndarray:
+    """What an equality's difference is compared with: the largest number that its sides are certain to have.
+
+    Over the elements of one problem, since a return of zero is a sum of terms as large as the others'. At the last
+    precision it is at least 1, so that two sides which are zero are equal.
+    """
+    size = np.max([np.maximum(low, -high) for low, high in (one, other)], axis=0)
+    size = np.where(counted & np.isfinite(size), np.maximum(size, 0.0), 0.0)
+    axes = tuple(range(b, size.ndim))
+    largest: np.ndarray = size.max(axis=axes, keepdims=True)
+    return np.maximum(largest, 1.0) if bits == PRECISIONS[-1] else largest
+
+
+def _nearest(side: Enclosure) -> np.ndarray:
+    with np.errstate(invalid="ignore", over="ignore"):
+        low, high = side.lower(), side.upper()
+        middle = low / 2 + high / 2
+    found: np.ndarray = np.where(low == high, low, middle)
+    return found
+
+
+def _enclosed(instance: Any, bits: int) -> Any:
+    """`instance.enclosed(bits)`, the same object while the instance lives, so that what it computed is kept."""
+    kept = instance.__dict__.setdefault("_enclosures", {})
+    if bits not in kept:
+        kept.clear()
+        kept[bits] = instance.enclosed(bits)
+    return kept[bits]
 
 
 # --- Over many instances --------------------------------------------------------------------------------------------
@@ -202,122 +304,226 @@ def exactly(instance: Instance, bits: int) -> Instance:
 
 @dataclass(frozen=True)
 class Summary:
-    """A statement over many instances."""
+    """A statement over many instances.
+
+    Attributes:
+        statement: the statement.
+        instances: on how many it applies.
+        outcomes: how many instances have each verdict.
+        reasons: why instances are undecided, and how many: their sides are equal, not a number, an assumption is, or
+            they were not evaluated in balls.
+        worst_ratio: largest ``left/right`` where the right side is well above its error; NaN for an equality.
+        smallest_slack: least ``right − left``; for an equality ``−|right − left|``.
+        left: the left side where the slack is smallest.
+        right: the right side there.
+        error_bound: what that slack may be off by.
+        verdict: the worst of all instances.
+        vacuous_share: share of the elements to which it applies on which it says nothing; NaN where there are none.
+        certified: instances that were evaluated in balls: all that doubles left open.
+        equal_within: what the difference of the two sides is proved to be at most: for an equality, and for an
+            inequality that balls leave undecided, as they must where its sides are the same number. NaN elsewhere.
+
+    """
 
     statement: Statement
     instances: int
+    outcomes: dict[str, int]
+    reasons: dict[str, int]
     worst_ratio: float
-    """Largest ``left/right`` where the right side is well above its rounding error; NaN for an equality."""
     smallest_slack: float
     left: float
     right: float
-    """The two sides where the slack is smallest."""
     error_bound: float
     verdict: Verdict
     vacuous_share: float
     certified: int
-    """Instances that were evaluated in balls: all that floating point left undecided or found violated (up to
-    `MAX_CERTIFIED` of them, none above `MAX_BALLS` rewards), and for an equality the one whose sides differ most.
-    """
     equal_within: float
-    """What ball arithmetic bounds the difference of the two sides by: for an equality, and for an inequality that even
-    balls leave undecided, as they must where its sides are the same number. NaN where there is none of these."""
 
 
-def summarise(statement: Statement, instances: Iterable[Any]) -> Summary | None:
-    """Evaluate a statement over instances; `None` where its assumptions hold on none of them."""
-    cases = [case for instance in instances for case in _cases(check(statement, instance), instance)]
-    if not cases:
-        return None
-    certificates = _certify_open(statement, cases)
-    worst = min(cases, key=lambda case: case.slack.min())
-    k = int(np.argmin(worst.slack))
-    ratio = max((case.ratio for case in cases if not np.isnan(case.ratio)), default=float("nan"))
-    return Summary(
-        statement,
-        len(cases),
-        float("nan") if statement.equality else ratio,
-        float(worst.slack[k]),
-        float(worst.left[k]),
-        float(worst.right[k]),
-        float(worst.error[k]),
-        _worst({case.verdict for case in cases}),
-        float(np.mean(np.concatenate([case.vacuous for case in cases]))),
-        len(certificates),
-        max((-c.least_slack for c in certificates if statement.equality or c.verdict == "undecided"), default=math.nan),
-    )
+def summarise(statement: Statement, instances: Iterable[Any], budget: float = BUDGET) -> Summary:
+    """Decide a statement on instances; see `summarise_each`."""
+    return summarise_each([statement], instances, budget)[0]
 
 
-@dataclass(eq=False)
-class _Case:
-    """A statement on one instance of a batch, where its assumptions hold: flat arrays."""
+def summarise_each(statements: Sequence[Statement], instances: Iterable[Any], budget: float = BUDGET) -> list[Summary]:
+    """Decide each statement on all instances, batches of them one by one. Progress is shown on a terminal.
 
-    instance: Any
-    index: int
-    applies: Array
-    left: Array
-    right: Array
-    slack: Array
-    error: Array
-    vacuous: Array
-    verdict: Verdict
+    Args:
+        statements: the statements; quantities that they share are computed once.
+        instances: `Evaluable` ones.
+        budget: rewards, over all instances, that are evaluated in balls at most, those of the first instances. What is
+            over it stays *undecided* where doubles decide nothing, with that reason.
 
-    @property
-    def ratio(self) -> float:
-        """Largest ``left/right`` where the right side is well above its rounding error."""
-        known = self.right > 1e3 * self.error  # below that, rounding is all there is
+    Raises:
+        ValueError: there are no instances.
+        Contradiction: two precisions exclude each other.
+
+    """
+    tallies = [_Tally(statement) for statement in statements]
+    instances, left = list(instances), budget
+    if not instances:
+        raise ValueError("instances is empty: there is nothing to check the statements on")
+    total = sum(math.prod(instance.batch_shape) for instance in instances)
+    with tqdm(total=total, desc="instances", disable=None, leave=False) as progress:
+        for instance in instances:
+            left -= _examine(tallies, instance, left)
+            progress.update(math.prod(instance.batch_shape))
+    return [tally.summary() for tally in tallies]
+
+
+def _examine(tallies: Sequence[_Tally], instance: Any, budget: float) -> float:
+    """Add an instance, or a batch, to the tallies; returns the rewards that were evaluated in balls."""
+    n, spent = math.prod(instance.batch_shape), 0.0
+    thin = instance.horizon > LONG and instance.numbers * n < THIN * instance.horizon
+    rows = [_Rows(tally.statement, n) for tally in tallies]
+    if not thin:
+        for each in rows:
+            each.update(check(each.statement, instance), np.arange(n))
+    some_open = np.flatnonzero(np.any([each.open for each in rows], axis=0))
+    at_once = max(1, int(AT_ONCE // max(instance.numbers, 1)))
+    for start in range(0, len(some_open), at_once):
+        chunk = some_open[start : start + at_once]
+        cost = float(instance.numbers * len(chunk))
+        if spent + cost > budget:
+            continue
+        spent += cost
+        for bits in PRECISIONS[PRECISIONS.index(LONG_BITS) if thin else 1 :]:
+            chunk = chunk[np.any([each.open[chunk] for each in rows], axis=0)]
+            if not chunk.size:
+                break
+            part = instance.take(chunk)
+            for each in rows:
+                if each.open[chunk].any():
+                    each.update(check(each.statement, part, bits), chunk)
+            part.__dict__.pop("_enclosures", None)
+    for tally, each in zip(tallies, rows, strict=True):
+        tally.add(each)
+    return spent
+
+
+class _Rows:
+    """What is known of a statement on the `n` problems of a batch: of each, its elements flat, ``(n, m)``."""
+
+    def __init__(self, statement: Statement, n: int) -> None:
+        self.statement = statement
+        self.bits = np.zeros(n, dtype=int)
+        """Precision of the last evaluation; 0 for none."""
+        self.open = np.ones(n, dtype=bool)
+        """Where more precision is wanted: nothing is known, it is undecided, or a violation is to be confirmed."""
+        self.found: dict[str, np.ndarray] = {}
+
+    def update(self, found: Check, index: np.ndarray) -> None:
+        """Take in the evaluation of the problems `index`, where they are open."""
+        n = len(index)
+        flat = {name: getattr(found, name).reshape(n, -1) for name in _COLUMNS}
+        flat["ends"] = np.moveaxis(found.ends.reshape(4, n, -1), 0, -1)
+        if not self.found:
+            self.found = {name: np.zeros((len(self.bits), *x.shape[1:]), x.dtype) for name, x in flat.items()}
+        mine = self.open[index]
+        known = mine & (self.bits[index] > 0)
+        if known.any():
+            self._require_overlap(flat, index, known, found.bits)
+        for name, x in flat.items():
+            self.found[name][index[mine]] = x[mine]
+        self.bits[index[mine]] = found.bits
+        worst = self.found["codes"].max(axis=1, initial=0)
+        unconfirmed = (worst == VIOLATED) & (self.bits <= DOUBLE)
+        self.open[index[mine]] = ((worst == UNDECIDED) | unconfirmed)[index[mine]]
+
+    def _require_overlap(self, flat: dict[str, np.ndarray], index: np.ndarray, where: np.ndarray, bits: int) -> None:
+        """Raise `Contradiction` unless what was known may be what is known now."""
+        before, now = self.found["ends"][index], flat["ends"]
+        counted = where[:, None] & (flat["applies"] | flat["uncertain"])
         with np.errstate(invalid="ignore"):
-            ratios = self.left[known] / self.right[known]
-        return float(np.nanmax(ratios)) if not np.isnan(ratios).all() else float("nan")
+            apart = (before[..., 0::2] > now[..., 1::2]) | (now[..., 0::2] > before[..., 1::2])
+        apart = apart.any(axis=-1) & counted
+        if apart.any():
+            k, m = (int(x) for x in np.argwhere(apart)[0])
+            one, two = (f"left in [{e[0]!r}, {e[1]!r}], right in [{e[2]!r}, {e[3]!r}]" for e in (before[k, m], now[k, m]))
+            raise Contradiction(
+                f"{self.statement.name}, problem {index[k]}, element {m}: {one} with {self.bits[index[k]]} bits, and "
+                f"{two} with {bits}: an error of the program, or a side that depends on the precision it is computed in"
+            )
 
-    @property
-    def urgency(self) -> float:
-        """Least slack in units of its error; what is not a number comes first."""
+
+_COLUMNS = ("left", "right", "error", "slack", "slack_low", "applies", "uncertain", "vacuous", "codes", "unknown")
+
+EQUAL, NOT_A_NUMBER, ASSUMPTION, NOT_EVALUATED = (
+    "its sides are not separated",
+    "a side is not a number",
+    "an assumption is undecided",
+    "over the budget of balls",
+)
+
+
+class _Tally:
+    """What is known of a statement over all instances so far."""
+
+    def __init__(self, statement: Statement) -> None:
+        self.statement = statement
+        self.outcomes: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
+        self.ratio = -math.inf
+        self.worst = (math.inf, math.nan, math.nan, math.nan)
+        self.elements = self.vacuous = self.certified = 0
+        self.equal_within = math.nan
+
+    def add(self, rows: _Rows) -> None:
+        """Add the problems of a batch."""
+        if not rows.found:  # none was evaluated
+            self.outcomes["undecided"] += len(rows.bits)
+            self.reasons[NOT_EVALUATED] += len(rows.bits)
+            return
+        of = rows.found
+        worst = of["codes"].max(axis=1, initial=0)
+        worst = np.where(rows.open & (worst == VIOLATED), UNDECIDED, worst)  # seen in doubles, and not confirmed
+        for code, count in zip(*np.unique(worst, return_counts=True), strict=True):
+            self.outcomes[VERDICTS[code]] += int(count)
+        self._explain(rows, worst)
+        counted = of["applies"] | of["uncertain"]
+        self.certified += int(((rows.bits > DOUBLE) & (worst > 0)).sum())
+        self.elements += int(counted.sum())
+        self.vacuous += int((of["vacuous"] & counted).sum())
+        self._measure(of, counted)
+        in_balls = counted & (rows.bits > DOUBLE)[:, None]
+        if not self.statement.equality:
+            in_balls &= (of["codes"] == UNDECIDED) & ~of["unknown"]
+        if in_balls.any():
+            within = np.abs(of["slack"]) + of["error"]
+            self.equal_within = float(np.fmax(self.equal_within, within[in_balls].max()))
+
+    def _explain(self, rows: _Rows, worst: np.ndarray) -> None:
+        left = worst == UNDECIDED
+        for name, flags in (
+            (NOT_EVALUATED, rows.bits < PRECISIONS[-1]),
+            (NOT_A_NUMBER, (rows.found["unknown"] & (rows.found["codes"] == UNDECIDED)).any(axis=1)),
+            (ASSUMPTION, (rows.found["uncertain"] & (rows.found["codes"] == UNDECIDED)).any(axis=1)),
+            (EQUAL, left),
+        ):
+            if (left & flags).any():
+                self.reasons[name] += int((left & flags).sum())
+            left = left & ~flags
+
+    def _measure(self, of: dict[str, np.ndarray], counted: np.ndarray) -> None:
+        if not counted.any():
+            return
         with np.errstate(invalid="ignore", divide="ignore"):
-            least = float(np.min(self.slack / self.error))
-        return -np.inf if np.isnan(least) else least
+            ratios = np.where(counted & (of["right"] > 1e3 * of["error"]), of["left"] / of["right"], np.nan)
+        if not np.isnan(ratios).all():
+            self.ratio = max(self.ratio, float(np.nanmax(ratios)))
+        slack = np.where(counted, np.where(np.isnan(of["slack"]), -np.inf, of["slack"]), np.inf)
+        k = np.unravel_index(int(np.argmin(slack)), slack.shape)
+        if slack[k] < self.worst[0] or math.isnan(self.worst[1]):
+            self.worst = (float(of["slack"][k]), *(float(of[name][k]) for name in ("left", "right", "error")))
 
-    @property
-    def certifiable(self) -> bool:
-        """Whether the instance can be evaluated in balls, and is small enough for it."""
-        if not isinstance(self.instance, Instance) or self.instance.mdp.dynamics.n_prefixes > MAX_BALLS:
-            return False
-        tables = (*self.instance.mdp.rewards, *self.instance.policy.log_probs)
-        return all(isinstance(table, np.ndarray) and table.dtype == np.float64 for table in tables)
-
-
-def _cases(result: Check, instance: Any) -> list[_Case]:
-    """One case for each instance of the batch on which the assumptions hold somewhere."""
-    inner = result.applies.shape[len(instance.batch_shape) :]
-    n = int(np.prod(instance.batch_shape))
-    columns = [
-        np.reshape(x, (n, -1))
-        for x in (result.left, result.right, result.slack, result.error, result.vacuous, result.verdicts)
-    ]
-    cases = []
-    for index, applies in enumerate(result.applies.reshape(n, -1)):
-        if applies.any():
-            left, right, slack, error, vacuous, verdicts = (column[index][applies] for column in columns)
-            verdict = _worst(set(verdicts.tolist()))
-            cases.append(_Case(instance, index, applies.reshape(inner), left, right, slack, error, vacuous, verdict))
-    return cases
-
-
-def _certify_open(statement: Statement, cases: list[_Case]) -> list[Certificate]:
-    """Evaluate in balls what floating point left open, and set those cases' verdicts. A violation ends the search."""
-    open_cases = [case for case in cases if case.verdict != "holds"]
-    if statement.equality:
-        furthest = min(cases, key=lambda case: case.urgency)
-        open_cases += [] if furthest in open_cases else [furthest]
-    certificates: list[Certificate] = []
-    for case in sorted((c for c in open_cases if c.certifiable), key=lambda case: case.urgency)[:MAX_CERTIFIED]:
-        certificates.append(certify(statement, single(case.instance, case.index), case.applies))
-        case.verdict = certificates[-1].verdict
-        if case.verdict == "violated":
-            break
-    return certificates
-
-
-def _worst(verdicts: Iterable[str]) -> Verdict:
-    order: tuple[Verdict, ...] = ("violated", "undecided", "holds")
-    return next(verdict for verdict in order if verdict in verdicts)
+    def summary(self) -> Summary:
+        """The whole."""
+        worst = next(v for v in reversed(VERDICTS) if self.outcomes[v])
+        applies = sum(self.outcomes[v] for v in VERDICTS[1:])
+        ratio = math.nan if self.statement.equality or self.ratio == -math.inf else self.ratio
+        vacuous = self.vacuous / self.elements if self.elements else math.nan
+        slack, left, right, error = self.worst if self.elements else (math.nan,) * 4
+        return Summary(
+            self.statement, applies, {v: self.outcomes[v] for v in VERDICTS if self.outcomes[v]}, dict(self.reasons),
+            ratio, slack, left, right, error, worst, vacuous, self.certified, self.equal_within,
+        )  # fmt: skip
