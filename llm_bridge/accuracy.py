@@ -18,6 +18,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, log_expit, ndtri
 
 from llm_bridge.pairs import RM_BENCH_STYLES, Comparison, Key
+from theory.arrays import require_positive
 
 __all__ = [
     "LengthFit",
@@ -48,9 +49,7 @@ def aligned(comparisons: Sequence[Comparison], scores: Scores, name: str = "scor
 
     Raises ValueError where an id appears twice, a score is missing or NaN, or a shape does not fit.
     """
-    for identity, times in Counter(comparison.id for comparison in comparisons).most_common(1):
-        if times > 1:
-            raise ValueError(f"{times} comparisons have the id {identity!r}")
+    _require_different(comparisons)
     if not isinstance(scores, Mapping) and len(scores) != len(comparisons):
         raise ValueError(f"{name} are for {len(scores)} comparisons, not {len(comparisons)}")
     arrays = []
@@ -73,6 +72,12 @@ def aligned(comparisons: Sequence[Comparison], scores: Scores, name: str = "scor
     return arrays
 
 
+def _require_different(comparisons: Sequence[Comparison]) -> None:
+    for identity, times in Counter(comparison.id for comparison in comparisons).most_common(1):
+        if times > 1:
+            raise ValueError(f"{times} comparisons have the id {identity!r}")
+
+
 def of_pairs(scores: Scores) -> bool:
     """Whether scores are of pairs: how far chosen `i` is above rejected `j` of `R`, by ``(id, "pair", i·R + j)``."""
     return isinstance(scores, Mapping) and any(role == PAIR for _, role, _ in scores)
@@ -85,6 +90,8 @@ def win_table(comparison: Comparison, chosen: Array, rejected: Array) -> Array:
 
 def _signs(chosen: Array, rejected: Array) -> Array:
     """1 where chosen response `i` is above rejected response `j`, 0 where equal and -1 where below."""
+    if np.isnan(chosen).any() or np.isnan(rejected).any():
+        raise ValueError("scores: NaN, which is neither above nor below another, nor equal; leave the comparison out")
     return (chosen[:, None] > rejected).astype(int) - (chosen[:, None] < rejected)
 
 
@@ -96,6 +103,7 @@ def _wins(comparison: Comparison, signs: Array) -> Array:
 def _all_signs(comparisons: Sequence[Comparison], scores: Scores) -> list[Array]:
     if not isinstance(scores, Mapping) or not of_pairs(scores):
         return [_signs(*sides) for sides in aligned(comparisons, scores)]
+    _require_different(comparisons)
     tables = []
     for comparison in comparisons:
         shape = len(comparison.chosen), len(comparison.rejected)
@@ -132,7 +140,15 @@ def bootstrap(
 
     Rows of one unit (a prompt with several comparisons) are drawn together, units with replacement and within
     their stratum; by default each row is a unit, and there is one stratum.
+
+    Raises ValueError where there is no row, a value is not finite, or a weight not positive and finite: some resample
+    would have a mean of nothing.
     """
+    if not len(values) or not np.isfinite(values).all():
+        raise ValueError(f"values of shape {values.shape}: must be at least one row, all of it finite")
+    require_positive("weights", weights)
+    if resamples < 1:
+        raise ValueError(f"resamples={resamples}: must be at least 1")
     rng, n = np.random.default_rng(seed), len(values)
     names, stratum = np.unique([""] * n if strata is None else strata, return_inverse=True)
     unit = np.arange(n) if units is None else np.unique(units, return_inverse=True)[1]
@@ -166,17 +182,34 @@ class LengthFit:
     note: str = ""
 
 
+COUNTED = {
+    "wins": "must be from 0 to 1",
+    "difference": "must be finite",
+    "weights": "must be finite and not negative",
+}
+
+
 def fit_length(
     wins: Array, difference: Array, weights: Array | None = None, units: Labels = None, *, confidence: float = 0.95
 ) -> LengthFit:
     """Fit ``P(win) = σ(a + b·difference)``, chosen length minus rejected, by maximum likelihood; the value is ``σ(a)``.
 
-    All arrays (n,). A tie is half a win and half a loss. The interval is normal on the scale of `a`, its variance
-    robust to the dependence of pairs of one unit (sandwich). Where a threshold on the length separates wins from
-    losses the likelihood has no maximum: then there is no value, and the note says so.
+    All arrays (n,). A tie is half a win and half a loss; pairs of weight zero do not count. The interval is normal on
+    the scale of `a`, its variance robust to the dependence of pairs of one unit (sandwich). Where a threshold on
+    the length separates wins from losses the likelihood has no maximum: then there is no value, and the note says so.
+
+    Raises ValueError where no pair counts, a win is not from 0 to 1, or a difference or a weight is not finite.
     """
     y, x = np.asarray(wins, dtype=float), np.asarray(difference, dtype=float)
     w = np.ones(len(y)) if weights is None else np.asarray(weights, dtype=float)
+    for name, array, good in (
+        ("wins", y, (y >= 0) & (y <= 1)), ("difference", x, np.isfinite(x)), ("weights", w, (w >= 0) & (w < np.inf)),
+    ):  # fmt: skip
+        if not good.all():
+            raise ValueError(f"{name} hold {array[~good][0]:g}: {COUNTED[name]}")
+    if not (w > 0).any():
+        raise ValueError(f"weights: of {len(w)} pairs none counts; give at least one with a positive weight")
+    y, x, w, units = y[w > 0], x[w > 0], w[w > 0], None if units is None else np.asarray(units)[w > 0]
     w, scale, won, lost = w / w.sum(), float(np.sqrt(np.mean(x**2))), x[y > 0], x[y < 1]
     if not len(won) or not len(lost):
         return LengthFit(float(len(won) > 0), note=f"every pair is {'won' if len(won) else 'lost'}: nothing to fit")
@@ -228,10 +261,15 @@ def summary(
     keeps the pairs whose lengths differ by at most `tolerance` of the longer; `logistic` is `fit_length`. Prompts are
     resampled. On RM-Bench the overall figures are means over domains, as published (``safety-refuse`` and
     ``safety-response`` are the halves of one), and prompts are resampled within them.
-    Returns what ``json.dumps`` takes; ValueError where there is no comparison, and from `aligned`.
+    Returns what ``json.dumps`` takes; ValueError where there is no comparison or an option is out of range, and from
+    `aligned`.
     """
     if not comparisons:
         raise ValueError("no comparison to summarise")
+    if not 0 <= tolerance < np.inf:
+        raise ValueError(f"tolerance={tolerance}: must be a share of the longer length, from 0 on")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence}: must be between 0 and 1")
     options = {"tolerance": tolerance, "resamples": resamples, "seed": seed, "confidence": confidence}
     given, counts = _all_signs(comparisons, scores), None if tokens is None else aligned(comparisons, tokens, "tokens")
     texts = [json.dumps(comparison.prompt) for comparison in comparisons]
@@ -284,7 +322,7 @@ def _report(cases: list[_Case], options: dict[str, Any]) -> dict[str, Any]:
     report["nulls"] = {"random": {"accuracy": {"value": 0.5, "low": 0.5 - half, "high": 0.5 + half}}}
     for null, figures in named.items():
         above = (columns["score"] - columns[null])[:, :1]
-        figures["accuracy_above"] = _intervals(above, cases, weights, options, exact=False)[0]
+        figures["accuracy_above"] = _intervals(above, cases, weights, options, lowest=-1.0)[0]
         report["nulls"][null] = figures
     report["length_controlled"] = {unit: _length_controlled(cases, weights, unit, options) for unit in cases[0].lengths}
     return report
@@ -315,17 +353,45 @@ def _weights(cases: list[_Case]) -> Array:
 
 
 def _intervals(
-    values: Array, cases: list[_Case], weights: Array, options: dict[str, Any], *, exact: bool = True
+    values: Array, cases: list[_Case], weights: Array, options: dict[str, Any], *, lowest: float = 0.0
 ) -> list[dict[str, float]]:
-    """Value and percentile interval of each column; `exact`: the binomial bound where all are 0 or all are 1."""
-    units, tail = [case.prompt for case in cases], (1 - options["confidence"]) / 2
-    strata = [case.comparison.subset if case.comparison.is_rm_bench else "" for case in cases]
+    """Value and percentile interval of each column of numbers from `lowest` to 1.
+
+    Where all resamples must agree, they show no width, and the interval is that of `_of_equal_units`.
+    """
+    units, tail = np.array([case.prompt for case in cases]), (1 - options["confidence"]) / 2
+    strata = np.array([case.comparison.subset if case.comparison.is_rm_bench else "" for case in cases])
     draws = bootstrap(values, weights, strata, units, resamples=options["resamples"], seed=options["seed"])
-    mean, (low, high) = np.average(values, axis=0, weights=weights), np.quantile(draws, [tail, 1 - tail], axis=0)
-    if exact:
-        bound = tail ** (1 / len(set(units)))
-        low, high = np.where((values == 1).all(0), bound, low), np.where((values == 0).all(0), 1 - bound, high)
-    return [{"value": v, "low": a, "high": b} for v, a, b in np.stack([mean, low, high], axis=1).tolist()]
+    mean, ends = np.average(values, axis=0, weights=weights), np.quantile(draws, [tail, 1 - tail], axis=0)
+    for k, column in enumerate(values.T):
+        found = _of_equal_units((column - lowest) / (1 - lowest), weights, strata, units, tail)
+        if found is not None:
+            ends[:, k] = lowest + (1 - lowest) * found
+    return [{"value": v, "low": a, "high": b} for v, a, b in zip(mean.tolist(), *ends.tolist(), strict=True)]
+
+
+def _of_equal_units(values: Array, weights: Array, strata: Array, units: Array, tail: float) -> Array | None:
+    """Interval ``(low, high)`` of a mean of numbers in [0, 1] whose units are all equal in each stratum, else `None`.
+
+    Of `n` independent units with mean `μ` all are `c` or more with probability ``(μ/c)^n`` at most (Markov), so
+    ``μ ≥ c·tail^{1/n}``, and of ``1 − c`` likewise. For right and wrong these are the binomial bounds. Strata that
+    differ share the tail.
+    """
+    keys = np.column_stack([np.unique(strata, return_inverse=True)[1], np.unique(units, return_inverse=True)[1]])
+    keys, row = np.unique(keys, axis=0, return_inverse=True)
+    total = np.bincount(row.ravel(), weights)
+    means = np.bincount(row.ravel(), weights * values) / total
+    group = keys[:, 0] if np.ptp(means) > EQUAL else np.zeros(len(keys), dtype=int)
+    if any(np.ptp(means[group == g]) > EQUAL for g in range(group.max() + 1)):
+        return None
+    sizes, share = np.bincount(group), np.bincount(group, total) / total.sum()
+    of_group = np.bincount(group, means) / sizes
+    doubt = (tail / len(sizes)) ** (1 / sizes)
+    return np.array([share @ (of_group * doubt), 1 - share @ ((1 - of_group) * doubt)])
+
+
+EQUAL = 1e-12
+"""Means of units that differ by less are equal, added in another order."""
 
 
 def _length_controlled(cases: list[_Case], weights: Array, unit: str, options: dict[str, Any]) -> dict[str, Any]:

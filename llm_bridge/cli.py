@@ -1,6 +1,7 @@
 """The ``endorm score`` command. torch is loaded when it runs, not when its options are listed.
 
-Exit codes: 0, everything was scored; 1, some rows were left out (listed, and in ``summary.json``); 2, bad input.
+Exit codes: 0, everything was scored; 1, some rows could not be; 2, bad input. Rows that were left out are listed, and
+in ``summary.json``, also those that only have nothing to compare.
 """
 
 from __future__ import annotations
@@ -143,7 +144,7 @@ def _score(arguments: argparse.Namespace) -> int:
             print(f"{speed if tokens else 'nothing was left to score'}; summary.json and report in {arguments.out}")
             _list(problems)
             group.wait()
-    return 1 if problems else 0
+    return 1 if any(problem.fault for problem in problems) else 0
 
 
 def _run(scorer: Scorer, work: Plan, arguments: argparse.Namespace, group: Workers) -> int:

@@ -57,10 +57,14 @@ NOWHERE = Place("(memory)", None, 0)
 
 @dataclass(frozen=True)
 class Problem:
-    """A row that could not be used; as text one line, ``file:line: row N: what is wrong``."""
+    """A row that could not be used; as text one line, ``file:line: row N: what is wrong``.
+
+    It is no `fault` where nothing is wrong with the row, and there is only nothing in it to compare.
+    """
 
     place: Place
     message: str
+    fault: bool = True
 
     def __str__(self) -> str:
         return f"{self.place}: {' '.join(self.message.split())}"
@@ -79,6 +83,10 @@ class Comparison:
     chosen_styles: tuple[str, ...] = ()
     rejected_styles: tuple[str, ...] = ()
     place: Place = field(default=NOWHERE, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.chosen or not self.rejected:
+            raise ValueError(f"{self.id}: no {'rejected' if self.chosen else 'chosen'} response; there is no pair")
 
     @property
     def is_rm_bench(self) -> bool:
@@ -100,6 +108,8 @@ def read_comparisons(
     Files of the same name are told apart by their folders; an id that two sources have in common all the same is a
     problem of the later row.
     """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit={limit}: must be at least 1; None for all")
     found: dict[str, Comparison] = {}
     problems = []
     names = [str(source) for source in sources]
@@ -123,7 +133,8 @@ def iter_comparisons(source: str | Path, format: str | None = None) -> Iterator[
 
     Ids are ``subset/id``, or the row's number (from 0) where a row has none. The subset is the row's own or the
     file's name, for RM-Bench the domain (``domain``, or ``chat`` for ``chat_filtered.json``). DSP gives a comparison
-    for each domain of a row, GSM8K one for each question solved both rightly and wrongly (others have no pair).
+    for each domain of a row, GSM8K one for each question solved both rightly and wrongly; others have no pair, which
+    is a `Problem` and no fault.
 
     Args:
         source: a JSON list, or JSON lines (always, for a name ending in ``.jsonl``); or ``hub:NAME`` or
@@ -260,12 +271,13 @@ def _comparisons(source: str, stem: str, rows: Iterable[_Row], reader: _Reader) 
                 raise row if isinstance(row, ValueError) else ValueError(f"must be an object, got {_show(row)}")
             comparisons = reader(row, stem, number)
             for comparison in comparisons:
+                _require_characters("id", comparison.id)
                 if comparison.id in seen:
                     raise ValueError(f"id {comparison.id!r} is there already")
                 if not comparison.chosen_styles and set(comparison.chosen) & set(comparison.rejected):
                     raise ValueError("one response is both chosen and rejected")
         except ValueError as error:
-            yield Problem(place, str(error))
+            yield Problem(place, str(error), fault=not isinstance(error, _NoPair))
         else:
             seen.update(comparison.id for comparison in comparisons)
             yield from (replace(comparison, place=place) for comparison in comparisons)
@@ -337,7 +349,13 @@ def _gsm8k(row: dict[str, Any], stem: str, number: int) -> list[Comparison]:
     question = _text(row, "question")
     if not any(sides):
         raise ValueError("no marked solution")
-    return [Comparison(_id(row, stem, number), question, *sides, stem)] if all(sides) else []
+    if not all(sides):
+        raise _NoPair(f"no pair: every solution is {'right' if sides[0] else 'wrong'}")
+    return [Comparison(_id(row, stem, number), question, *sides, stem)]
+
+
+class _NoPair(ValueError):
+    """A good row without two responses to compare."""
 
 
 FORMATS: dict[str, _Reader] = {
@@ -368,9 +386,13 @@ def _text(row: dict[str, Any], field: str, where: str = "") -> str:
         raise ValueError(f"{where}{field} must be text, got {_show(text)}")
     if not text.strip():
         raise ValueError(f"{where}{field} is empty")
-    if any("\ud800" <= c <= "\udfff" for c in text):
-        raise ValueError(f"{where}{field} holds half a surrogate pair, which is no text")
+    _require_characters(f"{where}{field}", text)
     return text
+
+
+def _require_characters(name: str, text: str) -> None:
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        raise ValueError(f"{name} holds half a surrogate pair, which is no text")
 
 
 def _id(row: dict[str, Any], subset: str, number: int) -> str:

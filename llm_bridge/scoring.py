@@ -107,8 +107,12 @@ def _records(scorer: Scorer, requests: list[Request]) -> list[Record]:
 
 
 def _finite(record: Record) -> Record:
-    wrong = [name for name, x in record.items() if isinstance(x, float) and not math.isfinite(x)]
-    return {"error": f"{wrong[0]} is {record[wrong[0]]}; load the model in another dtype"} if wrong else record
+    for name, value in record.items():
+        for x in value if isinstance(value, list) else [value]:
+            if isinstance(x, float) and not math.isfinite(x):
+                verb = "hold" if isinstance(value, list) else "is"
+                return {"error": f"{name} {verb} {x}; load the model in another dtype"}
+    return record
 
 
 def _merge(folder: Path, work: Plan) -> None:

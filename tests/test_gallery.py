@@ -20,6 +20,7 @@ from theory.gallery import (
     randomised_response,
     rise_then_fall,
     swapped_pair,
+    swapped_pair_gap,
     vote_and_pay,
 )
 from theory.mdp import TokenMDP
@@ -169,6 +170,18 @@ def test_swapped_pair_stays_below_the_bound_by_its_slack(horizon, slack):
     assert_allclose(gap / bounds.rl_gap(horizon, 0.2, 0.5), 1 - slack, rtol=1e-9)
     lead = log_prob(instance.policy, instance.rl_response) - log_prob(instance.policy, map_response(instance.expert))
     assert_allclose(lead, 2 * horizon * 0.2 * slack, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"slack": -1.0}, "slack=-1.0: must be from 0 to below 1"),
+    ({"slack": np.nan}, "slack=nan: must be from 0 to below 1"),
+    ({"slack": 2.0}, "slack=2.0: must be from 0 to below 1"),
+    ({"horizon": 0}, "horizon=0: must be at least 1"),
+])  # fmt: skip
+def test_swapped_pair_claims_no_more_than_the_bound(changes, message):
+    for family in (swapped_pair, swapped_pair_gap):
+        with pytest.raises(ValueError, match=message):
+            family(**{"horizon": 4, "alpha": 1.0, "epsilon": 0.01} | changes)
 
 
 # --- MAP responses -------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Learning curves: what is measured is what it says, bounds hold, and a stopped run goes on."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -84,9 +85,11 @@ def test_a_stopped_curve_goes_on(tmp_path, monkeypatch):
     assert {len(cell.clone) for cell in other.cells} == {2}
     assert learning_curve([2, 3], [10, 20], **SMALL, resume=path) == whole
     assert len(measured) <= 5 + 8
-    path.write_text("{}\n")
-    with pytest.raises(ValueError, match=r"learning\.jsonl:1: no cell of a learning curve"):
-        learning_curve([2], [10], **SMALL, resume=path)
+    cell = json.loads(text.splitlines()[0])
+    for row in (cell | {"clone": [math.nan] * SMALL["seeds"]}, cell | {"rl": []}, {}):
+        path.write_text(json.dumps(row) + "\n")
+        with pytest.raises(ValueError, match=r"learning\.jsonl:1: no cell of a learning curve"):
+            learning_curve([2], [10], **SMALL, resume=path)
 
 
 def curve(values):
@@ -97,7 +100,7 @@ def curve(values):
 def test_exponents_and_their_intervals():
     exact = curve({H: [3 * H**1.5, 3 * H**1.5] for H in (2, 4, 8, 16)})
     slope = exact.exponent(list(exact.cells), "clone", "horizon")
-    assert slope == pytest.approx((1.5, 1.5, 1.5, 1.5))
+    assert slope == pytest.approx((1.5, 1.5, 1.5, 1.5, 0))
     rng = np.random.default_rng(0)
     noisy = curve({H: (H * rng.standard_normal(20)).tolist() for H in (2, 4, 8, 16, 32)})  # without a sign
     slope = noisy.exponent(list(noisy.cells), "clone", "horizon")
@@ -108,6 +111,26 @@ def test_exponents_and_their_intervals():
     few = curve({2: [0.0, 1.0], 4: [0.0, 0.0], 8: [1.0, 2.0]})
     assert few.exponent(list(few.cells), "rl", "horizon") == "few points"
     assert "zero" in zero.render()
+
+
+def test_an_exponent_says_what_it_leaves_out():
+    """A point without a logarithm is counted; one seed has no interval, nor have seeds whose mean is often zero."""
+    dropped = curve({2: [1.0, 1.1], 4: [0.0, 0.0], 8: [4.1, 4.0], 16: [8.0, 9.0]})
+    assert str(dropped.exponent(dropped.cells, "clone", "horizon")).endswith(", 1 zero")
+    for values in ([1.0], [0.0, 1.0]):
+        thin = curve({H: [H * x for x in values] for H in (2, 4, 8, 16)})
+        slope = thin.exponent(thin.cells, "clone", "horizon")
+        assert slope.value == pytest.approx(1)
+        assert np.isnan([slope.low, slope.high]).all()
+        assert "[no interval]" in str(slope)
+    broken = curve({2: [1.0, 1.1], 4: [np.nan, 2.0], 8: [4.1, 4.0], 16: [8.0, 9.0]})
+    with pytest.raises(ValueError, match="clone of H=4, n=10 is not finite"):
+        broken.exponent(broken.cells, "clone", "horizon")
+
+
+def test_an_error_that_is_nan_is_not_zero(monkeypatch):
+    monkeypatch.setattr(learning, "plain_value", lambda mdp, policy: np.full(mdp.batch_shape, np.nan))
+    assert np.isnan(measure("stochastic", 2, 10, **SMALL).clone).all()
 
 
 def test_smoothing_is_a_bias():
@@ -129,6 +152,8 @@ def test_nothing_to_learn_is_drawn(tmp_path):
     [
         ({"horizons": []}, "horizons=.*: must be positive integers"),
         ({"sizes": [0]}, "sizes=.*: must be positive integers"),
+        ({"sizes": [5, 5]}, "sizes=.*: must be positive integers, each once"),
+        ({"experts": []}, "experts=.*: must name at least one of stochastic, deterministic"),
         ({"seeds": 0}, "seeds=.*: must be positive integers"),
         ({"experts": ["good"]}, "experts='good': must be one of stochastic, deterministic"),
         ({"horizons": [2000], "vocab_size": 4096}, "vocab_size=4096, .*GiB"),
@@ -187,3 +212,6 @@ def test_budgets():
     for name in ("rl", "rlhf_expert", "rlhf_uniform"):
         assert -1e-12 <= large.regrets[name][0] < 0.02 < small.regrets["rlhf_uniform"][0]
     assert all(error >= 0 for _, error in small.regrets.values())
+    for changes, message in (({"seeds": 1}, "seeds=1: must be at least 2"), ({"sizes": []}, "sizes=.*not be empty")):
+        with pytest.raises(ValueError, match=message):
+            budget_comparison(**{"sizes": [10], "alphas": [0.5], "vocab_size": 2, "horizon": 2} | changes)

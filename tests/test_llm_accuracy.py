@@ -50,6 +50,12 @@ def test_infinite_scores_are_compared():
     assert table.tolist() == [[0.5]]
 
 
+def test_nan_is_no_tie():
+    for sides in (([np.nan], [1.0]), ([1.0], [np.nan])):
+        with pytest.raises(ValueError, match="scores: NaN, which is neither above nor below another, nor equal"):
+            win_table(pair(0), *map(np.array, sides))
+
+
 @given(st.lists(st.tuples(*[small] * 6), min_size=1, max_size=6))
 def test_rm_bench_as_published(scores):
     """The published loop: strictly greater counts, hard above the diagonal of [chosen style, rejected style]."""
@@ -80,11 +86,12 @@ def test_rm_bench_overall_is_the_mean_over_domains_with_safety_as_one():
 
 
 def test_rm_bench_resamples_within_domains():
-    """All of chat right and all of code wrong: no resample within the domains changes that."""
+    """All of chat right and all of code wrong: no resample within the domains changes that, each has its own bound."""
     comparisons = [rm_bench(n, domain) for domain in ("chat", "code") for n in range(8)]
     scores = [([1] * 3, [0] * 3)] * 8 + [([0] * 3, [1] * 3)] * 8
     overall = summary(comparisons, scores, resamples=50)["accuracy"]
-    assert list(overall.values()) == pytest.approx([0.5] * 3)
+    bound = (0.025 / 2) ** (1 / 8)
+    assert list(overall.values()) == pytest.approx([0.5, bound / 2, 1 - bound / 2])
 
 
 def test_plain_overall_is_the_mean_over_comparisons():
@@ -164,6 +171,49 @@ def test_the_interval_of_a_perfect_score_is_not_a_point():
     assert (1 - report["accuracy"]["high"]) ** 20 == pytest.approx(0.025)
 
 
+def test_an_interval_has_width_where_all_resamples_agree():
+    """One prompt, or ties only: resampling shows nothing of what is not known."""
+    tail = 0.025
+    one = summary([Comparison("s/0", "q", ("a", "bb"), ("c", "dd"), "s")], [([1.0, 3.0], [2.0, 0.0])])
+    assert one["accuracy"] == pytest.approx({"value": 0.75, "low": 0.75 * tail, "high": 1 - 0.25 * tail})
+    above = one["nulls"]["shorter (characters)"]["accuracy_above"]  # of numbers from -1 to 1
+    assert above == pytest.approx({"value": 0.25, "low": 1.25 * tail - 1, "high": 1 - 0.75 * tail})
+    ties = summary([pair(n) for n in range(5)], [([1.0], [1.0])] * 5)["accuracy"]
+    assert ties == pytest.approx({"value": 0.5, "low": 0.5 * tail**0.2, "high": 1 - 0.5 * tail**0.2})
+
+
+def test_the_interval_of_a_rare_event_covers():
+    """Where most samples hold no loss: it is in their intervals too."""
+    rng, inside = np.random.default_rng(0), 0
+    for _ in range(200):
+        lost = rng.random(20) < 0.02
+        found = summary([pair(n) for n in range(20)], [([1.0], [2.0 * x]) for x in lost], resamples=200)["accuracy"]
+        inside += found["low"] <= 0.98 <= found["high"]
+    assert inside >= 190
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ((np.zeros((0, 1)), np.zeros(0)), r"values of shape \(0, 1\): must be at least one row"),
+    ((np.array([[1.0], [np.nan]]), np.ones(2)), "all of it finite"),
+    ((np.array([[1.0], [0.0]]), np.array([0.0, 1.0])), "weights=0.0: must be positive and finite"),
+])  # fmt: skip
+def test_no_resample_has_a_mean_of_nothing(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        bootstrap(*arguments, resamples=50)
+    with pytest.raises(ValueError, match="resamples=0: must be at least 1"):
+        bootstrap(np.ones((2, 1)), np.ones(2), resamples=0)
+
+
+@pytest.mark.parametrize(("option", "message"), [
+    ({"tolerance": np.nan}, "tolerance=nan: must be a share"), ({"tolerance": -0.1}, "tolerance=-0.1"),
+    ({"confidence": np.nan}, "confidence=nan: must be between 0 and 1"), ({"confidence": 95}, "confidence=95"),
+    ({"resamples": 0}, "resamples=0"),
+])  # fmt: skip
+def test_options_of_a_summary_are_in_range(option, message):
+    with pytest.raises(ValueError, match=message):
+        summary([pair(0)], [([1.0], [0.0])], **option)
+
+
 def test_pairs_of_one_prompt_are_not_independent():
     """Each comparison ten times over: the interval must be that of the prompts."""
     once = [pair(n, prompt=f"p{n}") for n in range(30)]
@@ -202,7 +252,8 @@ def test_nulls_by_hand():
     above = report["nulls"]["shorter (characters)"]["accuracy_above"]
     assert above["value"] == 0.375
     assert 0 <= above["low"] <= above["value"] <= above["high"]
-    assert report["nulls"]["shorter (tokens)"]["accuracy_above"] == {"value": 0, "low": 0, "high": 0}
+    same = report["nulls"]["shorter (tokens)"]["accuracy_above"]  # on four prompts, which is not yet on all
+    assert same == pytest.approx({"value": 0, "low": 0.025**0.25 - 1, "high": 1 - 0.025**0.25})
     assert set(report["length_controlled"]) == {"characters", "tokens"}
 
 
@@ -296,6 +347,26 @@ def test_logistic_fit_never_diverges(data):
     assert (fit.value is None) == (mirrored.value is None)
     if fit.value is not None:
         assert mirrored.value == pytest.approx(1 - fit.value, abs=1e-8)
+
+
+@pytest.mark.parametrize(("wins", "difference", "weights", "message"), [
+    ([], [], None, "weights: of 0 pairs none counts"),
+    ([1.0, 0.0], [1.0, 2.0], [0.0, 0.0], "weights: of 2 pairs none counts"),
+    ([1.0, np.nan], [1.0, 2.0], None, "wins hold nan: must be from 0 to 1"),
+    ([1.0, 0.0, 0.0, 1.0], [1.0, np.nan, 3.0, 4.0], None, "difference hold nan: must be finite"),
+    ([1.0, 0.0], [1.0, 2.0], [1.0, -1.0], "weights hold -1: must be finite and not negative"),
+])  # fmt: skip
+def test_no_fit_of_nothing(wins, difference, weights, message):
+    with pytest.raises(ValueError, match=message):
+        fit_length(np.array(wins), np.array(difference), None if weights is None else np.array(weights))
+
+
+def test_pairs_of_weight_zero_do_not_count():
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=60)
+    y = (rng.random(60) < expit(x)).astype(float)
+    more = np.r_[y, 1 - y[:5]], np.r_[x, 1e6 * np.ones(5)], np.r_[np.ones(60), np.zeros(5)]
+    assert fit_length(*more) == fit_length(y, x)
 
 
 def dsp(n, domains=("academy", "business", "normal")):

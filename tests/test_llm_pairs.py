@@ -145,8 +145,9 @@ def test_llmbar_puts_the_label_first(write):
 
 def test_gsm8k_compares_right_solutions_with_wrong_ones(write):
     right = {"question": "q", "m": {"is_correct": True, "solution": "r"}}
-    (comparison,) = only(write([right, GSM8K]))
+    (comparison,), (problem,) = read_comparisons(write([right, GSM8K]))
     assert (comparison.id, comparison.chosen, comparison.rejected) == ("pairs/1", ("r", "s"), ("w",))
+    assert (problem.message, problem.fault) == ("no pair: every solution is right", False)  # counted, nothing is wrong
 
 
 @pytest.mark.parametrize(
@@ -157,6 +158,13 @@ def test_the_format_is_guessed_from_the_first_object(write, row, format):
     path = write(["no object", row])
     assert list(iter_comparisons(path)) == list(iter_comparisons(path, format))
     assert isinstance(list(iter_comparisons(path))[-1], Comparison)
+
+
+@pytest.mark.parametrize(("sides", "missing"), [((("a",), ()), "rejected"), (((), ("b",)), "chosen")])
+def test_a_comparison_has_both_sides(sides, missing):
+    """Else its accuracy would be a mean over no pair."""
+    with pytest.raises(ValueError, match=f"s/0: no {missing} response; there is no pair"):
+        Comparison("s/0", "q", *sides, "s")
 
 
 def wrong(row, message, format="jsonl"):
@@ -183,6 +191,8 @@ def wrong(row, message, format="jsonl"):
         wrong(PAIR | {"id": True}, "id must be text or a whole number, got true"),
         wrong(PAIR | {"id": 1.5}, "id must be text or a whole number"),
         wrong(PAIR | {"subset": 3}, "subset must be text"),
+        wrong(PAIR | {"id": "\ud800"}, "id holds half a surrogate pair, which is no text"),
+        wrong(DSP | {"responses": {"academy": "a", "\udc00": "b"}}, "id holds half a surrogate pair", "dsp"),
         wrong(PAIR | {"chosen": "\ud800"}, "chosen holds half a surrogate pair, which is no text"),
         wrong(PAIR | {"system": "s", "prompt": [system("t"), user("q")]}, "do not answer the same prompt"),
         wrong(PAIR | {"chosen": [user("2 + 3?"), assistant("4")]}, "do not answer the same prompt"),
@@ -299,7 +309,7 @@ def test_neither_torch_nor_transformers_is_imported():
         ("llmbar/LLMBar_Natural.json", "llmbar", {"LLMBar_Natural": 100}, 0),
         ("llmbar/LLMBar_Adversarial_Manual.json", "llmbar", {"LLMBar_Adversarial_Manual": 46}, 0),
         ("llmbar/LLMBar_Adversarial_Neighbor.json", "llmbar", {"LLMBar_Adversarial_Neighbor": 134}, 0),
-        ("gsm8k/example_model_solutions.jsonl", "gsm8k", {"example_model_solutions": 731}, 0),
+        ("gsm8k/example_model_solutions.jsonl", "gsm8k", {"example_model_solutions": 731}, 588),
     ],
 )
 def test_published_files(name, format, subsets, problems):
@@ -323,6 +333,9 @@ def test_sources_together(tmp_path):
     assert [str(c.place) for c in comparisons][3:5] == [f"{two}:1: row 0", f"{two}:2: row 1"]
     assert problems == []
     assert [c.id for c in read_comparisons(one, two, limit=2)[0]] == ["a/0", "a/1", "b/0", "b/1"]
+    for limit in (0, -1):
+        with pytest.raises(ValueError, match=f"limit={limit}: must be at least 1"):
+            read_comparisons(one, limit=limit)
     comparisons, problems = read_comparisons(one, three)
     assert [c.id for c in comparisons][::3] == [f"{tmp_path.name}/a/0", "other/a/0"]
     assert problems == []

@@ -134,7 +134,7 @@ def test_a_comparison_that_cannot_be_scored_does_not_lose_the_others(scorer, tmp
     assert str(problem).startswith("pairs.jsonl:7: row 6: chosen[0]: prompt and response have ")
 
 
-@pytest.mark.parametrize("wrong", ["refused", "not finite"])
+@pytest.mark.parametrize("wrong", ["refused", "not finite", "a token that is not"])
 def test_a_request_that_fails_in_the_model_does_not_lose_its_batch(scorer, work, tmp_path, wrong):
     class Particular(Endogenous):
         def records(self, requests):
@@ -142,14 +142,17 @@ def test_a_request_that_fails_in_the_model_does_not_lose_its_batch(scorer, work,
             if any(bad) and wrong == "refused":
                 raise ValueError("no such\nthing")
             records = super().records(requests)
-            return [record | ({"log_prob": float("nan")} if b else {}) for record, b in zip(records, bad, strict=True)]
+            found = {"log_prob": float("nan")} if wrong == "not finite" else {"rewards": [0.0, float("inf")]}
+            return [record | (found if b else {}) for record, b in zip(records, bad, strict=True)]
 
     particular = Particular(scorer.reward, scorer.conversation)
     for _ in range(2):  # and a second time, from what is written
         results = scored(particular, work, tmp_path)
         assert results.comparisons == [c for c in COMPARISONS if c.id != "a/3"]
         assert {key[0] for key in results.records} == {c.id for c in results.comparisons}
-        reason = "no such thing" if wrong == "refused" else "log_prob is nan; load the model in another dtype"
+        dtype = "load the model in another dtype"
+        reasons = {"refused": "no such thing", "not finite": f"log_prob is nan; {dtype}"}
+        reason = reasons.get(wrong, f"rewards hold inf; {dtype}")
         assert [str(problem) for problem in results.problems] == [f"f:3: row 3: {reason}"]
     lines = [json.loads(line) for line in (tmp_path / "responses.jsonl").read_text().splitlines()]
     assert [line["id"] for line in lines if "error" in line] == ["a/3"]

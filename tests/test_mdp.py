@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import zipfile
 
 import numpy as np
 import pytest
@@ -229,7 +230,14 @@ def test_other_files_are_refused(tmp_path):
 
 R0, R1 = np.zeros((1, 2)), np.zeros((2, 2))
 BAD_FILES = [
-    ({"x": R0}, "reward_0 is missing"),
+    ({"eos": np.array(1)}, "reward_0 is missing"),
+    ({"reward_0": R0, "promt_weights": np.ones(1)}, r"'promt_weights' is no array that TokenMDP\.save writes"),
+    ({"reward_0": R0, "alowed_0": R0 == 0}, r"'alowed_0' is no array that TokenMDP\.save writes"),
+    ({"reward_0": R0, "allowed_1": R0 == 0}, "allowed_1 is not read: rule='tree', a horizon of 1"),
+    ({"reward_0": R0, "next_0": R0.astype(int)}, "next_0 is not read: rule='table', a horizon of 1"),
+    ({"reward_0": R0, "rule": np.array("tree"), "window": np.array(1)}, "window is not read: rule='tree'"),
+    ({"reward_0": R0, "prompt_weights": np.array([1 + 1j])}, "prompt_weights has dtype complex128: must hold real"),
+    ({"reward_0": R0, "window": np.timedelta64(1, "s")}, "window must be an integer scalar"),
     ({"reward_1": R1}, "reward_0 is missing"),
     ({"reward_0": R0, "reward_2": R1}, "reward_1 is missing"),
     ({"reward_0": R0, "rule": np.array("loop")}, "rule='loop': must be 'tree', 'window' or 'table'"),
@@ -248,6 +256,15 @@ def test_files_that_are_no_mdp(tmp_path, arrays, message):
     path = tmp_path / "given.npz"
     np.savez(path, **arrays)
     with pytest.raises(ValueError, match=rf"given\.npz: {message}"):
+        TokenMDP.load(path)
+
+
+def test_members_that_are_no_array(tmp_path):
+    path = tmp_path / "given.npz"
+    np.savez(path, reward_0=R0)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("reward_1", b"no .npy in its name")
+    with pytest.raises(OSError, match=r"given\.npz: not a whole \.npz file \(reward_1 is no array\)"):
         TokenMDP.load(path)
 
 

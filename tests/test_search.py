@@ -151,3 +151,28 @@ def test_objectives_need_no_torch():
     code = "import sys, theory.search; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_what_has_nothing_to_attain_attains_nothing():
+    """One token, or rewards that are all equal: the worst clone is the expert, and 0/0 is no fraction."""
+    for V in (1, 2):
+        same = TokenMDP.tree([np.zeros((1, V)), np.zeros((V, V))])
+        assert pinsker_fraction(same, 1.0, 0.5) == 0
+    assert search(pinsker_fraction, 1, 2, 0.5, restarts=2, steps=2).ratio == 0
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_nan_is_not_the_best_that_was_found(everywhere):
+    def fraction(mdp, alpha, epsilon):
+        """In NumPy NaN wherever a reward is neither 0 nor 1, and so on every instance before it is rounded."""
+        found, rewards = kl_fraction(mdp, alpha, epsilon), mdp.rewards[0]
+        if not isinstance(rewards, np.ndarray):
+            return found
+        inside = ((rewards > 0) & (rewards < 1)).any(-1).any(-1)
+        return np.where(inside | everywhere, np.nan, found)
+
+    if everywhere:
+        with pytest.raises(ValueError, match="objective: NaN on every instance found"):
+            search(fraction, 2, 1, 0.5, restarts=2, steps=2, alpha=1.0)
+    else:
+        assert 0 <= search(fraction, 2, 1, 0.5, restarts=2, steps=2, alpha=1.0).ratio <= 1

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,6 +26,28 @@ def test_fit_exponent_on_a_power_law_and_around_it():
     assert abs(bent.slope - 1.5) < 2 * bent.half_width
     with pytest.raises(ValueError, match="at least 3"):
         fit_exponent(x[:2], x[:2])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 0.0, -4.0])
+def test_no_point_of_a_fit_is_left_out(bad):
+    with pytest.raises(ValueError, match=f"y={bad}: must be positive and finite"):
+        fit_exponent([1, 2, 3, 4, 5], [1, bad, 9, 16, 25])
+    with pytest.raises(ValueError, match=r"x=\[3.0, 3.0, 3.0\]: an exponent needs at least 3 different points"):
+        fit_exponent([3, 3, 3], [1, 2, 3])
+
+
+@pytest.mark.parametrize("horizons", [(), (4, 4, 4), (65536, 4)])
+def test_horizons_increase(horizons):
+    """Else the crossover is sought between the wrong two, and a local exponent is 0/0."""
+    with pytest.raises(ValueError, match=r"horizons=\[.*\]: must be at least one, each longer than the one before"):
+        horizon_curve(horizons)
+
+
+def test_a_worst_case_that_is_nan_is_not_passed_over():
+    curve = preference_curve(points=2)
+    assert "at least nan" in str(replace(curve, worst=(curve.worst[0], math.nan)))
+    with pytest.raises(ValueError, match="points=0: must be at least 1"):
+        preference_curve(points=0)
 
 
 @pytest.mark.parametrize(("vocab_size", "alpha"), [*GOLDEN_PAIRS, (4, 3.0), (2, 0.01)])

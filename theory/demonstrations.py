@@ -141,7 +141,7 @@ class Demonstrations:
             ValueError: what it holds is not a data set on `dynamics` (the counts of others are not a flow here).
 
         """
-        arrays = read_arrays(path, "Demonstrations.save")
+        arrays = read_arrays(path, "Demonstrations.save", r"counts_\d+")
         names = [f"counts_{h}" for h in range(dynamics.horizon)]
         if set(names) != set(arrays):
             odd = min(set(names) ^ set(arrays))

@@ -197,6 +197,7 @@ def swapped_pair(horizon: int, alpha: float, epsilon: float, *, slack: float = 1
         epsilon: radius of the ball, nats; B's reward must not be negative, ``2αε(1 − slack) ≤ min(α log 2, 1)``.
         slack: how far below the bound the instance stays, so that B is strictly the most probable.
     """
+    _check_pair(horizon, slack)
     stay = _swapped_reward(require_positive("alpha", alpha))
     step = 2 * alpha * require_positive("epsilon", epsilon) * (1 - slack)
     if not 0 < step <= stay:
@@ -228,8 +229,16 @@ def swapped_pair_gap(horizon: int, alpha: float, epsilon: float, *, slack: float
 
     Where ε is too large for the pair, that of the largest radius that it allows: the smaller ball is in the larger one.
     """
+    _check_pair(horizon, slack)
     step = 2 * require_positive("alpha", alpha) * require_positive("epsilon", epsilon)
     return horizon * (1 - slack) * min(step, _swapped_reward(alpha))
+
+
+def _check_pair(horizon: int, slack: float) -> None:
+    if horizon < 1:
+        raise ValueError(f"horizon={horizon}: must be at least 1")
+    if not 0 <= slack < 1:
+        raise ValueError(f"slack={slack}: must be from 0 to below 1; less would be above the bound")
 
 
 def _swapped_reward(alpha: float) -> float:

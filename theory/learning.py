@@ -79,15 +79,21 @@ class Cell:
 
 
 class Slope(NamedTuple):
-    """Slope on log axes, a 95 % interval of it from resampled seeds, and the slope between the last two points."""
+    """Slope on log axes, a 95 % interval of it from resampled seeds, and the slope between the last two points.
+
+    The interval is NaN where the seeds give none. `zeros` counts points without a logarithm, which are left out.
+    """
 
     value: float
     low: float
     high: float
     last: float
+    zeros: int = 0
 
     def __str__(self) -> str:
-        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}], last {self.last:.2f}"
+        interval = "[no interval]" if np.isnan(self.low) else f"[{self.low:.2f}, {self.high:.2f}]"
+        left_out = f", {self.zeros} zero" if self.zeros else ""
+        return f"{self.value:.2f} {interval}, last {self.last:.2f}{left_out}"
 
 
 @dataclass(frozen=True)
@@ -110,10 +116,18 @@ class LearningCurve:
     def exponent(self, cells: Sequence[Cell], quantity: str, axis: Literal["horizon", "n"]) -> Slope | str:
         """Slope of the mean absolute error on log axes; where there is none, why: ``"zero"`` or ``"few points"``.
 
-        The interval is of 1,000 resamples of the seeds, which are independent from cell to cell.
+        The interval is of 1,000 resamples of the seeds, which are independent from cell to cell. There is none for a
+        single seed, nor where so many resamples have a mean of zero that the interval would leave more out than 5 %.
+
+        Raises:
+            ValueError: an error is not finite.
+
         """
         x = np.log([getattr(cell, axis) for cell in cells])
         values = np.abs([getattr(cell, quantity) for cell in cells])
+        if not np.isfinite(values).all():
+            bad = cells[int(np.argmin(np.isfinite(values).all(axis=1)))]
+            raise ValueError(f"{quantity} of H={bad.horizon}, n={bad.n} is not finite: measure that cell again")
         if not values.any():
             return "zero"
         kept = (values > 0).any(axis=1)
@@ -122,24 +136,27 @@ class LearningCurve:
         x, values = x[kept], values[kept]
         drawn = np.random.default_rng(0).integers(values.shape[1], size=(1000, *values.shape))
         means = np.take_along_axis(values[None], drawn, axis=2).mean(axis=2)
-        means = np.vstack([values.mean(axis=1), means[(means > 0).all(axis=1)]])
+        usable = (means > 0).all(axis=1)
+        means = np.vstack([values.mean(axis=1), means[usable]])
         centred = x - x.mean()
         slopes = np.log(means) @ centred / (centred @ centred)
-        low, high = np.quantile(slopes[1:], [0.025, 0.975]) if len(slopes) > 1 else (slopes[0], slopes[0])
+        low, high = np.nan, np.nan
+        if values.shape[1] > 1 and usable.mean() >= 0.95:
+            low, high = np.quantile(slopes[1:], [0.025, 0.975])
         last = (np.log(means[0, -1]) - np.log(means[0, -2])) / (x[-1] - x[-2])
-        return Slope(float(slopes[0]), float(low), float(high), float(last))
+        return Slope(float(slopes[0]), float(low), float(high), float(last), int((~kept).sum()))
 
     def render(self) -> str:
         """Exponents in `H` at the most demonstrations and in `n` at the longest horizon, a line for each expert."""
         longest, most = max(c.horizon for c in self.cells), max(c.n for c in self.cells)
-        head = f"{'expert':<15}{'error':<8}{f'exponent in H (n = {most:,})':<34}{f'exponent in n (H = {longest})':<36}"
+        head = f"{'expert':<15}{'error':<8}{f'exponent in H (n = {most:,})':<41}{f'exponent in n (H = {longest})':<41}"
         lines = [f"{head}{'mean |error|':>12}"]
         for expert in dict.fromkeys(c.expert for c in self.cells):
             for quantity in ("clone", "rl"):
                 in_horizon = self.exponent(self.select(expert, n=most), quantity, "horizon")
                 in_n = self.exponent(self.select(expert, horizon=longest), quantity, "n")
                 (last,) = self.select(expert, horizon=longest, n=most)
-                lines.append(f"{expert:<15}{quantity:<8}{in_horizon!s:<34}{in_n!s:<36}{last.size(quantity):>12.4g}")
+                lines.append(f"{expert:<15}{quantity:<8}{in_horizon!s:<41}{in_n!s:<41}{last.size(quantity):>12.4g}")
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
@@ -184,8 +201,10 @@ def learning_curve(
     options: dict[str, Any] = {"alpha": alpha, "vocab_size": vocab_size, "window": window, "prompts": prompts}
     options |= {"smoothing": smoothing, "seeds": seeds}
     for name, values in (("horizons", horizons), ("sizes", sizes), ("seeds", (seeds,))):
-        if not len(values) or min(values) < 1:
-            raise ValueError(f"{name}={values!r}: must be positive integers")
+        if not len(values) or min(values) < 1 or len(set(values)) < len(values):
+            raise ValueError(f"{name}={values!r}: must be positive integers, each once")
+    if not experts:
+        raise ValueError(f"experts={experts!r}: must name at least one of {', '.join(EXPERTS)}")
     wrong = [expert for expert in experts if expert not in EXPERTS]
     if wrong:
         raise ValueError(f"experts={wrong[0]!r}: must be one of {', '.join(EXPERTS)}")
@@ -227,8 +246,8 @@ def measure(
     divergence = np.minimum(kl(teacher, fitted), kl(fitted, teacher))
 
     def error(of: Any, than: Any) -> Any:
-        """The difference, zero where it is rounding."""
-        return np.where(np.abs(than - of) > 1e-12 * horizon, than - of, 0.0)
+        """The difference, zero where it is rounding; NaN stays NaN."""
+        return np.where(np.abs(than - of) <= 1e-12 * horizon, 0.0, than - of)
 
     found = {
         "clone": error(plain_value(mdp, fitted), value),
@@ -278,10 +297,18 @@ def budget_comparison(
         smoothing: of the clone's counts.
         l2: of the reward fit (`theory.preferences.fit_reward`).
         beta: RLHF's KL coefficient; its anchor is uniform, so that a small one is RL on the fitted reward.
-        seeds: trees and data sets for each row.
+        seeds: trees and data sets for each row, at least two: one has no standard error.
         seed: of the random numbers.
 
+    Raises:
+        ValueError: no `sizes` or `alphas`, or fewer than two seeds.
+
     """
+    for name, values in (("sizes", sizes), ("alphas", alphas)):
+        if not len(values):
+            raise ValueError(f"{name}={values!r}: must not be empty")
+    if seeds < 2:
+        raise ValueError(f"seeds={seeds}: must be at least 2, for a standard error")
     rows = []
     for alpha in alphas:
         for n in sizes:
@@ -316,6 +343,8 @@ def _read(path: Path, options: dict[str, Any]) -> Iterator[tuple[tuple[str, int,
         try:
             row = json.loads(line)
             numbers = {name: tuple(map(float, row[name])) for name in QUANTITIES}
+            if any(len(x) != row["options"]["seeds"] or not np.isfinite(x).all() for x in numbers.values()):
+                raise ValueError("not one finite number for each seed")
             cell = Cell(row["expert"], int(row["horizon"]), int(row["n"]), **numbers)
             same = row["options"] == options
         except (ValueError, KeyError, TypeError) as error:

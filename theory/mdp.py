@@ -21,6 +21,9 @@ __all__ = ["TokenMDP"]
 
 Layers = Sequence[Any]
 
+ARRAYS = r"(reward|next|allowed)_\d+|prompt_weights|reward_range|rule|window|eos"
+"""Names of the arrays in a file."""
+
 
 @dataclass(frozen=True, eq=False)
 class TokenMDP:
@@ -242,7 +245,7 @@ class TokenMDP:
             ValueError: what it holds is not a token MDP; names the array.
 
         """
-        arrays = read_arrays(path, "TokenMDP.save")
+        arrays = read_arrays(path, "TokenMDP.save", ARRAYS)
         try:
             return cls._from_arrays(arrays)
         except ValueError as error:
@@ -255,10 +258,19 @@ class TokenMDP:
         if H == 0 or missing:
             raise ValueError(f"{missing[0] if missing else 'reward_0'} is missing; store one reward_h per layer from 0")
         for name, array in arrays.items():
-            if name.startswith("reward_") and (array.dtype.kind not in "fiub"):
+            if name.startswith(("reward_", "prompt_weights")) and (array.dtype.kind not in "fiub"):
                 raise ValueError(f"{name} has dtype {array.dtype}: must hold real numbers")
         default = "table" if "next_0" in arrays else "window" if "window" in arrays else "tree"
         rule = str(arrays.get("rule", default))
+        read = {"rule", "eos", "prompt_weights", "reward_range"}
+        read |= {f"{kind}_{h}" for kind in ("reward", "allowed") for h in range(H)}
+        if rule == "window":
+            read.add("window")
+        if rule == "table":
+            read |= {f"next_{h}" for h in range(H - 1)}
+        unread = sorted(arrays.keys() - read)
+        if unread:
+            raise ValueError(f"{unread[0]} is not read: rule={rule!r}, a horizon of {H}; leave it out or correct those")
         rewards = [arrays[f"reward_{h}"] for h in range(H)]
         masks = [arrays.get(f"allowed_{h}") for h in range(H)]
         options: dict[str, Any] = {"prompt_weights": arrays.get("prompt_weights"), "allowed": masks}
@@ -282,7 +294,7 @@ class TokenMDP:
 
 
 def _integer(name: str, value: np.ndarray | None) -> int:
-    if value is None or np.ndim(value) != 0 or not np.issubdtype(value.dtype, np.integer):
+    if value is None or np.ndim(value) != 0 or value.dtype.kind not in "iu":
         raise ValueError(f"{name} must be an integer scalar, got {value!r}")
     return int(value)
 

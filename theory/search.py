@@ -64,11 +64,12 @@ def clone_fraction(bound: Callable[[int, float], Array]) -> Objective:
 def pinsker_fraction(mdp: TokenMDP, alpha: Any, epsilon: float) -> Array:
     """``(V^{π_E} − V^π̂) / (H √(KL(π̂‖π_E)/2))`` at the `π̂` of the ball with the least plain value.
 
-    *clone-pinsker* with `H`, what rewards in [0, 1] allow, for the range of the return.
+    *clone-pinsker* with `H`, what rewards in [0, 1] allow, for the range of the return. Zero where `π̂` is `π_E`.
     """
     gap, policy, expert = _worst_clone_gap(mdp, alpha, epsilon)
     nats = kl(policy, expert)
     xp = array_namespace(nats)
+    nats = xp.where(nats > 0, nats, xp.ones_like(nats))  # there the gap is zero, and 0/0 would be NaN
     return gap / (mdp.horizon * xp.clip(xp.sqrt(nats / 2), None, 1.0))
 
 
@@ -113,7 +114,8 @@ def search(
         seed: seed of the starts.
 
     Raises:
-        ValueError: a size is below 1, a parameter is not positive and finite, or the trees do not fit into memory.
+        ValueError: a size is below 1, a parameter is not positive and finite, the trees do not fit into memory, or the
+            objective is NaN on all that was found.
         ImportError: torch is not installed.
 
     """
@@ -128,12 +130,15 @@ def search(
     require_tree_memory(vocab_size, horizon, restarts, "searching trees", bytes_per_prefix=8 * 32)
     tables, alphas = _ascend(objective, vocab_size, horizon, radius, fixed, restarts, steps, seed)
     scores = objective(TokenMDP.tree(tables), alphas, radius)
-    found = [
-        _refine_alpha(objective, TokenMDP.tree([finish(table[i]) for table in tables]), float(alphas[i]), radius, free)
-        for i in np.argsort(-scores, kind="stable")[:POLISHED]
-        for finish in (np.asarray, np.round)
-    ]
-    return max(found, key=lambda candidate: candidate.ratio)
+    found: list[Found] = []
+    for i in np.argsort(-scores, kind="stable")[:POLISHED]:
+        for finish in (np.asarray, np.round):
+            mdp = TokenMDP.tree([finish(table[i]) for table in tables])
+            found += _refine_alpha(objective, mdp, float(alphas[i]), radius, free)
+    ratios = [candidate.ratio for candidate in found]
+    if np.isnan(ratios).all():
+        raise ValueError("objective: NaN on every instance found; it must be a number wherever rewards are in [0, 1]")
+    return found[int(np.nanargmax(ratios))]
 
 
 def _ascend(
@@ -159,8 +164,8 @@ def _ascend(
     return [torch.sigmoid(table.detach()).numpy() for table in logits], np.exp(log_alpha.detach().numpy())
 
 
-def _refine_alpha(objective: Objective, mdp: TokenMDP, alpha: float, epsilon: float, free: bool) -> Found:
-    """The instance with `alpha`, where it is `free`, moved to the best value within a factor `e` that is found."""
+def _refine_alpha(objective: Objective, mdp: TokenMDP, alpha: float, epsilon: float, free: bool) -> list[Found]:
+    """The instance and, where `alpha` is `free`, the same with the best value within a factor `e` that is found."""
     candidates = [alpha]
     if free:
 
@@ -170,5 +175,4 @@ def _refine_alpha(objective: Objective, mdp: TokenMDP, alpha: float, epsilon: fl
         centre = math.log(alpha)
         around = minimize_scalar(loss, bounds=(centre - 1, centre + 1), method="bounded", options={"xatol": 1e-9})
         candidates.append(math.exp(around.x))
-    found = [Found(mdp, value, epsilon, float(objective(mdp, value, epsilon))) for value in candidates]
-    return max(found, key=lambda candidate: candidate.ratio)
+    return [Found(mdp, value, epsilon, float(objective(mdp, value, epsilon))) for value in candidates]

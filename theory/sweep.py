@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from theory import bounds, gallery
 from theory.adversary import worst_preference_pair
+from theory.arrays import require_positive
 from theory.gallery import coin_payoff_gap, random_tree, swapped_pair_gap
 from theory.improve import SharpeningCurve, sharpening_curve
 from theory.instance import Instance
@@ -58,16 +60,15 @@ def fit_exponent(x: Any, y: Any) -> Exponent:
     The points of an exact curve have no noise: the interval measures how far the curve is from a power law.
 
     Raises:
-        ValueError: fewer than three points are positive.
+        ValueError: a number is not positive and finite, or there are fewer than three different `x`.
     """
     from scipy.special import stdtrit
 
-    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    keep = (x > 0) & (y > 0)
-    n = int(keep.sum())
-    if n < 3:
-        raise ValueError(f"{n} positive points: an exponent needs at least 3")
-    log_x, log_y = np.log(x[keep]), np.log(y[keep])
+    x, y = (np.asarray(require_positive(name, values)) for name, values in (("x", x), ("y", y)))
+    n = len(x)
+    if len(np.unique(x)) < 3:
+        raise ValueError(f"x={x.tolist()}: an exponent needs at least 3 different points")
+    log_x, log_y = np.log(x), np.log(y)
     centred = log_x - log_x.mean()
     slope = float(centred @ log_y / (centred @ centred))
     residual = log_y - log_y.mean() - slope * centred
@@ -166,13 +167,16 @@ def horizon_curve(
             stays what it is; at a fixed radius it grows to one, and nothing can lose more than `H`.
 
     Raises:
-        ValueError: both radii are given, or a parameter is not one of the families'; names it.
+        ValueError: both radii are given, horizons do not increase, or a parameter is not one of the families'; names
+            it.
     """
     if epsilon is not None and epsilon_over_sqrt is not None:
         raise ValueError(f"epsilon={epsilon} and epsilon_over_sqrt={epsilon_over_sqrt}: give one of them")
     over_sqrt = epsilon is None
     scale = epsilon if epsilon is not None else 0.01 if epsilon_over_sqrt is None else epsilon_over_sqrt
     steps = [int(h) for h in horizons]
+    if not steps or any(b <= a for a, b in pairwise(steps)):
+        raise ValueError(f"horizons={steps}: must be at least one, each longer than the one before")
     radii = [_radius(scale, over_sqrt, h) for h in steps]
 
     def along(quantity: Callable[[int, float], Any]) -> tuple[float, ...]:
@@ -303,7 +307,7 @@ class PreferenceCurve:
     sharp: tuple[float, ...]
 
     def __str__(self) -> str:
-        attained = min(worst / sharp for worst, sharp in zip(self.worst, self.sharp, strict=True))
+        attained = np.min(np.divide(self.worst, self.sharp))  # NaN, where one of them is
         return (
             f"preferences, α = {self.alpha:g}, H = {self.horizon}: the exact worst case is at least {attained:.3g} of "
             f"the sharp bound; αHε/2 is vacuous from ε = {2 / (self.alpha * self.horizon):.3g}"
@@ -318,6 +322,8 @@ def preference_curve(
     *, alpha: float = 1.0, horizon: int = 4, vocab_size: int = 3, points: int = 25, seed: int = 0
 ) -> PreferenceCurve:
     """Largest ``TV(P_{r*}, P_{r̂})`` over all pairs of responses, against ε, on a random token tree."""
+    if points < 1:
+        raise ValueError(f"points={points}: must be at least 1")
     rng = np.random.default_rng(seed)
     mdp = random_tree(vocab_size, horizon, seed=rng)
     expert = soft_optimal(mdp, alpha).policy
