@@ -64,7 +64,7 @@ def soft_values(mdp: TokenMDP, alpha: Any) -> tuple[Array, ...]:
 
     """
     alpha = require_positive("alpha", alpha)
-    return tuple(reversed([value for _, _, value in _sweep(mdp, alpha)]))
+    return tuple(reversed([value + shift for _, _, value, shift in _sweep(mdp, alpha)]))
 
 
 def soft_optimal(mdp: TokenMDP, alpha: Any) -> Solution:
@@ -86,11 +86,11 @@ def soft_optimal(mdp: TokenMDP, alpha: Any) -> Solution:
     require_memory(8 * batch * mdp.dynamics.n_prefixes, "the soft-optimal policy", "use soft_values, or a smaller MDP")
     log_probs: list[Array] = []
     values: list[Array] = []
-    for h, children, value in _sweep(mdp, alpha):
+    for h, children, value, shift in _sweep(mdp, alpha):
         q = _q_table(mdp, h, children)
         # enclosures have digits to spare, where doubles are normalised
         log_probs.append((q - value[..., None]) / expand(alpha, 2) if is_enclosure(q) else log_softmax(q, alpha))
-        values.append(value)
+        values.append(value + shift)
     values.reverse()
     normalizers = tuple(value / expand(alpha, 1) for value in values)
     return Solution(Policy(mdp.dynamics, tuple(reversed(log_probs)), normalizers), tuple(values))
@@ -133,9 +133,14 @@ def power_policy(policy: Policy, exponent: Any) -> Policy:
     return soft_optimal(reward, 1.0).policy
 
 
-def _sweep(mdp: TokenMDP, alpha: Array | float) -> Iterator[tuple[int, Array | float, Array]]:
-    """Layers from the last to the first: ``(h, successor values, soft value of layer h)``."""
+def _sweep(mdp: TokenMDP, alpha: Array | float) -> Iterator[tuple[int, Array | float, Array, Array | float]]:
+    """Layers from the last to the first: ``(h, successor values, soft value of layer h, what to add to both)``.
+
+    Enclosures of doubles are kept apart from what the values of a layer share, which grows with the horizon and would be
+    rounded in every step; policies do not depend on it.
+    """
     value: Array | None = None
+    shift: Array | float = 0.0
     for h in reversed(range(mdp.horizon)):
         children = mdp.dynamics.children(h, value)
         reward, mask = mdp.rewards[h], mdp.dynamics.allowed[h]
@@ -146,7 +151,10 @@ def _sweep(mdp: TokenMDP, alpha: Array | float) -> Iterator[tuple[int, Array | f
             value = _soft_backup(reward.T, None if isinstance(children, float) else children.T, alpha, largest_q)
         else:
             value = soft_maximum(_q_table(mdp, h, children), alpha)
-        yield h, children, value
+        yield h, children, value, shift
+        if is_enclosure(value) and value.coarse:
+            shared = value.max(axis=-1, keepdims=True).centre()
+            value, shift = value - shared, shift + shared
 
 
 def _soft_backup(reward: np.ndarray, children: np.ndarray | None, alpha: float, largest_q: float) -> np.ndarray:
