@@ -41,11 +41,17 @@ BEYOND = np.geomspace(1.0, 1e-5, 61)[1:]
 def render(title: str, about: Mapping[str, Any], comparison: Comparison) -> str:
     """The comparison as text."""
     lines = [title, *(f"  {name}: {value}" for name, value in about.items()), ""]
-    head = f"{'statement':<24}{'left':>11}{'right':>11}  {'verdict':<11}{'says nothing':<14}claim"
-    lines += [f"averages over {comparison.prompts} prompts (of pairs, the largest of each)", head, "-" * len(head)]
+    head = f"{'statement':<24}{'left':>11}{'right':>11}  {'verdict':<16}{'applies':<9}{'says nothing':<14}claim"
+    lines.append(
+        f"averages over the prompts, of {comparison.prompts}, on which a statement applies (of pairs, the largest)"
+    )
+    lines += [head, "-" * len(head)]
     for line in comparison.lines:
         numbers = f"{_number(line.left):>11}{_number(line.right):>11}"
-        lines.append(f"{line.name:<24}{numbers}  {line.verdict:<11}{_vacuous(line):<14}{line.claim}")
+        lines.append(
+            f"{line.name:<24}{numbers}  {line.verdict:<16}{line.applies:<9.0%}{_vacuous(line):<14}{line.claim}"
+        )
+    lines += [f"undecided: {line.name} ({line.undecided})" for line in comparison.lines if line.undecided]
     lines += ["", "how near the two are, nats", *_pairs(comparison.closeness)]
     lines += ["", "what each policy loses against the expert, plain value", *_pairs(comparison.gaps)]
     lines += ["", "the worst policy of the ball around the expert, exact"]
@@ -81,6 +87,10 @@ def _pairs(numbers: Mapping[str, float]) -> list[str]:
 
 def _number(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.5g}"
+
+
+def _verdict(line: Line) -> str:
+    return f"{line.verdict} ({line.undecided})" if line.undecided else line.verdict
 
 
 def _vacuous(line: Line) -> str:
@@ -219,9 +229,10 @@ def _page(
 
 def tables_of(comparison: Comparison) -> list[tuple[str, str, list[list[str]]]]:
     """The comparison as tables of `write_html`."""
-    head = ["statement", "claim", "left", "right", "verdict", "says nothing", "source"]
+    head = ["statement", "claim", "left", "right", "verdict", "applies", "says nothing", "source"]
     rows = [
-        [x.name, x.claim, _number(x.left), _number(x.right), x.verdict, _vacuous(x), x.source] for x in comparison.lines
+        [x.name, x.claim, _number(x.left), _number(x.right), _verdict(x), f"{x.applies:.0%}", _vacuous(x), x.source]
+        for x in comparison.lines
     ]
     columns = list(next(iter(comparison.worst.values())))
     worst = [[name, *(_number(row[column]) for column in columns)] for name, row in comparison.worst.items()]
@@ -261,8 +272,9 @@ def _cells(numbers: Mapping[str, float]) -> list[list[str]]:
 
 
 STATEMENTS_NOTE = (
-    "Both sides of every statement, averages over {prompts} prompts (of pairs of responses, the largest of each). "
-    "Every prompt is an instance of its own. A bound that is no less than what its left side can never exceed "
+    "Both sides of every statement, averages over those of {prompts} prompts on which it applies (of pairs of "
+    "responses, the largest of each). Every prompt is an instance of its own. A bound that is no less than what its "
+    "left side can never exceed "
     "holds, and says nothing: it is called vacuous."
 )
 GAPS_NOTE = "Plain values under the true reward, averages over prompts. Negative: better than the expert itself."

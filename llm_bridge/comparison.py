@@ -16,11 +16,10 @@ import numpy as np
 from theory.adversary import SMALL_VOCABULARY, worst_clone, worst_kl, worst_map
 from theory.arrays import Array
 from theory.instance import VISITED, Instance
-from theory.policy import greedy_response, plain_value
+from theory.policy import greedy_response
 from theory.reward import returns
-from theory.soft import power_policy
 from theory.statements import STATEMENTS
-from theory.verdict import Statement, check, summarise
+from theory.verdict import BUDGET, Check, Summary, check, summarise_each
 
 __all__ = ["SHARES", "Comparison", "Line", "compare", "within"]
 
@@ -34,11 +33,13 @@ class Line:
 
     Attributes:
         quantity: its left side, as claimed.
-        left: average over prompts; of pairs of responses, the largest of each prompt.
+        left: average over the prompts on which it applies; of pairs of responses, the largest of each prompt. NaN where
+            there are none.
         right: likewise the bound.
         applies: share of prompts on which its assumptions hold.
         vacuous: share of these on which it says nothing; NaN for a claim that cannot be vacuous.
-        verdict: over all of these; ``"–"`` where there are none.
+        verdict: the worst over all of these.
+        undecided: why some are undecided; empty where none is.
 
     """
 
@@ -51,6 +52,7 @@ class Line:
     applies: float
     vacuous: float
     verdict: str
+    undecided: str
 
 
 @dataclass(frozen=True)
@@ -82,50 +84,81 @@ class Comparison:
         return asdict(self)
 
 
-def compare(instances: Sequence[Instance]) -> Comparison:
-    """Compare on instances that are batches of problems of one prompt each, see `llm_bridge.checks.ModelInstance`."""
-    lines = tuple(_line(statement, instances) for statement in STATEMENTS)
-    worst, out_of_reach = _worst_cases(instances)
+def compare(instances: Sequence[Instance], weights: Array | None = None, budget: float = BUDGET) -> Comparison:
+    """Compare on instances that are batches of problems of one prompt each, see `llm_bridge.checks.ModelInstance`.
+
+    Args:
+        instances: batches of problems.
+        weights: of the prompts, over all instances: positive, of sum one; uniform by default.
+        budget: see `theory.verdict.summarise_each`.
+
+    Raises:
+        ValueError: there are no instances, or not as many weights as prompts.
+
+    """
     n = sum(math.prod(instance.batch_shape) for instance in instances)
-    return Comparison(n, lines, _closeness(instances), _gaps(instances), worst, out_of_reach)
+    shares = np.full(n, 1 / max(n, 1)) if weights is None else np.asarray(weights, dtype=float)
+    if shares.shape != (n,) or not (shares > 0).all():
+        raise ValueError(f"weights={weights}: must be {n} positive numbers, one for each prompt")
+    summaries = summarise_each(STATEMENTS, instances, budget)
+    average = _Average(tuple(instances), shares / shares.sum())
+    lines = tuple(_line(summary, average) for summary in summaries)
+    worst, out_of_reach = _worst_cases(average)
+    return Comparison(n, lines, _closeness(average), _gaps(average), worst, out_of_reach)
 
 
-def _line(statement: Statement, instances: Sequence[Instance]) -> Line:
-    found = [check(statement, instance) for instance in instances]
-    left, right, applies, vacuous = (
-        np.concatenate([_of_prompts(getattr(one, name), reduce) for one in found])
-        for name, reduce in (("left", np.max), ("right", np.max), ("applies", np.any), ("vacuous", np.all))
-    )
-    summary = summarise(statement, instances)
-    some = applies.any()
+@dataclass(frozen=True, eq=False)
+class _Average:
+    """Averages over the prompts of all instances."""
+
+    instances: tuple[Instance, ...]
+    weights: Array
+
+    def __call__(self, of: Callable[[Instance], Array]) -> float:
+        """Of a quantity with one number for each prompt of an instance."""
+        return self.of([of(instance) for instance in self.instances])
+
+    def of(self, values: Sequence[Array]) -> float:
+        """Of one array for each instance."""
+        return float(np.concatenate([np.reshape(x, -1) for x in values]) @ self.weights)
+
+
+def _line(summary: Summary, average: _Average) -> Line:
+    statement = summary.statement
+    columns = [_of_prompts(check(statement, instance)) for instance in average.instances]
+    left, right, applies, vacuous = (np.concatenate(column) for column in zip(*columns, strict=True))
+    share = float(average.weights[applies].sum())
+
+    def mean(values: Array) -> float:
+        return float(values[applies] @ average.weights[applies] / share) if share else math.nan
+
     return Line(
         statement.name, statement.source, statement.claim, statement.claim.split(" ≤ ")[0].split(" = ")[0],
-        float(left.mean()), float(right.mean()), float(applies.mean()),
-        float(vacuous[applies].mean()) if some and statement.ceiling is not None else math.nan,
-        "–" if summary is None else summary.verdict,
+        mean(left), mean(right), share, mean(vacuous.astype(float)) if statement.ceiling is not None else math.nan,
+        summary.verdict, "; ".join(f"{reason} on {count}" for reason, count in summary.reasons.items()),
     )  # fmt: skip
 
 
-def _of_prompts(values: Array, reduce: Callable[..., Any]) -> Array:
-    """One number for each prompt of a batch, from ``(P,)`` or, of pairs, ``(P, …)``."""
-    found: Array = reduce(values.reshape(len(values), -1), axis=-1)
-    return found
+def _of_prompts(found: Check) -> tuple[Array, ...]:
+    """For each prompt the largest left and right side where the statement applies, whether it does, and is vacuous."""
+    n = len(found.applies)
+    left, right, applies, vacuous = (
+        x.reshape(n, -1) for x in (found.left, found.right, found.applies | found.uncertain, found.vacuous)
+    )
+    largest = (np.where(applies, x, -np.inf).max(axis=1, initial=-np.inf) for x in (left, right))
+    return (*largest, applies.any(axis=1), (vacuous | ~applies).all(axis=1))
 
 
-def _average(instances: Sequence[Instance], of: Callable[[Instance], Array]) -> float:
-    return float(np.concatenate([np.atleast_1d(of(instance)) for instance in instances]).mean())
-
-
-def _closeness(instances: Sequence[Instance]) -> dict[str, float]:
-    quantiles = np.concatenate([instance.log_ratio_quantiles(SHARES) for instance in instances]).mean(axis=0)
+def _closeness(average: _Average) -> dict[str, float]:
+    quantiles = np.concatenate([instance.log_ratio_quantiles(SHARES) for instance in average.instances])
     found = {
-        "ε_π": _average(instances, lambda i: i.epsilon),
-        "ε_π, largest of a prompt": max(float(np.max(instance.epsilon)) for instance in instances),
-        f"ε of tokens in {VISITED:g} of the responses": _average(instances, lambda i: i.epsilon_visited),
+        "ε_π": average(lambda i: i.epsilon),
+        "ε_π, largest of a prompt": max(float(np.max(instance.epsilon)) for instance in average.instances),
+        f"ε of tokens in {VISITED:g} of the responses": average(lambda i: i.epsilon_visited),
     }
-    found |= within(quantiles)
-    found["KL(π_E‖π̂)"] = _average(instances, lambda i: i.kl_from_expert)
-    return found | {"KL(π̂‖π_E)": _average(instances, lambda i: i.kl_to_expert)}
+    found |= within(average.weights @ quantiles)
+    found["KL(π_E‖π̂)"] = average(lambda i: i.kl_from_expert)
+    return found | {"KL(π̂‖π_E)": average(lambda i: i.kl_to_expert)}
 
 
 def within(quantiles: Array) -> dict[str, float]:
@@ -133,16 +166,14 @@ def within(quantiles: Array) -> dict[str, float]:
     return {f"{share:.0%} of the expert's tokens within": float(x) for share, x in zip(SHARES, quantiles, strict=True)}
 
 
-def _gaps(instances: Sequence[Instance]) -> dict[str, float]:
+def _gaps(average: _Average) -> dict[str, float]:
     return {
-        "sampling π̂": _average(instances, lambda i: i.clone_gap),
-        "greedy decoding": _average(instances, lambda i: i.expert_value - _return(i, greedy_response(i.policy))),
-        "π̂², the anchored optimum at β = α": _average(
-            instances, lambda i: i.expert_value - plain_value(i.mdp, power_policy(i.policy, 2.0))
-        ),
-        "π_RL, the most probable response": _average(instances, lambda i: i.expert_value - i.rl_value),
-        "best policy": _average(instances, lambda i: i.expert_value - i.best_value),
-        "range of the return": _average(instances, lambda i: i.return_range),
+        "sampling π̂": average(lambda i: i.clone_gap),
+        "greedy decoding": average(lambda i: i.expert_value - _return(i, greedy_response(i.policy))),
+        "π̂², the anchored optimum at β = α": average(lambda i: i.expert_value - i.anchored_value),
+        "π_RL, the most probable response": average(lambda i: i.expert_value - i.rl_value),
+        "best policy": average(lambda i: i.expert_value - i.best_value),
+        "range of the return": average(lambda i: i.return_range),
     }
 
 
@@ -150,7 +181,7 @@ def _return(instance: Instance, responses: Any) -> Array:
     return instance.mdp.dynamics.average(returns(instance.mdp, responses))
 
 
-def _worst_cases(instances: Sequence[Instance]) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+def _worst_cases(average: _Average) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
     """The exact worst policies of three balls: of radius `ε_π`, of the visited part's, of the median log-ratio's."""
     radii: dict[str, Callable[[Instance], Array]] = {
         "ε_π": lambda i: i.epsilon,
@@ -160,8 +191,8 @@ def _worst_cases(instances: Sequence[Instance]) -> tuple[dict[str, dict[str, flo
     worst: dict[str, dict[str, float]] = {}
     out_of_reach: dict[str, str] = {}
     for name, radius in radii.items():
-        found = [_worst(instance, np.maximum(radius(instance), 1e-12), out_of_reach) for instance in instances]
-        worst[name] = {key: float(np.concatenate([one[key] for one in found]).mean()) for key in found[0]}
+        found = [_worst(i, np.maximum(radius(i), 1e-12), out_of_reach) for i in average.instances]
+        worst[name] = {key: average.of([one[key] for one in found]) for key in found[0]}
     return worst, out_of_reach
 
 

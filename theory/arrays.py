@@ -196,7 +196,7 @@ def log_mean_exp(log_probs: Array, x: Array) -> Array:
     """``log Σ_a p(a) e^{x(a)}`` over tokens, without cancellation where it is near zero.
 
     Args:
-        log_probs: ``log p``, ``(*batch, n, V)``, nats, rows that sum to one; ``-inf`` leaves a token out, whatever its `x`.
+        log_probs: ``log p``, ``(*batch, n, V)``, nats, rows that sum to one; ``-inf`` leaves a token out.
         x: nats, of the same shape; ``-inf`` where a token counts as nothing.
 
     Returns:

@@ -200,7 +200,7 @@ def rl_gap_anchored_sharp(horizon: Any, epsilon: Any, alpha: Any, beta: Any) -> 
     alpha, eps = as_array(alpha), as_array(epsilon)
     xp = array_namespace(eps)
     t, tilt = xp.tanh(eps / 2), alpha / beta * eps
-    # log(cosh x + t sinh x): small x have no difference of large terms in the first form, large x no overflow in the second
+    # log(cosh x + t sinh x): the first form has no difference of large terms, the second no overflow
     near = xp.where(tilt < 1, tilt, 0.0)
     small = xp.log1p(2 * xp.sinh(near / 2) ** 2 + xp.sinh(near) * t)
     decay = xp.exp(-eps)

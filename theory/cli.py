@@ -150,7 +150,6 @@ def _verify(arguments: argparse.Namespace) -> int:
     print(verify.render(groups, rows))
     print(f"\n{verify.attained(groups, rows)}")
     verdicts = [row.summary.verdict for row in rows]
-    counts = ", ".join(f"{verdicts.count(v)} {v}" for v in ("holds", "violated", "undecided"))
     horizon, preference = sweep.horizon_curve(), sweep.preference_curve()
     report = {
         "version": __version__,
@@ -171,7 +170,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     )
     if note:
         print(note)
-    print(f"{counts}; report and figures in {arguments.out} ({time.monotonic() - started:.0f} s)")
+    print(f"{verify.counts(rows)}; report and figures in {arguments.out} ({time.monotonic() - started:.0f} s)")
     return 1 if "violated" in verdicts else 0
 
 

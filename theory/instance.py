@@ -69,7 +69,7 @@ class Instance:
         alpha: temperature, scalar or ``batch``.
         chosen_responses: the responses to compare; `responses` says which by default.
         chosen_rl_response: what RL on `r̂` plays; the most probable response of `π̂` by default.
-        per_prompt: whether quantities are one for each prompt, ``(*batch, P)``, where below they are averages ``batch``.
+        per_prompt: whether quantities are one for each prompt, ``(*batch, P)``, and not averages ``batch``.
 
     Raises:
         ValueError: names the argument: the dynamics or batches do not fit, an array holds NaN, `alpha` is not positive
@@ -171,8 +171,9 @@ class Instance:
         """
         with precision(bits):
             low, high = (enclose(end, bits) for end in self.mdp.reward_range)
+            reward_range: Any = (low, high)
             mdp = replace(
-                self.mdp, rewards=tuple(enclose(r, bits) for r in self.mdp.rewards), reward_range=(low, high)
+                self.mdp, rewards=tuple(enclose(r, bits) for r in self.mdp.rewards), reward_range=reward_range
             )
             alpha, gauge = enclose(self._alpha, bits), self.policy.log_normalizers
             policy = replace(
@@ -578,7 +579,7 @@ def _validate(instance: Instance) -> None:
             at = tuple(int(k) for k in np.argwhere(wrong)[0])
             got, want = (np.broadcast_to(x, wrong.shape)[at] for x in (given, exact))
             raise ValueError(
-                f"expert: log π_E is {got:.6g} in layer {h} at {at}, and {want:.6g} for the policy that is soft-optimal "
+                f"expert: log π_E is {got:.6g} in layer {h} at {at}, and {want:.6g} of the policy that is soft-optimal "
                 f"for mdp at alpha={np.ravel(instance.alpha)[0]:g}; give soft_optimal(mdp, alpha).policy"
             )
 

@@ -3,7 +3,7 @@
 Every operation on enclosures encloses every possible result, rounding included, so that what is computed from them is
 proved. There are two kinds with one interface, and all of the package runs on either as it stands:
 
-- `Doubles`: midpoints and radii in float64, as fast as a few NumPy operations. They assume what NumPy's own tests demand:
+- `Doubles`: midpoints and radii in float64, as fast as a few NumPy operations. They assume what NumPy's own tests do:
   ``+ − × ÷ √`` rounded to nearest, ``exp``, ``log``, … to within `ULPS` units in the last place.
 - `Balls`: Arb's balls (by python-flint) at any number of bits (`precision`).
 
@@ -12,7 +12,7 @@ comparison of enclosures that overlap is not yes and not no: it is a `Truth`, ``
 asking for its ``bool`` raises `Undecided`.
 
 Widths stay narrow over long horizons because functions that are Lipschitz are evaluated at the midpoint, with the
-radius carried over (`Enclosure.carry`): a soft maximum of values within `δ` is within `δ`, where term by term it would be
+radius carried over (`Enclosure.carry`): a soft maximum of values within `δ` is within `δ`, and term by term it would be
 `3δ`. See ``docs/theory.md``, "Verdicts".
 """
 
@@ -225,7 +225,7 @@ class Enclosure:
 
     def min(self, axis: Any = None, keepdims: bool = False) -> Self:
         """Least over axes."""
-        least: Self = -((-self).max(axis, keepdims))  # type: ignore[operator]
+        least: Self = -((-self).max(axis, keepdims))
         return least
 
     def carry(self, function: Callable[[Self], Self], slack: Self) -> Self:
@@ -236,8 +236,8 @@ class Enclosure:
 
     def _refuse(self, *_: Any, **__: Any) -> Any:
         raise TypeError(
-            "an enclosure is not one number: use its operators and NumPy's functions (np.sqrt, not math.sqrt or float), "
-            "or lower() and upper()"
+            "an enclosure is not one number: use its operators and NumPy's functions (np.sqrt, not math.sqrt or "
+            "float), or lower() and upper()"
         )
 
     __float__ = __int__ = __index__ = __complex__ = __array__ = _refuse
@@ -371,7 +371,7 @@ class Doubles(Enclosure):
     rad: np.ndarray
 
     @classmethod
-    def of(cls, values: Any) -> Self:
+    def of(cls, values: Any) -> Doubles:
         """Numbers as they are; see `Enclosure.of`."""
         if isinstance(values, cls):
             return values
@@ -385,15 +385,15 @@ class Doubles(Enclosure):
         """Midpoints and radii."""
         return self.mid, self.rad
 
-    def centre(self) -> Self:
+    def centre(self) -> Doubles:
         """Midpoints."""
         return self.of(self.mid)
 
-    def radius(self) -> Self:
+    def radius(self) -> Doubles:
         """Radii."""
         return self.of(self.rad)
 
-    def widen(self, by: Self) -> Self:
+    def widen(self, by: Doubles) -> Doubles:
         """See `Enclosure.widen`."""
         mid, rad = np.broadcast_arrays(self.mid, (self.rad + by.mid + by.rad) * GROW)
         return self._made_of(mid, np.where(np.isfinite(mid) | np.isinf(rad), rad, self.rad))
@@ -402,23 +402,25 @@ class Doubles(Enclosure):
         """See `Enclosure.lower`."""
         with np.errstate(invalid="ignore"):
             least = np.nextafter(self.mid - self.rad, -np.inf)
-        return np.where(self.rad == 0, self.mid, np.where(np.isnan(least), -np.inf, least))
+        found: np.ndarray = np.where(self.rad == 0, self.mid, np.where(np.isnan(least), -np.inf, least))
+        return found
 
     def upper(self) -> np.ndarray:
         """See `Enclosure.upper`."""
         with np.errstate(invalid="ignore"):
             most = np.nextafter(self.mid + self.rad, np.inf)
-        return np.where(self.rad == 0, self.mid, np.where(np.isnan(most), np.inf, most))
+        found: np.ndarray = np.where(self.rad == 0, self.mid, np.where(np.isnan(most), np.inf, most))
+        return found
 
     def is_finite(self) -> np.ndarray:
         """See `Enclosure.is_finite`."""
-        return np.isfinite(self.mid) & np.isfinite(self.rad)
+        return np.asarray(np.isfinite(self.mid) & np.isfinite(self.rad))
 
     def is_nan(self) -> np.ndarray:
         """See `Enclosure.is_nan`."""
-        return np.isnan(self.mid) | np.isposinf(self.rad)
+        return np.asarray(np.isnan(self.mid) | np.isposinf(self.rad))
 
-    def compare(self, name: str, other: Self) -> Any:
+    def compare(self, name: str, other: Doubles) -> Any:
         """See `Enclosure.compare`."""
         unknown = np.isnan(self.mid) | np.isnan(other.mid)
         low, high, other_low, other_high = self.lower(), self.upper(), other.lower(), other.upper()
@@ -430,13 +432,13 @@ class Doubles(Enclosure):
             certain, possible = relation(high, other_low), relation(low, other_high)
         return Truth(certain & ~unknown, possible | unknown).settled()
 
-    def hull(self, other: Self, where: np.ndarray) -> Self:
+    def hull(self, other: Doubles, where: np.ndarray) -> Doubles:
         """See `Enclosure.hull`."""
         low, high = np.minimum(self.lower(), other.lower()), np.maximum(self.upper(), other.upper())
         joined = _between(low, high)
         return self._made_of(np.where(where, joined.mid, self.mid), np.where(where, joined.rad, self.rad))
 
-    def sum(self, axis: Any = None, keepdims: bool = False) -> Self:
+    def sum(self, axis: Any = None, keepdims: bool = False) -> Doubles:
         """See `Enclosure.sum`. In any order, `n` terms are rounded by at most ``n·EPS`` of the sum of their sizes."""
         with np.errstate(all="ignore"):
             mid = self.mid.sum(axis=axis, keepdims=keepdims)
@@ -446,11 +448,11 @@ class Doubles(Enclosure):
             infinite = np.isinf(self.mid).any(axis=axis, keepdims=keepdims)
         return _settled(np.asarray(mid), np.asarray(rad), infinite, np.isfinite(self.rad).all(axis, keepdims=keepdims))
 
-    def max(self, axis: Any = None, keepdims: bool = False) -> Self:
+    def max(self, axis: Any = None, keepdims: bool = False) -> Doubles:
         """See `Enclosure.max`."""
         return _between(*(end.max(axis=axis, keepdims=keepdims) for end in (self.lower(), self.upper())))
 
-    def cumprod(self) -> Self:
+    def cumprod(self) -> Doubles:
         """See `Enclosure.cumprod`."""
         with np.errstate(all="ignore"):
             mid, most = np.cumprod(self.mid, axis=-1), np.cumprod(np.abs(self.mid) + self.rad, axis=-1)
@@ -559,7 +561,7 @@ class Doubles(Enclosure):
 
 
 def _growth(slope: np.ndarray, rad: np.ndarray, mid: np.ndarray) -> np.ndarray:
-    return (np.where(rad > 0, slope * rad, 0.0) + ULPS * EPS * np.abs(mid)) * GROW + TINY
+    return np.asarray((np.where(rad > 0, slope * rad, 0.0) + ULPS * EPS * np.abs(mid)) * GROW + TINY)
 
 
 def _known(mid: np.ndarray, rad: np.ndarray) -> Doubles:
@@ -601,7 +603,7 @@ class Balls(Enclosure):
     data: np.ndarray
 
     @classmethod
-    def of(cls, values: Any) -> Self:
+    def of(cls, values: Any) -> Balls:
         """Numbers as exact balls; see `Enclosure.of`."""
         if isinstance(values, cls):
             return values
@@ -615,15 +617,15 @@ class Balls(Enclosure):
         """The balls."""
         return (self.data,)
 
-    def centre(self) -> Self:
+    def centre(self) -> Balls:
         """Midpoints."""
         return self._map(_middle)
 
-    def radius(self) -> Self:
+    def radius(self) -> Balls:
         """Radii."""
         return self._map(_radius)
 
-    def widen(self, by: Self) -> Self:
+    def widen(self, by: Balls) -> Balls:
         """See `Enclosure.widen`."""
         return self._map(_widened, by)
 
@@ -633,7 +635,7 @@ class Balls(Enclosure):
 
     def upper(self) -> np.ndarray:
         """See `Enclosure.upper`."""
-        return -((-self).lower())
+        return np.asarray(-((-self).lower()))
 
     def is_finite(self) -> np.ndarray:
         """See `Enclosure.is_finite`."""
@@ -643,21 +645,21 @@ class Balls(Enclosure):
         """See `Enclosure.is_nan`."""
         return _flags(_is_unknown, self.data)
 
-    def compare(self, name: str, other: Self) -> Any:
+    def compare(self, name: str, other: Balls) -> Any:
         """See `Enclosure.compare`."""
         yes, no = _RELATIONS[name]
         certain, impossible = (np.asarray(relation(self.data, other.data), dtype=bool) for relation in (yes, no))
         return certain if (certain != impossible).all() else Truth(certain, ~impossible)
 
-    def hull(self, other: Self, where: np.ndarray) -> Self:
+    def hull(self, other: Balls, where: np.ndarray) -> Balls:
         """See `Enclosure.hull`."""
         return self._map(_union, other, np.asarray(where, dtype=object))
 
-    def sum(self, axis: Any = None, keepdims: bool = False) -> Self:
+    def sum(self, axis: Any = None, keepdims: bool = False) -> Balls:
         """See `Enclosure.sum`."""
         return self._made_of(_objects(np.sum(self.data, axis=axis, keepdims=keepdims, initial=_ball(0.0))))
 
-    def max(self, axis: Any = None, keepdims: bool = False) -> Self:
+    def max(self, axis: Any = None, keepdims: bool = False) -> Balls:
         """See `Enclosure.max`."""
         top, axes = self.data, range(self.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
         for one in sorted((a % self.ndim for a in axes), reverse=True):
@@ -665,70 +667,70 @@ class Balls(Enclosure):
             top = np.expand_dims(found, one) if keepdims else found
         return self._made_of(top)
 
-    def cumprod(self) -> Self:
+    def cumprod(self) -> Balls:
         """See `Enclosure.cumprod`."""
         return self._made_of(np.cumprod(self.data, axis=-1))
 
-    def _map(self, function: Any, *others: Any) -> Self:
+    def _map(self, function: Any, *others: Any) -> Balls:
         """A function of objects, made by `np.frompyfunc`, of each ball."""
         return _balls(function(self.data, *(x.data if isinstance(x, Balls) else x for x in others)))
 
-    def __add__(self, other: Any) -> Any:
+    def __add__(self, other: Any) -> Balls:
         return _balls(self.data + _raw(other))
 
     __radd__ = __add__
 
-    def __sub__(self, other: Any) -> Any:
+    def __sub__(self, other: Any) -> Balls:
         return _balls(self.data - _raw(other))
 
-    def __rsub__(self, other: Any) -> Any:
+    def __rsub__(self, other: Any) -> Balls:
         return _balls(_raw(other) - self.data)
 
-    def __mul__(self, other: Any) -> Any:
+    def __mul__(self, other: Any) -> Balls:
         return _balls(self.data * _raw(other))
 
     __rmul__ = __mul__
 
-    def __truediv__(self, other: Any) -> Any:
+    def __truediv__(self, other: Any) -> Balls:
         return _balls(self.data / _raw(other))
 
-    def __rtruediv__(self, other: Any) -> Any:
+    def __rtruediv__(self, other: Any) -> Balls:
         return _balls(_raw(other) / self.data)
 
-    def __neg__(self) -> Any:
+    def __neg__(self) -> Balls:
         return _balls(-self.data)
 
-    def __abs__(self) -> Any:
+    def __abs__(self) -> Balls:
         return _balls(abs(self.data))
 
-    def _add(self, other: Self) -> Self:
+    def _add(self, other: Balls) -> Balls:
         return self + other
 
-    def _subtract(self, other: Self) -> Self:
+    def _subtract(self, other: Balls) -> Balls:
         return self - other
 
-    def _multiply(self, other: Self) -> Self:
+    def _multiply(self, other: Balls) -> Balls:
         return self * other
 
-    def _divide(self, other: Self) -> Self:
+    def _divide(self, other: Balls) -> Balls:
         return self / other
 
-    def _negative(self) -> Self:
+    def _negative(self) -> Balls:
         return -self
 
-    def _absolute(self) -> Self:
+    def _absolute(self) -> Balls:
         return abs(self)
 
     @staticmethod
     def _maximum(a: Balls, b: Balls) -> Balls:
         return _balls(_larger(a.data, b.data))
 
-    def _sqrt(self) -> Self:
+    def _sqrt(self) -> Balls:
         """Of a number that is known not to be negative, though its ball may reach below zero."""
         return self._map(_root)
 
 
-def _balls(values: Any) -> Any:
+def _balls(values: Any) -> Balls:
     """An array of balls, or one ball, as it is."""
     made = Balls.__new__(Balls)
     made.data = _objects(values)

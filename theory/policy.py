@@ -321,8 +321,8 @@ def _above_one_exact(t: Array) -> Array:
 def squared_hellinger(policy: Policy, other: Policy) -> Array:
     """``1 − BC = ½ Σ_τ (√π(τ|s₁) − √π'(τ|s₁))²`` for each prompt: ``(*batch, P)``, from 0 (equal) to 1 (disjoint).
 
-    ``BC = Σ_τ √(π π')`` is the Bhattacharyya coefficient. ``1 − BC(s) = Σ_a ½(√p − √p')² + √(pp') (1 − BC(s⊕a))``: every
-    term is positive, so that policies that nearly agree lose no digits.
+    ``BC = Σ_τ √(π π')`` is the Bhattacharyya coefficient. ``1 − BC(s) = Σ_a ½(√p − √p')² + √(pp') (1 − BC(s⊕a))``, all
+    terms positive, so that policies that nearly agree lose no digits.
     """
     require_same_dynamics(policy.dynamics, other.dynamics)
     apart = by_layer(_hellinger_terms, policy.log_probs, other.log_probs, log_ratios(policy, other))

@@ -136,10 +136,10 @@ def power_policy(policy: Policy, exponent: Any) -> Policy:
 def _sweep(mdp: TokenMDP, alpha: Array | float) -> Iterator[tuple[int, Array | float, Array, Array | float]]:
     """Layers from the last to the first: ``(h, successor values, soft value of layer h, what to add to both)``.
 
-    Enclosures of doubles are kept apart from what the values of a layer share, which grows with the horizon and would be
-    rounded in every step; policies do not depend on it.
+    Enclosures of doubles are kept apart from what the values of a layer share: it grows with the horizon and would be
+    rounded in every step, and policies do not depend on it.
     """
-    value: Array | None = None
+    value: Array = None
     shift: Array | float = 0.0
     for h in reversed(range(mdp.horizon)):
         children = mdp.dynamics.children(h, value)

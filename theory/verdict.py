@@ -1,4 +1,4 @@
-"""Verdicts: what is proved of a statement on instances, in enclosures of doubles, and in balls where these decide nothing.
+"""Verdicts: what is proved of a statement on instances, in enclosures of doubles, then in balls.
 
 A statement *holds*, is *violated*, stays *undecided*, or *does not apply*. Both sides are enclosures
 (`theory.intervals`): intervals that contain the exact number, rounding included. Where the slack ``right − left`` may
@@ -46,8 +46,8 @@ PRECISIONS = (DOUBLE, 128, 256, 512, 1024)
 EQUAL_WITHIN = 1e-30
 """An equality holds when its sides are proved to differ by no more than this share of the largest of them."""
 
-BUDGET = 5_000_000
-"""Rewards, over all instances of one call, up to which balls are used where doubles decide nothing."""
+BUDGET = 1_000_000
+"""Rewards, over all instances of one call, up to which balls are used where doubles decide nothing: about a minute."""
 
 AT_ONCE = 50_000
 """Rewards of a batch that are evaluated in balls at once."""
@@ -129,7 +129,7 @@ class Statement:
 
 # --- One instance, or a batch ---------------------------------------------------------------------------------------
 
-HOLDS, UNDECIDED, VIOLATED = (VERDICTS.index(v) for v in ("holds", "undecided", "violated"))  # type: ignore[arg-type]
+HOLDS, UNDECIDED, VIOLATED = 1, 2, 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,12 +170,15 @@ class Check:
         """``right − left``, or ``−|right − left|`` for an equality. An infinite bound leaves infinite slack."""
         with np.errstate(invalid="ignore"):
             slack = self.right - self.left
-        return -np.abs(slack) if self.statement.equality else np.where(np.isposinf(self.right), np.inf, slack)
+        found: np.ndarray = (
+            -np.abs(slack) if self.statement.equality else np.where(np.isposinf(self.right), np.inf, slack)
+        )
+        return found
 
     @property
     def verdicts(self) -> np.ndarray:
         """The verdict of each element."""
-        return np.array(VERDICTS)[self.codes]
+        return np.asarray(np.array(VERDICTS)[self.codes])
 
     @property
     def verdict(self) -> Verdict:
@@ -262,10 +265,9 @@ def _judged(
     with np.errstate(invalid="ignore"):
         error = (slack.upper() - slack.lower()) / 2
     ends = np.stack([*one, *other])
-    middle = (_nearest(side) for side in (left, right))
     return Check(
-        statement, bits, *middle, np.where(np.isnan(error), 0.0, error), least, assumed.certain, uncertain, vacuous,
-        codes, unknown, ends,
+        statement, bits, _nearest(left), _nearest(right), np.where(np.isnan(error), 0.0, error), least,
+        assumed.certain, uncertain, vacuous, codes, unknown, ends,
     )  # fmt: skip
 
 
@@ -321,7 +323,7 @@ class Summary:
         vacuous_share: share of the elements to which it applies on which it says nothing; NaN where there are none.
         certified: instances that were evaluated in balls: all that doubles left open.
         equal_within: what the difference of the two sides is proved to be at most: for an equality, and for an
-            inequality that balls leave undecided, as they must where its sides are the same number. NaN elsewhere.
+            inequality that stays undecided, as it must where its sides are the same number. NaN elsewhere.
 
     """
 
@@ -439,7 +441,10 @@ class _Rows:
         apart = apart.any(axis=-1) & counted
         if apart.any():
             k, m = (int(x) for x in np.argwhere(apart)[0])
-            one, two = (f"left in [{e[0]!r}, {e[1]!r}], right in [{e[2]!r}, {e[3]!r}]" for e in (before[k, m], now[k, m]))
+            one, two = (
+                f"left in [{e[0]:.17g}, {e[1]:.17g}], right in [{e[2]:.17g}, {e[3]:.17g}]"
+                for e in (before[k, m], now[k, m])
+            )
             raise Contradiction(
                 f"{self.statement.name}, problem {index[k]}, element {m}: {one} with {self.bits[index[k]]} bits, and "
                 f"{two} with {bits}: an error of the program, or a side that depends on the precision it is computed in"
@@ -485,12 +490,12 @@ class _Tally:
         self.elements += int(counted.sum())
         self.vacuous += int((of["vacuous"] & counted).sum())
         self._measure(of, counted)
-        in_balls = counted & (rows.bits > DOUBLE)[:, None]
+        near = counted & ~of["unknown"]
         if not self.statement.equality:
-            in_balls &= (of["codes"] == UNDECIDED) & ~of["unknown"]
-        if in_balls.any():
+            near &= of["codes"] == UNDECIDED
+        if near.any():
             within = np.abs(of["slack"]) + of["error"]
-            self.equal_within = float(np.fmax(self.equal_within, within[in_balls].max()))
+            self.equal_within = float(np.fmax(self.equal_within, within[near].max()))
 
     def _explain(self, rows: _Rows, worst: np.ndarray) -> None:
         left = worst == UNDECIDED
@@ -514,7 +519,8 @@ class _Tally:
         slack = np.where(counted, np.where(np.isnan(of["slack"]), -np.inf, of["slack"]), np.inf)
         k = np.unravel_index(int(np.argmin(slack)), slack.shape)
         if slack[k] < self.worst[0] or math.isnan(self.worst[1]):
-            self.worst = (float(of["slack"][k]), *(float(of[name][k]) for name in ("left", "right", "error")))
+            slack_, left, right, error = (float(of[name][k]) for name in ("slack", "left", "right", "error"))
+            self.worst = (slack_, left, right, error)
 
     def summary(self) -> Summary:
         """The whole."""

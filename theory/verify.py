@@ -31,9 +31,9 @@ from theory.mdp import TokenMDP
 from theory.policy import Policy, sample_log_ratio_ball
 from theory.soft import soft_optimal
 from theory.statements import STATEMENTS
-from theory.verdict import Statement, Summary, summarise
+from theory.verdict import VERDICTS, Statement, Summary, summarise_each
 
-__all__ = ["Group", "Row", "attained", "exact_groups", "render", "run", "worst_instances", "write_json"]
+__all__ = ["Group", "Row", "attained", "counts", "exact_groups", "render", "run", "worst_instances", "write_json"]
 
 SHAPES = tuple(
     (V, H, P) for V, H, P in ((2, 1, 1), (2, 3, 3), (3, 2, 1), (3, 4, 2), (2, 6, 1), (4, 3, 2), (4, 4, 1), (4, 5, 1))
@@ -185,23 +185,18 @@ def _with_worst_clone(mdp: TokenMDP, alpha: float, epsilon: float) -> Instance:
 
 def run(groups: Sequence[Group]) -> list[Row]:
     """Check every statement on every group; progress is shown on a terminal only."""
-    rows = []
-    with tqdm(
-        total=sum(len(group.statements) for group in groups), desc="statements", disable=None, leave=False
-    ) as progress:
+    with tqdm(total=len(groups), desc="groups", disable=None, leave=False) as progress:
+        rows = []
         for group in groups:
-            for statement in group.statements:
-                summary = summarise(statement, group.instances)
-                if summary is not None:
-                    rows.append(Row(group.name, summary))
-                progress.update()
+            rows += [Row(group.name, summary) for summary in summarise_each(group.statements, group.instances)]
+            progress.update()
     return rows
 
 
 def render(groups: Sequence[Group], rows: Sequence[Row]) -> str:
     """The table as text: one block per group."""
     head = (
-        f"{'statement':<24}{'source':<15}{'instances':>9}{'left/right':>12}{'slack':>11}  {'verdict':<10}{'vacuous':>8}"
+        f"{'statement':<24}{'source':<15}{'instances':>9}{'left/right':>12}{'slack':>11}  {'verdict':<16}{'vacuous':>8}"
         f"{'in balls':>10}"
     )
     lines = []
@@ -216,14 +211,18 @@ def render(groups: Sequence[Group], rows: Sequence[Row]) -> str:
         for summary in (row.summary for row in rows if row.group == group.name):
             statement = summary.statement
             vacuous = {0.0: "no", 1.0: "always"}.get(summary.vacuous_share, f"{summary.vacuous_share:.1%}")
-            if statement.ceiling is None:
+            if statement.ceiling is None or math.isnan(summary.vacuous_share):
                 vacuous = "–"
             lines.append(
                 f"{statement.name:<24}{statement.source:<15}{summary.instances:>9}{_ratio(summary):>12}"
-                f"{summary.smallest_slack:>11.2e}  {summary.verdict:<10}{vacuous:>8}{summary.certified:>10}"
+                f"{_slack(summary):>11}  {summary.verdict:<16}{vacuous:>8}{summary.certified:>10}"
             )
         lines += _remarks(group, rows)
     return "\n".join(lines).lstrip("\n")
+
+
+def _slack(summary: Summary) -> str:
+    return f"{summary.smallest_slack:.2e}" if summary.instances else "–"
 
 
 def _ratio(summary: Summary) -> str:
@@ -264,19 +263,25 @@ def _remarks(group: Group, rows: Sequence[Row]) -> list[str]:
     """What the table alone would let a reader miss."""
     here = {row.summary.statement.name: row.summary for row in rows if row.group == group.name}
     vacuous = [name for name, summary in here.items() if summary.vacuous_share == 1.0]
-    absent = [statement.name for statement in group.statements if statement.name not in here]
+    absent = [name for name, summary in here.items() if summary.verdict == "does not apply"]
     remarks = []
     for name, summary in here.items():
-        if summary.verdict == "undecided":
-            met = (
-                f"its two sides are equal to within {summary.equal_within:.0e}" if summary.certified else "doubles only"
-            )
-            remarks.append(f"undecided on some instance: {name} ({met})")
+        for reason, count in summary.reasons.items():
+            within = f", equal to within {summary.equal_within:.0e}" if summary.equal_within < math.inf else ""
+            remarks.append(f"undecided on {count} of {summary.instances}: {name} ({reason}{within})")
     if vacuous:
         remarks.append(f"vacuous here (each holds and says nothing): {', '.join(vacuous)}")
     if absent:
         remarks.append(f"assumptions met by no instance here: {', '.join(absent)}")
     return remarks
+
+
+def counts(rows: Sequence[Row]) -> str:
+    """How many rows have each verdict, as text; those that occur, and violations always."""
+    found = [row.summary.verdict for row in rows]
+    shown = [v for v in ("holds", "violated", *VERDICTS) if v == "violated" or v in found]
+    words = {"holds": "hold", "violated": "violated", "undecided": "undecided", "does not apply": "do not apply"}
+    return ", ".join(f"{found.count(v)} {words[v]}" for v in dict.fromkeys(shown))
 
 
 def write_json(path: Path, report: dict[str, Any]) -> None:
