@@ -177,7 +177,7 @@ class Instance:
             )
             alpha, gauge = enclose(self._alpha, bits), self.policy.log_normalizers
             policy = replace(
-                Policy.from_logits(mdp.dynamics, [enclose(table, bits) for table in self.policy.log_probs]),
+                Policy.from_logits(self.policy.dynamics, [enclose(table, bits) for table in self.policy.log_probs]),
                 log_normalizers=None if gauge is None else tuple(enclose(z, bits) for z in gauge),
             )
             expert, values = soft_optimal(mdp, alpha)

@@ -199,7 +199,9 @@ def check(statement: Statement, instance: Any, bits: int = DOUBLE) -> Check:
         exact = _enclosed(instance, bits)
         left, right = (_side(statement, name, exact, bits) for name in ("left", "right"))
         b = len(instance.batch_shape)
-        shape = np.broadcast_shapes(left.shape, right.shape, (*instance.batch_shape, 1))
+        axes = max(left.ndim, right.ndim, b + 1)  # of the batch and the prompts, and of their responses or pairs
+        left, right, all_of_batch = (_with_axes(x, axes) for x in (left, right, np.empty((*instance.batch_shape, 1))))
+        shape = np.broadcast_shapes(left.shape, right.shape, all_of_batch.shape)
         left, right = (_spread(side, shape) for side in (left, right))
 
         def spread(values: Any) -> Truth:
@@ -231,11 +233,15 @@ def _as_enclosure(values: Any, bits: int) -> Enclosure:
 
 def _spread(values: Any, shape: tuple[int, ...]) -> Any:
     """Of a batch, of its prompts, or of their responses or pairs, to `shape`: axes are added at the end."""
-    missing = len(shape) - values.ndim if values.ndim else 0
-    values = values.reshape((*values.shape, *(1,) * missing))
+    values = _with_axes(values, len(shape))
     if is_enclosure(values):
         return values._each(lambda part: np.broadcast_to(part, shape))
     return np.broadcast_to(values, shape)
+
+
+def _with_axes(values: Any, axes: int) -> Any:
+    """`values`, unless they are one number, with `axes` axes: those that are missing are added at the end."""
+    return values.reshape((*values.shape, *(1,) * (axes - values.ndim))) if values.ndim else values
 
 
 def _judged(
