@@ -821,7 +821,8 @@ def describe_discounted(instance: Any) -> DiscountedDescription:
         log_probs=np.asarray(instance.policy),
         gauge=None if instance.gauge is None else np.asarray(instance.gauge),
         reward_range=(float(mdp.reward_range[0]), float(mdp.reward_range[1])),
-        rl_policy=[int(a) for a in np.asarray(instance.rl.policy).argmax(axis=1)],
+        rl_policy=[int(a) for a in np.asarray(instance.continuations[1]).argmax(axis=1)],
+        continuations=[[int(a) for a in np.asarray(p).argmax(axis=1)] for p in instance.continuations],
     )
 
 

@@ -26,11 +26,12 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 from scipy.sparse import csr_matrix, identity
+from scipy.sparse.csgraph import shortest_path
 from scipy.sparse.linalg import spsolve
 
 from theory import bounds
 from theory.adversary import extreme_tilt
-from theory.arrays import Array, require_positive, soft_maximum
+from theory.arrays import Array, array_namespace, is_enclosure, require_positive, soft_maximum
 from theory.soft import greedy_rows, log_softmax
 
 __all__ = [
@@ -39,11 +40,16 @@ __all__ = [
     "endogenous_reward",
     "entropy_values",
     "expected_sums",
+    "fixed_values",
     "kl_values",
+    "maxima",
+    "means",
     "plain_values",
+    "reachable",
     "regularised_values",
     "require_number",
     "require_policy",
+    "soft_maxima",
     "soft_value_iteration",
     "value_iteration",
     "worst_clone",
@@ -173,6 +179,14 @@ class DiscountedMDP:
         return replace(self, rewards=rewards, reward_range=(float(rewards.min()), float(rewards.max())))
 
 
+def reachable(mdp: DiscountedMDP) -> np.ndarray:
+    """Whether state `t` is reached from state `s`, `s` itself included: ``(n, n)``, boolean."""
+    n, V = mdp.rewards.shape
+    links = csr_matrix((np.ones(n * V), mdp.next_states.ravel(), np.arange(0, n * V + 1, V)), shape=(n, n))
+    found: np.ndarray = np.isfinite(shortest_path(links, unweighted=True))
+    return found
+
+
 class Solution(NamedTuple):
     """A stationary policy and values, with a certificate."""
 
@@ -200,7 +214,8 @@ def _fixed_point(
     """
     n, V = mdp.rewards.shape
     largest = float(np.abs(mdp.rewards).max())
-    allowed = tolerance * (largest + alpha * math.log(V + 1)) * mdp.effective_horizon
+    most = (largest + alpha * math.log(V + 1)) * mdp.effective_horizon
+    allowed = tolerance * most if tolerance < math.inf else math.inf
     values, previous = np.zeros(n), math.inf
     for _ in range(MAX_STEPS):
         backed_up, rows = backup(values)
@@ -215,12 +230,102 @@ def _fixed_point(
         for _ in range(SWEEPS):
             values = backed_up
             backed_up, rows = backup(values)
-        links = csr_matrix((rows.ravel(), mdp.next_states.ravel(), np.arange(0, n * V + 1, V)), shape=(n, n))
-        values = values + spsolve((identity(n) - mdp.discount * links).tocsc(), backed_up - values)
+        values = values + spsolve(_newton_matrix(mdp, rows), backed_up - values)
     raise ValueError(
         f"tolerance={tolerance:.3g}: at discount={mdp.discount} doubles certify {error / allowed * tolerance:.1e} "
         "of the largest value; pass a larger tolerance or a smaller discount"
     )
+
+
+Reduce = Callable[..., Array]
+"""``Q`` ``(n, V)``, and parameters, to one number for each state ``(n,)``, or to rows ``(n, V)``."""
+
+
+def soft_maxima(q: Array, alpha: Array | float) -> Array:
+    """``α log Σ_a exp(Q/α)``: ``(n,)``."""
+    return soft_maximum(q, alpha)
+
+
+def maxima(q: Array) -> Array:
+    """``max_a Q``: ``(n,)``."""
+    return array_namespace(q).max(q, axis=-1)
+
+
+def means(q: Array, log_probs: Array) -> Array:
+    """``Σ_a π(a|s) Q``: ``(n,)``."""
+    xp = array_namespace(q, log_probs)
+    p = xp.exp(log_probs)
+    if is_enclosure(q) and q.coarse:  # probabilities sum to one: errors of theirs weigh differences of `Q` only
+        shared = q.max(axis=-1).centre()
+        return shared + xp.sum(p * (q - shared[..., None]), axis=-1)
+    return xp.sum(p * q, axis=-1)
+
+
+_ROWS: dict[Reduce, Reduce] = {
+    soft_maxima: lambda q, alpha: np.exp(log_softmax(q, alpha)),
+    maxima: lambda q: np.exp(greedy_rows(q)),
+    means: lambda q, log_probs: np.exp(log_probs),
+}
+"""The derivative of each in `Q`."""
+
+
+def fixed_values(mdp: DiscountedMDP, table: Array, reduce: Reduce, *parameters: Array) -> Array:
+    """The fixed point of ``V = reduce(x + γV', …)`` for a per-token quantity `x`, in its arithmetic: ``(n,)``.
+
+    In doubles it is found by Newton steps and says nothing of its error; `soft_value_iteration` and its kin do. In
+    enclosures (`theory.intervals`) it is proved: Newton steps in the precision in force, whose linear systems are
+    solved in doubles, and then the last residual over ``1 − γ`` for a radius.
+
+    Args:
+        mdp: states and discount; its reward is not read.
+        table: `x`, ``(n, V)``, finite.
+        reduce: `soft_maxima`, `maxima` or `means`: contracts by `γ` in the largest norm.
+        parameters: of `reduce`, in the arithmetic of `table`.
+
+    """
+    plain, known = mdp.with_rewards(_nearest(table)), [_nearest(x) for x in parameters]
+    rows = _ROWS[reduce]
+
+    def newton(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        q = plain.q_values(values)
+        return reduce(q, *known), rows(q, *known)
+
+    start, _ = _fixed_point(plain, newton, 4 * EPS, tolerance=math.inf)
+    if not is_enclosure(table):
+        return start
+    values = type(table).of(start)
+
+    def residual(values: Array) -> Array:
+        return reduce(table + values[mdp.next_states] * mdp.discount, *parameters) - values
+
+    rest, previous = residual(values), math.inf
+    while not table.coarse and previous > 0:
+        size = float(_largest(rest))
+        if not 0 < size < previous / 2:
+            break
+        previous = size
+        scale = 2.0 ** (-math.frexp(size)[1])  # exact, and the system is solved near one
+        step = spsolve(_newton_matrix(plain, newton(values.nearest())[1]), (rest * scale).nearest())
+        values = (values + type(table).of(step) / scale).centre()
+        rest = residual(values)
+    bound = type(table).of(_largest(rest)) / (type(table).of(1.0) - mdp.discount)
+    return values.widen(bound)
+
+
+def _nearest(values: Any) -> Any:
+    return values.nearest() if is_enclosure(values) else values
+
+
+def _largest(values: Array) -> Any:
+    """An upper bound on the largest absolute value."""
+    return np.maximum(np.abs(values.lower()), np.abs(values.upper())).max()
+
+
+def _newton_matrix(mdp: DiscountedMDP, rows: np.ndarray) -> Any:
+    """``I − γP``, sparse."""
+    n, V = mdp.rewards.shape
+    links = csr_matrix((rows.ravel(), mdp.next_states.ravel(), np.arange(0, n * V + 1, V)), shape=(n, n))
+    return (identity(n) - mdp.discount * links).tocsc()
 
 
 def soft_value_iteration(mdp: DiscountedMDP, alpha: float, tolerance: float = 1e-10) -> Solution:

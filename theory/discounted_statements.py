@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from theory import bounds
-from theory.arrays import Array
+from theory.arrays import Array, array_namespace, as_array, expand
 from theory.discounted import (
-    EPS,
     DiscountedMDP,
-    Solution,
     endogenous_reward,
-    expected_sums,
-    kl_values,
-    plain_values,
-    regularised_values,
+    fixed_values,
+    maxima,
+    means,
+    reachable,
     require_number,
     require_policy,
-    soft_value_iteration,
-    value_iteration,
+    soft_maxima,
 )
+from theory.intervals import enclose, precision
+from theory.policy import divergences
 from theory.reward import preference_tv
+from theory.soft import greedy_rows, log_softmax
 from theory.statements import STATEMENTS
 from theory.verdict import Statement
 
@@ -37,12 +39,21 @@ class DiscountedInstance:
 
     `horizon` is ``1/(1−γ)``. A response is a first token and then a deterministic stationary policy: the best of `r*`,
     the best of `r̂`, those along which ``log π_E − log π̂`` adds up to most and to least. All ``(n, 4V)`` are compared.
+
+    Attributes:
+        mdp: the true reward `r*`, as doubles.
+        alpha: temperature, a number.
+        policy: `π̂`, ``(n, V)``, log-probabilities.
+        rewards: `r*`, ``(n, V)``.
+        gauge: `V̂`, ``(n,)``.
+        batch_shape: none.
+
     """
 
     batch_shape: tuple[int, ...] = ()
 
     def __init__(self, mdp: DiscountedMDP, policy: Array, alpha: float, gauge: Array | None = None) -> None:
-        """Solve everything.
+        """Validate.
 
         Args:
             mdp: the true reward `r*`.
@@ -50,90 +61,253 @@ class DiscountedInstance:
             alpha: temperature, a number. `π_E` is soft-optimal at it.
             gauge: `V̂`, ``(n,)``, in which the reward of `π̂` is read; zero by default.
 
+        Raises:
+            ValueError: names the argument and the value.
+
         """
-        self.mdp, self.policy, self.alpha = (
-            mdp,
-            require_policy("policy", policy, mdp)[0],
-            require_number("alpha", alpha),
-        )
-        self.temperature = np.asarray(self.alpha)
-        self.horizon, self.width = mdp.effective_horizon, mdp.reward_width
-        self.return_range = self.horizon * self.width
-        self.endogenous = endogenous_reward(mdp, policy, alpha, gauge)
-        self.gauge = np.zeros(len(mdp.rewards)) if gauge is None else np.asarray(gauge)
-        self.error = 0.0
-        self._solve()
-        self._sum_responses()
+        endogenous_reward(mdp, policy, alpha, gauge)  # refuses what is not a policy, a temperature or a gauge
+        self.mdp, self.alpha = mdp, require_number("alpha", alpha)
+        self.policy: Array = require_policy("policy", policy, mdp)[0]
+        self.rewards: Array = mdp.rewards
+        self.gauge: Array = np.zeros(len(mdp.rewards)) if gauge is None else np.asarray(gauge, dtype=np.float64)
+        if not np.isfinite(self.gauge).all():
+            raise ValueError(f"gauge holds {self.gauge[~np.isfinite(self.gauge)][0]}: must be finite")
+        self.discount, self.temperature = np.asarray(mdp.discount), np.asarray(self.alpha)
+        self.width: Array = mdp.reward_width
 
-    def _certified(self, solution: Solution, weight: float = 1.0) -> np.ndarray:
-        """The values of `solution`; its error is added to what any quantity may be off by."""
-        self.error += weight * solution.error
-        return solution.values
+    def enclosed(self, bits: int) -> DiscountedInstance:
+        """The instance in enclosures of `bits` bits; read its quantities inside ``precision(bits)``.
 
-    def _solve(self) -> None:
-        mdp, alpha, policy, certified = self.mdp, self.alpha, self.policy, self._certified
-        soft, resolved = soft_value_iteration(mdp, alpha), soft_value_iteration(self.endogenous, alpha)
-        self.expert, self.resolved_log_prob, self.policy_log_prob = soft.policy, resolved.policy, policy
-        self.epsilon = np.abs(self.expert - policy).max()
-        # As stored, `π_E` is soft-optimal for a reward whose values are no further than this from those of `r*`.
-        self.soft_value = certified(soft, 2.0)
-        self.error += 4.0 * resolved.error  # and this one covers how `r̂` is stored
-        self.nats_error = 4.0 * resolved.error / alpha
-        self.expert_value = certified(plain_values(mdp, self.expert))
-        self.clone_gap = self.expert_value - certified(plain_values(mdp, policy))
-        self.best = value_iteration(mdp)
-        self.best_value = certified(self.best)
-        self.rl = value_iteration(self.endogenous)
-        self.rl_value = certified(plain_values(mdp, self.rl.policy))
-        self.rl_shortfall = 2.0 * self.rl.error / alpha
-        anchored = soft_value_iteration(
-            mdp.with_rewards(2 * alpha * policy), alpha
-        )  # V^π_{r̂} − α KL(π‖π̂), in one reward
-        self.anchored_value = certified(plain_values(mdp, anchored.policy))
-        self.error += 2.0 * anchored.error
-        kls = kl_values(mdp, policy, self.expert), kl_values(mdp, self.expert, policy)
-        self.kl_to_expert, self.kl_from_expert = (certified(each, alpha) for each in kls)
-        self.nats_error += kls[0].error
-        self.error += sum(regularised_values(mdp, each, alpha).error for each in (self.expert, policy))
+        It is exact by definition: rewards, `γ`, `α` and gauge as they are stored, `π_E` the soft-optimal policy of these,
+        `π̂` the softmax of its stored log-probabilities.
+        """
+        exact = object.__new__(DiscountedInstance)
+        with precision(bits):
+            stored = (self.mdp.rewards, self.gauge, self.discount, self.temperature)
+            exact.rewards, exact.gauge, exact.discount, exact.temperature = (enclose(x, bits) for x in stored)
+            low, high = (enclose(end, bits) for end in self.mdp.reward_range)
+            exact.mdp, exact.alpha, exact.width = self.mdp, self.alpha, high - low
+            exact.policy = log_softmax(enclose(self.policy, bits), 1.0)
+        # what is chosen is chosen in doubles, and evaluated in enclosures
+        exact.__dict__ |= {"continuations": self.continuations, "counts": self.counts, "_reached": self._reached}
+        return exact
 
-    def regularised(self, policy: Array) -> np.ndarray:
-        """``V^π_{r*,α}``."""
-        return regularised_values(self.mdp, policy, self.alpha).values
+    def take(self, index: Any) -> DiscountedInstance:  # noqa: ARG002
+        """The instance itself: it is no batch."""
+        return self
 
-    def _sum_responses(self) -> None:
+    @property
+    def numbers(self) -> int:
+        """Rewards, what its evaluation costs grows with."""
+        return int(self.mdp.rewards.size)
+
+    @cached_property
+    def horizon(self) -> Any:
+        """``1/(1−γ)``, what stands for `H`."""
+        return bounds.effective_horizon(self.discount)
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """States that a first state of positive weight leads to: ``(n,)``, boolean."""
+        found: np.ndarray = self._reached[self.mdp.initial_weights > 0].any(axis=0)
+        return found
+
+    @cached_property
+    def _reached(self) -> np.ndarray:
+        return reachable(self.mdp)
+
+    @cached_property
+    def epsilon(self) -> Array:
+        """``ε_π`` over the states that a state leads to: ``(n,)``, nats."""
+        ratios = np.abs(self.expert - self.policy)
+        xp = array_namespace(ratios)
+        own = xp.max(ratios, axis=-1)
+        sets, which = np.unique(self._reached, axis=0, return_inverse=True)
+        return xp.max(xp.where(sets, own, 0.0), axis=-1)[which.reshape(-1)]
+
+    # --- Values ---
+
+    def _soft(self, table: Array) -> tuple[Array, Array]:
+        """Soft-optimal policy and soft values of a reward."""
+        values = fixed_values(self.mdp, table, soft_maxima, self.temperature)
+        q = table + self.discount * values[self.mdp.next_states]
+        if isinstance(q, np.ndarray):
+            return log_softmax(q, self.alpha), values
+        return (q - values[:, None]) / self.temperature, values
+
+    def expected(self, policy: Array, table: Array) -> Array:
+        """``E_π Σ_h γ^{h−1} x(s_h, a_h)`` from each state: ``(n,)``."""
+        return fixed_values(self.mdp, table, means, policy)
+
+    @cached_property
+    def _solution(self) -> tuple[Array, Array]:
+        return self._soft(self.rewards)
+
+    @property
+    def expert(self) -> Array:
+        """`π_E`: ``(n, V)``, log-probabilities."""
+        return self._solution[0]
+
+    @property
+    def soft_value(self) -> Array:
+        """``V*``."""
+        return self._solution[1]
+
+    @cached_property
+    def endogenous(self) -> Array:
+        """`r̂`, ``(n, V)``."""
+        following = self.discount * self.gauge[self.mdp.next_states]
+        return self.temperature * self.policy + (self.gauge[:, None] - following)
+
+    @cached_property
+    def resolved_log_prob(self) -> Array:
+        """The soft-optimal policy of `r̂`: ``(n, V)``, nats."""
+        return self._soft(self.endogenous)[0]
+
+    @property
+    def policy_log_prob(self) -> Array:
+        """`π̂`: ``(n, V)``, nats."""
+        return self.policy
+
+    @cached_property
+    def expert_value(self) -> Array:
+        """``V^{π_E}``, plain."""
+        return self.expected(self.expert, self.rewards)
+
+    @cached_property
+    def clone_gap(self) -> Array:
+        """``V^{π_E} − V^{π̂}``, plain."""
+        return self.expert_value - self.expected(self.policy, self.rewards)
+
+    @cached_property
+    def best_value(self) -> Array:
+        """``max_π V^π``, plain."""
+        return fixed_values(self.mdp, self.rewards, maxima)
+
+    @cached_property
+    def return_range(self) -> Array:
+        """Width of the range of the discounted return; no gap in value can be more."""
+        return self.best_value + fixed_values(self.mdp, -self.rewards, maxima)
+
+    @cached_property
+    def rl_value(self) -> Array:
+        """``V^{π_RL}`` under `r*`, plain; `π_RL` is the second of `continuations`."""
+        return self.expected(self.continuations[1], self.rewards)
+
+    @cached_property
+    def rl_shortfall(self) -> Array:
+        """How far `π_RL` is from the best that `r̂` allows, over `α`: nats."""
+        best = fixed_values(self.mdp, self.endogenous, maxima)
+        return (best - self.expected(self.continuations[1], self.endogenous)) / self.temperature
+
+    @cached_property
+    def anchored_value(self) -> Array:
+        """``V^{π_β}`` for ``π_β = argmax_π V^π_{r̂} − β KL(π‖π̂)`` at ``β = α``, plain."""
+        anchored, _ = self._soft(2.0 * self.temperature * self.policy)  # both in one reward
+        return self.expected(anchored, self.rewards)
+
+    def regularised(self, policy: Array) -> Array:
+        """``V^π_{r*,α}``, rewards and entropies discounted alike."""
+        return self.expected(policy, self.rewards - self.temperature * policy)
+
+    # --- Distances between the policies ---
+
+    def _divergence(self, policy: Array, other: Array) -> Array:
+        rows = divergences(policy, other, policy - other)
+        xp = array_namespace(rows)
+        return self.expected(policy, xp.broadcast_to(xp.sum(rows, axis=-1)[:, None], rows.shape))
+
+    @cached_property
+    def kl_to_expert(self) -> Array:
+        """Discounted ``KL(π̂‖π_E)``, nats."""
+        return self._divergence(self.policy, self.expert)
+
+    @cached_property
+    def kl_from_expert(self) -> Array:
+        """Discounted ``KL(π_E‖π̂)``, nats."""
+        return self._divergence(self.expert, self.policy)
+
+    @cached_property
+    def pinsker_tv(self) -> Array:
+        """``√(KL_γ(π̂‖π_E)/2)``, and never above one."""
+        return bounds.tv_pinsker(self.kl_to_expert)
+
+    def clone_bound(self, tv: Array) -> Array:
+        """``R·TV/(1−γ)``."""
+        return self.width * self.horizon * tv
+
+    # --- Responses, and pairs of them ---
+
+    @cached_property
+    def continuations(self) -> tuple[Array, ...]:
+        """The deterministic policies of responses: tables ``(n, V)`` of log-probabilities, 0 and ``−∞``."""
         log_ratio = self.expert - self.policy
-        extreme = (value_iteration(self.mdp.with_rewards(sign * log_ratio)).policy for sign in (1, -1))
-        continuations = [self.best.policy, self.rl.policy, *extreme]
+        return tuple(self._greedy(x) for x in (self.rewards, self.endogenous, log_ratio, -log_ratio))
 
-        def sums(table: np.ndarray) -> np.ndarray:
-            each = [self._certified(expected_sums(self.mdp, d, table)) for d in continuations]
-            return np.concatenate([table + self.mdp.discount * x[self.mdp.next_states] for x in each], axis=1)
+    def _greedy(self, table: Array) -> Array:
+        values = fixed_values(self.mdp, table, maxima)
+        return greedy_rows(table + self.mdp.discount * values[self.mdp.next_states])
 
-        self.true_return, self.endogenous_return = sums(self.mdp.rewards), sums(self.endogenous.rewards)
-        self.telescoped = sums(self.alpha * self.expert) + self.soft_value[:, None]
-        self.endogenous_telescoped = sums(self.alpha * self.policy) + self.gauge[:, None]
-        first_token = np.tile(np.arange(self.mdp.vocab_size), len(continuations))
+    def _sums(self, table: Array) -> Array:
+        """Sum of a per-token quantity along all responses: ``(n, 4V)``."""
+        each = [self.expected(policy, table)[self.mdp.next_states] for policy in self.continuations]
+        return array_namespace(table).concatenate([table + self.discount * x for x in each], axis=1)
+
+    @cached_property
+    def true_return(self) -> Array:
+        """Discounted `r*` of all responses: ``(n, 4V)``."""
+        return self._sums(self.rewards)
+
+    @cached_property
+    def endogenous_return(self) -> Array:
+        """Discounted `r̂` of all responses: ``(n, 4V)``."""
+        return self._sums(self.endogenous)
+
+    @cached_property
+    def telescoped(self) -> Array:
+        """``α Σ γ^{h−1} log π_E + V*(s₁)`` of all responses: ``(n, 4V)``."""
+        return self._sums(self.temperature * self.expert) + self.soft_value[:, None]
+
+    @cached_property
+    def endogenous_telescoped(self) -> Array:
+        """``α Σ γ^{h−1} log π̂ + V̂(s₁)`` of all responses: ``(n, 4V)``."""
+        return self._sums(self.temperature * self.policy) + self.gauge[:, None]
+
+    @cached_property
+    def pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of the pairs of responses that part at once."""
+        first_token = np.tile(np.arange(self.mdp.vocab_size), len(self.continuations))
         i, j = np.triu_indices(len(first_token), k=1)
         part = first_token[i] != first_token[j]
-        # A pair that parts after k shared tokens has both its differences, and its share of 1/(1−γ), scaled by γ^k.
-        after = self.mdp.discount ** np.array(SHARED_STEPS, dtype=np.float64)[:, None, None]
-        true, read = (x[:, i[part]] - x[:, j[part]] for x in (self.true_return, self.endogenous_telescoped))
-        self.pair_tv = preference_tv(after * true, after * read)
-        self.diverging_steps = after * self.horizon
+        return i[part], j[part]
 
-    def rounding(self, unit: str) -> tuple[float, float]:
-        """Bounds on the errors of a quantity in `unit` and of a bound that reads `ε`, against exact arithmetic.
+    @cached_property
+    def _after(self) -> Array:
+        """``γ^k``: a pair that parts after `k` shared tokens has its differences and its share of ``1/(1−γ)`` scaled."""
+        powers = [self.discount**k if k else self.discount * 0.0 + 1.0 for k in SHARED_STEPS]
+        return array_namespace(self.discount).stack(powers)[:, None]
 
-        A quantity is off by the certified errors of all it may be made of; a bound by its slope in `ε` times the
-        rounding of stored log-probabilities.
-        """
-        h, epsilon = self.horizon, float(self.epsilon)
-        quantity = {"reward": self.error, "nats": self.nats_error}.get(unit, self.error + 16 * EPS)
-        slope = {"reward": self.width * h**2 + 2 * self.alpha * h, "nats": 2 * h * (1 + epsilon)}
-        tables = (self.expert, self.policy)
-        defect = max(require_policy("policy", table, self.mdp)[1] for table in tables)
-        logs = max(float(np.abs(table).max()) for table in tables)
-        return quantity, slope.get(unit, self.alpha * h) * (8 * EPS * (1 + logs) + defect)
+    @cached_property
+    def pair_tv(self) -> Array:
+        """``|σ(Δ*) − σ(Δ̂)|`` over `SHARED_STEPS` and pairs: ``(n, 3, M)``."""
+        i, j = self.pairs
+        true, read = (x[:, i] - x[:, j] for x in (self.true_return, self.endogenous_telescoped))
+        return preference_tv(*(self._after * x[:, None, :] for x in (true, read)))
+
+    @property
+    def diverging_steps(self) -> Array:
+        """``γ^k/(1−γ)``: ``(3, 1)``."""
+        return self._after * self.horizon
+
+    @property
+    def pair_counts(self) -> np.ndarray:
+        """Every pair: ``(n, 3, M)``, boolean."""
+        return np.ones((len(self.mdp.rewards), len(SHARED_STEPS), len(self.pairs[0])), dtype=bool)
+
+    def over_pairs(self, values: Any) -> Array:
+        """A quantity of the instance or of each state, against pairs ``(n, 3, M)``."""
+        array = as_array(values)
+        return expand(array, 2) if array.ndim else array
 
 
 _CLAIMS = {
@@ -162,7 +336,7 @@ def _discounted(statement: Statement) -> Statement:
     again = replace(statement, claim=_CLAIMS[statement.name], source=source)
     if statement.name != "clone-stepwise":
         return again
-    return replace(again, right=lambda i: bounds.clone_gap_discounted(i.mdp.discount, i.epsilon, i.width))
+    return replace(again, right=lambda i: bounds.clone_gap_discounted(i.discount, i.epsilon, i.width))
 
 
 DISCOUNTED_STATEMENTS: tuple[Statement, ...] = tuple(_discounted(s) for s in STATEMENTS if s.name in _CLAIMS)

@@ -38,6 +38,7 @@ __all__ = [
     "Responses",
     "all_responses",
     "covariance",
+    "divergences",
     "greedy_response",
     "kl",
     "log_prob",
@@ -266,7 +267,7 @@ def kl(policy: Policy, other: Policy, *, per_prompt: bool = False) -> Array:
     ``Σ_a [p log(p/p') − p + p']``, no term of which is negative, so that policies that nearly agree lose no digits.
     """
     require_same_dynamics(policy.dynamics, other.dynamics)
-    rows = by_layer(_divergences, policy.log_probs, other.log_probs, log_ratios(policy, other))
+    rows = by_layer(divergences, policy.log_probs, other.log_probs, log_ratios(policy, other))
     following: Array | None = None
     for h, prob in reversed(list(enumerate(by_layer(_exp, policy.log_probs)))):
         terms = rows[h]
@@ -276,7 +277,7 @@ def kl(policy: Policy, other: Policy, *, per_prompt: bool = False) -> Array:
     return following if per_prompt else policy.dynamics.average(following)
 
 
-def _divergences(log_p: Array, log_q: Array, ratio: Array) -> Array:
+def divergences(log_p: Array, log_q: Array, ratio: Array) -> Array:
     """``p log(p/q) − p + q``, not negative: ``(*batch, n, V)``, from ``log(p/q)``; infinite where only `q` is zero."""
     xp = array_namespace(log_p, log_q, ratio)
     if is_enclosure(ratio) and not ratio.coarse:  # with digits to spare, terms may cancel

@@ -272,7 +272,7 @@ def _judged(
         error = (slack.upper() - slack.lower()) / 2
     ends = np.stack([*one, *other])
     return Check(
-        statement, bits, _nearest(left), _nearest(right), np.where(np.isnan(error), 0.0, error), least,
+        statement, bits, left.nearest(), right.nearest(), np.where(np.isnan(error), 0.0, error), least,
         assumed.certain, uncertain, vacuous, codes, unknown, ends,
     )  # fmt: skip
 
@@ -288,14 +288,6 @@ def _size(one: Any, other: Any, counted: np.ndarray, b: int, bits: int) -> np.nd
     axes = tuple(range(b, size.ndim))
     largest: np.ndarray = size.max(axis=axes, keepdims=True)
     return np.maximum(largest, 1.0) if bits == PRECISIONS[-1] else largest
-
-
-def _nearest(side: Enclosure) -> np.ndarray:
-    with np.errstate(invalid="ignore", over="ignore"):
-        low, high = side.lower(), side.upper()
-        middle = low / 2 + high / 2
-    found: np.ndarray = np.where(low == high, low, middle)
-    return found
 
 
 def _enclosed(instance: Any, bits: int) -> Any:
