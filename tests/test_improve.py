@@ -40,7 +40,7 @@ from theory.improve import (
     sharpening_slope,
 )
 from theory.instance import Instance
-from theory.intervals import balls, precision
+from theory.intervals import enclose, precision
 from theory.mdp import TokenMDP
 from theory.policy import (
     Policy,
@@ -723,22 +723,41 @@ def test_torch_gradient_in_the_exponent_is_the_covariance():
     assert_allclose(renyi(same, power_policy(same, 2.0), 3.0).numpy(), renyi(policy, power_policy(policy, 2.0), 3.0))
 
 
-def test_balls_hold_the_same_numbers():
+@pytest.mark.parametrize(("bits", "width", "rel"), [(53, 1e-12, 1e-11), (128, 1e-25, 1e-13)])
+def test_enclosures_hold_the_same_numbers(bits, width, rel):
     mdp = build("tree", np.random.default_rng(0), 1, 2, 3, masked=True)
     policy = random_policy(mdp.dynamics, np.random.default_rng(1))
-    with precision(128):
-        exact = TokenMDP(mdp.dynamics, tuple(balls(r) for r in mdp.rewards))
-        same = Policy(mdp.dynamics, tuple(balls(t) for t in policy.log_probs))
+    with precision(bits):
+        exact = TokenMDP(mdp.dynamics, tuple(enclose(r, bits) for r in mdp.rewards))
+        same = Policy(mdp.dynamics, tuple(enclose(t, bits) for t in policy.log_probs))
         for beta in (1e-3, 0.5, 1e6):
-            value = kl_optimal(exact, same, balls(beta)).values[0][0]
-            assert float(value.rad()) < 1e-25
-            assert float(value.mid()) == pytest.approx(kl_optimal(mdp, policy, beta).values[0][0], rel=1e-13)
-        sharpened = power_policy(same, balls(2.0))
-        found = [covariance(sharpened, exact.rewards, same.log_probs)[0], renyi(sharpened, same, balls(3.0))[0]]
+            value = kl_optimal(exact, same, enclose(beta, bits)).values[0][0]
+            assert value.radius().upper() < width
+            assert value.nearest() == pytest.approx(kl_optimal(mdp, policy, beta).values[0][0], rel=rel)
+        sharpened, three = power_policy(same, enclose(2.0, bits)), enclose(3.0, bits)
+        found = [covariance(sharpened, exact.rewards, same.log_probs)[0], renyi(sharpened, same, three)[0]]
         floats = power_policy(policy, 2.0)
-    expected = [covariance(floats, mdp.rewards, policy.log_probs)[0], renyi(floats, policy, 3.0)[0]]
-    assert_allclose([float(x.mid()) for x in found], expected, rtol=1e-12)
-    assert all(float(x.rad()) < 1e-25 for x in found)
+        expected = [covariance(floats, mdp.rewards, policy.log_probs)[0], renyi(floats, policy, 3.0)[0]]
+        assert_allclose([x.nearest() for x in found], expected, rtol=1e-12)
+        assert all(x.radius().upper() < width for x in found)
+
+
+@check
+@given(token_mdps(), seeds, st.floats(-6, 6).map(lambda x: 10.0**x))
+def test_doubles_hold_what_balls_prove(mdp, seed, beta):
+    """KL-optimal values, covariances and divergences: every ball of 256 bits is inside the enclosure in doubles."""
+    policy = random_policy(mdp.dynamics, np.random.default_rng(seed))
+    found = {}
+    for bits in (53, 256):
+        with precision(bits):
+            exact = TokenMDP(mdp.dynamics, tuple(enclose(r, bits) for r in mdp.rewards))
+            same = Policy(mdp.dynamics, tuple(enclose(t, bits) for t in policy.log_probs))
+            value = kl_optimal(exact, same, enclose(beta, bits)).values[0]
+            sharpened = power_policy(same, enclose(2.0, bits))
+            found[bits] = [value, covariance(sharpened, exact.rewards, same.log_probs), renyi(sharpened, same, 3.0)]
+    for wide, narrow in zip(*found.values(), strict=True):  # the ends of a ball are doubles next to it
+        assert (narrow.lower() >= np.nextafter(wide.lower(), -np.inf)).all()
+        assert (narrow.upper() <= np.nextafter(wide.upper(), np.inf)).all()
 
 
 # --- Refusals -------------------------------------------------------------------------------------------------------
