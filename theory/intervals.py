@@ -41,6 +41,9 @@ GROW = 1 + 2.0**-48
 TINY = 1e-300
 """More than underflow can lose."""
 
+NORMAL = 2.0**-1022
+"""The least double that has all its digits."""
+
 ULPS = 4
 """Largest error of NumPy's ``exp``, ``log``, … in units in the last place, as NumPy's tests demand of float64."""
 
@@ -385,7 +388,7 @@ class Doubles(Enclosure):
             return values
         if isinstance(values, Enclosure):
             raise TypeError("enclosures of two kinds in one operation")
-        mid = np.asarray(values, dtype=np.float64)
+        mid = _exact_doubles(values)
         return cls._made_of(mid, np.broadcast_to(0.0, mid.shape))
 
     @property
@@ -403,19 +406,20 @@ class Doubles(Enclosure):
 
     def widen(self, by: Doubles) -> Doubles:
         """See `Enclosure.widen`."""
-        mid, rad = np.broadcast_arrays(self.mid, (self.rad + by.mid + by.rad) * GROW)
-        return self._made_of(mid, np.where(np.isfinite(mid) | np.isinf(rad), rad, self.rad))
+        with np.errstate(all="ignore"):
+            mid, rad = np.broadcast_arrays(self.mid, (self.rad + by.mid + by.rad) * GROW)
+        return _known(mid, np.where(np.isinf(mid) & np.isfinite(rad), self.rad, rad))
 
     def lower(self) -> np.ndarray:
         """See `Enclosure.lower`."""
-        with np.errstate(invalid="ignore"):
+        with np.errstate(all="ignore"):
             least = np.nextafter(self.mid - self.rad, -np.inf)
         found: np.ndarray = np.where(self.rad == 0, self.mid, np.where(np.isnan(least), -np.inf, least))
         return found
 
     def upper(self) -> np.ndarray:
         """See `Enclosure.upper`."""
-        with np.errstate(invalid="ignore"):
+        with np.errstate(all="ignore"):
             most = np.nextafter(self.mid + self.rad, np.inf)
         found: np.ndarray = np.where(self.rad == 0, self.mid, np.where(np.isnan(most), np.inf, most))
         return found
@@ -458,14 +462,19 @@ class Doubles(Enclosure):
 
     def max(self, axis: Any = None, keepdims: bool = False) -> Doubles:
         """See `Enclosure.max`."""
-        return _between(*(end.max(axis=axis, keepdims=keepdims) for end in (self.lower(), self.upper())))
+        low, high = (end.max(axis=axis, keepdims=keepdims) for end in (self.lower(), self.upper()))
+        if np.isposinf(high).any():  # where one is not a number, neither is the largest
+            high = np.where(np.isnan(self.mid).any(axis=axis, keepdims=keepdims), np.nan, high)
+        return _between(low, high)
 
     def cumprod(self) -> Doubles:
-        """See `Enclosure.cumprod`."""
+        """See `Enclosure.cumprod`. What a product loses by underflow is multiplied by the factors that follow."""
         with np.errstate(all="ignore"):
-            mid, most = np.cumprod(self.mid, axis=-1), np.cumprod(np.abs(self.mid) + self.rad, axis=-1)
+            largest = np.abs(self.mid) + self.rad
+            mid, most = np.cumprod(self.mid, axis=-1), np.cumprod(largest, axis=-1)
             k = np.arange(1, mid.shape[-1] + 1)
-            rad = np.maximum(most * (1 + 4 * k * EPS) - np.abs(mid), 0.0) + 4 * k * EPS * np.abs(mid) + TINY
+            lost = TINY * np.cumprod(np.maximum(largest, 1.0), axis=-1)
+            rad = np.maximum(most * (1 + 4 * k * EPS) - np.abs(mid), 0.0) + 4 * k * EPS * np.abs(mid) + lost
         return _known(mid, rad)
 
     @staticmethod
@@ -497,7 +506,9 @@ class Doubles(Enclosure):
     @staticmethod
     def _divide(a: Doubles, b: Doubles) -> Doubles:
         mid, least = a.mid / b.mid, (np.abs(b.mid) - b.rad) * (1 - EPS)
-        rad = np.where(least > 0, ((np.abs(mid) * b.rad + a.rad) / least + EPS * np.abs(mid)) * GROW + TINY, np.inf)
+        # quotients first: a product of two small numbers would lose its digits
+        moved = np.abs(mid) * (b.rad / least) + a.rad / least
+        rad = np.where(least > 0, (moved + EPS * np.abs(mid)) * GROW + TINY, np.inf)
         zero = (a.mid == 0) & (a.rad == 0) & (least > 0)
         rad = np.where(zero | (np.isinf(b.mid) & (b.rad == 0) & np.isfinite(a.mid) & (a.rad == 0)), 0.0, rad)
         if np.isfinite(mid).all():
@@ -514,19 +525,22 @@ class Doubles(Enclosure):
 
     @staticmethod
     def _maximum(a: Doubles, b: Doubles) -> Doubles:
-        return _between(np.maximum(a.lower(), b.lower()), np.maximum(a.upper(), b.upper()))
+        low, high = np.maximum(a.lower(), b.lower()), np.maximum(a.upper(), b.upper())
+        if np.isposinf(high).any():
+            high = np.where(np.isnan(a.mid) | np.isnan(b.mid), np.nan, high)
+        return _between(low, high)
 
     @staticmethod
     def _exp(a: Doubles) -> Doubles:
         mid = np.exp(a.mid)
-        rad = (mid * np.expm1(a.rad) + ULPS * EPS * mid) * GROW + TINY
+        rad = (np.maximum(mid, NORMAL) * np.expm1(a.rad) + ULPS * EPS * mid) * GROW + TINY
         rad = np.where(np.isinf(a.mid) & (a.rad == 0), 0.0, rad)
         return _settled(mid, rad, np.isposinf(a.mid), a.rad == 0)
 
     @staticmethod
     def _expm1(a: Doubles) -> Doubles:
         mid = np.expm1(a.mid)
-        slope = np.exp(a.mid) * (1 + ULPS * EPS)
+        slope = np.maximum(np.exp(a.mid), NORMAL) * (1 + ULPS * EPS)
         rad = (slope * np.expm1(a.rad) + ULPS * EPS * np.abs(mid)) * GROW + TINY
         rad = np.where(np.isinf(a.mid) & (a.rad == 0), 0.0, rad)
         return _settled(mid, rad, np.isposinf(a.mid), a.rad == 0)
@@ -554,7 +568,8 @@ class Doubles(Enclosure):
     def _tanh(a: Doubles) -> Doubles:
         mid = np.tanh(a.mid)
         slope = np.minimum(4 * np.exp(-2 * np.maximum(np.abs(a.mid) - a.rad, 0.0)) * (1 + ULPS * EPS), 1.0)
-        rad = (np.minimum(np.where(a.rad > 0, slope * a.rad, 0.0), 2.0) + ULPS * EPS * np.abs(mid)) * GROW
+        moved = np.minimum(np.where(a.rad > 0, slope * a.rad, 0.0), 2.0)
+        rad = (moved + ULPS * EPS * np.abs(mid)) * GROW + np.where(mid == 0, 0.0, TINY)
         return _known(mid, np.where(np.isinf(a.mid) & (a.rad == 0), 0.0, rad))
 
     @staticmethod
@@ -566,6 +581,23 @@ class Doubles(Enclosure):
     def _cosh(a: Doubles) -> Doubles:
         mid, slope = np.cosh(a.mid), np.cosh((np.abs(a.mid) + a.rad) * GROW) * (1 + ULPS * EPS)
         return _settled(mid, _growth(slope, a.rad, mid), np.isinf(a.mid), a.rad == 0)
+
+
+def _exact_doubles(values: Any) -> np.ndarray:
+    """An array of numbers, all of which are doubles.
+
+    Raises:
+        ValueError: one is not, and would be rounded: a large integer, or a long double.
+
+    """
+    array = np.asarray(values)
+    with np.errstate(all="ignore"):
+        doubles = array.astype(np.float64, copy=False)
+        if array.dtype not in (np.float64, np.float32, np.bool_):
+            rounded = (doubles.astype(array.dtype) != array) & ~np.isnan(doubles)
+            if rounded.any():
+                raise ValueError(f"{array[rounded].ravel()[0]!r} is no double and would be rounded: give float64")
+    return doubles
 
 
 def _growth(slope: np.ndarray, rad: np.ndarray, mid: np.ndarray) -> np.ndarray:
@@ -597,6 +629,7 @@ def _logarithm(mid: np.ndarray, argument: np.ndarray, a: Doubles) -> Doubles:
     """A logarithm of numbers within a relative ``q`` of `argument`: it moves by at most ``−log(1 − q)``."""
     share = np.where(a.rad > 0, a.rad / argument, 0.0) * GROW
     rad = np.where(share < 1, -np.log1p(-share), np.inf) * GROW + ULPS * EPS * np.abs(mid)
+    rad = rad + np.where(mid == 0, 0.0, TINY)
     rad = np.where((argument == 0) & (a.rad == 0) | np.isposinf(a.mid), 0.0, rad)
     return _settled(mid, np.where(argument < 0, np.inf, rad), np.isinf(mid), a.rad == 0)
 
@@ -618,7 +651,7 @@ class Balls(Enclosure):
         if isinstance(values, Enclosure):
             raise TypeError("enclosures of two kinds in one operation")
         array = np.asarray(values)
-        return cls._made_of(_objects(_ball_of(array if array.dtype == object else array.astype(np.float64))))
+        return cls._made_of(_objects(_ball_of(array if array.dtype == object else _exact_doubles(array))))
 
     @property
     def parts(self) -> tuple[np.ndarray, ...]:
@@ -639,7 +672,8 @@ class Balls(Enclosure):
 
     def lower(self) -> np.ndarray:
         """See `Enclosure.lower`."""
-        return np.asarray(_least(self.data), dtype=np.float64)
+        with np.errstate(all="ignore"):
+            return np.asarray(_least(self.data), dtype=np.float64)
 
     def upper(self) -> np.ndarray:
         """See `Enclosure.upper`."""
@@ -778,7 +812,7 @@ def _below(x: Any) -> float:
 def _widen(x: Any, by: Any) -> Any:
     from flint import arb
 
-    return x + arb(0, by) if by != 0 else x
+    return x if by == 0 else x + arb(0, by)  # `by` may be a ball that holds zero, and is not zero
 
 
 def _take_root(x: Any) -> Any:

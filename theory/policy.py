@@ -292,9 +292,9 @@ def divergences(log_p: Array, log_q: Array, ratio: Array) -> Array:
 def _below_one(t: Array) -> Array:
     """``t e^t − expm1(t)``, from 1 at ``−∞`` to 0 at 0."""
     if is_enclosure(t):
-        radius = t.radius()
-        edge = t.centre() + radius
-        return t.carry(_below_one_exact, radius * (abs(t.centre()) + radius) * array_namespace(t).exp(edge))
+        radius, xp = t.radius(), array_namespace(t)
+        moved = radius * (abs(t.centre()) + radius) * xp.exp(t.centre() + radius)
+        return t.carry(_below_one_exact, xp.where(xp.abs(t) == float("inf"), 0.0, moved))
     return _below_one_exact(t)
 
 
