@@ -214,6 +214,9 @@ def _log_mean_exp(log_probs: Array, x: Array) -> Array:
     counted = ~(log_probs == never) & ~(x == never)
     exponent = xp.where(counted, x, 0.0)
     none = ~xp.any(counted, axis=-1)
+    if is_enclosure(x) and not x.coarse:  # with digits to spare, one may be taken from a sum near it
+        mean = xp.sum(xp.where(counted, xp.exp(log_probs + exponent), 0.0), axis=-1)
+        return xp.where(none, never, xp.log(xp.where(none, 1.0, mean)))
     # where the mean is near one its logarithm is that of one plus the mean of expm1, which has no large terms
     small = xp.where(xp.abs(exponent) < 1.0, exponent, 0.0)
     less_one = xp.sum(xp.exp(log_probs) * xp.where(counted, xp.expm1(small), -1.0), axis=-1)

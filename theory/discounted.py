@@ -205,7 +205,7 @@ Backup = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def _fixed_point(
-    mdp: DiscountedMDP, backup: Backup, noise: float, alpha: float = 0.0, tolerance: float = 1.0
+    mdp: DiscountedMDP, backup: Backup, noise: float, alpha: float = 0.0, tolerance: float = 1.0, sweeps: int = SWEEPS
 ) -> tuple[np.ndarray, float]:
     """Values and certified error of the fixed point of a `γ`-contraction, by Newton steps ``V + (I − γP)⁻¹(TV − V)``.
 
@@ -227,7 +227,7 @@ def _fixed_point(
                 return values, error
             break
         previous = residual
-        for _ in range(SWEEPS):
+        for _ in range(sweeps):
             values = backed_up
             backed_up, rows = backup(values)
         values = values + spsolve(_newton_matrix(mdp, rows), backed_up - values)
@@ -290,7 +290,8 @@ def fixed_values(mdp: DiscountedMDP, table: Array, reduce: Reduce, *parameters: 
         q = plain.q_values(values)
         return reduce(q, *known), rows(q, *known)
 
-    start, _ = _fixed_point(plain, newton, 4 * EPS, tolerance=math.inf)
+    sweeps = 0 if reduce is means else SWEEPS  # a linear system is solved in one step
+    start, _ = _fixed_point(plain, newton, 4 * EPS, tolerance=math.inf, sweeps=sweeps)
     if not is_enclosure(table):
         return start
     values = type(table).of(start)

@@ -248,32 +248,31 @@ def _judged(
     statement: Statement, bits: int, left: Enclosure, right: Enclosure, assumed: Truth, vacuous: np.ndarray, b: int
 ) -> Check:
     slack = right - left
-    one, other = ((side.lower(), side.upper()) for side in (left, right))
+    one, other, (low, high) = ((side.lower(), side.upper()) for side in (left, right, slack))
     unknown = left.is_nan() | right.is_nan()
     if statement.equality:
-        negative, positive = Truth.of(slack < 0), Truth.of(slack > 0)
-        apart = np.maximum(np.abs(slack.lower()), np.abs(slack.upper()))
         same = Truth.of(left == right).certain  # both are the same infinity, or the same exact number
-        violated = (negative.certain | positive.certain) & ~same
+        apart = np.maximum(np.abs(low), np.abs(high))
+        violated = ((low > 0) | (high < 0)) & ~same
         holds = same | (apart <= EQUAL_WITHIN * _size(one, other, assumed.possible, b, bits))
         least = np.where(same, 0.0, -apart)
     else:
         endless = Truth.of(right == np.inf).certain | Truth.of(left == -np.inf).certain
         signs = Truth.of(slack >= 0)
-        holds = signs.certain | (endless & ~left.is_nan() & ~right.is_nan())
+        holds = signs.certain | endless
         violated = ~signs.possible & ~endless
-        least = np.where(endless, np.inf, slack.lower())
-    codes = np.where(violated & ~unknown, VIOLATED, np.where(holds, HOLDS, UNDECIDED))
+        least = np.where(endless, np.inf, low)
+    codes = np.where(unknown, UNDECIDED, np.where(violated, VIOLATED, np.where(holds, HOLDS, UNDECIDED)))
     # where it is uncertain whether the statement applies, only what holds in any case is decided
     uncertain = assumed.possible & ~assumed.certain
     codes = np.where(uncertain & (codes == VIOLATED), UNDECIDED, codes)
     codes = np.where(assumed.possible, codes, 0)
-    with np.errstate(invalid="ignore"):
-        error = (slack.upper() - slack.lower()) / 2
-    ends = np.stack([*one, *other])
+    with np.errstate(invalid="ignore", over="ignore"):
+        error = high / 2 - low / 2
+        left_, right_ = (np.where(a == z, a, a / 2 + z / 2) for a, z in (one, other))
     return Check(
-        statement, bits, left.nearest(), right.nearest(), np.where(np.isnan(error), 0.0, error), least,
-        assumed.certain, uncertain, vacuous, codes, unknown, ends,
+        statement, bits, left_, right_, np.where(np.isnan(error), 0.0, error), least,
+        assumed.certain, uncertain, vacuous, codes, unknown, np.stack([*one, *other]),
     )  # fmt: skip
 
 
