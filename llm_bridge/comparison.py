@@ -127,16 +127,22 @@ def _line(summary: Summary, average: _Average) -> Line:
     statement = summary.statement
     columns = [_of_prompts(check(statement, instance)) for instance in average.instances]
     left, right, applies, vacuous = (np.concatenate(column) for column in zip(*columns, strict=True))
-    share = float(average.weights[applies].sum())
+    weights = average.weights[applies]
 
     def mean(values: Array) -> float:
-        return float(values[applies] @ average.weights[applies] / share) if share else math.nan
+        return float(values[applies] @ weights / weights.sum()) if len(weights) else math.nan
 
+    says_nothing = math.nan if statement.ceiling is None else _share(vacuous[applies], weights)
     return Line(
         statement.name, statement.source, statement.claim, statement.claim.split(" ≤ ")[0].split(" = ")[0],
-        mean(left), mean(right), share, mean(vacuous.astype(float)) if statement.ceiling is not None else math.nan,
+        mean(left), mean(right), _share(applies, average.weights), says_nothing,
         summary.verdict, "; ".join(f"{reason} on {count}" for reason, count in summary.reasons.items()),
     )  # fmt: skip
+
+
+def _share(where: Array, weights: Array) -> float:
+    """Share of the weights that are `where`: exactly 1 of all of them, NaN of none."""
+    return math.fsum(weights[where]) / math.fsum(weights) if len(weights) else math.nan
 
 
 def _of_prompts(found: Check) -> tuple[Array, ...]:

@@ -62,7 +62,7 @@ def test_each_prompt_is_the_instance_of_its_own_tree(models, layout):
                                    - plain_value(true, tree.policy), rtol=1e-8, atol=1e-12)  # fmt: skip
     for statement in STATEMENTS:
         summary = summarise(statement, [found.instance])
-        assert summary is None or summary.verdict == "holds", statement.name
+        assert summary.verdict in ("holds", "does not apply"), statement.name
 
 
 def test_lines_are_averages_over_prompts(models):
@@ -101,11 +101,20 @@ def test_shares_of_prompts_on_which_a_statement_applies_and_says_nothing(models)
         assumes=lambda i: applies,
         ceiling=lambda i: 3.0,
     )
-    line = module._line(claim, [instance])
-    assert (line.quantity, line.applies, line.vacuous, line.right) == ("A", pytest.approx(2 / 3), 0.5, 5.0)
-    never = module._line(replace(claim, assumes=lambda i: applies & False), [instance])
-    assert (never.verdict, never.applies) == ("–", 0.0)
+
+    def line_of(statement):
+        return module._line(summarise(statement, [instance]), module._Average((instance,), np.full(3, 1 / 3)))
+
+    line = line_of(claim)
+    assert (line.verdict, line.undecided) == ("holds", "")
+    assert (line.quantity, line.applies, line.vacuous, line.right) == ("A", pytest.approx(2 / 3), 0.5, 3.0)
+    low = line_of(replace(claim, ceiling=lambda i: 1.0))
+    assert low.vacuous == 1.0
+    never = line_of(replace(claim, assumes=lambda i: applies & False))
+    assert (never.verdict, never.undecided, never.applies) == ("does not apply", "", 0.0)
     assert math.isnan(never.vacuous)
+    assert math.isnan(never.left)
+    assert math.isnan(never.right)
 
 
 def test_blocks_of_prompts_make_one_comparison(models):
@@ -172,7 +181,7 @@ def test_a_tabular_expert(kind):
     assert float(found.kl_from_expert.mean()) < 0.2
     for statement in STATEMENTS:
         summary = summarise(statement, [found])
-        assert summary is None or summary.verdict == "holds", statement.name
+        assert summary.verdict in ("holds", "does not apply"), statement.name
 
 
 def test_a_tabular_expert_must_fit(models):
