@@ -72,14 +72,15 @@ class DiscountedInstance:
         self.gauge: Array = np.zeros(len(mdp.rewards)) if gauge is None else np.asarray(gauge, dtype=np.float64)
         if not np.isfinite(self.gauge).all():
             raise ValueError(f"gauge holds {self.gauge[~np.isfinite(self.gauge)][0]}: must be finite")
-        self.discount, self.temperature = np.asarray(mdp.discount), np.asarray(self.alpha)
+        self.discount: Array = np.asarray(mdp.discount)
+        self.temperature: Array = np.asarray(self.alpha)
         self.width: Array = mdp.reward_width
 
     def enclosed(self, bits: int) -> DiscountedInstance:
         """The instance in enclosures of `bits` bits; read its quantities inside ``precision(bits)``.
 
-        It is exact by definition: rewards, `γ`, `α` and gauge as they are stored, `π_E` the soft-optimal policy of these,
-        `π̂` the softmax of its stored log-probabilities.
+        It is exact by definition: rewards, `γ`, `α` and gauge as they are stored, `π_E` the soft-optimal policy of
+        these, `π̂` the softmax of its stored log-probabilities.
         """
         exact = object.__new__(DiscountedInstance)
         with precision(bits):
@@ -92,7 +93,7 @@ class DiscountedInstance:
         exact.__dict__ |= {"continuations": self.continuations, "counts": self.counts, "_reached": self._reached}
         return exact
 
-    def take(self, index: Any) -> DiscountedInstance:  # noqa: ARG002
+    def take(self, index: Any) -> DiscountedInstance:
         """The instance itself: it is no batch."""
         return self
 
@@ -109,8 +110,7 @@ class DiscountedInstance:
     @cached_property
     def counts(self) -> np.ndarray:
         """States that a first state of positive weight leads to: ``(n,)``, boolean."""
-        found: np.ndarray = self._reached[self.mdp.initial_weights > 0].any(axis=0)
-        return found
+        return np.asarray(self._reached[self.mdp.initial_weights > 0].any(axis=0))
 
     @cached_property
     def _reached(self) -> np.ndarray:
@@ -283,7 +283,7 @@ class DiscountedInstance:
 
     @cached_property
     def _after(self) -> Array:
-        """``γ^k``: a pair that parts after `k` shared tokens has its differences and its share of ``1/(1−γ)`` scaled."""
+        """``γ^k``: a pair that parts after `k` shared tokens has its differences and ``1/(1−γ)`` scaled by it."""
         powers = [self.discount**k if k else self.discount * 0.0 + 1.0 for k in SHARED_STEPS]
         return array_namespace(self.discount).stack(powers)[:, None]
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
+import os
 import unicodedata
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -183,14 +186,48 @@ def _with_worst_clone(mdp: TokenMDP, alpha: float, epsilon: float) -> Instance:
     return Instance(mdp, expert, worst_clone(mdp, expert, epsilon).policy, alpha)
 
 
-def run(groups: Sequence[Group]) -> list[Row]:
-    """Check every statement on every group; progress is shown on a terminal only."""
-    with tqdm(total=len(groups), desc="groups", disable=None, leave=False) as progress:
-        rows = []
-        for group in groups:
-            rows += [Row(group.name, summary) for summary in summarise_each(group.statements, group.instances)]
-            progress.update()
-    return rows
+def run(groups: Sequence[Group], processes: int | None = None) -> list[Row]:
+    """Check every statement on every group; progress is shown on a terminal only.
+
+    Args:
+        groups: the groups.
+        processes: how many work at once, on groups of the known lists of statements; as many as there are processors by
+            default.
+
+    """
+    known = {id(STATEMENTS): "finite", id(DISCOUNTED_STATEMENTS): "discounted"}
+    workers = min(processes or os.cpu_count() or 1, sum(id(group.statements) in known for group in groups))
+    if workers < 2:
+        found = [summarise_each(group.statements, group.instances) for group in tqdm(groups, **BAR)]
+    else:
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+            # the longest first
+            order = sorted(
+                groups, key=lambda group: -sum(i.numbers * math.prod(i.batch_shape) for i in group.instances)
+            )
+            tasks = {
+                group.name: pool.submit(_summaries, known[id(group.statements)], group.instances)
+                for group in order
+                if id(group.statements) in known
+            }
+            found = []
+            for group in tqdm(groups, **BAR):
+                if group.name in tasks:
+                    summaries = zip(group.statements, tasks[group.name].result(), strict=True)
+                    found.append([Summary(statement, **numbers) for statement, numbers in summaries])
+                else:
+                    found.append(summarise_each(group.statements, group.instances))
+    return [Row(group.name, one) for group, summaries in zip(groups, found, strict=True) for one in summaries]
+
+
+BAR: dict[str, Any] = {"desc": "groups", "disable": None, "leave": False}
+
+
+def _summaries(which: str, instances: Sequence[Any]) -> list[dict[str, Any]]:
+    """In a process of its own: summaries as plain numbers, without the statements, which are functions."""
+    statements = {"finite": STATEMENTS, "discounted": DISCOUNTED_STATEMENTS}[which]
+    names = [f.name for f in fields(Summary) if f.name != "statement"]
+    return [{name: getattr(s, name) for name in names} for s in summarise_each(statements, instances)]
 
 
 def render(groups: Sequence[Group], rows: Sequence[Row]) -> str:
