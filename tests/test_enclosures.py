@@ -101,7 +101,7 @@ class Claimed:
         elif self.flat.data[k].is_finite():
             m, r = (_exactly(x) for x in (self.flat.data[k].mid(), self.flat.data[k].rad()))
         else:
-            m, r = mpf(float(self.flat.data[k])), mpf(0)
+            m, r = mpf(float(self.flat.data[k].mid())), mpf(0)
         return m - r if r else m, m + r if r else m
 
     def holds(self, k, exact, what=""):
@@ -297,7 +297,8 @@ def test_what_is_not_a_number_stays_so(bits):
         for x in (nan, made_nan, nan + 0.0):
             results = {
                 "widen": enclose(np.array([1.0]), bits).widen(x), "add": x + 1.0, "multiply": x * 2.0,
-                "divide": x / 2.0, "of": 1.0 / x, "maximum": NAMESPACE.maximum(x, INF), "minimum": NAMESPACE.minimum(-INF, x),
+                "divide": x / 2.0, "of": 1.0 / x,
+                "maximum": NAMESPACE.maximum(x, INF), "minimum": NAMESPACE.minimum(-INF, x),
                 "sum": x.sum(keepdims=True), "max": x.max(keepdims=True), "cumprod": x.cumprod(), "power": x**2,
                 **{name: ours(x) for name, (ours, _) in FUNCTIONS.items()},
             }  # fmt: skip
@@ -347,6 +348,8 @@ def test_exact_infinities_stay_exact(bits):
         )  # fmt: skip
         for k, x in enumerate(up):
             assert Truth.of(x == INF).certain.all(), k
+            assert not x.is_nan().any(), k
+            assert float(x.lower()[0]) == float(x.upper()[0]) == INF, k
         assert Truth.of(np.exp(-plus) == 0.0).certain.all()
         assert Truth.of(enclose(2.0, bits) / plus == 0.0).certain.all()
         assert_holds(one / plus, 0, mpf(0))

@@ -804,9 +804,17 @@ def _ball(number: Any) -> Any:
 
 
 def _below(x: Any) -> float:
-    """The double itself where an exact ball is one, else the one below."""
-    double = float(x)
-    return double if _ball(double) == x else math.nextafter(double, -math.inf)
+    """The double itself where an exact ball is one, else the one below the least number of a ball."""
+    if x.is_exact() or _is_infinity(x):
+        x = x.mid()
+        double = float(x)
+        return double if _ball(double) == x else math.nextafter(double, -math.inf)
+    return math.nextafter(float(x.lower()), -math.inf)
+
+
+def _is_infinity(x: Any) -> bool:
+    """Whether a ball is an infinity for certain; after a sum with an inexact ball it keeps that one's radius."""
+    return not x.is_finite() and not x.is_nan() and bool(x.rad().is_finite())
 
 
 def _widen(x: Any, by: Any) -> Any:
@@ -827,9 +835,9 @@ _larger = np.frompyfunc(lambda a, b: a.max(b), 2, 1)
 _root, _widened = np.frompyfunc(_take_root, 1, 1), np.frompyfunc(_widen, 2, 1)
 _middle, _radius = (np.frompyfunc(operator.methodcaller(name), 1, 1) for name in ("mid", "rad"))
 _union = np.frompyfunc(lambda a, b, join: a.union(b) if join else a, 3, 1)
-_least = np.frompyfunc(lambda x: _below(x) if x.is_exact() else math.nextafter(float(x.lower()), -math.inf), 1, 1)
+_least = np.frompyfunc(_below, 1, 1)
 _is_finite = np.frompyfunc(operator.methodcaller("is_finite"), 1, 1)
-_is_unknown = np.frompyfunc(lambda x: x.is_nan() or not (x.is_finite() or x.is_exact()), 1, 1)
+_is_unknown = np.frompyfunc(lambda x: not (x.is_finite() or _is_infinity(x)), 1, 1)
 _RELATIONS = {
     "equal": tuple(np.frompyfunc(f, 2, 1) for f in (operator.eq, operator.ne)),
     "less": tuple(np.frompyfunc(f, 2, 1) for f in (operator.lt, operator.ge)),
