@@ -554,6 +554,18 @@ def test_clones_at_any_radius_are_exact(name, epsilon):
         assert_allclose(plain_values(mdp, expert)[0] - values[0], lost, **rounding)
 
 
+@any_expert
+def test_sorting_a_row_gives_what_comparing_pairs_gives(name, monkeypatch):
+    mdp, expert = EXPERTS[name]
+    pairs = [worst_clone(mdp, expert, epsilon) for epsilon in RADII]
+    monkeypatch.setattr("theory.adversary.SMALL_VOCABULARY", 0)
+    for epsilon, (policy, values) in zip(RADII, pairs, strict=True):
+        by_sorting = worst_clone(mdp, expert, epsilon)
+        assert_rows_in_ball(by_sorting.policy, expert, epsilon)
+        assert_allclose(by_sorting.values[0], values[0], rtol=0, atol=4 * ULP * mdp.horizon)
+        assert_allclose(plain_values(mdp, by_sorting.policy)[0], plain_values(mdp, policy)[0], **FLOAT)
+
+
 def test_what_a_clone_loses_at_a_small_radius_is_as_precise_as_its_numbers():
     """A fair coin that pays one on one side loses ``(1 − e^{−ε})/2``, in double and in extended precision."""
     for dtype in (np.float64, np.longdouble):

@@ -124,7 +124,7 @@ def _caps_and_left_over(log_p: Array, radius: Array | float) -> tuple[Array, Arr
     eps, log_rest, known = expand(radius, 2), _log_rest(log_p), log_p > -np.inf
     by_others = np.logaddexp(0.0, log_rest - np.where(known, log_p, 0.0) + np.log(-np.expm1(-eps)))
     left = np.maximum(1.0 - _capped(log_p, eps), np.exp(log_rest - eps))
-    return log_p + np.where(known, np.minimum(eps, by_others), 0.0), left
+    return np.minimum(log_p + np.where(known, np.minimum(eps, by_others), 0.0), 0.0), left
 
 
 def _log_floors(log_p: Array, radius: Array | float) -> Array:
@@ -290,7 +290,7 @@ def worst_kl(expert: Policy, epsilon: Any) -> Solution:
     for h in reversed(range(expert.horizon)):
         log_p = expert.log_probs[h]
         tilt, following = _most_divergent_tilt(log_p, radius, expert.dynamics.children(h, following))
-        log_probs.append(token_major(log_p + tilt))
+        log_probs.append(token_major(np.minimum(log_p + tilt, 0.0)))
         values.append(following)
     return Solution(Policy(expert.dynamics, tuple(reversed(log_probs))), tuple(reversed(values)))
 
@@ -600,7 +600,7 @@ def _row_with(log_p: Array, radius: float, moved: list[tuple[int, float]]) -> Ar
     if log_rest > -np.inf:
         with np.errstate(divide="ignore"):
             log_left = np.log(np.maximum(1.0 - np.exp(row[~others]).sum(), 0.0))
-        row[others] += np.clip(log_left - log_rest, -radius, radius)
+        row[others] = np.minimum(row[others] + np.clip(log_left - log_rest, -radius, radius), 0.0)
     return row
 
 
