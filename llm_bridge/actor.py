@@ -18,17 +18,30 @@ import numpy as np
 import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from llm_bridge.head import Head, device_of, find_head
+from llm_bridge.head import Head, device_of, find_head, require_law
 from llm_bridge.model import CausalLM
 from llm_bridge.workers import Workers
 
-__all__ = ["Actor", "Diverged", "Ids", "Known", "Rollout", "generate"]
+__all__ = ["Actor", "Diverged", "Ids", "Known", "NoLaw", "Rollout", "generate"]
 
 Ids: TypeAlias = Sequence[int] | np.ndarray
 
 
 class Diverged(RuntimeError):
     """Training was stopped, for the reason given. Weights are those before the update at fault."""
+
+
+class NoLaw(Diverged):
+    """A state has logits of no probability distribution.
+
+    Attributes:
+        reading: what to say where nothing is trained: the model, the tokens it had read, and its logits.
+
+    """
+
+    def __init__(self, reading: str) -> None:
+        super().__init__("the policy's logits are NaN; use a smaller lr")
+        self.reading = reading
 
 
 class Known(NamedTuple):
@@ -74,7 +87,7 @@ class Actor(torch.nn.Module):
     The output head is applied where it is read only, in float32, a block of positions at a time (`Head.log_probs`).
 
     Raises:
-        ValueError: no hidden states and head reproduce the model's logits.
+        ValueError: no hidden states and head reproduce the model's logits, or these are no distribution's.
 
     """
 
@@ -84,7 +97,7 @@ class Actor(torch.nn.Module):
             decoder, head, _ = find_head(lm)
         if head is None:
             raise ValueError(f"{lm.name}: no hidden states and head give its logits; it can be scored, not trained")
-        self.model, self.head, self.value_to_trunk = lm.model, head, value_to_trunk
+        self.name, self.model, self.head, self.value_to_trunk = lm.name, lm.model, head, value_to_trunk
         self._decoder = [decoder]  # in a list, not to be registered twice
         self.layers = [part for part in decoder.modules() if isinstance(part, GradientCheckpointingLayer)]
         self.gradient_checkpointing = gradient_checkpointing
@@ -209,7 +222,7 @@ def generate(
         group: processes among which the actor is sharded: they go on until all are done.
 
     Raises:
-        Diverged: a logit is NaN.
+        NoLaw: a logit is NaN or +∞, or all are −∞.
 
     """
     device, width = device_of(actor), max(map(len, prompts))
@@ -226,8 +239,7 @@ def generate(
     alive = torch.ones(len(ids), dtype=torch.bool, device=device)
     log_probs: list[torch.Tensor] = []
     while True:
-        if law.isnan().any():
-            raise Diverged("the policy's logits are NaN; use a smaller lr")
+        _require_law(actor, law, ids, mask, alive)
         law = law if temperature == 1 else torch.log_softmax(law / temperature, dim=-1)
         token = _draw(law, None if uniforms is None else uniforms[:, len(log_probs), None].to(device))
         log_probs.append(law.gather(1, token)[:, 0].masked_fill(~alive, 0))
@@ -237,6 +249,17 @@ def generate(
             break
         law, cache = actor(ids[:, -1:], mask, cache=cache)
     return Rollout(ids, mask, torch.stack(log_probs, dim=1), ~alive)
+
+
+def _require_law(
+    actor: torch.nn.Module, law: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor, alive: torch.Tensor
+) -> None:
+    """Raise `NoLaw` where a response that goes on has no distribution of its next token."""
+    name = getattr(actor, "name", "the policy")
+    try:
+        require_law(name, law[alive], lambda row: ids[alive][row][mask[alive][row]].tolist())
+    except ValueError as error:
+        raise NoLaw(str(error)) from None
 
 
 def _draw(law: torch.Tensor, uniforms: torch.Tensor | None) -> torch.Tensor:

@@ -45,7 +45,7 @@ class Beam:
     @property
     def proven(self) -> np.ndarray:
         """``(P,)`` whether the response is a most probable one."""
-        return np.asarray(self.missed <= self.log_probs)
+        return np.asarray(np.isfinite(self.log_probs) & (self.missed <= self.log_probs))
 
 
 def beam_search(
@@ -65,7 +65,8 @@ def beam_search(
             beam of more prefixes than fit into one pass is read again from the prompt on at every token.
 
     Raises:
-        ValueError: an argument is out of range, a prompt does not fit, or a single prefix not into `memory`.
+        ValueError: an argument is out of range, a prompt does not fit, a single prefix not into `memory`, or the
+            model's logits are no distribution's.
 
     """
     for name, value in (("horizon", horizon), ("width", width), ("memory", memory)):

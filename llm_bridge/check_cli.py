@@ -21,6 +21,9 @@ __all__ = ["add_check", "add_models", "read_variants"]
 READ = ("temperature", "dtype", "bits", "adapter")
 """How a model is read, see `llm_bridge.variants.Variant`: an option for the model, with ``expert-`` for the expert."""
 
+UNREAD = ("horizon", "rest", "top_k", "eos", *(f"expert_{name}" for name in READ))
+"""Options that mean nothing where the expert is a token MDP, which has its own horizon and tokens."""
+
 
 def add_models(group: Any, *, required: bool = False) -> None:
     """Add the options that say which model is judged and which stands for the expert."""
@@ -50,13 +53,13 @@ def add_check(commands: Any) -> None:
     what.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="a prompt; repeat for more")
     what.add_argument("--prompts", type=Path, metavar="FILE", help="a prompt a line, or JSON lines with a 'prompt'")
     what.add_argument("--limit", type=int, metavar="N", help="only the first N prompts of the file")
-    what.add_argument("--horizon", type=int, default=4, metavar="H", help="tokens of a response (default 4)")
+    what.add_argument("--horizon", type=int, metavar="H", help="tokens of a response (default 4)")
     tokens = what.add_mutually_exclusive_group()
     tokens.add_argument("--tokens", help="sub-vocabulary: ids '1,2,3' or characters; default: the whole vocabulary")
     tokens.add_argument("--top-k", type=int, metavar="K", help="the K tokens that the model likes best in each state")
     what.add_argument("--rest", action="store_true", help="count what --tokens leaves out as one token more")
     what.add_argument(
-        "--eos", action=argparse.BooleanOptionalAction, default=True,
+        "--eos", action=argparse.BooleanOptionalAction,
         help="the model's own end tokens end a response (default), or are tokens as all others",
     )  # fmt: skip
 
@@ -114,6 +117,10 @@ def _require(arguments: argparse.Namespace) -> None:
             raise ValueError(
                 f"--expert={arguments.expert}: a token MDP is compared on its whole tree, without --sampled"
             )
+    for name in UNREAD if _tabular(arguments) else ():
+        if getattr(arguments, name) not in (None, False) or (name == "eos" and arguments.eos is not None):
+            option = "no-eos" if name == "eos" and not arguments.eos else name.replace("_", "-")
+            raise ValueError(f"--{option} is not read with --expert={arguments.expert}: a token MDP says it itself")
     if not arguments.prompt and arguments.prompts is None:
         raise ValueError("no prompt: give --prompt TEXT or --prompts FILE")
     if arguments.limit is not None and arguments.prompts is None:
@@ -162,24 +169,31 @@ def _check(arguments: argparse.Namespace) -> int:
 
     started = time.monotonic()
     _require(arguments)
+    if not _tabular(arguments):
+        arguments.horizon = 4 if arguments.horizon is None else arguments.horizon
+        arguments.eos = arguments.eos is not False
     check_llm()
     prompts = list(arguments.prompt)
     if arguments.prompts is not None:
         prompts += read_prompts(arguments.prompts)[: arguments.limit]
     given = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items() if k not in ("run", "out")}
     report: dict[str, Any] = {"version": __version__, "arguments": given}
-    code = (_exact if arguments.sampled is None else _sampled)(arguments, prompts, report)
+    code, text = (_exact if arguments.sampled is None else _sampled)(arguments, prompts, report)
     write_json(arguments.out / "check.json", report)
+    print(text)  # now that all is written: whoever reads this may stop reading
     print(f"check.json and report.html in {arguments.out} ({time.monotonic() - started:.0f} s)")
     return code
 
 
-def _exact(arguments: argparse.Namespace, prompts: list[str], report: dict[str, Any]) -> int:
+def _exact(arguments: argparse.Namespace, prompts: list[str], report: dict[str, Any]) -> tuple[int, str]:
+    """Write figures and page, and add to the report; exit code and what to print."""
     from llm_bridge import check_report, checks
     from llm_bridge.comparison import compare
     from theory import plot
 
     title, found, about = _instance(arguments, prompts)
+    if found.instance.mdp.vocab_size == 1:
+        raise ValueError("one token makes one response, and nothing to compare; give more with --tokens, or --rest")
     comparison = compare([found.instance])
     about |= checks.facts(found)
     report |= {"facts": about, "exact": comparison.as_dict()}
@@ -188,8 +202,8 @@ def _exact(arguments: argparse.Namespace, prompts: list[str], report: dict[str, 
     for name, figure in figures.items():
         plot.save(figure, arguments.out, name)
     check_report.write_html(arguments.out / "report.html", title, about, check_report.tables_of(comparison), figures)
-    print(check_report.render(title, about, comparison))
-    return int(any(line.verdict == "violated" for line in comparison.lines))
+    code = int(any(line.verdict == "violated" for line in comparison.lines))
+    return code, check_report.render(title, about, comparison)
 
 
 def _instance(arguments: argparse.Namespace, prompts: list[str]) -> tuple[str, ModelInstance, dict[str, Any]]:
@@ -227,7 +241,8 @@ def _about(lm: CausalLM, policy: Variant, teacher: CausalLM, expert: Variant) ->
     return {"model π̂": f"{lm.name} ({policy})", "expert π_E": f"{teacher.name} ({expert})"}
 
 
-def _sampled(arguments: argparse.Namespace, prompts: list[str], report: dict[str, Any]) -> int:
+def _sampled(arguments: argparse.Namespace, prompts: list[str], report: dict[str, Any]) -> tuple[int, str]:
+    """Write the page and add to the report; exit code and what to print."""
     from llm_bridge import check_report
     from llm_bridge.sampled import estimate
     from llm_bridge.score import find_end_tokens
@@ -247,5 +262,4 @@ def _sampled(arguments: argparse.Namespace, prompts: list[str], report: dict[str
     report |= {"facts": about, "sampled": found.as_dict()}
     arguments.out.mkdir(parents=True, exist_ok=True)
     check_report.write_html(arguments.out / "report.html", title, about, check_report.tables_of_sampled(found), {})
-    print(check_report.render_sampled(title, about, found))
-    return 0
+    return 0, check_report.render_sampled(title, about, found)

@@ -67,14 +67,30 @@ def render_sampled(title: str, about: Mapping[str, Any], found: Sampled) -> str:
     """Estimates as text."""
     lines = [title, *(f"  {name}: {value}" for name, value in about.items()), ""]
     lines.append(f"averages over {found.prompts} prompts, from {found.responses} responses of each policy to each")
+    width = max(len(name) for name in found.estimates) + 2
     for name, one in found.estimates.items():
-        lines.append(f"  {name:<{44 + name.count(ACCENT)}}{_number(one.value):>11}  {_span(one)}")
-    lines += ["", f"π_RL is proven to be the most probable response on {found.proven:.0%} of the prompts"]
+        lines.append(f"  {name:<{width + name.count(ACCENT)}}{_number(one.value):>11}  {_span(one):<24}{_kind(one)}")
+    lines += [
+        KINDS_NOTE,
+        "",
+        f"τ found is proven to be the most probable response on {found.proven:.0%} of the prompts",
+    ]
     return "\n".join([*lines, "", "how near the two are, nats", *_pairs(found.closeness)])
 
 
 def _span(one: Estimate) -> str:
+    if math.isnan(one.low):
+        return "not defined"
+    if one.low == one.high and math.isfinite(one.value):
+        return "all draws agree"
     return f"[{_number(one.low)}, {_number(one.high)}]"
+
+
+def _kind(one: Estimate) -> str:
+    """How far the interval can be trusted, where there is one."""
+    if math.isnan(one.low) or one.low == one.high:
+        return "–"
+    return "guaranteed" if one.guaranteed else "approximate"
 
 
 ACCENT = "\u0302"
@@ -247,23 +263,29 @@ def tables_of(comparison: Comparison) -> list[tuple[str, str, list[list[str]]]]:
 
 def tables_of_sampled(found: Sampled) -> list[tuple[str, str, list[list[str]]]]:
     """The estimates as tables of `write_html`."""
-    rows = [[name, _number(one.value), _span(one)] for name, one in found.estimates.items()]
+    rows = [[name, _number(one.value), _span(one), _kind(one)] for name, one in found.estimates.items()]
     note = SAMPLED_NOTE.format(prompts=found.prompts, responses=found.responses, proven=f"{found.proven:.0%}")
     return [
-        ("Estimates", note, [["quantity", "estimate", "interval"], *rows]),
+        ("Estimates", note, [["quantity", "estimate", "interval", "which is"], *rows]),
         ("How near the two are", CLOSENESS_NOTE, [["", "nats"], *_cells(found.closeness)]),
     ]
 
 
+KINDS_NOTE = (
+    "A guaranteed interval covers with its confidence, however rare what it counts; an approximate one "
+    "knows nothing of what no draw met."
+)
 SAMPLED_NOTE = (
-    "Averages over {prompts} prompts, from {responses} responses of each policy to each. Estimates are unbiased. Each "
-    "interval is of its confidence by itself, and too short where a handful of draws differ from all others; what so "
-    "many draws miss can have a probability of about three over their number. What RL on the endogenous reward plays "
-    "was searched for with a beam: on {proven} of the prompts it is proven to be the most probable response, elsewhere "
-    "its row is of the response that was found, and its bound has the shortfall added."
+    "Averages over {prompts} prompts, from {responses} responses of each policy to each. Estimates are unbiased, and "
+    "each interval is of its confidence by itself. "
+    + KINDS_NOTE
+    + " What so many draws miss can have a probability of about three over their number. τ found is the most probable "
+    "response that a beam found, on {proven} of the prompts proven to be the most probable of all, which π_RL plays. "
+    "The bound is of τ found; where that is not proven on every prompt, the row of π_RL has a lower end and no more."
 )
 CLOSENESS_NOTE = (
-    "In nats, without intervals: the largest is over the states passed, and the theorems' ε is at least that."
+    "In nats, without intervals. The largest is over the states passed, and the theorems' ε is at least that. "
+    "Quantiles are those of the tokens that the expert writes after a prompt, averaged over the prompts."
 )
 
 

@@ -6,7 +6,7 @@ Each prompt is an instance of its own, one of a batch: what holds for every prom
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -43,12 +43,20 @@ class ModelInstance:
         instance: a batch ``(P,)`` of problems of one prompt each.
         tree: the model's.
         expert_tree: the expert's on the same tokens, where it is a model.
+        weights: ``(P,)`` positive numbers with sum 1, the distribution of the prompts, for averages over them; by
+            default all prompts count alike.
 
     """
 
     instance: Instance
     tree: TokenTree
     expert_tree: TokenTree | None = None
+    weights: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    def __post_init__(self) -> None:
+        if not len(self.weights):
+            P = len(self.tree.prompts)
+            object.__setattr__(self, "weights", np.full(P, 1 / P))
 
 
 def by_prompt(policy: Policy) -> Policy:
@@ -100,7 +108,8 @@ def tabular_instance(
 
     Args:
         lm: `π̂`.
-        mdp: without batch axes and forbidden tokens; any successor rule.
+        mdp: without batch axes and forbidden tokens; any successor rule. Its prompt weights are those of the
+            instance, from which prompts of weight zero are left out.
         prompts: the text of each prompt of the MDP, in its order.
         alpha: temperature at which the expert is soft-optimal.
         tokens: the model's id of each token of the MDP, in its order; `None` where the vocabularies are the same.
@@ -117,12 +126,16 @@ def tabular_instance(
     if (len(prompts), V) != (dynamics.n_prompts, dynamics.vocab_size):
         have, need = f"{len(prompts)} prompts and {V} tokens", f"{dynamics.n_prompts} and {dynamics.vocab_size}"
         raise ValueError(f"{have} for an MDP of {need}; give prompts and tokens in the MDP's order")
-    tree = token_tree(lm, prompts, mdp.horizon, tokens=tokens, temperature=temperature, memory=memory)
+    kept = np.flatnonzero(dynamics.prompt_weights > 0)
+    texts = [prompts[p] for p in kept.tolist()]
+    tree = token_tree(lm, texts, mdp.horizon, tokens=tokens, temperature=temperature, memory=memory)
     policy, unrolled = by_prompt(tree.policy), mdp.as_tree()
-    states = unrolled.dynamics.by_prompt()[1]
+    states = [own[kept] for own in unrolled.dynamics.by_prompt()[1]]
     rewards = tuple(token_major(r[own]) for r, own in zip(unrolled.rewards, states, strict=True))
     alone = TokenMDP(policy.dynamics, rewards, mdp.reward_range)
-    return ModelInstance(Instance(alone, soft_optimal(alone, alpha).policy, policy, float(alpha)), tree)
+    instance = Instance(alone, soft_optimal(alone, alpha).policy, policy, float(alpha))
+    weights = dynamics.prompt_weights[kept] / dynamics.prompt_weights[kept].sum()
+    return ModelInstance(instance, tree, weights=weights)
 
 
 def trained_group(
@@ -166,6 +179,10 @@ def model_group(policy: Variant, expert: Variant, *, tokens: str | None = None, 
 def facts(found: ModelInstance) -> dict[str, Any]:
     """What a reader should know of an instance. Numbers are averages over prompts where nothing else is said."""
     instance, tree = found.instance, found.tree
+
+    def average(values: Any) -> float:
+        return round(float(np.average(values, weights=found.weights)), 6)
+
     (low, high), ids = instance.mdp.reward_range, tree.token_ids[0][0]
     own = any((layer != ids).any() for layer in tree.token_ids)
     tokens: Any = ids if len(ids) <= 32 else f"all {len(ids)}"
@@ -180,11 +197,9 @@ def facts(found: ModelInstance) -> dict[str, Any]:
         "mass outside the tokens, at most": tree.max_left_out,
         "reward range": (round(low, 6), round(high, 6)),
         "ε_π (nats), at most": float(np.max(instance.epsilon)),
-        "KL(π_E‖π̂), KL(π̂‖π_E) (nats)": tuple(
-            round(float(np.mean(x)), 6) for x in (instance.kl_from_expert, instance.kl_to_expert)
-        ),
+        "KL(π_E‖π̂), KL(π̂‖π_E) (nats)": (average(instance.kl_from_expert), average(instance.kl_to_expert)),
         "plain values of π_E, π̂, π_RL, best": tuple(
-            round(float(np.mean(v)), 6)
+            average(v)
             for v in (
                 instance.expert_value,
                 instance.expert_value - instance.clone_gap,
@@ -194,6 +209,9 @@ def facts(found: ModelInstance) -> dict[str, Any]:
         ),
         "largest preference error (TV)": float(np.max(instance.pair_tv, initial=0.0)),
     }
+    if (found.weights != found.weights[0]).any():
+        some = found.weights.round(6).tolist() if len(found.weights) <= 8 else f"{found.weights.min():g} at least"
+        shown["weights of the prompts"] = some
     if found.expert_tree is not None:
         shown["expert's mass outside the tokens, at most"] = found.expert_tree.max_left_out
     if tree.rest is not None:

@@ -108,7 +108,13 @@ def evaluate_tasks(
         seed: of the samples.
         batch: responses written at once.
 
+    Raises:
+        ValueError: no task, or two of one name, of which one would take the other's place; and as `write`.
+
     """
+    names = [task.name for task in tasks]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"tasks={names!r}: must be at least one, with different names; give replace(task, name=…)")
     found: dict[str, float] = {}
     for task in tasks:
         greedy = write(lm, task.prompts, max_tokens, end_tokens=end_tokens, batch=batch, seed=None)

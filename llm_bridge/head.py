@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -20,7 +20,17 @@ from torch.utils.checkpoint import checkpoint
 
 from llm_bridge.model import CausalLM
 
-__all__ = ["Head", "TokenStatistics", "call", "device_of", "evaluation", "find_head", "token_statistics"]
+__all__ = [
+    "Head",
+    "TokenStatistics",
+    "call",
+    "device_of",
+    "evaluation",
+    "find_head",
+    "largest_difference",
+    "require_law",
+    "token_statistics",
+]
 
 CHUNK, POSITIONS = 4096, 1024
 """Logits that exist at once: so many tokens of the vocabulary by so many positions."""
@@ -215,15 +225,18 @@ def _full_precision() -> Iterator[None]:
 def find_head(lm: CausalLM) -> tuple[Any, Head | None, int]:
     """Decoder and head that reproduce the model's own logits on a few tokens, or `None`; and the number of logits.
 
-    Some models leave what the configuration declares unused, or use it inversely: their logits decide. ValueError for
-    an encoder-decoder.
+    Some models leave what the configuration declares unused, or use it inversely: their logits decide.
+
+    Raises:
+        ValueError: an encoder-decoder, or the logits are no distribution's, see `require_law`.
+
     """
     model, config = lm.model, lm.model.config.get_text_config()
     if model.config.is_encoder_decoder:
         raise ValueError(f"{lm.name}: an encoder-decoder does not continue its prompt; give a decoder")
     probe = torch.arange(min(4, lm.context or 4))[None] % lm.vocab_size
     own = call(model, probe).logits[0]
-    V, tolerance = own.shape[-1], max(1e-4, 4 * torch.finfo(own.dtype).eps) * float(own.abs().max())
+    V, tolerance = own.shape[-1], max(1e-4, 4 * torch.finfo(own.dtype).eps)
     module = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     decoders = [model.get_decoder()] if hasattr(model, "get_decoder") else []
     decoders += [getattr(model, name) for name in ("base_model", "model") if hasattr(model, name)]
@@ -235,11 +248,42 @@ def find_head(lm: CausalLM) -> tuple[Any, Head | None, int]:
         try:
             for rows, start, logits in head.blocks(call(decoder, probe)[0][0]):
                 found[rows, start : start + logits.shape[-1]] = logits
-            if float((found - own).abs().max()) <= tolerance:
+            apart, scale = largest_difference(found, own)
+            if apart <= tolerance * scale:
                 return decoder, head, V
         except (AttributeError, IndexError, TypeError, ValueError, RuntimeError):
             continue  # not a decoder with this head
+    require_law(lm.name, own, lambda row: probe[0, : row + 1].tolist())
     return None, None, V
+
+
+def require_law(name: str, logits: torch.Tensor, tokens_before: Callable[[int], Sequence[int]]) -> None:
+    """Raise `ValueError` unless every row of logits ``(n, V)`` is a probability distribution's.
+
+    A logit of −∞ forbids its token. NaN, +∞, and −∞ of all tokens are refused, wherever a model is read: no number
+    that is made from them means anything.
+
+    Args:
+        name: of the model.
+        logits: or log-probabilities.
+        tokens_before: the token ids that the model had read, for a row's number.
+
+    """
+    top = logits.amax(dim=-1)  # NaN where one is
+    bad = (~top.isfinite()).nonzero()
+    if len(bad):
+        row = int(bad[0])
+        tokens, worst = [int(token) for token in tokens_before(row)], float(top[row])
+        what = "NaN" if math.isnan(worst) else "+∞" if worst > 0 else "−∞ for every token"
+        ids = f"{'… ' if len(tokens) > 16 else ''}{' '.join(map(str, tokens[-16:]))}"
+        raise ValueError(f"{name}: its logits after the tokens {ids} are {what}; give another model or dtype")
+
+
+def largest_difference(one: torch.Tensor, two: torch.Tensor) -> tuple[float, float]:
+    """The largest ``|one − two|``, 0 where both are −∞, and the largest finite ``|two|``."""
+    apart = torch.where(one == two, 0.0, one - two).detach()
+    scale = torch.where(two.isfinite(), two, 0.0).detach()
+    return float(apart.abs().max()), float(scale.abs().max())
 
 
 def call(module: Any, ids: torch.Tensor, **options: Any) -> Any:

@@ -21,7 +21,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -176,12 +176,26 @@ def _chat(tokenizer: Any, prompt: str) -> str:
 # What a response answers
 
 
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
+_BARE = re.compile(
+    r"(?=[-+]?\s*(?:\.?\d|\\[A-Za-z{]|[(\[]|[A-Za-z](?![A-Za-z])))"
+    r"(?:(?!\$|\\[)\]]|\\(?:boxed|fbox)|[.,;](?:\s|$)).)+"
+)
+"""What stands after ``\\boxed`` without a brace, up to the end of the formula, the sentence or the line."""
+
+
 def boxed(text: str) -> str | None:
-    r"""What stands in the last ``\boxed{…}`` with something in it; `None` without one, or where that is cut off."""
-    for match in reversed(list(re.finditer(r"\\(?:boxed|fbox)\s*\{", text))):
-        inside = _braced(text, match.end())
-        if inside is None or inside.strip():
-            return inside
+    r"""What stands in the last ``\boxed{…}``, or after the last ``\boxed`` without a brace, with something in it.
+
+    `None` without one, or where that is cut off.
+    """
+    for match in reversed(list(_BOX.finditer(text))):
+        if text.startswith("{", match.end()):
+            inside = _braced(text, match.end() + 1)
+            if inside is None or inside.strip():
+                return inside
+        elif bare := _BARE.match(text, match.end()):
+            return _braced(bare[0].strip() + "}", 0)
     return None
 
 
@@ -196,9 +210,10 @@ def _braced(text: str, start: int) -> str | None:
 
 
 def final_answer(response: str) -> str | None:
-    r"""The answer of a response: of its last ``\boxed{…}`` or else after its last ``####``, on that line; or `None`."""
-    if re.search(r"\\(?:boxed|fbox)\s*\{\s*[^\s}]", response):
-        return boxed(response)
+    r"""The answer of a response: of its last ``\boxed`` or else after its last ``####``, on that line; or `None`."""
+    for match in _BOX.finditer(response):
+        if re.compile(r"\{\s*[^\s}]").match(response, match.end()) or _BARE.match(response, match.end()):
+            return boxed(response)
     rest = response.rpartition("####")[2] if "####" in response else ""
     return next(iter(rest.strip().splitlines()), None)
 
@@ -208,7 +223,9 @@ def final_answer(response: str) -> str | None:
 
 @lru_cache(maxsize=2**16)
 def equivalent(answer: str, given: str) -> bool:
-    """Whether a given answer says the same as the right one; False where it takes too long.
+    """Whether a given answer says the same as the right one; False where it takes too long or cannot be judged.
+
+    Numbers written in two different bases are never the same; digits without a base are taken in the other's.
 
     Raises:
         ValueError: the package math-verify is not installed, or cannot be used.
@@ -223,7 +240,8 @@ def equivalent(answer: str, given: str) -> bool:
     numbers = _number(texts[0]), _number(texts[1])
     if numbers[0] is not None and numbers[1] is not None:
         return _equal(*numbers[0], *numbers[1])
-    if len(given) > LONGEST:
+    bases = [sorted(_BASE.findall(text)) for text in short]
+    if len(given) > LONGEST or (all(bases) and bases[0] != bases[1]):
         return False
     one, two = (_SCIENTIFIC.sub(r"\1 \\times 10^{\2}", text) for text in texts)
     return _worker.ask(one, two)
@@ -233,6 +251,8 @@ _POINTLESS = re.compile(
     r"\\(?:left|right|displaystyle|quad|qquad|approx|degree)(?![A-Za-z])|\\[!,;: ]|\^\s*\{?\s*\\circ\s*\}?|°"
 )
 _NAMED = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
+_BASE = re.compile(r"(?<!\w)(?<!_\{)\d[\dA-Za-z.]*\)?_\{?(\d+)\}?")
+"""The base of a number, ``12_5`` or ``(1A)_{16}``: math-verify drops it."""
 _SCIENTIFIC = re.compile(r"(?<![\w.])(-?(?:\d+\.?\d*|\.\d+))[eE]([-+]?\d{1,3})(?!\w)")
 
 
@@ -305,10 +325,11 @@ class _Worker:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, encoding="utf-8",
             env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )  # fmt: skip
-        reply = _reply(process, json.dumps(["1", "1"]), 120.0)
-        if reply != "True":
-            self.close()
-            raise ValueError(f"math-verify cannot be used ({reply or 'no reply'}); install it anew: {INSTALL}")
+        for pair, right in ((["1", "1"], "True"), (["1/2^{99}", "1/2^{98}"], "False")):
+            reply = _reply(process, json.dumps(pair), 120.0)
+            if reply != right:
+                self.close()
+                raise ValueError(f"math-verify cannot be used ({reply or 'no reply'}); install it anew: {INSTALL}")
         return process
 
     def close(self) -> None:
@@ -355,20 +376,67 @@ def _serve() -> None:
 
 
 def _verify(answer: str, given: str) -> bool:
-    """What math-verify says; it rounds to six decimals, so that two small numbers are compared once more."""
+    """What math-verify says with numbers compared by `_exactly`."""
     from math_verify import LatexExtractionConfig, parse, verify
-    from sympy import Expr, Float
 
+    _exactly()
     # the whole box or nothing: by default, from a box that cannot be parsed a number is picked
     whole = [LatexExtractionConfig(try_extract_without_anchor=False, boxed_match_priority=0)]
     one, two = (
         parse(f"\\boxed{{{text}}}", whole, fallback_mode="no_fallback", parsing_timeout=None)
         for text in (answer, given)
     )
-    if not one or not two or not verify(one, two, allow_set_relation_comp=True, timeout_seconds=None):
+    return bool(one and two and verify(one, two, allow_set_relation_comp=True, timeout_seconds=None))
+
+
+@cache
+def _exactly() -> None:
+    """Make math-verify compare expressions by the size they have, also inside sets, intervals and equations.
+
+    It rounds decimals to six places and takes a difference below 1e-15 for zero, so that ``1/2^{99}`` is ``1/2^{98}``.
+    """
+    from math_verify import grader
+    from sympy import Expr, Float, Number
+
+    rounded = grader.sympy_numeric_eq
+
+    def compared(one: Any, two: Any, float_rounding: int, numeric_precision: int) -> bool:
+        if not rounded(one, two, float_rounding, numeric_precision):
+            return False
+        if not (isinstance(one, Expr) and isinstance(two, Expr)):
+            return True  # matrices: entry by entry, with this function
+        if one.has(Float) or two.has(Float):
+            return _nearly(one, two)
+        if isinstance(one, Number) or isinstance(two, Number):
+            return True  # exact already, apart from a percentage, which is also the number before its sign
+        return _vanishes(one - two)
+
+    grader.sympy_numeric_eq = compared
+
+
+def _at_a_point(expression: Any) -> dict[Any, Any]:
+    """Numbers in place of the variables, at which what is different is different."""
+    from sympy import Rational, prime
+
+    names = sorted(expression.free_symbols, key=str)
+    return {name: Rational(prime(n + 5), 7) for n, name in enumerate(names)}
+
+
+def _nearly(one: Any, two: Any) -> bool:
+    """Whether two expressions are equal to a millionth; not where they have no value."""
+    point = _at_a_point(one + two)
+    first, second = (side.evalf(30, subs=point) for side in (one, two))
+    if not (first.is_number and second.is_number):
         return False
-    numbers = [found[0] for found in (one, two) if isinstance(found[0], Expr) and found[0].is_number]
-    if len(numbers) < 2 or not any(number.has(Float) for number in numbers):
+    millionth = 1e-6 * (1 + 1e-9)  # of binary numbers: 0.333333 is 1/3
+    return bool(abs(first - second) <= millionth * max(abs(first), abs(second)))
+
+
+def _vanishes(difference: Any) -> bool:
+    """Whether a difference is zero: 200 digits of its terms show nothing of it."""
+    from sympy.core.evalf import PrecisionExhausted
+
+    try:
+        return bool(difference.evalf(5, subs=_at_a_point(difference), maxn=200, strict=True) == 0)
+    except PrecisionExhausted:
         return True
-    first, second = (complex(number) for number in numbers)
-    return abs(first - second) <= 1e-6 * max(abs(first), abs(second))

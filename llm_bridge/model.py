@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 
 __all__ = [
@@ -104,15 +106,17 @@ def _load(
         raise OSError(f"{name}: no model there; give a folder with a config.json, or a hub id")
     with _quiet():
         try:
-            require(transformers.AutoConfig.from_pretrained(name))
+            require(transformers.AutoConfig.from_pretrained(name, trust_remote_code=False))
             model, report = auto.from_pretrained(
-                name, dtype=getattr(torch, dtype), output_loading_info=True, device_map=device_map
-            )
-            tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+                name, dtype=getattr(torch, dtype), output_loading_info=True, device_map=device_map,
+                trust_remote_code=False,
+            )  # fmt: skip
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            _require_generation_config(name)
         except (OSError, SafetensorError) as error:
             remedy = "give a complete model folder" if local else "download it first or give a local folder"
             raise OSError(f"{name}: cannot be loaded ({first_line(error)}); {remedy}") from None
-        except (ValueError, KeyError, ImportError, RuntimeError) as error:
+        except Exception as error:  # of what a damaged file holds, transformers raises anything
             raise ValueError(
                 f"{name}: not a {KINDS[auto]} that can be used here ({first_line(error)}); give another model"
             ) from None
@@ -141,6 +145,17 @@ KINDS = {
     transformers.AutoModelForCausalLM: "causal language model",
     transformers.AutoModelForSequenceClassification: "reward model",
 }
+
+
+def _require_generation_config(name: str) -> None:
+    """Raise `OSError` for a damaged one: without a word, ``transformers`` goes on with other end tokens."""
+    file = "generation_config.json"
+    path = os.path.join(name, file) if os.path.isdir(name) else try_to_load_from_cache(name, file)
+    if isinstance(path, str) and os.path.isfile(path):
+        try:
+            json.loads(Path(path).read_bytes())
+        except ValueError as error:
+            raise OSError(f"{file}: {error}") from None
 
 
 def _require_own_tokenizer(lm: CausalLM) -> None:

@@ -166,6 +166,13 @@ def penalised_rewards(
     return rewards - beta * (log_probs - reference) - config.entropy * log_probs
 
 
+def _explained(errors: torch.Tensor, returns: torch.Tensor) -> torch.Tensor:
+    """Share of the variance of returns that a prediction with these errors explains; NaN where they do not vary."""
+    if len(returns) < 2 or not returns.var() > 1e-12 * returns.square().mean():
+        return torch.tensor(math.nan)
+    return 1 - errors.square().mean() / returns.var()
+
+
 def _last(written: torch.Tensor) -> torch.Tensor:
     """``(N, T)`` whether it is the last token of its response."""
     return written & (written.cumsum(dim=1) == written.sum(dim=1, keepdim=True))
@@ -305,8 +312,9 @@ class Trainer:
         Returns:
             Averages over the batch: ``reward`` without penalty, ``penalised_reward`` (an estimate of ``J``), ``kl`` to
             the frozen model and ``log_prob`` in nats a response, ``tokens`` of one, the share that ``ended``, the share
-            of the variance of returns that the value head ``explained``; ``beta``; losses, the ``gradient``'s norm
-            before clipping, how far the updates ``moved`` the policy (nats a response), and the number of ``updates``.
+            of the variance of returns that the value head ``explained`` (NaN where they do not vary); ``beta``;
+            losses, the ``gradient``'s norm before clipping, how far the updates ``moved`` the policy (nats a response),
+            and the number of ``updates`` (without one, losses and norm are NaN).
 
         Raises:
             Diverged: a reward, a loss or a gradient is not finite, all responses are empty, or the policy left
@@ -361,7 +369,7 @@ class Trainer:
             "reward": self.rewards.mean(), "penalised_reward": objective.mean(),
             "kl": (log_probs - reference).sum(dim=1).mean(), "log_prob": log_probs.sum(dim=1).mean(),
             "tokens": written.sum(dim=1).double().mean(), "ended": rollout.ended.double().mean(),
-            "explained": 1 - dense[written].square().mean() / (dense + values)[written].var().clamp(min=1e-12),
+            "explained": _explained(dense[written], (dense + values)[written]),
         }  # fmt: skip
         row = dict(zip(batch, self.group.mean([float(value) for value in batch.values()]), strict=True))
         row |= {"step": self.done, "beta": self.beta, "advantage_deviation": deviation, "generation_gap": gap} | updates
@@ -439,7 +447,7 @@ class Trainer:
             raise Diverged(f"KL to the frozen model is {kl_:.3g} nats a token, above stop_kl={self.config.stop_kl}")
         if empty_ == 1:
             raise Diverged("every response is empty, its first token an end token; raise beta or check the prompts")
-        if self.config.dtype == "float32" and gap_ > MAX_GAP:
+        if self.config.dtype == "float32" and not gap_ <= MAX_GAP:
             what = f"log-probabilities read at once differ by {gap_:.3g} nats from those of generation"
             raise Diverged(f"{what}: {self.lm.name} does not handle the cache or left padding; give another model")
         return gap_
@@ -460,19 +468,19 @@ class Trainer:
                 (policy + value).backward()  # type: ignore[no-untyped-call]
                 sums += torch.tensor([float(x.detach()) for x in (policy, value, moved)])
             row = self.group.mean(sums.tolist())
+            _require_finite(*row)
             if c.target_kl is not None and row[2] > c.target_kl:
                 break
             if not self.sharded:
                 self.group.average([p.grad for g in self.optimizer.param_groups for p in g["params"]])
             norm = torch.nn.utils.clip_grad_norm_(self.parameters, c.max_grad_norm or math.inf)
             row.append(float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm))
-            if not all(map(math.isfinite, row)):
-                what = f"policy loss {row[0]:.3g}, value loss {row[1]:.3g}, gradient {row[3]:.3g}"
-                raise Diverged(f"{what}; use a smaller lr")
+            _require_finite(*row)
             self.optimizer.step()
             logged.append(row)
         self.optimizer.zero_grad()
-        means = map(float, np.mean(logged or [[0.0] * 4], axis=0))
+        none = [math.nan, math.nan, 0.0, math.nan]  # without an update nothing moved, and there is no loss
+        means = map(float, np.mean(logged or [none], axis=0))
         return dict(zip(("policy_loss", "value_loss", "moved", "gradient"), means, strict=True), updates=len(logged))
 
     def _minibatches(self, n: int) -> Iterator[torch.Tensor]:
@@ -543,6 +551,12 @@ class Trainer:
         return checkpoints.StateDictOptions(
             full_state_dict=True, cpu_offload=True, ignore_frozen_params=some, strict=not some
         )
+
+
+def _require_finite(policy: float, value: float, moved: float, gradient: float = 0.0) -> None:
+    if not all(map(math.isfinite, (policy, value, moved, gradient))):
+        what = f"policy loss {policy:.3g}, value loss {value:.3g}, moved by {moved:.3g} nats, gradient {gradient:.3g}"
+        raise Diverged(f"{what}; use a smaller lr")
 
 
 MACHINE = {"microbatch", "gradient_checkpointing", "shard"}

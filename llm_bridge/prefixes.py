@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers.cache_utils import DynamicLayer
 
-from llm_bridge.head import call, device_of, evaluation, find_head
+from llm_bridge.head import call, device_of, evaluation, find_head, largest_difference, require_law
 from llm_bridge.model import CausalLM
 from theory.arrays import require_memory
 
@@ -95,6 +95,10 @@ class PrefixReader:
         """Last logits ``(n, vocabulary)``, double, on the CPU; the cache of the prefixes if it is kept.
 
         With a cache of all but the last token, which the model extends, only the last token is read.
+
+        Raises:
+            ValueError: they are no distribution's, see `llm_bridge.head.require_law`.
+
         """
         ids = torch.from_numpy(prefixes).to(device_of(self.lm.model))
         options = {"attention_mask": torch.ones_like(ids), "past_key_values": cache, "logits_to_keep": 1}
@@ -106,6 +110,7 @@ class PrefixReader:
             logits = torch.empty(len(ids), self.head.vocab_size, dtype=torch.double)
             for rows, start, block in self.head.blocks(output[0][:, -1]):
                 logits[rows, start : start + block.shape[-1]] = block.cpu().double()
+        require_law(self.lm.name, logits, lambda row: prefixes[row].tolist())
         return logits, output.past_key_values if keep else None
 
     def shares_cache(self, prompt: np.ndarray) -> bool:
@@ -130,8 +135,8 @@ class PrefixReader:
         except ERRORS:
             return False
         expected = self.logits(prefixes, None, False)[0]
-        tolerance = torch.finfo(self.precision).eps ** 0.5 / 2 * float(expected.abs().max())
-        return bool((found - expected).abs().max() <= tolerance)
+        apart, scale = largest_difference(found, expected)
+        return bool(apart <= torch.finfo(self.precision).eps ** 0.5 / 2 * scale)
 
     def _cache_bytes(self) -> int | None:
         """Bytes of a token in a cache whose rows can be copied; `None` for any other kind, or where it is not needed.

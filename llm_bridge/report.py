@@ -136,8 +136,8 @@ class _Case:
 
     def __init__(self, comparison: Comparison, chosen: Array, rejected: Array) -> None:
         self.comparison, self.scores = comparison, {"chosen": chosen, "rejected": rejected}
-        with np.errstate(invalid="ignore"):  # two of −∞ are equal
-            self.margins = chosen[:, None] - rejected
+        with np.errstate(invalid="ignore"):
+            self.margins = np.where(chosen[:, None] == rejected, 0.0, chosen[:, None] - rejected)  # also two of −∞
         self.names = {
             role: list(styles) or [str(i + 1) if len(texts) > 1 else "" for i in range(len(texts))]
             for role, texts, styles in (

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeAlias, get_args
 
 import numpy as np
 import torch
+from scipy.special import softmax
 
 from llm_bridge.accuracy import PAIR
 from llm_bridge.head import call, device_of, evaluation
@@ -260,9 +261,10 @@ class Pointwise(Judge):
 
     def records(self, requests: Sequence[Request]) -> list[Record]:
         """One for each response."""
-        probs = np.exp(self._answers(requests)[0])
-        mass, ratings = probs.sum(1), probs @ np.arange(1, 1 + probs.shape[1])
-        found = zip(requests, (ratings / mass).tolist(), mass.tolist(), strict=True)
+        log_probs = self._answers(requests)[0]
+        shares = softmax(log_probs, axis=1)  # also of five answers that all underflow
+        mass, ratings = np.exp(log_probs).sum(1), shares @ np.arange(1, 1 + shares.shape[1])
+        found = zip(requests, ratings.tolist(), mass.tolist(), strict=True)
         return [dict(request.facts) | {"rating": rating, "mass": total} for request, rating, total in found]
 
     def columns(self, records: Sequence[Record]) -> dict[str, np.ndarray]:

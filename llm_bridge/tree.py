@@ -70,7 +70,7 @@ class TokenTree:
     @property
     def max_left_out(self) -> float:
         """Largest probability, over the states, of the tokens without a place of their own."""
-        return max(float(mass.max()) for mass in self.left_out)
+        return float(np.concatenate(self.left_out).max())  # NaN, where one of them is
 
 
 def token_tree(

@@ -74,7 +74,11 @@ def mdp_truth(lm: CausalLM, prompts: Sequence[str], mdp: TokenMDP, alpha: float)
         mdp: without batch axes, any successor rule: texts are judged on it as it is, and not on its tree.
         alpha: temperature at which the expert is soft-optimal.
 
+    Raises:
+        ValueError: a prompt is given twice.
+
     """
+    _require_different(prompts)
     place, (low, high) = {text: p for p, text in enumerate(prompts)}, mdp.reward_range
 
     def judge(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
@@ -95,9 +99,10 @@ def task_truth(lm: CausalLM, task: Task) -> Truth:
     """1 for the right answer, all of the response, and 0 for any other.
 
     Raises:
-        ValueError: the answers have different lengths in tokens.
+        ValueError: the answers have different lengths in tokens, or a prompt is given twice.
 
     """
+    _require_different(task.prompts)
     answers = [lm.tokenizer(answer, add_special_tokens=False)["input_ids"] for answer in task.answers]
     if len({len(ids) for ids in answers}) > 1:
         raise ValueError(f"task={task.name}: answers of different lengths; a tree has one horizon, give those of one")
@@ -114,6 +119,11 @@ def task_truth(lm: CausalLM, task: Task) -> Truth:
         return np.array([float(task.judge(response, known[prompt])) for prompt, response in pairs])
 
     return Truth(TokenMDP.tree(rewards), judge, "probability", (0.0, 1.0))
+
+
+def _require_different(prompts: Sequence[str]) -> None:
+    if len(set(prompts)) < len(prompts):
+        raise ValueError("prompts: a text is given twice, and a response is judged by its prompt's; give each once")
 
 
 def model_truth(expert: CausalLM, prompts: Sequence[str], horizon: int, alpha: float = 1.0) -> Truth:
@@ -167,13 +177,22 @@ def over_all_pairs(true: np.ndarray, read: np.ndarray, weights: np.ndarray) -> t
     Args:
         true: ``r*(τ)`` of the responses to a prompt, ``(n,)``.
         read: ``r̂(τ)`` of them.
-        weights: their law.
+        weights: their law. What it never writes counts nowhere.
 
     Returns:
         The probability that both rewards order the two alike, a tie in either one half; and the mean of
         ``|σ(Δ*) − σ(Δ̂)|``.
 
+    Raises:
+        ValueError: weights that are no law, or a return that is not finite.
+
     """
+    if not ((weights >= 0).all() and abs(weights.sum() - 1) <= TIE):
+        raise ValueError(f"weights: must be non-negative and sum to 1, got sum {weights.sum():.12g}")
+    true, read, weights = (array[weights > 0] for array in (true, read, weights))
+    for name, array in (("true", true), ("read", read)):
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} holds {array[~np.isfinite(array)][0]}: returns must be finite to be compared")
     scale, agreement, error = float(np.abs(true).max()), 0.0, 0.0
     for start in range(0, len(true), BLOCK):
         rows, other = slice(start, start + BLOCK), slice(start, None)

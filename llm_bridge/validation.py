@@ -111,8 +111,8 @@ def deviations(points: Sequence[Point]) -> dict[str, Deviation]:
     for quantity in dict.fromkeys(point.quantity for point in points):
         some = [point for point in points if point.quantity == quantity]
         off = np.array([point.deviation for point in some])
-        gap = max(abs(point.predicted - point.measured) for point in some)
-        found[quantity] = Deviation(len(some), float((off <= 1).mean()), float(off.max()), gap)
+        gap = np.abs([point.predicted - point.measured for point in some]).max()  # NaN, where one of them is
+        found[quantity] = Deviation(len(some), float((off <= 1).mean()), float(off.max()), float(gap))
     return found
 
 
@@ -193,6 +193,7 @@ class Validation:
         The last token has a name of its own: only there and in the sum does the terminal rule act. A response that
         the model ended counts as one whose last token is the end token.
         """
+        require_integer("responses", responses)
         rows = (np.arange(len(self.prompts))[:, None] * self.draws + np.arange(min(responses, self.draws))).reshape(-1)
         prompts, ids = rows // self.draws, [self._drawn[0][row] for row in rows]
         points = []
@@ -218,7 +219,7 @@ class Validation:
 
         Args:
             truth: whose expert, and whose reward.
-            pairs: drawn for each prompt.
+            pairs: drawn for each prompt, at least two, for an interval.
             expert_share: from 0 to 1.
             first: compare on so many of the prompts. All pairs of ``V^H`` responses are predicted from: 10⁴ of them
                 take a second or two a prompt.
@@ -227,7 +228,12 @@ class Validation:
         if not 0 <= expert_share <= 1:
             raise ValueError(f"expert_share={expert_share}: must be from 0 to 1")
         require_integer("pairs", pairs)
-        P = min(first or len(self.prompts), len(self.prompts))
+        if pairs < 2:
+            raise ValueError(f"pairs={pairs}: must be at least 2 a prompt, for an interval")
+        P = len(self.prompts)
+        if first is not None:
+            require_integer("first", first)
+            P = min(first, P)
         rng = np.random.default_rng([self.seed, 1, round(1e6 * expert_share)])
         tokens = np.indices((truth.mdp.vocab_size,) * self.horizon).reshape(self.horizon, -1).T
         expert, known = soft_optimal(truth.mdp, truth.alpha).policy, self._with_ends(truth.mdp)

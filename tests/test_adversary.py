@@ -1,6 +1,7 @@
 """Exact adversaries against linear programs, random search, and policies that attain what is claimed."""
 
 import math
+from decimal import Context, Decimal, localcontext
 from itertools import pairwise, product
 
 import numpy as np
@@ -22,6 +23,8 @@ from theory.adversary import (
     worst_preference,
     worst_preference_pair,
 )
+from theory.discounted import DiscountedMDP
+from theory.discounted import worst_clone as discounted_worst_clone
 from theory.mdp import TokenMDP
 from theory.policy import (
     Policy,
@@ -437,3 +440,334 @@ def test_bad_input_is_named():
         worst_preference_pair(short, other, np.array([0.1, 0.2]), 1.0)
     with pytest.raises(ValueError, match="different dynamics"):
         worst_map(short, expert, 0.1)
+
+
+# --- Any radius ----------------------------------------------------------------------------------------------------
+
+RADII = (1e-300, 1e-12, 1e-10, 1e-6, 1.0, 50.0, 700.0, 800.0, 1e5, 1e300, math.inf)
+PRECISE = Context(prec=100, Emin=-(10**6), Emax=10**6)
+ULP = float(np.finfo(float).eps)
+
+
+def experts():
+    """By name ``(mdp, expert)``: forbidden tokens; log-probabilities down to −1000, where `p` underflows; a `p` that
+    rounds to one; equal probabilities; nothing to choose.
+    """
+    rng = np.random.default_rng(11)
+    masked, single = build("tree", rng, 2, 3, 3, masked=True), build("tree", rng, 2, 1, 3)
+    sharp, window = build("tree", rng, 1, 3, 2), build("window", rng, 1, 3, 3)
+    return {
+        "masked": (masked, soft_optimal(masked, 0.7).policy),
+        "sharp": (sharp, soft_optimal(sharp, 1e-3).policy),
+        "certain": (window, soft_optimal(window, 0.015).policy),
+        "uniform": (window, soft_optimal(window, 1e9).policy),
+        "single": (single, soft_optimal(single, 1.0).policy),
+    }
+
+
+EXPERTS = experts()
+any_expert = pytest.mark.parametrize("name", EXPERTS)
+any_radius = pytest.mark.parametrize("epsilon", RADII)
+
+
+def exact_row(log_p):
+    return [Decimal(0) if x == -math.inf else Decimal(float(x)).exp() for x in log_p]
+
+
+def exact_bounds(p, epsilon):
+    """Floors and caps of a row: a bound of the token's own, or what is left to it where all others are at theirs."""
+    if epsilon > 1e5:  # the limit, to far more digits than are compared
+        alone = sum(x > 0 for x in p) == 1
+        return [x if alone else Decimal(0) for x in p], [sum(p) if x else x for x in p]
+    up = Decimal(epsilon).exp()
+    rests = [sum(p[:a] + p[a + 1 :]) for a in range(len(p))]
+    least = [sum(p) - up * rest if x > up * rest else x / up for x, rest in zip(p, rests, strict=True)]
+    most = [sum(p) - rest / up if up * x > rest else up * x for x, rest in zip(p, rests, strict=True)]
+    return least, most
+
+
+def exact_vertices(p, epsilon):
+    """Rows of the ball with all tokens but one at a bound, and their log-ratios, without the impossible tokens."""
+    support = [a for a, x in enumerate(p) if x]
+    if epsilon > 1e5:
+        return [({a: sum(p)}, {a: (sum(p) / p[a]).ln()}) for a in support]
+    found, up, slack = [], Decimal(epsilon).exp(), 1 + Decimal("1e-80")
+    for free in support:
+        others = [a for a in support if a != free]
+        for signs in product((-1, 1), repeat=len(others)):
+            row = {a: p[a] * up**sign for a, sign in zip(others, signs, strict=True)}
+            row[free] = sum(p) - sum(row.values())
+            if p[free] / up <= row[free] * slack and row[free] <= p[free] * up * slack:
+                found.append((row, {a: (x / p[a]).ln() for a, x in row.items()}))
+    return found
+
+
+def exact_values(expert, step):
+    """Values of the prompts by backward induction; ``step(h, s, p, below)`` is that of a state."""
+    dynamics, V = expert.dynamics, expert.dynamics.vocab_size
+    values = []
+    for h in reversed(range(expert.horizon)):
+        rows = [exact_row(log_p) for log_p in expert.log_probs[h]]
+        below = [[values[dynamics.rule.step(h, s, a, V)] if values else 0 for a in range(V)] for s in range(len(rows))]
+        values = [step(h, s, p, w) for s, (p, w) in enumerate(zip(rows, below, strict=True))]
+    return values
+
+
+def assert_rows_in_ball(policy, expert, epsilon):
+    """As `assert_in_ball`, but to a few roundings of the log-probabilities themselves."""
+    for table, centre in zip(policy.log_probs, expert.log_probs, strict=True):
+        assert_allclose(np.exp(table).sum(axis=-1), 1.0, rtol=0, atol=1e-12)
+        centre = np.broadcast_to(centre, table.shape)
+        possible = centre > -np.inf
+        assert (table[~possible] == -np.inf).all()
+        assert (table <= 1e-15).all()
+        if epsilon < math.inf:
+            off = np.abs(table[possible] - centre[possible]) - epsilon
+            assert (off <= 1e-12 * epsilon + 4 * ULP * (1 + np.abs(centre[possible]))).all()
+
+
+@any_expert
+@any_radius
+def test_clones_at_any_radius_are_exact(name, epsilon):
+    mdp, expert = EXPERTS[name]
+
+    def totals(h, s, below):
+        return [Decimal(float(r)) + w for r, w in zip(mdp.rewards[h][s], below, strict=True)]
+
+    def own(h, s, p, below):
+        return sum(x * total for x, total in zip(p, totals(h, s, below), strict=True))
+
+    for solve, extreme in ((worst_clone, min), (best_clone, max)):
+
+        def step(h, s, p, below, extreme=extreme):
+            total = totals(h, s, below)
+            return extreme(sum(x * total[a] for a, x in row.items()) for row, _ in exact_vertices(p, epsilon))
+
+        with localcontext(PRECISE):
+            exact, of_expert = exact_values(expert, step), exact_values(expert, own)
+            lost = [float(x - y) for x, y in zip(of_expert, exact, strict=True)]
+        policy, values = solve(mdp, expert, epsilon)
+        assert_rows_in_ball(policy, expert, epsilon)
+        rounding = {"rtol": 0, "atol": 4 * ULP * mdp.horizon}
+        assert_allclose(values[0], [float(x) for x in exact], **rounding)
+        assert_allclose(plain_values(mdp, policy)[0], values[0], **rounding)
+        assert_allclose(plain_values(mdp, expert)[0] - values[0], lost, **rounding)
+
+
+@any_expert
+def test_sorting_a_row_gives_what_comparing_pairs_gives(name, monkeypatch):
+    mdp, expert = EXPERTS[name]
+    pairs = [worst_clone(mdp, expert, epsilon) for epsilon in RADII]
+    monkeypatch.setattr("theory.adversary.SMALL_VOCABULARY", 0)
+    for epsilon, (policy, values) in zip(RADII, pairs, strict=True):
+        by_sorting = worst_clone(mdp, expert, epsilon)
+        assert_rows_in_ball(by_sorting.policy, expert, epsilon)
+        assert_allclose(by_sorting.values[0], values[0], rtol=0, atol=4 * ULP * mdp.horizon)
+        assert_allclose(plain_values(mdp, by_sorting.policy)[0], plain_values(mdp, policy)[0], **FLOAT)
+
+
+def test_what_a_clone_loses_at_a_small_radius_is_as_precise_as_its_numbers():
+    """A fair coin that pays one on one side loses ``(1 − e^{−ε})/2``, in double and in extended precision."""
+    for dtype in (np.float64, np.longdouble):
+        mdp = TokenMDP.tree([np.array([[0.0, 1.0]], dtype=dtype)])
+        expert = Policy(mdp.dynamics, (np.log(np.array([[0.5, 0.5]], dtype=dtype)),))
+        for epsilon in (1e-10, 1e-6, 0.5):
+            lost = plain_values(mdp, expert)[0] - worst_clone(mdp, expert, epsilon).values[0]
+            assert lost[0] == pytest.approx(-math.expm1(-epsilon) / 2, rel=4 * float(np.finfo(dtype).eps) / epsilon)
+
+
+@any_expert
+@any_radius
+def test_worst_kl_at_any_radius_is_exact_and_below_its_bound(name, epsilon):
+    _, expert = EXPERTS[name]
+
+    def step(h, s, p, below):
+        vertices = exact_vertices(p, epsilon)
+        return max(sum(x * (ratios[a] + below[a]) for a, x in row.items()) for row, ratios in vertices)
+
+    with localcontext(PRECISE):
+        exact = [float(x) for x in exact_values(expert, step)]
+    policy, values = worst_kl(expert, epsilon)
+    assert_rows_in_ball(policy, expert, epsilon)
+    assert_allclose(values[0], exact, rtol=1e-12, atol=1e-70)
+    for h, value in enumerate(values):
+        assert (value >= 0).all()
+        assert (value <= (expert.horizon - h) * epsilon * np.tanh(epsilon / 2) * (1 + 1e-12)).all()
+
+
+@any_expert
+@any_radius
+def test_caps_and_floors_at_any_radius(name, epsilon):
+    for table in EXPERTS[name][1].log_probs:
+        with localcontext(PRECISE):
+            exact = [exact_bounds(exact_row(log_p), epsilon) for log_p in table]
+        for found, wanted in zip((floors(table, epsilon), caps(table, epsilon)), zip(*exact, strict=True), strict=True):
+            assert_allclose(found, np.array(wanted, dtype=float), rtol=3e-13, atol=1e-300)
+
+
+@any_expert
+@any_radius
+def test_worst_map_at_any_radius(name, epsilon):
+    """At a radius below the expert's leads it is the expert's own; where any row is possible, the least return."""
+    mdp, expert = EXPERTS[name]
+    adversary = worst_map(mdp, expert, epsilon)
+    assert_rows_in_ball(adversary.policy, expert.as_tree(), epsilon)
+    most = log_prob(adversary.policy, map_response(adversary.policy))
+    assert_allclose(log_prob(adversary.policy, adversary.responses), most, rtol=1e-11, atol=1e-11)
+    every = all_responses(mdp.dynamics)
+    gained = np.where(log_prob(expert, every) > -np.inf, returns(mdp, every), np.inf)
+    if epsilon <= 1e-10 and name != "uniform":
+        assert_allclose(adversary.returns, returns(mdp, map_response(expert)), **FLOAT)
+    if epsilon >= 1e5 or (epsilon >= 50 and name in ("masked", "uniform", "single")):
+        assert_allclose(adversary.returns, gained.reshape(mdp.dynamics.n_prompts, -1).min(axis=-1), **FLOAT)
+
+
+@any_expert
+@any_radius
+@pytest.mark.parametrize("alpha", [1e-3, 0.7, 1e300])
+def test_worst_preference_at_any_radius_is_exact(name, epsilon, alpha):
+    mdp, expert = EXPERTS[name]
+    every = all_responses(mdp.dynamics)
+    possible = np.flatnonzero((log_prob(expert, every) > -np.inf) & (every.prompts == 0))
+    i, j = np.random.default_rng(0).choice(possible, (2, 8))
+    first, second = (Responses(every.prompts[k], every.tokens[k]) for k in (i, j))
+    exact = []
+    for k in range(8):
+        one, two = (Responses(r.prompts[k : k + 1], r.tokens[k : k + 1]) for r in (first, second))
+        with localcontext(PRECISE):
+            exact.append(exact_preference(mdp, expert, epsilon, alpha, one, two))
+        policy = preference_attaining_policy(mdp, expert, epsilon, alpha, one, two)
+        assert_rows_in_ball(policy, expert.as_tree(), epsilon)
+    scale = max(1.0, alpha) * mdp.horizon * (1 + max(float(-t[t > -np.inf].min()) for t in expert.log_probs))
+    found = worst_preference(mdp, expert, epsilon, alpha, first, second)
+    assert_allclose(found, exact, rtol=1e-11, atol=min(1.0, 8 * ULP * scale))
+    assert (found <= 1).all()
+
+
+def exact_preference(mdp, expert, epsilon, alpha, first, second):
+    """The larger of both directions, `first` at its caps and `second` at its floors from where they part."""
+
+    def sigmoid(x):
+        return 1 / (1 + (-x).exp()) if abs(x) < 10**5 else Decimal(int(x > 0))
+
+    true = sum(Decimal(float(r)) * sign for r, sign in ((returns(mdp, first)[0], 1), (returns(mdp, second)[0], -1)))
+    worst = Decimal(0)
+    for sign, up, down in ((1, first, second), (-1, second, first)):
+        walks = [np.concatenate(expert.dynamics.walk(r.prompts, r.tokens)) for r in (up, down)]
+        ratio, parted = Decimal(0), False
+        for h, (s, t) in enumerate(zip(*walks, strict=True)):
+            a, b = up.tokens[0, h], down.tokens[0, h]
+            parted = parted or a != b
+            if parted:
+                high = exact_bounds(exact_row(expert.log_probs[h][s]), epsilon)[1][a]
+                low = exact_bounds(exact_row(expert.log_probs[h][t]), epsilon)[0][b]
+                ratio += high.ln() - low.ln() if low else Decimal("1e9")
+        if epsilon > 1e5 and ratio >= 10**8:
+            ratio = Decimal("Infinity")
+        worst = max(worst, abs(sigmoid(true) - sigmoid(sign * Decimal(alpha) * ratio)))
+    return float(worst)
+
+
+@any_expert
+def test_no_worst_case_falls_as_the_radius_grows(name):
+    mdp, expert = EXPERTS[name]
+    every = all_responses(mdp.dynamics)
+    pairs = [Responses(np.zeros(1, int), every.tokens[i : i + 1]) for i in (0, len(every.tokens) - 1)]
+    radii = sorted({*RADII, *np.geomspace(1e-3, 2000.0, 25)})
+    harms = [
+        np.concatenate(
+            [
+                -worst_clone(mdp, expert, epsilon).values[0],
+                best_clone(mdp, expert, epsilon).values[0],
+                worst_kl(expert, epsilon).values[0],
+                -worst_map(mdp, expert, epsilon).returns,
+                *(-floors(table, epsilon).reshape(-1) for table in expert.log_probs),
+                *(caps(table, epsilon).reshape(-1) for table in expert.log_probs),
+            ]
+        )
+        for epsilon in radii
+    ]
+    assert all((later >= earlier - 1e-12 * (1 + np.abs(earlier))).all() for earlier, later in pairwise(harms))
+    assert np.isfinite(harms).all()
+    if (log_prob(expert, Responses(*map(np.concatenate, zip(*pairs, strict=True)))) > -np.inf).all():
+        errors = [worst_preference(mdp, expert, epsilon, 0.7, *pairs)[0] for epsilon in radii]
+        assert all(later >= earlier - 1e-12 for earlier, later in pairwise(errors))
+
+
+@few
+@given(problems(), st.lists(st.sampled_from(RADII) | st.floats(1e-300, 1e300), min_size=2, max_size=4))
+def test_a_batch_of_any_radii_is_each_of_them(problem, radii):
+    mdp, expert = problem
+    batch = np.array(radii)
+    for solve in (worst_clone, best_clone, lambda _, expert, epsilon: worst_kl(expert, epsilon)):
+        together = solve(mdp, expert, batch)
+        for i, epsilon in enumerate(radii):
+            alone = solve(mdp, expert, epsilon)
+            assert_rows_in_ball(alone.policy, expert, epsilon)
+            assert_allclose(together.values[0][i], alone.values[0], rtol=1e-14, atol=1e-15)
+            for table, other in zip(together.policy.log_probs, alone.policy.log_probs, strict=True):
+                assert_allclose(table[i], other, rtol=1e-14, atol=1e-15)
+    every = all_responses(mdp.dynamics)
+    possible = np.flatnonzero((log_prob(expert, every) > -np.inf) & (every.prompts == 0))
+    pair = [Responses(every.prompts[k], every.tokens[k]) for k in (possible[:1], possible[-1:])]
+    together = worst_preference(mdp, expert, batch, 0.7, *pair)
+    assert_allclose(together, [worst_preference(mdp, expert, epsilon, 0.7, *pair) for epsilon in radii], **FLOAT)
+    together = worst_map(mdp, expert, batch)
+    for i, epsilon in enumerate(radii):
+        alone = worst_map(mdp, expert, epsilon)
+        assert_allclose(together.returns[i], alone.returns, **FLOAT)
+        assert_rows_in_ball(alone.policy, expert.as_tree(), epsilon)
+        for table, other in zip(together.policy.log_probs, alone.policy.log_probs, strict=True):
+            assert_allclose(table[i], other, **FLOAT)
+
+
+@any_expert
+def test_clones_of_tensors_at_any_radius(name):
+    torch = pytest.importorskip("torch")
+    mdp, expert = EXPERTS[name]
+    for radii in (*RADII, np.array(RADII)):
+        rewards = [torch.tensor(np.asarray(table), requires_grad=True) for table in mdp.rewards]
+        logits = [torch.tensor(np.asarray(table), requires_grad=True) for table in expert.log_probs]
+        tensors = TokenMDP(mdp.dynamics, tuple(rewards)), Policy(mdp.dynamics, tuple(logits))
+        policy, values = worst_clone(*tensors, radii)
+        wanted = worst_clone(mdp, expert, radii)
+        assert_allclose(values[0].detach().numpy(), wanted.values[0], rtol=1e-14, atol=1e-15)
+        for table, other in zip(policy.log_probs, wanted.policy.log_probs, strict=True):
+            assert_allclose(table.detach().numpy(), other, rtol=1e-14, atol=1e-15)
+        possible = sum(table[table > -1e300].sum() for table in policy.log_probs)
+        (values[0].sum() + possible).backward()
+        assert all(torch.isfinite(leaf.grad).all() for leaf in (*rewards, *logits))
+
+
+@any_radius
+def test_the_discounted_clone_at_any_radius(epsilon):
+    """Against sweeps over the rows of least cost, and where any row is possible against the least return."""
+    rng = np.random.default_rng(2)
+    mdp = DiscountedMDP.table(rng.random((4, 3)), rng.integers(0, 4, (4, 3)), 0.6)
+    log_p = random_policy(TokenMDP.window([rng.random((4, 3))], 1).dynamics, rng).log_probs[0]
+    log_p = np.where(np.eye(4, 3, dtype=bool), -np.inf, log_p)
+    log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
+    worst = discounted_worst_clone(mdp, log_p, epsilon)
+    assert worst.error < 1e-12
+    values = np.zeros(4)
+    for _ in range(80):
+        q = mdp.q_values(values)
+        if epsilon <= 800:
+            with localcontext(PRECISE):
+                for s, (p, cost) in enumerate(zip(map(exact_row, log_p), q.tolist(), strict=True)):
+                    rows = (row for row, _ in exact_vertices(p, epsilon))
+                    values[s] = min(sum(x * Decimal(cost[a]) for a, x in row.items()) for row in rows)
+        else:
+            values = np.where(log_p > -np.inf, q, np.inf).min(axis=1)
+    assert np.abs(worst.values - values).max() <= worst.error + 1e-15
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, -math.inf, math.nan])
+def test_a_radius_that_is_none_is_named(bad):
+    mdp, expert = EXPERTS["single"]
+    for solve in (worst_clone, best_clone, worst_map, lambda _, expert, epsilon: worst_kl(expert, epsilon)):
+        for epsilon in (bad, np.array([1.0, bad])):
+            with pytest.raises(ValueError, match=f"epsilon={bad}: must be positive"):
+                solve(mdp, expert, epsilon)
+    with pytest.raises(ValueError, match="epsilon='wide': must be a positive number"):
+        caps(expert.log_probs[0], "wide")

@@ -9,8 +9,9 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from llm_bridge import beam as module  # noqa: E402
-from llm_bridge.beam import _largest, beam_search  # noqa: E402
+from llm_bridge.beam import Beam, _largest, beam_search  # noqa: E402
 from llm_bridge.model import CausalLM, load_model  # noqa: E402
+from llm_bridge.sampled import estimate  # noqa: E402
 from llm_bridge.tasks import addition  # noqa: E402
 from llm_bridge.train import _tokenizer  # noqa: E402
 from llm_bridge.tree import token_tree  # noqa: E402
@@ -164,6 +165,62 @@ def test_a_kept_prefix_is_read_once_with_the_cache():
     lm.model.forward = counted
     beam_search(lm, ["ABAB"], H, 3)
     assert fed[-H:] == [(1, 4), *[(3, 1)] * (H - 1)]
+
+
+def biased(token, value, seed=0):
+    """A model whose logit of a token (or of all) has `value` added to it in every state."""
+    lm = llama(seed)
+    lm.model.lm_head.bias = torch.nn.Parameter(torch.zeros(V, dtype=torch.double))
+    with torch.no_grad():
+        lm.model.lm_head.bias[token] = value
+    return lm
+
+
+READ = {
+    "tree": lambda lm: token_tree(lm, PROMPTS, 3),
+    "beam": lambda lm: beam_search(lm, PROMPTS, 3, 9),
+    "beam in blocks": lambda lm: beam_search(lm, PROMPTS, 3, 9, memory=60_000),
+    "sampled": lambda lm: estimate(lm, llama(1), PROMPTS, 3, 20),
+    "sampled expert": lambda lm: estimate(llama(1), lm, PROMPTS, 3, 20),
+}
+
+
+@pytest.mark.parametrize("read", READ)
+@pytest.mark.parametrize(
+    ("token", "value", "what"),
+    [(2, np.nan, "NaN"), (2, np.inf, "(.∞|NaN)"), (slice(None), -np.inf, "(−∞ for every token|NaN)")],
+)
+def test_logits_of_no_distribution_are_refused_by_model_and_place(read, token, value, what):
+    """An actor sees log-probabilities, in which every kind has become NaN."""
+    with pytest.raises(ValueError, match=rf"llama-0: its logits after the tokens [\d ]+ are {what}; give another"):
+        READ[read](biased(token, value))
+
+
+@pytest.mark.parametrize("read", READ)
+def test_the_place_is_the_prefix_at_which_the_model_breaks(read):
+    """Token 4 has an embedding of NaN: prompts are read, and what follows it is not."""
+    lm = llama(0)
+    with torch.no_grad():
+        lm.model.model.embed_tokens.weight[4] = torch.nan
+    with pytest.raises(ValueError, match=r"llama-0: its logits after the tokens [56 ]+ ([0-6] )?4 are NaN; give"):
+        READ[read](lm)
+
+
+def test_a_logit_of_minus_infinity_forbids_its_token():
+    """The response is that of the tree without the token, whether caches are shared or not."""
+    lm = biased(2, -np.inf, seed=4)
+    tokens = [token for token in range(V) if token != 2]
+    tree = token_tree(lm, PROMPTS, H, tokens=tokens)
+    best = map_response(tree.policy)
+    found = beam_search(lm, PROMPTS, H, 400)
+    assert module.PrefixReader(lm, H, 2**30).shares_cache(np.array([lm.tokenizer("AB")["input_ids"]]))
+    assert [r.tolist() for r in found.responses] == np.array(tokens)[best.tokens].tolist()
+    assert found.proven.all()
+
+
+def test_nothing_is_proven_by_a_response_of_probability_zero():
+    assert not Beam((np.zeros(0, dtype=int),), np.array([-np.inf]), np.array([-np.inf])).proven.any()
+    assert not Beam((np.zeros(0, dtype=int),), np.array([np.nan]), np.array([-np.inf])).proven.any()
 
 
 @settings(derandomize=True, deadline=None)

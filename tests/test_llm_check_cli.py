@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -96,9 +97,42 @@ def test_a_token_mdp_is_an_expert(tmp_path, capsys):
     assert code == 0
     assert "expert π_E: soft-optimal for truth.npz at α = 0.5" in out
     assert "reward range: (0.0, 1.0)" in out
+    assert json.loads((tmp_path / "out" / "check.json").read_text())["arguments"]["horizon"] is None
     code, _, err = run(capsys, *argv)
     assert code == 2
     assert "1 prompts and 3 tokens for an MDP of 2 and 3" in err
+    (tmp_path / "out" / "check.json").unlink()
+    for option in UNREAD:
+        code, _, err = run(capsys, *argv, "--prompt", "B", *option.split())
+        name = option.split()[0]
+        assert (code, err) == (
+            2, f"endorm check: {name} is not read with --expert={tmp_path}/truth.npz: a token MDP says it itself\n"
+        )  # fmt: skip
+    assert not (tmp_path / "out" / "check.json").exists()
+
+
+UNREAD = (
+    "--horizon 2", "--rest", "--eos", "--no-eos", "--expert-temperature 1", "--expert-dtype float32",
+    "--expert-bits 4", "--expert-adapter x",
+)  # fmt: skip
+
+
+def test_all_is_written_before_anything_is_printed(models, tmp_path, monkeypatch, capsys):
+    """Whoever reads the output may have gone."""
+
+    def gone(*_, file=None):
+        if file is None:
+            raise BrokenPipeError(32, "Broken pipe")
+
+    for name, options in {"exact": ["--tokens", "abc", "--horizon", "2"], "sampled": ["--sampled", "4"]}.items():
+        with monkeypatch.context() as patch:
+            patch.setattr("builtins.print", gone)
+            argv = ["--model", models[0], "--prompt", "ab", *options, "--out", str(tmp_path / name)]
+            with suppress(BrokenPipeError):
+                main(["check", *argv])
+        assert name in json.loads((tmp_path / name / "check.json").read_text())
+        assert (tmp_path / name / "report.html").read_text().endswith("</html>\n")
+    capsys.readouterr()
 
 
 def test_a_violation_exits_1(models, tmp_path, capsys, monkeypatch):
@@ -137,12 +171,17 @@ def test_sampled_report(models, tmp_path, capsys):
     found = json.loads((tmp_path / "one" / "check.json").read_text())["sampled"]
     html = (tmp_path / "one" / "report.html").read_text()
     assert found["responses"] == 8
+    unknown = "V^{π_E} − V^{π_RL}"  # the beam proves nothing
     for name, one in found["estimates"].items():
         low, value, high = (float(one[key]) for key in ("low", "value", "high"))
-        assert low <= value <= high
-        assert f"{value:.5g}" in html
-        assert f"{value:.5g}" in out
-        assert name in out
+        shown = "–" if name == unknown else f"{value:.5g}"
+        assert low <= value <= high or name == unknown
+        kind = "guaranteed" if one["guaranteed"] else "approximate"
+        line = next(line for line in out.splitlines() if line.startswith(f"  {name} "))
+        assert line.split(name)[1].split() == [shown, f"[{low:.5g},", f"{high:.5g}]", kind]
+        assert f"<td>{shown}</td><td>[{low:.5g}, {high:.5g}]</td><td>{kind}</td>" in html
+    assert found["estimates"][unknown]["value"] == "nan"
+    assert float(found["estimates"][unknown]["high"]) == np.inf
     assert found["estimates"]["α KL(π̂‖π_E), the regularised gap"]["value"] == pytest.approx(
         0.5 * found["estimates"]["KL(π̂‖π_E)"]["value"]
     )
@@ -173,6 +212,8 @@ REFUSED = {
     "line without prompt": (["--prompts", "{tmp}/bad.jsonl"], "bad.jsonl, line 2: must be a JSON string or an object"),
     "no such table": (["--prompt", "a", "--expert", "{tmp}/none.npz"], "none.npz"),
     "few responses": (["--prompt", "a", "--sampled", "3"], "n=3: must be at least 4"),
+    "one token": (["--prompt", "a", "--tokens", "b", "--horizon", "1"], "one token makes one response, and nothing to"),
+    "top-k table": (["--prompt", "a", "--top-k", "2", "--expert", "x.npz"], "--top-k is not read with --expert=x.npz"),
     "no such adapter": (["--prompt", "a", "--adapter", "{tmp}"], "no adapter there"),
     "tree too large": (["--prompt", "a", "--horizon", "9"], "or draw responses (endorm check --sampled N)"),
 }

@@ -184,6 +184,31 @@ def test_a_tabular_expert(kind):
         assert summary.verdict in ("holds", "does not apply"), statement.name
 
 
+def test_the_prompts_of_a_tabular_expert_have_its_weights(models):
+    """A weight of zero is no prompt of the instance, and averages are those of the whole MDP."""
+    weights = np.array([0.5, 0.0, 0.2, 0.3])
+    mdp = random_tree(2, 3, n_prompts=4, seed=7)
+    mdp = TokenMDP.tree(mdp.rewards, prompt_weights=weights)
+    found = tabular_instance(models[0], mdp, ["a", "gone", "c", "d"], 0.5, tokens=[97, 98])
+    assert found.tree.prompts == ("a", "c", "d")
+    assert found.instance.batch_shape == (3,)
+    np.testing.assert_allclose(found.weights, [0.5, 0.2, 0.3])
+    expert = soft_optimal(mdp, 0.5).policy
+    np.testing.assert_allclose(found.weights @ found.instance.expert_value, plain_value(mdp, expert), rtol=1e-12)
+    policy = token_tree(models[0], ["a", "anything", "c", "d"], 3, tokens=[97, 98]).policy
+    policy = Policy(mdp.dynamics, policy.log_probs)
+    shown = facts(found)
+    assert shown["KL(π_E‖π̂), KL(π̂‖π_E) (nats)"] == pytest.approx((kl(expert, policy), kl(policy, expert)), abs=1e-5)
+    assert shown["plain values of π_E, π̂, π_RL, best"][:2] == pytest.approx(
+        (float(plain_value(mdp, expert)), float(plain_value(mdp, policy))), abs=1e-5
+    )
+    assert shown["weights of the prompts"] == [0.5, 0.2, 0.3]
+    alike = tabular_instance(models[0], random_tree(2, 2, n_prompts=2, seed=7), ["a", "b"], 0.5, tokens=[97, 98])
+    np.testing.assert_array_equal(alike.weights, [0.5, 0.5])
+    assert "weights of the prompts" not in facts(alike)
+    np.testing.assert_allclose(model_instance(*models, PROMPTS, 2, tokens=[97, 98]).weights, np.full(3, 1 / 3))
+
+
 def test_a_tabular_expert_must_fit(models):
     mdp = random_tree(3, 2, n_prompts=2, seed=0)
     with pytest.raises(ValueError, match="2 prompts and 2 tokens for an MDP of 2 and 3; give prompts and tokens"):

@@ -108,6 +108,33 @@ def test_damaged_weights(shared_models, tmp_path):
     one_line(error)
 
 
+@pytest.mark.parametrize(("text", "kind", "message"), [
+    ('{"eos_token_id": [0, 1', OSError, r"damaged: cannot be loaded \(generation_config\.json: "),
+    ("[" * 10**5, ValueError, "damaged: not a causal language model that can be used here"),
+    ("[]", ValueError, "damaged: not a causal language model that can be used here"),
+])  # fmt: skip
+def test_a_damaged_generation_config(shared_models, tmp_path, text, kind, message):
+    """Without a word, ``transformers`` goes on with the end tokens of the model's configuration."""
+    folder = shutil.copytree(shared_models / "nano-sort", tmp_path / "damaged")
+    (folder / "generation_config.json").write_text(text)
+    with pytest.raises(kind, match=message) as error:
+        load_model(folder)
+    one_line(error)
+
+
+def test_no_code_of_the_folder_is_run(shared_models, tmp_path, monkeypatch):
+    """Nor is the reader of standard input asked for leave, who may be ``yes``."""
+    folder = shutil.copytree(shared_models / "nano-sort", tmp_path / "own")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(ValueError, match="own: not a causal language model that can be used here"):
+        load_model(folder)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_missing_weights(tmp_path):
     config = transformers.GPT2Config(
         vocab_size=5, n_positions=4, n_embd=8, n_layer=1, n_head=1, tie_word_embeddings=False

@@ -453,6 +453,25 @@ def test_skyrl_rewards_every_chosen_token_of_every_turn(model, reward):
     assert sum(found[1]) == pytest.approx(reference(model, ids("<s>"), ids("e", "cd")).total(), abs=1e-5)
 
 
+def test_a_token_that_the_model_rules_out_is_no_reward():
+    """A padding token with logit −∞, as in models whose head has more rows than there are tokens; no trainer has −∞."""
+    model = build()
+    model.lm_head = torch.nn.Linear(16, len(VOCABULARY))
+    with torch.no_grad():
+        model.lm_head.bias[PAD] = -torch.inf
+    reward = EndogenousReward(model, make_tokenizer(), ALPHA, end_tokens=(END,))
+    prompts, answers = [ASKED, ASKED], [ids("a"), ids("a", "<pad>", "b")]
+    for how in ("sum", "mean", "logprob"):
+        with pytest.raises(ValueError, match=r"responses\[1\]: reward -inf: .* rules one of its tokens out"):
+            plugins.id_rewards(reward, how)(prompts, answers)
+    output = {"prompt_token_ids": prompts, "response_ids": answers, "loss_masks": [[1], [1, 1, 1]]}
+    with pytest.raises(ValueError, match=r"responses\[1\]: reward \[.*-inf"):
+        skyrl.make_token_rewards(reward)(output)
+    ((first,), (_, observed, _)) = skyrl.make_token_rewards(reward)(output | {"loss_masks": [[1], [1, 0, 1]]})
+    assert np.isfinite(first)
+    assert observed == 0  # not the policy's own
+
+
 def test_skyrl_from_the_environment(model, environment):
     output = {"prompt_token_ids": [ASKED], "response_ids": [ids("e", "<end>")], "loss_masks": [[1, 1]]}
     (found,) = skyrl.token_rewards(output)

@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from llm_bridge import ppo  # noqa: E402
 from llm_bridge.actor import Actor, Diverged, Reading, Rollout, generate  # noqa: E402
 from llm_bridge.model import CausalLM  # noqa: E402
 from llm_bridge.ppo import (  # noqa: E402
@@ -471,6 +472,34 @@ def test_guards(lm):
         next(broken.lm.model.parameters()).fill_(float("nan"))
     with pytest.raises(Diverged, match="logits are NaN; use a smaller lr"):
         broken.step()
+
+
+def test_returns_that_do_not_vary_have_no_share_explained(lm):
+    """Where every answer is wrong all returns are zero, and a value head that says so explains nothing."""
+    config = changed(SMALL, alpha=0.0, beta=0.0, reward="dense", steps=1)
+
+    def wrong(prompts, responses):
+        return [np.zeros(len(response)) for response in responses]
+
+    assert np.isnan(Trainer(lm, PROMPTS, config, extra=wrong).step()["explained"])
+    one = changed(config, max_tokens=1, prompts_per_step=1, samples=1, minibatch=1)
+    assert np.isnan(Trainer(lm, PROMPTS, one, extra=wrong).step()["explained"])
+
+
+def test_a_policy_that_has_gone_is_no_early_stop(lm, monkeypatch):
+    """KL(π_old‖π) is infinite where a ratio overflows: above target_kl, and yet not the end of an ordinary batch."""
+    zero = torch.zeros((), requires_grad=True)
+    monkeypatch.setattr(ppo, "losses", lambda *_: (zero, zero, torch.tensor(torch.inf)))
+    with pytest.raises(Diverged, match=r"moved by inf nats.*use a smaller lr"):
+        Trainer(lm, PROMPTS, changed(SMALL, target_kl=0.1)).step()
+
+
+def test_a_gap_that_is_nan_is_no_small_one(lm):
+    trainer = Trainer(lm, PROMPTS, changed(SMALL, stop_kl=None))
+    trainer.step()
+    read = torch.full_like(trainer.rollout.log_probs, torch.nan)
+    with pytest.raises(Diverged, match="differ by nan nats"):
+        trainer._require_sane(trainer.rollout, read, trainer.rollout.log_probs)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+from dataclasses import replace
 
 import pytest
 
@@ -177,6 +178,14 @@ def test_accuracy_by_writing_is_the_exact_one(shared_models):
     assert found["addition/greedy"] == exact["accuracy_greedy"]
     assert found["addition/sampled"] == pytest.approx(exact["accuracy_sampled"], abs=0.02)
     assert found["addition/cut"] == 1
+
+
+@pytest.mark.parametrize("names", [(), ("test", "test")])
+def test_no_task_takes_another_s_place(folder, names):
+    """Files of one name in two folders are two benchmarks, whose shares would go by one name."""
+    tasks = [replace(addition(2, seed=n), name=name) for n, name in enumerate(names)]
+    with pytest.raises(ValueError, match=r"tasks=\[.*\]: must be at least one, with different names"):
+        evaluate_tasks(load_model(folder), tasks, 2)
 
 
 def test_end_tokens_end_what_is_written(folder):

@@ -383,6 +383,7 @@ def test_scores_order_the_responses_where_given(render):
         assert {"7.25", "7.00"} <= set(page.text["strong"])
     page = render([PAIR], records, scores=[([-np.inf], [-np.inf])])
     assert page.text["small"].count("=") == 2
+    assert "chosen − rejected: = +0.00" in page.text["p"]
 
 
 def test_compact_and_deterministic(render):

@@ -168,6 +168,19 @@ def test_pointwise():
     assert scorer.columns(records)["rating"].tolist() == [record["rating"] for record in records]
 
 
+def test_a_rating_of_answers_that_underflow():
+    """A model that gives all five next to nothing still has a rating of them."""
+    lm = tiny(context=1024)
+    scorer = scorers.Pointwise(EndogenousReward(lm), Conversation(lm, False))
+    requests = scorer.requests(COMPARISON)
+    log_probs = np.array([[-800.0, -801.0, -802.0, -803.0, -804.0]] * len(requests))
+    scorer._answers = lambda requests: (log_probs, None)
+    (first, *_) = scorer.records(requests)
+    p = np.exp([0, -1, -2, -3, -4])
+    assert first["mass"] == 0
+    assert first["rating"] == pytest.approx(p @ [1, 2, 3, 4, 5] / p.sum())
+
+
 def test_pairwise_asks_in_both_orders():
     lm = tiny(context=1024)
     scorer = scorers.Pairwise(EndogenousReward(lm), Conversation(lm, False))

@@ -307,6 +307,25 @@ def test_sums_in_another_order_tie():
     assert over_all_pairs(true, np.array([0.0, 1.0]), np.array([0.5, 0.5]))[0] == 0.5
 
 
+def test_what_is_never_written_counts_nowhere():
+    """Neither in the scale that ties are told by, nor as 0·∞."""
+    true, read = np.array([0.0, 1.0]), np.array([0.0, 1.0])
+    expected = over_all_pairs(true, read, np.array([0.5, 0.5]))
+    assert expected[0] == 0.75
+    for worth in (1e12, -np.inf, np.nan):
+        assert over_all_pairs(np.append(true, worth), np.append(read, 0.0), np.array([0.5, 0.5, 0.0])) == expected
+
+
+@pytest.mark.parametrize(("true", "weights", "message"), [
+    ([0.0, 1.0], [0.0, 0.0], "weights: must be non-negative and sum to 1, got sum 0"),
+    ([0.0, 1.0], [1.0, 1.0], "got sum 2"), ([0.0, 1.0], [1.0, np.nan], "got sum nan"), ([], [], "got sum 0"),
+    ([0.0, np.nan], [0.5, 0.5], "true holds nan"), ([0.0, -np.inf], [0.5, 0.5], "true holds -inf"),
+])  # fmt: skip
+def test_no_agreement_about_nothing(true, weights, message):
+    with pytest.raises(ValueError, match=message):
+        over_all_pairs(np.array(true), np.zeros(len(true)), np.array(weights))
+
+
 def test_the_law_of_pairs(lm, mdp):
     """All of the expert, of a model that is nearly uniform: TV against draws of the expert's own pairs."""
     one = Validation(lm, PROMPTS, H, predicted=Reading(ALPHA), end_tokens=ENDS, draws=2)
@@ -356,6 +375,10 @@ def test_deviation():
         "x": (2, 0.5, 1.5, 3.0),
         "y": (1, 1.0, 0.0, 0.0),
     }
+    for points in itertools.permutations([sure, sure._replace(measured=np.nan)]):
+        found = deviations(points)["y"]
+        assert (found.share, found.largest) == (0.5, np.inf)
+        assert np.isnan(found.gap)
 
 
 def test_a_beam_that_proves_nothing():
@@ -410,9 +433,19 @@ def test_refusals(lm, mdp):
     truth = mdp_truth(lm, PROMPTS, mdp, ALPHA)
     with pytest.raises(ValueError, match=r"expert_share=1\.5: must be from 0 to 1"):
         one.preferences(truth, expert_share=1.5)
+    with pytest.raises(ValueError, match="pairs=1: must be at least 2 a prompt, for an interval"):
+        one.preferences(truth, pairs=1)
+    with pytest.raises(ValueError, match="first=0: must be"):
+        one.preferences(truth, first=0)
+    with pytest.raises(ValueError, match="responses=0: must be"):
+        one.rewards(0)
     with pytest.raises(ValueError, match="truth: 2 prompts, 3 tokens, horizon 4; must be one MDP of 2, 5"):
         Validation(lm, PROMPTS, H, draws=2).values(truth)
     with pytest.raises(ValueError, match=r"end_tokens=\(0, 4\): must come after the 3 tokens"):
         Validation(lm, PROMPTS, H, end_tokens=(0, 4), draws=2).values(truth)
     with pytest.raises(ValueError, match="task=odd: answers of different lengths"):
         task_truth(lm, Task("odd", PROMPTS, ("ab", "abc")))
+    with pytest.raises(ValueError, match="prompts: a text is given twice"):
+        task_truth(lm, Task("twice", ("A", "A"), ("ab", "ba")))
+    with pytest.raises(ValueError, match="prompts: a text is given twice"):
+        mdp_truth(lm, ("A", "A"), mdp, ALPHA)

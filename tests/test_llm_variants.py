@@ -1,6 +1,7 @@
 """A model as it is read: rounded weights, adapters, and which two variants are one model."""
 
 import copy
+import json
 import warnings
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from safetensors.torch import load_file, save_file  # noqa: E402
 from tiny import saved, tiny  # noqa: E402
 
 from llm_bridge.model import CausalLM, save  # noqa: E402
@@ -43,6 +45,68 @@ def test_each_output_has_its_own_grid_and_the_head_stays(make, outputs, bits):
         assert float(whole.abs().max()) == pytest.approx(levels, rel=1e-5)
         assert float(((new - old).abs() / scale).max()) <= 0.5 + 1e-4
     assert rounded == {tiny: 14, gpt2: 8}[make]
+
+
+SMALL = {
+    "vocab_size": 264, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "num_local_experts": 3, "bos_token_id": 256, "eos_token_id": 257, "pad_token_id": None,
+}  # fmt: skip
+
+
+def mixture(kind, **changes):
+    """A random mixture of experts, with all of its parameters drawn (some are zero at first)."""
+    config = getattr(transformers, f"{kind}Config")(**(SMALL | changes))
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(std=0.1)
+    return CausalLM(model, tiny().tokenizer, kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "experts"),
+    [("Mixtral", 1, "gate_up_proj down_proj"), ("GptOss", 0, "gate_up_proj down_proj"), ("JetMoe", 1, "weight")],
+)
+def test_each_expert_of_a_mixture_is_rounded_as_a_layer_of_its_own(kind, inputs, experts):
+    """Fused experts ``(E, out, in)``, or in GptOss ``(E, in, out)``; routers are rounded, their biases are not."""
+    changes = {"GptOss": {"head_dim": 8}, "JetMoe": {"kv_channels": 8, "num_key_value_heads": 4}}
+    lm = mixture(kind, **changes.get(kind, {}))
+    before = copy.deepcopy(lm.model)
+    quantise(lm, 4)
+    fused = []
+    for name, weight in lm.model.named_parameters():
+        old, new = before.get_parameter(name).detach(), weight.detach()
+        if old.ndim == 3:
+            fused.append(name.split(".")[-1])
+            for one, rounded in zip(old.numpy(), new.numpy(), strict=True):
+                scale = np.abs(one).max(axis=inputs, keepdims=True) / 7
+                np.testing.assert_allclose(rounded, scale * np.round(one / scale), atol=1e-6)
+            assert not torch.equal(old, new)
+        elif old.ndim == 2 and not any(word in name for word in ("embed", "lm_head", "bias")):
+            scale = np.abs(old.numpy()).max(axis=1, keepdims=True) / 7
+            np.testing.assert_allclose(new.numpy(), scale * np.round(old.numpy() / scale), atol=1e-6)
+        else:
+            assert torch.equal(old, new), name
+    assert set(fused) == set(experts.split())
+    assert any("router" in name or ".gate." in name for name, _ in lm.model.named_parameters())
+
+
+def test_a_weight_that_is_no_linear_layers():
+    """One whose outputs are not known is refused by name; what takes no product with inputs is left as it is."""
+    lm = mixture("Llama4Text", head_dim=8, intermediate_size_mlp=48)
+    place = r"model.layers.0.feed_forward.experts.gate_up_proj of shape \(3, 32, 96\) in a Llama4TextExperts"
+    before = copy.deepcopy(lm.model.state_dict())
+    with pytest.raises(ValueError, match=rf"bits=4: Llama4Text has a weight that is no linear layer's: {place}"):
+        quantise(lm, 4)
+    assert all(torch.equal(weight, before[name]) for name, weight in lm.model.state_dict().items())
+    mamba = mixture("Mamba")
+    kept = {name: x.clone() for name, x in mamba.model.named_parameters() if "A_log" in name or "conv" in name}
+    changed = mamba.model.get_parameter("backbone.layers.0.mixer.in_proj.weight").clone()
+    quantise(mamba, 4)
+    assert len(kept) == 6
+    assert all(torch.equal(mamba.model.get_parameter(name), x) for name, x in kept.items())
+    assert not torch.equal(mamba.model.get_parameter("backbone.layers.0.mixer.in_proj.weight"), changed)
 
 
 def test_more_bits_are_nearer():
@@ -87,6 +151,68 @@ def test_a_merged_adapter_is_the_adapted_model(tmp_path):
     save(CausalLM(transformers.LlamaForCausalLM(wider), tiny().tokenizer, "wider"), other)
     with pytest.raises(ValueError, match=r"adapter=.*: not one of other"):
         load_variant(Variant(str(other), adapter=str(tmp_path / "adapter")))
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    """A model, and a LoRA adapter of it that was drawn at random."""
+    peft = pytest.importorskip("peft")
+    base = saved(tmp_path / "base")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
+        config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+        adapted = peft.get_peft_model(load_variant(Variant(str(base))).model, config)
+    adapted.save_pretrained(tmp_path / "adapter")
+    return base, tmp_path / "adapter"
+
+
+def renamed(tensors):
+    return {name.replace("layers.", "blocks."): x for name, x in tensors.items()}
+
+
+def without_one(tensors):
+    return {name: x for name, x in tensors.items() if "layers.1.self_attn.v_proj.lora_B" not in name}
+
+
+def with_one_more(tensors):
+    name = next(iter(tensors))
+    return tensors | {name.replace("layers.0", "layers.2"): tensors[name].clone()}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (renamed, r"its file lacks 8 weights: base_model.model.model.layers.0.self_attn.q_proj.lora_A.*, …\)"),
+        (without_one, r"its file lacks 1 weights: base_model.model.model.layers.1.self_attn.v_proj.lora_B[a-z.]*\)"),
+        (with_one_more, r"the model has no place for 1 weights: base_model.model.model.layers.2.self_attn"),
+        (lambda tensors: {}, r"its file lacks 8 weights"),
+    ],
+)
+def test_an_adapter_whose_weights_are_not_the_models_is_refused(change, message, adapter):
+    """With ``init_lora_weights=False`` what the file lacks would be random, another model at each load."""
+    base, folder = adapter
+    variant = Variant(str(base), adapter=str(folder))
+    one, two = (load_variant(variant).model(torch.arange(8)[None]).logits for _ in range(2))
+    assert torch.equal(one, two)
+    file = folder / "adapter_model.safetensors"
+    save_file(change(load_file(file)), file)
+    with pytest.raises(ValueError, match=rf"adapter=.*adapter: not one of base \({message}"):
+        load_variant(variant)
+
+
+def test_a_damaged_adapter_is_named(adapter):
+    base, folder = adapter
+    (folder / "adapter_model.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(OSError, match=r"adapter=.*adapter: cannot be loaded"):
+        load_variant(Variant(str(base), adapter=str(folder)))
+
+
+def test_only_lora_is_merged(adapter):
+    base, folder = adapter
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "IA3", "task_type": config["task_type"]}))
+    with pytest.raises(ValueError, match=r"adapter: not one of base \(its type is .*IA3, not LORA\)"):
+        load_variant(Variant(str(base), adapter=str(folder)))
 
 
 def test_no_adapter_there(tmp_path):

@@ -5,17 +5,20 @@ rows sum to one and a token of probability zero stays so. The ball is rectangula
 state restricts nothing in another. Each worst case is therefore found state by state, by sweeps over the layers, and
 nothing is sampled. `π̂` may read the whole prefix (where states recur too); ``ε`` is a scalar or of shape ``batch``,
 in nats. The cloning adversaries take torch tensors too, with their gradients; the others are NumPy only.
+
+``ε = ∞`` is the limit of large radii: the extreme is then one over all policies that write no token of probability
+zero, and the policy returned, which may leave out tokens of the expert, attains it.
 """
 
 from __future__ import annotations
 
 import math
-from itertools import combinations, product
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from theory.arrays import Array, array_namespace, expand, like, pick, require_positive, token_major
+from theory.arrays import Array, array_namespace, as_float, expand, like, pick, require_positive, token_major
 from theory.mdp import TokenMDP
 from theory.policy import Policy, Responses, all_responses, log_prob, require_same_dynamics
 from theory.reward import preference_tv, returns
@@ -47,6 +50,21 @@ PAIRS_AT_ONCE = 1 << 18
 SMALL_VOCABULARY = 8
 """Up to this many tokens, comparing each pair of them is faster than sorting."""
 
+LARGE = float(np.finfo(np.float64).max) / 2
+"""Stands for an infinite radius where it is added to ``log p``, which may be ``-inf``."""
+
+CERTAIN = 100.0
+"""``σ`` of this much more than ``|Δ*|``, against ``σ(Δ*)``, is one or zero as far as doubles can tell."""
+
+LOG_OVERFLOW = 1000.0
+"""``e^{−t}`` is zero from here on."""
+
+NEAR = 0.25
+"""Up to this ``|t|``, `SERIES` is more precise than the function."""
+
+SERIES = [1.0 / (k * math.factorial(k - 2)) for k in range(2, 17)]
+"""Taylor coefficients of ``(t e^t − e^t + 1)/t²``."""
+
 
 class MapAdversary(NamedTuple):
     """The worst most probable response that a policy of the ball can have, for each prompt."""
@@ -67,7 +85,7 @@ def caps(log_probs: Array, epsilon: Any) -> Array:
         epsilon: radius, scalar or ``batch``.
 
     """
-    caps_: Array = np.exp(_log_caps(log_probs, require_positive("epsilon", epsilon)))
+    caps_: Array = np.exp(_log_caps(log_probs, _radius(epsilon)))
     return caps_
 
 
@@ -79,23 +97,68 @@ def floors(log_probs: Array, epsilon: Any) -> Array:
         epsilon: radius, scalar or ``batch``.
 
     """
-    floors_: Array = np.exp(_log_floors(log_probs, require_positive("epsilon", epsilon)))
+    floors_: Array = np.exp(_log_floors(log_probs, _radius(epsilon)))
     return floors_
 
 
+def _radius(epsilon: Any) -> Array | float:
+    """`epsilon` as a float or floating-point array, all of it positive; it may be infinite."""
+    try:
+        array = as_float(epsilon)
+    except (TypeError, ValueError):
+        raise ValueError(f"epsilon={epsilon!r}: must be a positive number") from None
+    bad = ~(array > 0)
+    if bool(bad.any()):
+        raise ValueError(f"epsilon={float(array[bad][0])}: must be positive")
+    return array if array.ndim else float(array)
+
+
 def _log_caps(log_p: Array, radius: Array | float) -> Array:
-    radius = expand(radius, 2)
-    # Which of the two is least is known, and computing both would let rounding choose: expm1(log p) is −(1 − p)
-    with np.errstate(divide="ignore"):
-        by_others = np.log1p(np.exp(-radius) * np.expm1(log_p))
-    return np.where(log_p > -np.log1p(np.exp(radius)), by_others, log_p + radius)
+    return _caps_and_left_over(log_p, radius)[0]
+
+
+def _caps_and_left_over(log_p: Array, radius: Array | float) -> tuple[Array, Array]:
+    """``log up = log p + min(ε, log(1 + (1 − e^{−ε}) o))``, `o` the odds against a token, and
+    ``1 − up = max(1 − e^ε p, e^{−ε}(1 − p))``: ``(*batch, n, V)`` each.
+    """
+    eps, log_rest, known = expand(radius, 2), _log_rest(log_p), log_p > -np.inf
+    by_others = np.logaddexp(0.0, log_rest - np.where(known, log_p, 0.0) + np.log(-np.expm1(-eps)))
+    left = np.maximum(1.0 - _capped(log_p, eps), np.exp(log_rest - eps))
+    return np.minimum(log_p + np.where(known, np.minimum(eps, by_others), 0.0), 0.0), left
 
 
 def _log_floors(log_p: Array, radius: Array | float) -> Array:
-    radius = expand(radius, 2)
+    """``log down = log p − min(ε, −log(1 − (e^ε − 1) o))``, `o` the odds against a token."""
+    eps, known = expand(radius, 2), log_p > -np.inf
+    log_odds = _log_rest(log_p) - np.where(known, log_p, 0.0)
+    taken = log_odds + np.minimum(eps, LARGE) + np.log(-np.expm1(-eps))
     with np.errstate(divide="ignore"):
-        from_others = np.log1p(np.maximum(np.exp(radius) * np.expm1(log_p), -1.0))
-    return np.where(log_p > -np.log1p(np.exp(-radius)), from_others, log_p - radius)
+        by_others = -np.log1p(-np.exp(np.minimum(taken, 0.0)))
+    return log_p - np.where(known, np.minimum(eps, by_others), 0.0)
+
+
+def _capped(log_p: Array, eps: Array | float) -> Array:
+    """``min(e^ε p, 1)``."""
+    return np.exp(np.minimum(log_p + np.minimum(eps, LARGE), 0.0))
+
+
+def _log_rest(log_p: Array) -> Array:
+    """``log Σ_{b≠a} p_b`` for each token `a`: of the most probable one from the others, as ``1 − p`` would cancel."""
+    top = np.argmax(log_p, axis=-1)[..., None]
+    others = token_major(_without(log_p, top[..., 0]))
+    second = np.maximum(others.max(axis=-1, keepdims=True), -LARGE)
+    with np.errstate(divide="ignore"):
+        rest_of_top = second + np.log(np.exp(others - second).sum(axis=-1, keepdims=True))
+    return np.where(np.arange(log_p.shape[-1]) == top, rest_of_top, np.log(1.0 - np.exp(others)))
+
+
+def _log_normal(p: Array, log_low: Array) -> Array:
+    """``log p``, and `log_low` where `p` is too small to be a normal number."""
+    xp = array_namespace(p)
+    normal = p > xp.finfo(p.dtype).smallest_normal
+    if bool(xp.all(normal)):
+        return xp.log(p)
+    return xp.where(normal, xp.log(xp.where(normal, p, 1.0)), log_low)
 
 
 # --- Cloning: the extreme plain values -----------------------------------------------------------------------------
@@ -118,7 +181,7 @@ def worst_clone(mdp: TokenMDP, expert: Policy, epsilon: Any) -> Solution:
         The policy and its values, `H` arrays ``(*batch, n_h)``, reward units.
 
     Raises:
-        ValueError: `epsilon` is not positive and finite, or the dynamics differ.
+        ValueError: `epsilon` is not positive, or the dynamics differ.
 
     """
     return _extreme_clone(mdp, expert, epsilon, sign=1.0)
@@ -131,56 +194,62 @@ def best_clone(mdp: TokenMDP, expert: Policy, epsilon: Any) -> Solution:
 
 def _extreme_clone(mdp: TokenMDP, expert: Policy, epsilon: Any, sign: float) -> Solution:
     require_same_dynamics(mdp.dynamics, expert.dynamics)
-    radius = require_positive("epsilon", epsilon)
+    radius = _radius(epsilon)
     log_probs: list[Array] = []
     values: list[Array] = []
     following: Array | None = None
     for h in reversed(range(mdp.horizon)):
         log_p = expert.log_probs[h]
-        xp = array_namespace(log_p)
         total = mdp.rewards[h] + mdp.dynamics.children(h, following)
-        tilt = extreme_tilt(log_p, sign * total, radius)
-        following = xp.sum(xp.exp(log_p) * tilt * total, axis=-1)
-        log_probs.append(token_major(log_p + xp.log(tilt)))
+        p_hat, log_p_hat = extreme_tilt(log_p, sign * total, radius)
+        following = array_namespace(p_hat).sum(p_hat * total, axis=-1)
+        log_probs.append(token_major(log_p_hat))
         values.append(following)
     return Solution(Policy(expert.dynamics, tuple(reversed(log_probs))), tuple(reversed(values)))
 
 
-def extreme_tilt(log_p: Array, cost: Array, radius: Array | float) -> Array:
-    """``p̂(a)/p(a)`` for the row `p̂` of the ball of least expected cost: the fractional knapsack of `worst_clone`.
+def extreme_tilt(log_p: Array, cost: Array, radius: Array | float) -> tuple[Array, Array]:
+    """Tilt each row `p` to the row `p̂` of the ball that has the least expected cost, the knapsack of `worst_clone`.
+
+    Of what the floors leave, ``1 − e^{−ε}``, a token can take the share ``(1 + e^ε) p``, or all if that is more. So
+    ``p̂ = e^{−ε} p + (1 − e^{−ε}) g`` with ``g(a)`` what the tokens before `a` leave of its share: nothing overflows.
 
     Args:
         log_p: the expert's rows, ``(*batch, n, V)``, nats.
         cost: what each token leads to, of the same shape.
         radius: ε, scalar or ``batch``.
 
+    Returns:
+        `p̂`, in which what is too small for a double is zero, and ``log p̂``, in which it is ``log p − ε``.
+
     """
     xp = array_namespace(log_p)
     eps = expand(radius, 2)
-    eps = eps if isinstance(eps, float) else like(eps, log_p)
-    exp = math.exp if isinstance(eps, float) else xp.exp
-    p, floor = xp.exp(log_p), exp(-eps)
-    room = 1.0 / (1.0 + exp(eps)) - _mass_before(p, cost)
-    filled = xp.clip(room / xp.clip(p, float(np.finfo(float).tiny), None), 0.0, 1.0)  # share of the way to the cap
-    return floor + filled * (1.0 / floor - floor)
+    eps = like(np.asarray(eps) if isinstance(eps, float) else eps, log_p)
+    at_most = xp.clip(eps, None, float(xp.finfo(log_p.dtype).max) / 2)  # as ε = ∞ and log p = −∞ have no sum
+    share = xp.exp(xp.clip(log_p + (at_most + xp.log1p(xp.exp(-eps))), None, 0.0))
+    taken = xp.minimum(xp.clip(_left_by_cheaper(share, cost), 0.0, None), share)
+    log_floor = log_p - eps
+    p_hat = xp.exp(log_floor) - xp.expm1(-eps) * taken
+    return p_hat, _log_normal(p_hat, log_floor)
 
 
-def _mass_before(p: Array, cost: Array) -> Array:
-    """Mass of the tokens of lower cost (of equals, of lower index) than each: ``(*batch, n, V)``."""
-    xp = array_namespace(p, cost)
-    p, cost = xp.broadcast_arrays(p, cost)
-    V = p.shape[-1]
+def _left_by_cheaper(share: Array, cost: Array) -> Array:
+    """One less the shares of the tokens of lower cost (of equals, of lower index) than each: ``(*batch, n, V)``."""
+    xp = array_namespace(share, cost)
+    share, cost = xp.broadcast_arrays(share, cost)
+    V = share.shape[-1]
     if V <= SMALL_VOCABULARY:
-        before = [xp.zeros_like(p[..., 0]) for _ in range(V)]
+        left = [xp.ones_like(share[..., 0]) for _ in range(V)]
         for a, b in combinations(range(V), 2):
             a_first = cost[..., a] <= cost[..., b]
-            before[b] += a_first * p[..., a]
-            before[a] += ~a_first * p[..., b]
-        return _stack_tokens(before)
+            left[b] -= a_first * share[..., a]
+            left[a] -= ~a_first * share[..., b]
+        return _stack_tokens(left)
     order = xp.argsort(cost, axis=-1, stable=True)
-    in_order = xp.take_along_axis(p, order, axis=-1)
+    in_order = xp.take_along_axis(share, order, axis=-1)
     rank = xp.argsort(order, axis=-1)
-    return xp.take_along_axis(xp.cumulative_sum(in_order, axis=-1) - in_order, rank, axis=-1)
+    return xp.take_along_axis(1.0 + in_order - xp.cumulative_sum(in_order, axis=-1), rank, axis=-1)
 
 
 def _stack_tokens(columns: list[Array]) -> Array:
@@ -196,7 +265,9 @@ def worst_kl(expert: Policy, epsilon: Any) -> Solution:
     """The policy of the ball with the greatest ``KL(π̂(τ)‖π_E(τ))``: exact. ``α`` times it is the regularised gap.
 
     ``K(s) = max_p̂ Σ_a p̂(a) [log p̂(a)/p(a) + K(s⊕a)]`` is convex in the row, so it is attained at a vertex of the row's
-    ball: all tokens but one at ``e^{±ε}p``. (Which ones is a subset-sum problem, so every vertex is looked at.)
+    ball: all tokens but one at ``e^{±ε}p``. (Which ones is a subset-sum problem, so every vertex is looked at.) The
+    divergence of a row is summed as ``Σ_a p(a) (t e^t − e^t + 1)``, ``t = log p̂(a)/p(a)``: both rows have sum one, and
+    no term is negative. At ``ε = ∞`` the vertices are single tokens, ``K(s) = max_a [−log p(a) + K(s⊕a)]``.
 
     Args:
         expert: the centre `π_E` of the ball.
@@ -206,44 +277,71 @@ def worst_kl(expert: Policy, epsilon: Any) -> Solution:
         The policy and the divergences from each state on, `H` arrays ``(*batch, n_h)``, nats.
 
     Raises:
-        ValueError: `epsilon` is not positive and finite, or there are more than `SMALL_VOCABULARY` tokens.
+        ValueError: `epsilon` is not positive, or there are more than `SMALL_VOCABULARY` tokens.
 
     """
     V = expert.dynamics.vocab_size
     if V > SMALL_VOCABULARY:
         raise ValueError(f"vocab_size={V}: worst_kl looks at V·2^(V-1) vertices a state; at most {SMALL_VOCABULARY}")
-    radius = require_positive("epsilon", epsilon)
+    radius = _radius(epsilon)
     log_probs: list[Array] = []
     values: list[Array] = []
     following: Array | None = None
     for h in reversed(range(expert.horizon)):
         log_p = expert.log_probs[h]
         tilt, following = _most_divergent_tilt(log_p, radius, expert.dynamics.children(h, following))
-        log_probs.append(token_major(log_p + tilt))
+        log_probs.append(token_major(np.minimum(log_p + tilt, 0.0)))
         values.append(following)
     return Solution(Policy(expert.dynamics, tuple(reversed(log_probs))), tuple(reversed(values)))
 
 
 def _most_divergent_tilt(log_p: Array, radius: Array | float, below: Array | float) -> tuple[Array, Array]:
-    """``log p̂/p`` of the best vertex of each row ``(*batch, n, V)``, and its objective ``(*batch, n)``."""
-    V = log_p.shape[-1]
-    p, eps = np.exp(log_p), expand(radius, 2)
-    best, best_tilt = np.full(p.shape[:-1], -np.inf), np.zeros(p.shape)
+    """``t = log p̂/p`` of the best vertex of each row ``(*batch, n, V)``, and its objective ``(*batch, n)``."""
+    log_p, eps, below = np.broadcast_arrays(log_p, expand(radius, 2), below)
+    V, known = log_p.shape[-1], log_p > -np.inf
+    ends = [np.where(known, t, 0.0) for t in (-eps, eps)]
+    # Raised to a probability of e, a token leaves the others less than nothing: no vertex, and no overflow
+    bounded = [ends[0], np.minimum(ends[1], 1.0 - log_p)]
+    growths = [_growth(log_p, t) for t in bounded]
+    worths = [_worth(log_p, t, below) for t in bounded]
+    best, best_tilt = np.full(log_p.shape[:-1], -np.inf), np.zeros(log_p.shape)
     for free in range(V):
-        others = np.arange(V) != free
-        for ends in product((-1.0, 1.0), repeat=V - 1):
-            tilt = np.zeros(p.shape)
-            tilt[..., others] = np.array(ends) * eps
-            left = 1.0 - (p * np.exp(tilt))[..., others].sum(axis=-1)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                tilt[..., free] = np.log(left / p[..., free])
-            room = np.abs(tilt[..., free]) <= expand(radius, 1) * (1 + 1e-12) + 1e-15
-            tilt = np.where(room[..., None], tilt, 0.0)
-            value = np.where(room, (p * np.exp(tilt) * (tilt + below)).sum(axis=-1), -np.inf)
-            better = value > best
-            best = np.where(better, value, best)
-            best_tilt = np.where(better[..., None], tilt, best_tilt)
+        others = [a for a in range(V) if a != free]
+        growth = worth = np.zeros((1, *best.shape))
+        for a in others:  # bit k of the number of a vertex is the end at which the k-th of the others is
+            growth = np.concatenate([growth + end[..., a] for end in growths])
+            worth = np.concatenate([worth + end[..., a] for end in worths])
+        tilt, possible = _tilt_of_the_rest(log_p[..., free], growth, eps[..., 0])
+        value = np.where(possible, worth + _worth(log_p[..., free], tilt, below[..., free]), -np.inf)
+        vertex = np.argmax(value, axis=0)[None]
+        value, tilt = (np.take_along_axis(x, vertex, axis=0)[0] for x in (value, tilt))
+        tilts = {a: np.where(vertex[0] >> k & 1, ends[1][..., a], ends[0][..., a]) for k, a in enumerate(others)}
+        row = _stack_tokens([tilts.get(a, tilt) for a in range(V)])
+        best_tilt = np.where((value > best)[..., None], row, best_tilt)
+        best = np.maximum(best, value)
     return best_tilt, best
+
+
+def _growth(log_p: Array, t: Array) -> Array:
+    """``p (e^t − 1)``, small where `t` is small, without overflow."""
+    return -np.sign(t) * np.exp(log_p + np.maximum(t, 0.0)) * np.expm1(-np.abs(t))
+
+
+def _worth(log_p: Array, t: Array, below: Array) -> Array:
+    """``p (t e^t − e^t + 1)`` without cancellation, and ``p e^t`` times what is below; `t` may be ``-inf``."""
+    p, p_hat, near = np.exp(log_p), np.exp(log_p + t), np.clip(t, -NEAR, NEAR)
+    by_series = p * near**2 * np.polynomial.polynomial.polyval(near, SERIES)
+    divergence = np.where(near == t, by_series, p_hat * (np.maximum(t, -LOG_OVERFLOW) - 1.0) + p)
+    return divergence + p_hat * below
+
+
+def _tilt_of_the_rest(log_p: Array, growth: Array, eps: Array) -> tuple[Array, Array]:
+    """``log p̂/p`` of the token that gives what the others have grown by, and where the ball allows it; else zero."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_part = np.log(np.abs(growth)) - log_p
+        tilt = np.where(growth < 0, np.logaddexp(0.0, log_part), np.log1p(-np.exp(np.minimum(log_part, 0.0))))
+    possible = (log_p > -np.inf) & ((growth <= 0) | (log_part < 0)) & (np.abs(tilt) <= eps * (1 + 1e-12))
+    return np.where(possible, np.clip(tilt, -eps, eps), 0.0), possible
 
 
 # --- Reinforcement learning: the worst most probable response ------------------------------------------------------
@@ -268,11 +366,11 @@ def worst_map(mdp: TokenMDP, expert: Policy, epsilon: Any) -> MapAdversary:
         epsilon: radius in nats, scalar or ``batch``.
 
     Raises:
-        ValueError: `epsilon` is not positive and finite, the dynamics differ, or the tree does not fit into memory.
+        ValueError: `epsilon` is not positive, the dynamics differ, or the tree does not fit into memory.
 
     """
     require_same_dynamics(mdp.dynamics, expert.dynamics)
-    radius = require_positive("epsilon", epsilon)
+    radius = _radius(epsilon)
     tree, centre = mdp.as_tree(), expert.as_tree()
     P, V, H = tree.dynamics.n_prompts, tree.vocab_size, tree.horizon
     below = _least_levels(centre, radius)
@@ -320,7 +418,7 @@ def _water_level(log_p: Array, radius: Array | float, log_m: Array, mass: Any) -
     log_p, log_m, eps = np.broadcast_arrays(log_p, log_m, expand(radius, 2))
     path = log_p + log_m
     order = np.argsort(path, axis=-1)
-    cap = np.take_along_axis(np.exp(log_p + eps), order, axis=-1)
+    cap = np.take_along_axis(_capped(log_p, eps), order, axis=-1)
     slope = np.take_along_axis(np.where(log_p > -np.inf, -log_m, -np.inf), order, axis=-1)
     capped = np.cumsum(cap, axis=-1) - cap
     slopes = np.flip(np.logaddexp.accumulate(np.flip(slope, axis=-1), axis=-1), axis=-1)
@@ -331,24 +429,15 @@ def _water_level(log_p: Array, radius: Array | float, log_m: Array, mass: Any) -
     return level
 
 
-def _sibling_levels(log_p: Array, radius: Array | float, log_m: Array) -> Array:
-    """``log t(s,a)`` for each token: least level of the paths through its siblings while it is at its cap."""
-    levels = [
-        _water_level(_without(log_p, a), radius, log_m, _left_over(log_p[..., a], radius))
-        for a in range(log_p.shape[-1])
-    ]
+def _sibling_levels(log_p: Array, radius: Array | float, log_m: Array, left: Array) -> Array:
+    """``log t(s,a)`` for each token: least level of the paths through its siblings, which share what is `left`."""
+    levels = [_water_level(_without(log_p, a), radius, log_m, left[..., a]) for a in range(log_p.shape[-1])]
     return np.stack(levels, axis=-1)
 
 
 def _without(log_p: Array, tokens: Array | int) -> Array:
     """Rows ``(*batch, n, V)`` without one token each, `tokens` a number or ``(*batch, n)``."""
     return np.where(np.arange(log_p.shape[-1]) == np.asarray(tokens)[..., None], -np.inf, log_p)
-
-
-def _left_over(log_p: Array, radius: Array | float) -> Array:
-    """``1 − up = max(1 − e^ε p, e^{−ε}(1 − p))`` of one token in each state, ``(*batch, n)``."""
-    eps = expand(radius, 1)
-    return np.maximum(1.0 - np.exp(log_p + eps), -np.exp(-eps) * np.expm1(log_p))
 
 
 def _sweep_to_leaves(
@@ -358,9 +447,10 @@ def _sweep_to_leaves(
     log_up = total = np.zeros(tree.dynamics.n_prompts)
     met = np.full(tree.dynamics.n_prompts, -np.inf)
     for h, log_p in enumerate(centre.log_probs):
-        siblings = _sibling_levels(log_p, radius, _by_parent(below[h + 1], tree.vocab_size))
+        log_cap, left = _caps_and_left_over(log_p, radius)
+        siblings = _sibling_levels(log_p, radius, _by_parent(below[h + 1], tree.vocab_size), left)
         met = np.maximum(met[..., None], log_up[..., None] + siblings)
-        log_up = log_up[..., None] + _log_caps(log_p, radius)
+        log_up = log_up[..., None] + log_cap
         total = total[..., None] + tree.rewards[h]
         met, log_up, total = (x.reshape((*x.shape[:-2], -1)) for x in (met, log_up, total))
     return log_up, met, total
@@ -378,10 +468,11 @@ def _map_policy(centre: Policy, radius: Array | float, below: list[Array], respo
         log_p, log_m, rows = (np.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (log_p, log_m, rows))
         own_p, own_m = (np.take_along_axis(x, at, axis=-2) for x in (log_p, log_m))
         others = _without(own_p, token)
-        left = _left_over(np.take_along_axis(own_p, token[..., None], axis=-1)[..., 0], radius)
+        log_cap, left = _caps_and_left_over(own_p, radius)
+        left = np.take_along_axis(left, token[..., None], axis=-1)[..., 0]
         held = _rows_at_level(others, radius, own_m, _water_level(others, radius, own_m, left), left)
         rows = rows.copy()
-        np.put_along_axis(rows, at, np.where(np.isneginf(others), _log_caps(own_p, radius), held), axis=-2)
+        np.put_along_axis(rows, at, np.where(np.isneginf(others), log_cap, held), axis=-2)
         tables.append(token_major(rows))
     return Policy(centre.dynamics, tuple(tables))
 
@@ -391,15 +482,13 @@ def _rows_at_level(log_p: Array, radius: Array | float, log_m: Array, level: Arr
     ``e^{−ε}p`` to its ceiling ``min(e^ε p, t/M)``.
     """
     eps = expand(radius, 2)
-    p = np.exp(log_p)
-    known = log_p > -np.inf
-    gap = np.where(known, level[..., None] - log_m - np.where(known, log_p, 0.0), -np.inf)
-    floor, ceiling = np.exp(-eps), np.exp(np.clip(gap, -eps, eps))
-    at_floor = floor * p.sum(axis=-1, keepdims=True) if not np.ndim(floor) else (floor * p).sum(axis=-1, keepdims=True)
-    room = (p * (ceiling - floor)).sum(axis=-1, keepdims=True)
-    missing = np.asarray(mass)[..., None] - at_floor
-    way = np.clip(missing / np.where(room > 0, room, 1.0), 0.0, 1.0)
-    return log_p + np.log(floor + way * (ceiling - floor))
+    log_floor = log_p - eps
+    log_cap = np.minimum(log_p + np.minimum(eps, LARGE), 0.0)
+    floor, ceiling = np.exp(log_floor), np.exp(np.clip(level[..., None] - log_m, log_floor, log_cap))
+    room = (ceiling - floor).sum(axis=-1, keepdims=True)
+    missing = np.asarray(mass)[..., None] - floor.sum(axis=-1, keepdims=True)
+    way = np.clip(missing, 0.0, room) / np.where(room > 0, room, 1.0)
+    return _log_normal(floor + way * (ceiling - floor), log_floor)
 
 
 # --- Preferences ---------------------------------------------------------------------------------------------------
@@ -428,7 +517,8 @@ def worst_preference(
         ``(*batch, N)``, total variation.
 
     Raises:
-        ValueError: a parameter is not positive and finite, the dynamics differ, or a pair has two prompts.
+        ValueError: `epsilon` is not positive, `alpha` is not positive and finite, the dynamics differ, or a pair has
+            two prompts.
 
     """
     errors: Array = np.maximum(*_both_directions(mdp, expert, epsilon, alpha, first, second))
@@ -442,11 +532,13 @@ def _both_directions(
     require_same_dynamics(mdp.dynamics, expert.dynamics)
     if not np.array_equal(first.prompts, second.prompts):
         raise ValueError("first and second answer different prompts: a preference compares responses to one prompt")
-    radius, alpha = require_positive("epsilon", epsilon), expand(require_positive("alpha", alpha), 1)
+    radius, alpha = _radius(epsilon), expand(require_positive("alpha", alpha), 1)
     delta = returns(mdp, first) - returns(mdp, second)
-    raised = preference_tv(delta, alpha * _greatest_log_ratio(expert, radius, first, second))
-    lowered = preference_tv(delta, -alpha * _greatest_log_ratio(expert, radius, second, first))
-    return raised, lowered
+    most = np.abs(delta) + CERTAIN
+    with np.errstate(over="ignore"):
+        raised = alpha * _greatest_log_ratio(expert, radius, first, second)
+        lowered = -alpha * _greatest_log_ratio(expert, radius, second, first)
+    return preference_tv(delta, np.clip(raised, -most, most)), preference_tv(delta, np.clip(lowered, -most, most))
 
 
 def _greatest_log_ratio(expert: Policy, radius: Array | float, up: Responses, down: Responses) -> Array:
@@ -481,7 +573,7 @@ def preference_attaining_policy(
     """
     raised, lowered = _both_directions(mdp, expert, epsilon, alpha, first, second)
     up, down = (first, second) if raised.item() >= lowered.item() else (second, first)
-    centre, radius = expert.as_tree(), float(epsilon)
+    centre, radius = expert.as_tree(), float(_radius(epsilon))
     walk = centre.dynamics.walk
     tables = [table.copy() for table in centre.log_probs]
     for h, states in enumerate(zip(walk(up.prompts, up.tokens), walk(down.prompts, down.tokens), strict=True)):
@@ -504,10 +596,11 @@ def _row_with(log_p: Array, radius: float, moved: list[tuple[int, float]]) -> Ar
     others = np.ones(len(row), dtype=bool)
     for token, log_probability in moved:
         row[token], others[token] = log_probability, False
-    rest, left = np.exp(log_p[others]).sum(), 1.0 - np.exp(row[~others]).sum()
-    if rest > 0:
-        scale = np.clip(left / rest, np.exp(-radius), np.exp(radius))
-        row[others] += np.log(scale)
+    log_rest = np.logaddexp.reduce(log_p[others], initial=-np.inf)
+    if log_rest > -np.inf:
+        with np.errstate(divide="ignore"):
+            log_left = np.log(np.maximum(1.0 - np.exp(row[~others]).sum(), 0.0))
+        row[others] = np.minimum(row[others] + np.clip(log_left - log_rest, -radius, radius), 0.0)
     return row
 
 

@@ -376,7 +376,7 @@ def worst_clone(mdp: DiscountedMDP, expert: Array, epsilon: float, tolerance: fl
     Args:
         mdp: the true reward.
         expert: the centre `π_E` of the ball, ``(n, V)``, log-probabilities.
-        epsilon: radius in nats, a number.
+        epsilon: radius in nats, a number; infinite for all policies that write nothing that `expert` never writes.
         tolerance: see `soft_value_iteration`.
 
     Raises:
@@ -384,17 +384,22 @@ def worst_clone(mdp: DiscountedMDP, expert: Array, epsilon: float, tolerance: fl
 
     """
     log_p, defect = require_policy("expert", expert, mdp)
-    radius = require_number("epsilon", epsilon)
+    endless = np.ndim(epsilon) == 0 and epsilon == math.inf
+    radius = math.inf if endless else require_number("epsilon", epsilon)
 
     def backup(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         q = mdp.q_values(values)
-        rows = np.exp(log_p) * extreme_tilt(log_p, q, radius)
+        rows, _ = extreme_tilt(log_p, q, radius)
         return (rows * q).sum(axis=1), rows
 
-    # The row's one token between floor and cap takes the mass that is left, which rounds by up to e^ε times as much.
-    noise = ((mdp.vocab_size + 8) * EPS + defect) * math.exp(radius)
+    # A row is e^{−ε}p + (1 − e^{−ε})g, g(a) = min(s(a), 1 − Σ_before s), s = (1 + e^ε)p: both weights, and all that g
+    # takes, are at most one. What the s before the token that g cuts are off by, that token is off by too; so the
+    # defect, a share of every p and s, moves a row by at most 2·defect. Rounding, in EPS: exp(x) is off by a share of
+    # |x|/2 + 1, where |x|e^x < 0.4, and x by ε/2 more, up to ε = 37; 1 − Σ_before s by V, and twice as much in all
+    # tokens; the sum of p̂q by V/2 + 3, the defect itself by V. No more than this:
+    noise = (6 * mdp.vocab_size + 12 + min(radius, 40.0)) * EPS + 2 * defect
     values, error = _fixed_point(mdp, backup, noise, tolerance=tolerance)
-    return Solution(log_p + np.log(extreme_tilt(log_p, mdp.q_values(values), radius)), values, error)
+    return Solution(extreme_tilt(log_p, mdp.q_values(values), radius)[1], values, error)
 
 
 def expected_sums(mdp: DiscountedMDP, policy: Array, table: Array) -> Solution:

@@ -351,9 +351,7 @@ def soft_q_learning(
             following = soft_maximum(q[h + 1][states[h + 1]], alpha) if h + 1 < mdp.horizon else 0.0
             met[h][s, a] += 1  # a pair that occurs twice in a round counts, and moves, once
             q[h][s, a] += met[h][s, a] ** -power * (mdp.rewards[h][s, a] + following - q[h][s, a])
-        errors[i] = max(
-            float(np.abs(one[where] - two[where]).max()) for one, two, where in zip(q, exact, reached, strict=True)
-        )
+        errors[i] = np.max([np.abs(a[where] - b[where]).max() for a, b, where in zip(q, exact, reached, strict=True)])
     visited = tuple(count.sum(axis=-1) > 0 for count in met)
     return Fit(dynamics, tuple(token_major(table) for table in q), alpha, visited, errors=errors)
 

@@ -203,7 +203,8 @@ def sharpening_figure(curves: Mapping[str, SharpeningCurve]) -> Figure:
         if curve.value[last] >= curve.value[best] - 1e-9:
             best = last
         span = np.ptp(curve.endogenous_value)
-        share = (curve.endogenous_value - np.min(curve.endogenous_value)) / (span if span > 0 else 1.0)
+        # a constant has no range to have a share of, and is not drawn
+        share = (curve.endogenous_value - np.min(curve.endogenous_value)) / (span if span > 0 else np.nan)
         axes.semilogx(exponents, share, color=RL, lw=1.4, ls="--", label="endogenous value, as a share of its range")
         axes.semilogx(exponents, curve.value, color=CLONE, lw=2.0, label="true value (reward units)")
         axes.axhline(float(curve.value[0]), color=CLONE, lw=0.7, ls=":")

@@ -31,12 +31,14 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
+import numpy as np
+
 from llm_bridge.model import first_line, load_model
 from llm_bridge.score import Aggregation, EndogenousReward, Ids, Score
 
 __all__ = [
-    "Prompt", "Rewards", "encode_after", "encode_prompts", "from_environment", "id_rewards", "require_tokenizer",
-    "score_rollouts",
+    "Prompt", "Rewards", "encode_after", "encode_prompts", "from_environment", "id_rewards", "require_finite",
+    "require_tokenizer", "score_rollouts",
 ]  # fmt: skip
 
 Prompt: TypeAlias = str | Sequence[Mapping[str, Any]]
@@ -84,6 +86,7 @@ def id_rewards(reward: EndogenousReward, how: Aggregation = "sum") -> Rewards:
 
     def rewards(prompt_ids: Sequence[Ids], response_ids: Sequence[Ids]) -> list[float]:
         found: list[float] = reward.aggregate(score_rollouts(reward, prompt_ids, response_ids), how).tolist()
+        require_finite(reward, found)
         return found
 
     return rewards
@@ -94,6 +97,14 @@ def score_rollouts(reward: EndogenousReward, prompt_ids: Sequence[Ids], response
     answers = [ids if len(ids) else [_end_token(reward, i)] for i, ids in enumerate(response_ids)]
     with _LOCK:
         return reward.score_ids(prompt_ids, answers, progress=False)
+
+
+def require_finite(reward: EndogenousReward, rewards: Sequence[Any]) -> None:
+    """Raise `ValueError` for a response with a reward that is not finite: one would spoil the whole batch."""
+    for i, found in enumerate(rewards):
+        if not np.isfinite(found).all():
+            why = f"{reward.lm.name} rules one of its tokens out; keep the policy from writing that"
+            raise ValueError(f"responses[{i}]: reward {found}: {why}")
 
 
 def _end_token(reward: EndogenousReward, index: int) -> int:

@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from llm_bridge.plugins import from_environment, score_rollouts
+from llm_bridge.plugins import from_environment, require_finite, score_rollouts
 from llm_bridge.score import EndogenousReward
 
 __all__ = ["make_token_rewards", "token_rewards"]
@@ -47,10 +47,12 @@ def make_token_rewards(reward: EndogenousReward) -> Callable[[Mapping[str, Any]]
     def token_rewards(output: Mapping[str, Any]) -> list[list[float]]:
         responses, masks = output["response_ids"], output["loss_masks"]
         scores = score_rollouts(every, output["prompt_token_ids"], responses)
-        return [
+        found = [
             np.where(mask, score.rewards[: len(ids)], 0.0).tolist()
             for score, ids, mask in zip(scores, responses, masks, strict=True)
         ]
+        require_finite(reward, found)
+        return found
 
     return token_rewards
 
