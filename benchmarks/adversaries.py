@@ -1,4 +1,4 @@
-"""Time the adversaries, coin–payoff at its longest horizon and the rigorous re-check, each against its target.
+"""Time the adversaries, coin–payoff at its longest horizon and all verdicts, each against its target.
 
     python benchmarks/adversaries.py
 
@@ -21,11 +21,12 @@ from solver import cpu_model, peak_bytes, run_times, verdict
 
 from theory.adversary import worst_clone, worst_map
 from theory.gallery import coin_payoff_gap, random_tree
-from theory.instance import Instance, single
+from theory.instance import Instance
+from theory.mdp import TokenMDP
 from theory.policy import sample_log_ratio_ball
 from theory.soft import soft_optimal
 from theory.statements import STATEMENTS
-from theory.verdict import certify, check, exactly
+from theory.verdict import summarise_each
 
 ALPHA, EPSILON = 0.5, 0.1
 
@@ -73,25 +74,43 @@ def benchmark_coin():
     print(f"- its arrays {memory:.3f} GiB, {verdict(memory, 1, ' GiB')}; this whole process so far {resident:.2f} GiB")
 
 
+def verdict_cases():
+    """Token MDPs of growing length, under each rule of successors."""
+    rng = np.random.default_rng(0)
+    for horizon in range(2, 8):
+        yield f"tree, V=3, H={horizon}", random_tree(3, horizon, seed=rng)
+    for horizon in (100, 1000, 10_000):
+        rewards, links = [rng.random((1, 2)) for _ in range(horizon)], [np.zeros((1, 2), int)] * (horizon - 1)
+        yield f"table of one state, V=2, H={horizon}", TokenMDP.table(rewards, links)
+    for horizon in (100, 1000, 10_000):
+        rewards = [rng.random((2 ** min(h, 3), 2)) for h in range(horizon)]
+        yield f"window of 3 tokens, V=2, H={horizon}", TokenMDP.window(rewards, 3)
+
+
 def benchmark_balls():
-    """Every statement decided in balls on one instance; best of five, nothing kept between runs."""
-    mdp = random_tree(3, 6, seed=0)
-    expert = soft_optimal(mdp, ALPHA).policy
-    policy = sample_log_ratio_ball(expert, EPSILON, 0)
-    seconds = []
-    for _ in range(5):
-        exactly.cache_clear()
-        instance = Instance(mdp, expert, policy, ALPHA)
-        start = time.perf_counter()
-        verdicts = [
-            certify(s, single(instance, 0), applies).verdict
-            for s, applies in ((s, check(s, instance).applies) for s in STATEMENTS)
-            if applies.any()
-        ]
-        seconds.append(time.perf_counter() - start)
-    print(f"\n## Rigorous re-check, V=3, H=6: {mdp.dynamics.n_prefixes:,} prefixes\n")
-    print(f"- {len(verdicts)} statements in balls, {verdicts.count('holds')} hold: {min(seconds):.2f} s, ", end="")
-    print(verdict(min(seconds), 10, " s"))
+    """All statements decided on one instance: doubles, and balls for what they leave open."""
+    print(f"\n## Verdicts: {len(STATEMENTS)} statements on one instance\n")
+    print("| instance | rewards | seconds | hold | do not apply | undecided | in balls |\n|---|" + "---:|" * 6)
+    seconds = {}
+    for name, mdp in verdict_cases():
+        expert = soft_optimal(mdp, ALPHA).policy
+        policy = sample_log_ratio_ball(expert, EPSILON, 0)
+        runs = []
+        for _ in range(3 if mdp.dynamics.n_prefixes < 5_000 else 1):
+            instance = Instance(mdp, expert, policy, ALPHA)  # a new one, which keeps nothing of the last
+            start = time.perf_counter()
+            summaries = summarise_each(STATEMENTS, [instance])
+            runs.append(time.perf_counter() - start)
+        found, seconds[name] = [summary.verdict for summary in summaries], min(runs)
+        counts = [found.count(v) for v in ("holds", "does not apply", "undecided")]
+        assert sum(counts) == len(found), found  # none is violated
+        counts.append(sum(summary.certified for summary in summaries))
+        print(
+            f"| {name} | {mdp.dynamics.n_prefixes:,} | {min(runs):.2f} | {' | '.join(map(str, counts))} |", flush=True
+        )
+    for name, target in (("tree, V=3, H=6", 10), ("tree, V=3, H=7", 30)):
+        print(f"\n- {name}: {seconds[name]:.2f} s, {verdict(seconds[name], target, ' s')}", end="")
+    print()
 
 
 def main():
