@@ -31,7 +31,7 @@ from theory.policy import kl, map_response, plain_value, sample_log_ratio_ball
 from theory.reward import returns
 from theory.soft import soft_optimal
 from theory.statements import STATEMENTS
-from theory.verdict import summarise
+from theory.verdict import summarise_each
 from theory.verify import worst_instances
 
 SHAPES = [(V, H) for V in (2, 3, 4) for H in (1, 2, 3, 4, 5)]
@@ -166,8 +166,7 @@ def main():
         groups["sampled"] = [Instance(mdp, expert, sample_log_ratio_ball(expert, epsilon, rng), alpha)]
         groups["worst"] = worst_instances(mdp, expert, alpha, epsilon)
         for group, instances in groups.items():
-            for statement in STATEMENTS:
-                summary = summarise(statement, instances)
+            for summary in summarise_each(STATEMENTS, instances):
                 add(results, group, summary)
                 if group == "worst" and SHAPES[-1][1] == H:
                     add(results, LONGEST, summary)
@@ -187,7 +186,7 @@ def main():
 
 def add(results, group, summary):
     """Fold one batch's summary into the totals."""
-    if summary is None:
+    if summary.verdict == "does not apply":
         return
     empty = {"instances": 0, "holds": 0, "violated": 0, "undecided": 0, "in balls": 0, "attained": -math.inf}
     row = results.setdefault((group, summary.statement.name), empty | {"equal within": 0.0})
