@@ -9,7 +9,7 @@ import os
 import unicodedata
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +102,9 @@ def exact_groups(seed: int = 0, *, n_instances: int = 256) -> list[Group]:
         alpha = _log_uniform(rng, ALPHAS, batch)
         epsilon = _log_uniform(rng, EPSILONS, batch)
         expert = soft_optimal(mdp, alpha).policy
-        sampled.append(Instance(mdp, expert, sample_log_ratio_ball(expert, epsilon, rng), alpha))
-        adversarial += worst_instances(mdp, expert, alpha, epsilon)
+        drawn = Instance(mdp, expert, sample_log_ratio_ball(expert, epsilon, rng), alpha)
+        sampled.append(_in_some_gauge(drawn, rng))
+        adversarial += [_in_some_gauge(one, rng) for one in worst_instances(mdp, expert, alpha, epsilon)]
     ranges = {"alpha": ALPHAS, "epsilon": EPSILONS, "shapes (V, H, prompts)": SHAPES}
     return [
         Group("random trees, sampled π̂", sampled, ranges),
@@ -153,6 +154,15 @@ def worst_instances(mdp: TokenMDP, expert: Policy, alpha: np.ndarray, epsilon: n
     return found
 
 
+def _in_some_gauge(instance: Instance, rng: np.random.Generator) -> Instance:
+    """The instance with `π̂` read from logits of random normalisers: without, its reward is ``α log π̂`` and the rows on
+    gauges compare a number with itself.
+    """
+    policy = instance.policy
+    gauge = tuple(rng.normal(size=(*policy.batch_shape, n)) for n in policy.dynamics.layer_sizes)
+    return replace(instance, policy=replace(policy, log_normalizers=gauge))
+
+
 def _log_uniform(rng: np.random.Generator, interval: tuple[float, float], n: int) -> np.ndarray:
     low, high = interval
     return np.exp(rng.uniform(math.log(low), math.log(high), n))
@@ -178,7 +188,8 @@ def _discounted(rng: np.random.Generator) -> DiscountedInstance:
     mdp = DiscountedMDP.window(rng.random((V**size, V)), size, float(rng.choice(DISCOUNTS)))
     (alpha,), (epsilon,) = _log_uniform(rng, DISCOUNTED_ALPHAS, 1), _log_uniform(rng, DISCOUNTED_EPSILONS, 1)
     expert = soft_value_iteration(mdp, float(alpha)).policy
-    return DiscountedInstance(mdp, discounted_worst_clone(mdp, expert, float(epsilon)).policy, float(alpha))
+    worst = discounted_worst_clone(mdp, expert, float(epsilon)).policy
+    return DiscountedInstance(mdp, worst, float(alpha), rng.normal(size=len(mdp.rewards)))
 
 
 def _with_worst_clone(mdp: TokenMDP, alpha: float, epsilon: float) -> Instance:
