@@ -207,7 +207,7 @@ def facts(found: ModelInstance) -> dict[str, Any]:
                 instance.best_value,
             )
         ),
-        "largest preference error (TV)": float(np.max(instance.pair_tv, initial=0.0)),
+        "largest preference error (TV)": float(np.max(instance.pair_tv)) if instance.pair_tv.size else "no pairs",
     }
     if (found.weights != found.weights[0]).any():
         some = found.weights.round(6).tolist() if len(found.weights) <= 8 else f"{found.weights.min():g} at least"

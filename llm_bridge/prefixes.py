@@ -147,7 +147,7 @@ class PrefixReader:
             return None
         try:
             layers = self.logits(np.zeros((1, 1), dtype=np.int64), None, True)[1].layers
-            grows = all(type(layer) is DynamicLayer for layer in layers)
+            grows = len(layers) > 0 and all(type(layer) is DynamicLayer for layer in layers)
             return sum(int(layer.keys.nbytes + layer.values.nbytes) for layer in layers) if grows else None
         except ERRORS:
             return None

@@ -1,5 +1,7 @@
 """Beam search against the most probable response of the whole tree, and its certificate against every response."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -216,6 +218,12 @@ def test_a_logit_of_minus_infinity_forbids_its_token():
     assert module.PrefixReader(lm, H, 2**30).shares_cache(np.array([lm.tokenizer("AB")["input_ids"]]))
     assert [r.tolist() for r in found.responses] == np.array(tokens)[best.tokens].tolist()
     assert found.proven.all()
+
+
+def test_a_cache_without_layers_is_not_copied(monkeypatch):
+    cache = SimpleNamespace(layers=[])
+    monkeypatch.setattr(module.PrefixReader, "logits", lambda *_: (None, cache))
+    assert module.PrefixReader(llama(), H, 2**30).cache_bytes is None
 
 
 def test_nothing_is_proven_by_a_response_of_probability_zero():

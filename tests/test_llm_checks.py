@@ -163,6 +163,11 @@ def test_facts_say_where_the_most_probable_response_is_no_response(models):
     assert top["token ids"] == "the 3 that π̂ likes best in each state, 1 end tokens, and the rest"
 
 
+def test_facts_of_one_response_have_no_error_of_pairs(models):
+    shown = facts(model_instance(*models, PROMPTS, 2, tokens=[97]))
+    assert shown["largest preference error (TV)"] == "no pairs"
+
+
 @pytest.mark.parametrize("kind", ["tree", "window", "coin-payoff"])
 def test_a_tabular_expert(kind):
     """The instance has the MDP's own reward, and the model that was trained on it is near."""

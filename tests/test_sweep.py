@@ -11,6 +11,10 @@ import pytest
 from theory import bounds
 from theory.cli import main
 from theory.gallery import swapped_pair, swapped_pair_gap
+from theory.improve import sharpening_curve
+from theory.mdp import TokenMDP
+from theory.plot import sharpening_figure
+from theory.soft import soft_optimal
 from theory.sweep import HORIZONS, fit_exponent, headlines, horizon_curve, preference_curve
 
 GOLDEN_PAIRS = [(2, 1.0), (256, 0.18)]
@@ -41,6 +45,15 @@ def test_horizons_increase(horizons):
     """Else the crossover is sought between the wrong two, and a local exponent is 0/0."""
     with pytest.raises(ValueError, match=r"horizons=\[.*\]: must be at least one, each longer than the one before"):
         horizon_curve(horizons)
+
+
+def test_a_constant_has_no_share_of_its_range():
+    """Of a policy that is uniform every power is the same: its endogenous value is not drawn at the bottom."""
+    mdp = TokenMDP.tree([np.array([[0.0, 1.0]])])
+    curve = sharpening_curve(mdp, soft_optimal(TokenMDP.tree([np.zeros((1, 2))]), 1.0).policy, 1.0, [1.0, 2.0, 4.0])
+    share, value = sharpening_figure({"uniform": curve}).axes[0].get_lines()[:2]
+    assert np.isnan(share.get_ydata()).all()
+    assert value.get_ydata() == pytest.approx(0.5)
 
 
 def test_a_worst_case_that_is_nan_is_not_passed_over():
