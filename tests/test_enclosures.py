@@ -371,6 +371,9 @@ def test_a_divisor_that_may_be_zero_leaves_nothing_known(bits):
         # A radius that is computed from a midpoint which underflowed has lost the digits that it multiplies.
         (lambda: np.exp(made([(-1000.0, 700.0)], 53)), lambda: mp.exp(-300)),
         (lambda: np.exp(made([(-740.0, 200.0)], 53)), lambda: mp.exp(-540)),
+        (lambda: np.exp(made([(-1e9, 1e9)], 53)), lambda: mpf(1)),
+        (lambda: np.exp(made([(-1e9, 1e9 - 1)], 53)), lambda: mp.exp(-1)),
+        (lambda: np.exp(made([(-2.0, 1.9)], 53)), lambda: mp.exp(mpf(-2.0) + mpf(1.9))),
         (lambda: made([(5e-324, 0.0)], 53) / made([(2e-300, 0.9e-300)], 53), lambda: mpf(5e-324) / mpf(1.1e-300)),
         (lambda: Doubles.of([1e-200, 1e-200, 1e300]).cumprod()[2:], lambda: mpf(1e-200) ** 2 * mpf(1e300)),
         (lambda: Doubles.of([1e-200, 1e-200, 1e300, 1e300]).cumprod()[3:], lambda: (mpf(1e-200) * mpf(1e300)) ** 2),
@@ -379,6 +382,12 @@ def test_a_divisor_that_may_be_zero_leaves_nothing_known(bits):
 def test_underflow_loses_nothing(result, exact):
     with mp.workprec(BITS):
         assert_holds(result(), 0, exact())
+
+
+def test_a_wide_exponent_far_below_zero_stays_small():
+    """Exponents of order 1e22 have errors of order 1e8: what is known of them is that their exponential is zero."""
+    found = np.exp(made([(-1e22, 1e8), (-2000.0, 800.0)], 53))
+    assert found.upper().max() < 1e-250
 
 
 @pytest.mark.parametrize("function", [np.tanh, np.log1p, np.expm1, np.sinh])

@@ -533,7 +533,11 @@ class Doubles(Enclosure):
     @staticmethod
     def _exp(a: Doubles) -> Doubles:
         mid = np.exp(a.mid)
-        rad = (np.maximum(mid, NORMAL) * np.expm1(a.rad) + ULPS * EPS * mid) * GROW + TINY
+        moved = np.maximum(mid, NORMAL) * np.expm1(a.rad)
+        if (a.rad > 1).any():  # no number is further from `mid` than the largest is from zero
+            most = np.exp(np.nextafter(a.mid + a.rad, np.inf)) * (1 + ULPS * EPS)
+            moved = np.where(a.mid + a.rad < 0, np.fmin(moved, np.maximum(most, mid)), moved)
+        rad = (moved + ULPS * EPS * mid) * GROW + TINY
         rad = np.where(np.isinf(a.mid) & (a.rad == 0), 0.0, rad)
         return _settled(mid, rad, np.isposinf(a.mid), a.rad == 0)
 

@@ -192,17 +192,20 @@ def expected_sums(policy: Policy, tables: Sequence[Array]) -> tuple[Array, ...]:
     following: Array | None = None
     tables = by_layer(_of_chosen, policy.log_probs, tables)
     for h, prob in reversed(list(enumerate(by_layer(_exp, policy.log_probs)))):
-        total = tables[h] + policy.dynamics.children(h, following)
-        xp = array_namespace(prob, total)
-        if is_enclosure(total) and total.coarse:
-            # Probabilities sum to one, so what all totals share is taken out, and their own errors weigh the rest only.
-            shared = xp.max(xp.where(xp.isfinite(total), total, NEVER), axis=-1).centre()
-            shared = xp.where(xp.isfinite(shared), shared, 0.0)
-            following = shared + xp.sum(_expected(prob, policy.log_probs[h], total - shared[..., None]), axis=-1)
-        else:
-            following = xp.sum(_expected(prob, policy.log_probs[h], total), axis=-1)
+        following = _mean(prob, policy.log_probs[h], tables[h] + policy.dynamics.children(h, following))
         sums.append(following)
     return tuple(reversed(sums))
+
+
+def _mean(prob: Array, log_probs: Array, values: Array) -> Array:
+    """``Σ_a π(a|s) x(s,a)``: ``(*batch, n, V)`` to ``(*batch, n)``."""
+    xp = array_namespace(prob, values)
+    if is_enclosure(values) and values.coarse:
+        # Probabilities sum to one, so what all values share is taken out, and their own errors weigh the rest only.
+        shared = xp.max(xp.where(xp.isfinite(values), values, NEVER), axis=-1).centre()
+        shared = xp.where(xp.isfinite(shared), shared, 0.0)
+        return shared + xp.sum(_expected(prob, log_probs, values - shared[..., None]), axis=-1)
+    return xp.sum(_expected(prob, log_probs, values), axis=-1)
 
 
 def by_layer(function: Callable[..., Array], *tables: Sequence[Array]) -> list[Array]:
@@ -270,10 +273,10 @@ def kl(policy: Policy, other: Policy, *, per_prompt: bool = False) -> Array:
     rows = by_layer(divergences, policy.log_probs, other.log_probs, log_ratios(policy, other))
     following: Array | None = None
     for h, prob in reversed(list(enumerate(by_layer(_exp, policy.log_probs)))):
-        terms = rows[h]
+        here = array_namespace(rows[h]).sum(rows[h], axis=-1)
         if following is not None:
-            terms = terms + _expected(prob, policy.log_probs[h], policy.dynamics.children(h, following))
-        following = array_namespace(terms).sum(terms, axis=-1)
+            here = here + _mean(prob, policy.log_probs[h], policy.dynamics.children(h, following))
+        following = here
     return following if per_prompt else policy.dynamics.average(following)
 
 
@@ -285,7 +288,8 @@ def divergences(log_p: Array, log_q: Array, ratio: Array) -> Array:
         terms = p * xp.where(log_p == NEVER, 0.0, ratio) - p + xp.exp(log_q)
         return xp.where(ratio == float("inf"), float("inf"), terms)
     # where p ≤ q it is q (t e^t − expm1 t), elsewhere p (t + expm1(−t)); both are exact for every t = log(p/q)
-    one, two = xp.exp(log_q) * _below_one(ratio), xp.exp(log_p) * _above_one(ratio)
+    with np.errstate(invalid="ignore"):  # zero times infinity, where `p` underflows and `q` is zero: not used
+        one, two = xp.exp(log_q) * _below_one(ratio), xp.exp(log_p) * _above_one(ratio)
     return xp.where(ratio <= 0, one, xp.where(ratio == float("inf"), float("inf"), two))
 
 

@@ -197,7 +197,7 @@ def check(statement: Statement, instance: Any, bits: int = DOUBLE) -> Check:
     """
     with precision(bits):
         exact = _enclosed(instance, bits)
-        left, right = (_side(statement, name, exact, bits) for name in ("left", "right"))
+        left, right = (_as_enclosure(_part(statement, name, exact), bits) for name in ("left", "right"))
         b = len(instance.batch_shape)
         axes = max(left.ndim, right.ndim, b + 1)  # of the batch and the prompts, and of their responses or pairs
         left, right, all_of_batch = (_with_axes(x, axes) for x in (left, right, np.empty((*instance.batch_shape, 1))))
@@ -209,20 +209,21 @@ def check(statement: Statement, instance: Any, bits: int = DOUBLE) -> Check:
             return Truth(*(_spread(x, shape) for x in (truth.certain, truth.possible)))
 
         occurs = np.repeat(instance.counts, shape[b] // len(instance.counts)) if shape[b] > 1 else instance.counts.any()
-        assumed = spread(True if statement.assumes is None else statement.assumes(exact))
+        assumed = spread(True if statement.assumes is None else _part(statement, "assumes", exact))
         assumed = Truth.of(assumed & np.reshape(occurs, (-1, *(1,) * (len(shape) - b - 1))))
         vacuous = np.zeros(shape, bool)
         if statement.ceiling is not None:
-            ceiling = _spread(_as_enclosure(statement.ceiling(exact), bits), shape)
+            ceiling = _spread(_as_enclosure(_part(statement, "ceiling", exact), bits), shape)
             vacuous = spread(right >= ceiling).certain
         return _judged(statement, bits, left, right, assumed, vacuous, b)
 
 
-def _side(statement: Statement, name: str, exact: Any, bits: int) -> Enclosure:
+def _part(statement: Statement, name: str, exact: Any) -> Any:
+    """A side of the statement, its assumption or its ceiling; an exception says of which statement it is."""
     try:
-        return _as_enclosure(getattr(statement, name)(exact), bits)
+        return getattr(statement, name)(exact)
     except Exception as error:
-        error.add_note(f"while the {name} side of {statement.name!r} was evaluated")
+        error.add_note(f"while {name} of {statement.name!r} was evaluated")
         raise
 
 
