@@ -428,6 +428,10 @@ def test_functions_of_single_numbers_are_refused_by_name():
     with pytest.raises(TypeError) as raised:
         summarise(assumed, [instance])
     assert raised.value.__notes__ == ['while assumes of "of one\'s own" was evaluated']
+    word = dataclasses.replace(assumed, left=lambda i: "a word", assumes=None)
+    with pytest.raises(ValueError, match="a word") as raised:
+        summarise(word, [instance])
+    assert "of one's own" in raised.value.__notes__[0]
     rooted = Statement("root", "", "", lambda i: np.sqrt(i.kl_to_expert), lambda i: i.kl_to_expert**2 / i.kl_to_expert)
     equal = Statement(
         "roots", "", "", lambda i: np.sqrt(i.kl_to_expert), lambda i: np.sqrt(i.kl_to_expert), "nats", equality=True

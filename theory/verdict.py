@@ -197,7 +197,7 @@ def check(statement: Statement, instance: Any, bits: int = DOUBLE) -> Check:
     """
     with precision(bits):
         exact = _enclosed(instance, bits)
-        left, right = (_as_enclosure(_part(statement, name, exact), bits) for name in ("left", "right"))
+        left, right = (_part(statement, name, exact, bits) for name in ("left", "right"))
         b = len(instance.batch_shape)
         axes = max(left.ndim, right.ndim, b + 1)  # of the batch and the prompts, and of their responses or pairs
         left, right, all_of_batch = (_with_axes(x, axes) for x in (left, right, np.empty((*instance.batch_shape, 1))))
@@ -209,19 +209,20 @@ def check(statement: Statement, instance: Any, bits: int = DOUBLE) -> Check:
             return Truth(*(_spread(x, shape) for x in (truth.certain, truth.possible)))
 
         occurs = np.repeat(instance.counts, shape[b] // len(instance.counts)) if shape[b] > 1 else instance.counts.any()
-        assumed = spread(True if statement.assumes is None else _part(statement, "assumes", exact))
+        assumed = spread(True if statement.assumes is None else _part(statement, "assumes", exact, None))
         assumed = Truth.of(assumed & np.reshape(occurs, (-1, *(1,) * (len(shape) - b - 1))))
         vacuous = np.zeros(shape, bool)
         if statement.ceiling is not None:
-            ceiling = _spread(_as_enclosure(_part(statement, "ceiling", exact), bits), shape)
+            ceiling = _spread(_part(statement, "ceiling", exact, bits), shape)
             vacuous = spread(right >= ceiling).certain
         return _judged(statement, bits, left, right, assumed, vacuous, b)
 
 
-def _part(statement: Statement, name: str, exact: Any) -> Any:
-    """A side of the statement, its assumption or its ceiling; an exception says of which statement it is."""
+def _part(statement: Statement, name: str, exact: Any, bits: int | None) -> Any:
+    """A side of the statement or its ceiling, enclosed, or what it assumes; an exception says of which statement."""
     try:
-        return getattr(statement, name)(exact)
+        found = getattr(statement, name)(exact)
+        return found if bits is None else _as_enclosure(found, bits)
     except Exception as error:
         error.add_note(f"while {name} of {statement.name!r} was evaluated")
         raise
