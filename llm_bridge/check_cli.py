@@ -72,8 +72,8 @@ def add_check(commands: Any) -> None:
     how.add_argument("--memory", type=int, default=1024, metavar="MiB", help="that a pass may take (default 1024)")
     how.add_argument(
         "--budget", type=int, metavar="N",
-        help="rewards, tokens of the tree times prompts, that are evaluated in balls at most where doubles prove nothing; "
-        "what is over it stays undecided (default 1,000,000, about a minute)",
+        help="rewards (tokens of the tree times prompts) evaluated in balls at most, where doubles prove nothing; what "
+        "is over it stays undecided (default 1,000,000, about a minute)",
     )  # fmt: skip
     how.add_argument("--out", type=Path, metavar="DIR", default=Path("out/check"), help="default out/check")
 
