@@ -70,6 +70,11 @@ def add_check(commands: Any) -> None:
     how.add_argument("--confidence", type=float, default=0.95, help="of the intervals (default 0.95)")
     how.add_argument("--seed", type=int, default=0)
     how.add_argument("--memory", type=int, default=1024, metavar="MiB", help="that a pass may take (default 1024)")
+    how.add_argument(
+        "--budget", type=int, metavar="N",
+        help="rewards (tokens of the tree times prompts) evaluated in balls at most, where doubles prove nothing; what "
+        "is over it stays undecided (default 1,000,000, about a minute)",
+    )  # fmt: skip
     how.add_argument("--out", type=Path, metavar="DIR", default=Path("out/check"), help="default out/check")
 
 
@@ -102,7 +107,7 @@ def _require(arguments: argparse.Namespace) -> None:
     from theory.cli import check_alpha, check_counts, check_out
 
     check_alpha(arguments.alpha)
-    check_counts(arguments, "horizon", "limit", "top_k", "sampled", "beam", "memory")
+    check_counts(arguments, "horizon", "limit", "top_k", "sampled", "beam", "memory", "budget")
     if not 0 < arguments.confidence < 1:
         raise ValueError(f"--confidence={arguments.confidence:g}: must be between 0 and 1")
     if not 0 <= arguments.seed < 2**63:
@@ -190,11 +195,12 @@ def _exact(arguments: argparse.Namespace, prompts: list[str], report: dict[str, 
     from llm_bridge import check_report, checks
     from llm_bridge.comparison import compare
     from theory import plot
+    from theory.verdict import BUDGET
 
     title, found, about = _instance(arguments, prompts)
     if found.instance.mdp.vocab_size == 1:
         raise ValueError("one token makes one response, and nothing to compare; give more with --tokens, or --rest")
-    comparison = compare([found.instance])
+    comparison = compare([found.instance], found.weights, arguments.budget or BUDGET)
     about |= checks.facts(found)
     report |= {"facts": about, "exact": comparison.as_dict()}
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -41,13 +41,13 @@ BEYOND = np.geomspace(1.0, 1e-5, 61)[1:]
 def render(title: str, about: Mapping[str, Any], comparison: Comparison) -> str:
     """The comparison as text."""
     lines = [title, *(f"  {name}: {value}" for name, value in about.items()), ""]
-    head = f"{'statement':<24}{'left':>11}{'right':>11}  {'verdict':<16}{'applies':<9}{'says nothing':<14}claim"
+    head = f"{'statement':<24}{'left':>12}{'right':>12}  {'verdict':<16}{'applies':<9}{'says nothing':<14}claim"
     lines.append(
         f"averages over the prompts, of {comparison.prompts}, on which a statement applies (of pairs, the largest)"
     )
     lines += [head, "-" * len(head)]
     for line in comparison.lines:
-        numbers = f"{_number(line.left):>11}{_number(line.right):>11}"
+        numbers = f"{_number(line.left):>12}{_number(line.right):>12}"
         lines.append(
             f"{line.name:<24}{numbers}  {line.verdict:<16}{line.applies:<9.0%}{_vacuous(line):<14}{line.claim}"
         )

@@ -181,7 +181,7 @@ def facts(found: ModelInstance) -> dict[str, Any]:
     instance, tree = found.instance, found.tree
 
     def average(values: Any) -> float:
-        return round(float(np.average(values, weights=found.weights)), 6)
+        return float(f"{np.average(values, weights=found.weights):.7g}")
 
     (low, high), ids = instance.mdp.reward_range, tree.token_ids[0][0]
     own = any((layer != ids).any() for layer in tree.token_ids)
