@@ -4,10 +4,10 @@
 ``python benchmarks/soundness.py --out DIR --report``  prints what they found.
 
 Each job draws a batch of small token MDPs (trees, windows, tables; masks, prompts of weight zero, offsets, rewards
-over twelve decades, temperatures over six around these) with policies from 1e-14 to 30 nats away, half of them climbed by
-random steps towards a large ``left/right`` of one bound. On each instance every statement is decided as it stands, which
-must not be *violated*, and with its right side moved past the left by 1, by 1e-9 and by 1e-13 of its size, which must
-not *hold*.
+over twelve decades, temperatures over six around these) with policies from 1e-14 to 30 nats away, half of them climbed
+by random steps towards a large ``left/right`` of one bound. On each instance every statement is decided as it stands,
+which must not be *violated*, and with its right side moved past the left by 1, by 1e-9 and by 1e-13 of its size, which
+must not *hold*.
 """
 
 import json
