@@ -17,7 +17,7 @@ import numpy as np
 from theory import bounds
 from theory.arrays import Array, array_namespace, as_array, constant, expand, is_enclosure, require_positive
 from theory.dynamics import Dynamics
-from theory.intervals import enclose, precision
+from theory.intervals import Truth, enclose, precision
 from theory.mdp import TokenMDP
 from theory.policy import (
     Policy,
@@ -525,11 +525,14 @@ class Instance:
         return self.pair_possible & (self.diverging_steps > 0)
 
     def pair_mean(self, values: Array) -> Array:
-        """Mean over `pair_counts`, of each prompt: ``(*batch, P, M)`` to ``(*batch, P)``; NaN where there are none."""
-        kept = self.pair_counts
-        xp, n = array_namespace(values), kept.sum(axis=-1)
+        """Mean over `pair_counts`, of each prompt: ``(*batch, P, M)`` to ``(*batch, P)``.
+
+        NaN where there are none, and where it is not known which.
+        """
+        kept, xp = Truth.of(self.pair_counts), array_namespace(values)
+        n = np.where((kept.certain == kept.possible).all(axis=-1), kept.certain.sum(axis=-1), np.nan)
         with np.errstate(invalid="ignore"):
-            return xp.sum(xp.where(kept, values, 0.0), axis=-1) / n
+            return xp.sum(xp.where(kept.certain, values, 0.0), axis=-1) / n
 
     def over_pairs(self, values: Any) -> Array:
         """A quantity of the instance or of each prompt, against pairs ``(*batch, P, M)``."""
@@ -574,7 +577,8 @@ def _validate(instance: Instance) -> None:
     for h, (given, exact) in enumerate(zip(instance.expert.log_probs, solved.log_probs, strict=True)):
         with np.errstate(invalid="ignore"):
             apart = np.where(given == exact, 0.0, np.abs(given - exact))
-        wrong = (apart > expand(tolerance, 2) * (1 + np.where(np.isfinite(exact), np.abs(exact), 0.0))) & reached[h]
+        allowed = expand(tolerance, 2) + EXPERT_WITHIN * np.where(np.isfinite(exact), np.abs(exact), 0.0)
+        wrong = (apart > allowed) & reached[h]
         if wrong.any():
             at = tuple(int(k) for k in np.argwhere(wrong)[0])
             got, want = (np.broadcast_to(x, wrong.shape)[at] for x in (given, exact))

@@ -79,6 +79,14 @@ class Truth:
         """Shape of the array."""
         return tuple(self.certain.shape)
 
+    def reshape(self, *shape: Any) -> Truth:
+        """As of NumPy arrays."""
+        return Truth(self.certain.reshape(*shape), self.possible.reshape(*shape))
+
+    def __getitem__(self, key: Any) -> Truth:
+        """Some of the answers."""
+        return Truth(self.certain[key], self.possible[key])
+
     def settled(self) -> Any:
         """A boolean array where every answer is certain, else this."""
         return self.certain if (self.certain == self.possible).all() else self
