@@ -869,7 +869,18 @@ def _flags(function: Any, array: np.ndarray) -> np.ndarray:
 
 
 def enclose(values: Any, bits: int) -> Enclosure:
-    """The numbers of an array (or one number), exactly, as `Doubles` for 53 bits and as `Balls` for more."""
+    """The numbers of an array (or one number), exactly, as `Doubles` for 53 bits and as `Balls` for more.
+
+    Raises:
+        ValueError: a number of extended precision is not a double.
+
+    """
+    array = np.asarray(values) if not is_enclosure(values) else None
+    if array is not None and array.dtype == np.longdouble:
+        rounded = array.astype(np.float64)
+        other = ~((rounded == array) | np.isnan(array))
+        if other.any():
+            raise ValueError(f"{array[other][0]!r} is not a double, and would be rounded; give float64 arrays")
     return Doubles.of(values) if bits == DOUBLE else Balls.of(values)
 
 
