@@ -28,7 +28,7 @@ from theory.statements import STATEMENTS
 from theory.verdict import summarise_each
 
 BATCH, JOBS = 5_000, 200
-SHAPES = ((1, 3), (2, 1), (2, 2), (2, 3), (3, 1), (3, 2), (4, 1), (2, 4))
+SHAPES = ((2, 1), (1, 3), (3, 1), (2, 2), (4, 1), (2, 3), (3, 2))
 CLIMB = 40
 DELTAS = {"1": 1.0, "1e-9": 1e-9, "1e-13": 1e-13}
 BOUNDS = [s for s in STATEMENTS if not s.equality and s.name not in ("theorem-1-sharp", "preference-average")]

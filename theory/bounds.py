@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from theory.arrays import Array, array_namespace, as_array, constant, is_torch_array
+from theory.arrays import Array, array_namespace, as_array, constant, is_torch_array, root
 
 __all__ = [
     "clone_gap_composition",
@@ -137,8 +137,8 @@ def clone_gap_discounted(discount: Any, epsilon: Any, width: Any = 1.0) -> Array
     """
     half = as_array(epsilon) / 2
     # 1 − γ² sech² = (1−γ)(1+γ) + γ² tanh², without cancellation
-    root = np.sqrt((1 - as_array(discount)) * (1 + as_array(discount)) + (discount * np.tanh(half)) ** 2)
-    return as_array(width) * effective_horizon(discount) * np.tanh(half) / root
+    below = root((1 - as_array(discount)) * (1 + as_array(discount)) + (discount * np.tanh(half)) ** 2)
+    return as_array(width) * effective_horizon(discount) * np.tanh(half) / below
 
 
 def tv_randomised_response(horizon: int, epsilon: Any) -> Array:
@@ -256,7 +256,7 @@ def tv_pinsker(kl: Any) -> Array:
     """``TV ≤ √(KL/2)``, and never above one (Pinsker)."""
     nats = as_array(kl)
     xp = array_namespace(nats)
-    return xp.minimum(xp.sqrt(xp.maximum(nats, constant(0.0, nats)) / 2), constant(1.0, nats))
+    return xp.minimum(root(nats / 2), constant(1.0, nats))
 
 
 def tv_hellinger(squared_hellinger: Any) -> Array:
@@ -265,5 +265,4 @@ def tv_hellinger(squared_hellinger: Any) -> Array:
     Between close distributions it is Pinsker's bound to second order; of the two neither is always the lower.
     """
     apart = as_array(squared_hellinger)
-    xp = array_namespace(apart)
-    return xp.sqrt(xp.maximum(apart * (2 - apart), constant(0.0, apart)))
+    return root(apart * (2 - apart))

@@ -178,6 +178,10 @@ class Enclosure:
         """Enclosures of both numbers where `where`, and these elsewhere."""
         raise NotImplementedError
 
+    def root(self) -> Self:
+        """Square root of numbers that are known not to be negative, though their enclosures may reach below zero."""
+        raise NotImplementedError
+
     def compare(self, name: str, other: Self) -> Any:
         """``less``, ``less_equal`` or ``equal``, elementwise."""
         raise NotImplementedError
@@ -396,7 +400,8 @@ class Doubles(Enclosure):
             return values
         if isinstance(values, Enclosure):
             raise TypeError("enclosures of two kinds in one operation")
-        mid = _exact_doubles(values)
+        mid = _exact_doubles(values).view()
+        mid.flags.writeable = False  # it may be an array of the caller's
         return cls._made_of(mid, np.broadcast_to(0.0, mid.shape))
 
     @property
@@ -565,9 +570,17 @@ class Doubles(Enclosure):
     def _log1p(a: Doubles) -> Doubles:
         return _logarithm(np.log1p(a.mid), (1 + a.mid) * (1 - EPS), a)
 
+    def _sqrt(self) -> Doubles:
+        found = self.root()
+        return _known(found.mid, np.where(self.lower() < 0, np.inf, found.rad))
+
+    def root(self) -> Doubles:
+        """See `Enclosure.root`."""
+        with np.errstate(all="ignore"):
+            return self._root(self)
+
     @staticmethod
-    def _sqrt(a: Doubles) -> Doubles:
-        """Of a number that is known not to be negative, though its enclosure may reach below zero."""
+    def _root(a: Doubles) -> Doubles:
         mid = np.sqrt(a.mid)
         rad = (a.rad / mid + EPS * mid) * GROW
         top = np.sqrt(np.maximum(a.mid + a.rad, 0.0)) * (1 + 4 * EPS) + math.sqrt(TINY) * (a.rad > 0)
@@ -603,6 +616,8 @@ def _exact_doubles(values: Any) -> np.ndarray:
 
     """
     array = np.asarray(values)
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"{values!r}: must be real numbers")
     with np.errstate(all="ignore"):
         doubles = array.astype(np.float64, copy=False)
         if array.dtype not in (np.float64, np.float32, np.bool_):
@@ -663,7 +678,7 @@ class Balls(Enclosure):
         if isinstance(values, Enclosure):
             raise TypeError("enclosures of two kinds in one operation")
         array = np.asarray(values)
-        return cls._made_of(_objects(_ball_of(array if array.dtype == object else _exact_doubles(array))))
+        return cls._made_of(_objects(_ball_of(_exact_doubles(array))))
 
     @property
     def parts(self) -> tuple[np.ndarray, ...]:
@@ -780,7 +795,10 @@ class Balls(Enclosure):
         return _balls(_larger(a.data, b.data))
 
     def _sqrt(self) -> Balls:
-        """Of a number that is known not to be negative, though its ball may reach below zero."""
+        return self._map(_plain_root)
+
+    def root(self) -> Balls:
+        """See `Enclosure.root`."""
         return self._map(_root)
 
 
@@ -844,6 +862,7 @@ def _take_root(x: Any) -> Any:
 
 _ball_of = np.frompyfunc(_ball, 1, 1)
 _larger = np.frompyfunc(lambda a, b: a.max(b), 2, 1)
+_plain_root = np.frompyfunc(operator.methodcaller("sqrt"), 1, 1)
 _root, _widened = np.frompyfunc(_take_root, 1, 1), np.frompyfunc(_widen, 2, 1)
 _middle, _radius = (np.frompyfunc(operator.methodcaller(name), 1, 1) for name in ("mid", "rad"))
 _union = np.frompyfunc(lambda a, b, join: a.union(b) if join else a, 3, 1)
