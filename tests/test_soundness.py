@@ -494,7 +494,7 @@ def test_rewards_that_are_no_doubles_are_refused_and_not_rounded():
         pytest.skip("long doubles are doubles here")
     mdp = TokenMDP.tree([np.array([[1, 2]], np.longdouble) / 3])
     expert = soft_optimal(mdp, 0.5).policy
-    with pytest.raises(ValueError, match="no double"):
+    with pytest.raises(ValueError, match="not a double"):
         summarise(BY_NAME["soft-value"], [Instance(mdp, expert, expert, 0.5)])
 
 

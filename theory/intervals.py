@@ -115,6 +115,12 @@ class Truth:
         """Whether every answer is yes."""
         return Truth(self.certain.all(axis=axis), self.possible.all(axis=axis)).settled()
 
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        """A boolean array, where every answer is certain."""
+        if (self.certain == self.possible).all():
+            return np.array(self.certain, dtype=dtype)
+        raise Undecided("enclosures overlap: the comparison is neither true nor false; more precision may decide it")
+
     def __bool__(self) -> bool:
         """Raise unless it is one certain answer."""
         if self.certain.size == 1 and (self.certain == self.possible).all():
@@ -623,7 +629,9 @@ def _exact_doubles(values: Any) -> np.ndarray:
         if array.dtype not in (np.float64, np.float32, np.bool_):
             rounded = (doubles.astype(array.dtype) != array) & ~np.isnan(doubles)
             if rounded.any():
-                raise ValueError(f"{array[rounded].ravel()[0]!r} is no double and would be rounded: give float64")
+                raise ValueError(
+                    f"{array[rounded].ravel()[0]!r} is not a double, and would be rounded; give float64 arrays"
+                )
     return doubles
 
 
@@ -678,7 +686,7 @@ class Balls(Enclosure):
         if isinstance(values, Enclosure):
             raise TypeError("enclosures of two kinds in one operation")
         array = np.asarray(values)
-        return cls._made_of(_objects(_ball_of(_exact_doubles(array))))
+        return cls._made_of(_objects(_ball_of(array if array.dtype == object else _exact_doubles(array))))
 
     @property
     def parts(self) -> tuple[np.ndarray, ...]:
@@ -830,7 +838,11 @@ for _name in ("exp", "expm1", "log", "log1p", "tanh", "sinh", "cosh"):
 def _ball(number: Any) -> Any:
     from flint import arb  # here, so that `import theory` does not load it
 
-    return number if isinstance(number, arb) else arb(number)
+    if isinstance(number, arb):
+        return number
+    if not isinstance(number, float | int):
+        raise ValueError(f"{number!r}: must be a real number")
+    return arb(number)
 
 
 def _below(x: Any) -> float:
@@ -891,15 +903,9 @@ def enclose(values: Any, bits: int) -> Enclosure:
     """The numbers of an array (or one number), exactly, as `Doubles` for 53 bits and as `Balls` for more.
 
     Raises:
-        ValueError: a number of extended precision is not a double.
+        ValueError: one is not real, or not a double (a large integer, a long double), and would be rounded.
 
     """
-    array = np.asarray(values) if not is_enclosure(values) else None
-    if array is not None and array.dtype == np.longdouble:
-        rounded = array.astype(np.float64)
-        other = ~((rounded == array) | np.isnan(array))
-        if other.any():
-            raise ValueError(f"{array[other][0]!r} is not a double, and would be rounded; give float64 arrays")
     return Doubles.of(values) if bits == DOUBLE else Balls.of(values)
 
 
