@@ -170,7 +170,7 @@ def read_prompts(path: Path) -> list[str]:
 def _check(arguments: argparse.Namespace) -> int:
     from theory import __version__
     from theory.cli import check_llm
-    from theory.verify import write_json
+    from theory.files import write_json
 
     started = time.monotonic()
     _require(arguments)

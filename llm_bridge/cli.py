@@ -227,7 +227,7 @@ def _report(
     """Write summary, HTML and domain matrix, and print the table."""
     from llm_bridge import accuracy, report, scoring
     from theory import plot
-    from theory.verify import write_json
+    from theory.files import write_json
 
     left_out = [{"place": str(problem.place), "message": problem.message} for problem in problems]
     cut = {key[0] for key, record in results.records.items() if record.get("cut")}

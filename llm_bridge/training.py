@@ -29,8 +29,7 @@ from llm_bridge.model import CausalLM, save
 from llm_bridge.ppo import PPOConfig, Reward, Trainer
 from llm_bridge.prefixes import require_integer
 from llm_bridge.workers import Workers
-from theory.files import replacing
-from theory.verify import write_json
+from theory.files import replacing, write_json
 
 __all__ = ["Evaluate", "read_metrics", "save_policy", "train"]
 

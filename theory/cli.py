@@ -141,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _verify(arguments: argparse.Namespace) -> int:
     from theory import __version__, plot, sweep, verify
+    from theory.files import write_json
 
     started = time.monotonic()
     _check_verify(arguments)
@@ -161,9 +162,9 @@ def _verify(arguments: argparse.Namespace) -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     plot.save(plot.horizon_figure(horizon), arguments.out, "error_vs_horizon")
     plot.save(plot.preference_figure(preference), arguments.out, "tv_vs_epsilon")
-    verify.write_json(arguments.out / "report.json", report)
+    write_json(arguments.out / "report.json", report)
     if arguments.json is not None:
-        verify.write_json(arguments.json, report)
+        write_json(arguments.json, report)
     print(
         f"\nexponents in H of the exact error over ε (ε = {horizon.rule}): cloning {horizon.exponent('clone')} "
         f"({horizon.local_exponent('clone'):.2f} at the longest), RL on the endogenous reward {horizon.exponent('rl')}"
@@ -259,7 +260,8 @@ MAX_HORIZON, MAX_VOCAB, EPSILONS, MAX_CURVES = 2**22, 2**20, (1e-12, 20.0), 8
 
 
 def _curves(arguments: argparse.Namespace) -> int:
-    from theory import __version__, plot, sweep, verify
+    from theory import __version__, plot, sweep
+    from theory.files import write_json
 
     started = time.monotonic()
     families, alphas, grid = _check_curves(arguments)
@@ -286,7 +288,7 @@ def _curves(arguments: argparse.Namespace) -> int:
         "preference": None if preference is None else preference.as_dict(),
         "sharpening": None if sharpening is None else {name: asdict(one) for name, one in sharpening.items()},
     }
-    verify.write_json(arguments.out / "curves.json", report)
+    write_json(arguments.out / "curves.json", report)
     if curves:
         print(sweep.render(curves, families))
     if preference is not None:
@@ -378,9 +380,9 @@ def _numbers(
 
 def _solve(arguments: argparse.Namespace) -> int:
     from theory.arrays import require_positive
+    from theory.files import write_json
     from theory.mdp import TokenMDP
     from theory.soft import plain_optimal, soft_optimal
-    from theory.verify import write_json
 
     alpha, epsilon = arguments.alpha, arguments.epsilon
     check_alpha(alpha)
