@@ -335,6 +335,7 @@ def _check_curves(arguments: argparse.Namespace) -> tuple[tuple[str, ...], list[
 
 def _learn(arguments: argparse.Namespace) -> int:
     from theory import learning, plot
+    from theory.runs import RunFolder
 
     started = time.monotonic()
     if arguments.expert not in (*learning.EXPERTS, "all"):
@@ -350,14 +351,14 @@ def _learn(arguments: argparse.Namespace) -> int:
     if not 0 <= arguments.seed < 2**63:
         raise ValueError(f"--seed={arguments.seed}: must be from 0 to 2^63 - 1")
     check_out(arguments.out)
-    arguments.out.mkdir(parents=True, exist_ok=True)
     names = ("alpha", "window", "prompts", "smoothing", "seeds", "seed")
-    curve = learning.learning_curve(
-        horizons, sizes, experts=experts, vocab_size=arguments.vocab, resume=arguments.out / "learning.jsonl",
-        **{name: getattr(arguments, name) for name in names},
-    )  # fmt: skip
+    options = {name: getattr(arguments, name) for name in names}
+    with RunFolder(arguments.out) as run:
+        curve = learning.learning_curve(
+            horizons, sizes, experts=experts, vocab_size=arguments.vocab, **options, run=run
+        )
+        plot.save(plot.learning_figure(curve), arguments.out, "learning")
     print(curve.render())
-    plot.save(plot.learning_figure(curve), arguments.out, "learning")
     print(f"learning.jsonl and figure in {arguments.out} ({time.monotonic() - started:.0f} s)")
     return 0
 

@@ -58,8 +58,8 @@ class RunFolder:
 
     Args:
         path: the folder.
-        identity: everything that the result depends on, as JSON values by name; `None` if any run may write there.
-        lines: names of the files of lines: a folder that has one of them and no identity is refused.
+        identity: see `identify`; `None` if it is not known yet, or any run may write there.
+        lines: see `identify`.
         processes: those that enter together.
 
     Raises:
@@ -73,8 +73,7 @@ class RunFolder:
         processes: Processes = _Alone(),  # noqa: B008
     ) -> None:  # fmt: skip
         self.path, self.processes = Path(path), processes
-        self._identity = None if identity is None else json.loads(json_line(identity))
-        self._names = lines
+        self._identity, self._names = identity, lines
         self._stack = ExitStack()
 
     def __enter__(self) -> RunFolder:
@@ -87,12 +86,9 @@ class RunFolder:
                 stack.enter_context(_locked(self.path / LOCK))
                 stack.callback((self.path / LOCK).unlink, missing_ok=True)
             self.processes.wait()
-            self._require_same()  # every process, so that none waits for one that was refused
-            self.processes.wait()
-            if self.processes.first and self._identity is not None and not (self.path / RUN).exists():
-                write_json(self.path / RUN, self._identity)
-                stack.push(self._forget)
-            self.processes.wait()
+            self._stack = stack
+            if self._identity is not None:
+                self.identify(self._identity, lines=self._names)
             self._stack = stack.pop_all()
         return self
 
@@ -100,6 +96,22 @@ class RunFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.__exit__(kind, error, trace)
+
+    def identify(self, identity: Mapping[str, Any], *, lines: Sequence[str] = ()) -> None:
+        """Note what the run is, or raise if the folder has another one.
+
+        Args:
+            identity: everything that the result depends on, as JSON values by name.
+            lines: names of the files of lines: a folder that has one of them and no identity is refused.
+
+        """
+        now = json.loads(json_line(identity))
+        self._require_same(now, lines)  # every process, so that none waits for one that was refused
+        self.processes.wait()
+        if self.processes.first and not (self.path / RUN).exists():
+            write_json(self.path / RUN, now)
+            self._stack.push(self._forget)
+        self.processes.wait()
 
     def lines(self, name: str, parse: Callable[[Any], T]) -> Lines[T]:
         """Open a file of rows to read and to add to; an unfinished last line, which a kill leaves, is cut off.
@@ -111,12 +123,10 @@ class RunFolder:
         """
         return Lines(self.path / name, parse, self.processes.rank)
 
-    def _require_same(self) -> None:
-        if self._identity is None:
-            return
+    def _require_same(self, now: Mapping[str, Any], lines: Sequence[str]) -> None:
         path = self.path / RUN
         if not path.exists():
-            for name in self._names:
+            for name in lines:
                 if any(_shards(self.path / name)):
                     raise ValueError(f"{self.path} has a {name} and no {RUN}: {REMEDY}")
             return
@@ -124,10 +134,12 @@ class RunFolder:
             before = dict(json.loads(path.read_bytes()))
         except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{path}: not the note of a run ({error}): {REMEDY}") from None
-        for name in [*self._identity, *before]:
-            if before.get(name) != self._identity.get(name):
-                was, now = (json.dumps(x.get(name), ensure_ascii=False) for x in (before, self._identity))
-                raise ValueError(f"{self.path} has a run with {name} = {was}, not {now}: {REMEDY}, or remove it")
+        for name in [*now, *before]:
+            if before.get(name) != now.get(name):
+                values = [json.dumps(each.get(name), ensure_ascii=False) for each in (before, now)]
+                raise ValueError(
+                    f"{self.path} has a run with {name} = {values[0]}, not {values[1]}: {REMEDY}, or remove it"
+                )
 
     def _forget(self, kind: type[BaseException] | None, *_: object) -> None:
         """Take the identity back where the block failed and nothing else was written."""
