@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 import subprocess
 import sys
 import time
@@ -110,8 +111,9 @@ def test_runs_beside_one_another_and_killed_ones(tmp_path):
     first = subprocess.Popen([*words, one], stdout=subprocess.DEVNULL)
     while not (one / "learning.jsonl").exists():
         time.sleep(0.002)
+    first.send_signal(signal.SIGSTOP)
     second = subprocess.run([*words, one], capture_output=True, text=True)
-    assert first.poll() is None
+    first.send_signal(signal.SIGCONT)
     refused = f"endorm learn: {one}: another run is writing there; wait for it, or give another --out\n"
     assert (second.returncode, second.stdout, second.stderr) == (2, "", refused)
     assert first.wait() == 0

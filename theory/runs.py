@@ -113,6 +113,11 @@ class RunFolder:
             self._stack.push(self._forget)
         self.processes.wait()
 
+    @property
+    def foreign(self) -> bool:
+        """Whether the folder has files, and no note of which run they are."""
+        return not (self.path / RUN).exists() and any(path.name != LOCK for path in self.path.iterdir())
+
     def lines(self, name: str, parse: Callable[[Any], T]) -> Lines[T]:
         """Open a file of rows to read and to add to; an unfinished last line, which a kill leaves, is cut off.
 
