@@ -33,7 +33,11 @@ class Processes(Protocol):
 
     @property
     def rank(self) -> int:
-        """Number of this process."""
+        """Number of this process, from 0 on."""
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
 
     @property
     def first(self) -> bool:
@@ -44,7 +48,7 @@ class Processes(Protocol):
 
 
 class _Alone:
-    rank, first = 0, True
+    rank, size, first = 0, 1, True
 
     def wait(self) -> None:
         pass
