@@ -137,7 +137,7 @@ def _recorded(out: Path | None, resume: bool, tensorboard: bool, trainer: Traine
         if first:
             write_json(out / CONFIG, asdict(trainer.config))
             for lines in (record.metrics, record.samples):  # what was written after the checkpoint will come again
-                lines.keep(lambda step: 0 < trainer.done >= step)
+                lines.keep(lambda step: trainer.done > 0 and step <= trainer.done)
         if first and tensorboard:
             board = _board()(str(out / TENSORBOARD), purge_step=trainer.done + 1)
             record.board = stack.enter_context(board)

@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Generic, Protocol, TypeVar
@@ -120,7 +120,8 @@ class RunFolder:
     @property
     def foreign(self) -> bool:
         """Whether the folder has files, and no note of which run they are."""
-        return not (self.path / RUN).exists() and any(path.name != LOCK for path in self.path.iterdir())
+        ours = (LOCK, f"{RUN}.partial")  # of a run that was killed before it could say what it is
+        return not (self.path / RUN).exists() and any(path.name not in ours for path in self.path.iterdir())
 
     def lines(self, name: str, parse: Callable[[Any], T]) -> Lines[T]:
         """Open a file of rows to read and to add to; an unfinished last line, which a kill leaves, is cut off.
@@ -156,7 +157,7 @@ class RunFolder:
             (self.path / RUN).unlink()
 
     def _remove_empty(self) -> None:
-        if not any(self.path.iterdir()):
+        with suppress(OSError):  # it is not empty
             self.path.rmdir()
 
 
