@@ -6,7 +6,7 @@
 Each job draws a batch of small token MDPs (trees, windows, tables; masks, prompts of weight zero, offsets, rewards
 over twelve decades, temperatures over six around these) with policies from 1e-14 to 30 nats away, half of them climbed
 by random steps towards a large ``left/right`` of one bound. On each instance every statement is decided as it stands,
-which must not be *violated*, and with its right side moved past the left by 1, by 1e-9 and by 1e-13 of its size, which
+which must not be *violated*, and with its right side moved past the left by 1, by 1e-9 or by 1e-13 of its size, which
 must not *hold*.
 """
 
@@ -27,7 +27,7 @@ from theory.statements import STATEMENTS
 from theory.verdict import summarise_each
 
 BATCH, JOBS = 5_000, 200
-SHAPES = ((1, 3), (2, 1), (2, 2), (2, 3), (3, 1), (3, 2), (4, 1), (2, 4))
+SHAPES = ((2, 1), (1, 3), (3, 1), (2, 2), (4, 1), (2, 3), (3, 2))
 CLIMB = 40
 DELTAS = {"1": 1.0, "1e-9": 1e-9, "1e-13": 1e-13}
 BOUNDS = [s for s in STATEMENTS if not s.equality and s.name not in ("theorem-1-sharp", "preference-average")]
@@ -111,9 +111,8 @@ def run(job):
     if job % 2:
         policy = climbed(rng, mdp, alpha, expert, policy)
     instance = Instance(mdp, expert, policy, alpha)
-    variants = {"as it stands": STATEMENTS} | {
-        name: tuple(planted(s, delta) for s in STATEMENTS) for name, delta in DELTAS.items()
-    }
+    name = list(DELTAS)[job // 2 % len(DELTAS)]
+    variants = {"as it stands": STATEMENTS, name: tuple(planted(s, DELTAS[name]) for s in STATEMENTS)}
     flat = [s for statements in variants.values() for s in statements]
     summaries = iter(summarise_each(flat, [instance], budget=np.inf))
     found = {name: {s.name: next(summaries) for s in statements} for name, statements in variants.items()}

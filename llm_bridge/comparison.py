@@ -96,9 +96,10 @@ def compare(instances: Sequence[Instance], weights: Array | None = None, budget:
         ValueError: there are no instances, or not as many weights as prompts.
 
     """
+    instances = [part for instance in instances for part in instance.alike()]
     n = sum(math.prod(instance.batch_shape) for instance in instances)
     shares = np.full(n, 1 / max(n, 1)) if weights is None else np.asarray(weights, dtype=float)
-    if shares.shape != (n,) or not (shares > 0).all():
+    if shares.shape != (n,) or not ((shares > 0).all() and 0 < shares.sum() < np.inf):
         raise ValueError(f"weights={weights}: must be {n} positive numbers, one for each prompt")
     summaries = summarise_each(STATEMENTS, instances, budget)
     average = _Average(tuple(instances), shares / shares.sum())

@@ -131,3 +131,10 @@ def test_anchored_rl_loses_a_square_of_the_radius():
         bounds.rl_gap_anchored_sharp(1, eps, 1.0, 1.0) / bounds.rl_gap_expert(1, eps, 1.0) for eps in (0.773, 0.775)
     ]
     assert at_equal[0] < 1 < at_equal[1]
+
+
+@pytest.mark.parametrize("bound", [bounds.clone_gap_paper, bounds.clone_gap_three_halves, bounds.rl_gap_paper])
+def test_rewards_that_are_all_equal_are_worth_the_same_however_far_the_policies(bound):
+    """Zero times infinity is zero here: a width of zero leaves nothing to lose."""
+    assert float(bound(3, np.inf, 0.0)) == 0.0
+    assert float(bound(3, np.inf, 1.0)) == np.inf

@@ -729,7 +729,7 @@ def test_enclosures_hold_the_same_numbers(bits, width, rel):
     policy = random_policy(mdp.dynamics, np.random.default_rng(1))
     with precision(bits):
         exact = TokenMDP(mdp.dynamics, tuple(enclose(r, bits) for r in mdp.rewards))
-        same = Policy(mdp.dynamics, tuple(enclose(t, bits) for t in policy.log_probs))
+        same = Policy.from_logits(mdp.dynamics, [enclose(t, bits) for t in policy.log_probs])
         for beta in (1e-3, 0.5, 1e6):
             value = kl_optimal(exact, same, enclose(beta, bits)).values[0][0]
             assert value.radius().upper() < width
@@ -751,7 +751,7 @@ def test_doubles_hold_what_balls_prove(mdp, seed, beta):
     for bits in (53, 256):
         with precision(bits):
             exact = TokenMDP(mdp.dynamics, tuple(enclose(r, bits) for r in mdp.rewards))
-            same = Policy(mdp.dynamics, tuple(enclose(t, bits) for t in policy.log_probs))
+            same = Policy.from_logits(mdp.dynamics, [enclose(t, bits) for t in policy.log_probs])
             value = kl_optimal(exact, same, enclose(beta, bits)).values[0]
             sharpened = power_policy(same, enclose(2.0, bits))
             found[bits] = [value, covariance(sharpened, exact.rewards, same.log_probs), renyi(sharpened, same, 3.0)]

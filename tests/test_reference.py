@@ -509,7 +509,7 @@ def test_a_stationary_instance_is_described():
     mdp = DiscountedMDP.window(rng.random((4, 2)), 2, 0.9)
     logs = np.log(rng.dirichlet(np.ones(2), size=4))
     greedy = np.where(np.eye(2)[[0, 1, 1, 0]] > 0, 0.0, -np.inf)
-    instance = SimpleNamespace(mdp=mdp, policy=logs, alpha=0.5, gauge=np.zeros(4), rl=SimpleNamespace(policy=greedy))
+    instance = SimpleNamespace(mdp=mdp, policy=logs, alpha=0.5, gauge=np.zeros(4), continuations=(greedy,) * 4)
     given = describe_discounted(instance)
     assert given.rl_policy == [0, 1, 1, 0]
     assert np.array_equal(given.next_states, [[0, 1], [2, 3], [0, 1], [2, 3]])

@@ -529,3 +529,12 @@ def test_rewards_far_above_the_temperature_are_decided():
     for summary in summarise_each(STATEMENTS, [instance]):
         assert summary.verdict != "violated", summary.statement.name
         assert set(summary.reasons) <= {TIED}, (summary.statement.name, summary.reasons)
+
+
+def test_an_expert_of_twice_the_temperature_is_refused_where_values_are_huge():
+    """The tolerance grows with the values and with the log-probabilities, and not with their product."""
+    rng = np.random.default_rng(0)
+    mdp = TokenMDP.tree([1e6 * rng.random((2**h, 2)) for h in range(4)], reward_range=(0, 1e6))
+    wrong = soft_optimal(mdp, 2e-6).policy
+    with pytest.raises(ValueError, match="expert: log π_E is"):
+        Instance(mdp, wrong, wrong, 1e-6)

@@ -297,6 +297,17 @@ def test_single_takes_one_of_a_batch(bits):
             np.testing.assert_allclose(one.right, np.broadcast_to(whole.right, whole.left.shape)[at], rtol=1e-12)
 
 
+@pytest.mark.parametrize("bits", [53, 128])
+def test_a_number_that_is_no_double_is_not_rounded(bits):
+    """A verdict would be about other rewards than those given."""
+    mdp = TokenMDP.tree([np.array([[1, 2]], np.longdouble) / 4])
+    expert = soft_optimal(mdp, 1.0).policy
+    doubles = Policy.from_logits(mdp.dynamics, [np.array([[0.0, 1.0]])])
+    assert check(BY_NAME["kl-ball"], Instance(mdp, expert, doubles, 1.0), bits).verdict == "holds"
+    with pytest.raises(ValueError, match="is not a double"):
+        check(BY_NAME["kl-ball"], Instance(mdp, expert, expert, 1.0), bits)
+
+
 def test_overlapping_balls_are_joined_and_not_picked():
     with precision(128):
         wide = enclose(1.0, 128).widen(enclose(0.5, 128))  # 1 ± 0.5

@@ -44,6 +44,7 @@ __all__ = [
     "pick",
     "require_memory",
     "require_positive",
+    "root",
     "scatter_add",
     "soft_maximum",
     "token_major",
@@ -160,8 +161,8 @@ def require_positive(name: str, value: Any) -> Array | float:
     """
     try:
         array = as_float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name}={value!r}: must be a positive number") from None
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{name}={str(value)[:80]}: must be a positive number") from None
     bad = ~((array > 0) & (array < float("inf")))
     if bool(bad.any()):
         shown = array if is_enclosure(array) else float(array[bad][0])
@@ -190,6 +191,14 @@ def _soft_maximum(q: Array, alpha: Array | float) -> Array:
     top = xp.max(q, axis=-1, keepdims=True)
     total = xp.sum(xp.exp((q - top) / expand(alpha, 2)), axis=-1)
     return top[..., 0] + expand(alpha, 1) * xp.log(total)
+
+
+def root(x: Array) -> Array:
+    """Square root of numbers that are known not to be negative, though rounding may say so."""
+    if is_enclosure(x):
+        return x.root()
+    xp = array_namespace(x)
+    return xp.sqrt(xp.where(x > 0, x, 0.0))
 
 
 def log_mean_exp(log_probs: Array, x: Array) -> Array:

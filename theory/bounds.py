@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from theory.arrays import Array, array_namespace, as_array, constant
+from theory.arrays import Array, array_namespace, as_array, constant, is_torch_array, root
 
 __all__ = [
     "clone_gap_composition",
@@ -45,6 +45,15 @@ def effective_horizon(discount: Any) -> Array:
     return 1 / (1 - as_array(discount))
 
 
+def _times(width: Any, bound: Array) -> Array:
+    """``width·bound``, zero where the width is: rewards that are all equal are worth the same, whatever `ε` is."""
+    scale = as_array(width)
+    if is_torch_array(bound):
+        return float(scale) * bound
+    with np.errstate(invalid="ignore"):
+        return array_namespace(scale, bound).where(scale == 0, 0.0, scale * bound)
+
+
 # --- Theorem 1: preferences, total variation ------------------------------------------------------------------------
 
 
@@ -68,7 +77,7 @@ def preference_tv_of_pair(log_ratio_difference: Any, alpha: Any) -> Array:
 
 def clone_gap_paper(horizon: Any, epsilon: Any, width: Any = 1.0) -> Array:
     """Theorem 2 for cloning with the hidden constant set to one: ``V^{π_E} − V^{π̂} ≤ H²ε``."""
-    return as_array(width) * horizon**2 * epsilon
+    return _times(width, horizon**2 * as_array(epsilon))
 
 
 def clone_gap_elementary(horizon: Any, epsilon: Any, width: Any = 1.0) -> Array:
@@ -104,7 +113,7 @@ def clone_gap_three_halves(horizon: Any, epsilon: Any, width: Any = 1.0) -> Arra
     """
     eps = as_array(epsilon)
     root = array_namespace(eps).sqrt(constant(horizon, eps))
-    return as_array(width) * horizon * root * eps / 2
+    return _times(width, horizon * root * eps / 2)
 
 
 def clone_gap_entropy(horizon: int, epsilon: Any, alpha: Any, vocab_size: int) -> Array:
@@ -128,8 +137,8 @@ def clone_gap_discounted(discount: Any, epsilon: Any, width: Any = 1.0) -> Array
     """
     half = as_array(epsilon) / 2
     # 1 − γ² sech² = (1−γ)(1+γ) + γ² tanh², without cancellation
-    root = np.sqrt((1 - as_array(discount)) * (1 + as_array(discount)) + (discount * np.tanh(half)) ** 2)
-    return as_array(width) * effective_horizon(discount) * np.tanh(half) / root
+    below = root((1 - as_array(discount)) * (1 + as_array(discount)) + (discount * np.tanh(half)) ** 2)
+    return as_array(width) * effective_horizon(discount) * np.tanh(half) / below
 
 
 def tv_randomised_response(horizon: int, epsilon: Any) -> Array:
@@ -171,7 +180,7 @@ def rl_gap_paper(horizon: Any, epsilon: Any, width: Any = 1.0) -> Array:
     True for every instance only where ``α(1 + tanh(ε/2)) ≤ width``, so for ``α ≤ ½·width`` at any ε: the constant
     contains α, see `rl_gap_expert`.
     """
-    return as_array(width) * horizon * epsilon
+    return _times(width, horizon * as_array(epsilon))
 
 
 def rl_gap(horizon: Any, epsilon: Any, alpha: Any) -> Array:
@@ -247,7 +256,7 @@ def tv_pinsker(kl: Any) -> Array:
     """``TV ≤ √(KL/2)``, and never above one (Pinsker)."""
     nats = as_array(kl)
     xp = array_namespace(nats)
-    return xp.minimum(xp.sqrt(xp.maximum(nats, constant(0.0, nats)) / 2), constant(1.0, nats))
+    return xp.minimum(root(nats / 2), constant(1.0, nats))
 
 
 def tv_hellinger(squared_hellinger: Any) -> Array:
@@ -256,5 +265,4 @@ def tv_hellinger(squared_hellinger: Any) -> Array:
     Between close distributions it is Pinsker's bound to second order; of the two neither is always the lower.
     """
     apart = as_array(squared_hellinger)
-    xp = array_namespace(apart)
-    return xp.sqrt(xp.maximum(apart * (2 - apart), constant(0.0, apart)))
+    return root(apart * (2 - apart))

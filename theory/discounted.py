@@ -237,6 +237,9 @@ def _fixed_point(
     )
 
 
+ROUGHLY = 1e-2
+"""Share of the largest value that values in doubles may be off by, where Newton's method starts in enclosures."""
+
 Reduce = Callable[..., Array]
 """``Q`` ``(n, V)``, and parameters, to one number for each state ``(n,)``, or to rows ``(n, V)``."""
 
@@ -284,6 +287,8 @@ def fixed_values(mdp: DiscountedMDP, table: Array, reduce: Reduce, *parameters: 
 
     """
     plain, known = mdp.with_rewards(_nearest(table)), [_nearest(x) for x in parameters]
+    if reduce is means and is_enclosure(table):
+        known = [log_softmax(known[0], 1.0)]  # midpoints of wide enclosures need not sum to one
     rows = _ROWS[reduce]
 
     def newton(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -291,7 +296,13 @@ def fixed_values(mdp: DiscountedMDP, table: Array, reduce: Reduce, *parameters: 
         return reduce(q, *known), rows(q, *known)
 
     sweeps = 0 if reduce is means else SWEEPS  # a linear system is solved in one step
-    start, _ = _fixed_point(plain, newton, 4 * EPS, tolerance=math.inf, sweeps=sweeps)
+    try:
+        entropy = float(known[0]) if reduce is soft_maxima else 0.0
+        start, _ = _fixed_point(plain, newton, 4 * EPS, entropy, ROUGHLY, sweeps)
+    except ValueError:
+        if not is_enclosure(table):
+            raise
+        start = np.zeros(len(plain.rewards))  # what follows is proved from anywhere, and wide from here
     if not is_enclosure(table):
         return start
     values = type(table).of(start)
@@ -305,8 +316,12 @@ def fixed_values(mdp: DiscountedMDP, table: Array, reduce: Reduce, *parameters: 
         if not 0 < size < previous / 2:
             break
         previous = size
-        scale = 2.0 ** (-math.frexp(size)[1])  # exact, and the system is solved near one
-        step = spsolve(_newton_matrix(plain, newton(values.nearest())[1]), (rest * scale).nearest())
+        scale = 2.0 ** min(-math.frexp(size)[1], 1000)  # exact, and the system is solved near one
+        q = table + values[mdp.next_states] * mdp.discount
+        apart = (q - q.max(axis=-1, keepdims=True).centre()).nearest()  # no row depends on what its tokens share
+        step = spsolve(_newton_matrix(plain, rows(apart, *known)), (rest * scale).nearest())
+        if not np.isfinite(step).all():
+            break
         values = (values + type(table).of(step) / scale).centre()
         rest = residual(values)
     bound = type(table).of(_largest(rest)) / (type(table).of(1.0) - mdp.discount)

@@ -97,6 +97,14 @@ class DiscountedInstance:
         """The instance itself: it is no batch."""
         return self
 
+    def alike(self) -> list[DiscountedInstance]:
+        """The instance itself: it is no batch."""
+        return [self]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: not the enclosures that were computed, which belong to a process."""
+        return {name: value for name, value in self.__dict__.items() if name != "_enclosures"}
+
     @property
     def numbers(self) -> int:
         """Rewards, what its evaluation costs grows with."""

@@ -7,6 +7,7 @@ holds on average over any distribution of prompts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,9 +16,18 @@ from typing import Any, Literal
 import numpy as np
 
 from theory import bounds
-from theory.arrays import Array, array_namespace, as_array, constant, expand, is_enclosure, require_positive
+from theory.arrays import (
+    Array,
+    array_namespace,
+    as_array,
+    constant,
+    expand,
+    is_enclosure,
+    is_torch_array,
+    require_positive,
+)
 from theory.dynamics import Dynamics
-from theory.intervals import enclose, precision
+from theory.intervals import Truth, enclose, precision
 from theory.mdp import TokenMDP
 from theory.policy import (
     Policy,
@@ -163,6 +173,20 @@ class Instance:
             per_prompt=self.per_prompt,
         )
 
+    def alike(self) -> list[Instance]:
+        """The batch, or its problems one by one where their policies have different supports.
+
+        The endogenous reward forbids what its policy never writes, and dynamics are those of a whole batch.
+        """
+        tables = [t.reshape(-1, *t.shape[-2:]) == float("-inf") for t in self.policy.log_probs]
+        if not self.batch_shape or all((never == never[:1]).all() for never in tables):
+            return [self]
+        return [self.take([k]) for k in range(math.prod(self.batch_shape))]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: not the enclosures that were computed, which belong to a process."""
+        return {name: value for name, value in self.__dict__.items() if name != "_enclosures"}
+
     def enclosed(self, bits: int) -> Instance:
         """The instance in enclosures of `bits` bits, with one quantity for each prompt.
 
@@ -170,15 +194,19 @@ class Instance:
         the softmax of its stored log-probabilities. Read its quantities inside ``precision(bits)``.
         """
         with precision(bits):
-            low, high = (enclose(end, bits) for end in self.mdp.reward_range)
-            reward_range: Any = (low, high)
-            mdp = replace(
-                self.mdp, rewards=tuple(enclose(r, bits) for r in self.mdp.rewards), reward_range=reward_range
-            )
-            alpha, gauge = enclose(self._alpha, bits), self.policy.log_normalizers
+            batch = self.batch_shape
+
+            def enclosed(arrays: Iterable[Array], inner: int) -> tuple[Any, ...]:
+                """With all axes of the batch, which a quantity of some arrays alone would lack."""
+                whole = (np.broadcast_to(x, (*batch, *np.shape(x)[np.ndim(x) - inner :])) for x in arrays)
+                return tuple(enclose(x, bits) for x in whole)
+
+            reward_range: Any = tuple(enclose(end, bits) for end in self.mdp.reward_range)
+            mdp = replace(self.mdp, rewards=enclosed(self.mdp.rewards, 2), reward_range=reward_range)
+            (alpha,), gauge = enclosed([self._alpha], 0), self.policy.log_normalizers
             policy = replace(
-                Policy.from_logits(self.policy.dynamics, [enclose(table, bits) for table in self.policy.log_probs]),
-                log_normalizers=None if gauge is None else tuple(enclose(z, bits) for z in gauge),
+                Policy.from_logits(self.policy.dynamics, enclosed(self.policy.log_probs, 2)),
+                log_normalizers=None if gauge is None else enclosed(gauge, 1),
             )
             expert, values = soft_optimal(mdp, alpha)
         exact = Instance(mdp, expert, policy, alpha, self.responses, self.rl_response, per_prompt=True)
@@ -525,11 +553,14 @@ class Instance:
         return self.pair_possible & (self.diverging_steps > 0)
 
     def pair_mean(self, values: Array) -> Array:
-        """Mean over `pair_counts`, of each prompt: ``(*batch, P, M)`` to ``(*batch, P)``; NaN where there are none."""
-        kept = self.pair_counts
-        xp, n = array_namespace(values), kept.sum(axis=-1)
+        """Mean over `pair_counts`, of each prompt: ``(*batch, P, M)`` to ``(*batch, P)``.
+
+        NaN where there are none, and where it is not known which.
+        """
+        kept, xp = Truth.of(self.pair_counts), array_namespace(values)
+        n = np.where((kept.certain == kept.possible).all(axis=-1), kept.certain.sum(axis=-1), np.nan)
         with np.errstate(invalid="ignore"):
-            return xp.sum(xp.where(kept, values, 0.0), axis=-1) / n
+            return xp.sum(xp.where(kept.certain, values, 0.0), axis=-1) / n
 
     def over_pairs(self, values: Any) -> Array:
         """A quantity of the instance or of each prompt, against pairs ``(*batch, P, M)``."""
@@ -552,21 +583,33 @@ def _trusted(kind: type[Instance], **fields: Any) -> Instance:
 
 def _validate(instance: Instance) -> None:
     """Raise `ValueError` unless the parts of an instance fit together and `expert` is what it says."""
-    mdp, alpha = instance.mdp, require_positive("alpha", instance.alpha)
+    mdp = instance.mdp
+    if isinstance(instance.alpha, str) or np.size(instance.alpha) == 0:
+        raise ValueError(f"alpha={instance.alpha!r}: must be a positive number, or one for each problem of a batch")
+    alpha = require_positive("alpha", instance.alpha)
+    if is_torch_array(alpha):
+        raise ValueError("alpha: is a torch tensor; an instance takes NumPy arrays")
+    _require_tables("mdp.rewards", mdp.rewards, mdp.dynamics)
     for name, policy in (("expert", instance.expert), ("policy", instance.policy)):
         if not mdp.dynamics.same_as(policy.dynamics):
             sizes = f"V={policy.dynamics.vocab_size}, layers {policy.dynamics.layer_sizes[:4]}…"
             own = f"V={mdp.vocab_size}, layers {mdp.dynamics.layer_sizes[:4]}…"
             raise ValueError(f"{name}: has other dynamics ({sizes}) than mdp ({own}); build it on mdp.dynamics")
-        _require_numbers(f"{name}.log_probs", policy.log_probs, float("-inf"))
-        _require_numbers(f"{name}.log_normalizers", policy.log_normalizers or ())
-    _require_numbers("mdp.rewards", mdp.rewards)
+        _require_tables(f"{name}.log_probs", policy.log_probs, mdp.dynamics, float("-inf"))
+        _require_gauge(f"{name}.log_normalizers", policy)
+        for h, (table, mask) in enumerate(zip(policy.log_probs, policy.dynamics.allowed, strict=True)):
+            if (table == float("-inf")).all(axis=-1).any():
+                raise ValueError(f"{name}.log_probs[{h}]: forbids every token of some state")
+            if mask is not None and (table[..., ~mask] > float("-inf")).any():
+                raise ValueError(
+                    f"{name}.log_probs[{h}]: a token that its dynamics forbid has probability; use -inf there"
+                )
     try:
-        batch = instance.batch_shape
+        instance.batch_shape  # noqa: B018 - it raises where they do not fit
     except ValueError:
         shapes = f"mdp {mdp.batch_shape}, expert {instance.expert.batch_shape}, policy {instance.policy.batch_shape}"
         raise ValueError(f"batch axes do not broadcast: {shapes}, alpha {np.shape(instance.alpha)}") from None
-    del batch
+    _require_responses(instance)
     solved, values = soft_optimal(mdp, alpha)
     largest = max(float(np.abs(value).max()) for value in values) + max(map(abs, mdp.reward_range))
     tolerance = EXPERT_WITHIN * (1 + mdp.horizon * largest / np.asarray(alpha))
@@ -574,7 +617,8 @@ def _validate(instance: Instance) -> None:
     for h, (given, exact) in enumerate(zip(instance.expert.log_probs, solved.log_probs, strict=True)):
         with np.errstate(invalid="ignore"):
             apart = np.where(given == exact, 0.0, np.abs(given - exact))
-        wrong = (apart > expand(tolerance, 2) * (1 + np.where(np.isfinite(exact), np.abs(exact), 0.0))) & reached[h]
+        allowed = expand(tolerance, 2) + EXPERT_WITHIN * np.where(np.isfinite(exact), np.abs(exact), 0.0)
+        wrong = (apart > allowed) & reached[h]
         if wrong.any():
             at = tuple(int(k) for k in np.argwhere(wrong)[0])
             got, want = (np.broadcast_to(x, wrong.shape)[at] for x in (given, exact))
@@ -584,11 +628,51 @@ def _validate(instance: Instance) -> None:
             )
 
 
-def _require_numbers(name: str, tables: Iterable[Array], exempt: float = 0.0) -> None:
+def _require_tables(name: str, tables: Sequence[Array], dynamics: Dynamics, exempt: float = 0.0) -> None:
+    """Raise `ValueError` unless there is a NumPy table for each layer, and all numbers are finite or `exempt`."""
+    if len(tables) != dynamics.horizon:
+        raise ValueError(f"{name} has {len(tables)} tables for a horizon of {dynamics.horizon}: one for each layer")
     for h, table in enumerate(tables):
+        if not isinstance(table, np.ndarray) or table.dtype.kind != "f":
+            raise ValueError(f"{name}[{h}]: is no NumPy array of real floating-point numbers, which an instance takes")
+        if table.shape[-2:] != (dynamics.layer_sizes[h], dynamics.vocab_size):
+            wanted = (dynamics.layer_sizes[h], dynamics.vocab_size)
+            raise ValueError(f"{name}[{h}] has shape {table.shape}: must end in {wanted}, states by tokens")
         bad = ~np.isfinite(table) & ~(table == exempt)
         if bad.any():
             raise ValueError(f"{name}[{h}] holds {table[bad][0]} at {tuple(map(int, np.argwhere(bad)[0]))}")
+
+
+def _require_gauge(name: str, policy: Policy) -> None:
+    """Raise `ValueError` unless there are no normalisers or one for each state of each layer, all of them finite."""
+    gauge, sizes = policy.log_normalizers, policy.dynamics.layer_sizes
+    if gauge is None:
+        return
+    if len(gauge) not in (len(sizes), len(sizes) + 1):
+        raise ValueError(f"{name} has {len(gauge)} layers for a horizon of {len(sizes)}")
+    for h, table in enumerate(gauge):
+        if not isinstance(table, np.ndarray) or table.dtype.kind != "f" or not np.isfinite(table).all():
+            raise ValueError(f"{name}[{h}]: must be a NumPy array of finite numbers")
+        if h < len(sizes) and table.shape[-1:] != sizes[h : h + 1]:
+            raise ValueError(f"{name}[{h}] has shape {table.shape}: must end in {sizes[h]}, one for each state")
+
+
+def _require_responses(instance: Instance) -> None:
+    """Raise `ValueError` unless chosen responses are tokens of the MDP, prompt by prompt and as many for each."""
+    d = instance.mdp.dynamics
+    for name in ("chosen_responses", "chosen_rl_response"):
+        chosen = getattr(instance, name)
+        if chosen is None:
+            continue
+        prompts, tokens = (np.asarray(x) for x in chosen)
+        each = 1 if name == "chosen_rl_response" else len(prompts) // d.n_prompts
+        fits = tokens.ndim >= 2 and tokens.shape[-2:] == (len(prompts), d.horizon) and tokens.dtype.kind in "iu"
+        if not (fits and each and np.array_equal(prompts, np.repeat(np.arange(d.n_prompts), each))):
+            what = f"prompts {prompts.shape}, tokens {tokens.dtype} {tokens.shape}"
+            need = "one response to each prompt in order" if each == 1 else "as many responses to each prompt, in order"
+            raise ValueError(f"{name}: {what}; give {need}, integers (…, N, {d.horizon})")
+        if tokens.min() < 0 or tokens.max() >= d.vocab_size:
+            raise ValueError(f"{name}: holds tokens {tokens.min()} to {tokens.max()}; they are 0 to {d.vocab_size - 1}")
 
 
 def _reached(policy: Policy) -> list[np.ndarray]:

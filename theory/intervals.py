@@ -79,6 +79,14 @@ class Truth:
         """Shape of the array."""
         return tuple(self.certain.shape)
 
+    def reshape(self, *shape: Any) -> Truth:
+        """As of NumPy arrays."""
+        return Truth(self.certain.reshape(*shape), self.possible.reshape(*shape))
+
+    def __getitem__(self, key: Any) -> Truth:
+        """Some of the answers."""
+        return Truth(self.certain[key], self.possible[key])
+
     def settled(self) -> Any:
         """A boolean array where every answer is certain, else this."""
         return self.certain if (self.certain == self.possible).all() else self
@@ -168,6 +176,10 @@ class Enclosure:
 
     def hull(self, other: Self, where: np.ndarray) -> Self:
         """Enclosures of both numbers where `where`, and these elsewhere."""
+        raise NotImplementedError
+
+    def root(self) -> Self:
+        """Square root of numbers that are known not to be negative, though their enclosures may reach below zero."""
         raise NotImplementedError
 
     def compare(self, name: str, other: Self) -> Any:
@@ -388,7 +400,8 @@ class Doubles(Enclosure):
             return values
         if isinstance(values, Enclosure):
             raise TypeError("enclosures of two kinds in one operation")
-        mid = _exact_doubles(values)
+        mid = _exact_doubles(values).view()
+        mid.flags.writeable = False  # it may be an array of the caller's
         return cls._made_of(mid, np.broadcast_to(0.0, mid.shape))
 
     @property
@@ -557,9 +570,17 @@ class Doubles(Enclosure):
     def _log1p(a: Doubles) -> Doubles:
         return _logarithm(np.log1p(a.mid), (1 + a.mid) * (1 - EPS), a)
 
+    def _sqrt(self) -> Doubles:
+        found = self.root()
+        return _known(found.mid, np.where(self.lower() < 0, np.inf, found.rad))
+
+    def root(self) -> Doubles:
+        """See `Enclosure.root`."""
+        with np.errstate(all="ignore"):
+            return self._root(self)
+
     @staticmethod
-    def _sqrt(a: Doubles) -> Doubles:
-        """Of a number that is known not to be negative, though its enclosure may reach below zero."""
+    def _root(a: Doubles) -> Doubles:
         mid = np.sqrt(a.mid)
         rad = (a.rad / mid + EPS * mid) * GROW
         top = np.sqrt(np.maximum(a.mid + a.rad, 0.0)) * (1 + 4 * EPS) + math.sqrt(TINY) * (a.rad > 0)
@@ -595,6 +616,8 @@ def _exact_doubles(values: Any) -> np.ndarray:
 
     """
     array = np.asarray(values)
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"{values!r}: must be real numbers")
     with np.errstate(all="ignore"):
         doubles = array.astype(np.float64, copy=False)
         if array.dtype not in (np.float64, np.float32, np.bool_):
@@ -655,7 +678,7 @@ class Balls(Enclosure):
         if isinstance(values, Enclosure):
             raise TypeError("enclosures of two kinds in one operation")
         array = np.asarray(values)
-        return cls._made_of(_objects(_ball_of(array if array.dtype == object else _exact_doubles(array))))
+        return cls._made_of(_objects(_ball_of(_exact_doubles(array))))
 
     @property
     def parts(self) -> tuple[np.ndarray, ...]:
@@ -772,7 +795,10 @@ class Balls(Enclosure):
         return _balls(_larger(a.data, b.data))
 
     def _sqrt(self) -> Balls:
-        """Of a number that is known not to be negative, though its ball may reach below zero."""
+        return self._map(_plain_root)
+
+    def root(self) -> Balls:
+        """See `Enclosure.root`."""
         return self._map(_root)
 
 
@@ -836,6 +862,7 @@ def _take_root(x: Any) -> Any:
 
 _ball_of = np.frompyfunc(_ball, 1, 1)
 _larger = np.frompyfunc(lambda a, b: a.max(b), 2, 1)
+_plain_root = np.frompyfunc(operator.methodcaller("sqrt"), 1, 1)
 _root, _widened = np.frompyfunc(_take_root, 1, 1), np.frompyfunc(_widen, 2, 1)
 _middle, _radius = (np.frompyfunc(operator.methodcaller(name), 1, 1) for name in ("mid", "rad"))
 _union = np.frompyfunc(lambda a, b, join: a.union(b) if join else a, 3, 1)
@@ -861,7 +888,18 @@ def _flags(function: Any, array: np.ndarray) -> np.ndarray:
 
 
 def enclose(values: Any, bits: int) -> Enclosure:
-    """The numbers of an array (or one number), exactly, as `Doubles` for 53 bits and as `Balls` for more."""
+    """The numbers of an array (or one number), exactly, as `Doubles` for 53 bits and as `Balls` for more.
+
+    Raises:
+        ValueError: a number of extended precision is not a double.
+
+    """
+    array = np.asarray(values) if not is_enclosure(values) else None
+    if array is not None and array.dtype == np.longdouble:
+        rounded = array.astype(np.float64)
+        other = ~((rounded == array) | np.isnan(array))
+        if other.any():
+            raise ValueError(f"{array[other][0]!r} is not a double, and would be rounded; give float64 arrays")
     return Doubles.of(values) if bits == DOUBLE else Balls.of(values)
 
 

@@ -108,7 +108,8 @@ class Policy:
         log_normalizers: list[Array] = []
         for h, table in enumerate(_check_tables("logits", logits, dynamics)):
             xp = array_namespace(table)
-            scaled = forbid(table / expand(temperature, 2), dynamics.allowed[h])
+            unit = isinstance(temperature, float) and temperature == 1.0
+            scaled = forbid(table if unit else table / expand(temperature, 2), dynamics.allowed[h])
             if bool(xp.any(xp.isnan(scaled) | (scaled == float("inf")))):
                 raise ValueError(f"logits[{h}] holds NaN or +inf: logits must be finite, or -inf for a forbidden token")
             top = xp.max(scaled, axis=-1, keepdims=True)

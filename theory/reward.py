@@ -19,6 +19,7 @@ import numpy as np
 
 from theory.arrays import Array, array_namespace, expand, is_enclosure, require_positive, token_major
 from theory.dynamics import Dynamics
+from theory.intervals import Truth, Undecided
 from theory.mdp import TokenMDP
 from theory.policy import Policy, Responses, response_sum
 
@@ -90,6 +91,8 @@ def _gauge_values(policy: Policy, alpha: Array | float, gauge: Gauge, terminal: 
 
 def _shared_support(chosen: Array, h: int) -> np.ndarray | None:
     """The policy's support as a mask of the dynamics, which a batch must share."""
+    if isinstance(chosen, Truth):
+        raise Undecided(f"layer {h}: it is not certain which tokens the policy writes")
     mask = np.asarray(chosen.cpu() if hasattr(chosen, "cpu") else chosen)
     mask = mask.reshape(-1, *mask.shape[-2:])
     if mask.all():

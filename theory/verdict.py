@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from theory.arrays import Array, as_array, is_enclosure
-from theory.intervals import DOUBLE, Enclosure, Truth, enclose, precision
+from theory.intervals import DOUBLE, Enclosure, Truth, Undecided, enclose, precision
 
 __all__ = [
     "Check",
@@ -44,10 +44,11 @@ PRECISIONS = (DOUBLE, 128, 256, 512, 1024)
 """Bits of the enclosures, tried in turn."""
 
 EQUAL_WITHIN = 1e-30
-"""An equality holds when its sides are proved to differ by no more than this share of the largest of them."""
+"""An equality holds when its sides are proved to differ by no more than this, and by no more than this share of the
+largest number that they have on the prompt."""
 
 BUDGET = 1_000_000
-"""Rewards, over all instances of one call, up to which balls are used where doubles decide nothing: about a minute."""
+"""Rewards, over all instances of one call, up to which balls are used where doubles decide nothing: a minute or two."""
 
 AT_ONCE = 50_000
 """Rewards of a batch that are evaluated in balls at once."""
@@ -87,6 +88,9 @@ class Evaluable(Protocol):
 
     def take(self, index: Any) -> Self:
         """Some problems of the batch, counted through it in C order."""
+
+    def alike(self) -> Sequence[Self]:
+        """Batches that can be evaluated at once, which together are this one."""
 
 
 @dataclass(frozen=True)
@@ -209,23 +213,35 @@ def check(statement: Statement, instance: Any, bits: int = DOUBLE) -> Check:
             return Truth(*(_spread(x, shape) for x in (truth.certain, truth.possible)))
 
         occurs = np.repeat(instance.counts, shape[b] // len(instance.counts)) if shape[b] > 1 else instance.counts.any()
-        assumed = spread(True if statement.assumes is None else _part(statement, "assumes", exact, None))
+        assumed = spread(Truth.of(True) if statement.assumes is None else _part(statement, "assumes", exact, bits))
         assumed = Truth.of(assumed & np.reshape(occurs, (-1, *(1,) * (len(shape) - b - 1))))
         vacuous = np.zeros(shape, bool)
         if statement.ceiling is not None:
             ceiling = _spread(_part(statement, "ceiling", exact, bits), shape)
             vacuous = spread(right >= ceiling).certain
-        return _judged(statement, bits, left, right, assumed, vacuous, b)
+        return _judged(statement, bits, left, right, assumed, vacuous, b, len(instance.counts))
 
 
-def _part(statement: Statement, name: str, exact: Any, bits: int | None) -> Any:
+def _part(statement: Statement, name: str, exact: Any, exact_bits: int) -> Any:
     """A side of the statement or its ceiling, enclosed, or what it assumes; an exception says of which statement."""
+    bits = None if name == "assumes" else exact_bits
     try:
         found = getattr(statement, name)(exact)
-        return found if bits is None else _as_enclosure(found, bits)
+        return _as_truth(found) if bits is None else _as_enclosure(found, bits)
+    except Undecided:  # a comparison that this precision leaves open: nothing is known
+        return Truth(False, True) if bits is None else enclose(np.nan, exact_bits)
     except Exception as error:
         error.add_note(f"while {name} of {statement.name!r} was evaluated")
         raise
+
+
+def _as_truth(values: Any) -> Truth:
+    if isinstance(values, Truth):
+        return values
+    array = np.asarray(values)
+    if array.dtype != np.bool_:
+        raise ValueError(f"{values!r}: an assumption must be true or false, or a comparison of quantities")
+    return Truth.of(array)
 
 
 def _as_enclosure(values: Any, bits: int) -> Enclosure:
@@ -247,16 +263,18 @@ def _with_axes(values: Any, axes: int) -> Any:
 
 
 def _judged(
-    statement: Statement, bits: int, left: Enclosure, right: Enclosure, assumed: Truth, vacuous: np.ndarray, b: int
-) -> Check:
+    statement: Statement, bits: int, left: Enclosure, right: Enclosure, assumed: Truth, vacuous: np.ndarray,
+    b: int, prompts: int,
+) -> Check:  # fmt: skip
     slack = right - left
     one, other, (low, high) = ((side.lower(), side.upper()) for side in (left, right, slack))
     unknown = left.is_nan() | right.is_nan()
     if statement.equality:
-        same = Truth.of(left == right).certain  # both are the same infinity, or the same exact number
+        equal = Truth.of(left == right)
+        same = equal.certain  # both are the same infinity, or the same exact number
         apart = np.maximum(np.abs(low), np.abs(high))
-        violated = ((low > 0) | (high < 0)) & ~same
-        holds = same | (apart <= EQUAL_WITHIN * _size(one, other, assumed.possible, b, bits))
+        violated = ~equal.possible
+        holds = same | (apart <= EQUAL_WITHIN * _size(one, other, assumed.possible, b, prompts))
         least = np.where(same, 0.0, -apart)
     else:
         endless = Truth.of(right == np.inf).certain | Truth.of(left == -np.inf).certain
@@ -278,17 +296,17 @@ def _judged(
     )  # fmt: skip
 
 
-def _size(one: Any, other: Any, counted: np.ndarray, b: int, bits: int) -> np.ndarray:
-    """What an equality's difference is compared with: the largest number that its sides are certain to have.
+def _size(one: Any, other: Any, counted: np.ndarray, b: int, prompts: int) -> np.ndarray:
+    """What an equality's difference is compared with: the largest number that its sides are certain to have, or 1.
 
-    Over the elements of one problem, since a return of zero is a sum of terms as large as the others'. At the last
-    precision it is at least 1, so that two sides which are zero are equal.
+    Over the elements of one prompt, since a return of zero is a sum of terms as large as those of others. At most 1, so
+    that a difference is small by itself too.
     """
     size = np.max([np.maximum(low, -high) for low, high in (one, other)], axis=0)
     size = np.where(counted & np.isfinite(size), np.maximum(size, 0.0), 0.0)
-    axes = tuple(range(b, size.ndim))
-    largest: np.ndarray = size.max(axis=axes, keepdims=True)
-    return np.maximum(largest, 1.0) if bits == PRECISIONS[-1] else largest
+    own = size.reshape((*size.shape[:b], prompts if size.shape[b] > 1 else 1, -1))
+    largest = np.minimum(own.max(axis=-1, keepdims=True), 1.0)
+    return np.asarray(np.broadcast_to(largest, own.shape).reshape(size.shape))
 
 
 def _enclosed(instance: Any, bits: int) -> Any:
@@ -361,13 +379,16 @@ def summarise_each(statements: Sequence[Statement], instances: Iterable[Any], bu
 
     """
     tallies = [_Tally(statement) for statement in statements]
+    if not budget >= 0:
+        raise ValueError(f"budget={budget}: must be a number of rewards, 0 or more")
     instances, left = list(instances), budget
     if not instances:
         raise ValueError("instances is empty: there is nothing to check the statements on")
     total = sum(math.prod(instance.batch_shape) for instance in instances)
     with tqdm(total=total, desc="instances", disable=None, leave=False) as progress:
         for instance in instances:
-            left -= _examine(tallies, instance, left)
+            for part in instance.alike():
+                left -= _examine(tallies, part, left)
             progress.update(math.prod(instance.batch_shape))
     return [tally.summary() for tally in tallies]
 
@@ -420,6 +441,7 @@ class _Rows:
         flat["ends"] = np.moveaxis(found.ends.reshape(4, n, -1), 0, -1)
         if not self.found:
             self.found = {name: np.zeros((len(self.bits), *x.shape[1:]), x.dtype) for name, x in flat.items()}
+            self.found["codes"][:] = UNDECIDED  # until they are evaluated
         mine = self.open[index]
         known = mine & (self.bits[index] > 0)
         if known.any():
@@ -480,7 +502,8 @@ class _Tally:
             return
         of = rows.found
         worst = of["codes"].max(axis=1, initial=0)
-        worst = np.where(rows.open & (worst == VIOLATED), UNDECIDED, worst)  # seen in doubles, and not confirmed
+        # what was not evaluated is open, and so is a violation that was seen in doubles and not confirmed
+        worst = np.where((rows.bits == 0) | (rows.open & (worst == VIOLATED)), UNDECIDED, worst)
         for code, count in zip(*np.unique(worst, return_counts=True), strict=True):
             self.outcomes[VERDICTS[code]] += int(count)
         self._explain(rows, worst)

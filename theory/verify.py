@@ -203,6 +203,9 @@ def run(groups: Sequence[Group], processes: int | None = None) -> list[Row]:
             default.
 
     """
+    names = [group.name for group in groups]
+    if len(set(names)) < len(names):
+        raise ValueError(f"groups: two are called {max(names, key=names.count)!r}; rows go by the name of their group")
     known = {id(STATEMENTS): "finite", id(DISCOUNTED_STATEMENTS): "discounted"}
     workers = min(processes or os.cpu_count() or 1, sum(id(group.statements) in known for group in groups))
     if workers < 2:
@@ -214,14 +217,14 @@ def run(groups: Sequence[Group], processes: int | None = None) -> list[Row]:
                 groups, key=lambda group: -sum(i.numbers * math.prod(i.batch_shape) for i in group.instances)
             )
             tasks = {
-                group.name: pool.submit(_summaries, known[id(group.statements)], group.instances)
+                id(group): pool.submit(_summaries, known[id(group.statements)], group.instances)
                 for group in order
                 if id(group.statements) in known
             }
             found = []
             for group in tqdm(groups, **BAR):
-                if group.name in tasks:
-                    summaries = zip(group.statements, tasks[group.name].result(), strict=True)
+                if id(group) in tasks:
+                    summaries = zip(group.statements, tasks[id(group)].result(), strict=True)
                     found.append([Summary(statement, **numbers) for statement, numbers in summaries])
                 else:
                     found.append(summarise_each(group.statements, group.instances))
