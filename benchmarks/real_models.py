@@ -8,7 +8,6 @@ each), all 729 words for nano-sort (729 responses each). No prompt is over a bud
 nano-sort, and half an hour for each addition model.
 """
 
-import json
 import math
 import os
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-from resumable import main
+from resumable import main, results
 
 from llm_bridge.checks import model_instance
 from llm_bridge.comparison import compare
@@ -74,9 +73,8 @@ def run(name):
 
 def report(out):
     """The tables."""
-    found = {
-        name: json.loads((out / f"{name}.json").read_text()) for name in pairs() if (out / f"{name}.json").exists()
-    }
+    there = results(out)
+    found = {name: there[name] for name in pairs() if name in there}
     print(
         "| model π̂ | sampled | power 2 | power 11 | MAP | greedy | KL(π_E‖π̂) | KL(π̂‖π_E) | ε_π | ε visited | median |"
     )

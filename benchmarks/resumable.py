@@ -3,24 +3,66 @@
 import argparse
 import json
 import multiprocessing
+import os
+import sys
+import threading
 import time
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import ExitStack
 from pathlib import Path
 
-import torch
+from theory.files import number, write_json
+from theory.runs import RUN, RunFolder
 
-from theory.files import replacing
 
-
-def work(jobs, out, name):
-    """Run one job; what it finds is written whole or not at all."""
-    torch.set_num_threads(1)
+def work(jobs, name):
+    """Run one job on one thread: what it finds, and seconds."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
     started, cpu = time.time(), time.process_time()
     found = jobs()[name]()
-    with replacing(out / f"{name}.json") as file:
-        file.write(json.dumps(found | {"cpu_seconds": time.process_time() - cpu}, indent=1).encode())
-    return f"{name}: {time.time() - started:.0f} s"
+    return found | {"cpu_seconds": time.process_time() - cpu}, time.time() - started
+
+
+def end_with_parent():
+    """In a process of the pool: end when the main one is killed, and leave the next run alone."""
+
+    def wait():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def run(folder, jobs, todo, processes, jobs_per_process):
+    """Run jobs and write each one's file as soon as it ends; after an error those under way still end."""
+    spawn, errors = multiprocessing.get_context("spawn"), []
+    with ProcessPoolExecutor(processes, spawn, end_with_parent, max_tasks_per_child=jobs_per_process) as pool:
+        names = {pool.submit(work, jobs, name): name for name in todo}
+        for future in as_completed(names):
+            if future.cancelled():
+                continue
+            if future.exception() is not None:
+                errors.append(future.exception())
+                for other in names:
+                    other.cancel()  # does nothing to those under way
+                continue
+            found, seconds = future.result()
+            write_json(folder.path / f"{names[future]}.json", found)
+            print(f"{names[future]}: {seconds:.0f} s", flush=True)
+    if errors:
+        raise errors[0]
+
+
+def results(out):
+    """What each job has found, by name, numbers that are not finite included."""
+    return {path.stem: _read(json.loads(path.read_text())) for path in sorted(out.glob("*.json")) if path.name != RUN}
+
+
+def _read(value):
+    if isinstance(value, dict):
+        return {name: _read(item) for name, item in value.items()}
+    return [_read(item) for item in value] if isinstance(value, list) else number(value)
 
 
 def main(doc, jobs, report, *, processes=1, jobs_per_process=None):
@@ -40,12 +82,13 @@ def main(doc, jobs, report, *, processes=1, jobs_per_process=None):
     parser.add_argument("--processes", type=int, default=processes)
     parser.add_argument("--report", action="store_true")
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.report:
         report(arguments.out)
         return
-    todo = [n for n in jobs() if n.startswith(arguments.only) and not (arguments.out / f"{n}.json").exists()]
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(arguments.processes, spawn, max_tasks_per_child=jobs_per_process) as pool:
-        for line in pool.map(partial(work, jobs, arguments.out), todo):
-            print(line, flush=True)
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(RunFolder(arguments.out, {"script": parser.prog}))
+        except ValueError as error:
+            parser.exit(2, f"{parser.prog}: {error}\n")
+        todo = [n for n in jobs() if n.startswith(arguments.only) and not (arguments.out / f"{n}.json").exists()]
+        run(folder, jobs, todo, arguments.processes, jobs_per_process)

@@ -1,9 +1,8 @@
 """Tables (Markdown, on standard output) and figures of what ``self_improvement.py`` has written."""
 
-import json
-
 import numpy as np
 from matplotlib.figure import Figure
+from resumable import results
 
 from theory.plot import PALETTE, save
 
@@ -14,7 +13,7 @@ NAMES = {"carries-0": "no carry", "carries-1": "1 carry", "carries-2": "2", "car
 
 def report(out):
     """Whatever is there."""
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(out.glob("*.json"))}
+    found = results(out)
     for table in (improvement, objectives, baselines, others, rounds, few):
         lines = table(found)
         if lines:

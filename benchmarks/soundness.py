@@ -10,7 +10,6 @@ which must not be *violated*, and with its right side moved past the left by 1, 
 must not *hold*.
 """
 
-import json
 import os
 from dataclasses import replace
 from functools import partial
@@ -18,7 +17,7 @@ from functools import partial
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-from resumable import main
+from resumable import main, results
 
 from theory.instance import Instance
 from theory.mdp import TokenMDP
@@ -128,10 +127,9 @@ def run(job):
 
 def report(out):
     """Totals over all jobs."""
-    total, instances, files = {}, 0, sorted(out.glob("*.json"))
+    total, instances, jobs_done = {}, 0, results(out)
     reasons = {}
-    for path in files:
-        found = json.loads(path.read_text())
+    for found in jobs_done.values():
         instances += found["instances"]
         for variant, rows in found["outcomes"].items():
             for row in rows.values():
@@ -141,7 +139,7 @@ def report(out):
         for name, why in found["reasons"].items():
             for reason, count in why.items():
                 reasons[name, reason] = reasons.get((name, reason), 0) + count
-    print(f"{instances:,} instances in {len(files)} jobs, {sum(total.values()):,} verdicts")
+    print(f"{instances:,} instances in {len(jobs_done)} jobs, {sum(total.values()):,} verdicts")
     wrong = total.get(("as it stands", "violated"), 0)
     wrong += sum(
         count for (variant, verdict), count in total.items() if variant != "as it stands" and verdict == "holds"

@@ -1,10 +1,9 @@
 """Tables (Markdown, on standard output) and the two figures of what ``validation.py`` has written."""
 
-import json
-
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from resumable import results
 
 from llm_bridge.validation import Point, deviations
 from theory.plot import CLONE, PALETTE, RL, save
@@ -27,7 +26,7 @@ FAMILIES = {"addition": RL, "trained": CLONE}
 
 def report(out):
     """Whatever is there."""
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(out.glob("*.json"))}
+    found = results(out)
     print(f"{len(found)} jobs, {sum(job['cpu_seconds'] for job in found.values()) / 60:.1f} minutes of one core\n")
     for table in (on_the_diagonal, planted, addition, distances, steps, agreements, epsilons, values):
         print("\n".join([*table(found), ""]))

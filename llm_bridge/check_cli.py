@@ -6,6 +6,7 @@ Exit codes: 0, nothing is violated; 1, a statement is; 2, bad input.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from llm_bridge.checks import ModelInstance
     from llm_bridge.model import CausalLM
     from llm_bridge.variants import Variant
+    from theory.runs import RunFolder
 
 __all__ = ["add_check", "add_models", "read_variants"]
 
@@ -170,7 +172,8 @@ def read_prompts(path: Path) -> list[str]:
 def _check(arguments: argparse.Namespace) -> int:
     from theory import __version__
     from theory.cli import check_llm
-    from theory.verify import write_json
+    from theory.files import write_json
+    from theory.runs import RunFolder
 
     started = time.monotonic()
     _require(arguments)
@@ -181,41 +184,56 @@ def _check(arguments: argparse.Namespace) -> int:
     prompts = list(arguments.prompt)
     if arguments.prompts is not None:
         prompts += read_prompts(arguments.prompts)[: arguments.limit]
-    given = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items() if k not in ("run", "out")}
+    given = {name: value for name, value in vars(arguments).items() if name not in ("run", "out")}
     report: dict[str, Any] = {"version": __version__, "arguments": given}
-    code, text = (_exact if arguments.sampled is None else _sampled)(arguments, prompts, report)
-    write_json(arguments.out / "check.json", report)
+    with RunFolder(arguments.out) as folder:
+        code, text = (_exact if arguments.sampled is None else _sampled)(arguments, prompts, report, folder)
+        write_json(folder.path / "check.json", report)
     print(text)  # now that all is written: whoever reads this may stop reading
     print(f"check.json and report.html in {arguments.out} ({time.monotonic() - started:.0f} s)")
     return code
 
 
-def _exact(arguments: argparse.Namespace, prompts: list[str], report: dict[str, Any]) -> tuple[int, str]:
+def _identify(folder: RunFolder, report: dict[str, Any], prompts: list[str], **weights: str) -> None:
+    """Claim the folder for these options, prompts and weights."""
+    from llm_bridge.sampled import DRAWS
+
+    given = report["arguments"] | {"prompt": None, "prompts": hashlib.sha256(repr(prompts).encode()).hexdigest()}
+    folder.identify({"version": report["version"]} | given | weights, lines=DRAWS)
+
+
+def _exact(
+    arguments: argparse.Namespace, prompts: list[str], report: dict[str, Any], folder: RunFolder
+) -> tuple[int, str]:
     """Write figures and page, and add to the report; exit code and what to print."""
     from llm_bridge import check_report, checks
     from llm_bridge.comparison import compare
     from theory import plot
     from theory.verdict import BUDGET
 
-    title, found, about = _instance(arguments, prompts)
+    title, found, about, weights = _instance(arguments, prompts)
     if found.instance.mdp.vocab_size == 1:
         raise ValueError("one token makes one response, and nothing to compare; give more with --tokens, or --rest")
+    _identify(folder, report, prompts, **weights)
     comparison = compare([found.instance], found.weights, arguments.budget or BUDGET)
     about |= checks.facts(found)
     report |= {"facts": about, "exact": comparison.as_dict()}
-    arguments.out.mkdir(parents=True, exist_ok=True)
     figures = check_report.figures(comparison, found.instance)
     for name, figure in figures.items():
-        plot.save(figure, arguments.out, name)
-    check_report.write_html(arguments.out / "report.html", title, about, check_report.tables_of(comparison), figures)
+        plot.save(figure, folder.path, name)
+    check_report.write_html(folder.path / "report.html", title, about, check_report.tables_of(comparison), figures)
     code = int(any(line.verdict == "violated" for line in comparison.lines))
     return code, check_report.render(title, about, comparison)
 
 
-def _instance(arguments: argparse.Namespace, prompts: list[str]) -> tuple[str, ModelInstance, dict[str, Any]]:
-    """Title, instance, and what the models are."""
+def _instance(
+    arguments: argparse.Namespace, prompts: list[str]
+) -> tuple[str, ModelInstance, dict[str, Any], dict[str, str]]:
+    """Title, instance, what the models are, and hashes of their weights."""
     from llm_bridge import checks
+    from llm_bridge.model import fingerprint
     from llm_bridge.score import find_end_tokens
+    from llm_bridge.scoring import digest
     from llm_bridge.tree import parse_tokens
     from llm_bridge.variants import load_pair, load_variant
     from theory.mdp import TokenMDP
@@ -234,22 +252,27 @@ def _instance(arguments: argparse.Namespace, prompts: list[str]) -> tuple[str, M
             "model π̂": f"{lm.name} ({policy})",
             "expert π_E": f"soft-optimal for {name} at α = {arguments.alpha:g}",
         }
-        return f"{lm.name} against {name}", found, about
+        weights = {"weights": fingerprint(lm), "expert_weights": digest(Path(arguments.expert))}
+        return f"{lm.name} against {name}", found, about, weights
     found = checks.model_instance(
         lm, teacher, prompts, arguments.horizon, alpha=arguments.alpha, temperature=policy.temperature,
         expert_temperature=expert.temperature, tokens=ids, rest=arguments.rest, top_k=arguments.top_k,
         end_tokens=find_end_tokens(lm) if arguments.eos else (), memory=memory,
     )  # fmt: skip
-    return f"{lm.name} against {teacher.name}", found, _about(lm, policy, teacher, expert)
+    weights = {"weights": fingerprint(lm), "expert_weights": fingerprint(teacher)}
+    return f"{lm.name} against {teacher.name}", found, _about(lm, policy, teacher, expert), weights
 
 
 def _about(lm: CausalLM, policy: Variant, teacher: CausalLM, expert: Variant) -> dict[str, Any]:
     return {"model π̂": f"{lm.name} ({policy})", "expert π_E": f"{teacher.name} ({expert})"}
 
 
-def _sampled(arguments: argparse.Namespace, prompts: list[str], report: dict[str, Any]) -> tuple[int, str]:
+def _sampled(
+    arguments: argparse.Namespace, prompts: list[str], report: dict[str, Any], folder: RunFolder
+) -> tuple[int, str]:
     """Write the page and add to the report; exit code and what to print."""
     from llm_bridge import check_report
+    from llm_bridge.model import fingerprint
     from llm_bridge.sampled import estimate
     from llm_bridge.score import find_end_tokens
     from llm_bridge.variants import load_pair
@@ -257,15 +280,15 @@ def _sampled(arguments: argparse.Namespace, prompts: list[str], report: dict[str
     policy, expert = read_variants(arguments)
     lm, teacher = load_pair(policy, expert)
     ends = find_end_tokens(lm) if arguments.eos else ()
+    _identify(folder, report, prompts, weights=fingerprint(lm), expert_weights=fingerprint(teacher))
     found = estimate(
         lm, teacher, prompts, arguments.horizon, arguments.sampled, alpha=arguments.alpha,
         temperature=policy.temperature, expert_temperature=expert.temperature, end_tokens=ends, width=arguments.beam,
-        confidence=arguments.confidence, seed=arguments.seed, memory=arguments.memory * 2**20,
+        confidence=arguments.confidence, seed=arguments.seed, memory=arguments.memory * 2**20, run=folder,
     )  # fmt: skip
     title, about = f"{lm.name} against {teacher.name}, sampled", _about(lm, policy, teacher, expert)
     about |= {"prompts": prompts if len(prompts) <= 8 else len(prompts), "horizon": arguments.horizon}
     about |= {"end tokens": ends, "alpha": arguments.alpha, "confidence of each interval": arguments.confidence}
     report |= {"facts": about, "sampled": found.as_dict()}
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    check_report.write_html(arguments.out / "report.html", title, about, check_report.tables_of_sampled(found), {})
+    check_report.write_html(folder.path / "report.html", title, about, check_report.tables_of_sampled(found), {})
     return 0, check_report.render_sampled(title, about, found)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from llm_bridge.model import CausalLM
     from llm_bridge.scorers import Scorer
     from llm_bridge.scoring import Plan, Results
-    from llm_bridge.workers import Workers
+    from theory.runs import RunFolder
 
 __all__ = ["add_score"]
 
@@ -123,16 +123,17 @@ def _score(arguments: argparse.Namespace) -> int:
     comparisons, problems = read_comparisons(*arguments.pairs, format=arguments.format, limit=arguments.limit)
     from llm_bridge import scoring
     from llm_bridge.workers import workers
+    from theory.runs import RunFolder
 
     with workers() as group:
         scorer, lm, facts = _scorer(arguments)
         files = {name: None if name.startswith(HUB) else scoring.digest(Path(name)) for name in arguments.pairs}
         given = {name: getattr(arguments, name) for name in ("format", "limit", "batch_tokens")}
         facts = {"version": __version__} | facts | given | {"pairs": files}
-        with scoring.claimed(arguments.out, facts, group):
+        with RunFolder(arguments.out, facts, lines=[scoring.RESPONSES], processes=group) as run:
             work = scoring.plan(scorer, comparisons, arguments.batch_tokens, progress=group.first)
             started = time.monotonic()
-            tokens = _run(scorer, work, arguments, group)
+            tokens = _run(scorer, work, run, arguments)
             seconds = time.monotonic() - started
             if not group.first:
                 group.wait()  # a launcher stops all when one of them ends with a code
@@ -147,13 +148,13 @@ def _score(arguments: argparse.Namespace) -> int:
     return 1 if any(problem.fault for problem in problems) else 0
 
 
-def _run(scorer: Scorer, work: Plan, arguments: argparse.Namespace, group: Workers) -> int:
+def _run(scorer: Scorer, work: Plan, run: RunFolder, arguments: argparse.Namespace) -> int:
     import torch
 
     from llm_bridge import scoring
 
     try:
-        return scoring.run(scorer, work, arguments.out, group, progress=group.first)
+        return scoring.run(scorer, work, run, progress=run.processes.first)
     except torch.OutOfMemoryError:
         size = arguments.batch_tokens
         raise ValueError(f"--batch-tokens={size}: out of memory; give fewer, and another --out") from None
@@ -227,7 +228,7 @@ def _report(
     """Write summary, HTML and domain matrix, and print the table."""
     from llm_bridge import accuracy, report, scoring
     from theory import plot
-    from theory.verify import write_json
+    from theory.files import write_json
 
     left_out = [{"place": str(problem.place), "message": problem.message} for problem in problems]
     cut = {key[0] for key, record in results.records.items() if record.get("cut")}

@@ -540,6 +540,11 @@ class Trainer:
         self.generator.set_state(state["generator"])
         self.done, self.beta = state["done"], state["beta"]
 
+    def identity(self) -> dict[str, Any]:
+        """Everything that the result depends on: hyperparameters, and hashes of the models and of the prompts."""
+        config = {name: value for name, value in asdict(self.config).items() if name not in MACHINE}
+        return config | dict(zip(("lm", "reward_of", "prompts"), self._identity, strict=True))
+
     @cached_property
     def _identity(self) -> list[str]:
         """Of `π̂`, of the model whose reward is maximised, and of the prompts."""

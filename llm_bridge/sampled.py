@@ -23,7 +23,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -39,9 +39,13 @@ from llm_bridge.model import CausalLM, encode_prompt, require_same_vocabulary
 from llm_bridge.prefixes import require_integer
 from theory.arrays import require_memory, require_positive
 from theory.bounds import preference_tv_of_pair
+from theory.files import number
 from theory.reward import preference_tv
 
-__all__ = ["Draws", "Estimate", "Sampled", "draw", "estimate", "estimates"]
+if TYPE_CHECKING:
+    from theory.runs import Lines, RunFolder
+
+__all__ = ["DRAWS", "Draws", "Estimate", "Sampled", "draw", "estimate", "estimates"]
 
 
 class Estimate(NamedTuple):
@@ -304,7 +308,7 @@ class _Pair(NamedTuple):
 def estimate(
     lm: CausalLM, expert: CausalLM, prompts: Sequence[str], horizon: int, n: int, *, alpha: float = 1.0,
     temperature: float = 1.0, expert_temperature: float = 1.0, end_tokens: Sequence[int] = (), width: int = 64,
-    confidence: float = 0.95, seed: int = 0, memory: int = 2**30,
+    confidence: float = 0.95, seed: int = 0, memory: int = 2**30, run: RunFolder | None = None,
 ) -> Sampled:  # fmt: skip
     """Draw `n` responses of each policy to each prompt, search for what RL plays, and estimate.
 
@@ -322,6 +326,8 @@ def estimate(
         confidence: of each interval by itself.
         seed: of the draws.
         memory: bytes that a pass may take, estimated.
+        run: folder of a run that depends on these arguments alone: what is read of each block of responses is kept in
+            the files `DRAWS`, and not drawn again.
 
     Raises:
         ValueError: an argument is out of range, the vocabularies differ, a prompt does not fit, or a model has no head
@@ -349,9 +355,12 @@ def estimate(
     with evaluation(lm.model), evaluation(expert.model):
         generator = torch.Generator().manual_seed(seed)
         drawn = [
-            draw(pair, own, ids, n, horizon, end_tokens=end_tokens, generator=generator, memory=memory)
+            draw(
+                pair, own, ids, n, horizon, end_tokens=end_tokens, generator=generator, memory=memory,
+                lines=None if run is None else run.lines(DRAWS[own], _block),
+            )
             for own in (0, 1)
-        ]
+        ]  # fmt: skip
         # both are read here, in one way: those of the beam are rounded otherwise
         log_expert, log_policy = (_log_probs(*each, ids, beam.responses) for each in pair)
     rl = log_expert, log_policy, beam.shortfall
@@ -361,9 +370,13 @@ def estimate(
     return Sampled(len(ids), n, found, closeness, float(beam.proven.mean()))
 
 
+DRAWS = ("draws_expert.jsonl", "draws_policy.jsonl")
+"""Files of what was read of the responses of each policy: a line for each block, as `_read` returns it."""
+
+
 def draw(
     pair: _Pair, own: int, prompts: Sequence[Sequence[int]], n: int, horizon: int, *, end_tokens: Sequence[int],
-    generator: torch.Generator, memory: int,
+    generator: torch.Generator, memory: int, lines: Lines[list[np.ndarray]] | None = None,
 ) -> Draws:  # fmt: skip
     """Draw from the expert (`own` 0) or from the model (1), and read both in every state that is passed.
 
@@ -376,14 +389,20 @@ def draw(
         end_tokens: ids after which a response is over.
         generator: of the draws.
         memory: bytes of a pass.
+        lines: blocks that are known already; the others are added.
 
     """
     actor, temperature = pair[own]
     rows = min(_rows(each, max(map(len, prompts)) + horizon, memory) for each, _ in pair)
-    found: list[list[np.ndarray]] = []
+    found = list(lines or ())
+    known = len(found)
     with tqdm(total=len(prompts) * n, desc="responses", disable=None, leave=False) as bar:
-        for some, samples in _blocks(len(prompts), n, rows):
+        for k, (some, samples) in enumerate(_blocks(len(prompts), n, rows)):
+            # drawn for a known block too: those of the next ones must not depend on where a run was stopped
             uniforms = torch.rand(len(some) * samples, horizon, generator=generator, dtype=torch.double)
+            bar.update(len(uniforms))
+            if k < known:
+                continue
             texts = [prompts[p] for p in some]
             try:
                 written = generate(
@@ -392,7 +411,8 @@ def draw(
             except NoLaw as error:
                 raise ValueError(str(error.reading)) from None
             found.append(_read(pair, written, memory))
-            bar.update(len(uniforms))
+            if lines is not None:
+                lines.append(found[-1])
     *columns, lengths, ratios = (np.concatenate(column) for column in zip(*found, strict=True))
     names = [field.name for field in fields(Draws)][: len(columns)]
     of_prompt = np.split(ratios, np.cumsum(lengths.reshape(len(prompts), n).sum(axis=1))[:-1])
@@ -453,6 +473,14 @@ def _read(pair: _Pair, written: Rollout, memory: int) -> list[np.ndarray]:
     counts = chosen > 0
     columns = [x[again] for x in (*totals, largest.max(axis=1), counts.sum(axis=1))]
     return [*columns, np.abs(ratios)[again][counts[again]]]
+
+
+def _block(row: list[list[Any]]) -> list[np.ndarray]:
+    """Turn a line of `DRAWS` into what `_read` returns."""
+    columns = [np.array([number(x) for x in column]) for column in row]
+    if len(columns) != len(fields(Draws)) + 1 or len({len(column) for column in columns[:-1]}) > 1:
+        raise ValueError("no block of responses")
+    return columns
 
 
 def _states(pair: _Pair, written: Rollout, memory: int) -> np.ndarray:

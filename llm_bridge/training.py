@@ -2,6 +2,7 @@
 
 The folder has
 
+    run.json           everything that the result depends on: another run is refused (`theory.runs`)
     config.json        every hyperparameter
     metrics.jsonl      a line a batch: what `Trainer.step` returns, and what `evaluate` says where it is asked
     samples.jsonl      a few responses of the batches that are evaluated, with their rewards
@@ -13,10 +14,9 @@ The folder has
 from __future__ import annotations
 
 import copy
-import json
-import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -29,8 +29,9 @@ from llm_bridge.model import CausalLM, save
 from llm_bridge.ppo import PPOConfig, Reward, Trainer
 from llm_bridge.prefixes import require_integer
 from llm_bridge.workers import Workers
-from theory.files import replacing
-from theory.verify import write_json
+from theory import __version__
+from theory.files import number, write_json
+from theory.runs import RunFolder, read_lines
 
 __all__ = ["Evaluate", "read_metrics", "save_policy", "train"]
 
@@ -63,7 +64,7 @@ def train(
         checkpoint_every: batches between checkpoints.
         teacher: whose endogenous reward is maximised, see `Trainer`.
         extra: a further reward of the tokens drawn, see `Trainer`.
-        resume: go on from the checkpoint in `out`, where there is one.
+        resume: go on from the checkpoint in `out`; warns where there is none yet, and begins.
         tensorboard: write the metrics for TensorBoard too.
         group: the processes of the run, see `Trainer`; the first of them writes.
         stop: asked after every batch; where it says so, a checkpoint is written and the run ends there.
@@ -71,7 +72,8 @@ def train(
     Raises:
         Diverged: the run was stopped, with the reason; the last checkpoint stays.
         OSError: `out` cannot be written; the last checkpoint stays.
-        ValueError: `out` has a run and `resume` is not set; or see `Trainer`.
+        ValueError: another run is writing to `out`, or has written to it; `out` has a checkpoint and `resume` is not
+            set, or files of something else and it is; or see `Trainer`.
 
     """
     require_integer("eval_every", eval_every)
@@ -79,31 +81,30 @@ def train(
     trainer = Trainer(lm, prompts, config, teacher=teacher, extra=extra, group=group)
     if evaluate is not None and trainer.sharded:
         raise ValueError("evaluate: the policy is in pieces (shard=True); evaluate what is left in model/ afterwards")
-    folder = _Folder(out, resume, tensorboard, trainer)
-    with folder.opened(), _bar(trainer) as bar:
+    with _recorded(out, resume, tensorboard, trainer) as record, _bar(trainer) as bar:
         if not trainer.done:
-            folder.log({"step": 0} | dict(evaluate(trainer.lm) if evaluate is not None else {}))
+            record.log({"step": 0} | dict(evaluate(trainer.lm) if evaluate is not None else {}))
         while trainer.done < config.steps:
             try:
                 row = trainer.step()
             except Diverged as error:
                 reason = f"step {trainer.done + 1}: {error}"
-                folder.log({"step": trainer.done + 1, "stopped": reason})
+                record.log({"step": trainer.done + 1, "stopped": reason})
                 raise Diverged(reason) from None
             last = trainer.done == config.steps
             if evaluate is not None and (last or trainer.done % eval_every == 0):
                 row = dict(evaluate(trainer.lm)) | row
-                folder.show()
-            folder.log(row)
+                record.show()
+            record.log(row)
             stopping = group.any(stop()) and not last
             if last or stopping or trainer.done % checkpoint_every == 0:
-                folder.save()
+                record.save()
             bar.set_postfix(kl=f"{row['kl']:.3g}", reward=f"{row['reward']:.4g}", refresh=False)
             bar.update()
             if stopping:
                 return trainer
-    if out is not None:
-        save_policy(trainer, out / MODEL)
+        if out is not None:
+            save_policy(trainer, out / MODEL)
     return trainer
 
 
@@ -112,44 +113,58 @@ def _bar(trainer: Trainer) -> Any:
     return tqdm(total=trainer.config.steps, initial=trainer.done, desc=trainer.lm.name, disable=disable, leave=False)
 
 
-class _Folder:
-    """What the first process writes of a run."""
-
-    def __init__(self, out: Path | None, resume: bool, tensorboard: bool, trainer: Trainer) -> None:
-        self.out, self.trainer, self.tensorboard = out, trainer, tensorboard
-        self.board: Any = None
-        if out is None:
-            return
-        if trainer.group.first:
-            out.mkdir(parents=True, exist_ok=True)
-        trainer.group.wait()
+@contextmanager
+def _recorded(out: Path | None, resume: bool, tensorboard: bool, trainer: Trainer) -> Iterator[_Record]:
+    """Claim the folder, go on from its checkpoint, and open what is written as it comes."""
+    if out is None:
+        yield _Record(trainer)
+        return
+    first, name = trainer.group.first, f"out={str(out)!r}"
+    with ExitStack() as stack:
+        run = stack.enter_context(RunFolder(out, processes=trainer.group))
         found = out / CHECKPOINT
         if found.exists() and not resume:
-            raise ValueError(f"out={str(out)!r}: has a checkpoint; use resume=True to go on, or another folder")
+            raise ValueError(f"{name}: has a checkpoint; use resume=True to go on, or another folder")
+        if resume and not found.exists():
+            if run.foreign:
+                raise ValueError(f"{name}: has no run to go on from; give its folder, or leave resume out")
+            if first:
+                warnings.warn(f"{name}: has no checkpoint to go on from; begins at step 0", stacklevel=4)
+        run.identify({"version": __version__, "kind": "ppo"} | trainer.identity(), lines=[METRICS, SAMPLES])
         if found.exists():
             trainer.load(found)
-        trainer.group.wait()
-        if trainer.group.first:
-            for name in (METRICS, SAMPLES):  # what was written after the checkpoint will come again
-                kept = [row for row in _rows(out / name) if trainer.done and row["step"] <= trainer.done]
-                with replacing(out / name) as file:
-                    file.write("".join(map(_line, kept)).encode())
+        record = _Record(trainer, run)
+        if first:
             write_json(out / CONFIG, asdict(trainer.config))
+            for lines in (record.metrics, record.samples):  # what was written after the checkpoint will come again
+                lines.keep(lambda step: trainer.done > 0 and step <= trainer.done)
+        if first and tensorboard:
+            board = _board()(str(out / TENSORBOARD), purge_step=trainer.done + 1)
+            record.board = stack.enter_context(board)
+        yield record
 
-    @contextmanager
-    def opened(self) -> Iterator[None]:
-        if self.out is None or not self.tensorboard or not self.trainer.group.first:
-            yield
-            return
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise ValueError("tensorboard: not installed: pip install 'endorm[train]'") from None
-        with SummaryWriter(str(self.out / TENSORBOARD), purge_step=self.trainer.done + 1) as self.board:
-            yield
+
+def _board() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ValueError("tensorboard: not installed: pip install 'endorm[train]'") from None
+    return SummaryWriter
+
+
+class _Record:
+    """What is written of a run, by the first process; without a folder nothing is."""
+
+    def __init__(self, trainer: Trainer, run: RunFolder | None = None) -> None:
+        self.trainer, self.run = trainer, run
+        self.board: Any = None
+        if run is not None:
+            self.metrics, self.samples = (run.lines(name, lambda row: int(row["step"])) for name in (METRICS, SAMPLES))
+        self._writes = run is not None and trainer.group.first
 
     def log(self, row: Mapping[str, Any]) -> None:
-        self._append(METRICS, row)
+        if self._writes:
+            self.metrics.append(row)
         if self.board is not None:
             for name, value in row.items():
                 if isinstance(value, int | float):
@@ -158,48 +173,32 @@ class _Folder:
     def show(self) -> None:
         """A few responses of the last batch."""
         trainer, tokenizer = self.trainer, self.trainer.lm.tokenizer
-        if trainer.rollout is None:
+        if trainer.rollout is None or not self._writes:
             return
         prompts, responses = trainer.rollout.texts()
         every = trainer.config.samples
         for i in range(0, min(SHOWN * every, len(prompts)), every):
             texts = {"prompt": tokenizer.decode(prompts[i]), "response": tokenizer.decode(responses[i])}
             numbers = {"reward": float(trainer.rewards[i]), "log_prob": float(trainer.rollout.log_probs[i].sum())}
-            self._append(SAMPLES, {"step": trainer.done} | texts | numbers)
+            self.samples.append({"step": trainer.done} | texts | numbers)
 
     def save(self) -> None:
-        if self.out is not None:
-            self.trainer.save(self.out / CHECKPOINT)
-
-    def _append(self, name: str, row: Mapping[str, Any]) -> None:
-        if self.out is not None and self.trainer.group.first:
-            with (self.out / name).open("a", encoding="utf-8") as file:
-                file.write(_line(row))
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-    return json.dumps(finite, ensure_ascii=False) + "\n"
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file; a kill can leave half of one at its end."""
-    if not path.exists():
-        return []
-    *lines, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")  # responses hold other line breaks
-    return [json.loads(line) for line in lines]
+        """Replace the checkpoint; every process takes part."""
+        if self.run is not None:
+            self.trainer.save(self.run.path / CHECKPOINT)
 
 
 def read_metrics(out: Path) -> list[dict[str, Any]]:
-    """The rows of ``metrics.jsonl`` in the folder of a run, in order of their steps.
+    """Return the rows of ``metrics.jsonl`` in the folder of a run, in order of their steps.
 
     Raises:
         OSError: there is none.
+        ValueError: a line is damaged.
 
     """
     if not (out / METRICS).is_file():
         raise OSError(f"{out / METRICS}: no such file; give the folder of a run")
-    return _rows(out / METRICS)
+    return list(read_lines(out / METRICS, lambda row: {name: number(value) for name, value in dict(row).items()}))
 
 
 def save_policy(trainer: Trainer, folder: Path) -> None:

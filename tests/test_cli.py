@@ -7,6 +7,7 @@ import pytest
 
 from theory.cli import main
 from theory.mdp import TokenMDP
+from theory.runs import RunFolder
 
 
 @pytest.fixture
@@ -188,6 +189,17 @@ def test_verify_exits_1_on_a_violation(monkeypatch, tmp_path):
     monkeypatch.setattr(verify, "exact_groups", lambda *_, **__: planted)
     monkeypatch.setattr(cli, "_model_groups", lambda arguments: ([], ""))
     assert main(["verify", "--instances", "8", "--out", str(tmp_path)]) == 1
+
+
+@pytest.mark.parametrize("words", [["verify", "--instances", "8"], ["curves", "--family", "sharpening"]])
+def test_a_folder_that_another_run_writes_to(words, tmp_path, capsys):
+    out = tmp_path / "out"
+    with RunFolder(out):
+        assert main([*words, "--out", str(out)]) == 2
+        refused = f"endorm {words[0]}: {out}: another run is writing there; wait for it, or give another --out\n"
+        assert capsys.readouterr().err == refused
+        assert [path.name for path in out.iterdir()] == ["run.lock"]
+    assert not out.exists()
 
 
 def test_one_token_vocabulary_is_an_answer(shared_models, tmp_path):

@@ -2,6 +2,10 @@
 
 import json
 import math
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -14,6 +18,7 @@ from theory.learning import QUANTITIES, Cell, LearningCurve, budget_comparison, 
 from theory.mdp import TokenMDP
 from theory.policy import all_responses, kl, log_prob, max_log_ratio, plain_value
 from theory.reward import returns
+from theory.runs import RunFolder
 from theory.soft import plain_optimal, soft_optimal
 
 SMALL = {"alpha": 0.3, "vocab_size": 3, "window": 1, "prompts": 2, "smoothing": 0.5, "seeds": 4}
@@ -70,26 +75,68 @@ def test_a_cell_does_not_depend_on_the_grid():
     assert len(one.cells) == 8
 
 
+def resumed(folder, sizes, **changes):
+    with RunFolder(folder) as run:
+        return learning_curve([2, 3], sizes, **SMALL | changes, run=run)
+
+
 def test_a_stopped_curve_goes_on(tmp_path, monkeypatch):
     path = tmp_path / "learning.jsonl"
-    whole = learning_curve([2, 3], [10, 20], **SMALL, resume=path)
+    whole = resumed(tmp_path, [10, 20])
+    assert whole == learning_curve([2, 3], [10, 20], **SMALL)
     text = path.read_bytes()
     assert text.count(b"\n") == 8
     path.write_bytes(text[: len(text) // 2])  # in the middle of a line
     measured = []
     monkeypatch.setattr(learning, "measure", lambda *a, **k: measured.append(a) or measure(*a, **k))
-    assert learning_curve([2, 3], [10, 20], **SMALL, resume=path) == whole
+    assert resumed(tmp_path, [10, 20]) == whole
     assert path.read_bytes() == text
     assert 4 <= len(measured) <= 5
-    other = learning_curve([2, 3], [10, 20], **SMALL | {"seeds": 2}, resume=path)  # others are kept beside them
-    assert {len(cell.clone) for cell in other.cells} == {2}
-    assert learning_curve([2, 3], [10, 20], **SMALL, resume=path) == whole
-    assert len(measured) <= 5 + 8
+    assert len(resumed(tmp_path, [10, 20, 40]).cells) == 12  # the grid may grow
+    assert len(measured) <= 5 + 4
+    with pytest.raises(ValueError, match="has a run with seeds = 4, not 2: give another --out, or remove it"):
+        resumed(tmp_path, [10, 20], seeds=2)
     cell = json.loads(text.splitlines()[0])
     for row in (cell | {"clone": [math.nan] * SMALL["seeds"]}, cell | {"rl": []}, {}):
         path.write_text(json.dumps(row) + "\n")
-        with pytest.raises(ValueError, match=r"learning\.jsonl:1: no cell of a learning curve"):
-            learning_curve([2], [10], **SMALL, resume=path)
+        with pytest.raises(ValueError, match=r"learning\.jsonl:1: not a line of a run"):
+            resumed(tmp_path, [10])
+
+
+def test_runs_beside_one_another_and_killed_ones(tmp_path):
+    """A second run is refused in one line; killed at random moments a run ends with the same bytes."""
+    words = [sys.executable, "-c", "from theory.cli import main; raise SystemExit(main())", "learn", "--seeds", "20"]
+    words += ["--horizons", "2,4,8,16", "--demonstrations", "10,100,1000,10000", "--prompts", "64", "--out"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    first = subprocess.Popen([*words, one], stdout=subprocess.DEVNULL)
+    while not (one / "learning.jsonl").exists():
+        time.sleep(0.002)
+    first.send_signal(signal.SIGSTOP)
+    second = subprocess.run([*words, one], capture_output=True, text=True)
+    first.send_signal(signal.SIGCONT)
+    refused = f"endorm learn: {one}: another run is writing there; wait for it, or give another --out\n"
+    assert (second.returncode, second.stdout, second.stderr) == (2, "", refused)
+    assert first.wait() == 0
+    random, kills = np.random.default_rng(), 0
+    while kills < 5:
+        (two / "run.lock").unlink(missing_ok=True)  # of the one that was killed: shows when the next one has begun
+        killed = subprocess.Popen([*words, two], stdout=subprocess.DEVNULL)
+        while killed.poll() is None and not (two / "run.lock").exists():
+            time.sleep(0.001)
+        time.sleep(random.exponential(0.1))
+        killed.kill()
+        kills += killed.wait() != 0
+        if killed.returncode == 0:
+            break
+    assert subprocess.run([*words, two], stdout=subprocess.DEVNULL).returncode == 0
+    assert names(one) == names(two) == ["learning.jsonl", "learning.png", "learning.svg", "run.json"]
+    for name in names(one):
+        assert (one / name).read_bytes() == (two / name).read_bytes()
+    assert len((one / "learning.jsonl").read_text().splitlines()) == 2 * 4 * 4
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
 
 
 def curve(values):
@@ -169,7 +216,7 @@ def test_the_command(tmp_path, capsys):
     assert main([*words, "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "exponent in H (n = 1,000)" in out
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["learning.jsonl", "learning.png", "learning.svg"]
+    assert names(tmp_path) == ["learning.jsonl", "learning.png", "learning.svg", "run.json"]
     rows = [json.loads(line) for line in (tmp_path / "learning.jsonl").read_text().splitlines()]
     assert {(row["expert"], row["horizon"], row["n"]) for row in rows} == {
         (e, h, n) for e in learning.EXPERTS for h in (2, 4, 8) for n in (10, 100, 1000)

@@ -12,11 +12,13 @@ pytest.importorskip("transformers")
 
 from tiny import saved  # noqa: E402
 
+from llm_bridge import sampled  # noqa: E402
 from llm_bridge.check_cli import read_prompts  # noqa: E402
 from llm_bridge.model import save  # noqa: E402
 from llm_bridge.train import train_on_demonstrations  # noqa: E402
 from theory.cli import main  # noqa: E402
 from theory.gallery import random_tree  # noqa: E402
+from theory.runs import RunFolder  # noqa: E402
 from theory.soft import soft_optimal  # noqa: E402
 from theory.statements import STATEMENTS  # noqa: E402
 
@@ -38,7 +40,7 @@ def test_exact_report(models, tmp_path, capsys):
     code, out, err = run(capsys, *argv, "--horizon", "2", "--alpha", "0.5", "--out", tmp_path / "out")
     assert (code, err) == (0, "")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "check.json", "report.html", "bounds.png", "bounds.svg", "log_ratios.png", "log_ratios.svg"
+        "check.json", "report.html", "run.json", "bounds.png", "bounds.svg", "log_ratios.png", "log_ratios.svg"
     }  # fmt: skip
     found = json.loads((tmp_path / "out" / "check.json").read_text())
     lines = {line["name"]: line for line in found["exact"]["lines"]}
@@ -63,10 +65,16 @@ def test_without_an_expert_the_model_colder(models, tmp_path, capsys):
     code, out, _ = run(capsys, *argv)
     assert code == 0
     assert "expert π_E: one (float32, temperature 0.9)" in out
-    code, out, _ = run(capsys, *argv, "--expert-bits", "4")
+    code, _, err = run(capsys, *argv, "--expert-bits", "4")
+    assert code == 2
+    assert (
+        err == f"endorm check: {tmp_path} has a run with expert_bits = null, not 4: give another --out, or remove it\n"
+    )
+    argv = argv[:-1]
+    code, out, _ = run(capsys, *argv, tmp_path / "bits", "--expert-bits", "4")
     assert code == 0
     assert "expert π_E: one (float32, temperature 1, weights of 4 bits)" in out
-    code, out, _ = run(capsys, *argv, "--dtype", "bfloat16", "--expert-temperature", "0.5")
+    code, out, _ = run(capsys, *argv, tmp_path / "dtype", "--dtype", "bfloat16", "--expert-temperature", "0.5")
     assert code == 0
     assert "model π̂: one (bfloat16, temperature 1)" in out
     assert "expert π_E: one (float32, temperature 0.5)" in out
@@ -74,14 +82,14 @@ def test_without_an_expert_the_model_colder(models, tmp_path, capsys):
 
 def test_end_tokens_end_a_branch(models, tmp_path, capsys):
     """The tiny models' end token is 257; as a token like all others it is the sub-vocabulary's third here."""
-    argv = ["--model", models[0], "--prompt", "ab", "--tokens", "97,98,257", "--horizon", "3", "--out", tmp_path]
+    argv = ["--model", models[0], "--prompt", "ab", "--tokens", "97,98,257", "--horizon", "3"]
     prefixes = []
     for option in ("--eos", "--no-eos"):
-        code, out, _ = run(capsys, *argv, option)
+        code, out, _ = run(capsys, *argv, option, "--out", tmp_path / option)
         assert code == 0
         prefixes.append(int(re.search(r"prefixes: \(3, 3, (\d+)\)", out)[1]))
     assert prefixes == [3 * (1 + 2 + 1 + 4 + 1), 3 * (1 + 3 + 9)]
-    code, out, _ = run(capsys, *argv, "--rest")
+    code, out, _ = run(capsys, *argv, "--rest", "--out", tmp_path / "rest")
     assert code == 0
     assert "token ids: [ 97  98 257  -1]" in out
 
@@ -190,6 +198,64 @@ def test_sampled_report(models, tmp_path, capsys):
     assert again.replace("/two", "/one").rsplit("(", 1)[0] == out.rsplit("(", 1)[0]
     other = run(capsys, *argv[:-1], "4", "--out", tmp_path / "three")[1]
     assert other.splitlines()[8:20] != out.splitlines()[8:20]
+
+
+def test_sampled_goes_on_where_it_was_stopped(models, tmp_path, capsys, monkeypatch):
+    """Stopped after any block, in the middle of a line: the same report to the byte, and no block read again."""
+    argv = ["check", "--model", models[0], "--expert", models[1], "--prompt", "ab", "--prompt", "c", "--horizon", "6"]
+    argv += ["--sampled", "9", "--beam", "4", "--out"]
+    monkeypatch.setattr(sampled, "_rows", lambda *_: 2)
+    read, calls = sampled._read, []
+
+    def stopping(*arguments):
+        calls.append(1)
+        if len(calls) == stop:
+            raise KeyboardInterrupt
+        return read(*arguments)
+
+    monkeypatch.setattr(sampled, "_read", stopping)
+    stop = 0
+    assert main([*argv, str(tmp_path / "whole")]) == 0
+    blocks = len(calls)
+    assert blocks == 20
+    for stop in (1, 2, blocks // 2 + 1, blocks):
+        out = tmp_path / str(stop)
+        calls.clear()
+        assert main([*argv, str(out)]) == 130
+        assert not (out / "check.json").exists()
+        for path in out.glob("draws*"):
+            with path.open("ab") as file:
+                file.write(b"[[0.5, 0.")
+        calls.clear()
+        stop = 0
+        assert main([*argv, str(out)]) == 0
+        assert len(calls) == blocks - int(out.name) + 1
+        assert {path.name for path in out.iterdir()} == {
+            "check.json", "draws_expert.jsonl", "draws_policy.jsonl", "report.html", "run.json"
+        }  # fmt: skip
+        for path in out.iterdir():
+            assert path.read_bytes() == (tmp_path / "whole" / path.name).read_bytes()
+    capsys.readouterr()
+    with (out / "draws_policy.jsonl").open("ab") as file:
+        file.write(b"[[1.0], [2.0]]\n")
+    assert main([*argv, str(out)]) == 2
+    assert "draws_policy.jsonl:11: not a line of a run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", [["--top-k", "3"], ["--sampled", "4"]])
+def test_a_folder_that_another_run_writes_to(how, models, tmp_path, capsys):
+    argv = ["--model", models[0], "--prompt", "ab", "--horizon", "2", *how, "--out", tmp_path / "out"]
+    with RunFolder(tmp_path / "out"):
+        refused = f"endorm check: {tmp_path}/out: another run is writing there; wait for it, or give another --out\n"
+        assert run(capsys, *argv) == (2, "", refused)
+    assert run(capsys, *argv)[0] == 0
+    before = (tmp_path / "out" / "check.json").read_bytes()
+    for options, name in ((["--alpha", "2"], "alpha = 1.0, not 2.0"), (["--prompt", "c"], "prompts = ")):
+        code, _, err = run(capsys, *argv, *options)
+        assert (code, err.count("\n")) == (2, 1)
+        assert f"out has a run with {name}" in err
+    assert (tmp_path / "out" / "check.json").read_bytes() == before
+    assert run(capsys, *argv)[0] == 0
 
 
 REFUSED = {

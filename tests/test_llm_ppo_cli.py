@@ -4,6 +4,9 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -95,6 +98,41 @@ def test_it_can_be_asked_to_end_and_go_on(folder, problems, tmp_path, capsys, mo
     assert main([*command, "--out", str(tmp_path / "whole")]) == 0
     ends = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("stopped", "whole")]
     assert ends[0] == ends[1]
+
+
+def test_two_at_once(folder, problems, tmp_path, capsys):
+    """The second process is refused in one line, with the same options or others; the first ends well."""
+    out = tmp_path / "run"
+    command = ["ppo", "--model", str(folder), "--data", str(problems), "--max-tokens", "4", "--out", str(out), *FEW]
+    command += ["--steps", "3"]
+    code = "from theory.cli import main; raise SystemExit(main())"
+    first = subprocess.Popen([sys.executable, "-c", code, *command], stdout=subprocess.DEVNULL)
+    while not (out / "metrics.jsonl").exists():
+        assert first.poll() is None
+        time.sleep(0.001)
+    first.send_signal(signal.SIGSTOP)
+    for options in ([], ["--resume"], ["--seed", "7"]):
+        assert main([*command, *options]) == 2
+        refused = "another run is writing there; wait for it, or give another --out"
+        assert capsys.readouterr().err.splitlines()[-1] == f"endorm ppo: {out}: {refused}"
+    first.send_signal(signal.SIGCONT)
+    assert first.wait() == 0
+    assert [row["step"] for row in read_metrics(out)] == list(range(4))
+    assert main([*command, "--seed", "7", "--resume"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("seed = 0, not 7: give another --out, or remove it")
+
+
+@pytest.mark.filterwarnings("default:out=")
+def test_nothing_to_go_on_from_is_said(folder, problems, tmp_path, capsys):
+    command = ["ppo", "--model", str(folder), "--data", str(problems), "--max-tokens", "4", "--steps", "1", *FEW]
+    command += ["--out", str(tmp_path), "--resume"]
+    (tmp_path / "notes.txt").touch()
+    assert main(command) == 2
+    assert "has no run to go on from; give its folder, or leave resume out" in capsys.readouterr().err
+    (tmp_path / "notes.txt").unlink()
+    assert main(command) == 0
+    said = f"endorm ppo: out={str(tmp_path)!r}: has no checkpoint to go on from; begins at step 0"
+    assert capsys.readouterr().err.splitlines()[-1] == said
 
 
 def test_a_run_that_diverges_says_why(folder, problems, tmp_path, capsys):

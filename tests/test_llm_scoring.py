@@ -18,6 +18,7 @@ from llm_bridge.pairs import Comparison, Place
 from llm_bridge.score import EndogenousReward
 from llm_bridge.scorers import Conversation, Endogenous, Request
 from llm_bridge.workers import Workers
+from theory.runs import RunFolder
 
 COMPARISONS = [
     Comparison(
@@ -45,15 +46,20 @@ def work(scorer):
     return scoring.plan(scorer, COMPARISONS, 80)
 
 
+def run(scorer, work, folder, workers=None):
+    with RunFolder(folder, {"a": 1}, processes=workers or Workers()) as claimed:
+        return scoring.run(scorer, work, claimed)
+
+
 @pytest.fixture(scope="module")
 def finished(scorer, work, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
-    scoring.run(scorer, work, folder, Workers())
+    run(scorer, work, folder)
     return folder
 
 
 def scored(scorer, work, folder):
-    scoring.run(scorer, work, folder, Workers())
+    run(scorer, work, folder)
     return scoring.results(folder, work)
 
 
@@ -92,10 +98,11 @@ class Failing(Endogenous):
 def written_by_a_stop(scorer, work, folder, workers, batches, torn):
     """A run that stops after so many batches, in the middle of writing a line."""
     with pytest.raises(Stopped):
-        scoring.run(Failing(scorer, batches), work, folder, workers)
+        run(Failing(scorer, batches), work, folder, workers)
     name = "responses.jsonl" if workers.first else f"responses.{workers.rank}.jsonl"
     path = folder / name
-    path.write_bytes(path.read_bytes()[: max(0, path.stat().st_size - torn)])
+    if path.exists():
+        path.write_bytes(path.read_bytes()[: max(0, path.stat().st_size - torn)])
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -105,7 +112,7 @@ def test_a_stopped_run_ends_in_the_same_bytes(scorer, work, finished, tmp_path_f
     folder = tmp_path_factory.mktemp("stopped")
     for _ in range(data.draw(st.integers(1, 3))):
         size = data.draw(st.integers(1, 3))
-        done = {key for path in folder.glob("*.jsonl") for key, _ in scoring._lines(path)}
+        done = {key for path in folder.glob("*.jsonl") for key, _ in scoring.read_records(path)}
         todo = [batch for batch in work.batches if any(work.requests[i].key not in done for i in batch)]
         rank = data.draw(st.integers(0, size - 1))
         share = len(todo[rank::size])
@@ -114,14 +121,14 @@ def test_a_stopped_run_ends_in_the_same_bytes(scorer, work, finished, tmp_path_f
             written_by_a_stop(scorer, work, folder, Alone(rank, size), batches, torn)
     results = scored(scorer, work, folder)
     assert (folder / "responses.jsonl").read_bytes() == (finished / "responses.jsonl").read_bytes()
-    assert [path.name for path in folder.iterdir()] == ["responses.jsonl"]
+    assert {path.name for path in folder.iterdir()} == {"responses.jsonl", "run.json"}
     assert set(results.records) == set(keys(work))
 
 
 def test_what_is_done_is_not_done_again(scorer, work, finished, tmp_path):
     folder = tmp_path / "again"
     shutil.copytree(finished, folder)
-    assert scoring.run(Failing(scorer, 0), work, folder, Workers()) == 0
+    assert run(Failing(scorer, 0), work, folder) == 0
     assert set(scoring.results(folder, work).records) == set(keys(work))
 
 
@@ -158,49 +165,11 @@ def test_a_request_that_fails_in_the_model_does_not_lose_its_batch(scorer, work,
     assert [line["id"] for line in lines if "error" in line] == ["a/3"]
 
 
-def test_a_folder_holds_one_run(tmp_path):
-    folder = tmp_path / "new" / "run"
-
-    def claim(**facts):
-        return scoring.claimed(folder, facts, Workers())
-
-    for _ in range(2):
-        with claim(model="a", limit=None):
-            assert json.loads((folder / "run.json").read_text()) == {"model": "a", "limit": None}
-        assert [path.name for path in folder.iterdir()] == ["run.json"]
-    with (
-        pytest.raises(ValueError, match=r'run has a run with model = "a", not "b": give another --out, or remove it'),
-        claim(model="b", limit=None),
-    ):
-        pass
-    with pytest.raises(ValueError, match="limit = null, not 3"), claim(model="a", limit=3):
-        pass
-    (folder / "run.json").write_text("[1]")
-    with pytest.raises(ValueError, match=r"run\.json: not the note of a run"), claim(model="a"):
-        pass
-    (folder / "run.json").unlink()
-    (folder / "responses.jsonl").touch()
-    with pytest.raises(ValueError, match=r"has a responses\.jsonl and no run\.json"), claim(model="a"):
-        pass
-
-
-def test_two_runs_do_not_write_into_one_folder(tmp_path):
-    with scoring.claimed(tmp_path, {}, Workers()):
-        with (
-            pytest.raises(ValueError, match="another run is writing there; wait for it, or give another --out"),
-            scoring.claimed(tmp_path, {}, Workers()),
-        ):
-            pass
-        assert (tmp_path / "run.lock").exists()
-    with scoring.claimed(tmp_path, {}, Workers()):
-        pass
-
-
 @pytest.mark.parametrize("line", ["{}", "[]", "no", '{"id": "a", "role": "chosen"}'])
 def test_lines_of_something_else_are_named(scorer, work, tmp_path, line):
     (tmp_path / "responses.jsonl").write_text(line + "\n")
     with pytest.raises(ValueError, match=r"responses\.jsonl:1: not a line of a run .*: give another --out"):
-        scoring.run(scorer, work, tmp_path, Workers())
+        run(scorer, work, tmp_path)
 
 
 def test_longest_first():

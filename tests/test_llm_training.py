@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import socket
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ transformers = pytest.importorskip("transformers")
 
 from test_llm_ppo import PROMPTS, SMALL, changed, model, weights  # noqa: E402
 
-from llm_bridge import training  # noqa: E402
 from llm_bridge.actor import Diverged  # noqa: E402
 from llm_bridge.model import load_model  # noqa: E402
 from llm_bridge.ppo import Trainer  # noqa: E402
@@ -22,6 +22,7 @@ from llm_bridge.score import EndogenousReward  # noqa: E402
 from llm_bridge.target import ExactTarget  # noqa: E402
 from llm_bridge.training import read_metrics, train  # noqa: E402
 from llm_bridge.workers import workers  # noqa: E402
+from theory.runs import Lines  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -63,7 +64,9 @@ def test_resumes_bit_for_bit(lm, tmp_path, monkeypatch, killed_at, changes):
     with (out / "metrics.jsonl").open("a") as file:
         file.write('{"step": 99, "unfin')  # what a kill in the middle of a line leaves
     torch.manual_seed(99)  # torch's own generator plays no part
-    resumed = train(lm, PROMPTS, config, out=out, resume=True, checkpoint_every=2, eval_every=3)
+    begins = killed_at == 1
+    with pytest.warns(match="has no checkpoint to go on from; begins at step 0") if begins else nullcontext():
+        resumed = train(lm, PROMPTS, config, out=out, resume=True, checkpoint_every=2, eval_every=3)
     assert same(whole, resumed)
     assert whole.beta == resumed.beta
     for name in ("metrics.jsonl", "samples.jsonl"):
@@ -83,20 +86,74 @@ def test_stops_where_it_is_asked_and_goes_on(lm, tmp_path):
 
 def test_other_runs_are_refused(lm, tmp_path):
     config = changed(SMALL, steps=1)
-    train(lm, PROMPTS, config, out=tmp_path)
+    out = tmp_path / "run"
+    whole = train(lm, PROMPTS, config, out=out)
     with pytest.raises(ValueError, match="has a checkpoint; use resume=True"):
-        train(lm, PROMPTS, config, out=tmp_path)
-    with pytest.raises(ValueError, match=r"beta=0.3: .* has 0.5; go on with that"):
-        train(lm, PROMPTS, changed(config, beta=0.3), out=tmp_path, resume=True)
-    with pytest.raises(ValueError, match=r"prompts: .* is of a run on other prompts"):
-        train(lm, PROMPTS[:2], config, out=tmp_path, resume=True)
-    with pytest.raises(ValueError, match="is of a run from another model"):
-        train(model(seed=1), PROMPTS, config, out=tmp_path, resume=True)
-    with pytest.raises(ValueError, match="is of a run from another model"):
-        train(lm, PROMPTS, config, teacher=model(seed=1), out=tmp_path, resume=True)
-    assert train(lm, PROMPTS, config, out=tmp_path, resume=True).done == 1
+        train(lm, PROMPTS, config, out=out)
+    teacher = {"teacher": model(seed=1)}
+    for other, name in (
+        ((lm, PROMPTS, changed(config, beta=0.3), {}), "beta = 0.5, not 0.3: give another --out, or remove it"),
+        ((lm, PROMPTS, changed(config, max_grad_norm=None), {}), "max_grad_norm = 1.0, not null"),
+        ((lm, PROMPTS[:2], config, {}), "prompts = "),
+        ((model(seed=1), PROMPTS, config, {}), "lm = "),
+        ((lm, PROMPTS, config, teacher), "reward_of = "),
+    ):
+        with pytest.raises(ValueError, match=f"run has a run with {name}"):
+            train(*other[:3], **other[3], out=out, resume=True)
+    for other, message in (  # a checkpoint knows it too
+        ((lm, PROMPTS, changed(config, beta=0.3), {}), r"beta=0.3: .* has 0.5; go on with that"),
+        ((lm, PROMPTS[:2], config, {}), r"prompts: .* is of a run on other prompts"),
+        ((model(seed=1), PROMPTS, config, {}), "is of a run from another model"),
+        ((lm, PROMPTS, config, teacher), "is of a run from another model"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Trainer(*other[:3], **other[3]).load(out / "checkpoint.pt")
+    machine = changed(config, microbatch=4, gradient_checkpointing=True)
+    assert same(train(lm, PROMPTS, machine, out=out, resume=True), whole)
     with pytest.raises(OSError, match="give the folder of a run"):
         read_metrics(tmp_path / "nowhere")
+
+
+def test_nothing_to_go_on_from(lm, tmp_path):
+    """It is said, and a folder of something else is refused as it is."""
+    config = changed(SMALL, steps=1)
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"has no run to go on from; give its folder, or leave resume out$"):
+        train(lm, PROMPTS, config, out=tmp_path, resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    with pytest.warns(match=r"out='.*/new': has no checkpoint to go on from; begins at step 0$"):
+        train(lm, PROMPTS, config, out=tmp_path / "new", resume=True)
+    assert [row["step"] for row in read_metrics(tmp_path / "new")] == [0, 1]
+
+
+@pytest.mark.parametrize("changes", [{}, {"seed": 5}])
+def test_a_second_run_is_refused_and_the_first_loses_nothing(lm, tmp_path, monkeypatch, changes):
+    config = changed(SMALL, steps=3)
+    whole = train(lm, PROMPTS, config, out=tmp_path / "alone")
+    step, refused = Trainer.step, []
+
+    def beside(trainer):
+        for resume in (False, True):
+            with pytest.raises(ValueError, match="run: another run is writing there; wait for it, or give another"):
+                train(lm, PROMPTS, changed(config, **changes), out=tmp_path / "run", resume=resume)
+            refused.append(trainer.done)
+        return step(trainer)
+
+    monkeypatch.setattr(Trainer, "step", beside)
+    assert same(train(lm, PROMPTS, config, out=tmp_path / "run", checkpoint_every=1), whole)
+    assert refused == [0, 0, 1, 1, 2, 2]
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == (tmp_path / "alone" / "metrics.jsonl").read_text()
+
+
+def test_metrics_that_are_not_finite_come_back(lm, tmp_path):
+    found = {"a": np.inf, "b": -np.inf, "c": np.nan, "d": np.float32(0.5)}
+    train(lm, PROMPTS, changed(SMALL, steps=1), out=tmp_path, evaluate=lambda _: found)
+    line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    assert line == {"step": 0, "a": "inf", "b": "-inf", "c": "nan", "d": 0.5}
+    assert read_metrics(tmp_path)[0] == pytest.approx({"step": 0} | found, nan_ok=True)
+    (tmp_path / "metrics.jsonl").write_text("[1]\n")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl:1: not a line of a run"):
+        read_metrics(tmp_path)
 
 
 # --- What a run leaves ----------------------------------------------------------------------------------------------
@@ -264,7 +321,7 @@ def test_a_reward_that_is_not_finite_stops_the_run(lm, tmp_path, bad):
 @pytest.mark.parametrize("name", ["checkpoint", "metrics"])
 def test_a_full_disk_stops_the_run(lm, tmp_path, monkeypatch, name):
     """The third checkpoint, or the line of the fifth batch, does not fit."""
-    written, how = [], {"checkpoint": (torch, "save"), "metrics": (training, "_line")}[name]
+    written, how = [], {"checkpoint": (torch, "save"), "metrics": (Lines, "append")}[name]
     true = getattr(*how)
 
     def full(*arguments):
@@ -284,6 +341,7 @@ def test_a_full_disk_stops_the_run(lm, tmp_path, monkeypatch, name):
         "checkpoint.pt",
         "config.json",
         "metrics.jsonl",
+        "run.json",
         "samples.jsonl",
     ]
     resumed = train(lm, PROMPTS, config, out=tmp_path, resume=True)

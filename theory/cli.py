@@ -141,29 +141,30 @@ def _parser() -> argparse.ArgumentParser:
 
 def _verify(arguments: argparse.Namespace) -> int:
     from theory import __version__, plot, sweep, verify
+    from theory.files import write_json
+    from theory.runs import RunFolder
 
     started = time.monotonic()
     _check_verify(arguments)
     model_groups, note = _model_groups(arguments)  # first: its input can be wrong, and then nothing is written
     groups = [*verify.exact_groups(arguments.seed, n_instances=arguments.instances), *model_groups]
-    rows = verify.run(groups)
+    with RunFolder(arguments.out) as run:
+        rows = verify.run(groups)
+        horizon, preference = sweep.horizon_curve(), sweep.preference_curve()
+        report = {
+            "version": __version__,
+            "arguments": {name: value for name, value in vars(arguments).items() if name not in ("run", "out", "json")},
+            "rows": [row.as_dict() for row in rows],
+            "groups": {group.name: group.facts for group in groups},
+            "curves": {"horizon": horizon.as_dict(), "preference": preference.as_dict()},
+        }
+        plot.save(plot.horizon_figure(horizon), run.path, "error_vs_horizon")
+        plot.save(plot.preference_figure(preference), run.path, "tv_vs_epsilon")
+        write_json(run.path / "report.json", report)  # last: whoever waits for it finds all
+    if arguments.json is not None:
+        write_json(arguments.json, report)
     print(verify.render(groups, rows))
     print(f"\n{verify.attained(groups, rows)}")
-    verdicts = [row.summary.verdict for row in rows]
-    horizon, preference = sweep.horizon_curve(), sweep.preference_curve()
-    report = {
-        "version": __version__,
-        "arguments": {name: value for name, value in vars(arguments).items() if name not in ("run", "out", "json")},
-        "rows": [row.as_dict() for row in rows],
-        "groups": {group.name: group.facts for group in groups},
-        "curves": {"horizon": horizon.as_dict(), "preference": preference.as_dict()},
-    }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    plot.save(plot.horizon_figure(horizon), arguments.out, "error_vs_horizon")
-    plot.save(plot.preference_figure(preference), arguments.out, "tv_vs_epsilon")
-    verify.write_json(arguments.out / "report.json", report)
-    if arguments.json is not None:
-        verify.write_json(arguments.json, report)
     print(
         f"\nexponents in H of the exact error over ε (ε = {horizon.rule}): cloning {horizon.exponent('clone')} "
         f"({horizon.local_exponent('clone'):.2f} at the longest), RL on the endogenous reward {horizon.exponent('rl')}"
@@ -171,7 +172,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     if note:
         print(note)
     print(f"{verify.counts(rows)}; report and figures in {arguments.out} ({time.monotonic() - started:.0f} s)")
-    return 1 if "violated" in verdicts else 0
+    return 1 if "violated" in [row.summary.verdict for row in rows] else 0
 
 
 MODEL_OPTIONS = ("prompt", "horizon", "tokens", "alpha", "expert", *READ, *(f"expert_{name}" for name in READ))
@@ -259,14 +260,15 @@ MAX_HORIZON, MAX_VOCAB, EPSILONS, MAX_CURVES = 2**22, 2**20, (1e-12, 20.0), 8
 
 
 def _curves(arguments: argparse.Namespace) -> int:
-    from theory import __version__, plot, sweep, verify
+    from theory import __version__, plot, sweep
+    from theory.files import write_json
+    from theory.runs import RunFolder
 
     started = time.monotonic()
     families, alphas, grid = _check_curves(arguments)
     curves = [sweep.horizon_curve(**point) for point in grid]
     preference = sweep.preference_curve(alpha=max(alphas)) if arguments.family in ("preference", "all") else None
     sharpening = sweep.sharpening_curves() if arguments.family in ("sharpening", "all") else None
-    arguments.out.mkdir(parents=True, exist_ok=True)
     figures = {}
     for curve in sweep.headlines(curves):
         name = "error_vs_horizon" if curve.over_sqrt else "error_vs_horizon_fixed_epsilon"
@@ -277,8 +279,6 @@ def _curves(arguments: argparse.Namespace) -> int:
         figures["tv_vs_epsilon"] = plot.preference_figure(preference)
     if sharpening is not None:
         figures["sharpening"] = plot.sharpening_figure(sharpening)
-    for name, figure in figures.items():
-        plot.save(figure, arguments.out, name)
     report = {
         "version": __version__,
         "arguments": {name: value for name, value in vars(arguments).items() if name not in ("run", "out")},
@@ -286,7 +286,10 @@ def _curves(arguments: argparse.Namespace) -> int:
         "preference": None if preference is None else preference.as_dict(),
         "sharpening": None if sharpening is None else {name: asdict(one) for name, one in sharpening.items()},
     }
-    verify.write_json(arguments.out / "curves.json", report)
+    with RunFolder(arguments.out) as run:
+        for name, figure in figures.items():
+            plot.save(figure, run.path, name)
+        write_json(run.path / "curves.json", report)
     if curves:
         print(sweep.render(curves, families))
     if preference is not None:
@@ -333,6 +336,7 @@ def _check_curves(arguments: argparse.Namespace) -> tuple[tuple[str, ...], list[
 
 def _learn(arguments: argparse.Namespace) -> int:
     from theory import learning, plot
+    from theory.runs import RunFolder
 
     started = time.monotonic()
     if arguments.expert not in (*learning.EXPERTS, "all"):
@@ -348,14 +352,14 @@ def _learn(arguments: argparse.Namespace) -> int:
     if not 0 <= arguments.seed < 2**63:
         raise ValueError(f"--seed={arguments.seed}: must be from 0 to 2^63 - 1")
     check_out(arguments.out)
-    arguments.out.mkdir(parents=True, exist_ok=True)
     names = ("alpha", "window", "prompts", "smoothing", "seeds", "seed")
-    curve = learning.learning_curve(
-        horizons, sizes, experts=experts, vocab_size=arguments.vocab, resume=arguments.out / "learning.jsonl",
-        **{name: getattr(arguments, name) for name in names},
-    )  # fmt: skip
+    options = {name: getattr(arguments, name) for name in names}
+    with RunFolder(arguments.out) as run:
+        curve = learning.learning_curve(
+            horizons, sizes, experts=experts, vocab_size=arguments.vocab, **options, run=run
+        )
+        plot.save(plot.learning_figure(curve), arguments.out, "learning")
     print(curve.render())
-    plot.save(plot.learning_figure(curve), arguments.out, "learning")
     print(f"learning.jsonl and figure in {arguments.out} ({time.monotonic() - started:.0f} s)")
     return 0
 
@@ -378,9 +382,9 @@ def _numbers(
 
 def _solve(arguments: argparse.Namespace) -> int:
     from theory.arrays import require_positive
+    from theory.files import write_json
     from theory.mdp import TokenMDP
     from theory.soft import plain_optimal, soft_optimal
-    from theory.verify import write_json
 
     alpha, epsilon = arguments.alpha, arguments.epsilon
     check_alpha(alpha)

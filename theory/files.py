@@ -1,7 +1,13 @@
-"""Files that appear whole or not at all, and archives that are read whole or not at all."""
+"""Files that appear whole or not at all, archives that are read whole or not at all, and the one form of JSON.
+
+JSON has no numbers that are not finite. They are written as the texts ``"inf"``, ``"-inf"`` and ``"nan"``, so that
+`json.loads` and every other reader takes the file; `number` turns them back.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import zipfile
 from collections.abc import Iterator
@@ -11,7 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-__all__ = ["read_arrays", "replacing"]
+__all__ = ["json_line", "number", "read_arrays", "replacing", "write_json"]
 
 
 @contextmanager
@@ -25,6 +31,41 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a value as indented JSON; the file appears whole or not at all."""
+    with replacing(path) as file:
+        file.write(_encoded(value, indent=1))
+
+
+def json_line(row: Any) -> bytes:
+    """Return a value as one line of JSON, with its line break."""
+    return _encoded(row)
+
+
+def number(value: Any) -> Any:
+    """Return ``inf``, ``-inf`` or ``nan`` for the text that stands for it in JSON, and anything else as it is."""
+    return float(value) if value in ("inf", "-inf", "nan") else value
+
+
+def _encoded(value: Any, indent: int | None = None) -> bytes:
+    text = json.dumps(_plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    # a surrogate by itself has no UTF-8: escaped as \udXXX, which is how JSON writes it
+    return f"{text}\n".encode(errors="backslashreplace")
+
+
+def _plain(value: Any) -> Any:
+    """Replace NumPy's scalars and arrays by numbers and lists, paths by text, and non-finite numbers by their texts."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return str(float(value)) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_arrays(path: str | Path, writer: str, names: str) -> dict[str, np.ndarray]:

@@ -6,18 +6,15 @@ MDPs, an expert of each, and `n` demonstrations drawn from it; all that is compu
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
-from theory import bounds
+from theory import __version__, bounds
 from theory.arrays import require_memory
 from theory.demonstrations import Demonstrations
-from theory.files import replacing
 from theory.gallery import random_tree
 from theory.imitation import next_token_mle
 from theory.mdp import TokenMDP
@@ -25,6 +22,9 @@ from theory.policy import Policy, kl, map_response, max_log_ratio, plain_value
 from theory.preferences import rlhf, sample_preferences
 from theory.reward import endogenous_reward, returns
 from theory.soft import plain_optimal, soft_optimal
+
+if TYPE_CHECKING:
+    from theory.runs import Lines, RunFolder
 
 __all__ = [
     "EXPERTS",
@@ -43,7 +43,7 @@ __all__ = [
 Expert: TypeAlias = Literal["stochastic", "deterministic"]
 EXPERTS: tuple[Expert, ...] = get_args(Expert)
 QUANTITIES = ("clone", "rl", "pinsker", "stepwise")
-
+CELLS = "learning.jsonl"
 
 HORIZONS = (2, 4, 8, 16, 32, 64, 128, 256)
 SIZES = (30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000)
@@ -176,7 +176,7 @@ def learning_curve(
     smoothing: float = 0.0,
     seeds: int = 20,
     seed: int = 0,
-    resume: Path | None = None,
+    run: RunFolder | None = None,
 ) -> LearningCurve:
     """Measure every cell of the grid.
 
@@ -192,10 +192,11 @@ def learning_curve(
             error: with 0.5 cloning's is many times that of none.
         seeds: MDPs and data sets for each cell. An MDP is that of its seed and `H`, whatever the expert and `n`.
         seed: of the random numbers. A cell's depend on its own place in the grid and on nothing else.
-        resume: a file of JSON lines: cells in it, measured with the same options, are taken from it, others are added.
+        run: folder, entered, whose ``learning.jsonl`` gets a line for each cell. Cells that are there are not measured
+            again, so that a run that was stopped goes on, and a grid can grow.
 
     Raises:
-        ValueError: an argument out of range, or a file that is no such file.
+        ValueError: an argument is out of range, or the folder has cells of other options or damaged ones.
 
     """
     options: dict[str, Any] = {"alpha": alpha, "vocab_size": vocab_size, "window": window, "prompts": prompts}
@@ -208,7 +209,11 @@ def learning_curve(
     wrong = [expert for expert in experts if expert not in EXPERTS]
     if wrong:
         raise ValueError(f"experts={wrong[0]!r}: must be one of {', '.join(EXPERTS)}")
-    done = {} if resume is None else dict(_read(resume, options | {"seed": seed}))
+    lines: Lines[Cell] | None = None
+    if run is not None:
+        run.identify({"version": __version__, "kind": "learning curve"} | options | {"seed": seed}, lines=[CELLS])
+        lines = run.lines(CELLS, lambda row: _cell(row, seeds))
+    done = {(cell.expert, cell.horizon, cell.n): cell for cell in lines or ()}
     cells = []
     for expert in experts:
         for horizon in horizons:
@@ -216,8 +221,8 @@ def learning_curve(
                 cell = done.get((expert, horizon, n))
                 if cell is None:
                     cell = measure(expert, horizon, n, **options, seed=seed)
-                    if resume is not None:
-                        _append(resume, options | {"seed": seed}, cell)
+                    if lines is not None:
+                        lines.append(asdict(cell))
                 cells.append(cell)
     return LearningCurve(**options, cells=tuple(cells))
 
@@ -333,29 +338,8 @@ def budget_comparison(
     return rows
 
 
-def _read(path: Path, options: dict[str, Any]) -> Iterator[tuple[tuple[str, int, int], Cell]]:
-    """Cells of a file that were measured with these options; a line that was not finished is none."""
-    if not path.exists():
-        return
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
-        if not line.endswith(b"\n"):
-            return
-        try:
-            row = json.loads(line)
-            numbers = {name: tuple(map(float, row[name])) for name in QUANTITIES}
-            if any(len(x) != row["options"]["seeds"] or not np.isfinite(x).all() for x in numbers.values()):
-                raise ValueError("not one finite number for each seed")
-            cell = Cell(row["expert"], int(row["horizon"]), int(row["n"]), **numbers)
-            same = row["options"] == options
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}:{number}: no cell of a learning curve ({error}); give another file") from None
-        if same:
-            yield (cell.expert, cell.horizon, cell.n), cell
-
-
-def _append(path: Path, options: dict[str, Any], cell: Cell) -> None:
-    """Add a line; what a stop has left of an unfinished one goes."""
-    before = path.read_bytes() if path.exists() else b""
-    before = before[: before.rfind(b"\n") + 1]
-    with replacing(path) as file:
-        file.write(before + json.dumps(asdict(cell) | {"options": options}).encode() + b"\n")
+def _cell(row: Mapping[str, Any], seeds: int) -> Cell:
+    numbers = {name: tuple(map(float, row[name])) for name in QUANTITIES}
+    if any(len(x) != seeds or not np.isfinite(x).all() for x in numbers.values()):
+        raise ValueError("not one finite number for each seed")
+    return Cell(row["expert"], int(row["horizon"]), int(row["n"]), **numbers)

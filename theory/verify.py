@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import multiprocessing
 import os
@@ -10,7 +9,6 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +25,6 @@ from theory.adversary import (
 from theory.discounted import DiscountedMDP, soft_value_iteration
 from theory.discounted import worst_clone as discounted_worst_clone
 from theory.discounted_statements import DISCOUNTED_STATEMENTS, DiscountedInstance
-from theory.files import replacing
 from theory.gallery import random_tree
 from theory.instance import POOL, Instance, single
 from theory.mdp import TokenMDP
@@ -36,7 +33,7 @@ from theory.soft import soft_optimal
 from theory.statements import STATEMENTS
 from theory.verdict import VERDICTS, Statement, Summary, summarise_each
 
-__all__ = ["Group", "Row", "attained", "counts", "exact_groups", "render", "run", "worst_instances", "write_json"]
+__all__ = ["Group", "Row", "attained", "counts", "exact_groups", "render", "run", "worst_instances"]
 
 SHAPES = tuple(
     (V, H, P) for V, H, P in ((2, 1, 1), (2, 3, 3), (3, 2, 1), (3, 4, 2), (2, 6, 1), (4, 3, 2), (4, 4, 1), (4, 5, 1))
@@ -333,24 +330,6 @@ def counts(rows: Sequence[Row]) -> str:
     shown = [v for v in ("holds", "violated", *VERDICTS) if v == "violated" or v in found]
     words = {"holds": "hold", "violated": "violated", "undecided": "undecided", "does not apply": "do not apply"}
     return ", ".join(f"{found.count(v)} {words[v]}" for v in dict.fromkeys(shown))
-
-
-def write_json(path: Path, report: dict[str, Any]) -> None:
-    """Write a report; the file appears whole or not at all. What is not finite is written as text (``"inf"``)."""
-    text = json.dumps(_plain(report), indent=1, ensure_ascii=False, allow_nan=False)
-    with replacing(path) as file:
-        file.write(f"{text}\n".encode())
-
-
-def _plain(value: Any) -> Any:
-    """`value` with NumPy scalars and arrays as Python numbers and lists, and non-finite numbers as text."""
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _show(value: Any) -> str:
