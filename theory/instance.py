@@ -669,7 +669,8 @@ def _require_responses(instance: Instance) -> None:
         fits = tokens.ndim >= 2 and tokens.shape[-2:] == (len(prompts), d.horizon) and tokens.dtype.kind in "iu"
         if not (fits and each and np.array_equal(prompts, np.repeat(np.arange(d.n_prompts), each))):
             what = f"prompts {prompts.shape}, tokens {tokens.dtype} {tokens.shape}"
-            need = "one response to each prompt in order" if each == 1 else "as many responses to each prompt, in order"
+            one = name == "chosen_rl_response"
+            need = "one response to each prompt, in order" if one else "as many responses to each prompt, in order"
             raise ValueError(f"{name}: {what}; give {need}, integers (…, N, {d.horizon})")
         if tokens.min() < 0 or tokens.max() >= d.vocab_size:
             raise ValueError(f"{name}: holds tokens {tokens.min()} to {tokens.max()}; they are 0 to {d.vocab_size - 1}")
