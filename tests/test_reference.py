@@ -509,8 +509,11 @@ def test_a_stationary_instance_is_described():
     mdp = DiscountedMDP.window(rng.random((4, 2)), 2, 0.9)
     logs = np.log(rng.dirichlet(np.ones(2), size=4))
     greedy = np.where(np.eye(2)[[0, 1, 1, 0]] > 0, 0.0, -np.inf)
-    instance = SimpleNamespace(mdp=mdp, policy=logs, alpha=0.5, gauge=np.zeros(4), continuations=(greedy,) * 4)
+    others = greedy[[1, 1, 1, 1]], greedy[[0, 0, 0, 0]], greedy[::-1]
+    continuations = (others[0], greedy, *others[1:])
+    instance = SimpleNamespace(mdp=mdp, policy=logs, alpha=0.5, gauge=np.zeros(4), continuations=continuations)
     given = describe_discounted(instance)
     assert given.rl_policy == [0, 1, 1, 0]
+    assert given.continuations == [[1, 1, 1, 1], [0, 1, 1, 0], [0, 0, 0, 0], [0, 1, 1, 0]]
     assert np.array_equal(given.next_states, [[0, 1], [2, 3], [0, 1], [2, 3]])
     assert len(evaluate_discounted(given)["soft_value"]) == 4
