@@ -502,8 +502,7 @@ class _Tally:
             return
         of = rows.found
         worst = of["codes"].max(axis=1, initial=0)
-        # what was not evaluated is open, and so is a violation that was seen in doubles and not confirmed
-        worst = np.where((rows.bits == 0) | (rows.open & (worst == VIOLATED)), UNDECIDED, worst)
+        worst = np.where(rows.open & (worst == VIOLATED), UNDECIDED, worst)  # seen in doubles, and not confirmed
         for code, count in zip(*np.unique(worst, return_counts=True), strict=True):
             self.outcomes[VERDICTS[code]] += int(count)
         self._explain(rows, worst)
