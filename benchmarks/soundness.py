@@ -77,7 +77,7 @@ def climbed(rng, mdp, alpha, expert, policy):
         instance = Instance(mdp, expert, one, alpha)
         with np.errstate(all="ignore"):
             found = np.asarray(bound.left(instance) / bound.right(instance))
-        return np.nan_to_num(found.reshape(BATCH, -1).max(axis=1), nan=-np.inf, posinf=-np.inf)
+        return np.nan_to_num(found.reshape(BATCH, -1).max(axis=1, initial=-np.inf), nan=-np.inf, posinf=-np.inf)
 
     best = ratio(policy)
     for _ in range(CLIMB):
