@@ -469,14 +469,15 @@ def test_statement_holds_on_random_instances(name):
         assert summary.equal_within < 1e-28
 
 
+@pytest.mark.parametrize("delta", [1.0, 1e-9, 1e-13])
 @pytest.mark.parametrize("name", BY_NAME)
-def test_planted_violation_is_found(name):
-    """One part in ten trillion past the other side, on every instance: none of them holds."""
+def test_planted_violation_is_found(name, delta):
+    """Past the other side by as little as one part in ten trillion, on every instance: none of them holds."""
     statement = BY_NAME[name]
     if statement.equality:
-        planted = replace(statement, right=lambda i: statement.right(i) * (1 + 1e-13))
+        planted = replace(statement, right=lambda i: statement.right(i) * (1 + delta))
     else:
-        planted = replace(statement, right=lambda i: statement.left(i) - 1e-13 * (abs(statement.left(i)) + 1e-3))
+        planted = replace(statement, right=lambda i: statement.left(i) - delta * (abs(statement.left(i)) + 1e-3))
     summary = summarise(planted, INSTANCES)
     assert summary.verdict == "violated"
     assert set(summary.outcomes) <= {"violated", "does not apply"}
