@@ -378,7 +378,11 @@ class Instance:
     @cached_property
     def kl_to_expert(self) -> Array:
         """``KL(π̂(τ)‖π_E(τ))``: ``batch``, nats."""
-        return kl(self.policy, self.expert, per_prompt=self.per_prompt)
+        return self.averaged(self._kl_to_expert)
+
+    @cached_property
+    def _kl_to_expert(self) -> Array:
+        return kl(self.policy, self.expert, per_prompt=True)
 
     @cached_property
     def renyi_to_expert(self) -> Array:
@@ -391,23 +395,18 @@ class Instance:
         return kl(self.expert, self.policy, per_prompt=self.per_prompt)
 
     @cached_property
-    def squared_hellinger(self) -> Array:
-        """``1 − BC``, ``BC = Σ_τ √(π_E(τ) π̂(τ))``, averaged over prompts: ``batch``."""
-        return self.averaged(self._squared_hellinger)
+    def hellinger_tv(self) -> Array:
+        """``√(1 − BC²)`` for each prompt: ``(*batch, P)``."""
+        return bounds.tv_hellinger(self._squared_hellinger)
 
     @cached_property
     def _squared_hellinger(self) -> Array:
         return squared_hellinger(self.expert, self.policy)
 
     @cached_property
-    def hellinger_tv(self) -> Array:
-        """``√(1 − BC²)`` for each prompt: ``(*batch, P)``."""
-        return bounds.tv_hellinger(self._squared_hellinger)
-
-    @cached_property
     def pinsker_tv(self) -> Array:
         """``√(KL(π̂(τ)‖π_E(τ))/2)``, and never above one, for each prompt: ``(*batch, P)``."""
-        return bounds.tv_pinsker(kl(self.policy, self.expert, per_prompt=True))
+        return bounds.tv_pinsker(self._kl_to_expert)
 
     @property
     def n_leaves(self) -> int:

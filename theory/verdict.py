@@ -146,7 +146,6 @@ class Check:
         left: midpoint of the left side.
         right: midpoint of the right side.
         error: what ``right − left`` may be off by: half the width of its enclosure.
-        slack_low: a lower bound on the slack: on ``right − left``, or for an equality on ``−|right − left|``.
         applies: where the assumptions are certain to hold, on prompts that can occur.
         uncertain: where they may hold, and may not.
         vacuous: where `right` is certain to be no less than the statement's ceiling.
@@ -161,7 +160,6 @@ class Check:
     left: np.ndarray
     right: np.ndarray
     error: np.ndarray
-    slack_low: np.ndarray
     applies: np.ndarray
     uncertain: np.ndarray
     vacuous: np.ndarray
@@ -275,13 +273,11 @@ def _judged(
         apart = np.maximum(np.abs(low), np.abs(high))
         violated = ~equal.possible
         holds = same | (apart <= EQUAL_WITHIN * _size(one, other, assumed.possible, b, prompts))
-        least = np.where(same, 0.0, -apart)
     else:
         endless = Truth.of(right == np.inf).certain | Truth.of(left == -np.inf).certain
         signs = Truth.of(slack >= 0)
         holds = signs.certain | endless
         violated = ~signs.possible & ~endless
-        least = np.where(endless, np.inf, low)
     codes = np.where(unknown, UNDECIDED, np.where(violated, VIOLATED, np.where(holds, HOLDS, UNDECIDED)))
     # where it is uncertain whether the statement applies, only what holds in any case is decided
     uncertain = assumed.possible & ~assumed.certain
@@ -291,7 +287,7 @@ def _judged(
         error = high / 2 - low / 2
         left_, right_ = (np.where(a == z, a, a / 2 + z / 2) for a, z in (one, other))
     return Check(
-        statement, bits, left_, right_, np.where(np.isnan(error), 0.0, error), least,
+        statement, bits, left_, right_, np.where(np.isnan(error), 0.0, error),
         assumed.certain, uncertain, vacuous, codes, unknown, np.stack([*one, *other]),
     )  # fmt: skip
 
@@ -472,7 +468,7 @@ class _Rows:
             )
 
 
-_COLUMNS = ("left", "right", "error", "slack", "slack_low", "applies", "uncertain", "vacuous", "codes", "unknown")
+_COLUMNS = ("left", "right", "error", "slack", "applies", "uncertain", "vacuous", "codes", "unknown")
 
 EQUAL, NOT_A_NUMBER, ASSUMPTION, NOT_EVALUATED = (
     "its sides are not separated",
