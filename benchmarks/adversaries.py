@@ -1,4 +1,5 @@
-"""Time the adversaries, coin–payoff at its longest horizon and all verdicts, each against its target.
+"""Time the adversaries, coin–payoff at its longest horizon and all verdicts, each against its
+target.
 
     python benchmarks/adversaries.py
 
@@ -19,14 +20,15 @@ for pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np
 from solver import cpu_model, peak_bytes, run_times, verdict
 
-from theory.adversary import worst_clone, worst_map
-from theory.gallery import coin_payoff_gap, random_tree
-from theory.instance import Instance
-from theory.mdp import TokenMDP
-from theory.policy import sample_log_ratio_ball
-from theory.soft import soft_optimal
-from theory.statements import STATEMENTS
-from theory.verdict import summarise_each
+from theory.claims.instance import Instance
+from theory.claims.statements import STATEMENTS
+from theory.claims.verdict import summarise_each
+from theory.mdp.responses import sample_log_ratio_ball
+from theory.mdp.token_mdp import TokenMDP
+from theory.solve.adversary import worst_clone
+from theory.solve.soft import soft_optimal
+from theory.solve.worst_map import worst_map
+from theory.studies.gallery import coin_payoff_gap, random_tree
 
 ALPHA, EPSILON = 0.5, 0.1
 
@@ -47,14 +49,18 @@ def benchmark_clone():
     for name, runs in times.items():
         print(f"| {name} | {min(runs):.1f} | {np.median(runs):.1f} |")
     ratio = best["`worst_clone`"] / (best["`soft_optimal`"] + best["`np.sort` of every row"])
-    print(f"\n- `worst_clone` over `soft_optimal` plus the sort: {ratio:.2f}, {verdict(ratio, 4, '')}")
+    print(
+        f"\n- `worst_clone` over `soft_optimal` plus the sort: {ratio:.2f}, {verdict(ratio, 4, '')}"
+    )
 
 
 def benchmark_map():
     """`worst_map` on a deep tree."""
     mdp = random_tree(4, 8, seed=0)
     expert = soft_optimal(mdp, ALPHA).policy
-    runs = run_times({"map": lambda: worst_map(mdp, expert, EPSILON)}, rounds=10, turn_seconds=0.1)["map"]
+    runs = run_times({"map": lambda: worst_map(mdp, expert, EPSILON)}, rounds=10, turn_seconds=0.1)[
+        "map"
+    ]
     print(f"\n## RL, V=4, H=8: {mdp.dynamics.n_prefixes:,} prefixes\n")
     print(f"- `worst_map`: {min(runs):.0f} ms at best, {verdict(min(runs) / 1e3, 1, ' s')}")
 
@@ -71,10 +77,17 @@ def benchmark_coin():
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print("\n## Coin–payoff, H=65,536, three coin fractions\n")
     print(f"- closed form: {seconds:.3f} s, {verdict(seconds, 20, ' s')}")
-    print(f"- its arrays {memory:.3f} GiB, {verdict(memory, 1, ' GiB')}; this whole process so far {resident:.2f} GiB")
+    print(
+        f"- its arrays {memory:.3f} GiB, {verdict(memory, 1, ' GiB')}; this whole process so far "
+        f"{resident:.2f} GiB"
+    )
 
 
-TARGETS = {"tree, V=3, H=6": 1, "table of one state, V=2, H=10000": 60, "window of 3 tokens, V=2, H=10000": 60}
+TARGETS = {
+    "tree, V=3, H=6": 1,
+    "table of one state, V=2, H=10000": 60,
+    "window of 3 tokens, V=2, H=10000": 60,
+}
 """Seconds for all statements."""
 
 
@@ -84,7 +97,10 @@ def verdict_cases():
     for horizon in range(2, 8):
         yield f"tree, V=3, H={horizon}", random_tree(3, horizon, seed=rng)
     for horizon in (100, 1000, 10_000):
-        rewards, links = [rng.random((1, 2)) for _ in range(horizon)], [np.zeros((1, 2), int)] * (horizon - 1)
+        rewards, links = (
+            [rng.random((1, 2)) for _ in range(horizon)],
+            [np.zeros((1, 2), int)] * (horizon - 1),
+        )
         yield f"table of one state, V=2, H={horizon}", TokenMDP.table(rewards, links)
     for horizon in (100, 1000, 10_000):
         rewards = [rng.random((2 ** min(h, 3), 2)) for h in range(horizon)]
@@ -94,14 +110,19 @@ def verdict_cases():
 def benchmark_balls():
     """All statements decided on one instance: doubles, and balls for what they leave open."""
     print(f"\n## Verdicts: {len(STATEMENTS)} statements on one instance\n")
-    print("| instance | rewards | seconds | hold | do not apply | undecided | in balls |\n|---|" + "---:|" * 6)
+    print(
+        "| instance | rewards | seconds | hold | do not apply | undecided | in balls |\n|---|"
+        + "---:|" * 6
+    )
     seconds = {}
     for name, mdp in verdict_cases():
         expert = soft_optimal(mdp, ALPHA).policy
         policy = sample_log_ratio_ball(expert, EPSILON, 0)
         runs = []
         for _ in range(3 if mdp.dynamics.n_prefixes < 5_000 else 1):
-            instance = Instance(mdp, expert, policy, ALPHA)  # a new one, which keeps nothing of the last
+            instance = Instance(
+                mdp, expert, policy, ALPHA
+            )  # a new one, which keeps nothing of the last
             start = time.perf_counter()
             summaries = summarise_each(STATEMENTS, [instance])
             runs.append(time.perf_counter() - start)
@@ -110,7 +131,9 @@ def benchmark_balls():
         assert sum(counts) == len(found), found  # none is violated
         counts.append(sum(summary.certified for summary in summaries))
         print(
-            f"| {name} | {mdp.dynamics.n_prefixes:,} | {min(runs):.2f} | {' | '.join(map(str, counts))} |", flush=True
+            f"| {name} | {mdp.dynamics.n_prefixes:,} | {min(runs):.2f} | "
+            f"{' | '.join(map(str, counts))} |",
+            flush=True,
         )
     print()
     for name, target in TARGETS.items():
@@ -120,7 +143,10 @@ def benchmark_balls():
 def main():
     """Run every benchmark and print its figures."""
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
-    print(f"{cpu_model()}, one core of {os.cpu_count()}; Python {platform.python_version()}, NumPy {np.__version__}")
+    print(
+        f"{cpu_model()}, one core of {os.cpu_count()}; Python {platform.python_version()}, NumPy "
+        f"{np.__version__}"
+    )
     for benchmark in (benchmark_clone, benchmark_map, benchmark_coin, benchmark_balls):
         benchmark()
 

@@ -1,11 +1,13 @@
-"""The theorems between real models, exactly: every prompt's whole token tree, every statement, every bound's value.
+"""The theorems between real models, exactly: every prompt's whole token tree, every statement,
+every bound's value.
 
     python benchmarks/real_models.py --out out/real_models            run what is not there yet
-    python benchmarks/real_models.py --out out/real_models --report   the tables, as in docs/models.md
+    python benchmarks/real_models.py --out out/real_models --report   the tables, as in
+    docs/models.md
 
-Models are read from ENDORM_SHARED (default ../shared). 1,000 random sums for the addition models (10,000 responses
-each), all 729 words for nano-sort (729 responses each). No prompt is over a budget: balls take about two minutes for
-nano-sort, and half an hour for each addition model.
+Models are read from ENDORM_SHARED (default ../shared). 1,000 random sums for the addition models
+(10,000 responses each), all 729 words for nano-sort (729 responses each). No prompt is over a
+budget: balls take about two minutes for nano-sort, and half an hour for each addition model.
 """
 
 import math
@@ -19,13 +21,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from resumable import main, results
 
-from llm_bridge.checks import model_instance
-from llm_bridge.comparison import compare
-from llm_bridge.target import right
-from llm_bridge.tasks import addition, sorting
-from llm_bridge.variants import Variant, load_pair
-from theory.policy import Responses
-from theory.soft import power_policy
+from llm_bridge.check.comparison import compare
+from llm_bridge.check.exact import model_instance
+from llm_bridge.improve.target import right
+from llm_bridge.models.spec import Variant, load_pair
+from llm_bridge.tasks.generated import addition, sorting
+from theory.mdp.responses import Responses
+from theory.solve.soft import power_policy
 
 SHARED = Path(os.environ.get("ENDORM_SHARED", "../shared")) / "models"
 PROMPTS, BLOCK = 1000, 100
@@ -35,7 +37,10 @@ POWERS = (2.0, 11.0)
 def pairs():
     """Model and expert, by name."""
     teacher = Variant(str(SHARED / "add-teacher"))
-    found = {name: (Variant(str(SHARED / name)), teacher) for name in ("add-small", "add-fair", "add-good", "add-poor")}
+    found = {
+        name: (Variant(str(SHARED / name)), teacher)
+        for name in ("add-small", "add-fair", "add-good", "add-poor")
+    }
     for name in ("add-teacher", "nano-sort"):
         one = Variant(str(SHARED / name))
         found[f"{name}, colder"] = one, Variant(one.model, temperature=0.9)
@@ -55,9 +60,13 @@ def run(name):
     for start in range(0, len(task.prompts), BLOCK):
         block = task.take(range(start, min(start + BLOCK, len(task.prompts))))
         found = model_instance(
-            lm, teacher, block.prompts, len(task.answers[0]), temperature=policy.temperature,
+            lm,
+            teacher,
+            block.prompts,
+            len(task.answers[0]),
+            temperature=policy.temperature,
             expert_temperature=expert.temperature,
-        )  # fmt: skip
+        )
         instances.append(found.instance)
         ids = np.array(lm.tokenizer(list(block.answers), add_special_tokens=False)["input_ids"])
         for who, one in (("model", found.tree.policy), ("expert", found.expert_tree.policy)):
@@ -67,8 +76,14 @@ def run(name):
                 shares[f"power {power:g}"] = right(power_policy(one, power), answers)["sampled"]
             for how, values in shares.items():
                 accuracy.setdefault(who, {}).setdefault(how, []).extend(values.tolist())
-    means = {who: {how: float(np.mean(x)) for how, x in shares.items()} for who, shares in accuracy.items()}
-    return compare(instances, budget=math.inf).as_dict() | {"accuracy": means, "seconds": time.time() - started}
+    means = {
+        who: {how: float(np.mean(x)) for how, x in shares.items()}
+        for who, shares in accuracy.items()
+    }
+    return compare(instances, budget=math.inf).as_dict() | {
+        "accuracy": means,
+        "seconds": time.time() - started,
+    }
 
 
 def report(out):
@@ -76,24 +91,33 @@ def report(out):
     there = results(out)
     found = {name: there[name] for name in pairs() if name in there}
     print(
-        "| model π̂ | sampled | power 2 | power 11 | MAP | greedy | KL(π_E‖π̂) | KL(π̂‖π_E) | ε_π | ε visited | median |"
+        "| model π̂ | sampled | power 2 | power 11 | MAP | greedy | KL(π_E‖π̂) | KL(π̂‖π_E) | ε_π "
+        "| ε visited | median |"
     )
     print("|---|" + "---:|" * 10)
     for name, one in found.items():
         shares, near = one["accuracy"]["model"], list(one["closeness"].values())
-        cells = [f"{shares[how]:.3f}" for how in ("sampled", "power 2", "power 11", "map", "greedy")]
+        cells = [
+            f"{shares[how]:.3f}" for how in ("sampled", "power 2", "power 11", "map", "greedy")
+        ]
         cells += [number(x) for x in (near[-2], near[-1], near[0], near[2], near[3])]
         print(f"| {name} | {' | '.join(cells)} |")
     for family in ("add-", "add-teacher", "nano-sort"):
         teacher = family == "add-teacher"
         statements(
-            {name: one for name, one in found.items() if name.startswith(family) and (teacher or "teacher" not in name)}
+            {
+                name: one
+                for name, one in found.items()
+                if name.startswith(family) and (teacher or "teacher" not in name)
+            }
         )
     print()
     for name, one in found.items():
         verdicts = [line["verdict"] for line in one["lines"]]
         counts = ", ".join(f"{verdicts.count(v)} {v}" for v in sorted(set(verdicts)))
-        worst = {radius: [number(float(x)) for x in row.values()] for radius, row in one["worst"].items()}
+        worst = {
+            radius: [number(float(x)) for x in row.values()] for radius, row in one["worst"].items()
+        }
         print(f"{name}: {one['prompts']} prompts, {counts}, {one['seconds']:.0f} s")
         print(f"  loses: { {policy: number(x) for policy, x in one['gaps'].items()} }")
         print(f"  worst (radius, cloning, RL, RL against the best, KL): {worst}")
@@ -104,7 +128,10 @@ def statements(found):
     print(f"\n| statement | {' | '.join(found)} |\n|---|" + "---:|" * len(found))
     for lines in zip(*(one["lines"] for one in found.values()), strict=True):
         if " ≤ " in lines[0]["claim"]:
-            cells = [f"{number(x['left'])} ≤ {number(x['right'])}{empty(float(x['vacuous']))}" for x in lines]
+            cells = [
+                f"{number(x['left'])} ≤ {number(x['right'])}{empty(float(x['vacuous']))}"
+                for x in lines
+            ]
             print(f"| *{lines[0]['name']}* | {' | '.join(cells)} |")
 
 

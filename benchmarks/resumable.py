@@ -11,8 +11,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack
 from pathlib import Path
 
-from theory.files import number, write_json
-from theory.runs import RUN, RunFolder
+from theory.storage.files import number, write_json
+from theory.storage.runs import RUN, RunFolder
 
 
 def work(jobs, name):
@@ -35,9 +35,13 @@ def end_with_parent():
 
 
 def run(folder, jobs, todo, processes, jobs_per_process):
-    """Run jobs and write each one's file as soon as it ends; after an error those under way still end."""
+    """Run jobs and write each one's file as soon as it ends; after an error those under way still
+    end.
+    """
     spawn, errors = multiprocessing.get_context("spawn"), []
-    with ProcessPoolExecutor(processes, spawn, end_with_parent, max_tasks_per_child=jobs_per_process) as pool:
+    with ProcessPoolExecutor(
+        processes, spawn, end_with_parent, max_tasks_per_child=jobs_per_process
+    ) as pool:
         names = {pool.submit(work, jobs, name): name for name in todo}
         for future in as_completed(names):
             if future.cancelled():
@@ -56,7 +60,11 @@ def run(folder, jobs, todo, processes, jobs_per_process):
 
 def results(out):
     """What each job has found, by name, numbers that are not finite included."""
-    return {path.stem: _read(json.loads(path.read_text())) for path in sorted(out.glob("*.json")) if path.name != RUN}
+    return {
+        path.stem: _read(json.loads(path.read_text()))
+        for path in sorted(out.glob("*.json"))
+        if path.name != RUN
+    }
 
 
 def _read(value):
@@ -76,7 +84,9 @@ def main(doc, jobs, report, *, processes=1, jobs_per_process=None):
         jobs_per_process: after so many a process ends and gives back its memory.
 
     """
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", default="", help="jobs whose names start so")
     parser.add_argument("--processes", type=int, default=processes)
@@ -90,5 +100,9 @@ def main(doc, jobs, report, *, processes=1, jobs_per_process=None):
             folder = stack.enter_context(RunFolder(arguments.out, {"script": parser.prog}))
         except ValueError as error:
             parser.exit(2, f"{parser.prog}: {error}\n")
-        todo = [n for n in jobs() if n.startswith(arguments.only) and not (arguments.out / f"{n}.json").exists()]
+        todo = [
+            n
+            for n in jobs()
+            if n.startswith(arguments.only) and not (arguments.out / f"{n}.json").exists()
+        ]
         run(folder, jobs, todo, arguments.processes, jobs_per_process)

@@ -1,9 +1,12 @@
-"""The paper's third experiment in small: models of addition improved by PPO on their own reward, and the exact ends.
+"""The paper's third experiment in small: models of addition improved by PPO on their own reward,
+and the exact ends.
 
-Every number is exact on the enumerated token trees of held-out prompts; what varies from seed to seed is the training.
+Every number is exact on the enumerated token trees of held-out prompts; what varies from seed to
+seed is the training.
 
-    python benchmarks/self_improvement.py --out out/self_improvement    run what is not there yet, two jobs at a time
-    python benchmarks/self_improvement.py --out … --report              tables and figures of what is there
+    python benchmarks/self_improvement.py --out out/self_improvement    run what is not there yet,
+    two jobs at a time python benchmarks/self_improvement.py --out … --report              tables
+    and figures of what is there
 
 Models are read from ENDORM_SHARED (default ../shared).
 """
@@ -22,16 +25,18 @@ import torch
 from resumable import main
 from self_improvement_report import report
 
-from llm_bridge.actor import Actor, generate
-from llm_bridge.model import CausalLM, load_model
-from llm_bridge.ppo import PPOConfig
-from llm_bridge.prefixes import PrefixReader, select
-from llm_bridge.target import ExactTarget
-from llm_bridge.tasks import ADDITION_LEVELS, addition, addition_answer, sorting
-from llm_bridge.training import train
-from llm_bridge.tree import token_tree
-from theory.policy import Policy, all_responses, kl, log_prob
-from theory.soft import log_softmax, power_policy
+from llm_bridge.improve.ppo import PPOConfig
+from llm_bridge.improve.run import train
+from llm_bridge.improve.target import ExactTarget
+from llm_bridge.models.load import CausalLM, load_model
+from llm_bridge.read.prefixes import PrefixReader, select
+from llm_bridge.read.rollout import Actor, generate
+from llm_bridge.read.tree import token_tree
+from llm_bridge.tasks.generated import ADDITION_LEVELS, addition, addition_answer, sorting
+from theory.mdp.distances import kl
+from theory.mdp.policy import Policy
+from theory.mdp.responses import all_responses, log_prob
+from theory.solve.soft import log_softmax, power_policy
 
 SHARED = Path(os.environ.get("ENDORM_SHARED", "../shared")) / "models"
 STUDENTS, SEEDS, PER_LEVEL = ("add-small", "add-fair", "add-good", "add-poor"), (0, 1, 2), 60
@@ -42,7 +47,9 @@ BASE = PPOConfig(beta=0.1, max_tokens=4, end_tokens=(), steps=100)
 @cache
 def held_out():
     """Prompts of graded difficulty, `PER_LEVEL` of each level in a row."""
-    return tuple(p for level in ADDITION_LEVELS for p in addition(PER_LEVEL, seed=99, level=level).prompts)
+    return tuple(
+        p for level in ADDITION_LEVELS for p in addition(PER_LEVEL, seed=99, level=level).prompts
+    )
 
 
 def prompts(seed):
@@ -58,7 +65,10 @@ def target(lm, config, teacher=None):
 
 def by_level(right):
     """Accuracies of each level and their average, from one number a prompt."""
-    levels = {level: float(x.mean()) for level, x in zip(ADDITION_LEVELS, right.reshape(5, -1), strict=True)}
+    levels = {
+        level: float(x.mean())
+        for level, x in zip(ADDITION_LEVELS, right.reshape(5, -1), strict=True)
+    }
     return levels | {"average": float(right.mean())}
 
 
@@ -68,11 +78,13 @@ def measured(at, policy):
     return at.measure(policy) | {"kl_from_optimum": float(kl(at.optimum, policy))} | levels
 
 
-# --- Jobs: each returns what is to be written -----------------------------------------------------------------------
+# --- Jobs: each returns what is to be written -----------------------------------------------------
 
 
 def improve(model, seed=0, curve=False, teacher=None, extra=None, watch=5, **changes):
-    """One run; the curve is that of every fifth (`watch`) of the held-out prompts, beside the powers' own on these."""
+    """One run; the curve is that of every fifth (`watch`) of the held-out prompts, beside the
+    powers' own on these.
+    """
     lm = load_model(SHARED / model)
     other = None if teacher is None else load_model(SHARED / teacher)
     config = _replace(seed, changes)
@@ -84,16 +96,34 @@ def improve(model, seed=0, curve=False, teacher=None, extra=None, watch=5, **cha
         rows.append(watched.report(policy))
         return {}
 
-    made = {"checked": checked, "right": right_answer, "bradley-terry": partial(bradley_terry, lm, seed)}
+    made = {
+        "checked": checked,
+        "right": right_answer,
+        "bradley-terry": partial(bradley_terry, lm, seed),
+    }
     reward = None if extra is None else made[extra]()
     trainer = train(
-        lm, prompts(seed), config, teacher=other, extra=reward, evaluate=evaluate if curve else None, eval_every=20
+        lm,
+        prompts(seed),
+        config,
+        teacher=other,
+        extra=reward,
+        evaluate=evaluate if curve else None,
+        eval_every=20,
     )
     seconds = time.time() - start
     at = target(lm, BASE if not config.alpha else config, other)
     policy = token_tree(trainer.lm, held_out(), 4).policy
-    found = {"before": measured(at, at.anchor), "after": measured(at, policy), "optimum": measured(at, at.optimum)}
-    powers = [{"exponent": k} | watched.measure(power_policy(watched.anchor, k)) for k in POWERS] if curve else []
+    found = {
+        "before": measured(at, at.anchor),
+        "after": measured(at, policy),
+        "optimum": measured(at, at.optimum),
+    }
+    powers = (
+        [{"exponent": k} | watched.measure(power_policy(watched.anchor, k)) for k in POWERS]
+        if curve
+        else []
+    )
     return found | {"curve": rows, "powers": powers, "seconds": seconds}
 
 
@@ -124,7 +154,9 @@ def checked():
 
 
 def bradley_terry(lm, seed):
-    """The reward of a model trained on pairs of responses of which one is right: the student's body, a scalar head."""
+    """The reward of a model trained on pairs of responses of which one is right: the student's
+    body, a scalar head.
+    """
     actor, generator = Actor(lm), torch.Generator().manual_seed(seed)
     body = Actor(type(lm)(copy.deepcopy(lm.model), lm.tokenizer, "reward model"))
     head = torch.nn.Linear(128, 10)
@@ -133,7 +165,9 @@ def bradley_terry(lm, seed):
     pool = [[int(c) for c in p] for p in prompts(seed)]
 
     def scores(ids):
-        """Of the last token in the state before it, ``(n,)``: the models have no position for a tenth token."""
+        """Of the last token in the state before it, ``(n,)``: the models have no position for a
+        tenth token.
+        """
         states = body.hidden(ids[:, :-1], torch.ones_like(ids[:, :-1], dtype=torch.bool), 1)
         return head(states[:, 0]).gather(1, ids[:, -1:])[:, 0]
 
@@ -141,7 +175,9 @@ def bradley_terry(lm, seed):
         some = torch.randint(len(pool), (256,), generator=generator).tolist()
         draws = torch.rand(512, 4, generator=generator, dtype=torch.double)
         written = generate(actor, [pool[i] for i in some], 4, uniforms=draws, samples=2)
-        good = torch.tensor([r[-1] for r in right_answer()(*written.texts())], dtype=torch.bool).view(-1, 2)
+        good = torch.tensor(
+            [r[-1] for r in right_answer()(*written.texts())], dtype=torch.bool
+        ).view(-1, 2)
         use = good[:, 0] != good[:, 1]
         margins = scores(written.ids).view(-1, 2)[use]
         sign = torch.where(good[use][:, 0], 1, -1)
@@ -159,8 +195,10 @@ def bradley_terry(lm, seed):
 
 
 def iterate(scheme, rounds=2, beta=1.0, model="add-fair"):
-    """The three schemes of ``theory.improve.SCHEMES`` by PPO, each round from the policy of the last."""
-    from theory.improve import scheme_exponent
+    """The three schemes of ``theory.solve.improve.SCHEMES`` by PPO, each round from the policy of
+    the last.
+    """
+    from theory.solve.improve import scheme_exponent
 
     lm = last = load_model(SHARED / model)
     at, rows = target(lm, _replace(0, {"beta": beta})), []
@@ -168,10 +206,14 @@ def iterate(scheme, rounds=2, beta=1.0, model="add-fair"):
         anchor = lm if scheme == "reread" else last
         teacher = lm if scheme == "anchor" else last
         config = _replace(round_, {"beta": beta, "steps": 50})
-        last = train(anchor, prompts(round_), config, teacher=None if teacher is anchor else teacher).lm
+        last = train(
+            anchor, prompts(round_), config, teacher=None if teacher is anchor else teacher
+        ).lm
         exponent = float(scheme_exponent(scheme, 1.0, beta, round_))
         found, policy = power_policy(at.anchor, exponent), token_tree(last, held_out(), 4).policy
-        rows.append({"exponent": exponent, "exact": measured(at, found), "ppo": measured(at, policy)})
+        rows.append(
+            {"exponent": exponent, "exact": measured(at, found), "ppo": measured(at, policy)}
+        )
     return {"rounds": rows}
 
 
@@ -181,7 +223,9 @@ def decoding(model):
     at = target(lm, BASE)
     P, V = len(held_out()), 10
     table = log_prob(at.anchor, all_responses(at.anchor.dynamics)).reshape(P, V**4)
-    answers = np.array([int(addition_answer(p)) for p in held_out()])  # responses are in order of their digits
+    answers = np.array(
+        [int(addition_answer(p)) for p in held_out()]
+    )  # responses are in order of their digits
     found = {"sampled": np.exp(table[np.arange(P), answers])}
     logits = at.anchor.log_probs
     for temperature in (0.5, 0.2):
@@ -210,8 +254,18 @@ def small_sets(model, beta):
     """A few dozen prompts that are trained on and measured: how near the optimum a run ends."""
     lm = load_model(SHARED / model)
     task = sorting(32, seed=5) if model == "nano-sort" else addition(32, seed=5)
-    config = _replace(0, {"beta": beta, "max_tokens": len(task.answers[0]), "prompts_per_step": 32, "samples": 16,
-                          "minibatch": 256, "steps": 150, "lr": 5e-4})  # fmt: skip
+    config = _replace(
+        0,
+        {
+            "beta": beta,
+            "max_tokens": len(task.answers[0]),
+            "prompts_per_step": 32,
+            "samples": 16,
+            "minibatch": 256,
+            "steps": 150,
+            "lr": 5e-4,
+        },
+    )
     at = ExactTarget(lm, task.prompts, config, task.answers)
     return {"after": at.report(train(lm, task.prompts, config).lm)}
 
@@ -220,10 +274,11 @@ def small_sets(model, beta):
 
 
 def limit(model, batches, size=512, pool=400, lr=1e-3):
-    """`π̂`'s weights fitted to the rows of ``π* = π̂^{1+α/β}`` where `π*` goes: ``E_π* Σ_h KL(π*(·|s_h)‖π_θ(·|s_h))``.
+    """`π̂`'s weights fitted to the rows of ``π* = π̂^{1+α/β}`` where `π*` goes: ``E_π* Σ_h
+    KL(π*(·|s_h)‖π_θ(·|s_h))``.
 
-    As many batches as six minutes of one core allow, of one response a prompt, drawn from `π*` anew each time; from
-    `pool` batches on the prompts come again. Adam, cosine schedule.
+    As many batches as six minutes of one core allow, of one response a prompt, drawn from `π*` anew
+    each time; from `pool` batches on the prompts come again. Adam, cosine schedule.
     """
     lm, held = load_model(SHARED / model), set(held_out())
     exponent, reader = 1 + BASE.alpha / BASE.beta, PrefixReader(lm, 4, 2**30)
@@ -231,7 +286,9 @@ def limit(model, batches, size=512, pool=400, lr=1e-3):
     some = [p for p in addition(pool * size + len(held), seed=2000).prompts if p not in held]
     ids = torch.tensor([[int(c) for c in p] for p in some[: pool * size]]).split(size)
     exact = power_policy(token_tree(lm, some[:20], 4).policy, exponent)
-    gap = np.abs(Kept(reader, ids[0][:20], exponent).tables[0].exp().numpy() - np.exp(exact.log_probs[0])).max()
+    gap = np.abs(
+        Kept(reader, ids[0][:20], exponent).tables[0].exp().numpy() - np.exp(exact.log_probs[0])
+    ).max()
     assert gap < 1e-5, gap
     net = copy.deepcopy(lm.model).eval()  # no dropout
     optimizer = torch.optim.Adam(net.parameters(), lr=lr, betas=(0.9, 0.95))
@@ -255,21 +312,31 @@ def limit(model, batches, size=512, pool=400, lr=1e-3):
     seconds = {"targets": reading, "training": time.process_time() - start - reading}
     at = target(lm, BASE)
     after = measured(at, token_tree(CausalLM(net, lm.tokenizer, model), held_out(), 4).policy)
-    return {"after": after, "optimum": measured(at, at.optimum), "drawn": batches * size, "seconds": seconds}
+    return {
+        "after": after,
+        "optimum": measured(at, at.optimum),
+        "drawn": batches * size,
+        "seconds": seconds,
+    }
 
 
 class Kept:
     """``π̂^κ`` on prompts ``(n, 6)``, without the prefixes that it as good as never writes.
 
-    A prefix that `π̂` finds 2.5 nats less probable than the whole greedy response weighs, with all that comes after it,
-    less than ``e^{-2.5κ}`` of the normaliser: at ``κ = 11`` 1e-12. Some ten prefixes of 1,111 are left.
+    A prefix that `π̂` finds 2.5 nats less probable than the whole greedy response weighs, with all
+    that comes after it, less than ``e^{-2.5κ}`` of the normaliser: at ``κ = 11`` 1e-12. Some ten
+    prefixes of 1,111 are left.
     """
 
     @torch.no_grad()
     def __init__(self, reader, ids, exponent, gap=2.5):
         self.ids, self.steps, n = ids, [], len(ids)
         logits, prompt = reader.logits(ids.numpy(), None, True)
-        texts, cache, least = ids, select(prompt, torch.arange(n)), torch.full((n,), -gap, dtype=torch.double)
+        texts, cache, least = (
+            ids,
+            select(prompt, torch.arange(n)),
+            torch.full((n,), -gap, dtype=torch.double),
+        )
         first = law = logits.log_softmax(dim=-1)
         for h in range(4):
             best, token = law.max(dim=-1)
@@ -277,7 +344,13 @@ class Kept:
             if h < 3:
                 logits, cache = reader.logits(texts.numpy(), cache, True)
                 law = logits.log_softmax(dim=-1)
-        texts, law, cache, owner, total = ids, first, prompt, torch.arange(n), torch.zeros(n, dtype=torch.double)
+        texts, law, cache, owner, total = (
+            ids,
+            first,
+            prompt,
+            torch.arange(n),
+            torch.zeros(n, dtype=torch.double),
+        )
         for h in range(4):
             children = total[:, None] + law
             parent, token = (children >= least[owner][:, None]).nonzero(as_tuple=True)
@@ -295,7 +368,9 @@ class Kept:
             self.tables.insert(0, table - value[:, None])
 
     def draw(self, generator):
-        """A response to each prompt, prompt included, ``(n, 10)``, and the rows ``(n, 4, 10)`` it was drawn from."""
+        """A response to each prompt, prompt included, ``(n, 10)``, and the rows ``(n, 4, 10)`` it
+        was drawn from.
+        """
         texts, rows, node = [self.ids], [], torch.arange(len(self.ids))
         for (n, parent, token), table in zip(self.steps, self.tables, strict=True):
             rows.append(table[node].exp())
@@ -321,17 +396,30 @@ def jobs():
         found[f"extra-{extra}"] = partial(improve, "add-fair", extra=extra, alpha=alpha)
     found["distil-add-fair"] = partial(improve, "add-fair", teacher="add-teacher")
     found |= {f"improve-{model}-2": partial(improve, model, 2) for model in STUDENTS[:2]}
-    found |= {f"few-nano-sort-{beta:g}": partial(small_sets, "nano-sort", beta) for beta in (1.0, 0.3, 0.1)}
-    found |= {f"few-add-fair-{beta:g}": partial(small_sets, "add-fair", beta) for beta in (1.0, 0.3, 0.1)}
+    found |= {
+        f"few-nano-sort-{beta:g}": partial(small_sets, "nano-sort", beta)
+        for beta in (1.0, 0.3, 0.1)
+    }
+    found |= {
+        f"few-add-fair-{beta:g}": partial(small_sets, "add-fair", beta) for beta in (1.0, 0.3, 0.1)
+    }
     found |= {f"improve-{model}-1": partial(improve, model, 1) for model in STUDENTS[2:]}
     found["beta-0.01"] = partial(improve, "add-fair", curve=True, beta=0.01)
-    found |= {f"iterate-{scheme}": partial(iterate, scheme) for scheme in ("compound", "reread", "anchor")}
+    found |= {
+        f"iterate-{scheme}": partial(iterate, scheme) for scheme in ("compound", "reread", "anchor")
+    }
     found |= ways
     found["distil-add-small"] = partial(improve, "add-small", teacher="add-teacher")
     found |= {f"improve-{model}-2": partial(improve, model, 2) for model in STUDENTS[2:]}
     found |= {f"beta-{beta:g}": partial(improve, "add-fair", beta=beta) for beta in (0.3, 1.0)}
-    found |= {f"long-{model}": partial(improve, model, curve=True, watch=1, steps=400) for model in STUDENTS}
-    found |= {f"limit-{m}": partial(limit, m, n) for m, n in zip(STUDENTS, (1400, 1100, 800, 400), strict=True)}
+    found |= {
+        f"long-{model}": partial(improve, model, curve=True, watch=1, steps=400)
+        for model in STUDENTS
+    }
+    found |= {
+        f"limit-{m}": partial(limit, m, n)
+        for m, n in zip(STUDENTS, (1400, 1100, 800, 400), strict=True)
+    }
     return found
 
 

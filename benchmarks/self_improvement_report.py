@@ -4,11 +4,17 @@ import numpy as np
 from matplotlib.figure import Figure
 from resumable import results
 
-from theory.plot import PALETTE, save
+from theory.reports.figures import PALETTE, save
 
 STUDENTS = ("add-small", "add-fair", "add-good", "add-poor")
 LEVELS = ("carries-0", "carries-1", "carries-2", "carries-3", "thousands", "average")
-NAMES = {"carries-0": "no carry", "carries-1": "1 carry", "carries-2": "2", "carries-3": "3", "thousands": "≥ 1000"}
+NAMES = {
+    "carries-0": "no carry",
+    "carries-1": "1 carry",
+    "carries-2": "2",
+    "carries-3": "3",
+    "thousands": "≥ 1000",
+}
 
 
 def report(out):
@@ -31,7 +37,9 @@ def head(first, columns):
 
 def runs(found, model):
     """Those of all seeds."""
-    return [found[f"improve-{model}-{seed}"] for seed in range(3) if f"improve-{model}-{seed}" in found]
+    return [
+        found[f"improve-{model}-{seed}"] for seed in range(3) if f"improve-{model}-{seed}" in found
+    ]
 
 
 def row(name, values):
@@ -53,22 +61,37 @@ def improvement(found):
         if not done:
             continue
         first = done[0]
-        lines.append(row(f"{model} `π̂`", [first["before"]["levels_sampled"][level] for level in LEVELS]))
-        after = [spread([run["after"]["levels_sampled"][level] for run in done]) for level in LEVELS]
-        lines.append(f"| {model} + PPO ({len(done)} seed{'s' * (len(done) > 1)}) | " + " | ".join(after) + " |")
+        lines.append(
+            row(f"{model} `π̂`", [first["before"]["levels_sampled"][level] for level in LEVELS])
+        )
+        after = [
+            spread([run["after"]["levels_sampled"][level] for run in done]) for level in LEVELS
+        ]
+        lines.append(
+            f"| {model} + PPO ({len(done)} seed{'s' * (len(done) > 1)}) | "
+            + " | ".join(after)
+            + " |"
+        )
         for name, where, how in (
-            ("exact optimum `π̂^{1+α/β}`", "optimum", "sampled"), ("`π̂`, greedy", "before", "greedy"),
+            ("exact optimum `π̂^{1+α/β}`", "optimum", "sampled"),
+            ("`π̂`, greedy", "before", "greedy"),
             ("`π̂`, most probable", "before", "map"),
-        ):  # fmt: skip
-            lines.append(row(f"{model} {name}", [first[where][f"levels_{how}"][level] for level in LEVELS]))
-        greedy = [spread([run["after"]["levels_greedy"][level] for run in done]) for level in LEVELS]
+        ):
+            lines.append(
+                row(f"{model} {name}", [first[where][f"levels_{how}"][level] for level in LEVELS])
+            )
+        greedy = [
+            spread([run["after"]["levels_greedy"][level] for run in done]) for level in LEVELS
+        ]
         lines.append(f"| {model} + PPO, greedy | " + " | ".join(greedy) + " |")
     return lines if len(lines) > 2 else []
 
 
 def objectives(found):
     """How near the exact optimum each run came."""
-    lines = head("run", ["`J(π̂)`", "`J(π)`", "`J(π*)`", "share", "`KL(π‖π*)`", "`KL(π‖π̂)`", "seconds"])
+    lines = head(
+        "run", ["`J(π̂)`", "`J(π)`", "`J(π*)`", "share", "`KL(π‖π*)`", "`KL(π‖π̂)`", "seconds"]
+    )
     for name, run in found.items():
         if not name.startswith(("improve", "distil", "beta", "way", "long")):
             continue
@@ -76,7 +99,9 @@ def objectives(found):
         ends = [f"{after[x]:.3f}" for x in ("objective_start", "objective", "objective_optimum")]
         kls = [f"{after[x]:.3f}" for x in ("kl_to_optimum", "kl_to_anchor")]
         lines.append(
-            f"| {name} | " + " | ".join([*ends, f"{after['share']:.1%}", *kls, f"{run['seconds']:.0f}"]) + " |"
+            f"| {name} | "
+            + " | ".join([*ends, f"{after['share']:.1%}", *kls, f"{run['seconds']:.0f}"])
+            + " |"
         )
     return lines
 
@@ -88,7 +113,9 @@ def baselines(found):
         return []
     lines = head("accuracy on all levels, %, without training", there)
     for name in found[f"decoding-{there[0]}"]["decoding"]:
-        lines.append(row(name, [found[f"decoding-{m}"]["decoding"][name]["average"] for m in there]))
+        lines.append(
+            row(name, [found[f"decoding-{m}"]["decoding"][name]["average"] for m in there])
+        )
     return lines
 
 
@@ -101,14 +128,23 @@ def others(found):
         "extra-right": "1 for the right answer, β = 0.1",
         "distil-add-fair": "the endogenous reward of `add-teacher`, β = 0.1",
         "distil-add-small": "the same, for `add-small`",
-        "beta-1": "its own, β = 1", "beta-0.3": "its own, β = 0.3", "beta-0.01": "its own, β = 0.01",
-    }  # fmt: skip
-    lines = head("PPO on …", ["sampled before", "sampled after", "greedy before", "greedy after", "optimum, sampled"])
+        "beta-1": "its own, β = 1",
+        "beta-0.3": "its own, β = 0.3",
+        "beta-0.01": "its own, β = 0.01",
+    }
+    lines = head(
+        "PPO on …",
+        ["sampled before", "sampled after", "greedy before", "greedy after", "optimum, sampled"],
+    )
     for name, text in named.items():
         if name in found:
             run = found[name]
-            values = [run[w][f"accuracy_{h}"] for h in ("sampled", "greedy") for w in ("before", "after")]
-            best = run["optimum"]["accuracy_sampled"] if not name.startswith("extra") else float("nan")
+            values = [
+                run[w][f"accuracy_{h}"] for h in ("sampled", "greedy") for w in ("before", "after")
+            ]
+            best = (
+                run["optimum"]["accuracy_sampled"] if not name.startswith("extra") else float("nan")
+            )
             lines.append(row(text, [*values, best]).replace("nan", "–"))
     return lines if len(lines) > 2 else []
 
@@ -120,22 +156,32 @@ def rounds(found):
     for scheme in ("compound", "reread", "anchor"):
         for k, one in enumerate(found.get(f"iterate-{scheme}", {"rounds": []})["rounds"], 1):
             values = [one[w][n] for n in ("accuracy_sampled", "entropy") for w in ("ppo", "exact")]
-            shown = [f"{one['exponent']:g}", *(f"{100 * v:.1f}" for v in values[:2]), *(f"{v:.3f}" for v in values[2:])]
+            shown = [
+                f"{one['exponent']:g}",
+                *(f"{100 * v:.1f}" for v in values[:2]),
+                *(f"{v:.3f}" for v in values[2:]),
+            ]
             lines.append(f"| {scheme}, {k} | " + " | ".join(shown) + " |")
     return lines if len(lines) > 2 else []
 
 
 def few(found):
     """A few dozen prompts, trained on and measured."""
-    lines = head("32 prompts, trained on", ["β", "`J(π̂)`", "`J(π)`", "`J(π*)`", "share", "`KL(π‖π*)`"])
+    lines = head(
+        "32 prompts, trained on", ["β", "`J(π̂)`", "`J(π)`", "`J(π*)`", "share", "`KL(π‖π*)`"]
+    )
     for name, run in found.items():
         if name.startswith("few-"):
             model, _, beta = name.removeprefix("few-").rpartition("-")
             after = run["after"]
-            ends = [f"{after[x]:.4f}" for x in ("objective_start", "objective", "objective_optimum")]
+            ends = [
+                f"{after[x]:.4f}" for x in ("objective_start", "objective", "objective_optimum")
+            ]
             lines.append(
                 f"| {model} | "
-                + " | ".join([beta, *ends, f"{after['share']:.2%}", f"{after['kl_to_optimum']:.4f}"])
+                + " | ".join(
+                    [beta, *ends, f"{after['share']:.2%}", f"{after['kl_to_optimum']:.4f}"]
+                )
                 + " |"
             )
     return lines if len(lines) > 2 else []
@@ -152,10 +198,20 @@ def curves(found):
         rows = run["curve"]
         steps = np.linspace(0, 100, len(rows))
         for name, color, label in (
-            ("sampled", PALETTE[3], "sampled"), ("greedy", PALETTE[1], "greedy"), ("map", PALETTE[2], "most probable"),
-        ):  # fmt: skip
-            axes.plot(steps, [r[f"accuracy_{name}"] for r in rows], "o-", ms=3, color=color, label=label)
-        axes.axhline(rows[0]["accuracy_map"], color=PALETTE[2], lw=0.9, ls=":", label="$\\hat\\pi$, most probable")
+            ("sampled", PALETTE[3], "sampled"),
+            ("greedy", PALETTE[1], "greedy"),
+            ("map", PALETTE[2], "most probable"),
+        ):
+            axes.plot(
+                steps, [r[f"accuracy_{name}"] for r in rows], "o-", ms=3, color=color, label=label
+            )
+        axes.axhline(
+            rows[0]["accuracy_map"],
+            color=PALETTE[2],
+            lw=0.9,
+            ls=":",
+            label="$\\hat\\pi$, most probable",
+        )
         axes.set(title=model, xlabel="batch", ylim=(0, 1.02))
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
@@ -182,9 +238,20 @@ def ways(found):
     for name in there:
         label, color, style = named[name]
         share = [r["share"] for r in found[name]["curve"]]
-        axes.plot(np.linspace(0, 100, len(share)), share, style, marker="o", ms=3, color=color, label=label)
+        axes.plot(
+            np.linspace(0, 100, len(share)),
+            share,
+            style,
+            marker="o",
+            ms=3,
+            color=color,
+            label=label,
+        )
     axes.axhline(1, color="0.6", lw=0.8)
-    axes.set(xlabel="batch of 1,024 responses", ylabel="share of the way from $J(\\hat\\pi)$ to $J(\\pi^*)$")
+    axes.set(
+        xlabel="batch of 1,024 responses",
+        ylabel="share of the way from $J(\\hat\\pi)$ to $J(\\pi^*)$",
+    )
     axes.set_ylim(-0.3, 1.05)  # what starts without a baseline first goes far below
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

@@ -1,8 +1,10 @@
-"""Exact solver against SciPy, plain NumPy and QuantEcon on full trees: one run, one core, double precision.
+"""Exact solver against SciPy, plain NumPy and QuantEcon on full trees: one run, one core, double
+precision.
 
-Run ``python benchmarks/solver.py [--quick]``. Rewards are uniform on [0, 1]. Contenders take turns and each reports
-its best time. Inputs are laid out before the clock starts; what that costs us is a row of its own (`TokenMDP.tree`).
-QuantEcon solves the plain problem and is compared with `plain_optimal`; without QuantEcon that part is skipped.
+Run ``python benchmarks/solver.py [--quick]``. Rewards are uniform on [0, 1]. Contenders take turns
+and each reports its best time. Inputs are laid out before the clock starts; what that costs us is a
+row of its own (`TokenMDP.tree`). QuantEcon solves the plain problem and is compared with
+`plain_optimal`; without QuantEcon that part is skipped.
 """
 
 import os
@@ -23,8 +25,8 @@ import scipy
 from scipy.sparse import csr_array
 from scipy.special import logsumexp
 
-from theory.mdp import TokenMDP
-from theory.soft import plain_optimal, soft_optimal, soft_values
+from theory.mdp.token_mdp import TokenMDP
+from theory.solve.soft import plain_optimal, soft_optimal, soft_values
 
 V, ALPHA, RTOL = 4, 0.5, 1e-12
 COLD_ALPHA = 0.001  # every layer takes out its largest entry before the exponential
@@ -59,7 +61,9 @@ def numpy_soft_max(q):
 
 
 def run_times(contenders, rounds, turn_seconds):
-    """Milliseconds of every run of each contender; in a round each runs for `turn_seconds`, at least once."""
+    """Milliseconds of every run of each contender; in a round each runs for `turn_seconds`, at
+    least once.
+    """
     times = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, solve in contenders.items():
@@ -128,7 +132,9 @@ def benchmark_soft(horizon, rounds, turn_seconds, with_policy):
     if with_policy:
         require_agreement(soft_optimal(mdp, ALPHA).values, expected)
         contenders["`soft_optimal`: values and policy (ours)"] = lambda: soft_optimal(mdp, ALPHA)
-    contenders[f"`soft_values`, alpha {COLD_ALPHA}: exponents shifted (ours)"] = lambda: soft_values(mdp, COLD_ALPHA)
+    contenders[f"`soft_values`, alpha {COLD_ALPHA}: exponents shifted (ours)"] = lambda: (
+        soft_values(mdp, COLD_ALPHA)
+    )
     contenders["`TokenMDP.tree`: checks and layout (ours, once)"] = lambda: TokenMDP.tree(rewards)
     cold = layered(rewards, lambda q: scipy_soft_max(q, COLD_ALPHA))
     require_agreement(soft_values(mdp, COLD_ALPHA), cold)
@@ -145,7 +151,8 @@ def benchmark_soft(horizon, rounds, turn_seconds, with_policy):
     solve = 1 + peak_bytes(lambda: soft_values(mdp, ALPHA)) / reward_bytes
     text = verdict(solve, TARGET_MEMORY, "x")
     print(
-        f"- peak memory of `soft_values`: {solve:.2f}x its rewards ({reward_bytes / 2**20:.1f} MiB, included), {text}"
+        f"- peak memory of `soft_values`: {solve:.2f}x its rewards ({reward_bytes / 2**20:.1f} "
+        f"MiB, included), {text}"
     )
     if with_policy:
         policy = 1 + peak_bytes(lambda: soft_optimal(mdp, ALPHA)) / reward_bytes
@@ -158,8 +165,8 @@ def benchmark_soft(horizon, rounds, turn_seconds, with_policy):
 def quantecon_problem(rewards):
     """The tree in QuantEcon's sparse form of state-action pairs.
 
-    Nodes are numbered layer by layer, so that the child ``a`` of node ``i`` is ``i·V + 1 + a``. After the last token
-    there is one absorbing state without reward.
+    Nodes are numbered layer by layer, so that the child ``a`` of node ``i`` is ``i·V + 1 + a``.
+    After the last token there is one absorbing state without reward.
     """
     from quantecon.markov import DiscreteDP
 
@@ -170,9 +177,13 @@ def quantecon_problem(rewards):
     actions = np.append(np.tile(np.arange(V), end), 0)
     reward = np.append(np.concatenate([r.reshape(-1) for r in rewards]), 0.0)
     shape = (n_pairs + 1, end + 1)
-    transitions = csr_array((np.ones(n_pairs + 1), (np.arange(n_pairs + 1), following)), shape=shape)
+    transitions = csr_array(
+        (np.ones(n_pairs + 1), (np.arange(n_pairs + 1), following)), shape=shape
+    )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # beta = 1: its infinite-horizon methods are off, and not used here
+        warnings.simplefilter(
+            "ignore"
+        )  # beta = 1: its infinite-horizon methods are off, and not used here
         return DiscreteDP(reward, transitions, 1.0, states, actions)
 
 
@@ -193,16 +204,28 @@ def benchmark_plain(horizon, rounds, turn_seconds):
     require_agreement([theirs], [np.concatenate(plain_optimal(mdp).values)])
     times = run_times(contenders, rounds, turn_seconds)
 
-    print(f"\n## Plain-optimal values and policy (not soft), V={V}, H={horizon}: {n_prefixes:,} prefixes\n")
+    print(
+        f"\n## Plain-optimal values and policy (not soft), V={V}, H={horizon}: {n_prefixes:,} "
+        "prefixes\n"
+    )
     print_times(times, ours, n_prefixes)
     q = problem.Q
     reward_bytes = sum(r.nbytes for r in rewards)
     q_bytes = q.data.nbytes + q.indices.nbytes + q.indptr.nbytes
-    inputs = q_bytes + problem.R.nbytes + problem.s_indices.nbytes + problem.a_indices.nbytes + problem.a_indptr.nbytes
+    inputs = (
+        q_bytes
+        + problem.R.nbytes
+        + problem.s_indices.nbytes
+        + problem.a_indices.nbytes
+        + problem.a_indptr.nbytes
+    )
     peak = inputs + peak_bytes(contenders["QuantEcon `backward_induction`"])
     our_peak = reward_bytes + peak_bytes(contenders[ours])
     print(f"\n- QuantEcon's sparse Q: {q.shape[0]:,} x {q.shape[1]:,}, {q_bytes / 2**20:.1f} MiB")
-    print(f"- peak memory, inputs included: QuantEcon {peak / reward_bytes:.2f}x the rewards, ", end="")
+    print(
+        f"- peak memory, inputs included: QuantEcon {peak / reward_bytes:.2f}x the rewards, ",
+        end="",
+    )
     print(f"ours {our_peak / reward_bytes:.2f}x")
     print(f"- values agree to {RTOL:g}, relative; compilation is not timed")
 
@@ -211,7 +234,9 @@ def cpu_model():
     """Model name of the processor."""
     try:
         with open("/proc/cpuinfo") as lines:
-            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+            return next(
+                line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+            )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 
@@ -221,16 +246,23 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small trees only, fewer runs")
     quick = parser.parse_args().quick
-    print(f"{cpu_model()}, one core of {os.cpu_count()}; Python {platform.python_version()}, ", end="")
+    print(
+        f"{cpu_model()}, one core of {os.cpu_count()}; Python {platform.python_version()}, ", end=""
+    )
     print(f"NumPy {np.__version__}, SciPy {scipy.__version__}")
     for horizon in (8,) if quick else (8, 10, 12):
         turn = 0.03 if quick else 0.3
-        benchmark_soft(horizon, rounds=5 if quick else 12, turn_seconds=turn, with_policy=horizon <= 10)
+        benchmark_soft(
+            horizon, rounds=5 if quick else 12, turn_seconds=turn, with_policy=horizon <= 10
+        )
     try:
         import numba
         import quantecon
     except ImportError:
-        print("\nQuantEcon is not installed and was skipped: pip install -c constraints.txt -e '.[benchmark]'")
+        print(
+            "\nQuantEcon is not installed and was skipped: pip install -c constraints.txt -e "
+            "'.[benchmark]'"
+        )
         return
     print(f"\nQuantEcon {quantecon.__version__}, Numba {numba.__version__}")
     for horizon in (6,) if quick else (6, 8, 10):

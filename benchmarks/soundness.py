@@ -3,11 +3,11 @@
 ``python benchmarks/soundness.py --out DIR``       runs the jobs that have no file in DIR yet;
 ``python benchmarks/soundness.py --out DIR --report``  prints what they found.
 
-Each job draws a batch of small token MDPs (trees, windows, tables; masks, prompts of weight zero, offsets, rewards
-over twelve decades, temperatures over six around these) with policies from 1e-14 to 30 nats away, half of them climbed
-by random steps towards a large ``left/right`` of one bound. On each instance every statement is decided as it stands,
-which must not be *violated*, and with its right side moved past the left by 1, by 1e-9 or by 1e-13 of its size, which
-must not *hold*.
+Each job draws a batch of small token MDPs (trees, windows, tables; masks, prompts of weight zero,
+offsets, rewards over twelve decades, temperatures over six around these) with policies from 1e-14
+to 30 nats away, half of them climbed by random steps towards a large ``left/right`` of one bound.
+On each instance every statement is decided as it stands, which must not be *violated*, and with its
+right side moved past the left by 1, by 1e-9 or by 1e-13 of its size, which must not *hold*.
 """
 
 import os
@@ -19,20 +19,26 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from resumable import main, results
 
-from theory.instance import Instance
-from theory.mdp import TokenMDP
-from theory.policy import Policy
-from theory.soft import soft_optimal
-from theory.statements import STATEMENTS
-from theory.verdict import summarise_each
+from theory.claims.instance import Instance
+from theory.claims.statements import STATEMENTS
+from theory.claims.verdict import summarise_each
+from theory.mdp.policy import Policy
+from theory.mdp.token_mdp import TokenMDP
+from theory.solve.soft import soft_optimal
 
 BATCH, JOBS = 5_000, 200
 SHAPES = ((2, 1), (1, 3), (3, 1), (2, 2), (4, 1), (2, 3), (3, 2))
-"""Vocabulary and horizon: of the first half of the jobs all in turn, of the rest the first five, which cost less."""
+"""Vocabulary and horizon: of the first half of the jobs all in turn, of the rest the first five,
+which cost less.
+"""
 
 CLIMB = 40
 DELTAS = {"1": 1.0, "1e-9": 1e-9, "1e-13": 1e-13}
-BOUNDS = [s for s in STATEMENTS if not s.equality and s.name not in ("theorem-1-sharp", "preference-average")]
+BOUNDS = [
+    s
+    for s in STATEMENTS
+    if not s.equality and s.name not in ("theorem-1-sharp", "preference-average")
+]
 
 
 def random_mdp(rng, vocab_size, horizon):
@@ -54,7 +60,9 @@ def random_mdp(rng, vocab_size, horizon):
     low = scale * float(rng.choice([0.0, -1.0, 1e3]))
     weights = [1.0, 0.0] if prompts == 2 and rng.random() < 0.3 else None
     options = {"reward_range": (low, low + scale), "allowed": masks, "prompt_weights": weights}
-    rewards = [np.clip(low + scale * rng.random((BATCH, n, vocab_size)), low, low + scale) for n in sizes]
+    rewards = [
+        np.clip(low + scale * rng.random((BATCH, n, vocab_size)), low, low + scale) for n in sizes
+    ]
     if kind == "tree":
         return TokenMDP.tree(rewards, **options), scale
     if kind == "window":
@@ -66,7 +74,9 @@ def random_mdp(rng, vocab_size, horizon):
 def random_policy(rng, expert):
     """Policies from almost equal to far away, in the gauge of their own logits."""
     size = 10.0 ** rng.uniform(-14, 1.5, (BATCH, 1, 1))
-    return Policy.from_logits(expert.dynamics, [t + size * rng.uniform(-1, 1, t.shape) for t in expert.log_probs])
+    return Policy.from_logits(
+        expert.dynamics, [t + size * rng.uniform(-1, 1, t.shape) for t in expert.log_probs]
+    )
 
 
 def climbed(rng, mdp, alpha, expert, policy):
@@ -77,7 +87,9 @@ def climbed(rng, mdp, alpha, expert, policy):
         instance = Instance(mdp, expert, one, alpha)
         with np.errstate(all="ignore"):
             found = np.asarray(bound.left(instance) / bound.right(instance))
-        return np.nan_to_num(found.reshape(BATCH, -1).max(axis=1, initial=-np.inf), nan=-np.inf, posinf=-np.inf)
+        return np.nan_to_num(
+            found.reshape(BATCH, -1).max(axis=1, initial=-np.inf), nan=-np.inf, posinf=-np.inf
+        )
 
     best = ratio(policy)
     for _ in range(CLIMB):
@@ -86,18 +98,25 @@ def climbed(rng, mdp, alpha, expert, policy):
         tried = Policy.from_logits(mdp.dynamics, logits)
         value = ratio(tried)
         better = (value > best)[:, None, None]
-        tables = [np.where(better, a, b) for a, b in zip(tried.log_probs, policy.log_probs, strict=True)]
+        tables = [
+            np.where(better, a, b) for a, b in zip(tried.log_probs, policy.log_probs, strict=True)
+        ]
         gauges = [
-            np.where(better[..., 0], a, b) for a, b in zip(tried.log_normalizers, policy.log_normalizers, strict=True)
+            np.where(better[..., 0], a, b)
+            for a, b in zip(tried.log_normalizers, policy.log_normalizers, strict=True)
         ]
         policy, best = Policy(mdp.dynamics, tuple(tables), tuple(gauges)), np.maximum(best, value)
     return policy
 
 
 def planted(statement, delta):
-    """The statement with its right side on the wrong side of the left by `delta` of its size, or more."""
+    """The statement with its right side on the wrong side of the left by `delta` of its size, or
+    more.
+    """
     if statement.equality:
-        right = lambda i: statement.right(i) + delta * (abs(statement.right(i)) + i.temperature * 1e-3)  # noqa: E731
+        right = lambda i: (
+            statement.right(i) + delta * (abs(statement.right(i)) + i.temperature * 1e-3)
+        )
     else:
         right = lambda i: statement.left(i) - delta * (abs(statement.left(i)) + 1e-3)  # noqa: E731
     return replace(statement, right=right)
@@ -114,16 +133,28 @@ def run(job):
         policy = climbed(rng, mdp, alpha, expert, policy)
     instance = Instance(mdp, expert, policy, alpha)
     name = list(DELTAS)[job // 2 % len(DELTAS)]
-    variants = {"as it stands": STATEMENTS, name: tuple(planted(s, DELTAS[name]) for s in STATEMENTS)}
+    variants = {
+        "as it stands": STATEMENTS,
+        name: tuple(planted(s, DELTAS[name]) for s in STATEMENTS),
+    }
     flat = [s for statements in variants.values() for s in statements]
     summaries = iter(summarise_each(flat, [instance], budget=np.inf))
-    found = {name: {s.name: next(summaries) for s in statements} for name, statements in variants.items()}
+    found = {
+        name: {s.name: next(summaries) for s in statements} for name, statements in variants.items()
+    }
     return {
         "instances": BATCH,
         "climbed": bool(job % 2),
-        "outcomes": {name: {key: summary.outcomes for key, summary in each.items()} for name, each in found.items()},
+        "outcomes": {
+            name: {key: summary.outcomes for key, summary in each.items()}
+            for name, each in found.items()
+        },
         "reasons": {key: s.reasons for key, s in found["as it stands"].items() if s.reasons},
-        "ratio": {key: s.worst_ratio for key, s in found["as it stands"].items() if s.worst_ratio == s.worst_ratio},
+        "ratio": {
+            key: s.worst_ratio
+            for key, s in found["as it stands"].items()
+            if s.worst_ratio == s.worst_ratio
+        },
     }
 
 
@@ -144,7 +175,9 @@ def report(out):
     print(f"{instances:,} instances in {len(jobs_done)} jobs, {sum(total.values()):,} verdicts")
     wrong = total.get(("as it stands", "violated"), 0)
     wrong += sum(
-        count for (variant, verdict), count in total.items() if variant != "as it stands" and verdict == "holds"
+        count
+        for (variant, verdict), count in total.items()
+        if variant != "as it stands" and verdict == "holds"
     )
     print(f"wrong verdicts: {wrong}")
     for (variant, verdict), count in sorted(total.items()):

@@ -1,10 +1,12 @@
 """Real models against tabular predictions: rewards, preferences and values, predicted and measured.
 
-Two families: models of addition trained by other people, and transformers of three sizes trained here on demonstrations
-of experts whose MDP is known, against the tabular fit of the same demonstrations.
+Two families: models of addition trained by other people, and transformers of three sizes trained
+here on demonstrations of experts whose MDP is known, against the tabular fit of the same
+demonstrations.
 
     python benchmarks/validation.py --out out/validation             run what is not there yet
-    python benchmarks/validation.py --out out/validation --report    tables and figures of what is there
+    python benchmarks/validation.py --out out/validation --report    tables and figures of what is
+    there
 
 Models are read from ENDORM_SHARED (default ../shared).
 """
@@ -22,29 +24,28 @@ import numpy as np
 from resumable import main
 from validation_report import report
 
-from llm_bridge.model import load_model
-from llm_bridge.tasks import addition
-from llm_bridge.train import train_on_demonstrations
-from llm_bridge.tree import token_tree
-from llm_bridge.truth import mdp_truth, model_truth, over_all_pairs, reward_distance, task_truth
-from llm_bridge.validation import Reading, Validation
-from theory.demonstrations import Demonstrations
-from theory.gallery import coin_payoff, random_tree
-from theory.imitation import next_token_mle
-from theory.mdp import TokenMDP
-from theory.policy import (
-    Policy,
-    all_responses,
-    greedy_response,
-    kl,
-    log_prob,
-    map_response,
-    max_log_ratio,
-    plain_value,
-    sample,
+from llm_bridge.check.truth import (
+    mdp_truth,
+    model_truth,
+    over_all_pairs,
+    reward_distance,
+    task_truth,
 )
-from theory.reward import endogenous_reward, returns
-from theory.soft import plain_optimal, power_policy, soft_optimal
+from llm_bridge.check.validation import Reading, Validation
+from llm_bridge.models.cloned import train_on_demonstrations
+from llm_bridge.models.load import load_model
+from llm_bridge.read.tree import token_tree
+from llm_bridge.tasks.generated import addition
+from theory.fit.demonstrations import Demonstrations
+from theory.fit.imitation import next_token_mle
+from theory.mdp.distances import kl, max_log_ratio
+from theory.mdp.policy import Policy
+from theory.mdp.responses import all_responses, greedy_response, log_prob, map_response, sample
+from theory.mdp.token_mdp import TokenMDP
+from theory.mdp.values import plain_value
+from theory.solve.reward import endogenous_reward, returns
+from theory.solve.soft import plain_optimal, power_policy, soft_optimal
+from theory.studies.gallery import coin_payoff, random_tree
 
 SHARED = Path(os.environ.get("ENDORM_SHARED", "../shared")) / "models"
 MODELS = ("add-small", "add-fair", "add-good", "add-poor", "add-teacher")
@@ -55,37 +56,50 @@ STEPS, BATCH, EVALUATED = 800, 128, (25, 50, 100, 200, 400, 800)
 PROMPTS = ("A", "B")
 
 
-# --- The addition family ----------------------------------------------------------------------------------------------
+# --- The addition family --------------------------------------------------------------------------
 
 
 def addition_family(name):
-    """Points of one model on 200 prompts: both gauges and terminal rules, pairs of two laws, values of four policies.
+    """Points of one model on 200 prompts: both gauges and terminal rules, pairs of two laws, values
+    of four policies.
 
-    The true reward of the preferences is the teacher's endogenous reward, on the first 6 prompts; values are
-    probabilities that the answer is right.
+    The true reward of the preferences is the teacher's endogenous reward, on the first 6 prompts;
+    values are probabilities that the answer is right.
     """
     lm, task = load_model(SHARED / name), addition(200, seed=11)
     few = task.take(range(50))
     one = Validation(lm, task.prompts, 4, draws=256, seed=own_seed(name))
     points = named(one.rewards(), "logits, zero") + named(one.values(task_truth(lm, task)), "")
     for gauge, terminal, horizon in (("logprob", "zero", 4), ("logits", "bootstrap", 3)):
-        read = Reading(gauge=gauge, terminal=terminal)  # three tokens of four: the context has no position for a tenth
-        other = Validation(lm, few.prompts, horizon, predicted=read, draws=4, seed=own_seed(name, gauge))
+        read = Reading(
+            gauge=gauge, terminal=terminal
+        )  # three tokens of four: the context has no position for a tenth
+        other = Validation(
+            lm, few.prompts, horizon, predicted=read, draws=4, seed=own_seed(name, gauge)
+        )
         points += named(other.rewards(2), f"{gauge}, {terminal}")
     return {"points": points + compared(lm, task, own_seed(name, "pairs"))}
 
 
 def compared(lm, task, seed, measured=None):
-    """Preferences of a model of addition, on the first 6 prompts: 10⁸ pairs of responses to each are predicted from."""
+    """Preferences of a model of addition, on the first 6 prompts: 10⁸ pairs of responses to each
+    are predicted from.
+    """
     prompts = task.prompts[:6]
     one = Validation(lm, prompts, 4, measured=measured, draws=2, seed=seed)
     truth = model_truth(load_model(SHARED / "add-teacher"), prompts, 4)
     shares = (0.0, 0.5) if measured is None else (0.0,)
-    return [row for s in shares for row in named(one.preferences(truth, pairs=600, expert_share=s), f"expert {s:g}")]
+    return [
+        row
+        for s in shares
+        for row in named(one.preferences(truth, pairs=600, expert_share=s), f"expert {s:g}")
+    ]
 
 
 def planted(name):
-    """The same on 50 prompts with an error in what is measured: another gauge, terminal rule, temperature, `α`."""
+    """The same on 50 prompts with an error in what is measured: another gauge, terminal rule,
+    temperature, `α`.
+    """
     lm, task = load_model(SHARED / name), addition(200, seed=11).take(range(50))
     found = {}
     for what, wrong, horizon in (
@@ -94,7 +108,9 @@ def planted(name):
         ("sampled at ½", Reading(temperature=0.5), 4),
         ("half of α", Reading(alpha=0.5), 4),
     ):
-        one = Validation(lm, task.prompts, horizon, measured=wrong, draws=256, seed=own_seed(name, what))
+        one = Validation(
+            lm, task.prompts, horizon, measured=wrong, draws=256, seed=own_seed(name, what)
+        )
         found[what] = named(one.rewards(2), what)
         if horizon == 4:
             found[what] += named(one.values(task_truth(lm, task)), what)
@@ -112,7 +128,7 @@ def named(points, how):
     return [{"how": how} | point._asdict() for point in points]
 
 
-# --- The self-trained family ------------------------------------------------------------------------------------------
+# --- The self-trained family ----------------------------------------------------------------------
 
 
 class Problem(NamedTuple):
@@ -138,7 +154,9 @@ def problems():
     made = {}
     for name, (mdp, alpha) in found.items():
         tree = mdp.as_tree()
-        made[name] = Problem(mdp, tree, soft_optimal(tree, alpha).policy, alpha, PROMPTS[: tree.dynamics.n_prompts])
+        made[name] = Problem(
+            mdp, tree, soft_optimal(tree, alpha).policy, alpha, PROMPTS[: tree.dynamics.n_prompts]
+        )
     return made
 
 
@@ -153,12 +171,15 @@ def four_values(mdp, policy):
 
 
 def distances(problem, policy, data=None):
-    """How far a policy on the tree is from the expert, and from the maximum-likelihood fit of the data; exact."""
+    """How far a policy on the tree is from the expert, and from the maximum-likelihood fit of the
+    data; exact.
+    """
     reward, expert = endogenous_reward(policy, problem.alpha, gauge="logprob"), problem.expert
     every = all_responses(problem.tree.dynamics)
     P = problem.tree.dynamics.n_prompts
     true, read, law = (
-        x.reshape(P, -1) for x in (returns(problem.tree, every), log_prob(policy, every), log_prob(expert, every))
+        x.reshape(P, -1)
+        for x in (returns(problem.tree, every), log_prob(policy, every), log_prob(expert, every))
     )
     found = {
         "to_truth": reward_distance(problem.tree, reward, expert),
@@ -168,27 +189,41 @@ def distances(problem, policy, data=None):
     }
     for share in (0.0, 0.5):
         weights = (1 - share) / true.shape[1] + share * np.exp(law)
-        with np.errstate(invalid="ignore"):  # a fit without smoothing never writes some responses: −∞ less −∞
-            pairs = [over_all_pairs(t, problem.alpha * r, w) for t, r, w in zip(true, read, weights, strict=True)]
+        with np.errstate(
+            invalid="ignore"
+        ):  # a fit without smoothing never writes some responses: −∞ less −∞
+            pairs = [
+                over_all_pairs(t, problem.alpha * r, w)
+                for t, r, w in zip(true, read, weights, strict=True)
+            ]
         found |= {
             f"agreement_{share:g}": float(np.mean(pairs, axis=0)[0]),
             f"tv_{share:g}": float(np.mean(pairs, axis=0)[1]),
         }
     if data is not None:
         fit = next_token_mle(data, problem.alpha)
-        found |= {"to_fit": reward_distance(fit.reward, reward, fit.policy), "fit": float(data.log_likelihood(policy))}
+        found |= {
+            "to_fit": reward_distance(fit.reward, reward, fit.policy),
+            "fit": float(data.log_likelihood(policy)),
+        }
     return found
 
 
 def counted(problem, n, seed):
-    """The demonstrations that a model is trained on with this seed: on the tree, and on the MDP's own states."""
+    """The demonstrations that a model is trained on with this seed: on the tree, and on the MDP's
+    own states.
+    """
     drawn = sample(problem.expert, n, seed)
-    return tuple(Demonstrations.from_responses(mdp.dynamics, drawn) for mdp in (problem.tree, problem.mdp))
+    return tuple(
+        Demonstrations.from_responses(mdp.dynamics, drawn) for mdp in (problem.tree, problem.mdp)
+    )
 
 
 def smoothed_distance(problem, data, added):
     """To the truth, of the counts of prefixes with a number added to each."""
-    return reward_distance(problem.tree, next_token_mle(data, problem.alpha, smoothing=added).reward, problem.expert)
+    return reward_distance(
+        problem.tree, next_token_mle(data, problem.alpha, smoothing=added).reward, problem.expert
+    )
 
 
 def tabular(name, n):
@@ -204,9 +239,11 @@ def tabular(name, n):
         row = {way: distances(problem, policy, data) for way, policy in ways.items()}
         row["smoothing"] = {added: smoothed_distance(problem, data, added) for added in SMOOTHING}
         plain = next_token_mle(data, problem.alpha)
-        row["unsmoothed"] = {"epsilon": float(max_log_ratio(problem.expert, plain.policy)),
-                             "on_its_own": reward_distance(problem.tree, plain.reward, plain.policy),
-                             "visited": float(np.mean(np.concatenate(plain.visited)))}  # fmt: skip
+        row["unsmoothed"] = {
+            "epsilon": float(max_log_ratio(problem.expert, plain.policy)),
+            "on_its_own": reward_distance(problem.tree, plain.reward, plain.policy),
+            "visited": float(np.mean(np.concatenate(plain.visited))),
+        }
         rows.append(row)
     best = float(problem.tree.dynamics.average(plain_optimal(problem.tree).values[0]))
     return {"rows": rows, "expert": four_values(problem.tree, problem.expert), "best": best}
@@ -220,40 +257,59 @@ def self_trained(name, size, n, seed, steps=STEPS):
 
     def evaluate(step, lm):
         tree = token_tree(lm, problem.prompts, H, tokens=range(V))
-        curve.append({"step": step, "left_out": tree.max_left_out} | distances(problem, tree.policy, data))
+        curve.append(
+            {"step": step, "left_out": tree.max_left_out} | distances(problem, tree.policy, data)
+        )
 
     hidden, layers, heads = SIZES[size]
     started = time.process_time()
     lm = train_on_demonstrations(
-        problem.expert, n_demonstrations=n, steps=steps, hidden=hidden, layers=layers, heads=heads, batch=BATCH,
-        seed=seed, evaluate=evaluate, eval_steps=[step * steps // STEPS for step in EVALUATED],
-    )  # fmt: skip
+        problem.expert,
+        n_demonstrations=n,
+        steps=steps,
+        hidden=hidden,
+        layers=layers,
+        heads=heads,
+        batch=BATCH,
+        seed=seed,
+        evaluate=evaluate,
+        eval_steps=[step * steps // STEPS for step in EVALUATED],
+    )
     found = {"curve": curve, "parameters": sum(x.numel() for x in lm.model.parameters())}
     truth = mdp_truth(lm, problem.prompts, problem.mdp, problem.alpha)
     read = Reading(problem.alpha)
     one = Validation(
-        lm, problem.prompts, H, predicted=read, end_tokens=range(V, V + P), draws=1000,
+        lm,
+        problem.prompts,
+        H,
+        predicted=read,
+        end_tokens=range(V, V + P),
+        draws=1000,
         seed=own_seed(name, size, n, seed, steps),
-    )  # fmt: skip
+    )
     points = named(one.rewards(5), "logits, zero") + named(one.values(truth), "")
     for share in (0.0, 0.5):
         points += named(one.preferences(truth, pairs=1000, expert_share=share), f"expert {share:g}")
     return found | {"points": points, "seconds": time.process_time() - started}
 
 
-# --- Running ----------------------------------------------------------------------------------------------------------
+# --- Running --------------------------------------------------------------------------------------
 
 
 def jobs():
     """By name."""
     found = {f"addition-{name}": partial(addition_family, name) for name in MODELS}
     found["planted-add-fair"] = partial(planted, "add-fair")
-    found |= {f"tabular-{name}-{n}": partial(tabular, name, n) for name in problems() for n in NUMBERS}
+    found |= {
+        f"tabular-{name}-{n}": partial(tabular, name, n) for name in problems() for n in NUMBERS
+    }
     for seed in SEEDS:
         for name in problems():
             for n in NUMBERS:
                 for size in SIZES:
-                    found[f"trained-{name}-{size}-{n}-{seed}"] = partial(self_trained, name, size, n, seed)
+                    found[f"trained-{name}-{size}-{n}-{seed}"] = partial(
+                        self_trained, name, size, n, seed
+                    )
     found["long-tree-260k-30000-0"] = partial(self_trained, "tree", "260k", 30_000, 0, 3 * STEPS)
     return found
 

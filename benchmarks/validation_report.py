@@ -1,34 +1,62 @@
-"""Tables (Markdown, on standard output) and the two figures of what ``validation.py`` has written."""
+"""Tables (Markdown, on standard output) and the two figures of what ``validation.py`` has
+written.
+"""
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from resumable import results
 
-from llm_bridge.validation import Point, deviations
-from theory.plot import CLONE, PALETTE, RL, save
+from llm_bridge.check.validation import Point, deviations
+from theory.reports.figures import CLONE, PALETTE, RL, save
 
 MODELS = ("add-small", "add-fair", "add-good", "add-poor", "add-teacher")
 PROBLEMS = {"tree": "random tree", "window": "window of two tokens", "coin": "coin–payoff"}
 SIZES, NUMBERS, SEEDS = ("4k", "40k", "260k"), (300, 3000, 30_000), (0, 1)
 MARKERS = {
-    "reward of a token": ".", "reward of the last token": "1", "reward of a response": "+",
-    "value of sampling": "o", "value of greedy decoding": "s", "value of the MAP response": "^", "value of π̂^2": "D",
-    "preference agreement": "P", "mean preference error (TV)": "X",
-}  # fmt: skip
+    "reward of a token": ".",
+    "reward of the last token": "1",
+    "reward of a response": "+",
+    "value of sampling": "o",
+    "value of greedy decoding": "s",
+    "value of the MAP response": "^",
+    "value of π̂^2": "D",
+    "preference agreement": "P",
+    "mean preference error (TV)": "X",
+}
 SHORT = {
-    "value of sampling": "sampling", "value of greedy decoding": "greedy", "value of the MAP response": "MAP",
-    "value of π̂^2": "`π̂²`", "preference agreement": "agreement", "mean preference error (TV)": "mean TV",
-}  # fmt: skip
-PANELS = {"reward": "rewards (reward units)", "probability": "probabilities", "value": "plain values (reward units)"}
+    "value of sampling": "sampling",
+    "value of greedy decoding": "greedy",
+    "value of the MAP response": "MAP",
+    "value of π̂^2": "`π̂²`",
+    "preference agreement": "agreement",
+    "mean preference error (TV)": "mean TV",
+}
+PANELS = {
+    "reward": "rewards (reward units)",
+    "probability": "probabilities",
+    "value": "plain values (reward units)",
+}
 FAMILIES = {"addition": RL, "trained": CLONE}
 
 
 def report(out):
     """Whatever is there."""
     found = results(out)
-    print(f"{len(found)} jobs, {sum(job['cpu_seconds'] for job in found.values()) / 60:.1f} minutes of one core\n")
-    for table in (on_the_diagonal, planted, addition, distances, steps, agreements, epsilons, values):
+    print(
+        f"{len(found)} jobs, {sum(job['cpu_seconds'] for job in found.values()) / 60:.1f} minutes "
+        "of one core\n"
+    )
+    for table in (
+        on_the_diagonal,
+        planted,
+        addition,
+        distances,
+        steps,
+        agreements,
+        epsilons,
+        values,
+    ):
         print("\n".join([*table(found), ""]))
     save(diagonal_figure(found), out, "predicted_measured")
     save(curves_figure(found), out, "validation_curves")
@@ -56,7 +84,7 @@ def line(*cells):
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
-# --- Predicted and measured -------------------------------------------------------------------------------------------
+# --- Predicted and measured -----------------------------------------------------------------------
 
 
 def on_the_diagonal(found):
@@ -64,7 +92,15 @@ def on_the_diagonal(found):
     lines = head("quantity", "points", "on the diagonal", "largest deviation", "largest gap")
     for name in FAMILIES:
         for quantity, d in deviations(points_of(family(found, name))).items():
-            lines.append(line(f"{name}: {quantity}", d.points, f"{d.share:.1%}", f"{d.largest:.2f}", f"{d.gap:.1e}"))
+            lines.append(
+                line(
+                    f"{name}: {quantity}",
+                    d.points,
+                    f"{d.share:.1%}",
+                    f"{d.largest:.2f}",
+                    f"{d.gap:.1e}",
+                )
+            )
     return lines
 
 
@@ -85,13 +121,18 @@ def addition(found):
     columns += [(how, name) for how in ("expert 0", "expert 0.5") for name in list(MARKERS)[7:]]
     lines = head("model", *(f"{SHORT[name]}{', ' + how if how else ''}" for how, name in columns))
     for model in MODELS:
-        some = [points_of(found[f"addition-{model}"]["points"], quantity=name, how=how)[0] for how, name in columns]
+        some = [
+            points_of(found[f"addition-{model}"]["points"], quantity=name, how=how)[0]
+            for how, name in columns
+        ]
         lines.append(line(f"{model}, predicted", *(f"{p.predicted:.4f}" for p in some)))
-        lines.append(line("… measured", *(f"{p.measured:.4f} [{p.low:.4f}, {p.high:.4f}]" for p in some)))
+        lines.append(
+            line("… measured", *(f"{p.measured:.4f} [{p.low:.4f}, {p.high:.4f}]" for p in some))
+        )
     return lines
 
 
-# --- The self-trained family ------------------------------------------------------------------------------------------
+# --- The self-trained family ----------------------------------------------------------------------
 
 
 def runs(found, problem, size, n):
@@ -119,12 +160,16 @@ def tabular_columns(found, problem, n, quantity, digits=3):
     columns = []
     for way in ("prefixes", "back-off", "states"):
         numbers = counted(found, problem, n, way, quantity)
-        columns.append("same" if way == "states" and problem == "tree" else f"{np.mean(numbers):.{digits}f}")
+        columns.append(
+            "same" if way == "states" and problem == "tree" else f"{np.mean(numbers):.{digits}f}"
+        )
     return columns
 
 
 def distances(found):
-    """To the truth, at the end of training and, after a slash, at the best step (by the truth, which no user has)."""
+    """To the truth, at the end of training and, after a slash, at the best step (by the truth,
+    which no user has).
+    """
     columns = ("counts of prefixes + ½", "best number added", "back-off", "counts of states + ½")
     lines = head("distance to the truth", *columns, *SIZES)
     for problem, name in PROBLEMS.items():
@@ -141,7 +186,9 @@ def distances(found):
 
 
 def best_smoothing(found, problem, n):
-    """Of the numbers to add to a prefix's counts the one that ends nearest to the truth: as unfair as the best step."""
+    """Of the numbers to add to a prefix's counts the one that ends nearest to the truth: as unfair
+    as the best step.
+    """
     rows = [row["smoothing"] for row in found[f"tabular-{problem}-{n}"]["rows"]]
     mean = {added: np.mean([row[added] for row in rows]) for added in rows[0]}
     best = min(mean, key=mean.get)
@@ -149,54 +196,86 @@ def best_smoothing(found, problem, n):
 
 
 def steps(found):
-    """With the steps: to the truth and, after a slash, to the unsmoothed fit of the same demonstrations."""
+    """With the steps: to the truth and, after a slash, to the unsmoothed fit of the same
+    demonstrations.
+    """
     every = [row["step"] for row in runs(found, "tree", "260k", 300)[0]]
     lines = head("260k, to the truth / to the fit, at step", *map(str, every))
     for problem, name in PROBLEMS.items():
         for n in NUMBERS:
             curves = runs(found, problem, "260k", n)
             cells = [
-                " / ".join(f"{np.mean([curve[k][to] for curve in curves]):.3f}" for to in ("to_truth", "to_fit"))
+                " / ".join(
+                    f"{np.mean([curve[k][to] for curve in curves]):.3f}"
+                    for to in ("to_truth", "to_fit")
+                )
                 for k in range(len(every))
             ]
             lines.append(line(f"{name}, n = {n:,}", *cells))
     if "long-tree-260k-30000-0" in found:
         curve = found["long-tree-260k-30000-0"]["curve"]
-        cells = [f"{row['to_truth']:.3f} / {row['to_fit']:.3f} (step {row['step']:,})" for row in curve]
+        cells = [
+            f"{row['to_truth']:.3f} / {row['to_fit']:.3f} (step {row['step']:,})" for row in curve
+        ]
         lines.append(line("random tree, n = 30,000, three times the steps", *cells))
     return lines
 
 
 def agreements(found):
     """Exact preference agreement with the truth."""
-    lines = head("agreement, uniform pairs / half of the expert", "prefixes + ½", "back-off", "states + ½", *SIZES)
+    lines = head(
+        "agreement, uniform pairs / half of the expert",
+        "prefixes + ½",
+        "back-off",
+        "states + ½",
+        *SIZES,
+    )
     names = ("agreement_0", "agreement_0.5")
     for problem, name in PROBLEMS.items():
         for n in NUMBERS:
             tables = zip(*(tabular_columns(found, problem, n, q) for q in names), strict=True)
             cells = [" / ".join(dict.fromkeys(pair)) for pair in tables]
             for size in SIZES:
-                cells.append(" / ".join(f"{np.mean(at_the_end(found, problem, size, n, q)):.3f}" for q in names))
+                cells.append(
+                    " / ".join(
+                        f"{np.mean(at_the_end(found, problem, size, n, q)):.3f}" for q in names
+                    )
+                )
             lines.append(line(f"{name}, n = {n:,}", *cells))
     return lines
 
 
 def epsilons(found):
     """The largest log-ratio to the expert on the whole tree."""
-    lines = head("`ε_π` (nats)", "counts, no smoothing", "prefixes + ½", "back-off", "states + ½", *SIZES)
+    lines = head(
+        "`ε_π` (nats)", "counts, no smoothing", "prefixes + ½", "back-off", "states + ½", *SIZES
+    )
     for problem, name in PROBLEMS.items():
         for n in NUMBERS:
             plain = counted(found, problem, n, "unsmoothed", "epsilon")
             first = "∞" if np.isinf(plain).all() else f"∞ in {np.isinf(plain).mean():.0%}"
-            cells = [f"{np.mean(at_the_end(found, problem, size, n, 'epsilon')):.2f}" for size in SIZES]
-            lines.append(line(f"{name}, n = {n:,}", first, *tabular_columns(found, problem, n, "epsilon", 2), *cells))
+            cells = [
+                f"{np.mean(at_the_end(found, problem, size, n, 'epsilon')):.2f}" for size in SIZES
+            ]
+            lines.append(
+                line(
+                    f"{name}, n = {n:,}",
+                    first,
+                    *tabular_columns(found, problem, n, "epsilon", 2),
+                    *cells,
+                )
+            )
     return lines
 
 
 def values(found):
-    """Gap of the plain value to the best, of four policies: of the expert, of the tabular fit, of the largest model."""
+    """Gap of the plain value to the best, of four policies: of the expert, of the tabular fit, of
+    the largest model.
+    """
     kinds = ("sampling", "greedy", "map", "power")
-    lines = head("gap to `max_π V^π`: sampling, greedy, MAP, `π̂²`", "expert", "prefixes + ½", *SIZES)
+    lines = head(
+        "gap to `max_π V^π`: sampling, greedy, MAP, `π̂²`", "expert", "prefixes + ½", *SIZES
+    )
     for problem, name in PROBLEMS.items():
         for n in NUMBERS:
             table = found[f"tabular-{problem}-{n}"]
@@ -211,7 +290,7 @@ def values(found):
     return lines
 
 
-# --- Figures ----------------------------------------------------------------------------------------------------------
+# --- Figures --------------------------------------------------------------------------------------
 
 
 def diagonal_figure(found):
@@ -220,7 +299,10 @@ def diagonal_figure(found):
     rows = figure.subplots(2, 3, sharex="col", height_ratios=(3, 1.15))
     wrong = [row for some in found["planted-add-fair"]["planted"].values() for row in some]
     for (unit, title), top, bottom in zip(PANELS.items(), rows[0], rows[1], strict=True):
-        ends, fewest_last = [], sorted(FAMILIES, key=lambda name: -len(points_of(family(found, name), unit=unit)))
+        ends, fewest_last = (
+            [],
+            sorted(FAMILIES, key=lambda name: -len(points_of(family(found, name), unit=unit))),
+        )
         for quantity, marker in MARKERS.items():
             off = points_of(wrong, unit=unit, quantity=quantity)
             scatter(top, [p for p in off if p.deviation > 2], marker, "0.62", 0)
@@ -228,13 +310,23 @@ def diagonal_figure(found):
                 color = FAMILIES[name]
                 some = points_of(family(found, name), unit=unit, quantity=quantity)
                 scatter(top, some, marker, color, order)
-                sides = [p.high - p.measured if p.predicted > p.measured else p.measured - p.low for p in some]
+                sides = [
+                    p.high - p.measured if p.predicted > p.measured else p.measured - p.low
+                    for p in some
+                ]
                 gaps = [
                     (p.measured - p.predicted) / side if p.measured != p.predicted else 0.0
                     for p, side in zip(some, sides, strict=True)
                 ]
                 bottom.scatter(
-                    [p.predicted for p in some], gaps, marker=marker, color=color, s=9, lw=0.5, alpha=0.6, zorder=order
+                    [p.predicted for p in some],
+                    gaps,
+                    marker=marker,
+                    color=color,
+                    s=9,
+                    lw=0.5,
+                    alpha=0.6,
+                    zorder=order,
                 )
                 ends += [p.predicted for p in some]
         low, high = min(ends), max(ends)
@@ -261,28 +353,50 @@ def scatter(axes, points, marker, color, order):
         return
     x, y = [p.predicted for p in points], [p.measured for p in points]
     axes.errorbar(
-        x, y, yerr=[[p.measured - p.low for p in points], [p.high - p.measured for p in points]], fmt="none",
-        ecolor=color, elinewidth=0.8, alpha=0.8, zorder=order,
-    )  # fmt: skip
+        x,
+        y,
+        yerr=[[p.measured - p.low for p in points], [p.high - p.measured for p in points]],
+        fmt="none",
+        ecolor=color,
+        elinewidth=0.8,
+        alpha=0.8,
+        zorder=order,
+    )
     hollow = {"facecolors": "none"} if marker in "os^D" else {}
-    axes.scatter(x, y, marker=marker, **(hollow | {"edgecolors": color} if hollow else {"color": color}), s=14,
-                 linewidths=0.8, alpha=0.8, zorder=order + 0.5)  # fmt: skip
+    axes.scatter(
+        x,
+        y,
+        marker=marker,
+        **(hollow | {"edgecolors": color} if hollow else {"color": color}),
+        s=14,
+        linewidths=0.8,
+        alpha=0.8,
+        zorder=order + 0.5,
+    )
 
 
 def handles():
     """Of the legend: colours say whose, markers say what."""
     texts = {"addition": "models of addition (5)", "trained": "trained here on demonstrations"}
-    made = [Line2D([], [], color=color, lw=3, label=texts[name]) for name, color in FAMILIES.items()]
-    made.append(Line2D([], [], color="0.62", lw=3, label="an error planted (add-fair), where it shows"))
+    made = [
+        Line2D([], [], color=color, lw=3, label=texts[name]) for name, color in FAMILIES.items()
+    ]
+    made.append(
+        Line2D([], [], color="0.62", lw=3, label="an error planted (add-fair), where it shows")
+    )
     for quantity, marker in MARKERS.items():
         name = {"value of π̂^2": r"value of $\hat\pi^2$"}.get(quantity, quantity)
         fill = "none" if marker in "os^D" else "0.2"
-        made.append(Line2D([], [], color="0.2", marker=marker, mfc=fill, ls="none", ms=6, label=name))
+        made.append(
+            Line2D([], [], color="0.2", marker=marker, mfc=fill, ls="none", ms=6, label=name)
+        )
     return made
 
 
 def curves_figure(found):
-    """The reward's distance to the truth up to the gauge: against the training step, and against demonstrations."""
+    """The reward's distance to the truth up to the gauge: against the training step, and against
+    demonstrations.
+    """
     figure = Figure(figsize=(10.5, 6.6), layout="constrained")
     rows = figure.subplots(2, 3, sharey="row")
     by_number = dict(zip(NUMBERS, (PALETTE[1], PALETTE[2], PALETTE[3]), strict=True))
@@ -291,10 +405,18 @@ def curves_figure(found):
         for n, color in by_number.items():
             curves = runs(found, problem, "260k", n)
             x = [row["step"] for row in curves[0]]
-            for to, style in (("to_truth", {"ls": "-", "marker": "o", "ms": 3.5}), ("to_fit", {"ls": ":"})):
+            for to, style in (
+                ("to_truth", {"ls": "-", "marker": "o", "ms": 3.5}),
+                ("to_fit", {"ls": ":"}),
+            ):
                 y = np.mean([[row[to] for row in curve] for curve in curves], axis=0)
                 top.loglog(x, y, color=color, lw=1.6, **style)
-            top.axhline(np.mean(counted(found, problem, n, "prefixes", "to_truth")), color=color, lw=0.9, ls="--")
+            top.axhline(
+                np.mean(counted(found, problem, n, "prefixes", "to_truth")),
+                color=color,
+                lw=0.9,
+                ls="--",
+            )
         for size, color in by_size.items():
             ends = [np.mean(at_the_end(found, problem, size, n, "to_truth")) for n in NUMBERS]
             best = [np.mean(at_its_best(found, problem, size, n)) for n in NUMBERS]
@@ -309,11 +431,18 @@ def curves_figure(found):
         finish(bottom, NUMBERS, "demonstrations $n$")
     rows[0, 0].set_ylabel("distance of rewards\nup to the gauge (reward units)", fontsize=9)
     rows[1, 0].set_ylabel("distance to the truth\nup to the gauge (reward units)", fontsize=9)
-    styles = (("-", "o", "0.2", "to the truth"), (":", "", None, "to the fit of its data,\nno smoothing"),
-              ("--", "", None, "counts of prefixes + ½,\nto the truth"))  # fmt: skip
+    styles = (
+        ("-", "o", "0.2", "to the truth"),
+        (":", "", None, "to the fit of its data,\nno smoothing"),
+        ("--", "", None, "counts of prefixes + ½,\nto the truth"),
+    )
     key(rows[0, 2], {f"$n={n:,}$": color for n, color in by_number.items()}, styles)
-    styles = (("-", "o", "0.2", "last step"), (":", "o", "white", "best step in hindsight"),
-              ("--", "", None, "counts of prefixes + ½"), ("-.", "", None, "counts of states + ½"))  # fmt: skip
+    styles = (
+        ("-", "o", "0.2", "last step"),
+        (":", "o", "white", "best step in hindsight"),
+        ("--", "", None, "counts of prefixes + ½"),
+        ("-.", "", None, "counts of states + ½"),
+    )
     key(rows[1, 2], {f"{size} parameters": color for size, color in by_size.items()}, styles)
     return figure
 
@@ -335,4 +464,6 @@ def key(axes, colors, styles):
         Line2D([], [], color="0.2", ls=ls, marker=marker or None, mfc=fill, ms=4, label=label)
         for ls, marker, fill, label in styles
     ]
-    axes.legend(handles=lines, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    axes.legend(
+        handles=lines, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False
+    )

@@ -1,10 +1,12 @@
-"""Every statement on 10,000 random instances, each at its exact worst case, and every adversary against its oracles.
+"""Every statement on 10,000 random instances, each at its exact worst case, and every adversary
+against its oracles.
 
     python benchmarks/worst_cases.py [--instances 10000] [--seed 0] [--out out/worst_cases.json]
 
-Instances: token trees with V from 2 to 4 and H from 1 to 5, rewards uniform, 0/1 or sparse, α from 0.05 to 20 and ε
-from 1e-3 to 3, both log-uniform. On each: sampled policies of the ball against each adversary; the cloning adversary
-against a linear program over path probabilities; all statements, with sampled and with worst policies.
+Instances: token trees with V from 2 to 4 and H from 1 to 5, rewards uniform, 0/1 or sparse, α from
+0.05 to 20 and ε from 1e-3 to 3, both log-uniform. On each: sampled policies of the ball against
+each adversary; the cloning adversary against a linear program over path probabilities; all
+statements, with sampled and with worst policies.
 """
 
 from __future__ import annotations
@@ -24,15 +26,18 @@ from scipy.optimize import OptimizeWarning, linprog
 from scipy.sparse import coo_array
 from tqdm import tqdm
 
-from theory.adversary import worst_clone, worst_kl, worst_map
-from theory.instance import Instance
-from theory.mdp import TokenMDP
-from theory.policy import kl, map_response, plain_value, sample_log_ratio_ball
-from theory.reward import returns
-from theory.soft import soft_optimal
-from theory.statements import STATEMENTS
-from theory.verdict import summarise_each
-from theory.verify import worst_instances
+from theory.claims.instance import Instance
+from theory.claims.statements import STATEMENTS
+from theory.claims.verdict import summarise_each
+from theory.mdp.distances import kl
+from theory.mdp.responses import map_response, sample_log_ratio_ball
+from theory.mdp.token_mdp import TokenMDP
+from theory.mdp.values import plain_value
+from theory.solve.adversary import worst_clone, worst_kl
+from theory.solve.reward import returns
+from theory.solve.soft import soft_optimal
+from theory.solve.worst_map import worst_map
+from theory.studies.groups import worst_instances
 
 SHAPES = [(V, H) for V in (2, 3, 4) for H in (1, 2, 3, 4, 5)]
 BATCH = 32
@@ -41,7 +46,8 @@ LONGEST = f"worst, H={SHAPES[-1][1]}"
 HIGHS = {
     "primal_feasibility_tolerance": 1e-10,
     "dual_feasibility_tolerance": 1e-10,
-    "small_matrix_value": 1e-12,  # by default coefficients below 1e-9 are read as zero; probabilities are smaller
+    # by default coefficients below 1e-9 are read as zero; probabilities are smaller
+    "small_matrix_value": 1e-12,
 }
 
 
@@ -51,7 +57,11 @@ def random_problems(rng, V, H, batch):
     rewards = []
     for h in range(H):
         u, coin = rng.random((batch, V**h, V)), rng.random((batch, V**h, V))
-        rewards.append(np.where(kinds == 0, u, np.where(kinds == 1, (u < 0.5) * 1.0, np.where(coin < 0.15, u, 0.0))))
+        rewards.append(
+            np.where(
+                kinds == 0, u, np.where(kinds == 1, (u < 0.5) * 1.0, np.where(coin < 0.15, u, 0.0))
+            )
+        )
     alpha = np.exp(rng.uniform(math.log(0.05), math.log(20.0), batch))
     epsilon = np.exp(rng.uniform(math.log(1e-3), math.log(3.0), batch))
     return TokenMDP.tree(rewards), alpha, epsilon
@@ -60,23 +70,33 @@ def random_problems(rng, V, H, batch):
 def tree_program(rewards, probs, epsilon):
     """Least plain value over the ball as one linear program.
 
-    Its variables are ``y(s,a) = P̂(s,a)/P(s,a)``, the probability of each prefix over the expert's, so that they are of
-    one size: ``e^{−ε} y(s) ≤ y(s,a) ≤ e^ε y(s)``, ``Σ_a p(a|s) y(s,a) = y(s)``, and the cost is ``Σ P(s,a) r(s,a) y``.
+    Its variables are ``y(s,a) = P̂(s,a)/P(s,a)``, the probability of each prefix over the expert's,
+    so that they are of one size: ``e^{−ε} y(s) ≤ y(s,a) ≤ e^ε y(s)``, ``Σ_a p(a|s) y(s,a) = y(s)``,
+    and the cost is ``Σ P(s,a) r(s,a) y``.
     """
     V, cat = rewards[0].shape[-1], np.concatenate
     sizes = np.array([table.size for table in rewards])
     start = cat([[0], np.cumsum(sizes)])
-    inside = np.arange(start[1], start[-1])  # variables with a parent variable: all but the first layer's
-    parent = cat([[], *(start[h - 1] + np.arange(sizes[h]) // V for h in range(1, len(sizes)))]).astype(int)
+    inside = np.arange(
+        start[1], start[-1]
+    )  # variables with a parent variable: all but the first layer's
+    parent = cat(
+        [[], *(start[h - 1] + np.arange(sizes[h]) // V for h in range(1, len(sizes)))]
+    ).astype(int)
     n = len(inside)
     rows = cat([np.arange(n), np.arange(n), n + np.arange(n), n + np.arange(n)])
     columns = cat([inside, parent, inside, parent])
-    values = cat([np.ones(n), np.full(n, -np.exp(epsilon)), -np.ones(n), np.full(n, np.exp(-epsilon))])
+    values = cat(
+        [np.ones(n), np.full(n, -np.exp(epsilon)), -np.ones(n), np.full(n, np.exp(-epsilon))]
+    )
     states = np.arange(start[-1]) // V  # of all layers, in order; state k > 0 is variable k − 1
     equal = coo_array(
         (
             cat([cat([table.reshape(-1) for table in probs]), -np.ones(len(parent) // V)]),
-            (cat([states, np.arange(1, states[-1] + 1)]), cat([np.arange(start[-1]), np.arange(states[-1])])),
+            (
+                cat([states, np.arange(1, states[-1] + 1)]),
+                cat([np.arange(start[-1]), np.arange(states[-1])]),
+            ),
         ),
         (states[-1] + 1, start[-1]),
     )
@@ -100,7 +120,8 @@ def tree_program(rewards, probs, epsilon):
 
 
 def state_programs(rewards, probs, epsilon):
-    """The same by backward induction, one small linear program a state: for trees on which one program is ill-scaled.
+    """The same by backward induction, one small linear program a state: for trees on which one
+    program is ill-scaled.
 
     Over many layers ``y`` spans ``e^{±Hε}``, and HiGHS meets constraints to an absolute tolerance.
     """
@@ -109,7 +130,10 @@ def state_programs(rewards, probs, epsilon):
         cost = r + value.reshape(r.shape)
         low_high = np.tile([np.exp(-epsilon), np.exp(epsilon)], (r.shape[-1], 1))
         value = np.array(
-            [least(q * c, A_eq=q[None], b_eq=[q.sum()], bounds=low_high) for q, c in zip(p, cost, strict=True)]
+            [
+                least(q * c, A_eq=q[None], b_eq=[q.sum()], bounds=low_high)
+                for q, c in zip(p, cost, strict=True)
+            ]
         )
     return value[0]
 
@@ -117,14 +141,22 @@ def state_programs(rewards, probs, epsilon):
 def least(cost, **constraints):
     """Least value of a linear program."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", OptimizeWarning)  # SciPy hands small_matrix_value on and says it knows it not
+        warnings.simplefilter(
+            "ignore", OptimizeWarning
+        )  # SciPy hands small_matrix_value on and says it knows it not
         solved = linprog(cost, method="highs", options=HIGHS, **constraints)
     return solved.fun if solved.status == 0 else math.nan
 
 
 def against_oracles(mdp, expert, epsilon, rng, programs):
-    """Largest amount by which a sampled policy beats an adversary, and by which a linear program differs."""
-    clone, mapped, far = worst_clone(mdp, expert, epsilon), worst_map(mdp, expert, epsilon), worst_kl(expert, epsilon)
+    """Largest amount by which a sampled policy beats an adversary, and by which a linear program
+    differs.
+    """
+    clone, mapped, far = (
+        worst_clone(mdp, expert, epsilon),
+        worst_map(mdp, expert, epsilon),
+        worst_kl(expert, epsilon),
+    )
     lowest = mdp.dynamics.average(clone.values[0])
     beaten = []
     for spread in (0.5, 1.0, 4.0, 20.0):
@@ -136,7 +168,11 @@ def against_oracles(mdp, expert, epsilon, rng, programs):
         ]
     apart, again = 0.0, 0
     for k in range(programs):
-        problem = [r[k] for r in mdp.rewards], [np.exp(t[k]) for t in expert.log_probs], float(epsilon[k])
+        problem = (
+            [r[k] for r in mdp.rewards],
+            [np.exp(t[k]) for t in expert.log_probs],
+            float(epsilon[k]),
+        )
         found = tree_program(*problem)
         if not abs(found - lowest[k]) <= AGREE:
             found, again = state_programs(*problem), again + 1
@@ -146,7 +182,9 @@ def against_oracles(mdp, expert, epsilon, rng, programs):
 
 def main():
     """Run, write the numbers, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--instances", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out/worst_cases.json"))
@@ -163,7 +201,9 @@ def main():
         excess, difference, again = against_oracles(mdp, expert, epsilon, rng, BATCH)
         beaten, apart = max(beaten, excess), max(apart, difference)
         resolved, count = resolved + again, count + BATCH
-        groups["sampled"] = [Instance(mdp, expert, sample_log_ratio_ball(expert, epsilon, rng), alpha)]
+        groups["sampled"] = [
+            Instance(mdp, expert, sample_log_ratio_ball(expert, epsilon, rng), alpha)
+        ]
         groups["worst"] = worst_instances(mdp, expert, alpha, epsilon)
         for group, instances in groups.items():
             for summary in summarise_each(STATEMENTS, instances):
@@ -177,7 +217,9 @@ def main():
         "linear programs": count,
         "of them solved again state by state": resolved,
         "largest difference between a linear program and worst_clone": apart,
-        "statements": [{"group": group, "statement": name} | row for (group, name), row in results.items()],
+        "statements": [
+            {"group": group, "statement": name} | row for (group, name), row in results.items()
+        ],
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(numbers, indent=1))
@@ -188,7 +230,14 @@ def add(results, group, summary):
     """Fold one batch's summary into the totals."""
     if summary.verdict == "does not apply":
         return
-    empty = {"instances": 0, "holds": 0, "violated": 0, "undecided": 0, "in balls": 0, "attained": -math.inf}
+    empty = {
+        "instances": 0,
+        "holds": 0,
+        "violated": 0,
+        "undecided": 0,
+        "in balls": 0,
+        "attained": -math.inf,
+    }
     row = results.setdefault((group, summary.statement.name), empty | {"equal within": 0.0})
     row["instances"] += summary.instances
     row[summary.verdict] += 1
@@ -202,16 +251,32 @@ def report(numbers, results):
     for name, value in numbers.items():
         if name != "statements":
             print(f"{name}: {value:.3g}" if isinstance(value, float) else f"{name}: {value}")
-    print(f"{'statement':<24}{'sampled':>12}{'worst':>12}{LONGEST:>12}{'in balls':>10}  batches not holding")
+    print(
+        f"{'statement':<24}{'sampled':>12}{'worst':>12}{LONGEST:>12}{'in balls':>10}  batches not "
+        "holding"
+    )
     for statement in STATEMENTS:
         pair = [results.get((group, statement.name)) for group in ("sampled", "worst", LONGEST)]
         shown = []
         for row in pair:
-            value = math.nan if row is None else row["equal within" if statement.equality else "attained"]
-            shown.append("–" if math.isnan(value) else f"{value:.1e}" if statement.equality else f"{value:.4f}")
+            value = (
+                math.nan
+                if row is None
+                else row["equal within" if statement.equality else "attained"]
+            )
+            shown.append(
+                "–"
+                if math.isnan(value)
+                else f"{value:.1e}"
+                if statement.equality
+                else f"{value:.4f}"
+            )
         balls = sum(row["in balls"] for row in pair[:2] if row)
         not_holding = sum(row["violated"] + row["undecided"] for row in pair[:2] if row)
-        print(f"{statement.name:<24}{shown[0]:>12}{shown[1]:>12}{shown[2]:>12}{balls:>10}  {not_holding}")
+        print(
+            f"{statement.name:<24}{shown[0]:>12}{shown[1]:>12}{shown[2]:>12}{balls:>10}  "
+            f"{not_holding}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,1 +1,3 @@
-"""The same statements on real causal language models. Submodules load torch when they are imported."""
+"""The same statements on real causal language models. Submodules load torch when they are
+imported.
+"""

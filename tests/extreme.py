@@ -1,16 +1,18 @@
-"""Instances at the edges of what the package takes, and what their enclosures miss of the oracle's numbers."""
+"""Instances at the edges of what the package takes, and what their enclosures miss of the oracle's
+numbers.
+"""
 
 import mpmath
 import numpy as np
 from mpmath import mpf
 from reference import Oracle, describe
 
-from theory.instance import Instance
-from theory.mdp import TokenMDP
-from theory.policy import Policy
-from theory.soft import soft_optimal
-from theory.statements import STATEMENTS
-from theory.verdict import HOLDS, VIOLATED, check
+from theory.claims.instance import Instance
+from theory.claims.statements import STATEMENTS
+from theory.claims.verdict import HOLDS, VIOLATED, check
+from theory.mdp.policy import Policy
+from theory.mdp.token_mdp import TokenMDP
+from theory.solve.soft import soft_optimal
 
 MAX_RESPONSES = 64
 """Responses to a prompt, at most: all of them are listed and compared."""
@@ -19,12 +21,18 @@ RULES = ("tree", "window", "table")
 
 
 def extreme_instance(rng, *, longest=5, numbers=1e6):
-    """A random instance: rewards and temperatures from ``1/numbers`` to `numbers`, offsets, masks, ends, rare prompts.
+    """A random instance: rewards and temperatures from ``1/numbers`` to `numbers`, offsets, masks,
+    ends, rare prompts.
 
-    Its policy is equal to the expert, near it, far from it, short of tokens, or of rows that do not sum to one.
+    Its policy is equal to the expert, near it, far from it, short of tokens, or of rows that do not
+    sum to one.
     """
     vocab_size, prompts = int(rng.integers(1, 5)), int(rng.integers(1, 4))
-    most = longest if vocab_size == 1 else min(longest, int(np.log(MAX_RESPONSES) / np.log(vocab_size) + 1e-9))
+    most = (
+        longest
+        if vocab_size == 1
+        else min(longest, int(np.log(MAX_RESPONSES) / np.log(vocab_size) + 1e-9))
+    )
     mdp = extreme_mdp(rng, vocab_size, int(rng.integers(1, most + 1)), prompts, numbers)
     alpha = _between(rng, 1 / numbers, numbers)
     expert = soft_optimal(mdp, alpha).policy
@@ -89,7 +97,9 @@ def extreme_policy(rng, expert):
     if kind == 0:
         return expert
     if kind <= 3:
-        policy = Policy.from_logits(dynamics, [t + epsilon * rng.uniform(-1, 1, t.shape) for t in finite])
+        policy = Policy.from_logits(
+            dynamics, [t + epsilon * rng.uniform(-1, 1, t.shape) for t in finite]
+        )
     elif kind == 4:
         policy = Policy.from_logits(dynamics, [t * rng.uniform(0.2, 3) for t in finite])
     elif kind == 5:  # of tokens that the expert never writes, some are written
@@ -98,7 +108,9 @@ def extreme_policy(rng, expert):
         tables = [t + epsilon * rng.uniform(-1, 1, t.shape) for t in finite]
         for table in tables:
             lacking = (rng.random(table.shape) < 0.2) & np.isfinite(table)
-            table[lacking & (np.cumsum(np.isfinite(table) & ~lacking, axis=-1)[..., -1:] > 0)] = -np.inf
+            table[
+                lacking & (np.cumsum(np.isfinite(table) & ~lacking, axis=-1)[..., -1:] > 0)
+            ] = -np.inf
         policy = Policy.from_logits(dynamics, tables)
     if rng.random() < 0.3:  # rows that do not quite sum to one, and no gauge
         tables = tuple(t + 5e-10 * rng.uniform(-1, 1) for t in policy.log_probs)
@@ -107,7 +119,9 @@ def extreme_policy(rng, expert):
 
 
 def one_state_layers(rng, horizon, alpha=0.3, epsilon=0.5, vocab_size=2):
-    """One state a layer: `horizon` tokens that are independent, and a policy in the ball of radius `epsilon`."""
+    """One state a layer: `horizon` tokens that are independent, and a policy in the ball of radius
+    `epsilon`.
+    """
     links = [np.zeros((1, vocab_size), dtype=int)] * (horizon - 1)
     mdp = TokenMDP.table([rng.random((1, vocab_size)) for _ in range(horizon)], links)
     expert = soft_optimal(mdp, alpha).policy
@@ -118,8 +132,8 @@ def one_state_layers(rng, horizon, alpha=0.3, epsilon=0.5, vocab_size=2):
 def faults(instance, bits=53, digits=60, statements=STATEMENTS):
     """What the enclosures of an instance get wrong, in words: nothing, if they are sound.
 
-    Both sides of every statement hold the oracle's numbers wherever it may apply; what is certain to apply does, and
-    what is certain not to does not; and what is decided of a statement is so.
+    Both sides of every statement hold the oracle's numbers wherever it may apply; what is certain
+    to apply does, and what is certain not to does not; and what is decided of a statement is so.
     """
     oracle = Oracle(describe(instance), digits)
     prompts = instance.mdp.dynamics.n_prompts
@@ -132,10 +146,14 @@ def faults(instance, bits=53, digits=60, statements=STATEMENTS):
                 if sides is None:
                     continue
                 applies = oracle.applies(prompt)[statement.name]
-                problem = _fault(statement, result, prompt, prompts, sides, applies, mpf(10) ** (10 - digits))
+                problem = _fault(
+                    statement, result, prompt, prompts, sides, applies, mpf(10) ** (10 - digits)
+                )
                 if problem:
                     found.append(f"{statement.name}, prompt {prompt}, {bits} bits: {problem}")
-            if set(np.unique(result.codes[~np.repeat(instance.counts, len(result.codes) // prompts)])) - {0}:
+            if set(
+                np.unique(result.codes[~np.repeat(instance.counts, len(result.codes) // prompts)])
+            ) - {0}:
                 found.append(f"{statement.name}: a prompt that cannot occur has a verdict")
     return found
 
@@ -144,7 +162,10 @@ def _fault(statement, result, prompt, prompts, sides, applies, within):
     """What is wrong of one statement on one prompt, or `None`."""
     n = len(result.codes) // prompts
     rows = slice(prompt * n, (prompt + 1) * n)
-    columns = [x[rows].ravel().tolist() for x in (*result.ends, result.applies, result.uncertain, result.codes)]
+    columns = [
+        x[rows].ravel().tolist()
+        for x in (*result.ends, result.applies, result.uncertain, result.codes)
+    ]
     lefts, rights = (s if isinstance(s, list) else [s] * len(columns[0]) for s in sides)
     elementwise = statement.name in ("theorem-1", "theorem-1-sharp")
     for left_low, left_high, right_low, right_high, certain, uncertain, code, left, right in zip(
@@ -154,7 +175,10 @@ def _fault(statement, result, prompt, prompts, sides, applies, within):
             return f"it applies: {certain}, perhaps: {uncertain}; to the oracle: {applies}"
         if not certain and not uncertain:
             continue
-        for name, low, high, exact in (("left", left_low, left_high, left), ("right", right_low, right_high, right)):
+        for name, low, high, exact in (
+            ("left", left_low, left_high, left),
+            ("right", right_low, right_high, right),
+        ):
             slack = within * (1 + abs(exact)) if mpmath.isfinite(exact) else 0
             if low > exact + slack or high < exact - slack:
                 return f"{name} is {mpmath.nstr(exact, 20)}, not in [{low!r}, {high!r}]"

@@ -1,16 +1,22 @@
-"""An independent oracle in mpmath: both sides of every statement, one prompt at a time, to as many digits as asked for.
+"""An independent oracle in mpmath: both sides of every statement, one prompt at a time, to as many
+digits as asked for.
 
-It shares no code with the package. What it reads is a plain `Description`: tables of floats, taken as exact numbers.
+It shares no code with the package. What it reads is a plain `Description`: tables of floats, taken
+as exact numbers.
 
 - `π_E` is the soft-optimal policy of the stored rewards at the stored `α`.
-- `π̂` is the softmax, row by row, of the stored log-probabilities; ``-inf`` is a token that is never chosen.
-- ``r̂(s,a) = α log π̂(a|s) + V̂(s) − V̂(s⊕a)``, ``V̂ = α·log_normalizers``, zero without them and after the last token.
+- `π̂` is the softmax, row by row, of the stored log-probabilities; ``-inf`` is a token that is
+  never chosen.
+- ``r̂(s,a) = α log π̂(a|s) + V̂(s) − V̂(s⊕a)``, ``V̂ = α·log_normalizers``, zero without them and
+  after the last token.
 
-`Oracle` is for a finite horizon and `DiscountedOracle` for none. `brute_force` has the same quantities from sums over
-every response, without a sweep. An *x table* is ``x[h][s][a]``; a *value* is ``x[h][s]``.
+`Oracle` is for a finite horizon and `DiscountedOracle` for none. `brute_force` has the same
+quantities from sums over every response, without a sweep. An *x table* is ``x[h][s][a]``; a *value*
+is ``x[h][s]``.
 
-mpmath rounds every operation to the precision in force where it is done: inside this module that of the oracle; for
-arithmetic on what it returns use ``with mpmath.workdps(...)``. (A single difference or comparison is exact anyway.)
+mpmath rounds every operation to the precision in force where it is done: inside this module that of
+the oracle; for arithmetic on what it returns use ``with mpmath.workdps(...)``. (A single difference
+or comparison is exact anyway.)
 """
 
 from __future__ import annotations
@@ -33,12 +39,16 @@ MAX_LISTED = 128
 
 Tokens = tuple[int, ...]
 Sides = dict[str, Any]
-"""``name -> (left, right)``: two numbers, or two lists (by response or pair); `None` where a side is not computed."""
+"""``name -> (left, right)``: two numbers, or two lists (by response or pair); `None` where a side
+is not computed.
+"""
 
 
 @dataclass(frozen=True)
 class Description:
-    """A finite instance as plain tables; layer `h` has ``n_h`` states, layer 0 holds the prompts."""
+    """A finite instance as plain tables; layer `h` has ``n_h`` states, layer 0 holds the
+    prompts.
+    """
 
     rewards: Sequence[Any]
     """`H` tables ``(n_h, V)``."""
@@ -54,13 +64,19 @@ class Description:
     log_normalizers: Sequence[Any] | None = None
     """`H` arrays ``(n_h,)``, nats; further ones are not read."""
     responses: dict[int, list[Tokens]] = field(default_factory=dict)
-    """Responses to compare, by prompt. A prompt without an entry: all, up to `MAX_LISTED`, else none."""
+    """Responses to compare, by prompt. A prompt without an entry: all, up to `MAX_LISTED`, else
+    none.
+    """
     rl_responses: dict[int, Tokens] = field(default_factory=dict)
-    """What RL plays, by prompt. A prompt without an entry: the first most probable response of `π̂`."""
+    """What RL plays, by prompt. A prompt without an entry: the first most probable response of
+    `π̂`.
+    """
 
 
 def describe(instance: Any) -> Description:
-    """The tables of a single ``theory.instance.Instance`` (no batch axes), by reading its attributes."""
+    """The tables of a single ``theory.claims.instance.Instance`` (no batch axes), by reading its
+    attributes.
+    """
     mdp, policy, dynamics = instance.mdp, instance.policy, instance.mdp.dynamics
     if np.ndim(instance.alpha) or any(np.ndim(t) != 2 for t in (*mdp.rewards, *policy.log_probs)):
         raise ValueError("instance has batch axes: describe one problem of the batch")
@@ -76,19 +92,24 @@ def describe(instance: Any) -> Description:
         prompt_weights=[float(w) for w in dynamics.prompt_weights],
         reward_range=(float(mdp.reward_range[0]), float(mdp.reward_range[1])),
         allowed=[None if m is None else np.asarray(m) for m in dynamics.allowed],
-        log_normalizers=None if normalizers is None else [np.asarray(z) for z in normalizers[: dynamics.horizon]],
+        log_normalizers=None
+        if normalizers is None
+        else [np.asarray(z) for z in normalizers[: dynamics.horizon]],
         responses=listed,
         rl_responses=dict(_rows(instance.rl_response)),
     )
 
 
 def _rows(responses: Any) -> list[tuple[int, Tokens]]:
-    """``(prompt, tokens)`` of each of a ``theory.policy.Responses``."""
+    """``(prompt, tokens)`` of each of a ``theory.mdp.responses.Responses``."""
     tokens = np.asarray(responses.tokens)
-    return [(int(p), tuple(map(int, t))) for p, t in zip(np.asarray(responses.prompts), tokens, strict=True)]
+    return [
+        (int(p), tuple(map(int, t)))
+        for p, t in zip(np.asarray(responses.prompts), tokens, strict=True)
+    ]
 
 
-# --- Numbers --------------------------------------------------------------------------------------------------------
+# --- Numbers --------------------------------------------------------------------------------------
 
 
 def exact(table: Any) -> list[list[mpf]]:
@@ -97,21 +118,27 @@ def exact(table: Any) -> list[list[mpf]]:
 
 
 def times(*factors: Any) -> mpf:
-    """A product in which zero times infinity is zero: the limit of a bound ``c·f(ε)`` with ``c = 0``, ``ε → ∞``."""
+    """A product in which zero times infinity is zero: the limit of a bound ``c·f(ε)`` with ``c =
+    0``, ``ε → ∞``.
+    """
     if any(x == 0 for x in factors):
         return mpf(0)
     return mp.fprod(factors)
 
 
 def log_sum_exp(terms: Iterable[mpf]) -> mpf:
-    """``log Σ exp(x)``; ``-inf`` of nothing. To full relative accuracy also where one term is nearly all."""
+    """``log Σ exp(x)``; ``-inf`` of nothing. To full relative accuracy also where one term is
+    nearly all.
+    """
     kept = [x for x in terms if x != NEVER]
     if not kept:
         return NEVER
     top = max(range(len(kept)), key=kept.__getitem__)
     if kept[top] == INF:
         return INF
-    return kept[top] + mp.log1p(mp.fsum(mp.exp(x - kept[top]) for k, x in enumerate(kept) if k != top))
+    return kept[top] + mp.log1p(
+        mp.fsum(mp.exp(x - kept[top]) for k, x in enumerate(kept) if k != top)
+    )
 
 
 def log_softmax(row: Sequence[mpf]) -> list[mpf]:
@@ -127,7 +154,9 @@ def log_softmax(row: Sequence[mpf]) -> list[mpf]:
 
 
 def preference_tv(delta: mpf, other: mpf) -> mpf:
-    """``|σ(Δ) − σ(Δ')|``; on the side where both tails are small, so that neither is lost beside one."""
+    """``|σ(Δ) − σ(Δ')|``; on the side where both tails are small, so that neither is lost beside
+    one.
+    """
     sign = -1 if delta + other > 0 else 1
     return abs(_tail(sign * delta) - _tail(sign * other))
 
@@ -138,14 +167,16 @@ def _tail(x: mpf) -> mpf:
     return small / (1 + small) if x < 0 else 1 / (1 + small)
 
 
-# --- Bounds ---------------------------------------------------------------------------------------------------------
+# --- Bounds ---------------------------------------------------------------------------------------
 
 
 def tv_randomised_response(horizon: int, epsilon: mpf) -> mpf:
-    """``TV_RR(H, ε) = ½ Σ_k C(H,k) |p^k q^{H−k} − q^k p^{H−k}|``, ``p = e^ε/(1+e^ε)``, ``q = 1 − p``: the defining sum.
+    """``TV_RR(H, ε) = ½ Σ_k C(H,k) |p^k q^{H−k} − q^k p^{H−k}|``, ``p = e^ε/(1+e^ε)``, ``q = 1 −
+    p``: the defining sum.
 
-    The terms `k` and ``H − k`` are equal, so it is ``Σ_{k>H/2} C(H,k) p^k q^{H−k} (1 − e^{−(2k−H)ε})``. Each term is
-    had from the one before, which keeps powers of large `H` from being taken anew.
+    The terms `k` and ``H − k`` are equal, so it is ``Σ_{k>H/2} C(H,k) p^k q^{H−k} (1 −
+    e^{−(2k−H)ε})``. Each term is had from the one before, which keeps powers of large `H` from
+    being taken anew.
     """
     if horizon == 0:
         return mpf(0)
@@ -163,8 +194,8 @@ def tv_randomised_response(horizon: int, epsilon: mpf) -> mpf:
 def tv_randomised_response_sum(horizon: int, epsilon: mpf) -> mpf:
     """``Σ_{h=1}^H TV_RR(h, ε)``.
 
-    `TV_RR(h)` is the advantage of a majority of `h` votes. One vote more changes it only where an even number of votes
-    is tied, ``C(h, h/2) (pq)^{h/2}``, and then by ``p − q = tanh(ε/2)``.
+    `TV_RR(h)` is the advantage of a majority of `h` votes. One vote more changes it only where an
+    even number of votes is tied, ``C(h, h/2) (pq)^{h/2}``, and then by ``p − q = tanh(ε/2)``.
     """
     if epsilon == INF:
         return mpf(horizon)
@@ -185,11 +216,13 @@ def kl_ball(horizon: Any, epsilon: mpf) -> mpf:
 
 
 def log_growth(epsilon: mpf) -> mpf:
-    """``log(2 cosh ε − 1) = log(cosh(3ε/2)/cosh(ε/2))``: the Rényi term of *rl-anchored-sharp* at ``β = α``."""
+    """``log(2 cosh ε − 1) = log(cosh(3ε/2)/cosh(ε/2))``: the Rényi term of *rl-anchored-sharp* at
+    ``β = α``.
+    """
     return epsilon + mp.log1p(mp.exp(-2 * epsilon) - mp.exp(-epsilon)) if epsilon != INF else INF
 
 
-# --- Sweeps ---------------------------------------------------------------------------------------------------------
+# --- Sweeps ---------------------------------------------------------------------------------------
 
 
 class Model:
@@ -199,14 +232,21 @@ class Model:
         self.horizon, self.alpha = len(given.rewards), mpf(float(given.alpha))
         self.rewards = [exact(t) for t in given.rewards]
         self.vocab_size = len(self.rewards[0][0])
-        self.next = [[[int(t) for t in row] for row in np.asarray(table)] for table in given.next_states]
+        self.next = [
+            [[int(t) for t in row] for row in np.asarray(table)] for table in given.next_states
+        ]
         masks = given.allowed or [None] * self.horizon
         self.allowed = [
-            [[True] * self.vocab_size for _ in layer] if mask is None else np.asarray(mask).astype(bool).tolist()
+            [[True] * self.vocab_size for _ in layer]
+            if mask is None
+            else np.asarray(mask).astype(bool).tolist()
             for layer, mask in zip(self.rewards, masks, strict=True)
         ]
         self.permitted = [
-            [[x if ok else NEVER for x, ok in zip(*rows, strict=True)] for rows in zip(*layers, strict=True)]
+            [
+                [x if ok else NEVER for x, ok in zip(*rows, strict=True)]
+                for rows in zip(*layers, strict=True)
+            ]
             for layers in zip(self.rewards, self.allowed, strict=True)
         ]  # the rewards, -inf on forbidden tokens
         self.log_policy = [[log_softmax(row) for row in exact(t)] for t in given.log_probs]
@@ -214,7 +254,10 @@ class Model:
         self.gauge = (
             [[mpf(0)] * len(layer) for layer in self.rewards]
             if gauge is None
-            else [[self.alpha * mpf(float(z)) for z in np.asarray(layer)] for layer in gauge[: self.horizon]]
+            else [
+                [self.alpha * mpf(float(z)) for z in np.asarray(layer)]
+                for layer in gauge[: self.horizon]
+            ]
         )
         self.prompts = [s for s, weight in enumerate(given.prompt_weights) if weight > 0]
         low, high = given.reward_range
@@ -253,7 +296,9 @@ def soft_values(model: Model, rewards: Any) -> list[list[mpf]]:
     alpha = model.alpha
 
     def row(h: int, s: int, following: list[mpf]) -> mpf:
-        return alpha * log_sum_exp((r + v) / alpha for r, v in zip(rewards[h][s], following, strict=True))
+        return alpha * log_sum_exp(
+            (r + v) / alpha for r, v in zip(rewards[h][s], following, strict=True)
+        )
 
     return backward(model, row)
 
@@ -263,18 +308,25 @@ def soft_policy(model: Model, rewards: Any, values: list[list[mpf]]) -> list[lis
 
     def row(h: int, s: int) -> list[mpf]:
         following = model.following(h, s, values)
-        return log_softmax([(r + v) / model.alpha for r, v in zip(rewards[h][s], following, strict=True)])
+        return log_softmax(
+            [(r + v) / model.alpha for r, v in zip(rewards[h][s], following, strict=True)]
+        )
 
     return [[row(h, s) for s in range(len(layer))] for h, layer in enumerate(rewards)]
 
 
 def endogenous_reward(model: Model) -> list[list[list[mpf]]]:
-    """``r̂(s,a) = α log π̂(a|s) + V̂(s) − V̂(s⊕a)``; ``-inf`` where `π̂` never chooses the token."""
+    """``r̂(s,a) = α log π̂(a|s) + V̂(s) − V̂(s⊕a)``; ``-inf`` where `π̂` never chooses the
+    token.
+    """
 
     def row(h: int, s: int) -> list[mpf]:
         following = model.following(h, s, model.gauge)
         own = model.gauge[h][s]
-        return [model.alpha * x + own - v for x, v in zip(model.log_policy[h][s], following, strict=True)]
+        return [
+            model.alpha * x + own - v
+            for x, v in zip(model.log_policy[h][s], following, strict=True)
+        ]
 
     return [[row(h, s) for s in range(len(layer))] for h, layer in enumerate(model.log_policy)]
 
@@ -285,7 +337,9 @@ def exponentials(table: Any) -> list[list[list[mpf]]]:
 
 
 def expected_sum(model: Model, probs: Any, table: Any) -> list[list[mpf]]:
-    """``W(s) = Σ_a π(a|s) [x(s,a) + W(s⊕a)]``; what `π` never chooses does not count, whatever its `x`."""
+    """``W(s) = Σ_a π(a|s) [x(s,a) + W(s⊕a)]``; what `π` never chooses does not count, whatever its
+    `x`.
+    """
 
     def row(h: int, s: int, following: list[mpf]) -> mpf:
         terms = zip(probs[h][s], table[h][s], following, strict=True)
@@ -302,28 +356,37 @@ def minus(table: Any) -> list[list[list[mpf]]]:
 def log_ratio(one: Any, two: Any) -> list[list[list[mpf]]]:
     """``log π(a|s) − log π'(a|s)``; zero where neither chooses the token."""
     return [
-        [[mpf(0) if x == y else x - y for x, y in zip(*rows, strict=True)] for rows in zip(*layers, strict=True)]
+        [
+            [mpf(0) if x == y else x - y for x, y in zip(*rows, strict=True)]
+            for rows in zip(*layers, strict=True)
+        ]
         for layers in zip(one, two, strict=True)
     ]
 
 
 def greatest_sum(model: Model, table: Any) -> list[list[mpf]]:
     """``max_τ Σ_h x(s_h, a_h)`` over what follows a state; ``-inf`` forbids a token."""
-    return backward(model, lambda h, s, following: max(x + v for x, v in zip(table[h][s], following, strict=True)))
+    return backward(
+        model,
+        lambda h, s, following: max(x + v for x, v in zip(table[h][s], following, strict=True)),
+    )
 
 
 def greatest_response(model: Model, table: Any, prompt: int) -> Tokens:
     """The response that attains `greatest_sum`: of equals the one with the first token."""
     value, state, tokens = greatest_sum(model, table), prompt, []
     for h in range(model.horizon):
-        totals = [x + v for x, v in zip(table[h][state], model.following(h, state, value), strict=True)]
+        totals = [
+            x + v for x, v in zip(table[h][state], model.following(h, state, value), strict=True)
+        ]
         tokens.append(totals.index(max(totals)))
         state = model.next[h][state][tokens[-1]] if h + 1 < model.horizon else -1
     return tuple(tokens)
 
 
 def squared_hellinger(model: Model, one: Any, two: Any) -> list[list[mpf]]:
-    """``1 − BC(s)``, ``BC(s) = Σ_a √(π π') BC(s⊕a)``, from terms that are not negative, so that none cancels:
+    """``1 − BC(s)``, ``BC(s) = Σ_a √(π π') BC(s⊕a)``, from terms that are not negative, so that
+    none cancels:
 
     ``1 − BC(s) = ½ Σ_a (√π − √π')² + Σ_a √(π π') (1 − BC(s⊕a))``.
     """
@@ -334,14 +397,18 @@ def squared_hellinger(model: Model, one: Any, two: Any) -> list[list[mpf]]:
             if x == NEVER or y == NEVER:  # the other one's mass, halved
                 total.append((mp.exp(x) + mp.exp(y)) / 2)
             else:
-                total.append(mp.exp(y) * mp.expm1((x - y) / 2) ** 2 / 2 + mp.exp((x + y) / 2) * below)
+                total.append(
+                    mp.exp(y) * mp.expm1((x - y) / 2) ** 2 / 2 + mp.exp((x + y) / 2) * below
+                )
         return mp.fsum(total)
 
     return backward(model, row)
 
 
 def renyi_2(model: Model, one: Any, two: Any) -> list[list[mpf]]:
-    """``D_2(π‖π') = log Σ_τ π(τ)²/π'(τ)``: ``D_2(s) = log Σ_a exp(2 log π − log π' + D_2(s⊕a))``."""
+    """``D_2(π‖π') = log Σ_τ π(τ)²/π'(τ)``: ``D_2(s) = log Σ_a exp(2 log π − log π' +
+    D_2(s⊕a))``.
+    """
 
     def row(h: int, s: int, following: list[mpf]) -> mpf:
         terms = zip(one[h][s], two[h][s], following, strict=True)
@@ -351,7 +418,9 @@ def renyi_2(model: Model, one: Any, two: Any) -> list[list[mpf]]:
 
 
 def power_policy(model: Model, log_policy: Any) -> list[list[list[mpf]]]:
-    """``π_κ(τ) ∝ π(τ)^κ`` at ``κ = 2``: ``log softmax(2 log π(a|s) + W(s⊕a))``, `W` the log of what follows."""
+    """``π_κ(τ) ∝ π(τ)^κ`` at ``κ = 2``: ``log softmax(2 log π(a|s) + W(s⊕a))``, `W` the log of what
+    follows.
+    """
     doubled = [[[2 * x for x in row] for row in layer] for layer in log_policy]
 
     def total(h: int, s: int, following: list[mpf]) -> mpf:
@@ -368,8 +437,8 @@ def power_policy(model: Model, log_policy: Any) -> list[list[list[mpf]]]:
 
 
 def anchored_policy(model: Model, rewards: Any, anchor: Any) -> list[list[list[mpf]]]:
-    """``argmax_π V^π_r − β KL(π‖μ)`` at ``β = α``: ``π(a|s) ∝ μ(a|s) exp((r(s,a) + V(s⊕a))/β)``, ``V(s)`` being `β`
-    times the logarithm of what that row sums to.
+    """``argmax_π V^π_r − β KL(π‖μ)`` at ``β = α``: ``π(a|s) ∝ μ(a|s) exp((r(s,a) + V(s⊕a))/β)``,
+    ``V(s)`` being `β` times the logarithm of what that row sums to.
     """
     beta = model.alpha
 
@@ -399,10 +468,14 @@ def reached(model: Model, prompt: int, tables: Sequence[Any]) -> list[list[int]]
 
 
 def epsilon_of(model: Model, prompt: int, one: Any, two: Any) -> mpf:
-    """``max |log π(a|s) − log π'(a|s)|`` over what can follow a prompt under either; infinite where one forbids."""
+    """``max |log π(a|s) − log π'(a|s)|`` over what can follow a prompt under either; infinite where
+    one forbids.
+    """
     layers = enumerate(reached(model, prompt, (one, two)))
     rows = ((one[h][s], two[h][s]) for h, states in layers for s in states)
-    return max(mpf(0) if x == y else abs(x - y) for pair in rows for x, y in zip(*pair, strict=True))
+    return max(
+        mpf(0) if x == y else abs(x - y) for pair in rows for x, y in zip(*pair, strict=True)
+    )
 
 
 def trajectory_tv(model: Model, prompt: int, one: Any, two: Any) -> mpf | None:
@@ -410,7 +483,11 @@ def trajectory_tv(model: Model, prompt: int, one: Any, two: Any) -> mpf | None:
     partial = [(prompt, mpf(0), mpf(0))]
     for h in range(model.horizon):
         partial = [
-            (model.next[h][s][a] if h + 1 < model.horizon else -1, x + one[h][s][a], y + two[h][s][a])
+            (
+                model.next[h][s][a] if h + 1 < model.horizon else -1,
+                x + one[h][s][a],
+                y + two[h][s][a],
+            )
             for s, x, y in partial
             for a in range(model.vocab_size)
             if one[h][s][a] != NEVER or two[h][s][a] != NEVER
@@ -426,19 +503,21 @@ def _difference(x: mpf, y: mpf) -> mpf:
     return mpf(0) if high == NEVER else mp.exp(high) * -mp.expm1(low - high)
 
 
-# --- A finite instance ----------------------------------------------------------------------------------------------
+# --- A finite instance ----------------------------------------------------------------------------
 
 
 class Oracle:
-    """Everything that the statements read of a finite instance, and both sides of each, prompt by prompt."""
+    """Everything that the statements read of a finite instance, and both sides of each, prompt by
+    prompt.
+    """
 
     def __init__(self, given: Description, digits: int = 60) -> None:
         """Solve everything.
 
         Args:
             given: the instance.
-            digits: digits of what is returned, of the size of what it is made of. The work is done with more: as many
-                as the largest number has before its point, and 25.
+            digits: digits of what is returned, of the size of what it is made of. The work is done
+                with more: as many as the largest number has before its point, and 25.
 
         """
         self.given = given
@@ -458,7 +537,10 @@ class Oracle:
         self.policy = policy
         self.endogenous_soft_value = soft_values(model, read)
         self.resolved = soft_policy(model, read, self.endogenous_soft_value)
-        self.power, self.anchored = power_policy(model, policy), anchored_policy(model, read, policy)
+        self.power, self.anchored = (
+            power_policy(model, policy),
+            anchored_policy(model, read, policy),
+        )
         p_expert, p_policy, p_power = map(exponentials, (expert, policy, self.power))
 
         def first(probs: Any, table: Any) -> list[mpf]:
@@ -466,16 +548,25 @@ class Oracle:
 
         self.expert_value, self.policy_value = first(p_expert, rewards), first(p_policy, rewards)
         self.anchored_value = first(p_power, rewards)
-        self.expert_entropy, self.policy_entropy = first(p_expert, minus(expert)), first(p_policy, minus(policy))
+        self.expert_entropy, self.policy_entropy = (
+            first(p_expert, minus(expert)),
+            first(p_policy, minus(policy)),
+        )
         self.kl_from_expert = first(p_expert, log_ratio(expert, policy))
         self.kl_to_expert = first(p_policy, log_ratio(policy, expert))
-        self.expert_reads, self.policy_reads = first(p_expert, read), first(p_policy, read)  # E r̂(τ)
+        self.expert_reads, self.policy_reads = (
+            first(p_expert, read),
+            first(p_policy, read),
+        )  # E r̂(τ)
         self.expert_log_policy = first(p_expert, policy)  # E_{π_E} log π̂(τ)
         self.soft_q = first(p_expert, self._advantages())
         self.squared_hellinger = squared_hellinger(model, expert, policy)[0]
         self.renyi = renyi_2(model, policy, expert)[0]
         self.greatest_return = greatest_sum(model, model.permitted)[0]
-        lowest = [[[NEVER if x == NEVER else -x for x in row] for row in layer] for layer in model.permitted]
+        lowest = [
+            [[NEVER if x == NEVER else -x for x in row] for row in layer]
+            for layer in model.permitted
+        ]
         self.least_return = [-x for x in greatest_sum(model, lowest)[0]]
         self.greatest_log_prob = greatest_sum(model, policy)[0]
 
@@ -506,8 +597,12 @@ class Oracle:
             return self._quantities[prompt]
         model = self.model
         with mp.workdps(self.work):
-            rl = self.given.rl_responses.get(prompt) or greatest_response(model, self.policy, prompt)
-            log_expert, log_policy = (model.along(t, prompt, rl) for t in (self.expert, self.policy))
+            rl = self.given.rl_responses.get(prompt) or greatest_response(
+                model, self.policy, prompt
+            )
+            log_expert, log_policy = (
+                model.along(t, prompt, rl) for t in (self.expert, self.policy)
+            )
             found = {
                 "epsilon": epsilon_of(model, prompt, self.expert, self.policy),
                 "soft_value": self.soft_value[0][prompt],
@@ -519,7 +614,8 @@ class Oracle:
                 "rl_response": rl,
                 "rl_value": model.along(model.rewards, prompt, rl),
                 "rl_shortfall": self.greatest_log_prob[prompt] - log_policy,
-                "rl_log_ratio": log_expert - log_policy,  # D(τ_RL); not a number where neither gives it
+                "rl_log_ratio": log_expert
+                - log_policy,  # D(τ_RL); not a number where neither gives it
                 "expert_entropy": self.expert_entropy[prompt],
                 "policy_entropy": self.policy_entropy[prompt],
                 "kl_from_expert": self.kl_from_expert[prompt],
@@ -534,7 +630,11 @@ class Oracle:
     def applies(self, prompt: int) -> dict[str, bool]:
         """Whether what each statement assumes is so; not: what doubles cannot compare."""
         q, sides = self.quantities(prompt), self.sides(prompt)
-        from_, to, few = q["kl_from_expert"] < INF, q["kl_to_expert"] < INF, q["trajectory_tv"] is not None
+        from_, to, few = (
+            q["kl_from_expert"] < INF,
+            q["kl_to_expert"] < INF,
+            q["trajectory_tv"] is not None,
+        )
         with mp.workdps(self.work):
             small = self.model.alpha * (1 + mp.tanh(q["epsilon"] / 2)) <= self.model.width
         special = {
@@ -553,8 +653,8 @@ class Oracle:
     def sides(self, prompt: int) -> Sides:
         """``name -> (left, right)`` of the thirty statements for one prompt.
 
-        Lists by response follow `responses`, lists by pair ``itertools.combinations`` of them. `None`: over
-        `MAX_RESPONSES` responses for a total variation, or no pair to average over.
+        Lists by response follow `responses`, lists by pair ``itertools.combinations`` of them.
+        `None`: over `MAX_RESPONSES` responses for a total variation, or no pair to average over.
         """
         if prompt in self._sides:
             return self._sides[prompt]
@@ -594,7 +694,9 @@ class Oracle:
 
         def sums(table: Any, support: Any) -> list[mpf]:
             logs = ((tau, model.along(support, prompt, tau)) for tau in listed)
-            return [mpf(0) if log == NEVER else model.along(table, prompt, tau) for tau, log in logs]
+            return [
+                mpf(0) if log == NEVER else model.along(table, prompt, tau) for tau, log in logs
+            ]
 
         def telescoped(support: Any, value: mpf) -> list[mpf]:
             logs = (model.along(support, prompt, tau) for tau in listed)
@@ -615,11 +717,14 @@ class Oracle:
         }
 
     def _by_pair(self, prompt: int, epsilon: mpf) -> Sides:
-        """Lists by pair of responses, and their mean over pairs of different responses that both policies give."""
+        """Lists by pair of responses, and their mean over pairs of different responses that both
+        policies give.
+        """
         model, alpha, listed = self.model, self.model.alpha, self.responses(prompt)
         H = model.horizon
         true, log_expert, log_policy = (
-            [model.along(table, prompt, tau) for tau in listed] for table in (model.rewards, self.expert, self.policy)
+            [model.along(table, prompt, tau) for tau in listed]
+            for table in (model.rewards, self.expert, self.policy)
         )
         given = [x != NEVER and y != NEVER for x, y in zip(log_expert, log_policy, strict=True)]
         tvs, sharp, average = [], [], []
@@ -633,7 +738,11 @@ class Oracle:
                     average.append((tv, mp.tanh(alpha * abs(ratio) / 4)))
             tvs.append(tv)
             sharp.append(mp.tanh(times(alpha, H - shared, epsilon) / 2))
-        mean = tuple(mp.fsum(side) / len(average) for side in zip(*average, strict=True)) if average else None
+        mean = (
+            tuple(mp.fsum(side) / len(average) for side in zip(*average, strict=True))
+            if average
+            else None
+        )
         return {
             "theorem-1": (tvs, [alpha * H * epsilon / 2] * len(tvs)),
             "theorem-1-sharp": (tvs, sharp),
@@ -643,7 +752,11 @@ class Oracle:
     def _cloning(self, q: dict[str, Any]) -> Sides:
         """``V^{π_E} − V^{π̂}`` against its bounds."""
         H, R, V, eps = self.model.horizon, self.model.width, self.model.vocab_size, q["epsilon"]
-        gap, spread, tv = q["expert_value"] - q["policy_value"], q["return_range"], q["trajectory_tv"]
+        gap, spread, tv = (
+            q["expert_value"] - q["policy_value"],
+            q["return_range"],
+            q["trajectory_tv"],
+        )
         hellinger = q["squared_hellinger"]
         entropy = self.model.alpha * mp.log(V)
         expm1 = mp.expm1(eps) if eps < INF else INF
@@ -653,14 +766,19 @@ class Oracle:
             "clone-three-halves": (gap, times(R, mp.sqrt(mpf(H) ** 3), eps) / 2),
             "clone-composition": (gap, R * H * tv_randomised_response(H, eps)),
             "clone-stepwise": (gap, R * tv_randomised_response_sum(H, eps)),
-            "clone-entropy": (gap, times(entropy, tv_randomised_response_sum(H - 1, eps) + H * expm1)),
+            "clone-entropy": (
+                gap,
+                times(entropy, tv_randomised_response_sum(H - 1, eps) + H * expm1),
+            ),
             "clone-tv": None if tv is None else (gap, spread * tv),
             "clone-hellinger": (gap, spread * mp.sqrt(max(hellinger * (2 - hellinger), mpf(0)))),
             "clone-pinsker": (gap, spread * pinsker(q["kl_to_expert"])),
         }
 
     def _rl(self, q: dict[str, Any]) -> Sides:
-        """``V^π − V^{π_RL}``, less `α` times what the response is short of the maximum of ``log π̂``; and `π_β`."""
+        """``V^π − V^{π_RL}``, less `α` times what the response is short of the maximum of ``log
+        π̂``; and `π_β`.
+        """
         H, alpha, eps = self.model.horizon, self.model.alpha, q["epsilon"]
         short = alpha * q["rl_shortfall"]
         gap = q["expert_value"] - q["rl_value"] - short
@@ -670,7 +788,10 @@ class Oracle:
             "rl-expert": (gap, alpha * H * eps * (1 + mp.tanh(eps / 2))),
             "rl-any-comparator": (q["best_value"] - q["rl_value"] - short, 2 * alpha * H * eps),
             "rl-anchored": (anchored, alpha * (H * eps + 2 * q["kl_from_expert"])),
-            "rl-anchored-renyi": (anchored, alpha * (2 * q["kl_from_expert"] + q["renyi_to_expert"])),
+            "rl-anchored-renyi": (
+                anchored,
+                alpha * (2 * q["kl_from_expert"] + q["renyi_to_expert"]),
+            ),
             "rl-anchored-sharp": (anchored, alpha * (2 * kl_ball(H, eps) + H * log_growth(eps))),
             "rl-average": (gap, alpha * (q["kl_from_expert"] - q["rl_log_ratio"])),
         }
@@ -690,7 +811,9 @@ def pinsker(kl: mpf) -> mpf:
 
 
 def evaluate(given: Description, digits: int = 60) -> dict[int, Sides]:
-    """``prompt -> name -> (left, right)`` for every prompt of positive weight; see `Oracle.sides`."""
+    """``prompt -> name -> (left, right)`` for every prompt of positive weight; see
+    `Oracle.sides`.
+    """
     oracle = Oracle(given, digits)
     return {prompt: oracle.sides(prompt) for prompt in oracle.prompts}
 
@@ -702,9 +825,16 @@ def assumptions(given: Description, digits: int = 60) -> dict[int, dict[str, boo
 
 
 def working_digits(given: Description, digits: int) -> int:
-    """Digits to work with for so many: 25 more, and what the largest reward over `α`, summed, has before its point."""
+    """Digits to work with for so many: 25 more, and what the largest reward over `α`, summed, has
+    before its point.
+    """
     before = _digits_before_the_point(given.rewards, given.log_probs, given.log_normalizers or ())
-    return digits + 25 + before + math.ceil(max(0.0, -math.log10(given.alpha)) + math.log10(len(given.rewards)))
+    return (
+        digits
+        + 25
+        + before
+        + math.ceil(max(0.0, -math.log10(given.alpha)) + math.log10(len(given.rewards)))
+    )
 
 
 def _digits_before_the_point(*groups: Sequence[Any]) -> int:
@@ -716,19 +846,22 @@ def _digits_before_the_point(*groups: Sequence[Any]) -> int:
     return math.ceil(math.log10(largest)) + 1
 
 
-# --- Without sweeps -------------------------------------------------------------------------------------------------
+# --- Without sweeps -------------------------------------------------------------------------------
 
 
 def brute_force(given: Description, prompt: int, digits: int = 60) -> dict[str, Any]:
-    """`Oracle.quantities` of a small instance from sums over every response: no sweep, no conditional of `π_E`.
+    """`Oracle.quantities` of a small instance from sums over every response: no sweep, no
+    conditional of `π_E`.
 
-    ``V* = α log Σ_τ e^{r*(τ)/α}`` and ``π_E(τ) = e^{(r*(τ) − V*)/α}``; what `π_E` does in a state is the share of
-    responses that go on with a token.
+    ``V* = α log Σ_τ e^{r*(τ)/α}`` and ``π_E(τ) = e^{(r*(τ) − V*)/α}``; what `π_E` does in a state
+    is the share of responses that go on with a token.
     """
     with mp.workdps(working_digits(given, digits)):
         model = Model(given)
         every = list(itertools.product(range(model.vocab_size), repeat=model.horizon))
-        allowed = [t for t in every if all(model.allowed[h][s][a] for h, s, a in model.path(prompt, t))]
+        allowed = [
+            t for t in every if all(model.allowed[h][s][a] for h, s, a in model.path(prompt, t))
+        ]
         returned = {t: model.along(model.rewards, prompt, t) for t in every}
         top, alpha = max(returned[t] for t in allowed), model.alpha
         weight = {t: mp.exp((returned[t] - top) / alpha) for t in allowed}
@@ -745,7 +878,11 @@ def brute_force(given: Description, prompt: int, digits: int = 60) -> dict[str, 
             return mean(one, lambda t: mp.log(one[t] / two[t]) if two[t] > 0 else INF)
 
         missed = any(policy[t] > 0 and expert[t] == 0 for t in every)
-        second = INF if missed else mp.log(mp.fsum(policy[t] ** 2 / expert[t] for t in every if policy[t] > 0))
+        second = (
+            INF
+            if missed
+            else mp.log(mp.fsum(policy[t] ** 2 / expert[t] for t in every if policy[t] > 0))
+        )
         affinity = mp.fsum(mp.sqrt(expert[t] * policy[t]) for t in every)
         return {
             "epsilon": _brute_epsilon(model, prompt, every, expert, policy),
@@ -754,7 +891,9 @@ def brute_force(given: Description, prompt: int, digits: int = 60) -> dict[str, 
             "policy_value": mean(policy, returned.__getitem__),
             "best_value": top,
             "return_range": top - min(returned[t] for t in allowed),
-            "anchored_value": mean({t: policy[t] ** 2 / squares for t in every}, returned.__getitem__),
+            "anchored_value": mean(
+                {t: policy[t] ** 2 / squares for t in every}, returned.__getitem__
+            ),
             "rl_response": rl,
             "rl_value": returned[rl],
             "rl_shortfall": mp.log(max(policy.values()) / policy[rl]),
@@ -771,14 +910,22 @@ def brute_force(given: Description, prompt: int, digits: int = 60) -> dict[str, 
 
 
 def _brute_epsilon(
-    model: Model, prompt: int, every: list[Tokens], expert: dict[Tokens, mpf], policy: dict[Tokens, mpf]
+    model: Model,
+    prompt: int,
+    every: list[Tokens],
+    expert: dict[Tokens, mpf],
+    policy: dict[Tokens, mpf],
 ) -> mpf:
-    """``max |log π_E(a|s) − log π̂(a|s)|`` over prefixes that either law writes, from the shares of responses."""
+    """``max |log π_E(a|s) − log π̂(a|s)|`` over prefixes that either law writes, from the shares of
+    responses.
+    """
     largest = mpf(0)
     for h in range(model.horizon):
         for prefix in {t[: h + 1] for t in every}:
             whole, part = ([t for t in every if t[:n] == prefix[:n]] for n in (h, h + 1))
-            before, after = ([mp.fsum(law[t] for t in ts) for law in (expert, policy)] for ts in (whole, part))
+            before, after = (
+                [mp.fsum(law[t] for t in ts) for law in (expert, policy)] for ts in (whole, part)
+            )
             if after == [0, 0]:
                 continue
             if 0 in after:
@@ -787,7 +934,7 @@ def _brute_epsilon(
     return largest
 
 
-# --- Without end ----------------------------------------------------------------------------------------------------
+# --- Without end ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -806,12 +953,14 @@ class DiscountedDescription:
     rl_policy: Sequence[int] | None = None
     """The token that RL on `r̂` plays in each state; the best one by default."""
     continuations: Sequence[Sequence[int]] | None = None
-    """Deterministic policies that end the responses compared; by default the best of `r*`, what RL plays, and those
-    along which ``log π_E − log π̂`` adds up to most and to least."""
+    """Deterministic policies that end the responses compared; by default the best of `r*`, what RL
+    plays, and those along which ``log π_E − log π̂`` adds up to most and to least."""
 
 
 def describe_discounted(instance: Any) -> DiscountedDescription:
-    """The tables of a ``theory.discounted_statements.DiscountedInstance``, by reading its attributes."""
+    """The tables of a ``theory.claims.discounted.DiscountedInstance``, by reading its
+    attributes.
+    """
     mdp = instance.mdp
     return DiscountedDescription(
         rewards=np.asarray(mdp.rewards),
@@ -822,7 +971,9 @@ def describe_discounted(instance: Any) -> DiscountedDescription:
         gauge=None if instance.gauge is None else np.asarray(instance.gauge),
         reward_range=(float(mdp.reward_range[0]), float(mdp.reward_range[1])),
         rl_policy=[int(a) for a in np.asarray(instance.continuations[1]).argmax(axis=1)],
-        continuations=[[int(a) for a in np.asarray(p).argmax(axis=1)] for p in instance.continuations],
+        continuations=[
+            [int(a) for a in np.asarray(p).argmax(axis=1)] for p in instance.continuations
+        ],
     )
 
 
@@ -833,8 +984,8 @@ SHARED_STEPS = (0, 1, 3)
 class DiscountedOracle:
     """Everything that the discounted statements read, from each state on: lists ``(n,)``.
 
-    Linear systems are solved; soft values are found by Newton's method, until the residual ``TV − V`` says that none is
-    off by more than ``10^{−digits}`` of its size.
+    Linear systems are solved; soft values are found by Newton's method, until the residual ``TV −
+    V`` says that none is off by more than ``10^{−digits}`` of its size.
     """
 
     def __init__(self, given: DiscountedDescription, digits: int = 60) -> None:
@@ -849,7 +1000,10 @@ class DiscountedOracle:
 
     def _solve(self) -> None:
         given = self.given
-        self.rewards, self.next = exact(given.rewards), [[int(t) for t in row] for row in np.asarray(given.next_states)]
+        self.rewards, self.next = (
+            exact(given.rewards),
+            [[int(t) for t in row] for row in np.asarray(given.next_states)],
+        )
         self.n, self.vocab_size = len(self.rewards), len(self.rewards[0])
         self.discount, self.alpha = mpf(float(given.discount)), mpf(float(given.alpha))
         low, high = given.reward_range
@@ -868,9 +1022,13 @@ class DiscountedOracle:
         self.expert = expert
         self.endogenous_soft_value, self.resolved = self.soft(self.endogenous)
         _, self.anchored = self.soft([[2 * self.alpha * x for x in row] for row in policy])
-        self.log_ratio = [[x - y for x, y in zip(*rows, strict=True)] for rows in zip(expert, policy, strict=True)]
+        self.log_ratio = [
+            [x - y for x, y in zip(*rows, strict=True)] for rows in zip(expert, policy, strict=True)
+        ]
         self.epsilon = max(abs(x) for row in self.log_ratio for x in row)
-        self.expert_value, self.policy_value = (self.expected(each, self.rewards) for each in (expert, policy))
+        self.expert_value, self.policy_value = (
+            self.expected(each, self.rewards) for each in (expert, policy)
+        )
         self.anchored_value = self.expected(self.anchored, self.rewards)
         self.best_policy, self.best_value = self.best(self.rewards)
         likeliest, self.greatest_log_prob = self.best(policy)
@@ -879,8 +1037,13 @@ class DiscountedOracle:
         reached = self.deterministic_value(self.rl_policy, policy)
         self.rl_shortfall = [x - y for x, y in zip(self.greatest_log_prob, reached, strict=True)]
         negated = [[-x for x in row] for row in self.log_ratio]
-        self.kl_from_expert, self.kl_to_expert = self.expected(expert, self.log_ratio), self.expected(policy, negated)
-        self.regularised_expert, self.regularised_policy = (self.regularised(each) for each in (expert, policy))
+        self.kl_from_expert, self.kl_to_expert = (
+            self.expected(expert, self.log_ratio),
+            self.expected(policy, negated),
+        )
+        self.regularised_expert, self.regularised_policy = (
+            self.regularised(each) for each in (expert, policy)
+        )
         self.continuations = given.continuations or [
             self.best_policy,
             self.rl_policy,
@@ -892,7 +1055,8 @@ class DiscountedOracle:
         """``x(s,a) + γ W(s')``."""
         gamma = self.discount
         return [
-            [x + gamma * values[t] for x, t in zip(*rows, strict=True)] for rows in zip(table, self.next, strict=True)
+            [x + gamma * values[t] for x, t in zip(*rows, strict=True)]
+            for rows in zip(table, self.next, strict=True)
         ]
 
     def linear(self, rows: Any, right: Sequence[mpf]) -> list[mpf]:
@@ -906,7 +1070,10 @@ class DiscountedOracle:
     def expected(self, log_policy: Any, table: Any) -> list[mpf]:
         """``W(s) = Σ_a π(a|s) [x(s,a) + γW(s')]``: ``E_π Σ_h γ^{h−1} x(s_h, a_h)``."""
         probs = [[mp.exp(x) for x in row] for row in log_policy]
-        step = [mp.fsum(p * x for p, x in zip(*rows, strict=True)) for rows in zip(probs, table, strict=True)]
+        step = [
+            mp.fsum(p * x for p, x in zip(*rows, strict=True))
+            for rows in zip(probs, table, strict=True)
+        ]
         return self.linear(probs, step)
 
     def deterministic_value(self, tokens: Sequence[int], table: Any) -> list[mpf]:
@@ -917,14 +1084,20 @@ class DiscountedOracle:
     def regularised(self, log_policy: Any) -> list[mpf]:
         """``E_π Σ_h γ^{h−1} [r − α log π]``."""
         pairs = zip(self.rewards, log_policy, strict=True)
-        return self.expected(log_policy, [[r - self.alpha * x for r, x in zip(*rows, strict=True)] for rows in pairs])
+        return self.expected(
+            log_policy, [[r - self.alpha * x for r, x in zip(*rows, strict=True)] for rows in pairs]
+        )
 
     def soft(self, rewards: Any) -> tuple[list[mpf], list[list[mpf]]]:
-        """The fixed point ``V(s) = α log Σ_a exp((r + γV(s'))/α)`` by Newton's method, and ``log softmax(Q/α)``."""
+        """The fixed point ``V(s) = α log Σ_a exp((r + γV(s'))/α)`` by Newton's method, and ``log
+        softmax(Q/α)``.
+        """
         values = [mpf(0)] * self.n
         for _ in range(1000):
             scaled = [[x / self.alpha for x in row] for row in self.q_values(rewards, values)]
-            residual = [self.alpha * log_sum_exp(row) - v for row, v in zip(scaled, values, strict=True)]
+            residual = [
+                self.alpha * log_sum_exp(row) - v for row, v in zip(scaled, values, strict=True)
+            ]
             policy = [log_softmax(row) for row in scaled]
             off = max(map(abs, residual)) * self.horizon  # the operator contracts by γ
             if off <= self.tolerance * (1 - self.discount) * min(self.alpha, mpf(1)):
@@ -934,7 +1107,9 @@ class DiscountedOracle:
         raise ArithmeticError("Newton's method did not converge")
 
     def best(self, table: Any) -> tuple[list[int], list[mpf]]:
-        """A deterministic policy of greatest ``Σ_h γ^{h−1} x(s_h, a_h)`` and its value, by policy iteration."""
+        """A deterministic policy of greatest ``Σ_h γ^{h−1} x(s_h, a_h)`` and its value, by policy
+        iteration.
+        """
         tokens = [row.index(max(row)) for row in table]
         for _ in range(1000):
             values = self.deterministic_value(tokens, table)
@@ -948,23 +1123,38 @@ class DiscountedOracle:
         raise ArithmeticError("policy iteration did not converge")
 
     def response_sums(self, table: Any) -> list[list[mpf]]:
-        """``x(s,a) + γ W_d(s')`` for each continuation `d` and first token `a`: ``(n, len(continuations)·V)``."""
-        parts = [self.q_values(table, self.deterministic_value(d, table)) for d in self.continuations]
+        """``x(s,a) + γ W_d(s')`` for each continuation `d` and first token `a`: ``(n,
+        len(continuations)·V)``.
+        """
+        parts = [
+            self.q_values(table, self.deterministic_value(d, table)) for d in self.continuations
+        ]
         return [[x for part in parts for x in part[s]] for s in range(self.n)]
 
     def quantities(self) -> dict[str, Any]:
         """Lists ``(n,)`` by name; `epsilon`, over all states, is one number."""
         names = (
-            "epsilon", "soft_value", "expert_value", "policy_value", "best_value", "rl_value", "rl_shortfall",
-            "anchored_value", "kl_from_expert", "kl_to_expert", "regularised_expert", "regularised_policy",
-        )  # fmt: skip
+            "epsilon",
+            "soft_value",
+            "expert_value",
+            "policy_value",
+            "best_value",
+            "rl_value",
+            "rl_shortfall",
+            "anchored_value",
+            "kl_from_expert",
+            "kl_to_expert",
+            "regularised_expert",
+            "regularised_policy",
+        )
         return {name: getattr(self, name) for name in names}
 
     def sides(self) -> Sides:
         """``name -> (left, right)``, lists by state.
 
-        By response: a list for each state, as `response_sums`. By pair: ``[k][s][pair]`` for `k` of `SHARED_STEPS`,
-        pairs of `response_sums` with different first tokens. *soft-rl-fixed-point*: tables ``(n, V)``.
+        By response: a list for each state, as `response_sums`. By pair: ``[k][s][pair]`` for `k` of
+        `SHARED_STEPS`, pairs of `response_sums` with different first tokens. *soft-rl-fixed-point*:
+        tables ``(n, V)``.
         """
         with mp.workdps(self.work):
             h, R, alpha, eps = self.horizon, self.width, self.alpha, self.epsilon
@@ -974,7 +1164,10 @@ class DiscountedOracle:
                 return [x - y for x, y in zip(one, two, strict=True)]
 
             def short_of(one: list[mpf]) -> list[mpf]:
-                return [x - alpha * y for x, y in zip(gap(one, self.rl_value), self.rl_shortfall, strict=True)]
+                return [
+                    x - alpha * y
+                    for x, y in zip(gap(one, self.rl_value), self.rl_shortfall, strict=True)
+                ]
 
             def every(bound: mpf) -> list[mpf]:
                 return [bound] * self.n
@@ -1016,12 +1209,20 @@ class DiscountedOracle:
             return [[self.alpha * x + v for x in row] for row, v in zip(sums, values, strict=True)]
 
         return {
-            "telescoping": (self.response_sums(self.rewards), telescoped(self.expert, self.soft_value)),
-            "endogenous-telescoping": (self.response_sums(self.endogenous), telescoped(self.policy, self.gauge)),
+            "telescoping": (
+                self.response_sums(self.rewards),
+                telescoped(self.expert, self.soft_value),
+            ),
+            "endogenous-telescoping": (
+                self.response_sums(self.endogenous),
+                telescoped(self.policy, self.gauge),
+            ),
         }
 
     def _preferences(self) -> Sides:
-        """Theorem 1 for responses that part after `k` tokens: differences and ``1/(1−γ)`` are scaled by ``γ^k``."""
+        """Theorem 1 for responses that part after `k` tokens: differences and ``1/(1−γ)`` are
+        scaled by ``γ^k``.
+        """
         true, logs = self.response_sums(self.rewards), self.response_sums(self.policy)
         columns = itertools.combinations(range(len(true[0])), 2)
         pairs = [(i, j) for i, j in columns if (i - j) % self.vocab_size]
@@ -1031,7 +1232,10 @@ class DiscountedOracle:
             bound = self.alpha * scale * self.horizon * self.epsilon / 2
             tvs.append(
                 [
-                    [preference_tv(scale * (x[i] - x[j]), scale * self.alpha * (y[i] - y[j])) for i, j in pairs]
+                    [
+                        preference_tv(scale * (x[i] - x[j]), scale * self.alpha * (y[i] - y[j]))
+                        for i, j in pairs
+                    ]
                     for x, y in zip(true, logs, strict=True)
                 ]
             )

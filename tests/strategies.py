@@ -1,7 +1,8 @@
-"""Random token MDPs and policies for Hypothesis, and an oracle that shares no code with the package.
+"""Random token MDPs and policies for Hypothesis, and an oracle that shares no code with the
+package.
 
-The oracle reads states from their definition (a prefix, its last tokens, a table that is followed) and enumerates
-every response in plain Python.
+The oracle reads states from their definition (a prefix, its last tokens, a table that is followed)
+and enumerates every response in plain Python.
 """
 
 import itertools
@@ -11,10 +12,11 @@ import numpy as np
 from hypothesis import strategies as st
 from scipy.special import logsumexp
 
-from theory.dynamics import Table, Window
-from theory.mdp import TokenMDP
-from theory.policy import Policy, sample_log_ratio_ball
-from theory.reward import shape_reward
+from theory.mdp.dynamics import Table, Window
+from theory.mdp.policy import Policy
+from theory.mdp.responses import sample_log_ratio_ball
+from theory.mdp.token_mdp import TokenMDP
+from theory.solve.reward import shape_reward
 
 MAX_RESPONSES = 260
 seeds = st.integers(0, 2**32 - 1)
@@ -22,7 +24,7 @@ alphas = st.floats(math.log(1e-2), math.log(1e2)).map(math.exp)
 epsilons = st.floats(math.log(1e-3), math.log(5.0)).map(math.exp)
 
 
-# --- Oracle -----------------------------------------------------------------------------------------------------
+# --- Oracle ---------------------------------------------------------------------------------------
 
 
 def read_number(tokens, base):
@@ -59,7 +61,9 @@ def enumerate_responses(dynamics, prompt):
 def along(tables, response):
     """Sum of a per-token quantity along one response."""
     tokens, states = response
-    return math.fsum(float(tables[h][s, a]) for h, (s, a) in enumerate(zip(states, tokens, strict=True)))
+    return math.fsum(
+        float(tables[h][s, a]) for h, (s, a) in enumerate(zip(states, tokens, strict=True))
+    )
 
 
 def brute_soft_value(mdp, alpha, prompt):
@@ -72,13 +76,16 @@ def brute_expectation(policy, quantity):
     total = 0.0
     for prompt, weight in enumerate(policy.dynamics.prompt_weights):
         for response in enumerate_responses(policy.dynamics, prompt):
-            log_p = sum(float(policy.log_probs[h][s, a]) for h, (a, s) in enumerate(zip(*response, strict=True)))
+            log_p = sum(
+                float(policy.log_probs[h][s, a])
+                for h, (a, s) in enumerate(zip(*response, strict=True))
+            )
             if log_p > -math.inf:
                 total += weight * math.exp(log_p) * quantity(response, log_p)
     return total
 
 
-# --- Strategies -------------------------------------------------------------------------------------------------
+# --- Strategies -----------------------------------------------------------------------------------
 
 
 def random_rewards(rng, shape, kind):
@@ -112,7 +119,9 @@ def build(rule, rng, P, V, H, kind="uniform", masked=False, window=1, **options)
     else:
         sizes = [P, *(int(n) for n in rng.integers(1, 6, H - 1))]
     rewards = [random_rewards(rng, (n, V), kind) for n in sizes]
-    masks = [random_mask(rng, n, V) if rng.uniform() < 0.7 else None for n in sizes] if masked else None
+    masks = (
+        [random_mask(rng, n, V) if rng.uniform() < 0.7 else None for n in sizes] if masked else None
+    )
     weights = rng.dirichlet(np.ones(P))
     options = {"prompt_weights": weights, "allowed": masks} | options
     if rule == "tree":
@@ -141,12 +150,16 @@ def random_policy(dynamics, rng, scale=1.5):
 
 @st.composite
 def policies(draw, dynamics):
-    return random_policy(dynamics, np.random.default_rng(draw(seeds)), draw(st.sampled_from([0.1, 1.5, 6.0])))
+    return random_policy(
+        dynamics, np.random.default_rng(draw(seeds)), draw(st.sampled_from([0.1, 1.5, 6.0]))
+    )
 
 
 @st.composite
 def policies_in_ball(draw, policy, epsilon):
-    return sample_log_ratio_ball(policy, epsilon, draw(seeds), spread=draw(st.sampled_from([0.5, 4.0, 20.0])))
+    return sample_log_ratio_ball(
+        policy, epsilon, draw(seeds), spread=draw(st.sampled_from([0.5, 4.0, 20.0]))
+    )
 
 
 @st.composite
@@ -160,7 +173,9 @@ def shaped_pairs(draw, **options):
 
 def states_by_prefix(dynamics, h):
     """State of every prefix of length `h`, from the definition of the rule."""
-    prefixes = itertools.product(range(dynamics.n_prompts), *(range(dynamics.vocab_size) for _ in range(h)))
+    prefixes = itertools.product(
+        range(dynamics.n_prompts), *(range(dynamics.vocab_size) for _ in range(h))
+    )
     return np.array([state_of(dynamics, prompt, tuple(prefix)) for prompt, *prefix in prefixes])
 
 
@@ -183,10 +198,14 @@ def same_mdp_three_ways(draw, min_vocab=1, min_horizon=1):
         for prompt in range(P):
             for prefix in itertools.product(range(V), repeat=h):
                 for a in range(V):
-                    link[state_of(dynamics, prompt, prefix), a] = state_of(dynamics, prompt, (*prefix, a))
+                    link[state_of(dynamics, prompt, prefix), a] = state_of(
+                        dynamics, prompt, (*prefix, a)
+                    )
         links.append(link)
     weights = dynamics.prompt_weights
     masks = spread_by_prefix(dynamics.allowed, dynamics)
-    tree = TokenMDP.tree(spread_by_prefix(window.rewards, dynamics), prompt_weights=weights, allowed=masks)
+    tree = TokenMDP.tree(
+        spread_by_prefix(window.rewards, dynamics), prompt_weights=weights, allowed=masks
+    )
     table = TokenMDP.table(window.rewards, links, prompt_weights=weights, allowed=dynamics.allowed)
     return tree, window, table

@@ -49,7 +49,10 @@ def run(*words):
 def found(folder):
     """What each file has, apart from the time that it took."""
     rows = {path.name: json.loads(path.read_text()) for path in folder.iterdir()}
-    return {name: {key: x for key, x in row.items() if key != "cpu_seconds"} for name, row in rows.items()}
+    return {
+        name: {key: x for key, x in row.items() if key != "cpu_seconds"}
+        for name, row in rows.items()
+    }
 
 
 def test_killed_at_random_moments(tmp_path):
@@ -63,7 +66,9 @@ def test_killed_at_random_moments(tmp_path):
     out, random = tmp_path / "killed", np.random.default_rng()
     for k in range(5):
         (out / "run.lock").unlink(missing_ok=True)
-        killed = subprocess.Popen([*words[:-1], out], stdout=subprocess.DEVNULL, start_new_session=True)
+        killed = subprocess.Popen(
+            [*words[:-1], out], stdout=subprocess.DEVNULL, start_new_session=True
+        )
         while killed.poll() is None and not (out / "run.lock").exists():
             time.sleep(0.001)
         time.sleep(random.exponential(0.4))
@@ -74,7 +79,9 @@ def test_killed_at_random_moments(tmp_path):
     assert found(out) == whole
     assert run(*words[:-1], out).stdout == ""
     report = run(*words[:-1], out, "--report").stdout
-    assert report.startswith("{'job-0': (0, inf, nan), 'job-1': (1, inf, nan), 'job-10': (100, inf, nan)")
+    assert report.startswith(
+        "{'job-0': (0, inf, nan), 'job-1': (1, inf, nan), 'job-10': (100, inf, nan)"
+    )
 
 
 def test_two_at_once_and_another_script(tmp_path):
@@ -85,7 +92,9 @@ def test_two_at_once_and_another_script(tmp_path):
     first.send_signal(signal.SIGSTOP)
     second = run(*words)
     first.send_signal(signal.SIGCONT)
-    refused = f"squares.py: {out}: another run is writing there; wait for it, or give another --out\n"
+    refused = (
+        f"squares.py: {out}: another run is writing there; wait for it, or give another --out\n"
+    )
     assert (second.returncode, second.stdout, second.stderr) == (2, "", refused)
     first.communicate()
     assert first.returncode == 0

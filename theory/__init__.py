@@ -1,11 +1,14 @@
-"""Token MDPs solved exactly: endogenous rewards, the theorems about them, and their true worst cases."""
+"""Token MDPs solved exactly: endogenous rewards, the theorems about them, and their true worst
+cases.
+"""
 
-from theory.instance import Instance
-from theory.mdp import TokenMDP
-from theory.policy import Policy, Responses
-from theory.reward import endogenous_reward
-from theory.soft import plain_optimal, soft_optimal, soft_values
-from theory.statements import STATEMENTS
+from theory.claims.instance import Instance
+from theory.claims.statements import STATEMENTS
+from theory.mdp.policy import Policy
+from theory.mdp.responses import Responses
+from theory.mdp.token_mdp import TokenMDP
+from theory.solve.reward import endogenous_reward
+from theory.solve.soft import plain_optimal, soft_optimal, soft_values
 
 __all__ = [
     "STATEMENTS",

@@ -1,7 +1,8 @@
 """The endogenous reward as a reward function of other libraries, none of which is imported.
 
-Each module has what its library looks for, scoring with the model that the environment names, and a ``make_…`` that
-makes the same from a reward in hand. The environment is read in the process that calls, on a cluster in every worker's:
+Each module has what its library looks for, scoring with the model that the environment names, and a
+``make_…`` that makes the same from a reward in hand. The environment is read in the process that
+calls, on a cluster in every worker's:
 
     ENDORM_MODEL      folder or hub id of the model; the one variable without a default
     ENDORM_HOW        sum (default), mean or logprob, as in `EndogenousReward.aggregate`
@@ -13,12 +14,13 @@ makes the same from a reward in hand. The environment is read in the process tha
 
 The same in all of them:
 
-- Token ids are scored as the library hands them over, so model and policy need one tokenizer. Only where a library has
-  nothing but text is it tokenised, prompt and response apart wherever a token would span the join.
-- A response counts up to and with its first end token, without the padding after it. Of several turns in one response
-  that is the first: score them with ``EndogenousReward(…, end_tokens=())``.
-- An empty response is scored as one that ends at once: its one token is the model's end of sequence. A reward of 0
-  would be the highest there is where rewards are log-probabilities.
+- Token ids are scored as the library hands them over, so model and policy need one tokenizer. Only
+  where a library has nothing but text is it tokenised, prompt and response apart wherever a token
+  would span the join.
+- A response counts up to and with its first end token, without the padding after it. Of several
+  turns in one response that is the first: score them with ``EndogenousReward(…, end_tokens=())``.
+- An empty response is scored as one that ends at once: its one token is the model's end of
+  sequence. A reward of 0 would be the highest there is where rewards are log-probabilities.
 - Threads wait for each other: the model is loaded once, and one pass runs at a time.
 - What cannot be scored raises an error and never becomes a number.
 """
@@ -33,13 +35,20 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 
-from llm_bridge.model import first_line, load_model
-from llm_bridge.score import Aggregation, EndogenousReward, Ids, Score
+from llm_bridge.models.load import first_line, load_model
+from llm_bridge.read.reward import Aggregation, EndogenousReward, Ids, Score
 
 __all__ = [
-    "Prompt", "Rewards", "encode_after", "encode_prompts", "from_environment", "id_rewards", "require_finite",
-    "require_tokenizer", "score_rollouts",
-]  # fmt: skip
+    "Prompt",
+    "Rewards",
+    "encode_after",
+    "encode_prompts",
+    "from_environment",
+    "id_rewards",
+    "require_finite",
+    "require_tokenizer",
+    "score_rollouts",
+]
 
 Prompt: TypeAlias = str | Sequence[Mapping[str, Any]]
 """A text, or a conversation of messages with ``role`` and ``content``."""
@@ -48,15 +57,19 @@ Rewards: TypeAlias = Callable[[Sequence[Ids], Sequence[Ids]], list[float]]
 """From the ids of prompts and of their responses to a reward for each response."""
 
 DEFAULTS = {
-    "ENDORM_ALPHA": "1", "ENDORM_GAUGE": "logits", "ENDORM_TERMINAL": "zero", "ENDORM_DTYPE": "float32",
+    "ENDORM_ALPHA": "1",
+    "ENDORM_GAUGE": "logits",
+    "ENDORM_TERMINAL": "zero",
+    "ENDORM_DTYPE": "float32",
     "ENDORM_DEVICE": "",
-}  # fmt: skip
+}
 
 _LOCK = threading.Lock()
 
 
 def from_environment() -> tuple[EndogenousReward, Aggregation]:
-    """Reward and aggregation that the ``ENDORM_…`` variables describe; the last model loaded is kept.
+    """Reward and aggregation that the ``ENDORM_…`` variables describe; the last model loaded is
+    kept.
 
     Raises:
         OSError: there is no such model.
@@ -64,14 +77,20 @@ def from_environment() -> tuple[EndogenousReward, Aggregation]:
 
     """
     if not (name := os.environ.get("ENDORM_MODEL")):
-        raise ValueError("ENDORM_MODEL is not set: give the scoring model's folder or hub id, in every worker")
+        raise ValueError(
+            "ENDORM_MODEL is not set: give the scoring model's folder or hub id, in every worker"
+        )
     with _LOCK:
-        reward = _load(name, *(os.environ.get(variable, default) for variable, default in DEFAULTS.items()))
+        reward = _load(
+            name, *(os.environ.get(variable, default) for variable, default in DEFAULTS.items())
+        )
     return reward, cast(Aggregation, os.environ.get("ENDORM_HOW", "sum"))
 
 
 @functools.lru_cache(maxsize=1)
-def _load(name: str, alpha: str, gauge: Any, terminal: Any, dtype: str, device: str) -> EndogenousReward:
+def _load(
+    name: str, alpha: str, gauge: Any, terminal: Any, dtype: str, device: str
+) -> EndogenousReward:
     try:
         temperature = float(alpha)
     except ValueError:
@@ -85,22 +104,30 @@ def id_rewards(reward: EndogenousReward, how: Aggregation = "sum") -> Rewards:
     reward.aggregate([], how)  # what is no aggregation fails here, not after the first rollout
 
     def rewards(prompt_ids: Sequence[Ids], response_ids: Sequence[Ids]) -> list[float]:
-        found: list[float] = reward.aggregate(score_rollouts(reward, prompt_ids, response_ids), how).tolist()
+        found: list[float] = reward.aggregate(
+            score_rollouts(reward, prompt_ids, response_ids), how
+        ).tolist()
         require_finite(reward, found)
         return found
 
     return rewards
 
 
-def score_rollouts(reward: EndogenousReward, prompt_ids: Sequence[Ids], response_ids: Sequence[Ids]) -> list[Score]:
-    """`EndogenousReward.score_ids` from any thread; an empty response is scored as the end of sequence alone."""
+def score_rollouts(
+    reward: EndogenousReward, prompt_ids: Sequence[Ids], response_ids: Sequence[Ids]
+) -> list[Score]:
+    """`EndogenousReward.score_ids` from any thread; an empty response is scored as the end of
+    sequence alone.
+    """
     answers = [ids if len(ids) else [_end_token(reward, i)] for i, ids in enumerate(response_ids)]
     with _LOCK:
         return reward.score_ids(prompt_ids, answers, progress=False)
 
 
 def require_finite(reward: EndogenousReward, rewards: Sequence[Any]) -> None:
-    """Raise `ValueError` for a response with a reward that is not finite: one would spoil the whole batch."""
+    """Raise `ValueError` for a response with a reward that is not finite: one would spoil the whole
+    batch.
+    """
     for i, found in enumerate(rewards):
         if not np.isfinite(found).all():
             why = f"{reward.lm.name} rules one of its tokens out; keep the policy from writing that"
@@ -113,24 +140,33 @@ def _end_token(reward: EndogenousReward, index: int) -> int:
         if token is not None:
             return int(token[0] if isinstance(token, list) else token)
     name = reward.lm.name
-    raise ValueError(f"responses[{index}]: empty, and {name} has no end-of-sequence token to score instead; set one")
+    raise ValueError(
+        f"responses[{index}]: empty, and {name} has no end-of-sequence token to score instead; set "
+        "one"
+    )
 
 
 def require_tokenizer(reward: EndogenousReward) -> Any:
     """The reward's tokenizer; `ValueError` where it was given none."""
     if reward.lm.tokenizer is None:
-        raise ValueError(f"reward: {reward.lm.name} has no tokenizer to read texts with; give EndogenousReward one")
+        raise ValueError(
+            f"reward: {reward.lm.name} has no tokenizer to read texts with; give EndogenousReward "
+            "one"
+        )
     return reward.lm.tokenizer
 
 
-def encode_prompts(reward: EndogenousReward, prompts: Sequence[Prompt], **template: Any) -> list[list[int]]:
+def encode_prompts(
+    reward: EndogenousReward, prompts: Sequence[Prompt], **template: Any
+) -> list[list[int]]:
     """Ids of the prompts as a policy is given them.
 
     Args:
         reward: has the tokenizer.
-        prompts: texts, with the special tokens that the tokenizer puts around them, or conversations, in the chat
-            template with the generation prompt.
-        template: further arguments of ``apply_chat_template``, such as ``tools`` or ``enable_thinking=False``.
+        prompts: texts, with the special tokens that the tokenizer puts around them, or
+            conversations, in the chat template with the generation prompt.
+        template: further arguments of ``apply_chat_template``, such as ``tools`` or
+            ``enable_thinking=False``.
 
     """
     tokenizer, encoded = require_tokenizer(reward), []
@@ -139,19 +175,27 @@ def encode_prompts(reward: EndogenousReward, prompts: Sequence[Prompt], **templa
             if isinstance(prompt, str):
                 found = tokenizer(prompt)
             else:
-                options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True} | template
+                options = {
+                    "add_generation_prompt": True,
+                    "tokenize": True,
+                    "return_dict": True,
+                } | template
                 found = tokenizer.apply_chat_template(list(prompt), **options)
         except Exception as error:  # tokenizers and templates raise what they like
-            raise ValueError(f"prompts[{i}]: {reward.lm.name} cannot encode it ({first_line(error)})") from None
+            raise ValueError(
+                f"prompts[{i}]: {reward.lm.name} cannot encode it ({first_line(error)})"
+            ) from None
         encoded.append(list(found["input_ids"]))
     return encoded
 
 
-def encode_after(tokenizer: Any, prompt: str, prompt_ids: list[int], response: str, **options: Any) -> list[int]:
+def encode_after(
+    tokenizer: Any, prompt: str, prompt_ids: list[int], response: str, **options: Any
+) -> list[int]:
     """Ids of a response's text after a prompt: by itself where a token would span the join.
 
-    Else as in both together, encoded with the `options` that gave `prompt_ids`: some tokenizers write a word otherwise
-    where a text begins.
+    Else as in both together, encoded with the `options` that gave `prompt_ids`: some tokenizers
+    write a word otherwise where a text begins.
     """
     whole = list(tokenizer(prompt + response, **options)["input_ids"])
     if whole[: len(prompt_ids)] == prompt_ids:

@@ -11,8 +11,9 @@ The harness asks for a subclass of its own ``LM``:
 
     lm_eval.simple_evaluate(model=Endorm(reward), tasks=["lambada_openai"])
 
-Texts are tokenised as in the harness's ``HFLM``, and the numbers are its numbers; except that where a token spans the
-join of context and continuation the continuation is tokenised by itself. ``HFLM`` then scores a part of it, or stops.
+Texts are tokenised as in the harness's ``HFLM``, and the numbers are its numbers; except that where
+a token spans the join of context and continuation the continuation is tokenised by itself. ``HFLM``
+then scores a part of it, or stops.
 
 Follows ``TemplateLM`` and ``HFLM`` of lm-eval 0.4.13:
 https://github.com/EleutherAI/lm-evaluation-harness/blob/main/lm_eval/api/model.py
@@ -26,7 +27,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from llm_bridge.plugins import encode_after, from_environment, require_tokenizer
-from llm_bridge.score import EndogenousReward
+from llm_bridge.read.reward import EndogenousReward
 
 __all__ = ["EndogenousLM"]
 
@@ -35,8 +36,9 @@ class EndogenousLM:
     """The log-likelihood requests of the harness.
 
     Args:
-        reward: what scores, with a tokenizer; `None` for the model that the environment names. Of its settings only
-            ``batch_tokens`` matters here: likelihoods have neither temperature nor end tokens.
+        reward: what scores, with a tokenizer; `None` for the model that the environment names. Of
+            its settings only ``batch_tokens`` matters here: likelihoods have neither temperature
+            nor end tokens.
 
     """
 
@@ -45,63 +47,101 @@ class EndogenousLM:
         reward = from_environment()[0] if reward is None else reward
         self.reward = EndogenousReward(reward.lm, batch_tokens=reward.batch_tokens, end_tokens=())
         self.tokenizer = tokenizer = require_tokenizer(reward)
-        prefix = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        prefix = (
+            tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        )
         if prefix is None:
-            raise ValueError(f"reward: {reward.lm.name} has no token to begin or end a text with; set its bos_token")
+            raise ValueError(
+                f"reward: {reward.lm.name} has no token to begin or end a text with; set its "
+                "bos_token"
+            )
         self.prefix_token_id = int(prefix)
 
-    def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+    def loglikelihood(
+        self, requests: Sequence[Any], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
         """``log π(continuation|context)`` in nats, and whether greedy decoding would write it.
 
         Args:
-            requests: each has ``args``, ``(context, continuation)``. A context too long is cut from the left.
+            requests: each has ``args``, ``(context, continuation)``. A context too long is cut from
+                the left.
             disable_tqdm: no progress bar.
 
         """
         pairs = [self._cut(*self._encode_pair(*request.args)) for request in requests]
-        scores = self.reward.score_ids([a for a, _ in pairs], [b for _, b in pairs], progress=not disable_tqdm)
+        scores = self.reward.score_ids(
+            [a for a, _ in pairs], [b for _, b in pairs], progress=not disable_tqdm
+        )
         return [(score.log_prob, bool(score.greedy.all())) for score in scores]
 
-    def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-        """``log π(text)`` in nats of ``(text,)`` each, in disjoint windows where it is longer than the context."""
+    def loglikelihood_rolling(
+        self, requests: Sequence[Any], disable_tqdm: bool = False
+    ) -> list[float]:
+        """``log π(text)`` in nats of ``(text,)`` each, in disjoint windows where it is longer than
+        the context.
+        """
         texts = [list(self._windows(self._encode(*request.args))) for request in requests]
         pairs = [pair for windows in texts for pair in windows]
-        scores = iter(self.reward.score_ids([a for a, _ in pairs], [b for _, b in pairs], progress=not disable_tqdm))
+        scores = iter(
+            self.reward.score_ids(
+                [a for a, _ in pairs], [b for _, b in pairs], progress=not disable_tqdm
+            )
+        )
         return [sum(next(scores).log_prob for _ in windows) for windows in texts]
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Not available: choose tasks that compare or sum likelihoods."""
-        raise NotImplementedError("generate_until: only log-likelihoods are scored; the harness's HFLM generates")
+        raise NotImplementedError(
+            "generate_until: only log-likelihoods are scored; the harness's HFLM generates"
+        )
 
     def _special(self, text: str) -> dict[str, bool]:
         """No special tokens around a text that begins with one itself."""
-        return {"add_special_tokens": not text.startswith(self.tokenizer.decode([self.prefix_token_id]))}
+        return {
+            "add_special_tokens": not text.startswith(self.tokenizer.decode([self.prefix_token_id]))
+        }
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer(text, **self._special(text))["input_ids"])
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Ids of both; spaces between them go to the continuation, with whose words they form tokens."""
+        """Ids of both; spaces between them go to the continuation, with whose words they form
+        tokens.
+        """
         start = context.rstrip()
         continuation = context[len(start) :] + continuation
         if start:
             ids = self._encode(start)
-            return ids, encode_after(self.tokenizer, start, ids, continuation, **self._special(start))
+            return ids, encode_after(
+                self.tokenizer, start, ids, continuation, **self._special(start)
+            )
         ids = list(self.tokenizer(continuation, add_special_tokens=False)["input_ids"])
-        return (ids[:1], ids[1:]) if ids[:1] == [self.prefix_token_id] else ([self.prefix_token_id], ids)
+        return (
+            (ids[:1], ids[1:])
+            if ids[:1] == [self.prefix_token_id]
+            else ([self.prefix_token_id], ids)
+        )
 
     def _cut(self, context: list[int], continuation: list[int]) -> tuple[list[int], list[int]]:
         """The context without its first tokens, where the model has no positions for all."""
         length = self.reward.lm.context
         surplus = 0 if length is None else len(context) + len(continuation) - 1 - length
         if 0 < surplus < len(context):
-            warnings.warn(f"the first {surplus} of {len(context)} tokens of a context do not fit: cut", stacklevel=3)
+            warnings.warn(
+                f"the first {surplus} of {len(context)} tokens of a context do not fit: cut",
+                stacklevel=3,
+            )
             return context[surplus:], continuation
         return context, continuation
 
     def _windows(self, ids: list[int]) -> Iterator[tuple[list[int], list[int]]]:
-        """Context and continuation of each window: every token is predicted once, the last window's context is full."""
+        """Context and continuation of each window: every token is predicted once, the last window's
+        context is full.
+        """
         length = self.reward.lm.context or max(1, len(ids))
         for start in range(0, len(ids), length):
             stop = min(start + length, len(ids))
-            yield ids[stop - length - 1 : start] if start else [self.prefix_token_id], ids[start:stop]
+            yield (
+                ids[stop - length - 1 : start] if start else [self.prefix_token_id],
+                ids[start:stop],
+            )

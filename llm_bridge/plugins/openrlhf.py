@@ -3,16 +3,20 @@
 With ``ENDORM_MODEL`` set in every worker (`llm_bridge.plugins`):
 
     FILE=$(python -c "import llm_bridge.plugins.openrlhf as module; print(module.__file__)")
-    python -m openrlhf.cli.train_ppo_ray --reward.remote_url $FILE …    # in older versions --remote_rm_url
+    python -m openrlhf.cli.train_ppo_ray --reward.remote_url $FILE …    # in older versions
+    --remote_rm_url
 
-or a file of one's own with ``reward_func = make_reward_func(EndogenousReward(…), how="mean")``. It runs in the rollout
-workers: leave room beside vLLM (``--vllm.gpu_memory_utilization``), or set ``ENDORM_DEVICE=cpu``.
+or a file of one's own with ``reward_func = make_reward_func(EndogenousReward(…), how="mean")``. It
+runs in the rollout workers: leave room beside vLLM (``--vllm.gpu_memory_utilization``), or set
+``ENDORM_DEVICE=cpu``.
 
-Rewards are unbounded, and ``scores`` are the rewards again: dynamic filtering needs a range that suits them. OpenRLHF
-notes an error of a reward function at level INFO and goes on without the reward, so it is logged here as an error.
+Rewards are unbounded, and ``scores`` are the rewards again: dynamic filtering needs a range that
+suits them. OpenRLHF notes an error of a reward function at level INFO and goes on without the
+reward, so it is logged here as an error.
 
-A reward function has only text: ``queries`` are prompt and response, decoded with their special tokens. The ids are the
-sampled ones wherever encoding undoes decoding. An agent has the ids themselves (``--train.agent_func_path``):
+A reward function has only text: ``queries`` are prompt and response, decoded with their special
+tokens. The ids are the sampled ones wherever encoding undoes decoding. An agent has the ids
+themselves (``--train.agent_func_path``):
 
     import asyncio
     from openrlhf.utils.agent import SingleTurnAgentExecutor
@@ -41,12 +45,14 @@ from typing import Any
 import torch
 
 from llm_bridge.plugins import encode_after, from_environment, id_rewards, require_tokenizer
-from llm_bridge.score import Aggregation, EndogenousReward
+from llm_bridge.read.reward import Aggregation, EndogenousReward
 
 __all__ = ["make_reward_func", "reward_func"]
 
 
-def make_reward_func(reward: EndogenousReward, how: Aggregation = "sum") -> Callable[..., dict[str, Any]]:
+def make_reward_func(
+    reward: EndogenousReward, how: Aggregation = "sum"
+) -> Callable[..., dict[str, Any]]:
     """A ``reward_func``.
 
     Args:
@@ -56,16 +62,25 @@ def make_reward_func(reward: EndogenousReward, how: Aggregation = "sum") -> Call
     """
     rewards, tokenizer = id_rewards(reward, how), require_tokenizer(reward)
 
-    def reward_func(queries: Sequence[str], prompts: Sequence[str], labels: Any, **more: Any) -> dict[str, Any]:
+    def reward_func(
+        queries: Sequence[str], prompts: Sequence[str], labels: Any, **more: Any
+    ) -> dict[str, Any]:
         with _logged_errors():
-            rows = [_split(tokenizer, *pair, i) for i, pair in enumerate(zip(queries, prompts, strict=True))]
-            found = torch.tensor(rewards([prompt for prompt, _ in rows], [response for _, response in rows]))
+            rows = [
+                _split(tokenizer, *pair, i)
+                for i, pair in enumerate(zip(queries, prompts, strict=True))
+            ]
+            found = torch.tensor(
+                rewards([prompt for prompt, _ in rows], [response for _, response in rows])
+            )
         return {"rewards": found, "scores": found, "extra_logs": {}}
 
     return reward_func
 
 
-def reward_func(queries: Sequence[str], prompts: Sequence[str], labels: Any, **more: Any) -> dict[str, Any]:
+def reward_func(
+    queries: Sequence[str], prompts: Sequence[str], labels: Any, **more: Any
+) -> dict[str, Any]:
     """The reward of each query's response, from the model that the environment names."""
     with _logged_errors():
         function = make_reward_func(*from_environment())
@@ -77,7 +92,9 @@ def _logged_errors() -> Iterator[None]:
     try:
         yield
     except Exception:
-        logging.getLogger(__name__).exception("no endogenous reward, and OpenRLHF goes on without one")
+        logging.getLogger(__name__).exception(
+            "no endogenous reward, and OpenRLHF goes on without one"
+        )
         raise
 
 
@@ -87,5 +104,8 @@ def _split(tokenizer: Any, query: str, prompt: str, index: int) -> tuple[list[in
     ids = list(tokenizer(prompt, **options)["input_ids"])
     start = tokenizer.decode(ids, skip_special_tokens=False)
     if not query.startswith(start):
-        raise ValueError(f"queries[{index}]: does not begin with its prompt, which was cut; raise the maximum length")
+        raise ValueError(
+            f"queries[{index}]: does not begin with its prompt, which was cut; raise the maximum "
+            "length"
+        )
     return ids, encode_after(tokenizer, start, ids, query[len(start) :], **options)

@@ -1,7 +1,7 @@
 """SkyRL: the reward of every token, for the ``rewards`` of a generator's output.
 
-In an entry point of one's own, with ``ENDORM_MODEL`` set (`llm_bridge.plugins`) or `make_token_rewards` of a reward in
-hand:
+In an entry point of one's own, with ``ENDORM_MODEL`` set (`llm_bridge.plugins`) or
+`make_token_rewards` of a reward in hand:
 
     from llm_bridge.plugins.skyrl import token_rewards
 
@@ -15,12 +15,13 @@ hand:
         def get_generator(self, cfg, tokenizer, client):
             return EndogenousGenerator(…)
 
-Every token that the policy chose is rewarded, over all turns: end tokens inside a trajectory end nothing, and tokens
-with a loss mask of 0 (observations, tool results) have reward 0. The rewards of a response without such tokens sum to
-``r(τ)``. SkyRL's ``pass_at_n`` is the share of last tokens with a positive reward, which means nothing here.
+Every token that the policy chose is rewarded, over all turns: end tokens inside a trajectory end
+nothing, and tokens with a loss mask of 0 (observations, tool results) have reward 0. The rewards of
+a response without such tokens sum to ``r(τ)``. SkyRL's ``pass_at_n`` is the share of last tokens
+with a positive reward, which means nothing here.
 
-Follows ``GeneratorOutput`` and ``postprocess_generator_output`` of SkyRL 0.3 and of its main branch in 2026:
-https://github.com/NovaSky-AI/SkyRL/blob/main/skyrl/train/generators/base.py
+Follows ``GeneratorOutput`` and ``postprocess_generator_output`` of SkyRL 0.3 and of its main branch
+in 2026: https://github.com/NovaSky-AI/SkyRL/blob/main/skyrl/train/generators/base.py
 https://github.com/NovaSky-AI/SkyRL/blob/main/skyrl/train/trainer.py
 """
 
@@ -32,17 +33,25 @@ from typing import Any
 import numpy as np
 
 from llm_bridge.plugins import from_environment, require_finite, score_rollouts
-from llm_bridge.score import EndogenousReward
+from llm_bridge.read.reward import EndogenousReward
 
 __all__ = ["make_token_rewards", "token_rewards"]
 
 
-def make_token_rewards(reward: EndogenousReward) -> Callable[[Mapping[str, Any]], list[list[float]]]:
-    """A function from a ``GeneratorOutput`` to ``rewards``, as long as its ``response_ids``; an empty one has none."""
+def make_token_rewards(
+    reward: EndogenousReward,
+) -> Callable[[Mapping[str, Any]], list[list[float]]]:
+    """A function from a ``GeneratorOutput`` to ``rewards``, as long as its ``response_ids``; an
+    empty one has none.
+    """
     every = EndogenousReward(
-        reward.lm, alpha=reward.alpha, gauge=reward.gauge, terminal=reward.terminal, batch_tokens=reward.batch_tokens,
+        reward.lm,
+        alpha=reward.alpha,
+        gauge=reward.gauge,
+        terminal=reward.terminal,
+        batch_tokens=reward.batch_tokens,
         end_tokens=(),
-    )  # fmt: skip
+    )
 
     def token_rewards(output: Mapping[str, Any]) -> list[list[float]]:
         responses, masks = output["response_ids"], output["loss_masks"]

@@ -1,4 +1,5 @@
-"""TRL: a reward function of ``GRPOTrainer``, ``RLOOTrainer`` and the trainers that call rewards as they do.
+"""TRL: a reward function of ``GRPOTrainer``, ``RLOOTrainer`` and the trainers that call rewards as
+they do.
 
 With a model in hand, or by its dotted name with ``ENDORM_MODEL`` set (`llm_bridge.plugins`):
 
@@ -9,10 +10,11 @@ With a model in hand, or by its dotted name with ``ENDORM_MODEL`` set (`llm_brid
 
     ENDORM_MODEL=path/or/hub-id trl grpo --reward_funcs llm_bridge.plugins.trl.endogenous_reward …
 
-The sampled ``completion_ids`` are scored, not the decoded completions, so none is re-tokenised. Prompts come without
-ids and are encoded as the trainer does it; what ``GRPOConfig(chat_template_kwargs=…)``, ``tools`` or a chat template of
-one's own add there is given to `make_reward_func` too. Its metrics are ``rewards/endogenous_reward/mean`` and ``/std``.
-Results of tools are inside the completions, without a mask: what follows the first end token has no reward.
+The sampled ``completion_ids`` are scored, not the decoded completions, so none is re-tokenised.
+Prompts come without ids and are encoded as the trainer does it; what
+``GRPOConfig(chat_template_kwargs=…)``, ``tools`` or a chat template of one's own add there is given
+to `make_reward_func` too. Its metrics are ``rewards/endogenous_reward/mean`` and ``/std``. Results
+of tools are inside the completions, without a mask: what follows the first end token has no reward.
 
 Follows ``_calculate_rewards`` and ``_tokenize_prompts`` of TRL 1.16:
 https://github.com/huggingface/trl/blob/main/trl/trainer/grpo_trainer.py
@@ -24,7 +26,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from llm_bridge.plugins import Prompt, encode_prompts, from_environment, id_rewards
-from llm_bridge.score import Aggregation, EndogenousReward, Ids
+from llm_bridge.read.reward import Aggregation, EndogenousReward, Ids
 
 __all__ = ["endogenous_reward", "make_reward_func"]
 
@@ -43,7 +45,10 @@ def make_reward_func(
     rewards = id_rewards(reward, how)
 
     def endogenous_reward(
-        prompts: Sequence[Prompt], completions: Sequence[Any], completion_ids: Sequence[Ids], **columns: Any
+        prompts: Sequence[Prompt],
+        completions: Sequence[Any],
+        completion_ids: Sequence[Ids],
+        **columns: Any,
     ) -> list[float]:
         return rewards(encode_prompts(reward, prompts, **chat_template_kwargs), completion_ids)
 
@@ -51,7 +56,10 @@ def make_reward_func(
 
 
 def endogenous_reward(
-    prompts: Sequence[Prompt], completions: Sequence[Any], completion_ids: Sequence[Ids], **columns: Any
+    prompts: Sequence[Prompt],
+    completions: Sequence[Any],
+    completion_ids: Sequence[Ids],
+    **columns: Any,
 ) -> list[float]:
     """The reward of each completion, from the model that the environment names."""
     return make_reward_func(*from_environment())(prompts, completions, completion_ids)

@@ -1,4 +1,5 @@
-"""verl: a reward manager, which scores the sampled ids, and a ``compute_score``, which has only text.
+"""verl: a reward manager, which scores the sampled ids, and a ``compute_score``, which has only
+text.
 
 With ``ENDORM_MODEL`` set in every worker (`llm_bridge.plugins`), the manager is
 
@@ -8,18 +9,20 @@ With ``ENDORM_MODEL`` set in every worker (`llm_bridge.plugins`), the manager is
     reward.num_workers=1    # each loads the model, on the CPU where Ray gives it no GPU
     +ray_kwargs.ray_init.runtime_env.env_vars.ENDORM_MODEL=path/or/hub-id
 
-and in a verl before the reward loop ``verl.workers.reward_manager.register("endorm")(EndogenousRewardManager)`` and
+and in a verl before the reward loop
+``verl.workers.reward_manager.register("endorm")(EndogenousRewardManager)`` and
 ``reward_model.reward_manager=endorm``. The function is for where another manager has to stay:
 
     reward.custom_reward_function.path=pkg://llm_bridge.plugins.verl
     reward.custom_reward_function.name=compute_score
 
-It is given the response decoded without special tokens: the ids are lost, and whether it ended. Its prompt is
-``extra_info["prompt"]``, the row's messages as they are or a text. verl's ``rate_limited`` manager makes a reward of 0
-out of every error; its others and this one let it through.
+It is given the response decoded without special tokens: the ids are lost, and whether it ended. Its
+prompt is ``extra_info["prompt"]``, the row's messages as they are or a text. verl's
+``rate_limited`` manager makes a reward of 0 out of every error; its others and this one let it
+through.
 
-Follows ``run_single`` and ``assemble_rm_scores`` of verl 0.9, and the call of the managers before them:
-https://github.com/verl-project/verl/tree/main/verl/experimental/reward_loop/reward_manager
+Follows ``run_single`` and ``assemble_rm_scores`` of verl 0.9, and the call of the managers before
+them: https://github.com/verl-project/verl/tree/main/verl/experimental/reward_loop/reward_manager
 https://github.com/verl-project/verl/blob/main/verl/workers/reward_manager/naive.py
 """
 
@@ -31,9 +34,9 @@ from typing import Any
 
 import torch
 
-from llm_bridge.model import CausalLM, require_same_vocabulary
+from llm_bridge.models.load import CausalLM, require_same_vocabulary
 from llm_bridge.plugins import encode_prompts, from_environment, id_rewards, require_tokenizer
-from llm_bridge.score import Aggregation, EndogenousReward
+from llm_bridge.read.reward import Aggregation, EndogenousReward
 
 __all__ = ["EndogenousRewardManager", "compute_score", "make_compute_score"]
 
@@ -41,19 +44,25 @@ __all__ = ["EndogenousRewardManager", "compute_score", "make_compute_score"]
 class EndogenousRewardManager:
     """Rewards of rollouts from their ids, each on the last token of its response.
 
-    The response's padding is excluded by the attention mask. In the batch tensors an empty response has no reward: none
-    of its tokens could carry it, and the last column is padding.
+    The response's padding is excluded by the attention mask. In the batch tensors an empty response
+    has no reward: none of its tokens could carry it, and the last column is padding.
 
     Args:
         tokenizer: the policy's, whose ids must mean the same to the model that scores.
-        reward: what scores, `None` for the model that the environment names; a subclass can hand one over.
+        reward: what scores, `None` for the model that the environment names; a subclass can hand
+            one over.
         how: ``"sum"``, ``"mean"`` or ``"logprob"``; not read where `reward` is `None`.
         ignored: what else verl gives a manager.
 
     """
 
     def __init__(
-        self, tokenizer: Any = None, *, reward: EndogenousReward | None = None, how: Aggregation = "sum", **ignored: Any
+        self,
+        tokenizer: Any = None,
+        *,
+        reward: EndogenousReward | None = None,
+        how: Aggregation = "sum",
+        **ignored: Any,
     ) -> None:
         if reward is None:
             reward, how = from_environment()
@@ -62,7 +71,9 @@ class EndogenousRewardManager:
         self._rewards = id_rewards(reward, how)
 
     async def run_single(self, data: Any) -> dict[str, Any]:
-        """The reward of the last row, as in verl's own managers; the event loop goes on meanwhile."""
+        """The reward of the last row, as in verl's own managers; the event loop goes on
+        meanwhile.
+        """
         prompt, response = _ids(data[len(data) - 1])
         (reward,) = await asyncio.to_thread(self._rewards, [prompt], [response])
         return {"reward_score": reward, "reward_extra_info": {}}
@@ -89,7 +100,9 @@ def _ids(item: Any) -> tuple[list[int], list[int]]:
     """Ids of prompt and response of a row, without their padding."""
     prompt, response, mask = (item.batch[key] for key in ("prompts", "responses", "attention_mask"))
     sizes = item.non_tensor_batch
-    if "prompt_len" in sizes:  # outputs of one agent: the mask is padded as a whole, and does not align with the parts
+    if (
+        "prompt_len" in sizes
+    ):  # outputs of one agent: the mask is padded as a whole, and does not align with the parts
         kept = prompt[: int(sizes["prompt_len"])], response[: int(sizes["response_len"])]
     else:
         kept = prompt[mask[: len(prompt)].bool()], response[mask[len(prompt) :].bool()]
@@ -107,11 +120,18 @@ def make_compute_score(reward: EndogenousReward, how: Aggregation = "sum") -> Ca
     rewards, tokenizer = id_rewards(reward, how), require_tokenizer(reward)
 
     def compute_score(
-        data_source: Any, solution_str: str, ground_truth: Any, extra_info: Mapping[str, Any] | None = None, **more: Any
+        data_source: Any,
+        solution_str: str,
+        ground_truth: Any,
+        extra_info: Mapping[str, Any] | None = None,
+        **more: Any,
     ) -> float:
         info = extra_info or {}
         if info.get("prompt") is None:
-            raise ValueError(f"extra_info: no 'prompt' among {sorted(info)}; add the row's messages (or text) to it")
+            raise ValueError(
+                f"extra_info: no 'prompt' among {sorted(info)}; add the row's messages (or text) "
+                "to it"
+            )
         response = tokenizer(solution_str, add_special_tokens=False)["input_ids"]
         return rewards(encode_prompts(reward, [info["prompt"]]), [response])[0]
 
@@ -119,7 +139,13 @@ def make_compute_score(reward: EndogenousReward, how: Aggregation = "sum") -> Ca
 
 
 def compute_score(
-    data_source: Any, solution_str: str, ground_truth: Any, extra_info: Mapping[str, Any] | None = None, **more: Any
+    data_source: Any,
+    solution_str: str,
+    ground_truth: Any,
+    extra_info: Mapping[str, Any] | None = None,
+    **more: Any,
 ) -> float:
     """The reward of one response's text, from the model that the environment names."""
-    return make_compute_score(*from_environment())(data_source, solution_str, ground_truth, extra_info)
+    return make_compute_score(*from_environment())(
+        data_source, solution_str, ground_truth, extra_info
+    )

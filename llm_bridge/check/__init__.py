@@ -1,0 +1,1 @@
+"""The statements on a pair of models, exact and sampled."""

@@ -1,0 +1,239 @@
+"""What responses are really worth, and how far another reward is from that.
+
+The truth is there twice: as a table to predict from, and as a user without a tree finds it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from scipy.special import expit
+
+from llm_bridge.models.load import CausalLM
+from llm_bridge.read.reward import EndogenousReward
+from llm_bridge.read.tree import TokenTree, token_tree
+from llm_bridge.tasks.generated import Task
+from theory.mdp.policy import Policy, require_same_dynamics
+from theory.mdp.token_mdp import TokenMDP
+from theory.mdp.values import covariance, occupancy
+from theory.solve.reward import endogenous_reward
+
+__all__ = [
+    "Truth",
+    "Unit",
+    "mdp_truth",
+    "model_truth",
+    "on_tree",
+    "order",
+    "over_all_pairs",
+    "reward_distance",
+    "task_truth",
+]
+
+Unit: TypeAlias = Literal["reward", "probability", "value"]
+"""Of one number: a reward of the model, a probability, or what a response is really worth (reward
+units).
+"""
+
+TIE = 1e-9
+"""Returns that differ by less than this fraction of the largest are the same, added in another
+order.
+"""
+
+BLOCK = 512
+"""Responses that are compared with all others at once."""
+
+
+# --- The truth ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What responses are worth.
+
+    Attributes:
+        mdp: the true reward `r*` on the tokens ``0 … V−1`` of the model, its prompts in the model's
+            order.
+        judge: ``r*(τ)`` of texts: prompts and responses to them, `n` each, to ``(n,)``.
+        unit: of a response's worth: ``"probability"`` if it is right or wrong, ``"value"``
+            otherwise.
+        bounds: no response is worth less or more.
+        alpha: temperature at which the expert is soft-optimal for `mdp`.
+
+    """
+
+    mdp: TokenMDP
+    judge: Callable[[Sequence[str], Sequence[str]], np.ndarray]
+    unit: Unit
+    bounds: tuple[float, float]
+    alpha: float = 1.0
+
+
+def mdp_truth(lm: CausalLM, prompts: Sequence[str], mdp: TokenMDP, alpha: float) -> Truth:
+    """The return of a token MDP; a response is over, and earns nothing more, at a token that the
+    MDP does not have.
+
+    Args:
+        lm: its tokenizer says which tokens a text has: id `a` is the MDP's token `a`.
+        prompts: the text of each prompt of the MDP, in its order.
+        mdp: without batch axes, any successor rule: texts are judged on it as it is, and not on its
+            tree.
+        alpha: temperature at which the expert is soft-optimal.
+
+    Raises:
+        ValueError: a prompt is given twice.
+
+    """
+    _require_different(prompts)
+    place, (low, high) = {text: p for p, text in enumerate(prompts)}, mdp.reward_range
+
+    def judge(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        ids = [
+            np.array(lm.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=int)
+            for text in responses
+        ]
+        tokens = np.full((len(ids), mdp.horizon), mdp.vocab_size)
+        for row, own in zip(tokens, ids, strict=True):
+            row[: len(own)] = own
+        alive = np.cumprod(tokens < mdp.vocab_size, axis=1)
+        tokens = tokens * alive
+        states = mdp.dynamics.walk(np.array([place[text] for text in prompts]), tokens)
+        paid = [r[s, a] for r, s, a in zip(mdp.rewards, states, tokens.T, strict=True)]
+        return np.asarray((np.stack(paid, axis=1) * alive).sum(axis=1))
+
+    return Truth(mdp, judge, "value", (min(mdp.horizon * low, 0.0), mdp.horizon * high), alpha)
+
+
+def task_truth(lm: CausalLM, task: Task) -> Truth:
+    """1 for the right answer, all of the response, and 0 for any other.
+
+    Raises:
+        ValueError: the answers have different lengths in tokens, or a prompt is given twice.
+
+    """
+    _require_different(task.prompts)
+    answers = [
+        lm.tokenizer(answer, add_special_tokens=False)["input_ids"] for answer in task.answers
+    ]
+    if len({len(ids) for ids in answers}) > 1:
+        raise ValueError(
+            f"task={task.name}: answers of different lengths; a tree has one horizon, give those "
+            "of one"
+        )
+    tokens, P, V = np.array(answers), len(answers), lm.vocab_size
+    H, known = tokens.shape[1], dict(zip(task.prompts, task.answers, strict=True))
+    rewards = [np.zeros((P * V**h, V)) for h in range(H)]
+    last = np.arange(P)
+    for h in range(H - 1):
+        last = last * V + tokens[:, h]
+    rewards[-1][last, tokens[:, -1]] = 1.0
+
+    def judge(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        pairs = zip(prompts, responses, strict=True)
+        return np.array([float(task.judge(response, known[prompt])) for prompt, response in pairs])
+
+    return Truth(TokenMDP.tree(rewards), judge, "probability", (0.0, 1.0))
+
+
+def _require_different(prompts: Sequence[str]) -> None:
+    if len(set(prompts)) < len(prompts):
+        raise ValueError(
+            "prompts: a text is given twice, and a response is judged by its prompt's; give each "
+            "once"
+        )
+
+
+def model_truth(
+    expert: CausalLM, prompts: Sequence[str], horizon: int, alpha: float = 1.0
+) -> Truth:
+    """Another model's endogenous reward, for which that model is soft-optimal at `alpha`; every
+    token is its.
+    """
+    mdp = endogenous_reward(token_tree(expert, prompts, horizon).policy, alpha)
+    scorer = EndogenousReward(expert, alpha=alpha, end_tokens=())
+
+    def judge(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        return np.array([score.reward_sum for score in scorer.score(prompts, responses)])
+
+    low, high = mdp.reward_range
+    return Truth(mdp, judge, "value", (horizon * min(low, 0.0), horizon * high), alpha)
+
+
+def on_tree(mdp: TokenMDP, tree: TokenTree) -> TokenMDP:
+    """The same reward where the model's other tokens end the response and earn nothing."""
+    dynamics, unrolled = tree.policy.dynamics, mdp.as_tree()
+    rewards = []
+    for h, table in enumerate(unrolled.rewards):
+        whole = np.zeros((dynamics.layer_sizes[h], dynamics.vocab_size))
+        whole[: len(table), : mdp.vocab_size] = table
+        rewards.append(whole)
+    low, high = mdp.reward_range
+    return TokenMDP(dynamics, tuple(rewards), (min(low, 0.0), max(high, 0.0)))
+
+
+# --- Another reward -------------------------------------------------------------------------------
+
+
+def reward_distance(one: TokenMDP, other: TokenMDP, law: Policy) -> float:
+    """How far two rewards are apart up to the gauge: ``√ E_ρ Var_{τ ~ law} [r₁(τ) − r₂(τ)]``,
+    reward units.
+
+    A potential moves every ``r(τ)`` by the same ``Φ(s₁)``, and on a tree two rewards differ by a
+    potential if and only if the differences of responses to one prompt agree. So this is the RMS
+    difference of ``r(τ)`` under the potential that makes it least, and ``1/√2`` of the RMS
+    difference of ``Δ`` over independent pairs. What `law` never writes does not count; infinite
+    where it writes a token that is forbidden in one of the two.
+    """
+    require_same_dynamics(one.dynamics, other.dynamics)
+    for h, (visits, log_probs) in enumerate(zip(occupancy(law), law.log_probs, strict=True)):
+        written = visits[:, None] * np.exp(log_probs) > 0
+        masks = one.dynamics.allowed[h], other.dynamics.allowed[h]
+        if any(mask is not None and (written & ~mask).any() for mask in masks):
+            return float("inf")
+    tables = [first - second for first, second in zip(one.rewards, other.rewards, strict=True)]
+    return float(np.sqrt(max(law.dynamics.average(covariance(law, tables, tables)), 0.0)))
+
+
+def over_all_pairs(true: np.ndarray, read: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+    """Preference agreement and mean TV of two rewards, over all pairs of two independent responses.
+
+    Args:
+        true: ``r*(τ)`` of the responses to a prompt, ``(n,)``.
+        read: ``r̂(τ)`` of them.
+        weights: their law. What it never writes counts nowhere.
+
+    Returns:
+        The probability that both rewards order the two alike, a tie in either one half; and the
+        mean of ``|σ(Δ*) − σ(Δ̂)|``.
+
+    Raises:
+        ValueError: weights that are no law, or a return that is not finite.
+
+    """
+    if not ((weights >= 0).all() and abs(weights.sum() - 1) <= TIE):
+        raise ValueError(
+            f"weights: must be non-negative and sum to 1, got sum {weights.sum():.12g}"
+        )
+    true, read, weights = (array[weights > 0] for array in (true, read, weights))
+    for name, array in (("true", true), ("read", read)):
+        if not np.isfinite(array).all():
+            raise ValueError(
+                f"{name} holds {array[~np.isfinite(array)][0]}: returns must be finite to be "
+                "compared"
+            )
+    scale, agreement, error = float(np.abs(true).max()), 0.0, 0.0
+    for start in range(0, len(true), BLOCK):
+        rows, other = slice(start, start + BLOCK), slice(start, None)
+        twice = weights[other] * np.where(np.arange(start, len(true)) < rows.stop, 1.0, 2.0)
+        delta, gap = true[rows, None] - true[other], read[rows, None] - read[other]
+        agreement += float(weights[rows] @ (order(delta, scale) * np.sign(gap)) @ twice)
+        error += float(weights[rows] @ np.abs(expit(delta) - expit(gap)) @ twice)
+    return (1 + agreement) / 2, error
+
+
+def order(delta: np.ndarray, scale: float) -> np.ndarray:
+    """Sign of differences of returns, 0 where they are nothing but the order in which was added."""
+    return np.where(np.abs(delta) <= TIE * scale, 0.0, np.sign(delta))

@@ -1,0 +1,1 @@
+"""PPO on an endogenous reward."""

@@ -1,0 +1,109 @@
+"""What a PPO run will take, before it starts: memory by formula, time from two measurements of the
+machine.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from llm_bridge.improve.ppo import PPOConfig
+from llm_bridge.models.head import KEPT, device_of
+from llm_bridge.models.load import CausalLM
+
+__all__ = ["Cost", "cost"]
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one process. Bytes by what they are for; operations and least seconds of one batch.
+
+    Attributes:
+        memory: bytes: weights that stay, weights that are trained (with gradients and Adam's two
+            moments), the cache of keys and values, activations, logits.
+        operations: floating-point operations of a batch.
+        seconds: what a batch takes at least, at the speed of this machine's own matrix products and
+            memory. Small models take several times as long.
+
+    """
+
+    memory: dict[str, float]
+    operations: float
+    seconds: float
+
+    def lines(self, config: PPOConfig) -> list[str]:
+        """For people."""
+        parts = ", ".join(f"{name} {size / GIB:.2g}" for name, size in self.memory.items())
+        total = self.seconds * config.steps
+        return [
+            f"memory, estimated: {sum(self.memory.values()) / GIB:.3g} GiB ({parts})",
+            f"time, at least: {self.seconds:.2g} s a batch ({self.operations:.2g} operations), "
+            f"{total / 60:.2g} min for {config.steps} batches without evaluations",
+        ]
+
+
+def cost(lm: CausalLM, config: PPOConfig, prompt_tokens: float, processes: int = 1) -> Cost:
+    """Estimate what each of `processes` needs for prompts of this average length.
+
+    Activations are counted as 17 numbers of the model's width for each token and layer, or one with
+    gradient checkpointing (Korthikanti et al. 2022, without attention scores, which flash attention
+    never stores).
+    """
+    text = lm.model.config.get_text_config()
+    low = 2 if config.dtype == "bfloat16" else 4
+    frozen = sum(p.numel() * p.element_size() for p in lm.model.parameters())
+    n = sum(p.numel() for p in lm.model.parameters())
+    layers, width = text.num_hidden_layers, text.hidden_size
+    heads = text.num_attention_heads
+    kv = (getattr(text, "num_key_value_heads", None) or heads) * (
+        getattr(text, "head_dim", None) or width // heads
+    )
+    # adapters of rank r on q, k, v, o and the feed-forward: some 20·r·width numbers in a layer
+    trained = n if config.lora is None else 20 * config.lora * width * layers
+    trained /= processes if config.shard else 1
+    rows = config.prompts_per_step * config.samples / processes
+    tokens = rows * (prompt_tokens + config.max_tokens)
+    in_pass = min(rows, config.microbatch or config.minibatch / processes) * (
+        prompt_tokens + config.max_tokens
+    )
+    kept = 1 + 17 / layers if config.gradient_checkpointing else 17
+    memory = {
+        "frozen weights": float(frozen),
+        "trained": trained * 16 + (trained * low if config.dtype == "bfloat16" else 0),
+        "cache": tokens * layers * 2 * kv * low,
+        "activations": in_pass * layers * width * kept * low,
+        "hidden states": rows * config.max_tokens * width * low * (config.reward == "expected"),
+        "logits": 4.0 * 4 * min(KEPT, in_pass * lm.vocab_size),
+    }
+    update = (6 if config.lora is None else 4) + 2 * config.gradient_checkpointing
+    operations = 2 * n * tokens * (3 + config.epochs * update / 2)  # written, scored and read once
+    products, bandwidth = _speed(device_of(lm.model), torch.bfloat16 if low == 2 else torch.float32)
+    writing = config.max_tokens * frozen / bandwidth  # every token needs all the weights once
+    return Cost(memory, operations, max(operations / products, writing))
+
+
+def _speed(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
+    """Operations a second of a matrix product, and bytes a second of reading memory: the best of a
+    few tries each.
+    """
+    matrix = torch.randn(1024, 1024, device=device, dtype=dtype)
+    memory = torch.zeros(2**26, device=device, dtype=torch.uint8)
+    return 2 * 1024**3 / _least(lambda: matrix @ matrix, device), memory.numel() / _least(
+        memory.any, device
+    )
+
+
+def _least(work: Any, device: torch.device) -> float:
+    found = []
+    for _ in range(5):
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        found.append(time.perf_counter() - started)
+    return min(found)

@@ -1,0 +1,358 @@
+"""Causal language models: loading one, and writing a prompt in its vocabulary."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import try_to_load_from_cache
+from safetensors import SafetensorError
+
+__all__ = [
+    "CausalLM",
+    "encode",
+    "encode_prompt",
+    "load_model",
+    "load_reward_model",
+    "require_same_tokenizer",
+    "require_same_vocabulary",
+    "save",
+]
+
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+
+@dataclass(frozen=True, eq=False)
+class CausalLM:
+    """A causal language model and its tokenizer.
+
+    Attributes:
+        model: a ``transformers`` model with a language-model head, in evaluation mode.
+        tokenizer: its tokenizer.
+        name: what messages and reports call it.
+
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of logits at a position (the tokenizer may name fewer tokens)."""
+        return int(self.model.config.get_text_config().vocab_size)
+
+    @property
+    def context(self) -> int | None:
+        """Number of positions the model was built for; `None` where it has no such number."""
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return None if positions is None else int(positions)
+
+
+def load_model(
+    name_or_path: str | Path,
+    *,
+    dtype: str = "float32",
+    device: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
+) -> CausalLM:
+    """Load a causal language model from a local folder or from the hub.
+
+    Args:
+        name_or_path: a folder with a ``config.json``, or a hub id. What looks like a path never
+            asks the hub.
+        dtype: of the weights: ``"float16"``, ``"bfloat16"``, ``"float32"`` or ``"float64"``.
+        device: torch device; by default the GPU if there is one (of several processes, each its
+            own).
+        device_map: instead of a device, how ``accelerate`` spreads the model: ``"auto"`` over all
+            GPUs and the CPU.
+
+    Raises:
+        OSError: there is no such folder, or the model can be neither found on disk nor downloaded.
+        ValueError: unknown `dtype`; not a causal language model; an incomplete checkpoint;
+            another's tokenizer.
+
+    """
+    return _load(
+        name_or_path, transformers.AutoModelForCausalLM, _require_causal, dtype, device, device_map
+    )
+
+
+def load_reward_model(
+    name_or_path: str | Path,
+    *,
+    dtype: str = "float32",
+    device: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
+) -> CausalLM:
+    """Load an explicit reward model, a sequence classifier with one label, as `load_model` does a
+    causal one.
+    """
+    auto = transformers.AutoModelForSequenceClassification
+    return _load(name_or_path, auto, _require_one_label, dtype, device, device_map)
+
+
+def _load(
+    name_or_path: str | Path,
+    auto: Any,
+    require: Callable[[Any], None],
+    dtype: str,
+    device: str | None,
+    device_map: Any,
+) -> CausalLM:
+    name = os.path.expanduser(name_or_path)
+    local = _looks_like_path(name)
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r}: must be one of {', '.join(DTYPES)}")
+    if device is not None and device_map is not None:
+        raise ValueError(f"device={device!r} and device_map={device_map!r}: give one of them")
+    if local and not os.path.isfile(os.path.join(name, "config.json")):
+        raise OSError(f"{name}: no model there; give a folder with a config.json, or a hub id")
+    with _quiet():
+        try:
+            require(transformers.AutoConfig.from_pretrained(name, trust_remote_code=False))
+            model, report = auto.from_pretrained(
+                name,
+                dtype=getattr(torch, dtype),
+                output_loading_info=True,
+                device_map=device_map,
+                trust_remote_code=False,
+            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            _require_generation_config(name)
+        except (OSError, SafetensorError) as error:
+            remedy = (
+                "give a complete model folder"
+                if local
+                else "download it first or give a local folder"
+            )
+            raise OSError(f"{name}: cannot be loaded ({first_line(error)}); {remedy}") from None
+        except Exception as error:  # of what a damaged file holds, transformers raises anything
+            raise ValueError(
+                f"{name}: not a {KINDS[auto]} that can be used here ({first_line(error)}); give "
+                "another model"
+            ) from None
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise ValueError(
+            f"{name}: the checkpoint lacks {len(missing)} weights of a {type(model).__name__} "
+            f"({missing[0]}, …); "
+            f"give a checkpoint of a {KINDS[auto]}"
+        )
+    if report["unexpected_keys"]:
+        unused = sorted(report["unexpected_keys"])
+        count = f"{len(unused)} weights of the checkpoint are not used ({unused[0]}, …)"
+        warnings.warn(f"{name}: {count}: it is not of this {type(model).__name__}", stacklevel=3)
+    lm = CausalLM(model.eval(), tokenizer, Path(name).name if local else name)
+    _require_own_tokenizer(lm)
+    if device_map is None:
+        default = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+        try:
+            model.to(device or default)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(
+                f"device={device or default!r}: {first_line(error)}; give another device"
+            ) from None
+    return lm
+
+
+KINDS = {
+    transformers.AutoModelForCausalLM: "causal language model",
+    transformers.AutoModelForSequenceClassification: "reward model",
+}
+
+
+def _require_generation_config(name: str) -> None:
+    """Raise `OSError` for a damaged one: without a word, ``transformers`` goes on with other end
+    tokens.
+    """
+    file = "generation_config.json"
+    path = os.path.join(name, file) if os.path.isdir(name) else try_to_load_from_cache(name, file)
+    if isinstance(path, str) and os.path.isfile(path):
+        try:
+            json.loads(Path(path).read_bytes())
+        except ValueError as error:
+            raise OSError(f"{file}: {error}") from None
+
+
+def _require_own_tokenizer(lm: CausalLM) -> None:
+    """Models often have more rows than their tokenizer has tokens, never fewer, and never twice as
+    many.
+    """
+    tokens, rows = max(lm.tokenizer.get_vocab().values(), default=-1) + 1, lm.vocab_size
+    if not rows / 2 <= tokens <= rows:
+        sizes = f"its tokenizer has {tokens} tokens, the model {rows}"
+        raise ValueError(
+            f"{lm.name}: {sizes}, so they do not belong together; give the model's own tokenizer"
+        )
+
+
+def save(lm: CausalLM, folder: str | Path, weights: dict[str, Any] | None = None) -> None:
+    """Write model (these weights, or its own) and tokenizer to `folder`, from which `load_model`
+    reads them back.
+    """
+    with _quiet():
+        lm.model.save_pretrained(folder, state_dict=weights)
+        lm.tokenizer.save_pretrained(folder)
+
+
+def require_same_vocabulary(model: CausalLM, expert: CausalLM) -> None:
+    """Raise `ValueError`, with the first difference, unless token ids mean the same in both
+    models.
+    """
+    if model.vocab_size != expert.vocab_size:
+        sizes = f"{model.vocab_size} against {expert.vocab_size} tokens"
+        raise ValueError(f"{_different(model, expert)} ({sizes}); {SHARE}")
+    require_same_tokenizer(model, expert)
+
+
+def require_same_tokenizer(model: CausalLM, other: CausalLM) -> None:
+    """The same of the tokenizers alone: one of the models may have more logits than tokens."""
+    one, two = model.tokenizer.get_vocab(), other.tokenizer.get_vocab()
+    if one != two:
+        token = min(
+            (t for t in one.keys() | two.keys() if one.get(t) != two.get(t)),
+            key=lambda t: (len(t), t),
+        )
+        ids = f"token {token!r} has id {one.get(token)} against {two.get(token)}"
+        raise ValueError(f"{_different(model, other)} ({ids}); {SHARE}")
+
+
+SHARE = "compare models that share a tokenizer"
+
+
+def _different(one: CausalLM, two: CausalLM) -> str:
+    return f"{one.name} and {two.name}: different vocabularies"
+
+
+def fingerprint(lm: CausalLM) -> str:
+    """A hash of the vocabulary and some entries of every weight: another checkpoint of that name
+    has another one.
+    """
+    found = hashlib.sha256(repr(sorted(lm.tokenizer.get_vocab().items())).encode(errors="replace"))
+    for name, weight in lm.model.named_parameters():
+        if weight.device.type != "meta":
+            flat = weight.detach().flatten()
+            found.update(
+                name.encode()
+                + flat[:: max(1, len(flat) // 64)][:64].double().cpu().numpy().tobytes()
+            )
+    return found.hexdigest()
+
+
+def encode_prompt(lm: CausalLM, text: str, horizon: int) -> list[int]:
+    """Token ids of a prompt, with the special tokens that the tokenizer puts around a text.
+
+    Args:
+        lm: the model.
+        text: the prompt.
+        horizon: number of tokens `H` that will be read after it: the model sees all of them but the
+            last.
+
+    Raises:
+        ValueError: the prompt is empty, is not in the vocabulary, or leaves no room for `horizon`
+            tokens.
+
+    """
+    if not text:
+        raise ValueError("prompt='': must not be empty; give at least one token of text")
+    remedy = f"use symbols of {lm.name}'s vocabulary"
+    try:
+        ids = encode(lm.tokenizer, text)
+    except ValueError as error:
+        raise ValueError(f"prompt={text!r}: {error}; {remedy}") from None
+    if not ids:
+        raise ValueError(f"prompt={text!r}: the tokenizer drops {text!r}; {remedy}")
+    if max(ids) >= lm.vocab_size:
+        raise ValueError(
+            f"prompt={text!r}: token {max(ids)} has no logit in {lm.name} (V={lm.vocab_size}); "
+            f"{remedy}"
+        )
+    positions = len(ids) + horizon - 1
+    if lm.context is not None and positions > lm.context:
+        raise ValueError(
+            f"prompt={text!r}: {len(ids)} tokens and horizon={horizon} need {positions} positions, "
+            f"{lm.name} has "
+            f"{lm.context}; use a shorter prompt or horizon"
+        )
+    return ids
+
+
+def encode(tokenizer: Any, text: str, *, special_tokens: bool = True) -> list[int]:
+    """Token ids of a text; ValueError, without the text, where the tokenizer leaves out or replaces
+    parts of it.
+    """
+    try:
+        encoded = tokenizer(
+            text, add_special_tokens=special_tokens, return_offsets_mapping=bool(tokenizer.is_fast)
+        )
+    except Exception as error:  # tokenizers raise a bare Exception for a word without an id
+        raise ValueError(f"cannot be encoded ({first_line(error)})") from None
+    ids = [int(i) for i in encoded["input_ids"]]
+    # Some tokenizers replace what they do not know by one token, others drop it without a word.
+    unknown = tokenizer.unk_token_id
+    if unknown is not None and unknown in ids and tokenizer.unk_token not in text:
+        raise ValueError("parts of it are unknown tokens")
+    lost = _lost_characters(text, encoded["offset_mapping"]) if tokenizer.is_fast else ""
+    if lost:
+        raise ValueError(f"the tokenizer drops {lost[:20]!r}")
+    return ids
+
+
+def _lost_characters(text: str, offsets: list[tuple[int, int]]) -> str:
+    """The characters of `text`, spaces aside, that no token covers."""
+    covered = {i for start, stop in offsets for i in range(start, stop)}
+    return "".join(c for i, c in enumerate(text) if i not in covered and not c.isspace())
+
+
+def _looks_like_path(name: str) -> bool:
+    return name.startswith((".", "~", os.sep)) or name.count(os.sep) > 1 or os.path.exists(name)
+
+
+def _require_causal(config: Any) -> None:
+    architectures = getattr(config, "architectures", None) or [type(config).__name__]
+    # A masked language model would load (the auto class has a causal head for it) and predict the
+    # wrong thing.
+    masked = any(architecture.endswith("ForMaskedLM") for architecture in architectures)
+    if masked or type(config) not in transformers.AutoModelForCausalLM._model_mapping:
+        raise ValueError(f"a {architectures[0]} does not predict the next token")
+
+
+def _require_one_label(config: Any) -> None:
+    architectures = getattr(config, "architectures", None) or [type(config).__name__]
+    if not any(
+        architecture.endswith("ForSequenceClassification") for architecture in architectures
+    ):
+        raise ValueError(f"a {architectures[0]} is not a sequence classifier")
+    if config.num_labels != 1:
+        raise ValueError(f"it has {config.num_labels} labels, a reward model has one")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress bars and warnings of ``transformers``: what matters of them is raised as
+    an error.
+    """
+    logging = transformers.utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")

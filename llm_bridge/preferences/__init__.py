@@ -1,0 +1,1 @@
+"""Preference data, scorers, and their accuracy."""

@@ -1,0 +1,1 @@
+"""What a model's logits say: rewards, trees, beams, rollouts."""

@@ -1,0 +1,443 @@
+"""The endogenous reward of any causal language model, token by token, in bounded memory.
+
+The model sampled at temperature 1 is the soft-optimal policy of ``Q = α·f`` with logits ``f``. For
+a prompt ``s₁`` and the tokens ``a₁ … a_n`` of a response, the hidden state that predicts ``a_h``
+stands one position before it:
+
+    position    0 …      P−1      P       …   P+n−2      P+n−1
+    token       prompt            a₁      …   a_{n−1}    a_n
+    state       –        s₁       s₂      …   s_n        s_{n+1}   (read for
+    ``terminal="bootstrap"`` only)
+
+``V(s_h) = α log Σ exp f(s_h)`` and ``log π(a_h|s_h) = f(s_h)[a_h] − log Σ exp f(s_h)`` come from
+these hidden states and slices of the output head: ``(batch, time, vocabulary)`` logits never exist.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from llm_bridge.models.head import TokenStatistics, call, evaluation, find_head, token_statistics
+from llm_bridge.models.load import CausalLM, require_same_tokenizer
+from llm_bridge.models.prompts import Prompt, prompt_ids, response_ids
+from llm_bridge.read.prefixes import require_integer
+from theory.arrays.namespace import require_positive
+from theory.solve.reward import Gauge, Terminal
+
+__all__ = ["Aggregation", "EndogenousReward", "Score", "aggregate", "batches", "find_end_tokens"]
+
+Aggregation = Literal["sum", "mean", "logprob", "anchored"]
+Ids: TypeAlias = Sequence[int] | np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """The endogenous reward of a response of `n` tokens to a prompt of `P`.
+
+    Arrays are float32 (float64 for a float64 model), sums are added in double precision.
+
+    Attributes:
+        prompt_ids: ``(P,)`` token ids of the prompt.
+        ids: ``(n,)`` token ids of the response, up to and with its first end-of-sequence token.
+        log_probs: ``(n,)`` ``log π(a_h|s_h)``, nats.
+        soft_values: ``(n,)`` ``V(s_h)``, reward units: from the logits in either gauge.
+        rewards: ``(n,)`` ``r(s_h, a_h)`` in the gauge asked for.
+        greedy: ``(n,)`` whether ``a_h`` is a most probable token.
+        end_value: value after the last token, 0 except for ``gauge="logits",
+            terminal="bootstrap"``.
+        reward_sum: ``r(τ)``, telescoped: ``α log π(τ) + V(s₁) − end_value``, or ``α log π(τ)``.
+        log_prob: ``log π(τ)``, nats.
+
+    """
+
+    prompt_ids: np.ndarray
+    ids: np.ndarray
+    log_probs: np.ndarray
+    soft_values: np.ndarray
+    rewards: np.ndarray
+    greedy: np.ndarray
+    end_value: float
+    reward_sum: float
+    log_prob: float
+
+    @property
+    def soft_value_prompt(self) -> float:
+        """``V(s₁)``, the same for every response to the prompt."""
+        return float(self.soft_values[0])
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of rewarded tokens `n`."""
+        return len(self.ids)
+
+
+class EndogenousReward:
+    """Scores responses with the reward that a causal language model's logits contain (EndoRM, eqs.
+    9–12).
+
+    In gauge ``"logits"`` ``r(s_h, a_h) = α log π(a_h|s_h) + V(s_h) − V(s_{h+1})``, in gauge
+    ``"logprob"`` ``α log π``. Head products and sums are float32 at least, whatever the model's
+    precision. Rows of the head beyond the tokenizer's vocabulary count, as they do in the model's
+    own softmax.
+
+    Args:
+        model: a ``transformers`` causal language model, or a `CausalLM`, which brings its
+            tokenizer.
+        tokenizer: its tokenizer; `None` will do for `score_ids`.
+        alpha: temperature ``α``, reward units.
+        gauge: ``"logits"`` or ``"logprob"``, as in `theory.solve.reward.endogenous_reward`.
+        terminal: value after the last token: ``"zero"``, or ``"bootstrap"`` for the model's own
+            there, where a response stops without an end token.
+        batch_tokens: tokens in one pass of the model, padding included; what is longer goes alone.
+        end_tokens: ids after which nothing is rewarded; `None` for those of tokenizer and
+            generation configuration.
+
+    Warns where no hidden states and head reproduce the model's logits (checked on a few tokens):
+    they are then read as they are, one response at a time and all of its logits in memory.
+
+    Raises:
+        ValueError: here and in every method, one line that names the argument and the index in it.
+
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any = None,
+        alpha: float = 1.0,
+        gauge: Gauge = "logits",
+        terminal: Terminal = "zero",
+        *,
+        batch_tokens: int = 8192,
+        end_tokens: Sequence[int] | None = None,
+    ) -> None:
+        self.lm = lm = (
+            model
+            if isinstance(model, CausalLM)
+            else CausalLM(model, tokenizer, type(model).__name__)
+        )
+        self.alpha = float(require_positive("alpha", alpha))
+        _require_one_of("gauge", gauge, Gauge)
+        _require_one_of("terminal", terminal, Terminal)
+        require_integer("batch_tokens", batch_tokens)
+        self.gauge, self.terminal, self.batch_tokens = gauge, terminal, batch_tokens
+        self._ends = frozenset(find_end_tokens(lm, end_tokens))
+        with evaluation(lm.model):
+            self._decoder, self._head, self.vocab_size = find_head(lm)
+        if self._head is None:
+            how = (
+                "no hidden states and head give its logits, which are read as they are, one "
+                "response at a time"
+            )
+            warnings.warn(f"{lm.name}: {how}", stacklevel=2)
+
+    def score(
+        self, prompts: Sequence[str], responses: Sequence[str], *, eos: bool = False
+    ) -> list[Score]:
+        """Score texts; `encode` says how they become tokens."""
+        return self._score_encoded(prompts, responses, eos)
+
+    def score_messages(
+        self,
+        prompts: Sequence[Sequence[Mapping[str, Any]]],
+        responses: Sequence[str],
+        *,
+        eos: bool = True,
+    ) -> list[Score]:
+        """Score assistant turns that follow conversations (lists of ``role`` and ``content``) in
+        the chat template.
+        """
+        return self._score_encoded(prompts, responses, eos)
+
+    def encode(
+        self,
+        prompt: Prompt,
+        response: str,
+        *,
+        eos: bool,
+        names: tuple[str, str] = ("prompt", "response"),
+        before: list[int] | None = None,
+    ) -> tuple[list[int], list[int]]:
+        """Token ids of prompt and response, as they are scored.
+
+        Texts are tokenised each by itself, so that no token spans the join: the prompt has the
+        special tokens that the tokenizer puts before a text, the response has none; with `eos` an
+        end-of-sequence token follows it.
+
+        Of a conversation, the prompt is the chat template's text with the generation prompt, and
+        the response all that the template adds for the assistant's turn, up to the first of
+        `end_tokens`, which stays if `eos`. The prompt's ids must be a prefix of the whole's.
+        `before` are the prompt's ids where they are known.
+
+        A response whose own text goes on after an end token is refused: all that follows would be
+        without reward.
+        """
+        tokenizer = self.lm.tokenizer
+        if tokenizer is None:
+            raise ValueError(f"{self.lm.name} was given without a tokenizer; use score_ids")
+        text = isinstance(prompt, str)
+        if text and eos and tokenizer.eos_token_id is None:
+            raise ValueError(
+                f"eos=True: the tokenizer of {self.lm.name} has no end-of-sequence token; use "
+                "eos=False"
+            )
+        if not text and not tokenizer.chat_template:
+            raise ValueError(
+                f"{names[0]}: messages, and the tokenizer of {self.lm.name} has no chat template; "
+                "use texts"
+            )
+        before = prompt_ids(tokenizer, prompt, names[0]) if before is None else before
+        answer = response_ids(tokenizer, prompt, before, response, names[1])
+        own = answer if text else response_ids(tokenizer, "", (), response, names[1])
+        if self._end(own) < len(own) - 1:
+            end = tokenizer.convert_ids_to_tokens(own[self._end(own)])
+            raise ValueError(
+                f"{names[1]}: its text goes on after the end token {end!r}; take it out, or use "
+                "score_ids"
+            )
+        if text:
+            return before, [*answer, tokenizer.eos_token_id] if eos and self._end(own) == len(
+                own
+            ) else answer
+        return before, answer[: self._end(answer) + eos]
+
+    def _score_encoded(
+        self, prompts: Sequence[Prompt], responses: Sequence[str], eos: bool
+    ) -> list[Score]:
+        self._require(prompts, responses)
+        names = [(f"prompts[{i}]", f"responses[{i}]") for i in range(len(prompts))]
+        pairs = zip(prompts, responses, names, strict=True)
+        encoded = [
+            self.encode(prompt, response, eos=eos, names=name) for prompt, response, name in pairs
+        ]
+        return self.score_ids([before for before, _ in encoded], [answer for _, answer in encoded])
+
+    def score_ids(
+        self, prompt_ids: Sequence[Ids], response_ids: Sequence[Ids], *, progress: bool = True
+    ) -> list[Score]:
+        """Score token ids as they are, each response up to its first end token, and return them in
+        this order.
+        """
+        self._require(prompt_ids, response_ids)
+        prompts = [np.asarray(ids, dtype=np.int64) for ids in prompt_ids]
+        answers = [np.asarray(ids[: self._end(ids) + 1], dtype=np.int64) for ids in response_ids]
+        # whether the state after the last token is read; if not, that token is not even fed
+        ahead = [int(self.terminal == "bootstrap" and self._end(a) == len(a)) for a in answers]
+        rows = [
+            np.append(p, a[: len(a) - 1 + more])
+            for p, a, more in zip(prompts, answers, ahead, strict=True)
+        ]
+        for i, row in enumerate(rows):
+            self._require_ids(f"prompts[{i}]", prompts[i])
+            self._require_ids(f"responses[{i}]", answers[i])
+            if self.lm.context is not None and len(row) > self.lm.context:
+                need = (
+                    f"prompt and response need {len(row)} positions, {self.lm.name} has "
+                    f"{self.lm.context}"
+                )
+                raise ValueError(f"responses[{i}]: {need}; shorten them")
+        states = [np.arange(len(p) - 1, len(row)) for p, row in zip(prompts, rows, strict=True)]
+        tokens = [
+            np.pad(a, (0, more)) for a, more in zip(answers, ahead, strict=True)
+        ]  # after the last one: any
+        found = self._read(rows, states, tokens, progress)
+        return [self._score(*of_one) for of_one in zip(prompts, answers, found, strict=True)]
+
+    def next_tokens(
+        self, prompt_ids: Sequence[Ids], tokens: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """``log π(a|s)`` `(n, k)`, nats, of each of the tokens `(k,)` after each prompt, and
+        ``V(s)`` `(n,)` there.
+        """
+        rows = [np.asarray(ids, dtype=np.int64) for ids in prompt_ids]
+        wanted = np.asarray(tokens, dtype=np.int64)
+        self._require_ids("tokens", wanted)
+        for i, row in enumerate(rows):
+            self._require_ids(f"prompts[{i}]", row)
+            if self.lm.context is not None and len(row) > self.lm.context:
+                raise ValueError(
+                    f"prompts[{i}]: {len(row)} tokens, {self.lm.name} has {self.lm.context} "
+                    "positions"
+                )
+        states = [np.full(len(wanted), len(row) - 1) for row in rows]
+        found = self._read(rows, states, [wanted] * len(rows), progress=False)
+        log_probs = np.array([one.log_probs for one in found]).reshape(len(rows), len(wanted))
+        return log_probs, self.alpha * np.array([one.normalizers[0] for one in found])
+
+    def aggregate(
+        self,
+        scores: Sequence[Score],
+        how: Aggregation = "sum",
+        reference: EndogenousReward | None = None,
+    ) -> np.ndarray:
+        """One number for each response, as `aggregate` has it; the `reference` scores the same
+        token ids.
+        """
+        _require_one_of("how", how, Aggregation)
+        if (how == "anchored") != (reference is not None):
+            raise ValueError(
+                f"how={how!r} {'needs' if reference is None else 'takes no'} reference"
+            )
+        sums = np.array([(s.reward_sum, s.log_prob, s.n_tokens) for s in scores]).reshape(-1, 3)
+        anchor = None if reference is None else self.anchor(scores, reference)
+        return aggregate(how, self.alpha, sums[:, 0], sums[:, 1], sums[:, 2], anchor)
+
+    def anchor(
+        self, scores: Sequence[Score], reference: EndogenousReward, *, progress: bool = True
+    ) -> np.ndarray:
+        """``log π_ref(τ)`` of each response `(n,)`, nats: `reference` scores the same token ids."""
+        if self.lm.tokenizer is not None and reference.lm.tokenizer is not None:
+            require_same_tokenizer(self.lm, reference.lm)
+        found = reference.score_ids(
+            [s.prompt_ids for s in scores], [s.ids for s in scores], progress=progress
+        )
+        if [a.n_tokens for a in found] != [s.n_tokens for s in scores]:
+            raise ValueError(
+                "reference: ends responses at other tokens; give both the same end_tokens"
+            )
+        return np.array([a.log_prob for a in found])
+
+    def _require(self, prompts: Any, responses: Any) -> None:
+        if isinstance(prompts, str) or isinstance(responses, str):
+            raise ValueError("prompts and responses must be sequences: one text is [text]")
+        if len(prompts) != len(responses):
+            raise ValueError(
+                f"{len(prompts)} prompts and {len(responses)} responses: give a response to each "
+                "prompt"
+            )
+
+    def _end(self, ids: Ids) -> int:
+        """Index of the first end token, or the length where there is none."""
+        return next((i for i, token in enumerate(ids) if int(token) in self._ends), len(ids))
+
+    def _require_ids(self, name: str, ids: np.ndarray) -> None:
+        if not len(ids):
+            raise ValueError(f"{name}: empty, must have at least one token")
+        if ids.min() < 0 or ids.max() >= self.vocab_size:
+            raise ValueError(
+                f"{name}: ids must be from 0 to {self.vocab_size - 1} in {self.lm.name}"
+            )
+
+    def _read(
+        self,
+        rows: list[np.ndarray],
+        states: list[np.ndarray],
+        tokens: list[np.ndarray],
+        progress: bool,
+    ) -> list[TokenStatistics]:
+        """Of each row's `tokens`, read at its positions `states`."""
+        found: dict[int, TokenStatistics] = {}
+        limit = (
+            self.batch_tokens if self._head is not None else 0
+        )  # with all logits in memory, one at a time
+        with (
+            evaluation(self.lm.model),
+            tqdm(
+                total=len(rows), desc=self.lm.name, disable=None if progress else True, leave=False
+            ) as bar,
+        ):
+            for batch in batches([len(row) for row in rows], limit):
+                wanted = torch.from_numpy(np.concatenate([tokens[i] for i in batch]))
+                statistics = self._pass(
+                    [rows[i] for i in batch], [states[i] for i in batch], wanted
+                )
+                cuts = np.cumsum([len(states[i]) for i in batch])[:-1]
+                for i, *parts in zip(batch, *(np.split(x, cuts) for x in statistics), strict=True):
+                    found[i] = one = TokenStatistics(*parts)
+                    if not np.isfinite(one.normalizers).all():
+                        raise ValueError(
+                            f"responses[{i}]: {self.lm.name} overflows there; load it in another "
+                            "dtype"
+                        )
+                bar.update(len(batch))
+        return [found[i] for i in range(len(rows))]
+
+    def _pass(
+        self, rows: list[np.ndarray], states: list[np.ndarray], tokens: torch.Tensor
+    ) -> TokenStatistics:
+        """One pass of the model, rows padded to the first."""
+        ids = torch.zeros(len(rows), len(rows[0]), dtype=torch.long)
+        for one, row in zip(ids, rows, strict=True):
+            one[: len(row)] = torch.from_numpy(row)
+        if self._head is None:
+            n = len(rows[0]) - int(states[0][0])  # positions from the first state on
+            logits = call(self.lm.model, ids, logits_to_keep=n).logits[0, -n:]
+            logits = logits[torch.from_numpy(states[0] - states[0][0]).to(logits.device)]
+            return token_statistics([(slice(None), 0, logits)], tokens, logits)
+        outputs = call(self._decoder, ids)[0]  # the last hidden states, after the final norm
+        where = [torch.from_numpy(positions).to(outputs.device) for positions in states]
+        hidden = torch.cat(
+            [output[positions] for output, positions in zip(outputs, where, strict=True)]
+        )
+        return token_statistics(self._head.blocks(hidden), tokens, hidden)
+
+    def _score(self, prompt: np.ndarray, answer: np.ndarray, found: TokenStatistics) -> Score:
+        logs, greedy = found.log_probs[: len(answer)], found.greedy[: len(answer)]
+        values = self.alpha * np.append(found.normalizers.astype(float), 0.0)[: len(answer) + 1]
+        gauge = values if self.gauge == "logits" else np.zeros_like(values)
+        rewards = self.alpha * logs.astype(float) + gauge[:-1] - gauge[1:]
+        log_prob, start, end = float(logs.sum(dtype=float)), float(gauge[0]), float(gauge[-1])
+        arrays = logs, values[:-1].astype(logs.dtype), rewards.astype(logs.dtype)
+        return Score(
+            prompt, answer, *arrays, greedy, end, self.alpha * log_prob + start - end, log_prob
+        )
+
+
+def find_end_tokens(lm: CausalLM, given: Sequence[int] | None = None) -> tuple[int, ...]:
+    """Ids after which a response is over: those `given`, or those of tokenizer and generation
+    configuration.
+    """
+    if given is None:
+        configured: Any = getattr(
+            getattr(lm.model, "generation_config", None), "eos_token_id", None
+        )
+        given = [lm.tokenizer and lm.tokenizer.eos_token_id, *np.atleast_1d(configured)]
+    return tuple(sorted({int(token) for token in given if token is not None}))
+
+
+def aggregate(
+    how: Aggregation,
+    alpha: float,
+    reward_sum: np.ndarray,
+    log_prob: np.ndarray,
+    tokens: np.ndarray,
+    reference_log_prob: np.ndarray | None = None,
+) -> np.ndarray:
+    """One number for each response from its sums, arrays ``(n,)``; reward units.
+
+    ``"sum"`` is the paper's ``r(τ)``, ``"mean"`` the same by token, ``"logprob"`` ``α log π(τ)``:
+    the sum without soft values, and ``"anchored"`` ``α log π(τ)/π_ref(τ)``. The mean ranks
+    responses of different lengths by the gauge: a constant added to all logits changes it, since
+    ``V(s₁)`` is divided too; in gauge ``"logprob"`` it does not.
+    """
+    if how == "anchored":
+        return np.asarray(alpha * (log_prob - reference_log_prob))
+    return np.asarray(
+        {"sum": reward_sum, "mean": reward_sum / tokens, "logprob": alpha * log_prob}[how]
+    )
+
+
+def batches(sizes: Sequence[int], limit: int) -> Iterator[list[int]]:
+    """Indices of rows of these sizes, longest first: what does not fit into memory fails at once.
+
+    A batch has at most `limit` tokens with its padding, or is one row.
+    """
+    order, start = sorted(range(len(sizes)), key=lambda i: -sizes[i]), 0
+    while start < len(order):
+        stop = start + max(1, limit // sizes[order[start]])
+        yield order[start:stop]
+        start = stop
+
+
+def _require_one_of(name: str, value: Any, known: Any) -> None:
+    if value not in get_args(known):
+        raise ValueError(
+            f"{name}={value!r}: must be one of {', '.join(map(repr, get_args(known)))}"
+        )

@@ -1,0 +1,366 @@
+"""The command: from prompts to a table that says how far the exact optimum is."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from tiny import saved
+
+from llm_bridge.commands.main import main
+from llm_bridge.improve.cost import cost
+from llm_bridge.improve.ppo import PPOConfig
+from llm_bridge.improve.run import read_metrics
+from llm_bridge.improve.trainer import Trainer
+from llm_bridge.models.load import load_model
+from llm_bridge.tasks.accuracy import evaluate_tasks, write
+from llm_bridge.tasks.generated import Task, addition
+
+FEW = ["--set", "prompts_per_step=8", "samples=2", "minibatch=16", "microbatch=8"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return saved(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def problems(tmp_path_factory):
+    rows = [{"problem": f"What is {i} plus one?", "answer": str(i + 1)} for i in range(9)]
+    rows.insert(2, {"problem": "Which?", "answer": ""})
+    rows.insert(5, {"problem": "a" * 600, "answer": "1"})
+    path = tmp_path_factory.mktemp("data") / "problems.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_real_model_is_held_against_its_exact_optimum(shared_models, tmp_path, capsys):
+    command = [
+        "ppo",
+        "--model",
+        str(shared_models / "nano-sort"),
+        "--prompts",
+        "sorting",
+        "--beta",
+        "0.1",
+    ]
+    command += [
+        "--steps",
+        "2",
+        "--eval-prompts",
+        "3",
+        "--n-prompts",
+        "20",
+        "--out",
+        str(tmp_path),
+        *FEW,
+    ]
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "nano-sort: 20 prompts of about 6 tokens, 2 batches of 8 × 2 responses"
+    assert lines[1].startswith("memory, estimated: ")
+    assert lines[2].startswith("time, at least: ")
+    rows = {line.split()[0]: line.split()[1:] for line in lines if line.startswith("  ")}
+    assert set(rows) == {"objective", "kl_to_anchor", "entropy"} | {
+        f"accuracy_{x}" for x in ("sampled", "map", "greedy")
+    }
+    first, last = (row for row in read_metrics(tmp_path) if row["step"] in (0, 2))
+    assert rows["objective"][:2] == [f"{first['objective']:.4f}", f"{last['objective']:.4f}"]
+    assert float(rows["objective"][2]) > float(rows["objective"][0])
+    assert lines[-1].startswith("exact distance to the optimum: ")
+    assert json.loads((tmp_path / "config.json").read_text())["max_tokens"] == 6
+    assert load_model(tmp_path / "model").name == "model"
+
+
+def test_problems_are_trained_on_and_written(folder, problems, tmp_path, capsys):
+    pytest.importorskip("math_verify")
+    command = [
+        "ppo",
+        "--model",
+        str(folder),
+        "--data",
+        str(problems),
+        "--eval",
+        str(problems),
+        "--max-tokens",
+        "6",
+    ]
+    command += ["--steps", "2", "--out", str(tmp_path / "run"), *FEW]
+    assert main(command) == 0
+    printed = capsys.readouterr()
+    assert "problems: 2 left out, the first: " in printed.err
+    assert "answer is empty" in printed.err
+    assert "tiny: 9 prompts" in printed.out
+    last = read_metrics(tmp_path / "run")[-1]
+    assert {name for name in last if "/" in name} == {
+        "problems/greedy",
+        "problems/sampled",
+        "problems/cut",
+    }
+    assert last["problems/greedy"] == 0
+    # resuming a complete run does nothing but say where it ended
+    assert main([*command, "--resume"]) == 0
+    assert "batch 2" in capsys.readouterr().out
+
+
+def test_it_can_be_asked_to_end_and_go_on(folder, problems, tmp_path, capsys, monkeypatch):
+    step = Trainer.step
+
+    def ending(trainer):
+        if trainer.done == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(trainer)
+
+    before = signal.getsignal(signal.SIGTERM)
+    command = [
+        "ppo",
+        "--model",
+        str(folder),
+        "--data",
+        str(problems),
+        "--max-tokens",
+        "4",
+        "--steps",
+        "3",
+        *FEW,
+    ]
+    monkeypatch.setattr(Trainer, "step", ending)
+    assert main([*command, "--out", str(tmp_path / "stopped")]) == 130
+    assert "stopped after batch 2; go on with --resume" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == before
+    monkeypatch.setattr(Trainer, "step", step)
+    assert main([*command, "--out", str(tmp_path / "stopped"), "--resume"]) == 0
+    assert main([*command, "--out", str(tmp_path / "whole")]) == 0
+    ends = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("stopped", "whole")]
+    assert ends[0] == ends[1]
+
+
+def test_two_at_once(folder, problems, tmp_path, capsys):
+    """The second process is refused in one line, with the same options or others; the first ends
+    well.
+    """
+    out = tmp_path / "run"
+    command = [
+        "ppo",
+        "--model",
+        str(folder),
+        "--data",
+        str(problems),
+        "--max-tokens",
+        "4",
+        "--out",
+        str(out),
+        *FEW,
+    ]
+    command += ["--steps", "3"]
+    code = "from llm_bridge.commands.main import main; raise SystemExit(main())"
+    first = subprocess.Popen([sys.executable, "-c", code, *command], stdout=subprocess.DEVNULL)
+    while not (out / "metrics.jsonl").exists():
+        assert first.poll() is None
+        time.sleep(0.001)
+    first.send_signal(signal.SIGSTOP)
+    for options in ([], ["--resume"], ["--seed", "7"]):
+        assert main([*command, *options]) == 2
+        refused = "another run is writing there; wait for it, or give another --out"
+        assert capsys.readouterr().err.splitlines()[-1] == f"endorm ppo: {out}: {refused}"
+    first.send_signal(signal.SIGCONT)
+    assert first.wait() == 0
+    assert [row["step"] for row in read_metrics(out)] == list(range(4))
+    assert main([*command, "--seed", "7", "--resume"]) == 2
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .endswith("seed = 0, not 7: give another --out, or remove it")
+    )
+
+
+@pytest.mark.filterwarnings("default:out=")
+def test_nothing_to_go_on_from_is_said(folder, problems, tmp_path, capsys):
+    command = [
+        "ppo",
+        "--model",
+        str(folder),
+        "--data",
+        str(problems),
+        "--max-tokens",
+        "4",
+        "--steps",
+        "1",
+        *FEW,
+    ]
+    command += ["--out", str(tmp_path), "--resume"]
+    (tmp_path / "notes.txt").touch()
+    assert main(command) == 2
+    assert (
+        "has no run to go on from; give its folder, or leave resume out" in capsys.readouterr().err
+    )
+    (tmp_path / "notes.txt").unlink()
+    assert main(command) == 0
+    said = f"endorm ppo: out={str(tmp_path)!r}: has no checkpoint to go on from; begins at step 0"
+    assert capsys.readouterr().err.splitlines()[-1] == said
+
+
+def test_a_run_that_diverges_says_why(folder, problems, tmp_path, capsys):
+    command = [
+        "ppo",
+        "--model",
+        str(folder),
+        "--data",
+        str(problems),
+        "--max-tokens",
+        "4",
+        "--out",
+        str(tmp_path),
+    ]
+    assert main([*command, *FEW, "stop_kl=1e-5", "lr=1e-3", "warmup=1", "--steps", "5"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert re.match(
+        r"endorm ppo: stopped: step [2-5]: KL to the frozen model is .*, above stop_kl=1e-05; the "
+        r"last",
+        error,
+    )
+
+
+def test_hyperparameters_come_from_a_file_and_from_options(folder, problems, tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"beta": 0.3, "epochs": 3, "end_tokens": [7]}')
+    command = [
+        "ppo",
+        "--model",
+        str(folder),
+        "--data",
+        str(problems),
+        "--dry-run",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    command += [
+        "--max-tokens",
+        "8",
+        "--config",
+        str(tmp_path / "config.json"),
+        "--beta",
+        "0.2",
+        "--set",
+        "baseline=group",
+    ]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    found = json.loads(printed[printed.index("{") :])
+    assert (found["beta"], found["epochs"], found["end_tokens"], found["baseline"]) == (
+        0.2,
+        3,
+        [7],
+        "group",
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--set", "epoch=1"], "epoch: no such hyperparameter; there are adaptive_kl, alpha,"),
+        (["--set", "epochs"], "--set epochs: must be NAME=VALUE"),
+        (["--beta", "-1"], "beta=-1.0: must be 0 or more"),
+        (["--set", "clip=high"], "hyperparameters: "),
+        (["--config", "nowhere.json"], "--config=nowhere.json: cannot be read as JSON"),
+        (["--eval-every", "0"], "--eval-every=0: must be at least 1"),
+        (["--chat"], "--chat: the tokenizer of tiny has no chat template"),
+        (["--max-tokens", "511"], "no problem that tiny has room for; give fewer --max-tokens"),
+    ],
+)
+def test_bad_input_is_one_line(folder, problems, tmp_path, capsys, options, message):
+    command = [
+        "ppo",
+        "--model",
+        str(folder),
+        "--data",
+        str(problems),
+        "--out",
+        str(tmp_path / "out"),
+        *options,
+    ]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.splitlines()[-1].startswith("endorm ppo: ")
+
+
+# --- Evaluation by writing, and what a run costs --------------------------------------------------
+
+
+def test_written_responses_are_those_of_the_model(folder):
+    lm = load_model(folder)
+    prompts = ["one", "a much longer prompt", "x"]
+    greedy = write(lm, prompts, 5, seed=None, end_tokens=())
+    for prompt, (text,) in zip(prompts, greedy.texts, strict=True):
+        ids = torch.tensor([lm.tokenizer(prompt)["input_ids"]])
+        for _ in range(5):
+            ids = torch.cat([ids, lm.model(ids).logits[:, -1].argmax(-1, keepdim=True)], dim=1)
+        assert text == lm.tokenizer.decode(ids[0, -5:])
+    drawn = write(lm, prompts, 4, samples=300, end_tokens=(), batch=128)
+    assert [len(texts) for texts in drawn.texts] == [300] * 3
+    assert drawn.log_probs.shape == (3, 300)
+    again = write(lm, prompts, 4, samples=300, end_tokens=(), batch=128)
+    assert again.texts == drawn.texts
+    cold = write(lm, prompts, 4, samples=300, temperature=0.2, end_tokens=())
+    assert all(
+        len(set(one)) < len(set(two)) for one, two in zip(cold.texts, drawn.texts, strict=True)
+    )
+
+
+def test_accuracy_by_writing_is_the_exact_one(shared_models):
+    from llm_bridge.improve.target import ExactTarget
+
+    lm, sums = load_model(shared_models / "add-fair"), addition(5, seed=3)
+    at = ExactTarget(lm, sums.prompts, PPOConfig(max_tokens=4), sums.answers)
+    exact = at.accuracies(at.anchor)
+    found = evaluate_tasks(lm, [sums], 4, samples=2000)
+    assert found["addition/greedy"] == exact["accuracy_greedy"]
+    assert found["addition/sampled"] == pytest.approx(exact["accuracy_sampled"], abs=0.02)
+    assert found["addition/cut"] == 1
+
+
+@pytest.mark.parametrize("names", [(), ("test", "test")])
+def test_no_task_takes_another_s_place(folder, names):
+    """Files of one name in two folders are two benchmarks, whose shares would go by one name."""
+    tasks = [replace(addition(2, seed=n), name=name) for n, name in enumerate(names)]
+    with pytest.raises(
+        ValueError, match=r"tasks=\[.*\]: must be at least one, with different names"
+    ):
+        evaluate_tasks(load_model(folder), tasks, 2)
+
+
+def test_end_tokens_end_what_is_written(folder):
+    lm = load_model(folder)
+    task = Task("empty", ("one", "two"), ("", ""))
+    written = write(lm, task.prompts, 6, samples=200)
+    assert 0 < written.ended.mean() < 1
+    assert not any("</s>" in text for texts in written.texts for text in texts)
+    right = task.correct(written.texts)
+    assert 0 < right.mean() < written.ended.mean()
+
+
+def test_costs_grow_as_they_must(folder):
+    lm = load_model(folder)
+
+    def of(**changes):
+        return cost(lm, PPOConfig(max_tokens=64, **changes), 16).memory
+
+    base = of()
+    n = sum(p.numel() for p in lm.model.parameters())
+    assert base["frozen weights"] == 4 * n
+    assert base["trained"] == 16 * n
+    assert of(lora=2)["trained"] < base["trained"]
+    assert of(samples=4)["cache"] == 2 * base["cache"]
+    assert of(gradient_checkpointing=True)["activations"] < base["activations"]
+    assert of(microbatch=8)["activations"] == base["activations"] / 32
+    assert cost(lm, PPOConfig(max_tokens=64), 16).seconds > 0

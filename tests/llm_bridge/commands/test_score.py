@@ -1,0 +1,448 @@
+"""``endorm score``: its files, its exit codes, and one clear line for each bad input."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from tiny import byte_tokenizer, saved, tiny
+
+from llm_bridge.commands.main import main
+from llm_bridge.models.load import save
+
+PAIRS = [
+    {"prompt": f"What is {n}?", "chosen": f"It is {n}." * (1 + n % 3), "rejected": f"{n}" * n}
+    for n in range(1, 9)
+]
+TURNS = [("user", "Hi"), ("assistant", "Yes?"), ("user", "4?")]
+CHAT_PAIR = {
+    "prompt": [{"role": role, "content": content} for role, content in TURNS],
+    "chosen": "four",
+    "rejected": "five",
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    saved(root / "base")
+    saved(root / "chat", chat=True, seed=1)
+    saved(root / "judged", kind="ForSequenceClassification", num_labels=1, pad=258)
+    return root
+
+
+@pytest.fixture
+def score(models, tmp_path, capsys):
+    """Run the command on rows; its exit code, output, error lines and folder."""
+
+    def run(rows, *options, model="base", name="pairs.jsonl", out="out"):
+        text = rows if isinstance(rows, str) else "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        words = [
+            "--model",
+            str(models / model),
+            "--pairs",
+            str(tmp_path / name),
+            "--out",
+            str(tmp_path / out),
+        ]
+        capsys.readouterr()
+        code = main(["score", *words, "--resamples", "50", *map(str, options)])
+        printed = capsys.readouterr()
+        return (
+            code,
+            printed.out,
+            printed.err.replace(f"{tmp_path}/", "").splitlines(),
+            tmp_path / out,
+        )
+
+    return run
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "responses.jsonl").read_text().splitlines()]
+
+
+def test_everything_is_written(score):
+    code, out, err, folder = score(PAIRS)
+    assert (code, err) == (0, [])
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "report.html",
+        "responses.jsonl",
+        "run.json",
+        "summary.json",
+    ]
+    records = lines(folder)
+    assert [(r["id"], r["role"], r["index"]) for r in records] == [
+        (f"pairs/{n}", role, 0) for n in range(8) for role in ("chosen", "rejected")
+    ]
+    assert {
+        "tokens",
+        "reward_sum",
+        "log_prob",
+        "soft_value_prompt",
+        "token_ids",
+        "rewards",
+    } <= records[0].keys()
+    summary = json.loads((folder / "summary.json").read_text())
+    sums = [r["reward_sum"] for r in records]
+    right = (
+        sum(chosen > rejected for chosen, rejected in zip(sums[::2], sums[1::2], strict=True)) / 8
+    )
+    assert summary["scores"]["sum"]["accuracy"]["value"] == pytest.approx(right)
+    assert list(summary["scores"]) == ["sum", "mean", "logprob"]
+    assert (summary["comparisons"], summary["left_out"], summary["comparisons_cut"]) == (8, [], 0)
+    shorter = sum(len(p["chosen"]) < len(p["rejected"]) for p in PAIRS) / 8
+    assert summary["scores"]["sum"]["nulls"]["shorter (characters)"]["accuracy"][
+        "value"
+    ] == pytest.approx(shorter, abs=0.07)
+    assert f"{right:.3f} [" in out
+    assert "tokens/s; summary.json and report in" in out
+    assert "What is 3?" in (folder / "report.html").read_text()
+
+
+def test_a_finished_run_is_only_read(score):
+    score(PAIRS)
+    code, out, _, folder = score(PAIRS, "--html", 0, "--confidence", 0.5)
+    assert code == 0
+    assert "nothing was left to score" in out
+    assert json.loads((folder / "summary.json").read_text())["scores"]["sum"]["confidence"] == 0.5
+    code, _, (line,), _ = score(PAIRS, "--alpha", 2)
+    assert code == 2
+    assert "has a run with alpha = 1.0, not 2.0: give another --out, or remove it" in line
+    code, _, (line,), _ = score(PAIRS[:3])
+    assert code == 2
+    assert "has a run with pairs = " in line
+
+
+TOO_LONG = {"prompt": "q", "chosen": "x" * 600, "rejected": "b"}
+TWO_PROMPTS = {
+    role: [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+    for role, prompt, answer in (("chosen", "q", "a"), ("rejected", "other", "b"))
+}
+BAD = [
+    ({"prompt": "q", "chosen": "a"}, "rejected is missing"),
+    ({"prompt": "q", "chosen": "", "rejected": "b"}, "chosen is empty"),
+    (TOO_LONG, "chosen[0]: prompt and response have 4 + 600 tokens, base has 512 positions"),
+    (TWO_PROMPTS, "chosen and rejected do not answer the same prompt"),
+    (CHAT_PAIR, "prompt: 3 messages, and base is given plain text: a chat template is needed"),
+    ("{", "invalid JSON: Expecting property name enclosed in double quotes"),
+]
+
+
+@pytest.mark.parametrize(("row", "message"), BAD, ids=[message[:20] for _, message in BAD])
+def test_a_bad_row_is_named_and_does_not_lose_the_others(score, row, message):
+    rows = [
+        json.dumps(PAIRS[0]),
+        row if isinstance(row, str) else json.dumps(row),
+        json.dumps(PAIRS[1]),
+    ]
+    code, _, err, folder = score("\n".join(rows))
+    assert code == 1
+    assert err[0] == "1 left out:"
+    assert err[1].startswith(f"  pairs.jsonl:2: row 1: {message}")
+    assert len(err) == 2
+    assert len(lines(folder)) == 4
+    (left,) = json.loads((folder / "summary.json").read_text())["left_out"]
+    assert left["message"].startswith(message)
+
+
+def test_nothing_but_bad_rows(score):
+    code, _, err, folder = score([TOO_LONG] * 12)
+    assert code == 2
+    assert err[0] == "12 left out:"
+    assert err[-2:] == ["  … and 2 more, in summary.json", "endorm score: nothing could be scored"]
+    assert len(json.loads((folder / "summary.json").read_text())["left_out"]) == 12
+
+
+def test_a_model_that_overflows(score, models):
+    lm = tiny(seed=3)
+    with torch.no_grad():
+        lm.model.model.norm.weight.fill_(float("inf"))
+    save(lm, models / "infinite")
+    code, _, err, _ = score(PAIRS[:2], model="infinite")
+    assert code == 2
+    assert err == [
+        "endorm score: infinite: its logits after the tokens 0 are NaN; give another model or dtype"
+    ]
+
+
+def test_lengths_are_those_of_whole_responses(score):
+    """What is cut to the context is not compared by what is left of it."""
+    rows = [{"prompt": f"q{n}", "chosen": "x" * (600 + n), "rejected": "y" * 700} for n in range(3)]
+    _, _, _, folder = score(rows, "--truncate")
+    nulls = json.loads((folder / "summary.json").read_text())["scores"]["sum"]["nulls"]
+    assert (
+        nulls["shorter (tokens)"]["accuracy"]["value"]
+        == nulls["shorter (characters)"]["accuracy"]["value"]
+        == 1
+    )
+
+
+def test_a_template_with_a_tail(score, models, tmp_path):
+    """What a template puts behind the end token is not scored, and not counted."""
+    template = tmp_path / "tail.jinja"
+    template.write_text(
+        byte_tokenizer(chat=True).chat_template.replace("{{ eos_token }}", "{{ eos_token }}\\n")
+    )
+    _, _, _, folder = score(PAIRS[:2], "--chat-template", template)
+    for record in lines(folder):
+        assert record["tokens"] == len(record["token_ids"])
+        assert record["token_ids"][-1] == 257
+
+
+@pytest.mark.parametrize("model", ["base", "chat"])
+def test_a_response_that_goes_on_after_an_end_token(score, model):
+    row = {"prompt": "q", "chosen": "yes</s> or no", "rejected": "no"}
+    code, _, err, _ = score([row, PAIRS[0]], model=model)
+    assert code == 1
+    assert "row 0: chosen[0]: its text goes on after the end token '</s>'; take it out" in err[1]
+    _, _, _, folder = score([row | {"chosen": "yes</s>"}], model=model, out="b")
+    assert lines(folder)[0]["token_ids"][-1] == 257
+    assert lines(folder)[0]["tokens"] == 4
+
+
+def test_a_separator(score, models):
+    code, _, _, folder = score(PAIRS[:1], "--separator", "")
+    assert code == 0
+    other = score(PAIRS[:1], out="b")[3]
+    assert lines(folder)[0]["soft_value_prompt"] != lines(other)[0]["soft_value_prompt"]
+    code, _, (line,), _ = score(PAIRS[:1], "--separator", "", model="chat", out="c")
+    assert (code, line) == (
+        2,
+        "endorm score: --separator is not read in a chat template; add --plain",
+    )
+
+
+def test_stopped_by_hand(score, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("llm_bridge.preferences.run.run", interrupt)
+    code, _, err, _ = score(PAIRS)
+    assert (code, err) == (130, ["endorm score: stopped"])
+
+
+def test_responses_can_be_cut(score):
+    code, out, _, folder = score([TOO_LONG, PAIRS[0]], "--truncate")
+    assert code == 0
+    assert "responses of 1 comparisons were cut to the context of base" in out
+    assert [r["cut"] for r in lines(folder)] == [600 - (512 - 4 + 1), 0, 0, 0]
+
+
+def test_chat_templates(score, tmp_path):
+    code, out, _, folder = score([CHAT_PAIR, PAIRS[0]], model="chat")
+    assert code == 0
+    assert "chat template" in out
+    four = lines(folder)[0]
+    assert four["token_ids"] == [
+        *byte_tokenizer()("four", add_special_tokens=False)["input_ids"],
+        257,
+    ]
+    assert len(lines(score([CHAT_PAIR], "--no-eos", model="chat", out="b")[3])[0]["token_ids"]) == 4
+    code, out, _, _ = score([CHAT_PAIR, PAIRS[0]], "--plain", model="chat", out="c")
+    assert code == 1
+    assert "plain text" in out
+    template = tmp_path / "template.jinja"
+    template.write_text(byte_tokenizer(chat=True).chat_template)
+    assert score([CHAT_PAIR], "--chat-template", template, out="d")[0] == 0
+
+
+def test_system_prompts(score, tmp_path):
+    (tmp_path / "system.txt").write_text("Be kind.\n")
+    options = {
+        "none": [],
+        "text": ["--system", "Be kind."],
+        "file": ["--system", tmp_path / "system.txt"],
+        "empty": ["--system", ""],
+    }
+    runs = {name: score(PAIRS[:2], *words, out=name)[3] for name, words in options.items()}
+    sums = {name: [r["reward_sum"] for r in lines(folder)] for name, folder in runs.items()}
+    assert sums["text"] == sums["file"] != sums["none"] == sums["empty"]
+
+
+def test_options_of_the_reward(score, models):
+    records = {}
+    for options in (["--alpha", 2], ["--gauge", "logprob"], ["--terminal", "bootstrap"], []):
+        records[str(options)] = lines(score(PAIRS[:2], *options, out=f"run{len(records)}")[3])
+    plain = records["[]"]
+    for one, two in zip(records["['--alpha', 2]"], plain, strict=True):
+        assert one["reward_sum"] == pytest.approx(2 * two["reward_sum"])
+    for one, two in zip(records["['--gauge', 'logprob']"], plain, strict=True):
+        assert one["reward_sum"] == one["log_prob"] == two["log_prob"]
+    for one, two in zip(records["['--terminal', 'bootstrap']"], plain, strict=True):
+        assert one["reward_sum"] == pytest.approx(two["reward_sum"] - one["end_value"])
+    code, _, _, folder = score(PAIRS[:2], "--reference", models / "chat", out="anchored")
+    assert code == 0
+    assert "anchored" in json.loads((folder / "summary.json").read_text())["scores"]
+
+
+@pytest.mark.parametrize("method", ["verifier", "pointwise", "pairwise"])
+def test_judges(score, method):
+    code, _, _, folder = score(PAIRS[:3], "--method", method, "--plain")
+    assert code == 0
+    records = lines(folder)
+    assert len(records) == (3 if method == "pairwise" else 6)
+    names = {"verifier": "log_prob", "pointwise": "rating", "pairwise": "log_odds"}
+    main_score = json.loads((folder / "summary.json").read_text())["scores"][names[method]]
+    values = [record[names[method]] for record in records]
+    above = (
+        [v > 0 for v in values]
+        if method == "pairwise"
+        else [a > b for a, b in zip(values[::2], values[1::2], strict=True)]
+    )
+    assert main_score["accuracy"]["value"] == pytest.approx(sum(above) / 3)
+
+
+def test_an_explicit_reward_model(score):
+    code, _, _, folder = score(PAIRS, "--method", "reward-model", model="judged")
+    assert code == 0
+    assert "score" in lines(folder)[0]
+
+
+def test_domains_are_drawn(score):
+    rows = [
+        {
+            "query": f"Query {n}",
+            "responses": {name: f"{name} {n}" for name in ("academy", "business", "normal")},
+        }
+        for n in range(3)
+    ]
+    code, _, _, folder = score(rows)
+    assert code == 0
+    assert (folder / "domains.png").stat().st_size > 1000
+    matrix = json.loads((folder / "summary.json").read_text())["scores"]["sum"]["domains"]
+    assert set(matrix) == {"academy", "business", "normal"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--limit", 0], "--limit=0: must be at least 1"),
+        (["--batch-tokens", 0], "--batch-tokens=0: must be at least 1"),
+        (["--resamples", 0], "--resamples=0: must be at least 1"),
+        (["--html", -1], "--html=-1: must be at least 0"),
+        (["--tolerance", "nan"], "--tolerance=nan: must be a share"),
+        (["--confidence", 1], "--confidence=1: must be between 0 and 1"),
+        (["--seed", -1], "--seed=-1: must be from 0"),
+        (["--method", "verifier", "--alpha", 1], "--alpha is not read by --method verifier"),
+        (
+            ["--method", "reward-model", "--truncate"],
+            "--truncate is not read by --method reward-model",
+        ),
+        (["--method", "pairwise", "--no-eos"], "--eos is not read by --method pairwise"),
+        (["--method", "pointwise", "--html", 3], "--html is not read by --method pointwise"),
+        (["--system", "no/such/file"], "--system=no/such/file: cannot be read"),
+        (["--system", "."], "--system=.: cannot be read"),
+        (["--device", "nowhere"], "device='nowhere': "),
+        (["--alpha", "1e40"], "--alpha=1e+40: must be from"),
+        (
+            ["--gauge", "logprob", "--terminal", "bootstrap"],
+            "--terminal=bootstrap: in the logprob gauge",
+        ),
+        (["--plain", "--chat-template", "x"], "--plain and --chat-template: give one of them"),
+        (
+            ["--device", "cpu", "--device-map", "auto"],
+            "--device and --device-map: give one of them",
+        ),
+        (["--pairs", "a", "a"], "--pairs: a is given twice"),
+        (["--pairs", "nowhere.jsonl"], "No such file or directory: 'nowhere.jsonl'"),
+        (["--chat-template", "nowhere.jinja"], "--chat-template=nowhere.jinja: cannot be read"),
+        (["--alpha", -1], "alpha"),
+        (["--dtype", "float8"], "dtype='float8': must be one of"),
+        (["--format", "llmbar"], "nothing could be scored"),
+    ],
+)
+def test_wrong_options(score, options, message):
+    code, _, err, _ = score(PAIRS, *options)
+    assert code == 2
+    assert message in err[-1]
+    assert err[-1].startswith("endorm score: ")
+
+
+def test_wrong_models(score, models, tmp_path):
+    code, _, (line,), _ = score(PAIRS, "--method", "reward-model")
+    assert code == 2
+    assert (
+        "not a reward model that can be used here (a LlamaForCausalLM is not a sequence classifier)"
+        in line
+    )
+    lm = tiny(seed=5)
+    save(lm, models / "foreign")
+    saved_tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=word_tokenizer())
+    saved_tokenizer.save_pretrained(models / "foreign")
+    code, _, (line,), _ = score(PAIRS, model="foreign")
+    assert code == 2
+    assert (
+        "foreign: its tokenizer has 3 tokens, the model 264, so they do not belong together" in line
+    )
+    config = transformers.BertConfig(
+        vocab_size=264,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=8,
+    )
+    transformers.BertForMaskedLM(config).save_pretrained(models / "masked")
+    byte_tokenizer().save_pretrained(models / "masked")
+    code, _, (line,), _ = score(PAIRS, model="masked")
+    assert code == 2
+    assert (
+        "not a causal language model that can be used here (a BertForMaskedLM does not predict the "
+        "next token)" in line
+    )
+
+
+def word_tokenizer():
+    from tokenizers import Tokenizer, models
+
+    return Tokenizer(models.WordLevel({"a": 0, "b": 1, "c": 2}, unk_token="a"))
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_two_processes_write_what_one_writes(score, models, tmp_path):
+    _, _, _, folder = score(PAIRS, "--batch-tokens", 60)
+    words = [
+        "score",
+        "--model",
+        models / "base",
+        "--pairs",
+        tmp_path / "pairs.jsonl",
+        "--out",
+        tmp_path / "both",
+    ]
+    words += ["--batch-tokens", "60", "--resamples", "50"]
+    launch = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "llm_bridge.commands.main",
+    ]
+    root = Path(__file__).resolve().parents[3]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(root),
+        "PYTHONWARNINGS": "ignore",
+    }
+    done = subprocess.run(
+        [sys.executable, *launch, *map(str, words)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("tokens/s") == 1
+    names = sorted(path.name for path in folder.iterdir())
+    assert sorted(path.name for path in (tmp_path / "both").iterdir()) == names
+    for name in names:
+        assert (tmp_path / "both" / name).read_bytes() == (folder / name).read_bytes(), name

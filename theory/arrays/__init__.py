@@ -1,0 +1,1 @@
+"""Arrays of NumPy, torch and enclosures under one namespace, and checks of arguments."""

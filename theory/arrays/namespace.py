@@ -1,0 +1,264 @@
+"""Arrays: NumPy or torch, one code for both, and the layout that makes the sweeps fast.
+
+Axis convention of the whole package
+------------------------------------
+A *table* holds one number for each state and token of a layer: shape ``(*batch, n_h, V)``. A
+*value* holds one number for each state: ``(*batch, n_h)``. Leading axes, where present, are a
+batch: many problems on the same dynamics, solved by one array program. `alpha` and `epsilon` are
+scalars or of shape ``batch``.
+
+NumPy tables are stored *token-major*: the memory order is that of ``(V, *batch, n_h)``, so that
+reductions over tokens run along contiguous memory. That changes speed only, never a result.
+
+Every function computes in the array namespace of its input: torch tensors stay torch tensors, on
+their device and with their gradients, and enclosures (`theory.arrays.enclosures`) enclose every
+result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import array_api_compat
+import numpy as np
+from array_api_compat import device, is_numpy_array, is_torch_array
+
+from theory.arrays.enclosures import NAMESPACE, is_enclosure
+
+__all__ = [
+    "Array",
+    "array_namespace",
+    "as_array",
+    "as_float",
+    "blocks",
+    "constant",
+    "expand",
+    "forbid",
+    "is_enclosure",
+    "is_numpy_array",
+    "is_torch_array",
+    "like",
+    "log_mean_exp",
+    "pick",
+    "require_positive",
+    "root",
+    "scatter_add",
+    "soft_maximum",
+    "token_major",
+]
+
+Array: TypeAlias = Any
+"""A NumPy array or a torch tensor. (No static type covers both; shapes are given in each
+docstring.)
+"""
+
+BLOCK = 16_384
+"""States per block of a sweep: with a small vocabulary, a block of doubles stays inside a core's L2
+cache.
+"""
+
+
+def array_namespace(*arrays: Array) -> Any:
+    """The array-API namespace of `arrays`: that of enclosures if one of them is one."""
+    return (
+        NAMESPACE if any(map(is_enclosure, arrays)) else array_api_compat.array_namespace(*arrays)
+    )
+
+
+def as_array(values: Any) -> Array:
+    """`values` as an array: torch tensors and enclosures as they are, everything else as
+    NumPy's.
+    """
+    return values if is_torch_array(values) or is_enclosure(values) else np.asarray(values)
+
+
+def constant(value: Any, reference: Array) -> Array:
+    """`value` as an exact enclosure where `reference` is one, so that what is made of it is
+    enclosed, else as it is.
+    """
+    if is_enclosure(reference):
+        return type(reference).of(value)
+    return (
+        reference.new_tensor(value) if is_torch_array(reference) else np.asarray(value, dtype=float)
+    )
+
+
+def as_float(values: Any) -> Array:
+    """Floating-point array of `values`: torch tensors, ``float64``/``longdouble`` arrays and
+    enclosures as they are, the rest converted to ``float64``.
+    """
+    if is_torch_array(values):
+        return values if values.dtype.is_floating_point else values.double()
+    if is_enclosure(values):
+        return values
+    array = np.asarray(values)
+    return array if array.dtype in (np.float64, np.longdouble) else array.astype(np.float64)
+
+
+def token_major(table: Array) -> Array:
+    """`table` ``(*batch, n, V)`` with the same numbers, stored token-major (torch tensors are left
+    alone).
+    """
+    if not is_numpy_array(table):
+        return table
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(table, -1, 0)), 0, -1)
+
+
+def like(values: Any, reference: Array) -> Array:
+    """`values` as an array of the namespace, dtype and device of `reference` (integer and boolean
+    dtypes kept).
+    """
+    if not is_torch_array(reference):
+        return as_array(values)
+    xp = array_namespace(reference)
+    array = xp.asarray(values, device=device(reference))
+    return array.to(reference.dtype) if array.dtype.is_floating_point else array
+
+
+def expand(scalars: Array | float, axes: int) -> Array | float:
+    """`scalars` of shape ``batch`` with `axes` axes of length one appended; a plain number is
+    returned as it is.
+    """
+    return (
+        scalars
+        if isinstance(scalars, float) or not scalars.ndim
+        else scalars[(..., *(None,) * axes)]
+    )
+
+
+def forbid(table: Array, allowed: np.ndarray | None) -> Array:
+    """`table` ``(*batch, n, V)`` with ``-inf`` on the tokens that the mask ``(n, V)`` does not
+    allow (`None`: all).
+    """
+    if allowed is None:
+        return table
+    return array_namespace(table).where(like(allowed, table), table, float("-inf"))
+
+
+def blocks(n: int) -> Iterator[slice]:
+    """Slices that cover ``range(n)`` in cache-sized pieces."""
+    return (slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK))
+
+
+def pick(table: Array, states: Array, tokens: Array) -> Array:
+    """``table[..., states, tokens]`` with the batch axes aligned: ``(*batch, n, V)`` and ``(*batch,
+    N)`` give ``(*batch, N)``. Index arrays without batch axes are shared by the whole batch.
+    """
+    xp = array_namespace(table)
+    batch = table.shape[:-2]
+    grids = [
+        like(np.arange(size).reshape((1,) * axis + (size,) + (1,) * (len(batch) - axis)), table)
+        for axis, size in enumerate(batch)
+    ]
+    picked: Array = table[
+        (*grids, xp.asarray(like(states, table)), xp.asarray(like(tokens, table)))
+    ]
+    return picked
+
+
+def scatter_add(mass: Array, index: np.ndarray, size: int) -> Array:
+    """Sum the last axis of `mass` ``(*batch, m)`` into `size` bins named by `index` ``(m,)``."""
+    if is_torch_array(mass):
+        return mass.new_zeros((*mass.shape[:-1], size)).index_add(-1, like(index, mass), mass)
+    batch = mass.shape[:-1]
+    rows = mass.reshape(-1, mass.shape[-1])
+    if rows.dtype == np.float64:
+        offset_index = (index + size * np.arange(len(rows))[:, None]).reshape(-1)
+        out = np.bincount(offset_index, weights=rows.reshape(-1), minlength=size * len(rows))
+    else:
+        out = np.zeros((len(rows), size), dtype=mass.dtype)
+        for row, total in zip(rows, out, strict=True):
+            np.add.at(total, index, row)
+    return out.reshape(*batch, size)
+
+
+def require_positive(name: str, value: Any) -> Array | float:
+    """`value` as a float or floating-point array, all of it positive and finite.
+
+    Raises:
+        ValueError: names the argument and the value.
+
+    """
+    try:
+        array = as_float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{name}={str(value)[:80]}: must be a positive number") from None
+    bad = ~((array > 0) & (array < float("inf")))
+    if bool(bad.any()):
+        shown = array if is_enclosure(array) else float(array[bad][0])
+        raise ValueError(f"{name}={shown}: must be positive and finite")
+    return array if array.ndim or is_enclosure(array) else float(array)
+
+
+def soft_maximum(q: Array, alpha: Array | float) -> Array:
+    """Soft maximum over tokens, ``α log Σ_a exp(q_a/α)``, in log-space.
+
+    Args:
+        q: ``(*batch, n, V)`` in reward units; ``-inf`` marks a forbidden token (one token a state
+            must be allowed).
+        alpha: temperature, scalar or ``batch``.
+
+    Returns:
+        ``(*batch, n)`` in reward units.
+
+    """
+    if is_enclosure(
+        q
+    ):  # 1-Lipschitz in the largest norm, so the widths of a sweep add up and do not multiply
+        return q.carry(lambda exact: _soft_maximum(exact, alpha), q.radius().max(axis=-1))
+    return _soft_maximum(q, alpha)
+
+
+def _soft_maximum(q: Array, alpha: Array | float) -> Array:
+    xp = array_namespace(q)
+    top = xp.max(q, axis=-1, keepdims=True)
+    total = xp.sum(xp.exp((q - top) / expand(alpha, 2)), axis=-1)
+    return top[..., 0] + expand(alpha, 1) * xp.log(total)
+
+
+def root(x: Array) -> Array:
+    """Square root of numbers that are known not to be negative, though rounding may say so."""
+    if is_enclosure(x):
+        return x.root()
+    xp = array_namespace(x)
+    return xp.sqrt(xp.where(x > 0, x, 0.0))
+
+
+def log_mean_exp(log_probs: Array, x: Array) -> Array:
+    """``log Σ_a p(a) e^{x(a)}`` over tokens, without cancellation where it is near zero.
+
+    Args:
+        log_probs: ``log p``, ``(*batch, n, V)``, nats, rows that sum to one; ``-inf`` leaves a
+            token out.
+        x: nats, of the same shape; ``-inf`` where a token counts as nothing.
+
+    Returns:
+        ``(*batch, n)``, nats; ``-inf`` where no token is left.
+
+    """
+    if is_enclosure(x):  # 1-Lipschitz in `x`
+        return x.carry(lambda exact: _log_mean_exp(log_probs, exact), x.radius().max(axis=-1))
+    return _log_mean_exp(log_probs, x)
+
+
+def _log_mean_exp(log_probs: Array, x: Array) -> Array:
+    never = float("-inf")
+    xp = array_namespace(log_probs, x)
+    counted = ~(log_probs == never) & ~(x == never)
+    exponent = xp.where(counted, x, 0.0)
+    none = ~xp.any(counted, axis=-1)
+    if (
+        is_enclosure(x) and not x.coarse
+    ):  # with digits to spare, one may be taken from a sum near it
+        mean = xp.sum(xp.where(counted, xp.exp(log_probs + exponent), 0.0), axis=-1)
+        return xp.where(none, never, xp.log(xp.where(none, 1.0, mean)))
+    # where the mean is near one its logarithm is that of one plus the mean of expm1, which has no
+    # large terms
+    small = xp.where(xp.abs(exponent) < 1.0, exponent, 0.0)
+    less_one = xp.sum(xp.exp(log_probs) * xp.where(counted, xp.expm1(small), -1.0), axis=-1)
+    near = xp.all(~counted | (xp.abs(exponent) < 1.0), axis=-1) & (less_one > -0.5)
+    total = soft_maximum(
+        xp.where(counted, log_probs + exponent, xp.where(none[..., None], 0.0, never)), 1.0
+    )
+    return xp.where(none, never, xp.where(near, xp.log1p(xp.where(near, less_one, 0.0)), total))

@@ -1,0 +1,1 @@
+"""Bounds, statements, and verdicts on them."""

@@ -1,0 +1,304 @@
+"""Every right-hand side: the paper's bounds and the sharp ones.
+
+`horizon` is `H`, `epsilon` is ``ε_π = max |log π_E − log π̂|`` in nats, `alpha` the temperature in
+reward units, `width` the width of the reward range (1 for rewards in [0, 1]). Arguments broadcast.
+Derivations are in ``docs/theory.md``.
+
+With a discount ``γ`` and no horizon, every bound that is linear in `H` holds with ``1/(1−γ)`` in
+its place (pass `effective_horizon`); the cloning bounds that are not linear have a discounted form
+of their own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from theory.arrays.namespace import Array, array_namespace, as_array, constant, is_torch_array, root
+
+__all__ = [
+    "clone_gap_composition",
+    "clone_gap_discounted",
+    "clone_gap_elementary",
+    "clone_gap_entropy",
+    "clone_gap_paper",
+    "clone_gap_stepwise",
+    "clone_gap_three_halves",
+    "effective_horizon",
+    "every_bound",
+    "kl_ball",
+    "preference_tv_of_pair",
+    "preference_tv_paper",
+    "preference_tv_sharp",
+    "rl_gap",
+    "rl_gap_anchored",
+    "rl_gap_anchored_sharp",
+    "rl_gap_expert",
+    "rl_gap_paper",
+    "tv_hellinger",
+    "tv_pinsker",
+    "tv_randomised_response",
+]
+
+
+def effective_horizon(discount: Any) -> Array:
+    """``1/(1−γ)``, what stands for `H` when rewards are discounted."""
+    return 1 / (1 - as_array(discount))
+
+
+def _times(width: Any, bound: Array) -> Array:
+    """``width·bound``, zero where the width is: rewards that are all equal are worth the same,
+    whatever `ε` is.
+    """
+    scale = as_array(width)
+    if is_torch_array(bound):
+        return float(scale) * bound
+    with np.errstate(invalid="ignore"):
+        return array_namespace(scale, bound).where(scale == 0, 0.0, scale * bound)
+
+
+# --- Theorem 1: preferences, total variation ------------------------------------------------------
+
+
+def preference_tv_paper(horizon: Any, epsilon: Any, alpha: Any) -> Array:
+    """Theorem 1: ``TV ≤ αHε/2``. Says nothing where it is 1 or more."""
+    return as_array(alpha) * horizon * epsilon / 2
+
+
+def preference_tv_sharp(diverging_steps: Any, epsilon: Any, alpha: Any) -> Array:
+    """Theorem 1, sharp: ``TV ≤ tanh(α(H−k)ε/2)`` for responses that share their first `k` tokens;
+    attained.
+    """
+    return np.tanh(as_array(alpha) * diverging_steps * epsilon / 2)
+
+
+def preference_tv_of_pair(log_ratio_difference: Any, alpha: Any) -> Array:
+    """One pair, no ball: ``TV ≤ tanh(α|D(τ) − D(τ')|/4)``, ``D = log π_E(τ) − log π̂(τ)``."""
+    return np.tanh(as_array(alpha) * np.abs(log_ratio_difference) / 4)
+
+
+# --- Theorem 2: cloning, reward units -------------------------------------------------------------
+
+
+def clone_gap_paper(horizon: Any, epsilon: Any, width: Any = 1.0) -> Array:
+    """Theorem 2 for cloning with the hidden constant set to one: ``V^{π_E} − V^{π̂} ≤ H²ε``."""
+    return _times(width, horizon**2 * as_array(epsilon))
+
+
+def clone_gap_elementary(horizon: Any, epsilon: Any, width: Any = 1.0) -> Array:
+    """Performance-difference constant: ``V^{π_E} − V^{π̂} ≤ tanh(ε/2)·H(H+1)/2``."""
+    return as_array(width) * np.tanh(as_array(epsilon) / 2) * horizon * (horizon + 1) / 2
+
+
+def clone_gap_composition(horizon: int, epsilon: Any, width: Any = 1.0) -> Array:
+    """Cloning by composition: ``V^{π_E} − V^{π̂} ≤ H·TV_RR(H, ε)``, about ``H^{3/2} ε/√(2π)`` and
+    never above `H`.
+    """
+    return as_array(width) * horizon * tv_randomised_response(horizon, epsilon)
+
+
+def clone_gap_stepwise(horizon: int, epsilon: Any, width: Any = 1.0) -> Array:
+    """Cloning by composition step by step: ``V^{π_E} − V^{π̂} ≤ Σ_{h=1}^{H} TV_RR(h, ε)``.
+
+    The reward of step `h` reads the first `h` tokens only. About ``(2/3) H^{3/2} ε/√(2π)``; below
+    the elementary bound and below `clone_gap_composition` for every `H` and `ε`.
+
+    Args:
+        horizon: `H`, a single integer.
+        epsilon: ε in nats, of any shape.
+        width: width of the reward range.
+
+    """
+    steps = np.arange(
+        0, horizon, 2
+    )  # the m-th term of TV_RR(h) is there for every h > 2m: H − 2m of them
+    return as_array(width) * (_randomised_response_terms(horizon, epsilon) * (horizon - steps)).sum(
+        axis=-1
+    )
+
+
+def clone_gap_three_halves(horizon: Any, epsilon: Any, width: Any = 1.0) -> Array:
+    """Cloning in closed form: ``V^{π_E} − V^{π̂} ≤ ½ H^{3/2} ε`` (Pinsker on the whole response).
+
+    The asymptotic constant of `clone_gap_composition`, ``1/√(2π) ≈ 0.40``, is not a bound: at ``H =
+    1`` it fails.
+    """
+    eps = as_array(epsilon)
+    root = array_namespace(eps).sqrt(constant(horizon, eps))
+    return _times(width, horizon * root * eps / 2)
+
+
+def clone_gap_entropy(horizon: int, epsilon: Any, alpha: Any, vocab_size: int) -> Array:
+    """Cloning a soft-optimal expert: ``V^{π_E} − V^{π̂} ≤ α log V · [Σ_{h<H} TV_RR(h, ε) + H(e^ε −
+    1)]``.
+
+    What an expert of temperature `α` can lose it has spent on entropy, of which a token carries
+    ``log V`` at most. So it is below `clone_gap_stepwise` where ``α log V`` is well below the width
+    of the rewards.
+    """
+    eps, alpha = as_array(epsilon), as_array(alpha)
+    if vocab_size == 1:  # one token has no entropy, and one policy
+        return alpha * 0.0 * as_array(array_namespace(eps).zeros_like(eps))
+    most_entropy = array_namespace(alpha).log(constant(vocab_size, alpha))  # of a token
+    earlier = clone_gap_stepwise(horizon, eps) - tv_randomised_response(horizon, eps)
+    return alpha * most_entropy * (earlier + horizon * np.expm1(eps))
+
+
+def clone_gap_discounted(discount: Any, epsilon: Any, width: Any = 1.0) -> Array:
+    """Cloning, discounted: ``V^{π_E} − V^{π̂} ≤ Σ_h γ^{h−1} TV_RR(h, ε) = tanh(ε/2) / ((1−γ) √(1 −
+    γ²/cosh²(ε/2)))``.
+
+    About ``ε/(2√2)·(1−γ)^{−3/2}`` for small ε, against the paper's ``ε/(1−γ)²``, and never above
+    ``1/(1−γ)``.
+    """
+    half = as_array(epsilon) / 2
+    # 1 − γ² sech² = (1−γ)(1+γ) + γ² tanh², without cancellation
+    below = root(
+        (1 - as_array(discount)) * (1 + as_array(discount)) + (discount * np.tanh(half)) ** 2
+    )
+    return as_array(width) * effective_horizon(discount) * np.tanh(half) / below
+
+
+def tv_randomised_response(horizon: int, epsilon: Any) -> Array:
+    """Total variation of `H` randomised responses, the largest that two policies of the ball can
+    have.
+
+    ``TV_RR(H, ε) = ½ Σ_k C(H,k) |p^k q^{H−k} − q^k p^{H−k}|``, ``p = e^ε/(1+e^ε)``, ``q = 1 − p``
+    (optimal composition: Kairouz, Oh, Viswanath 2015). It is the advantage of a majority vote,
+    which one more vote raises only by breaking a tie; hence ``TV_RR(H, ε) = tanh(ε/2) Σ_{m<H/2}
+    C(2m,m) (2 cosh(ε/2))^{−2m}``, all terms positive, so that small ε and long horizons lose no
+    digits.
+
+    Args:
+        horizon: `H`, a single integer.
+        epsilon: ε in nats, of any shape.
+
+    Returns:
+        An array of the shape of `epsilon`, at most one.
+
+    """
+    return _randomised_response_terms(horizon, epsilon).sum(axis=-1)
+
+
+def _randomised_response_terms(horizon: int, epsilon: Any) -> Array:
+    """``tanh(ε/2) C(2m,m) (2 cosh(ε/2))^{−2m}`` for ``m < H/2``: shape of `epsilon`, and one axis
+    of terms.
+    """
+    half = as_array(epsilon)[..., None] / 2
+    xp = array_namespace(half)
+    m = np.arange(1, (horizon + 1) // 2)
+    decay = xp.exp(-half)
+    sech = 2 * decay / (1 + decay * decay)  # without overflow
+    tie = sech * sech * (2 * m - 1) / (2 * m)  # ratio of a term to the one before
+    return xp.tanh(half) * xp.cumprod(xp.concatenate([xp.ones_like(half), tie], axis=-1), axis=-1)
+
+
+# --- Theorem 2: RL on the endogenous reward, reward units -----------------------------------------
+
+
+def rl_gap_paper(horizon: Any, epsilon: Any, width: Any = 1.0) -> Array:
+    """Theorem 2 for RL on the endogenous reward with the hidden constant set to one: ``V^{π_E} −
+    V^{π_RL} ≤ Hε``.
+
+    True for every instance only where ``α(1 + tanh(ε/2)) ≤ width``, so for ``α ≤ ½·width`` at any
+    ε: the constant contains α, see `rl_gap_expert`.
+    """
+    return _times(width, horizon * as_array(epsilon))
+
+
+def rl_gap(horizon: Any, epsilon: Any, alpha: Any) -> Array:
+    """``max_π V^π_{r*} − V^{π_RL}_{r*} ≤ 2αHε``, against any comparator."""
+    return 2 * as_array(alpha) * horizon * epsilon
+
+
+def rl_gap_expert(horizon: Any, epsilon: Any, alpha: Any) -> Array:
+    """Against `π_E` itself: ``V^{π_E}_{r*} − V^{π_RL}_{r*} ≤ αHε(1 + tanh(ε/2))``; attained at
+    every `H`.
+
+    So the constant that the paper's ``≲ Hε`` hides is ``α(1 + tanh(ε/2))``, between ``α`` and
+    ``2α``.
+    """
+    return as_array(alpha) * (horizon * as_array(epsilon) + kl_ball(horizon, epsilon))
+
+
+def rl_gap_anchored(horizon: Any, epsilon: Any, alpha: Any, beta: Any) -> Array:
+    """KL-regularised RL, ``π_β ∝ π̂^{1+α/β}``: ``V^{π_E}_{r*} − V^{π_β}_{r*} ≤ αHε + (α + β) Hε
+    tanh(ε/2)``.
+    """
+    return rl_gap_expert(horizon, epsilon, alpha) + as_array(beta) * kl_ball(horizon, epsilon)
+
+
+def rl_gap_anchored_sharp(horizon: Any, epsilon: Any, alpha: Any, beta: Any) -> Array:
+    """KL-regularised RL: ``V^{π_E} − V^{π_β} ≤ H{(α+β) ε tanh(ε/2) + β
+    log(cosh((α/β+½)ε)/cosh(ε/2))}``.
+
+    About ``Hε²(α+β)²/(2β)`` for small ε, least at ``β = α``; `rl_gap_expert` for ``β → 0``.
+    """
+    alpha, eps = as_array(alpha), as_array(epsilon)
+    xp = array_namespace(eps)
+    t, tilt = xp.tanh(eps / 2), alpha / beta * eps
+    # log(cosh x + t sinh x): the first form has no difference of large terms, the second no
+    # overflow
+    near = xp.where(tilt < 1, tilt, 0.0)
+    small = xp.log1p(2 * xp.sinh(near / 2) ** 2 + xp.sinh(near) * t)
+    decay = xp.exp(-eps)
+    large = tilt + xp.log1p(decay / (1 + decay) * xp.expm1(-2 * tilt))
+    renyi = xp.where(tilt < 1, small, large)
+    return horizon * ((alpha + beta) * eps * t + beta * renyi)
+
+
+def every_bound(
+    horizon: int, epsilon: float, alpha: float, vocab_size: int, width: float = 1.0
+) -> dict[str, float]:
+    """Each bound in `ε`, by the name of its function; `regularised_gap` is ``α·kl_ball``, of the
+    regularised values.
+
+    `preference_tv_sharp` is for responses that differ from the first token on, the two
+    `rl_gap_anchored` for ``β = α``.
+    """
+    found = {
+        "preference_tv_paper": preference_tv_paper(horizon, epsilon, alpha),
+        "preference_tv_sharp": preference_tv_sharp(horizon, epsilon, alpha),
+        "clone_gap_paper": clone_gap_paper(horizon, epsilon, width),
+        "clone_gap_elementary": clone_gap_elementary(horizon, epsilon, width),
+        "clone_gap_three_halves": clone_gap_three_halves(horizon, epsilon, width),
+        "clone_gap_composition": clone_gap_composition(horizon, epsilon, width),
+        "clone_gap_stepwise": clone_gap_stepwise(horizon, epsilon, width),
+        "clone_gap_entropy": clone_gap_entropy(horizon, epsilon, alpha, vocab_size),
+        "rl_gap_paper": rl_gap_paper(horizon, epsilon, width),
+        "rl_gap": rl_gap(horizon, epsilon, alpha),
+        "rl_gap_expert": rl_gap_expert(horizon, epsilon, alpha),
+        "rl_gap_anchored": rl_gap_anchored(horizon, epsilon, alpha, alpha),
+        "rl_gap_anchored_sharp": rl_gap_anchored_sharp(horizon, epsilon, alpha, alpha),
+        "kl_ball": kl_ball(horizon, epsilon),
+        "regularised_gap": alpha * kl_ball(horizon, epsilon),
+        "tv_randomised_response": tv_randomised_response(horizon, epsilon),
+    }
+    return {name: float(value) for name, value in found.items()}
+
+
+# --- Distances between the laws of a response -----------------------------------------------------
+
+
+def kl_ball(horizon: Any, epsilon: Any) -> Array:
+    """``KL(π̂(τ)‖π_E(τ)) ≤ Hε tanh(ε/2)``, nats, and the same for ``KL(π_E(τ)‖π̂(τ))``."""
+    return as_array(horizon) * epsilon * np.tanh(as_array(epsilon) / 2)
+
+
+def tv_pinsker(kl: Any) -> Array:
+    """``TV ≤ √(KL/2)``, and never above one (Pinsker)."""
+    nats = as_array(kl)
+    xp = array_namespace(nats)
+    return xp.minimum(root(nats / 2), constant(1.0, nats))
+
+
+def tv_hellinger(squared_hellinger: Any) -> Array:
+    """``TV ≤ √(1 − BC²) = √(h²(2 − h²))`` with the squared Hellinger distance ``h² = 1 − BC``; at
+    most one.
+
+    Between close distributions it is Pinsker's bound to second order; of the two neither is always
+    the lower.
+    """
+    apart = as_array(squared_hellinger)
+    return root(apart * (2 - apart))

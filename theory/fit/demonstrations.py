@@ -1,0 +1,478 @@
+"""Demonstrations: how often an expert chose each token in each state, which is all that any route
+to a reward reads.
+
+The log-likelihood of a policy, the feature expectations of MaxEnt IRL and the objective of inverse
+soft-Q learning are sums over demonstrated tokens, so the counts by state are a sufficient
+statistic. They form a *flow*: as many responses arrive in a state as tokens are chosen in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from theory.arrays.memory import require_memory
+from theory.arrays.namespace import Array, token_major
+from theory.mdp.dynamics import Dynamics, Table, Window
+from theory.mdp.policy import Policy, Seed, require_same_dynamics
+from theory.mdp.responses import Responses
+from theory.mdp.values import occupancy
+from theory.storage.files import read_arrays, replacing
+
+__all__ = ["Demonstrations", "fitted_model"]
+
+Smoothing = float | Literal["witten-bell"]
+
+ROUNDING = 1e-9
+"""Weights are a flow where arrivals and departures agree to this fraction of the total weight."""
+
+
+@dataclass(frozen=True, eq=False)
+class Demonstrations:
+    """How often each token was chosen in each state. Build with `from_responses`, `sample`,
+    `of_policy` or from counts.
+
+    Counted responses are ``int64`` and exact; weights, such as the probabilities of `of_policy`,
+    are ``float64``. The sum of the two is one of weights. Every function takes either, except where
+    it says that it needs counts.
+
+    Attributes:
+        dynamics: states, successors, forbidden tokens, prompts.
+        counts: `H` tables ``(*batch, n_h, V)``: a data set, or a batch of them.
+
+    Raises:
+        ValueError: a shape does not fit, a count is negative or not finite, a forbidden token was
+            chosen, a data set is empty, or the counts are not a flow. Names the layer and the
+            value.
+
+    """
+
+    dynamics: Dynamics
+    counts: tuple[np.ndarray, ...]
+
+    def __post_init__(self) -> None:
+        tables = tuple(_as_counts(h, table) for h, table in enumerate(self.counts))
+        if len({table.dtype for table in tables}) > 1:
+            tables = tuple(table.astype(np.float64) for table in tables)
+        object.__setattr__(self, "counts", tuple(token_major(table) for table in tables))
+        _check_counts(self.dynamics, self.counts)
+
+    @classmethod
+    def from_responses(cls, dynamics: Dynamics, responses: Responses) -> Self:
+        """Count the tokens of responses.
+
+        Args:
+            dynamics: the dynamics whose states are counted.
+            responses: ``prompts (N,)`` and ``tokens (N, H)``, or ``(*batch, N, H)`` for a batch of
+                data sets.
+
+        Raises:
+            ValueError: no responses, a wrong length, a token or a prompt that is not there, or a
+                forbidden token.
+
+        """
+        prompts, tokens = _check_responses(dynamics, responses)
+        V = dynamics.vocab_size
+        batch = tokens.shape[:-2]
+        sets = int(np.prod(batch))
+        counts = []
+        for h, states in enumerate(dynamics.walk(prompts, tokens)):
+            size = dynamics.layer_sizes[h] * V
+            chosen = np.broadcast_to(states * V + tokens[..., h], tokens.shape[:-1]).reshape(
+                sets, -1
+            )
+            found = np.bincount(
+                (chosen + size * np.arange(sets)[:, None]).reshape(-1), minlength=size * sets
+            )
+            counts.append(found.reshape(*batch, -1, V))
+            _check_forbidden(dynamics, h, counts[h], states, tokens[..., h])
+        return cls(dynamics, tuple(counts))
+
+    @classmethod
+    def sample(
+        cls, expert: Policy, n: Any, seed: Seed = None, *, batch: tuple[int, ...] = ()
+    ) -> Self:
+        """The counts of `n` independent responses of `expert`, drawn without drawing the responses.
+
+        Of the responses in a state, the numbers that choose each token are multinomial,
+        independently of how they came there; so the counts of a layer give those of the next, with
+        exactly the law of `from_responses` of `n` sampled responses. The cost does not depend on
+        `n`.
+
+        Args:
+            expert: a NumPy policy, without or with batch axes.
+            n: number of responses, an integer or an array of them (``batch``).
+            seed: a seed or a `numpy.random.Generator`.
+            batch: draw this many independent data sets; broadcast with the axes of `n` and of
+                `expert`.
+
+        Raises:
+            ValueError: `n` is not a positive integer, the axes do not broadcast, or the counts do
+                not fit into memory.
+
+        """
+        rng = np.random.default_rng(seed)
+        dynamics = expert.dynamics
+        numbers = np.asarray(n)
+        if numbers.dtype.kind not in "iu" or (numbers < 1).any():
+            raise ValueError(
+                f"n={n!r}: must be one positive integer per data set, the number of responses"
+            )
+        try:
+            batch = np.broadcast_shapes(batch, numbers.shape, expert.batch_shape)
+        except ValueError:
+            shapes = (
+                f"batch={batch}, n of shape {numbers.shape}, an expert of batch "
+                f"{expert.batch_shape}"
+            )
+            raise ValueError(f"{shapes} do not broadcast: give axes that do") from None
+        require_memory(
+            16 * int(np.prod(batch)) * dynamics.n_prefixes,
+            "the table of counts",
+            "use fewer data sets or states",
+        )
+        arrived = _multinomial(rng, np.broadcast_to(numbers, batch), dynamics.prompt_weights)
+        counts = []
+        for h, log_probs in enumerate(expert.log_probs):
+            counts.append(
+                _multinomial(rng, arrived, np.exp(np.asarray(log_probs, dtype=np.float64)))
+            )
+            if h + 1 < dynamics.horizon:
+                arrived = dynamics.push(h, counts[-1])
+        return cls(dynamics, tuple(counts))
+
+    @classmethod
+    def of_policy(cls, policy: Policy) -> Self:
+        """The limit of infinitely many responses, as weights: ``ρ_h(s) π(a|s)``, the probability of
+        each token.
+
+        Args:
+            policy: a NumPy policy, without or with batch axes.
+
+        """
+        visits = occupancy(policy)
+        return cls(
+            policy.dynamics,
+            tuple(m[..., None] * np.exp(t) for m, t in zip(visits, policy.log_probs, strict=True)),
+        )
+
+    @classmethod
+    def load(cls, path: str | Path, dynamics: Dynamics) -> Self:
+        """Read the counts that `save` wrote, for the dynamics that they were counted on.
+
+        Raises:
+            OSError: the file does not exist or is not a whole ``.npz``.
+            ValueError: what it holds is not a data set on `dynamics` (the counts of others are not
+                a flow here).
+
+        """
+        arrays = read_arrays(path, "Demonstrations.save", r"counts_\d+")
+        names = [f"counts_{h}" for h in range(dynamics.horizon)]
+        if set(names) != set(arrays):
+            odd = min(set(names) ^ set(arrays))
+            raise ValueError(
+                f"{path}: {odd} is missing or too much; a horizon of {len(names)} has {names[0]} … "
+                f"{names[-1]}"
+            )
+        try:
+            return cls(dynamics, tuple(arrays[name] for name in names))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    def save(self, path: str | Path) -> None:
+        """Write ``counts_0 … counts_{H-1}`` to an ``.npz`` file that `load` reads. It appears whole
+        or not at all.
+        """
+        with replacing(path) as file:
+            np.savez(file, **{f"counts_{h}": table for h, table in enumerate(self.counts)})  # type: ignore[arg-type]
+
+    def __add__(self, other: Demonstrations) -> Demonstrations:
+        """Both data sets as one; batch axes broadcast."""
+        if not isinstance(other, Demonstrations):
+            return NotImplemented
+        require_same_dynamics(self.dynamics, other.dynamics)
+        return Demonstrations(
+            self.dynamics, tuple(a + b for a, b in zip(self.counts, other.counts, strict=True))
+        )
+
+    def update(self, responses: Responses) -> Demonstrations:
+        """These demonstrations and `responses` (this object stays as it is): data that arrive in
+        pieces.
+
+        Raises:
+            ValueError: as `from_responses`.
+
+        """
+        return self + Demonstrations.from_responses(self.dynamics, responses)
+
+    def __getitem__(self, index: Any) -> Demonstrations:
+        """Data sets of a batch: `index` goes to the leading axes."""
+        at = index if isinstance(index, tuple) else (index,)
+        if len(at) > len(self.batch_shape):
+            raise IndexError(f"index {index!r} for data sets of batch {self.batch_shape}")
+        return Demonstrations(self.dynamics, tuple(table[at] for table in self.counts))
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Leading axes: ``()`` for one data set."""
+        return tuple(self.counts[0].shape[:-2])
+
+    @cached_property
+    def n(self) -> Array:
+        """Number of responses, or their total weight: ``batch``."""
+        return self.counts[0].sum(axis=(-2, -1))
+
+    @cached_property
+    def state_counts(self) -> tuple[np.ndarray, ...]:
+        """How often each state was visited: `H` arrays ``(*batch, n_h)``."""
+        return tuple(table.sum(axis=-1) for table in self.counts)
+
+    @property
+    def visited(self) -> tuple[np.ndarray, ...]:
+        """Whether each state was visited: `H` boolean arrays ``(*batch, n_h)``."""
+        return tuple(count > 0 for count in self.state_counts)
+
+    @property
+    def seen(self) -> tuple[np.ndarray, ...]:
+        """Whether each token was chosen in each state: `H` boolean tables ``(*batch, n_h, V)``."""
+        return tuple(table > 0 for table in self.counts)
+
+    @property
+    def frequencies(self) -> tuple[np.ndarray, ...]:
+        """Occupancy in the data, ``counts/n``: `H` tables ``(*batch, n_h, V)``, each summing to
+        one.
+        """
+        return tuple(table / self.n[..., None, None] for table in self.counts)
+
+    def log_likelihood(self, policy: Policy) -> Array:
+        """Mean log-likelihood of the tokens of a response, ``(1/n) Σ_D log π(a|s)``: ``batch``,
+        nats (eq. 2).
+
+        Minus infinity where a token was demonstrated that `policy` never chooses.
+        """
+        require_same_dynamics(self.dynamics, policy.dynamics)
+        total: Array = 0.0
+        for share, log_probs in zip(self.frequencies, policy.log_probs, strict=True):
+            total = total + (share * np.where(share > 0, log_probs, 0.0)).sum(axis=(-2, -1))
+        return total
+
+
+def fitted_model(demonstrations: Demonstrations, smoothing: Smoothing = 0.0) -> Policy:
+    """The next-token model of the counts, ``π̂(a|s) = n(s,a)/n(s)``, or of smoothed ones.
+
+    Args:
+        demonstrations: one data set or a batch.
+        smoothing: ``0`` for none; ``λ > 0`` for ``π̂(a|s) = (n(s,a) + λ)/(n(s) + λ m(s))`` over the
+            ``m(s)`` allowed tokens; ``"witten-bell"`` for back-off over windows on tree or window
+            dynamics,
+
+                p(a|s) = (n(s,a) + t(s) p(a|s'))/(n(s) + t(s)),
+
+            with ``t(s)`` the number of different tokens seen in `s`, and `s'` without its oldest
+            token; after the last token the prompt is dropped, and then ``p`` is uniform. Counts of
+            `s'` are those of the same step; where tokens are forbidden in `s`, ``p(·|s')`` is
+            restricted to the allowed ones.
+
+    Returns:
+        A policy whose logits are the logarithms of the smoothed counts: its gauge is ``log n(s)``
+        (0 for ``"witten-bell"``). A row without counts is uniform over the allowed tokens.
+
+    Raises:
+        ValueError: `smoothing` is none of these, or back-off has no windows or no counts.
+
+    """
+    dynamics = demonstrations.dynamics
+    weights: Sequence[np.ndarray]
+    if isinstance(smoothing, str):
+        if smoothing != "witten-bell":
+            raise ValueError(
+                f"smoothing={smoothing!r}: must be a number, 0 or more, or 'witten-bell'"
+            )
+        weights = _witten_bell(demonstrations)
+    else:
+        if not 0 <= smoothing < np.inf:
+            raise ValueError(
+                f"smoothing={smoothing!r}: must be a number, 0 or more, or 'witten-bell'"
+            )
+        weights = [table + float(smoothing) for table in demonstrations.counts]
+    logits = []
+    for table in weights:
+        table = np.where(table.sum(axis=-1, keepdims=True) > 0, table, 1.0)
+        with np.errstate(divide="ignore"):
+            logits.append(np.log(table))
+    return Policy.from_logits(dynamics, logits)
+
+
+def _witten_bell(demonstrations: Demonstrations) -> list[np.ndarray]:
+    """Rows of the formula in `fitted_model`, `H` tables ``(*batch, n_h, V)``."""
+    dynamics = demonstrations.dynamics
+    P, V, rule = dynamics.n_prompts, dynamics.vocab_size, dynamics.rule
+    if isinstance(rule, Table):
+        raise ValueError(
+            "smoothing='witten-bell': states of a table have no suffixes; give a number to add to "
+            "counts"
+        )
+    if demonstrations.counts[0].dtype != np.int64:
+        raise ValueError(
+            "smoothing='witten-bell': needs counts and the demonstrations hold weights; use of "
+            "responses"
+        )
+
+    def mixed(counts: np.ndarray, lower: np.ndarray) -> np.ndarray:
+        different = (counts > 0).sum(axis=-1, keepdims=True)
+        total = counts.sum(axis=-1, keepdims=True) + different
+        # A state that was never visited, n = t = 0, takes over what is known of its suffix.
+        return np.where(total > 0, (counts + different * lower) / np.maximum(total, 1), lower)
+
+    def backed_off(counts: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+        """Of counts ``(*batch, P, V^m, V)``; `mask` restricts the first suffix to what is allowed
+        here.
+        """
+        *batch, P, windows, _ = counts.shape
+        if windows > 1:
+            by_oldest = counts.reshape(*batch, P, V, windows // V, V)
+            lower = np.repeat(
+                backed_off(by_oldest.sum(axis=-3))[..., None, :, :], V, axis=-3
+            ).reshape(counts.shape)
+        else:
+            lower = mixed(counts.sum(axis=-3, keepdims=True), np.full(V, 1.0 / V))
+        if mask is not None:
+            lower = lower * mask
+            lower = lower / lower.sum(axis=-1, keepdims=True)
+        return mixed(counts, lower)
+
+    rows = []
+    for h, counts in enumerate(demonstrations.counts):
+        windows = V ** (min(h, rule.size) if isinstance(rule, Window) else h)
+        shape = (*demonstrations.batch_shape, P, windows, V)
+        mask = dynamics.allowed[h]
+        mask = None if mask is None else mask.reshape(P, windows, V)
+        rows.append(backed_off(counts.reshape(shape), mask).reshape(counts.shape))
+    return rows
+
+
+def _multinomial(rng: np.random.Generator, n: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    """Counts of `n` ``(*shape,)`` draws from rows ``(*shape, V)``: ``(*shape, V)``."""
+    drawn: np.ndarray = rng.multinomial(n, probs / probs.sum(axis=-1, keepdims=True))
+    # What rounding leaves of the probabilities goes to the last token, which may be one that is
+    # never chosen.
+    stray = np.where(probs > 0, 0, drawn)
+    if stray.any():
+        drawn = drawn - stray
+        likeliest = np.arange(probs.shape[-1]) == probs.argmax(axis=-1)[..., None]
+        drawn = drawn + likeliest * stray.sum(axis=-1, keepdims=True)
+    return drawn
+
+
+def _as_counts(h: int, table: Any) -> np.ndarray:
+    array = np.asarray(table)
+    if array.dtype.kind not in "iuf":
+        raise ValueError(
+            f"counts[{h}] has dtype {array.dtype}: must hold integer counts or floating-point "
+            "weights"
+        )
+    return array.astype(np.float64 if array.dtype.kind == "f" else np.int64, copy=False)
+
+
+def _check_counts(dynamics: Dynamics, counts: Sequence[np.ndarray]) -> None:
+    if len(counts) != dynamics.horizon:
+        raise ValueError(
+            f"counts has {len(counts)} tables for a horizon of {dynamics.horizon}: one per layer"
+        )
+    batch = counts[0].shape[:-2]
+    arrived = None
+    for h, table in enumerate(counts):
+        expected = (*batch, dynamics.layer_sizes[h], dynamics.vocab_size)
+        if table.ndim < 2 or table.shape != expected or 0 in batch:
+            raise ValueError(
+                f"counts[{h}] has shape {table.shape}: must be {expected}, states by tokens"
+            )
+        bad = ~((table >= 0) & np.isfinite(table))
+        if bad.any():
+            raise ValueError(
+                f"counts[{h}] holds {table[bad][0]} at {_first(bad)}: counts must be finite, not "
+                "negative"
+            )
+        mask = dynamics.allowed[h]
+        if mask is not None and (table * ~mask).any():
+            where = _first((table > 0) & ~mask)
+            raise ValueError(
+                f"counts[{h}] holds {table[where]} at {where}, a forbidden token: must be 0 there"
+            )
+        left = table.sum(axis=-1)
+        total = left.sum(axis=-1)
+        if (total == 0).any():
+            raise ValueError(f"counts[{h}] sums to 0: a data set needs at least one response")
+        slack = 0 if table.dtype == np.int64 else ROUNDING * total[..., None]
+        if arrived is not None and (np.abs(left - arrived) > slack).any():
+            where = _first(np.abs(left - arrived) > slack)
+            raise ValueError(
+                f"counts[{h}] has {left[where]} tokens in state {where} where counts[{h - 1}] "
+                f"sends {arrived[where]} "
+                "responses: count whole responses, on these dynamics"
+            )
+        arrived = dynamics.push(h, table) if h + 1 < len(counts) else None
+
+
+def _check_responses(dynamics: Dynamics, responses: Responses) -> tuple[np.ndarray, np.ndarray]:
+    H, V, P = dynamics.horizon, dynamics.vocab_size, dynamics.n_prompts
+    try:
+        prompts, tokens = (np.asarray(x) for x in responses)
+    except ValueError:
+        raise ValueError(
+            f"responses.tokens holds responses of different lengths: each must have {H} tokens"
+        ) from None
+    if tokens.ndim < 2 or tokens.shape[-1] != H:
+        raise ValueError(
+            f"responses.tokens has shape {tokens.shape}: must be (N, {H}), {H} tokens for each "
+            "response"
+        )
+    if 0 in tokens.shape:
+        raise ValueError(
+            f"responses.tokens has shape {tokens.shape}: no demonstrations, give at least one "
+            "response"
+        )
+    if prompts.shape != tokens.shape[-2:-1]:
+        raise ValueError(
+            f"responses.prompts has shape {prompts.shape}: must be {tokens.shape[-2:-1]}, one per "
+            "response"
+        )
+    for name, array, size in (("prompts", prompts, P), ("tokens", tokens, V)):
+        if array.dtype.kind not in "iu":
+            raise ValueError(
+                f"responses.{name} has dtype {array.dtype}: must hold integers from 0 to {size - 1}"
+            )
+        outside = (array < 0) | (array >= size)
+        if outside.any():
+            where = _first(outside)
+            raise ValueError(
+                f"responses.{name}[{_list(where)}] is {array[where]}: must be from 0 to {size - 1}"
+            )
+    return prompts.astype(np.int64), tokens.astype(np.int64)
+
+
+def _check_forbidden(
+    dynamics: Dynamics, h: int, counts: np.ndarray, states: np.ndarray, tokens: np.ndarray
+) -> None:
+    mask = dynamics.allowed[h]
+    if mask is not None and (counts * ~mask).any():
+        where = _first(~mask[np.broadcast_to(states, tokens.shape), tokens])
+        state = np.broadcast_to(states, tokens.shape)[where]
+        raise ValueError(
+            f"responses.tokens[{_list(where)}, {h}] is {tokens[where]}, forbidden in state {state} "
+            f"of layer {h}: "
+            "drop the response or allow the token"
+        )
+
+
+def _first(flags: np.ndarray) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.argwhere(flags)[0])
+
+
+def _list(index: tuple[int, ...]) -> str:
+    return ", ".join(map(str, index))

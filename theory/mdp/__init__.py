@@ -1,0 +1,1 @@
+"""Token MDPs, policies, and what follows from them without optimising."""

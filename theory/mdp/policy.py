@@ -1,0 +1,193 @@
+"""Policies by layers of log-probabilities, and what a policy does: values, occupancy, entropy, KL,
+responses.
+
+Values come in two kinds, and every name says which:
+
+- *plain* value ``V^π_r = E_π[r(τ)]``;
+- *regularised* value ``V^π_{r,α} = E_π[r(τ)] + α·H(π(τ))``, ``H`` the trajectory entropy in nats.
+
+Functions that end in ``_values`` return one array ``(*batch, n_h)`` per layer (the value from that
+state on); their singular averages the first layer over the prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from theory.arrays.namespace import (
+    Array,
+    array_namespace,
+    as_float,
+    expand,
+    forbid,
+    like,
+    require_positive,
+    token_major,
+)
+from theory.mdp.dynamics import Dynamics
+
+__all__ = ["Policy"]
+
+Seed = int | np.random.Generator | None
+
+NEVER = float("-inf")
+
+
+@dataclass(frozen=True, eq=False)
+class Policy:
+    """A policy ``π(a|s)`` on token dynamics. Build one with `from_logits`, `from_log_probs` or
+    `from_probs`.
+
+    The log-probabilities are stored as given and read as exact logits: ``-inf`` is a token that is
+    never chosen.
+
+    Attributes:
+        dynamics: the dynamics it acts on.
+        log_probs: `H` tables ``(*batch, n_h, V)``, nats.
+        log_normalizers: ``log Σ_a exp(logits)`` for each state, `H` arrays ``(*batch, n_h)`` (or `H
+            + 1`, the last for the states after the last token), where the policy was read from
+            logits. They are the *gauge* in which `theory.solve.reward.endogenous_reward` reads its
+            reward; the policy itself does not depend on them.
+
+    """
+
+    dynamics: Dynamics
+    log_probs: tuple[Array, ...]
+    log_normalizers: tuple[Array, ...] | None = None
+
+    @classmethod
+    def from_logits(cls, dynamics: Dynamics, logits: Sequence[Any], temperature: Any = 1.0) -> Self:
+        """``softmax(logits/temperature)``; its normalisers are kept as its gauge. Forbidden tokens
+        get ``-inf``.
+
+        Args:
+            dynamics: the dynamics to act on.
+            logits: `H` tables ``(*batch, n_h, V)``; ``-inf`` forbids a token.
+            temperature: the temperature at which the logits are sampled, scalar or ``batch``.
+
+        Raises:
+            ValueError: a shape does not fit, a logit is NaN or ``+inf``, a state has no token left.
+
+        """
+        temperature = require_positive("temperature", temperature)
+        log_probs: list[Array] = []
+        log_normalizers: list[Array] = []
+        for h, table in enumerate(_check_tables("logits", logits, dynamics)):
+            xp = array_namespace(table)
+            unit = isinstance(temperature, float) and temperature == 1.0
+            scaled = forbid(table if unit else table / expand(temperature, 2), dynamics.allowed[h])
+            if bool(xp.any(xp.isnan(scaled) | (scaled == float("inf")))):
+                raise ValueError(
+                    f"logits[{h}] holds NaN or +inf: logits must be finite, or -inf for a "
+                    "forbidden token"
+                )
+            top = xp.max(scaled, axis=-1, keepdims=True)
+            if bool(xp.any(top == float("-inf"))):
+                raise ValueError(
+                    f"logits[{h}] forbids every token of some state: at least one must be allowed"
+                )
+            shifted = scaled - top
+            log_total = xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
+            log_probs.append(token_major(shifted - log_total))
+            log_normalizers.append((top + log_total)[..., 0])
+        return cls(dynamics, tuple(log_probs), tuple(log_normalizers))
+
+    @classmethod
+    def from_log_probs(
+        cls, dynamics: Dynamics, log_probs: Sequence[Any], tolerance: float = 1e-9
+    ) -> Self:
+        """A policy from its log-probabilities, kept as they are.
+
+        Raises:
+            ValueError: a shape does not fit, or a row does not sum to one within `tolerance`; names
+                the layer.
+
+        """
+        tables = _check_tables("log_probs", log_probs, dynamics)
+        for h, table in enumerate(tables):
+            xp = array_namespace(table)
+            total = xp.sum(xp.exp(table), axis=-1)
+            off = ~(xp.abs(total - 1.0) <= tolerance)  # also where the sum is NaN
+            if bool(xp.any(off)):
+                raise ValueError(
+                    f"log_probs[{h}]: a row sums to {float(total[off][0]):.12g}, must be 1; use "
+                    "Policy.from_logits"
+                )
+            mask = dynamics.allowed[h]
+            if mask is not None and bool(xp.any(xp.exp(table) * like(~mask, table) > 0)):
+                raise ValueError(
+                    f"log_probs[{h}] gives probability to a forbidden token: use -inf there"
+                )
+        return cls(dynamics, tuple(token_major(table) for table in tables))
+
+    @classmethod
+    def from_probs(cls, dynamics: Dynamics, probs: Sequence[Any], tolerance: float = 1e-9) -> Self:
+        """A policy from its probabilities.
+
+        Raises:
+            ValueError: as `from_log_probs`, or a probability is negative.
+
+        """
+        tables = _check_tables("probs", probs, dynamics)
+        for h, table in enumerate(tables):
+            if bool((table < 0).any()):
+                raise ValueError(f"probs[{h}] holds a negative probability")
+        with np.errstate(divide="ignore"):
+            logs = [array_namespace(table).log(table) for table in tables]
+        return cls.from_log_probs(dynamics, logs, tolerance)
+
+    @property
+    def horizon(self) -> int:
+        """Number of tokens `H` of a response."""
+        return self.dynamics.horizon
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Leading axes: ``()`` for a single policy."""
+        return tuple(self.log_probs[0].shape[:-2])
+
+    def as_tree(self) -> Policy:
+        """The same policy with every prefix a state of its own.
+
+        Raises:
+            ValueError: the tree does not fit into memory.
+
+        """
+        states = self.dynamics.prefix_states()
+        log_probs = tuple(
+            token_major(t[..., s, :]) for t, s in zip(self.log_probs, states, strict=True)
+        )
+        normalizers = self.log_normalizers
+        if normalizers is not None:
+            normalizers = tuple(z[..., s] for z, s in zip(normalizers, states, strict=False))
+        return Policy(self.dynamics.as_tree(), log_probs, normalizers)
+
+
+def require_same_dynamics(one: Dynamics, two: Dynamics) -> None:
+    """Raise `ValueError` unless both are the same dynamics."""
+    if not one.same_as(two):
+        raise ValueError(
+            f"different dynamics: layers {one.layer_sizes[:4]}…, V={one.vocab_size} against layers "
+            f"{two.layer_sizes[:4]}…, V={two.vocab_size}; build both on the same TokenMDP.dynamics"
+        )
+
+
+def _exp(table: Array) -> Array:
+    return array_namespace(table).exp(table)
+
+
+def _check_tables(name: str, tables: Sequence[Any], dynamics: Dynamics) -> list[Array]:
+    if len(tables) != dynamics.horizon:
+        raise ValueError(
+            f"{name} has {len(tables)} tables for a horizon of {dynamics.horizon}: one per layer"
+        )
+    arrays = [as_float(table) for table in tables]
+    for h, table in enumerate(arrays):
+        expected = (*arrays[0].shape[:-2], dynamics.layer_sizes[h], dynamics.vocab_size)
+        if table.ndim < 2 or tuple(table.shape) != expected:
+            raise ValueError(f"{name}[{h}] has shape {tuple(table.shape)}: must be {expected}")
+    return arrays

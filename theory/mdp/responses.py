@@ -1,0 +1,188 @@
+"""Responses: all of them, sampled, most probable, and sums along them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from theory.arrays.namespace import (
+    Array,
+    array_namespace,
+    expand,
+    forbid,
+    like,
+    pick,
+    require_positive,
+    token_major,
+)
+from theory.mdp.dynamics import Dynamics, require_tree_memory
+from theory.mdp.policy import Policy, Seed
+
+__all__ = [
+    "Responses",
+    "all_responses",
+    "greedy_response",
+    "log_prob",
+    "map_response",
+    "response_sum",
+    "sample",
+    "sample_log_ratio_ball",
+]
+
+
+class Responses(NamedTuple):
+    """Responses to prompts: the prompt of each and its tokens."""
+
+    prompts: Array
+    """``(N,)`` indices of prompts."""
+    tokens: Array
+    """``(N, H)``, or ``(*batch, N, H)`` where each problem of a batch has its own."""
+
+
+def response_sum(dynamics: Dynamics, tables: Sequence[Array], responses: Responses) -> Array:
+    """Sum of a per-token quantity along each response: ``(*batch, N)``.
+
+    With a reward's tables this is the return ``r(τ) = Σ_h r(s_h, a_h)``.
+    """
+    states = dynamics.walk(responses.prompts, responses.tokens)
+    terms = [
+        pick(table, s, responses.tokens[..., h])
+        for h, (table, s) in enumerate(zip(tables, states, strict=True))
+    ]
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
+
+
+def log_prob(policy: Policy, responses: Responses) -> Array:
+    """``log π(τ|s₁)`` of each response: ``(*batch, N)``, nats."""
+    return response_sum(policy.dynamics, policy.log_probs, responses)
+
+
+def sample(policy: Policy, n: int, seed: Seed = None, *, prompts: Any = None) -> Responses:
+    """Draw `n` responses. NumPy policies only.
+
+    Args:
+        policy: the policy, without or with batch axes (each problem of a batch draws its own
+            tokens).
+        n: number of responses.
+        seed: a seed or a `numpy.random.Generator`; the same seed gives the same responses on one
+            machine.
+        prompts: ``(n,)`` indices; drawn from the prompt distribution by default.
+
+    """
+    rng = np.random.default_rng(seed)
+    dynamics = policy.dynamics
+    if prompts is None:
+        prompts = rng.choice(dynamics.n_prompts, size=n, p=dynamics.prompt_weights)
+    prompts = np.asarray(prompts)
+    batch = policy.batch_shape
+    tokens = np.empty((*batch, n, policy.horizon), dtype=np.int64)
+    states = np.broadcast_to(prompts, (*batch, n))
+    grids = np.ix_(*(np.arange(size) for size in batch), np.arange(1))[:-1]
+    for h in range(policy.horizon):
+        rows = policy.log_probs[h][(*grids, states)]
+        cumulative = np.cumsum(np.exp(rows), axis=-1)
+        # The last token with probability catches a draw that rounding puts past the end.
+        last = policy.log_probs[h].shape[-1] - 1 - np.argmax(rows[..., ::-1] > -np.inf, axis=-1)
+        draw = rng.random((*batch, n, 1)) * cumulative[..., -1:]
+        tokens[..., h] = np.minimum((cumulative <= draw).sum(axis=-1), last)
+        if h + 1 < policy.horizon:
+            states = dynamics.rule.step(h, states, tokens[..., h], dynamics.vocab_size)
+    return Responses(prompts, tokens)
+
+
+def all_responses(dynamics: Dynamics) -> Responses:
+    """Every response to every prompt, prompt by prompt: ``N = P·V^H``, in order of the tokens read
+    as a number.
+
+    Raises:
+        ValueError: they do not fit into memory.
+
+    """
+    V, H, P = dynamics.vocab_size, dynamics.horizon, dynamics.n_prompts
+    require_tree_memory(V, H, P, "listing every response", bytes_per_prefix=8 * H)
+    index = np.arange(V**H)
+    tokens = np.stack([index // V ** (H - 1 - h) % V for h in range(H)], axis=-1)
+    return Responses(np.repeat(np.arange(P), V**H), np.tile(tokens, (P, 1)))
+
+
+def greedy_response(policy: Policy) -> Responses:
+    """For each prompt the response that takes the most probable token at every step (first of
+    equals).
+    """
+    return follow(policy.dynamics, policy.log_probs)
+
+
+def map_response(policy: Policy) -> Responses:
+    """For each prompt the single most probable response: sequence-level MAP, not greedy decoding.
+
+    ``m(s) = max_a [log π(a|s) + m(s⊕a)]``; of equals, the one with the first token is taken.
+    """
+    return follow(policy.dynamics, best_continuations(policy.dynamics, policy.log_probs))
+
+
+def best_continuations(dynamics: Dynamics, tables: Sequence[Array]) -> list[Array]:
+    """``x(s,a) + max_{τ'} x(τ'|s⊕a)`` for a per-token quantity: `H` tables ``(*batch, n_h, V)``.
+
+    Forbidden tokens are ``-inf``. With a reward's tables these are the plain-optimal Q-values.
+    """
+    totals: list[Array] = []
+    following: Array | None = None
+    for h in reversed(range(dynamics.horizon)):
+        total = forbid(tables[h] + dynamics.children(h, following), dynamics.allowed[h])
+        following = array_namespace(total).max(total, axis=-1)
+        totals.append(total)
+    return totals[::-1]
+
+
+def follow(dynamics: Dynamics, tables: Sequence[Array]) -> Responses:
+    """For each prompt the response that takes the largest entry of its row at every step (first of
+    equals).
+    """
+    xp = array_namespace(tables[0])
+    batch = tables[0].shape[:-2]
+    prompts = like(np.arange(dynamics.n_prompts), tables[0])
+    states = xp.broadcast_to(prompts, (*batch, dynamics.n_prompts))
+    tokens: list[Array] = []
+    for h, table in enumerate(tables):
+        tokens.append(pick(xp.argmax(table, axis=-1)[..., None], states, xp.zeros_like(states)))
+        if h + 1 < dynamics.horizon:
+            states = dynamics.rule.step(h, states, tokens[-1], dynamics.vocab_size)
+    return Responses(prompts, xp.stack(tokens, axis=-1))
+
+
+def sample_log_ratio_ball(
+    policy: Policy, epsilon: Any, seed: Seed = None, spread: float = 4.0
+) -> Policy:
+    """A random policy with ``max_log_ratio`` at most `epsilon` (up to rounding), often on the
+    ball's boundary.
+
+    Each row is ``π(a|s)·exp(clip(u_a + c, −ε, ε))`` with ``u`` uniform in ``±spread·ε`` and `c`
+    such that it sums to one. NumPy policies only.
+
+    Args:
+        policy: the centre.
+        epsilon: radius in nats, scalar or ``batch``.
+        seed: a seed or a `numpy.random.Generator`.
+        spread: how far the proposals overshoot the ball; the larger, the more entries lie on the
+            boundary.
+
+    """
+    rng = np.random.default_rng(seed)
+    radius = expand(require_positive("epsilon", epsilon), 2)
+    tables = []
+    for table in policy.log_probs:
+        u = rng.uniform(-spread, spread, table.shape) * radius
+        low = np.broadcast_to(-(spread + 1) * radius, (*table.shape[:-1], 1))
+        high = -low
+        for _ in range(60):  # bisection on c: the sum grows from at most e^-ε to at least e^ε
+            middle = (low + high) / 2
+            total = np.exp(table + np.clip(u + middle, -radius, radius)).sum(axis=-1, keepdims=True)
+            low, high = np.where(total < 1, middle, low), np.where(total < 1, high, middle)
+        table = table + np.clip(u + (low + high) / 2, -radius, radius)
+        tables.append(token_major(table - np.log(np.exp(table).sum(axis=-1, keepdims=True))))
+    return Policy(policy.dynamics, tuple(tables))

@@ -1,0 +1,420 @@
+"""The figures, as PNG and SVG, from the curves of `theory.studies.sweep`. Drawn without a
+display.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from theory.solve.improve import SharpeningCurve
+from theory.storage.files import replacing
+from theory.studies.learning import LearningCurve
+from theory.studies.sweep import FAMILIES, HorizonCurve, PreferenceCurve
+
+__all__ = [
+    "constant_figure",
+    "crossover_figure",
+    "horizon_figure",
+    "learning_figure",
+    "preference_figure",
+    "save",
+    "sharpening_figure",
+]
+
+CLONE, RL = "#b3322c", "#1f5f99"
+PALETTE = ("#b3322c", "#d98a1f", "#3a8a4d", "#1f5f99", "#7a4a9c", "#8c6d4f", "#4aa3a2", "#555555")
+LABEL_GAP = 0.045
+"""Least distance of two labels at the ends of lines, as a share of the value axis."""
+
+
+def horizon_figure(curve: HorizonCurve, families: Collection[str] = tuple(FAMILIES)) -> Figure:
+    """Worst-case error over ε against `H` on log axes, each line labelled at its end.
+
+    Args:
+        curve: what to draw.
+        families: cloning's lines (``"coin-payoff"``), those of RL (``"swapped-pair"``), or both.
+    """
+    figure = Figure(figsize=(7.2, 4.8), layout="constrained")
+    axes = figure.subplots()
+    dashed, dotted = {"ls": "--", "lw": 1.2}, {"ls": ":", "lw": 1.4}
+    cloned = {"marker": "o", "ms": 4, "lw": 1.8}
+    at_rl = {"marker": "s", "ms": 4, "mfc": "white", "lw": 1.8}
+    lines: list[tuple[str, str, dict[str, Any]]] = []
+    if "coin-payoff" in families:
+        lines += [
+            ("clone_paper", "cloning, paper's bound", dotted),
+            ("clone_stepwise", "cloning, sharp bound", dashed),
+            ("clone", "cloning, exact worst clone", cloned),
+        ]
+    if "swapped-pair" in families:
+        lines += [
+            ("rl_paper", "RL on $\\hat r$, paper ($\\alpha\\leq 1/2$)", dotted),
+            ("rl_bound", "", dashed),
+            ("rl", "RL on $\\hat r$, exact, ≤ $2\\alpha H\\epsilon$", at_rl),
+        ]
+    ends = []
+    for name, label, style in lines:
+        color = CLONE if name.startswith("clone") else RL
+        axes.loglog(curve.horizons, curve.per_epsilon(name), color=color, **style)
+        slope = curve.local_exponent(name)
+        power = "" if slope is None else f"$H^{{{slope:.2f}}}$  "
+        if label:
+            ends.append((float(curve.per_epsilon(name)[-1]), power + label, color))
+    _label_ends(axes, curve.horizons[-1], ends)
+    if len(families) > 1 and curve.crossover is not None:
+        axes.axvline(curve.crossover, color="0.6", lw=0.8, zorder=0)
+        axes.annotate(
+            f" cloning can \n lose more from \n $H={curve.crossover}$ on ",
+            (curve.crossover, 0.02),
+            xycoords=("data", "axes fraction"),
+            ha="left" if curve.crossover**2 < curve.horizons[0] * curve.horizons[-1] else "right",
+            fontsize=8,
+            color="0.35",
+        )
+    axes.set(
+        xlabel="horizon $H$ (tokens)",
+        ylabel="plain-value error / $\\epsilon$ (reward units per nat)",
+    )
+    instances = {
+        "coin-payoff": f"cloning: coin–payoff, $V={curve.vocab_size}$, against the expert",
+        "swapped-pair": "RL on $\\hat r$: swapped pair, against the best policy",
+    }
+    figure.suptitle(
+        f"What the worst policy within $\\epsilon={_formula(curve)}$ nats of the expert loses, "
+        f"$\\alpha={curve.alpha:g}$\n"
+        + "; ".join(text for family, text in instances.items() if family in families),
+        fontsize=9.5,
+    )
+    _finish(axes)
+    return figure
+
+
+def constant_figure(curves: Sequence[HorizonCurve]) -> Figure:
+    """``gap/(ε H^{3/2})`` of the worst clone against `H`: flat where the exponent is 3/2. One panel
+    per radius rule.
+    """
+    figure, panels = _panels(
+        curves, "What the worst clone loses, over $\\epsilon H^{3/2}$ (coin–payoff)"
+    )
+    for axes, group in panels:
+        for curve, color in group:
+            scaled = curve.per_epsilon("clone") / np.array(curve.horizons) ** 1.5
+            axes.loglog(
+                curve.horizons, scaled, color=color, marker="o", ms=3, lw=1.5, label=_pair(curve)
+            )
+    panels[0][0].set_ylabel("gap / ($\\epsilon H^{3/2}$)")
+    return _with_legend(figure, panels)
+
+
+def crossover_figure(curves: Sequence[HorizonCurve]) -> Figure:
+    """What the worst clone loses over what RL can lose at most, ``2αHε``, against `H`. One panel
+    per radius rule.
+    """
+    figure, panels = _panels(
+        curves, "What the worst clone loses, over the bound on RL, $2\\alpha H\\epsilon$"
+    )
+    for axes, group in panels:
+        axes.axhline(1.0, color="0.3", lw=0.9)
+        for curve, color in group:
+            ratio = np.array(curve.clone) / np.array(curve.rl_bound)
+            axes.loglog(
+                curve.horizons, ratio, color=color, marker=".", ms=4, lw=1.5, label=_pair(curve)
+            )
+        crossings = sorted(
+            (curve.crossover, color) for curve, color in group if curve.crossover is not None
+        )
+        for k, (horizon, color) in enumerate(crossings):
+            axes.plot(horizon, 1.0, color=color, marker="o", ms=6, mec="white")
+            axes.annotate(
+                f"{horizon:,}",
+                (horizon, 1.0),
+                xytext=(4, -11 - 9 * (k % 2)),  # every other one lower: neighbours may be close
+                textcoords="offset points",
+                fontsize=8,
+                color=color,
+            )
+    panels[0][0].set_ylabel("cloning / bound on RL")
+    return _with_legend(figure, panels)
+
+
+def preference_figure(curve: PreferenceCurve) -> Figure:
+    """Preference error against ε: the worst case over the ball and over pairs, a sampled policy,
+    and the bounds.
+    """
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(
+        curve.epsilons, curve.paper, color="0.4", ls=":", label="paper: $\\alpha H\\epsilon/2$"
+    )
+    axes.plot(
+        curve.epsilons,
+        curve.sharp,
+        color="0.4",
+        ls="--",
+        label="sharp: $\\tanh(\\alpha H\\epsilon/2)$",
+    )
+    axes.plot(
+        curve.epsilons,
+        curve.worst,
+        color=CLONE,
+        marker="o",
+        ms=4,
+        label="exact worst case over ball and pairs",
+    )
+    axes.plot(
+        curve.epsilons,
+        curve.sampled,
+        color=RL,
+        marker="s",
+        ms=4,
+        ls="none",
+        label="a sampled policy, worst pair",
+    )
+    axes.axhline(1.0, color="0.7", lw=0.8)
+    axes.set(
+        xscale="log", ylim=(0, 1.15), xlabel="$\\epsilon_\\pi$ (nats)", ylabel="TV of preferences"
+    )
+    axes.set_title(
+        f"Preference error, $H={curve.horizon}$, $\\alpha={curve.alpha:g}$; above 1 a bound is "
+        "vacuous",
+        fontsize=10,
+    )
+    axes.legend(fontsize=8, loc="upper left")
+    axes.grid(alpha=0.3, lw=0.4)
+    return figure
+
+
+def learning_figure(curve: LearningCurve) -> Figure:
+    """Errors of cloning and of RL on its reward, against `H` at the middle `n` and against `n` at
+    the longest `H`.
+
+    Bands are the middle 90 % of the seeds. What RL loses is often zero, and then not on the axes.
+    """
+    figure = Figure(figsize=(8.4, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    sizes, longest = sorted({c.n for c in curve.cells}), max(c.horizon for c in curve.cells)
+    middle = sizes[len(sizes) // 2]
+    experts = list(dict.fromkeys(c.expert for c in curve.cells))
+    for axes, axis, chosen in (
+        (left, "horizon", {"n": middle}),
+        (right, "n", {"horizon": longest}),
+    ):
+        for expert in experts:
+            cells = curve.select(expert, **chosen)
+            x = [getattr(cell, axis) for cell in cells]
+            solid = expert == experts[0]
+            for quantity, color, name in (
+                ("clone", CLONE, "cloning"),
+                ("rl", RL, "RL on $\\hat r$"),
+            ):
+                values = np.abs([getattr(cell, quantity) for cell in cells])
+                low, high = np.quantile(values, [0.05, 0.95], axis=1)
+                style: dict[str, Any] = {
+                    "marker": "o",
+                    "ms": 4,
+                    "mfc": color if solid else "white",
+                    "color": color,
+                }
+                means = np.where(values.mean(1) > 0, values.mean(1), np.nan)
+                axes.plot(
+                    x,
+                    means,
+                    ls="-" if solid else "--",
+                    lw=1.6,
+                    label=f"{name}, {expert} expert",
+                    **style,
+                )
+                axes.fill_between(
+                    x, np.maximum(low, 1e-9), np.maximum(high, 1e-9), color=color, alpha=0.12, lw=0
+                )
+            if solid:
+                bound = [np.mean(cell.pinsker) for cell in cells]
+                axes.plot(
+                    x,
+                    bound,
+                    color="0.35",
+                    ls=":",
+                    lw=1.4,
+                    label="$HR\\sqrt{KL/2}$ of these $\\hat\\pi$",
+                )
+                ball = [np.mean(cell.stepwise) for cell in cells]
+                axes.plot(
+                    x,
+                    ball,
+                    color="0.6",
+                    ls="-.",
+                    lw=1.2,
+                    label="worst clone at their $\\epsilon_\\pi$, at most",
+                )
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        _finish(axes)
+    shown = [x for c in curve.cells for x in (c.size("clone"), c.size("rl")) if x > 1e-9]
+    left.set_ylim(max(min(shown, default=1e-6) / 2, 1e-6), 2 * longest)
+    left.set_ylabel("mean |plain-value error| (reward units)")
+    left.set_xlabel("horizon $H$ (tokens)")
+    right.set_xlabel("demonstrations $n$")
+    left.set_title(f"$n={middle:,}$", fontsize=9.5)
+    right.set_title(f"$H={longest}$", fontsize=9.5)
+    shape = (
+        f"$V={curve.vocab_size}$, window {curve.window}, {curve.prompts} prompts, "
+        f"$\\alpha={curve.alpha:g}$"
+    )
+    smoothing = f"smoothing {curve.smoothing:g}" if curve.smoothing else "no smoothing"
+    figure.suptitle(
+        f"What $n$ demonstrations teach: {shape}, {smoothing}, {curve.seeds} seeds", fontsize=10
+    )
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    return figure
+
+
+def sharpening_figure(curves: Mapping[str, SharpeningCurve]) -> Figure:
+    """True and endogenous value of the power policies against their exponent, one panel for each
+    named curve.
+
+    The endogenous value is drawn as a share of its range; the dot is the best exponent of the grid
+    (its last where the value rises to a plateau), the dotted line the value of `π̂`.
+    """
+    figure = Figure(figsize=(7.2, 3.1), layout="constrained")
+    panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
+    for axes, (name, curve) in zip(panels, curves.items(), strict=True):
+        exponents = np.asarray(curve.exponents)
+        best, last = int(np.argmax(curve.value)), len(exponents) - 1
+        if curve.value[last] >= curve.value[best] - 1e-9:
+            best = last
+        span = np.ptp(curve.endogenous_value)
+        # a constant has no range to have a share of, and is not drawn
+        share = (curve.endogenous_value - np.min(curve.endogenous_value)) / (
+            span if span > 0 else np.nan
+        )
+        axes.semilogx(
+            exponents,
+            share,
+            color=RL,
+            lw=1.4,
+            ls="--",
+            label="endogenous value, as a share of its range",
+        )
+        axes.semilogx(
+            exponents, curve.value, color=CLONE, lw=2.0, label="true value (reward units)"
+        )
+        axes.axhline(float(curve.value[0]), color=CLONE, lw=0.7, ls=":")
+        axes.plot(
+            exponents[best],
+            curve.value[best],
+            color=CLONE,
+            marker="o",
+            ms=6,
+            mec="white",
+            clip_on=False,
+        )
+        where = f" at $\\kappa={exponents[best]:.1f}$" if best < last else ""
+        axes.annotate(
+            f"{float(curve.value[best]):.2f}{where}",
+            (exponents[best], float(curve.value[best])),
+            xytext=(0, 6),
+            textcoords="offset points",
+            ha="left" if 3 * best < last else "right" if 3 * best > 2 * last else "center",
+            fontsize=8,
+            color=CLONE,
+        )
+        axes.set_title(name, fontsize=9.5)
+        axes.set_xlabel("exponent $\\kappa=1+\\alpha/\\beta$")
+        _finish(axes)
+    panels[0].set_ylim(-0.03, 1.12)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    return figure
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write ``name.png`` and ``name.svg`` into `folder`."""
+    paths = [folder / f"{name}.png", folder / f"{name}.svg"]
+    for path in paths:
+        with replacing(path) as file:
+            if path.suffix == ".svg":
+                with rc_context({"svg.hashsalt": name}):  # the same figure, the same bytes
+                    figure.savefig(file, format="svg", metadata={"Date": None})
+            else:
+                figure.savefig(file, format="png", dpi=150)
+    return paths
+
+
+Panel = tuple[Axes, list[tuple[HorizonCurve, str]]]
+
+
+def _panels(curves: Sequence[HorizonCurve], title: str) -> tuple[Figure, list[Panel]]:
+    """A figure with one panel for each radius rule, and in each its curves with a colour for each
+    (V, α).
+    """
+    rules = list(dict.fromkeys(curve.rule for curve in curves))
+    pairs = list(dict.fromkeys(map(_pair, curves)))
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    panels: list[Panel] = []
+    for axes, rule in zip(
+        figure.subplots(1, len(rules), sharey=True, squeeze=False)[0], rules, strict=True
+    ):
+        group = [curve for curve in curves if curve.rule == rule]
+        axes.set_title(f"$\\epsilon={_formula(group[0])}$", fontsize=9.5)
+        axes.set_xlabel("horizon $H$ (tokens)")
+        panels.append(
+            (axes, [(curve, PALETTE[pairs.index(_pair(curve)) % len(PALETTE)]) for curve in group])
+        )
+    return figure, panels
+
+
+def _with_legend(figure: Figure, panels: Sequence[Panel]) -> Figure:
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=min(len(labels), 4),
+        fontsize=8,
+        frameon=False,
+    )
+    for axes, _ in panels:
+        _finish(axes)
+    return figure
+
+
+def _label_ends(axes: Axes, x: float, ends: Iterable[tuple[float, str, str]]) -> None:
+    """Write each label right of the axes at the height of its line's end, moved up where two would
+    touch.
+    """
+    low, high = np.log10(axes.get_ylim())
+    position = -np.inf
+    for value, label, color in sorted(ends):
+        position = max((np.log10(value) - low) / (high - low), position + LABEL_GAP)
+        axes.annotate(
+            label,
+            (1.01, position),
+            xycoords="axes fraction",
+            va="center",
+            fontsize=8,
+            color=color,
+            annotation_clip=False,
+        )
+    axes.set_xlim(right=1.2 * x)
+
+
+def _finish(axes: Axes) -> None:
+    axes.grid(alpha=0.3, lw=0.4)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _pair(curve: HorizonCurve) -> str:
+    return f"$V={curve.vocab_size}$, $\\alpha={curve.alpha:g}$"
+
+
+def _formula(curve: HorizonCurve) -> str:
+    return f"{curve.epsilon:g}/\\sqrt{{H}}" if curve.over_sqrt else f"{curve.epsilon:g}"

@@ -1,0 +1,1 @@
+"""Optimal policies, endogenous rewards and exact adversaries."""

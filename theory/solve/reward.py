@@ -1,0 +1,184 @@
+"""The endogenous reward: the reward that a policy's own logits contain.
+
+A soft-optimal policy satisfies ``π(a|s) = exp((Q(s,a) − V(s))/α)``, ``Q(s,a) = r(s,a) + V(s⊕a)``.
+Read backwards,
+
+    r̂(s,a) = α log π̂(a|s) + V̂(s) − V̂(s⊕a),        so that along a response
+    r̂(τ)   = α log π̂(τ|s₁) + V̂(s₁) − V̂(s_{H+1}).
+
+Logits fix ``V̂(s)`` only up to a constant in every state, a *gauge* that softmax does not see and
+``r̂(s,a)`` does: a single token's reward is not identified by the policy. The sum over a response
+is, up to the prompt's own constant, and the difference between two responses to one prompt is
+identified exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+
+from theory.arrays.enclosures import Truth, Undecided
+from theory.arrays.namespace import (
+    Array,
+    array_namespace,
+    expand,
+    is_enclosure,
+    require_positive,
+    token_major,
+)
+from theory.mdp.dynamics import Dynamics
+from theory.mdp.policy import Policy
+from theory.mdp.responses import Responses, response_sum
+from theory.mdp.token_mdp import TokenMDP
+
+__all__ = ["bradley_terry", "endogenous_reward", "preference_tv", "returns", "shape_reward"]
+
+Gauge = Literal["logits", "logprob"]
+Terminal = Literal["zero", "bootstrap"]
+
+
+def endogenous_reward(
+    policy: Policy, alpha: Any, *, gauge: Gauge = "logits", terminal: Terminal = "zero"
+) -> TokenMDP:
+    """The token MDP whose reward is the policy's endogenous reward (EndoRM, eqs. 9–12).
+
+    Temperature: ``Policy.from_logits(dynamics, f, temperature=α)`` with the same `alpha` here is
+    the model sampled at temperature ``α``, ``V̂ = α log Σ exp(f/α)``; ``from_logits(dynamics, f)``
+    with `alpha` here is the model sampled at temperature 1 with ``Q̂ = α·f``. The two are different
+    rewards of different policies.
+
+    Args:
+        policy: the policy `π̂`.
+        alpha: temperature in reward units, scalar or ``batch``.
+        gauge: ``"logits"`` takes ``V̂(s) = α log Σ_a exp(logits)`` from the policy's own logits
+            (the paper's choice); ``"logprob"`` takes ``V̂ ≡ 0``, so that ``r̂ = α log π̂``. Each
+            gauge satisfies the soft Bellman equation of its own reward, so neither is "the" right
+            one.
+        terminal: value after the last token: ``"zero"``, which the telescoped sum needs, or
+            ``"bootstrap"``, the policy's own normaliser there (needs the ``H + 1``-st entry of
+            `Policy.log_normalizers`).
+
+    Returns:
+        A `TokenMDP` on the policy's dynamics. A token of probability zero is forbidden in it. Its
+        `reward_range` is that of the rewards found.
+
+    Raises:
+        ValueError: the gauge or the terminal rule needs normalisers that the policy does not carry.
+
+    """
+    alpha = require_positive("alpha", alpha)
+    values = _gauge_values(policy, alpha, gauge, terminal)
+    dynamics = policy.dynamics
+    rewards, masks = [], []
+    for h, log_probs in enumerate(policy.log_probs):
+        xp = array_namespace(log_probs)
+        chosen = ~(log_probs == float("-inf"))
+        reward = expand(alpha, 2) * xp.where(chosen, log_probs, 0.0)
+        if values is not None:
+            reward = reward + values[h][..., None]
+            if h + 1 < len(values):
+                reward = reward - dynamics.children(h, values[h + 1])
+        rewards.append(token_major(xp.where(chosen, reward, 0.0)))
+        masks.append(_shared_support(chosen, h))
+    return with_rewards(replace(dynamics, allowed=tuple(masks)), tuple(rewards))
+
+
+def _gauge_values(
+    policy: Policy, alpha: Array | float, gauge: Gauge, terminal: Terminal
+) -> tuple[Array, ...] | None:
+    if gauge not in ("logits", "logprob"):
+        raise ValueError(f"gauge={gauge!r}: must be 'logits' or 'logprob'")
+    if terminal not in ("zero", "bootstrap"):
+        raise ValueError(f"terminal={terminal!r}: must be 'zero' or 'bootstrap'")
+    if gauge == "logprob":
+        return None  # V̂ ≡ 0 everywhere, after the last token too
+    normalizers = policy.log_normalizers
+    if normalizers is None:
+        raise ValueError(
+            "gauge='logits' needs a policy built from logits; use gauge='logprob' or "
+            "Policy.from_logits"
+        )
+    H = policy.horizon
+    if terminal == "bootstrap" and len(normalizers) != H + 1:
+        raise ValueError(
+            f"terminal='bootstrap' needs log_normalizers for {H + 1} layers, the policy has "
+            f"{len(normalizers)}; "
+            "use terminal='zero' or read the policy one token further"
+        )
+    return tuple(expand(alpha, 1) * z for z in normalizers[: H + (terminal == "bootstrap")])
+
+
+def _shared_support(chosen: Array, h: int) -> np.ndarray | None:
+    """The policy's support as a mask of the dynamics, which a batch must share."""
+    if isinstance(chosen, Truth):
+        raise Undecided(f"layer {h}: it is not certain which tokens the policy writes")
+    mask = np.asarray(chosen.cpu() if hasattr(chosen, "cpu") else chosen)
+    mask = mask.reshape(-1, *mask.shape[-2:])
+    if mask.all():
+        return None
+    if not (mask == mask[0]).all():
+        raise ValueError(
+            f"layer {h}: the policies of a batch have different supports; take them one at a time"
+        )
+    shared: np.ndarray = mask[0]
+    return shared
+
+
+def returns(mdp: TokenMDP, responses: Responses) -> Array:
+    """Return of each response, ``r(τ) = Σ_h r(s_h, a_h)``: ``(*batch, N)``, reward units."""
+    return response_sum(mdp.dynamics, mdp.rewards, responses)
+
+
+def shape_reward(mdp: TokenMDP, potential: tuple[Array, ...]) -> TokenMDP:
+    """Potential-based shaping ``r(s,a) + Φ(s⊕a) − Φ(s)`` with ``Φ = 0`` after the last token (Ng et
+    al. 1999).
+
+    Args:
+        mdp: the token MDP.
+        potential: `H` arrays ``(*batch, n_h)``, reward units.
+
+    Returns:
+        The shaped MDP: the same optimal policies, plain and soft; returns lower by ``Φ(s₁)``.
+
+    """
+    rewards = []
+    for h, reward in enumerate(mdp.rewards):
+        following = mdp.dynamics.children(h, potential[h + 1] if h + 1 < mdp.horizon else None)
+        rewards.append(token_major(reward + following - potential[h][..., None]))
+    return with_rewards(mdp.dynamics, tuple(rewards))
+
+
+def with_rewards(dynamics: Dynamics, rewards: tuple[Array, ...]) -> TokenMDP:
+    """A `TokenMDP` on `dynamics` whose `reward_range` is that of the rewards found."""
+    plain = [r.detach() if hasattr(r, "detach") else r for r in rewards]
+    if is_enclosure(plain[0]):
+        low, high = min(r.lower().min() for r in plain), max(r.upper().max() for r in plain)
+    else:
+        low, high = min(float(r.min()) for r in plain), max(float(r.max()) for r in plain)
+    return TokenMDP(dynamics, rewards, (low, high))
+
+
+def bradley_terry(delta: Array) -> Array:
+    """Probability that the first response is preferred, ``σ(r(τ) − r(τ'))`` (eq. 3), without
+    overflow.
+    """
+    xp = array_namespace(delta)
+    tail = xp.exp(-xp.abs(delta))
+    return xp.where(delta >= 0, 1.0, tail) / (1.0 + tail)
+
+
+def preference_tv(delta: Array, other: Array) -> Array:
+    """Total variation ``|σ(Δ) − σ(Δ')|`` between two Bradley–Terry preferences.
+
+    Computed as ``sinh(|Δ−Δ'|/2) / (2 cosh(Δ/2) cosh(Δ'/2))`` in log-space, so that neither a small
+    difference nor a large return loses its digits.
+    """
+    xp = array_namespace(delta, other)
+    gap = xp.abs(delta - other)
+    # 2 sinh(x/2) = exp(x/2)(1 − exp(−x)) and 2 cosh(x/2) = exp(|x|/2)(1 + exp(−|x|)): the exponents
+    # are summed first.
+    exponent = (gap - xp.abs(delta) - xp.abs(other)) / 2
+    spread = (1.0 + xp.exp(-xp.abs(delta))) * (1.0 + xp.exp(-xp.abs(other)))
+    return -xp.expm1(-gap) * xp.exp(exponent) / spread

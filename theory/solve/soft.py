@@ -1,0 +1,251 @@
+"""Soft-optimal and plain-optimal policies of a token MDP, by one backward sweep over its layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from theory.arrays.memory import require_memory
+from theory.arrays.namespace import (
+    BLOCK,
+    Array,
+    array_namespace,
+    blocks,
+    expand,
+    forbid,
+    is_enclosure,
+    is_numpy_array,
+    require_positive,
+    soft_maximum,
+    token_major,
+)
+from theory.mdp.policy import Policy
+from theory.mdp.responses import best_continuations
+from theory.mdp.token_mdp import TokenMDP
+from theory.solve.reward import endogenous_reward
+
+__all__ = [
+    "Solution",
+    "greedy_rows",
+    "log_softmax",
+    "plain_optimal",
+    "power_policy",
+    "soft_optimal",
+    "soft_q_values",
+    "soft_values",
+]
+
+SAFE_EXPONENT = 600.0
+"""``exp(±600)`` and sums of a few of them are far from overflow and underflow in double
+precision.
+"""
+
+
+class Solution(NamedTuple):
+    """A policy and its values."""
+
+    policy: Policy
+    values: tuple[Array, ...]
+    """`H` arrays ``(*batch, n_h)``, reward units."""
+
+
+def soft_values(mdp: TokenMDP, alpha: Any) -> tuple[Array, ...]:
+    """Soft value of every state, ``V*(s) = α log Σ_a exp(Q*(s,a)/α)`` with ``Q*(s,a) = r(s,a) +
+    V*(s⊕a)``.
+
+    Args:
+        mdp: the token MDP.
+        alpha: temperature in reward units, scalar or ``batch``.
+
+    Returns:
+        `H` arrays ``(*batch, n_h)``, reward units; no policy is stored. The value after the last
+        token is zero.
+
+    Raises:
+        ValueError: `alpha` is not positive and finite.
+
+    """
+    alpha = require_positive("alpha", alpha)
+    return tuple(reversed([value + shift for _, _, value, shift in _sweep(mdp, alpha)]))
+
+
+def soft_optimal(mdp: TokenMDP, alpha: Any) -> Solution:
+    """Soft-optimal policy ``π_E = softmax(Q*/α)`` and the soft values ``V*``.
+
+    The policy maximises the regularised value; its gauge (`Policy.log_normalizers`) is ``V*/α``, so
+    that ``endogenous_reward(policy, alpha)`` returns the reward it was solved for.
+
+    Args:
+        mdp: the token MDP.
+        alpha: temperature in reward units, scalar or ``batch``.
+
+    Raises:
+        ValueError: `alpha` is not positive and finite, or the policy does not fit into memory.
+
+    """
+    alpha = require_positive("alpha", alpha)
+    batch = int(np.prod(mdp.batch_shape))
+    require_memory(
+        8 * batch * mdp.dynamics.n_prefixes,
+        "the soft-optimal policy",
+        "use soft_values, or a smaller MDP",
+    )
+    log_probs: list[Array] = []
+    values: list[Array] = []
+    for h, children, value, shift in _sweep(mdp, alpha):
+        q = _q_table(mdp, h, children)
+        # enclosures have digits to spare, where doubles are normalised
+        log_probs.append(
+            (q - value[..., None]) / expand(alpha, 2) if is_enclosure(q) else log_softmax(q, alpha)
+        )
+        values.append(value + shift)
+    values.reverse()
+    normalizers = tuple(value / expand(alpha, 1) for value in values)
+    return Solution(Policy(mdp.dynamics, tuple(reversed(log_probs)), normalizers), tuple(values))
+
+
+def soft_q_values(mdp: TokenMDP, alpha: Any) -> tuple[Array, ...]:
+    """Soft Q-values ``Q*(s,a) = r(s,a) + V*(s⊕a)``: `H` tables ``(*batch, n_h, V)``, ``-inf`` on
+    forbidden tokens.
+    """
+    values = (*soft_values(mdp, alpha), None)
+    return tuple(
+        _q_table(mdp, h, mdp.dynamics.children(h, values[h + 1])) for h in range(mdp.horizon)
+    )
+
+
+def plain_optimal(mdp: TokenMDP) -> Solution:
+    """A deterministic policy of greatest plain value, and the plain-optimal values ``max_π
+    V^π_r(s)``.
+
+    Of equally good tokens the first is chosen. ``α → 0`` of `soft_optimal`, up to how ties are
+    shared.
+    """
+    log_probs, values = [], []
+    for q in best_continuations(mdp.dynamics, mdp.rewards):
+        log_probs.append(greedy_rows(q))
+        values.append(array_namespace(q).max(q, axis=-1))
+    return Solution(Policy(mdp.dynamics, tuple(log_probs)), tuple(values))
+
+
+def power_policy(policy: Policy, exponent: Any) -> Policy:
+    """The sequence-level power ``π^κ(τ|s₁) / Σ_τ' π^κ(τ'|s₁)``: `π` sharpened (κ > 1) or flattened
+    (κ < 1).
+
+    It is the soft-optimal policy of the reward ``κ log π`` at temperature 1, and with ``κ = 1 +
+    α/β`` the maximiser of ``V^π'_{r̂} − β KL(π'‖π)``, `r̂` the endogenous reward of `π` at
+    temperature `α`. Not a token-level temperature: each conditional needs the sum over
+    continuations.
+
+    Args:
+        policy: `π`. What it never writes stays so.
+        exponent: `κ`, positive, scalar or ``batch``.
+
+    Raises:
+        ValueError: `exponent` is not positive and finite.
+
+    """
+    reward = endogenous_reward(policy, require_positive("exponent", exponent), gauge="logprob")
+    return soft_optimal(reward, 1.0).policy
+
+
+def _sweep(
+    mdp: TokenMDP, alpha: Array | float
+) -> Iterator[tuple[int, Array | float, Array, Array | float]]:
+    """Layers from the last to the first: ``(h, successor values, soft value of layer h, what to add
+    to both)``.
+
+    Enclosures of doubles are kept apart from what the values of a layer share: it grows with the
+    horizon and would be rounded in every step, and policies do not depend on it.
+    """
+    value: Array = None
+    shift: Array | float = 0.0
+    for h in reversed(range(mdp.horizon)):
+        children = mdp.dynamics.children(h, value)
+        reward, mask = mdp.rewards[h], mdp.dynamics.allowed[h]
+        if (
+            is_numpy_array(reward)
+            and reward.ndim == 2
+            and mask is None
+            and isinstance(alpha, float)
+        ):
+            largest_reward = max(map(abs, mdp.reward_range))
+            steps = (
+                mdp.horizon - h
+            )  # |Q| is at most the rewards still to come and the entropy they may carry
+            largest_q = steps * largest_reward + (steps - 1) * alpha * math.log(mdp.vocab_size)
+            value = _soft_backup(
+                reward.T, None if isinstance(children, float) else children.T, alpha, largest_q
+            )
+        else:
+            value = soft_maximum(_q_table(mdp, h, children), alpha)
+        yield h, children, value, shift
+        if is_enclosure(value) and value.coarse:
+            shared = value.max(axis=-1, keepdims=True).centre()
+            value, shift = value - shared, shift + shared
+
+
+def _soft_backup(
+    reward: np.ndarray, children: np.ndarray | None, alpha: float, largest_q: float
+) -> np.ndarray:
+    """`soft_maximum` of ``reward + children``, in blocks that fit the cache, without the layer's
+    Q-table.
+
+    `reward` and `children` are ``(V, n)``; no ``|Q|`` exceeds `largest_q`. Where ``|Q|/α`` is small
+    the exponential needs no shift, which saves two passes; elsewhere the largest entry of each row
+    is taken out first.
+    """
+    n = reward.shape[1]
+    value = np.empty(n, dtype=reward.dtype)
+    scratch = np.empty((len(reward), min(n, BLOCK)), dtype=reward.dtype)
+    shift = np.empty(scratch.shape[1], dtype=reward.dtype)
+    shift_needed = largest_q / alpha > SAFE_EXPONENT
+    for block in blocks(n):
+        size = block.stop - block.start
+        q, top, out = scratch[:, :size], shift[:size], value[block]
+        total = (
+            reward[:, block]
+            if children is None
+            else np.add(reward[:, block], children[:, block], out=q)
+        )
+        if shift_needed:
+            total = np.subtract(total, np.maximum.reduce(total, axis=0, out=top), out=q)
+        np.exp(np.multiply(total, 1.0 / alpha, out=q), out=q)
+        np.log(np.add.reduce(q, axis=0, out=out), out=out)
+        out *= alpha
+        if shift_needed:
+            out += top
+    return value
+
+
+def _q_table(mdp: TokenMDP, h: int, children: Array | float) -> Array:
+    """``r(s,a) + V(s⊕a)`` of layer `h`, ``-inf`` on forbidden tokens."""
+    return forbid(mdp.rewards[h] + children, mdp.dynamics.allowed[h])
+
+
+def log_softmax(q: Array, alpha: Array | float) -> Array:
+    """``log softmax(q/α)`` over tokens, from differences of `q` so that large values cancel before
+    the division.
+    """
+    if is_enclosure(q):
+        radius = q.radius()
+        slack = (radius + radius.max(axis=-1, keepdims=True)) / expand(alpha, 2)
+        return q.carry(lambda exact: _log_softmax(exact, alpha), slack)
+    return _log_softmax(q, alpha)
+
+
+def _log_softmax(q: Array, alpha: Array | float) -> Array:
+    xp = array_namespace(q)
+    scaled = (q - xp.max(q, axis=-1, keepdims=True)) / expand(alpha, 2)
+    return token_major(scaled - xp.log(xp.sum(xp.exp(scaled), axis=-1, keepdims=True)))
+
+
+def greedy_rows(q: Array) -> Array:
+    """Log-probabilities of the rows that take their first largest entry, ``(*batch, n, V)``."""
+    xp = array_namespace(q)
+    first_best = xp.argmax(q, axis=-1, keepdims=True)
+    tokens = xp.arange(q.shape[-1], device=first_best.device)
+    return token_major(xp.where(tokens == first_best, xp.zeros_like(q), float("-inf")))

@@ -1,0 +1,119 @@
+"""Files that appear whole or not at all, archives that are read whole or not at all, and the one
+form of JSON.
+
+JSON has no numbers that are not finite. They are written as the texts ``"inf"``, ``"-inf"`` and
+``"nan"``, so that `json.loads` and every other reader takes the file; `number` turns them back.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+__all__ = ["json_line", "number", "read_arrays", "replacing", "write_json"]
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[BinaryIO]:
+    """A binary file to write, which takes the place of `path` when the block ends well and is
+    removed otherwise.
+    """
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a value as indented JSON; the file appears whole or not at all."""
+    with replacing(path) as file:
+        file.write(_encoded(value, indent=1))
+
+
+def json_line(row: Any) -> bytes:
+    """Return a value as one line of JSON, with its line break."""
+    return _encoded(row)
+
+
+def number(value: Any) -> Any:
+    """Return ``inf``, ``-inf`` or ``nan`` for the text that stands for it in JSON, and anything
+    else as it is.
+    """
+    return float(value) if value in ("inf", "-inf", "nan") else value
+
+
+def _encoded(value: Any, indent: int | None = None) -> bytes:
+    text = json.dumps(_plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    # a surrogate by itself has no UTF-8: escaped as \udXXX, which is how JSON writes it
+    return f"{text}\n".encode(errors="backslashreplace")
+
+
+def _plain(value: Any) -> Any:
+    """Replace NumPy's scalars and arrays by numbers and lists, paths by text, and non-finite
+    numbers by their texts.
+    """
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return str(float(value)) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_arrays(path: str | Path, writer: str, names: str) -> dict[str, np.ndarray]:
+    """The arrays of an ``.npz`` file that the method `writer` wrote.
+
+    Args:
+        path: the file.
+        writer: what messages name as the remedy.
+        names: regular expression of the names that `writer` gives. Another may be one of them
+            misspelt, and an array that nothing reads may be of any size: it is refused before it is
+            read.
+
+    Raises:
+        OSError: the file does not exist or is not a whole ``.npz``.
+        ValueError: an array has another name.
+
+    """
+    if not Path(path).is_file():
+        raise OSError(f"{path}: no such file; give an .npz written by {writer}")
+    if not zipfile.is_zipfile(path):
+        raise OSError(
+            f"{path}: not a whole .npz file (no zip archive); write it again with {writer}"
+        )
+    try:
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            unknown = sorted(name for name in archive.files if not re.fullmatch(names, name))
+            if not unknown:
+                return {name: _array(name, archive[name]) for name in archive.files}
+    except (
+        Exception
+    ) as error:  # a damaged archive can raise anything: zlib, struct, tokenizer errors
+        reason = " ".join(str(error).split())
+        raise OSError(
+            f"{path}: not a whole .npz file ({reason}); write it again with {writer}"
+        ) from None
+    raise ValueError(
+        f"{path}: {unknown[0]!r} is no array that {writer} writes; correct its name or leave it out"
+    )
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    if not isinstance(value, np.ndarray):  # a member of the archive whose name lacks .npy is bytes
+        raise ValueError(f"{name} is no array")
+    return value

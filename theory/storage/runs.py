@@ -1,0 +1,283 @@
+"""The folder of a run: whose it is, one writer at a time, lines as they come, and going on after a
+stop.
+
+    run.json      everything that the result depends on; another run is refused
+    run.lock      held while a run writes there; the system lets go of it when the process ends,
+    however it does NAME.jsonl    rows, each a line, whole as soon as it is written; NAME.1.jsonl, …
+    of further processes until the end
+
+All else in a folder is written whole or not at all (`theory.storage.files`).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Generic, Protocol, TypeVar
+
+from theory.storage.files import json_line, replacing, write_json
+
+__all__ = ["Lines", "Processes", "RunFolder", "read_lines"]
+
+RUN, LOCK = "run.json", "run.lock"
+REMEDY = "give another --out"
+
+T = TypeVar("T")
+
+
+class Processes(Protocol):
+    """The processes of one run, such as `llm_bridge.models.processes.Workers`."""
+
+    @property
+    def rank(self) -> int:
+        """Number of this process, from 0 on."""
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+
+    @property
+    def first(self) -> bool:
+        """Whether this process speaks for all."""
+
+    def wait(self) -> None:
+        """Return when every process is here."""
+
+
+class _Alone:
+    rank, size, first = 0, 1, True
+
+    def wait(self) -> None:
+        pass
+
+
+class RunFolder:
+    """Claims a folder for one run while the block is entered.
+
+    The first process makes the folder, locks it and notes the identity. A block that fails before
+    it has written anything leaves the folder as it was, so that a mistaken option can be corrected.
+
+    Args:
+        path: the folder.
+        identity: see `identify`; `None` if it is not known yet, or any run may write there.
+        lines: see `identify`.
+        processes: those that enter together.
+
+    Raises:
+        OSError: the folder cannot be written.
+        ValueError: another run is writing there, or the folder has a run of another identity.
+
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        identity: Mapping[str, Any] | None = None,
+        *,
+        lines: Sequence[str] = (),
+        processes: Processes = _Alone(),  # noqa: B008
+    ) -> None:
+        self.path, self.processes = Path(path), processes
+        self._identity, self._names = identity, lines
+        self._stack = ExitStack()
+
+    def __enter__(self) -> RunFolder:
+        with ExitStack() as stack:
+            if self.processes.first:
+                made = not self.path.exists()
+                self.path.mkdir(parents=True, exist_ok=True)
+                if made:
+                    stack.callback(self._remove_empty)
+                stack.enter_context(_locked(self.path / LOCK))
+                stack.callback((self.path / LOCK).unlink, missing_ok=True)
+            self.processes.wait()
+            self._stack = stack
+            if self._identity is not None:
+                self.identify(self._identity, lines=self._names)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def identify(self, identity: Mapping[str, Any], *, lines: Sequence[str] = ()) -> None:
+        """Note what the run is, or raise if the folder has another one.
+
+        Args:
+            identity: everything that the result depends on, as JSON values by name.
+            lines: names of the files of lines: a folder that has one of them and no identity is
+                refused.
+
+        """
+        now = json.loads(json_line(identity))
+        self._require_same(now, lines)  # every process, so that none waits for one that was refused
+        self.processes.wait()
+        if self.processes.first and not (self.path / RUN).exists():
+            write_json(self.path / RUN, now)
+            self._stack.push(self._forget)
+        self.processes.wait()
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the folder has files, and no note of which run they are."""
+        ours = (LOCK, f"{RUN}.partial")  # of a run that was killed before it could say what it is
+        return not (self.path / RUN).exists() and any(
+            path.name not in ours for path in self.path.iterdir()
+        )
+
+    def lines(self, name: str, parse: Callable[[Any], T]) -> Lines[T]:
+        """Open a file of rows to read and to add to; an unfinished last line, which a kill leaves,
+        is cut off.
+
+        Args:
+            name: of the file, such as ``"metrics.jsonl"``.
+            parse: makes of a row what reading gives; raises ValueError, KeyError or TypeError where
+                it is none.
+
+        """
+        return Lines(self.path / name, parse, self.processes.rank)
+
+    def _require_same(self, now: Mapping[str, Any], lines: Sequence[str]) -> None:
+        path = self.path / RUN
+        if not path.exists():
+            for name in lines:
+                if any(_shards(self.path / name)):
+                    raise ValueError(f"{self.path} has a {name} and no {RUN}: {REMEDY}")
+            return
+        try:
+            before = dict(json.loads(path.read_bytes()))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ValueError(f"{path}: not the note of a run ({error}): {REMEDY}") from None
+        for name in [*now, *before]:
+            if before.get(name) != now.get(name):
+                values = [json.dumps(each.get(name), ensure_ascii=False) for each in (before, now)]
+                raise ValueError(
+                    f"{self.path} has a run with {name} = {values[0]}, not {values[1]}: {REMEDY}, "
+                    "or remove it"
+                )
+
+    def _forget(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Take the identity back where the block failed and nothing else was written."""
+        if kind is not None and {path.name for path in self.path.iterdir()} <= {RUN, LOCK}:
+            (self.path / RUN).unlink()
+
+    def _remove_empty(self) -> None:
+        with suppress(OSError):  # it is not empty
+            self.path.rmdir()
+
+
+def _locked(path: Path) -> BinaryIO:
+    """Open a file that no other process has locked, and lock it."""
+    while True:
+        file = path.open("wb")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise ValueError(
+                f"{path.parent}: another run is writing there; wait for it, or {REMEDY}"
+            ) from None
+        if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+            return file
+        file.close()  # its owner removed it while we were opening it
+
+
+class Lines(Generic[T]):
+    """Rows that are only added: each process writes to a file of its own, and reading gives those
+    of all files.
+
+    Iterating parses each whole line, in order; ValueError names file and line of one that is
+    damaged.
+    """
+
+    def __init__(self, path: Path, parse: Callable[[Any], T], rank: int = 0) -> None:
+        self.path, self.parse = path, parse
+        self._own = path if rank == 0 else path.with_suffix(f".{rank}{path.suffix}")
+        if self._own.exists():
+            with self._own.open("rb+") as file:
+                file.truncate(sum(len(line) for line in file if line.endswith(b"\n")))
+
+    def __iter__(self) -> Iterator[T]:
+        for path in _shards(self.path):
+            yield from read_lines(path, self.parse)
+
+    def append(self, *rows: Any) -> None:
+        """Add rows; once this returns they outlive the process."""
+        with self._own.open("ab") as file:
+            file.write(b"".join(map(json_line, rows)))
+
+    def keep(self, wanted: Callable[[T], bool]) -> None:
+        """Drop the rows of this process that are not wanted."""
+        kept = (
+            [line for line, row in _scan(self._own, self.parse) if wanted(row)]
+            if self._own.exists()
+            else []
+        )
+        with replacing(self._own) as file:
+            file.writelines(kept)
+
+    def merge(self, order: Iterable[T]) -> None:
+        """Put the lines of all processes into one file, each once, and in this order of what they
+        parse to.
+
+        Lines are copied from file to file: none is kept in memory.
+        """
+        places: dict[Any, tuple[int, int]] = {}
+        with ExitStack() as stack:
+            shards = _shards(self.path)
+            files = [stack.enter_context(path.open("rb")) for path in shards]
+            for k, path in enumerate(shards):
+                start = 0
+                for line, row in _scan(path, self.parse):
+                    places[row] = k, start
+                    start += len(line)
+            with replacing(self.path) as merged:
+                for row in order:
+                    k, start = places[row]
+                    files[k].seek(start)
+                    merged.write(files[k].readline())
+        for path in shards:
+            if path != self.path:
+                path.unlink()
+
+
+def read_lines(path: Path, parse: Callable[[Any], T]) -> Iterator[T]:
+    """Yield what `parse` makes of each whole line of a file; an unfinished last line is none.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: a line is damaged, or `parse` refuses it; names file and line.
+
+    """
+    for _, row in _scan(path, parse):
+        yield row
+
+
+def _scan(path: Path, parse: Callable[[Any], T]) -> Iterator[tuple[bytes, T]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                row = parse(json.loads(line))
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise ValueError(
+                    f"{path}:{number}: not a line of a run ({error!r}): {REMEDY}"
+                ) from None
+            yield line, row
+
+
+def _shards(path: Path) -> list[Path]:
+    """Files of the rows of all processes, that of the first at the front."""
+    further = sorted(path.parent.glob(f"{path.stem}.[0-9]*{path.suffix}"))
+    return [*([path] if path.exists() else []), *further]

@@ -1,0 +1,1 @@
+"""Families of instances, sweeps over them, and searches."""

@@ -1,0 +1,221 @@
+"""Instance search: gradient ascent through the solver for the token MDP that comes nearest to a
+bound.
+
+An *objective* maps ``(mdp, alpha, epsilon)`` to the attained fraction left/right of a bound at an
+exact worst case, one number for each MDP of the batch, in NumPy or with torch gradients. The worst
+case over the ball is solved inside it; `search` moves the rewards, and `α` where it is free. What
+is found is a lower bound on the largest fraction.
+
+Only the `search` itself needs torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+from theory.arrays.namespace import Array, array_namespace, require_positive
+from theory.claims import bounds
+from theory.mdp.distances import kl
+from theory.mdp.dynamics import require_tree_memory
+from theory.mdp.policy import Policy
+from theory.mdp.token_mdp import TokenMDP
+from theory.mdp.values import plain_value
+from theory.solve.adversary import worst_clone
+from theory.solve.soft import soft_optimal
+
+__all__ = ["Found", "Objective", "clone_fraction", "kl_fraction", "pinsker_fraction", "search"]
+
+Objective = Callable[[TokenMDP, Any, float], Array]
+"""``(mdp, alpha, epsilon)`` to the attained fraction of a bound, ``batch``; rewards in [0, 1]."""
+
+LEARNING_RATE = 0.2
+"""Adam's first step in logits of the rewards and in ``log α``; it falls to zero along a cosine."""
+
+POLISHED = 8
+"""How many of the starts are rounded and refined."""
+
+
+class Found(NamedTuple):
+    """The best instance that a search found."""
+
+    mdp: TokenMDP
+    """On the tree, one prompt, rewards in [0, 1], NumPy."""
+    alpha: float
+    epsilon: float
+    ratio: float
+    """Attained fraction of the bound, recomputed in NumPy with the exact adversary."""
+
+
+def clone_fraction(bound: Callable[[int, float], Array]) -> Objective:
+    """``(V^{π_E} − min_π̂ V^π̂) / bound(H, ε)``: how much of a cloning bound the worst policy of
+    the ball attains.
+
+    Args:
+        bound: a cloning bound of `theory.claims.bounds` in ``(H, ε)``, for instance
+            `clone_gap_stepwise`.
+
+    """
+
+    def fraction(mdp: TokenMDP, alpha: Any, epsilon: float) -> Array:
+        return _worst_clone_gap(mdp, alpha, epsilon)[0] / float(bound(mdp.horizon, epsilon))
+
+    return fraction
+
+
+def pinsker_fraction(mdp: TokenMDP, alpha: Any, epsilon: float) -> Array:
+    """``(V^{π_E} − V^π̂) / (H √(KL(π̂‖π_E)/2))`` at the `π̂` of the ball with the least plain
+    value.
+
+    *clone-pinsker* with `H`, what rewards in [0, 1] allow, for the range of the return. Zero where
+    `π̂` is `π_E`.
+    """
+    gap, policy, expert = _worst_clone_gap(mdp, alpha, epsilon)
+    nats = kl(policy, expert)
+    xp = array_namespace(nats)
+    nats = xp.where(
+        nats > 0, nats, xp.ones_like(nats)
+    )  # there the gap is zero, and 0/0 would be NaN
+    return gap / (mdp.horizon * xp.clip(xp.sqrt(nats / 2), None, 1.0))
+
+
+def kl_fraction(mdp: TokenMDP, alpha: Any, epsilon: float) -> Array:
+    """``KL(π̂‖π_E) / (Hε tanh(ε/2))`` (*kl-ball*) at the `π̂` of the ball with the least plain
+    value.
+    """
+    _, policy, expert = _worst_clone_gap(mdp, alpha, epsilon)
+    return kl(policy, expert) / float(bounds.kl_ball(mdp.horizon, epsilon))
+
+
+def _worst_clone_gap(mdp: TokenMDP, alpha: Any, epsilon: float) -> tuple[Array, Policy, Policy]:
+    """``V^{π_E} − min_π̂ V^π̂``, the worst `π̂`, and `π_E`, which is soft-optimal at `alpha`."""
+    expert = soft_optimal(mdp, alpha).policy
+    worst = worst_clone(mdp, expert, epsilon)
+    return plain_value(mdp, expert) - mdp.dynamics.average(worst.values[0]), worst.policy, expert
+
+
+def search(
+    objective: Objective,
+    vocab_size: int,
+    horizon: int,
+    epsilon: float,
+    *,
+    alpha: float | None = None,
+    restarts: int = 64,
+    steps: int = 400,
+    seed: int = 0,
+) -> Found:
+    """Token MDP of largest `objective`: Adam on all rewards of the tree from many starts at once,
+    then rounding.
+
+    Rewards are logistic in free parameters. What the best `POLISHED` starts reached is taken as it
+    is and with each reward rounded to 0 or 1 (extreme rewards are often best), with ``log α``
+    refined, and the best of all is returned. The same arguments give the same answer on one
+    machine.
+
+    Args:
+        objective: what to maximise, see `Objective`.
+        vocab_size: `V`.
+        horizon: `H`; the tree has about ``V^H`` rewards.
+        epsilon: radius of the ball, nats.
+        alpha: temperature; free by default, started on a grid from 0.1 to ``10 H/ε``.
+        restarts: random starts, one batch.
+        steps: steps of Adam.
+        seed: seed of the starts.
+
+    Raises:
+        ValueError: a size is below 1, a parameter is not positive and finite, the trees do not fit
+            into memory, or the objective is NaN on all that was found.
+        ImportError: torch is not installed.
+
+    """
+    sizes = {"vocab_size": vocab_size, "horizon": horizon, "restarts": restarts, "steps": steps}
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name}={size}: must be at least 1")
+    radius = float(require_positive("epsilon", epsilon))
+    free = alpha is None
+    fixed = None if alpha is None else float(require_positive("alpha", alpha))
+    # rewards, gradients, two moments, and what the backward sweep keeps of the solver: a few dozen
+    # numbers each
+    require_tree_memory(vocab_size, horizon, restarts, "searching trees", bytes_per_prefix=8 * 32)
+    tables, alphas = _ascend(objective, vocab_size, horizon, radius, fixed, restarts, steps, seed)
+    scores = objective(TokenMDP.tree(tables), alphas, radius)
+    found: list[Found] = []
+    for i in np.argsort(-scores, kind="stable")[:POLISHED]:
+        for finish in (np.asarray, np.round):
+            mdp = TokenMDP.tree([finish(table[i]) for table in tables])
+            found += _refine_alpha(objective, mdp, float(alphas[i]), radius, free)
+    ratios = [candidate.ratio for candidate in found]
+    if np.isnan(ratios).all():
+        raise ValueError(
+            "objective: NaN on every instance found; it must be a number wherever rewards are in "
+            "[0, 1]"
+        )
+    return found[int(np.nanargmax(ratios))]
+
+
+def _ascend(
+    objective: Objective,
+    V: int,
+    H: int,
+    epsilon: float,
+    alpha: float | None,
+    restarts: int,
+    steps: int,
+    seed: int,
+) -> tuple[list[Array], Array]:
+    """Rewards ``(restarts, V^h, V)`` by layer and temperatures ``(restarts,)`` after Adam, as NumPy
+    arrays.
+    """
+    import torch
+
+    rng = np.random.default_rng(seed)
+    shapes = [(restarts, V**h, V) for h in range(H)]
+    dynamics = TokenMDP.tree([np.zeros(shape[1:]) for shape in shapes]).dynamics
+    logits = [torch.tensor(rng.normal(0.0, 2.0, shape), requires_grad=True) for shape in shapes]
+    grid = (
+        np.geomspace(0.1, max(10 * H / epsilon, 1.0), restarts)
+        if alpha is None
+        else np.full(restarts, alpha)
+    )
+    log_alpha = torch.tensor(np.log(grid), requires_grad=alpha is None)
+    optimiser = torch.optim.Adam(
+        [*logits, log_alpha] if alpha is None else logits, lr=LEARNING_RATE
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        mdp = TokenMDP(dynamics, tuple(torch.sigmoid(table) for table in logits))
+        (-objective(mdp, torch.exp(log_alpha), epsilon)).sum().backward()
+        optimiser.step()
+        schedule.step()
+    return [torch.sigmoid(table.detach()).numpy() for table in logits], np.exp(
+        log_alpha.detach().numpy()
+    )
+
+
+def _refine_alpha(
+    objective: Objective, mdp: TokenMDP, alpha: float, epsilon: float, free: bool
+) -> list[Found]:
+    """The instance and, where `alpha` is `free`, the same with the best value within a factor `e`
+    that is found.
+    """
+    candidates = [alpha]
+    if free:
+
+        def loss(log_alpha: float) -> float:
+            return -float(objective(mdp, math.exp(log_alpha), epsilon))
+
+        centre = math.log(alpha)
+        around = minimize_scalar(
+            loss, bounds=(centre - 1, centre + 1), method="bounded", options={"xatol": 1e-9}
+        )
+        candidates.append(math.exp(around.x))
+    return [
+        Found(mdp, value, epsilon, float(objective(mdp, value, epsilon))) for value in candidates
+    ]

@@ -1,0 +1,414 @@
+"""Curves: exact worst cases against the horizon, preference error against ε, and the exponents
+fitted to them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from theory.arrays.namespace import require_positive
+from theory.claims import bounds
+from theory.claims.instance import Instance
+from theory.mdp.responses import sample_log_ratio_ball
+from theory.solve.improve import SharpeningCurve, sharpening_curve
+from theory.solve.soft import soft_optimal
+from theory.solve.worst_preference import worst_preference_pair
+from theory.studies import gallery
+from theory.studies.gallery import coin_payoff_gap, random_tree, swapped_pair_gap
+
+__all__ = [
+    "COIN_FRACTIONS",
+    "FAMILIES",
+    "HORIZONS",
+    "Exponent",
+    "HorizonCurve",
+    "PreferenceCurve",
+    "fit_exponent",
+    "headlines",
+    "horizon_curve",
+    "preference_curve",
+    "render",
+    "sharpening_curves",
+]
+
+HORIZONS = tuple(2**k for k in range(1, 17))
+COIN_FRACTIONS = (0.3, 0.5, 0.6)
+"""Shares of the horizon spent on coins; at each horizon the one on which cloning loses most is
+taken.
+"""
+
+FAMILIES = {"coin-payoff": "clone", "swapped-pair": "rl"}
+"""Family of instances, and how the names of its numbers in `HorizonCurve` begin."""
+
+
+@dataclass(frozen=True)
+class Exponent:
+    """Slope of a straight line through points on log axes, with the half-width of its 95 %
+    interval.
+    """
+
+    slope: float
+    half_width: float
+
+    def __str__(self) -> str:
+        return f"{self.slope:.2f} ± {self.half_width:.2f}"
+
+
+def fit_exponent(x: Any, y: Any) -> Exponent:
+    """Least-squares slope of ``log y`` against ``log x``, Student-t interval.
+
+    The points of an exact curve have no noise: the interval measures how far the curve is from a
+    power law.
+
+    Raises:
+        ValueError: a number is not positive and finite, or there are fewer than three different
+            `x`.
+    """
+    from scipy.special import stdtrit
+
+    x, y = (np.asarray(require_positive(name, values)) for name, values in (("x", x), ("y", y)))
+    n = len(x)
+    if len(np.unique(x)) < 3:
+        raise ValueError(f"x={x.tolist()}: an exponent needs at least 3 different points")
+    log_x, log_y = np.log(x), np.log(y)
+    centred = log_x - log_x.mean()
+    slope = float(centred @ log_y / (centred @ centred))
+    residual = log_y - log_y.mean() - slope * centred
+    error = float(np.sqrt(residual @ residual / (n - 2) / (centred @ centred)))
+    return Exponent(slope, float(stdtrit(n - 2, 0.975)) * error)
+
+
+@dataclass(frozen=True)
+class HorizonCurve:
+    """Worst cases and their bounds at each horizon, plain values, reward units, rewards in [0,
+    1].
+    """
+
+    vocab_size: int
+    """`V` of the coin–payoff family; the swapped pair has four tokens, and its gap no `V` in it."""
+    alpha: float
+    epsilon: float
+    """Radius of the ball, nats; if `over_sqrt`, the radius times ``√H``."""
+    over_sqrt: bool
+    horizons: tuple[int, ...]
+    clone: tuple[float, ...]
+    """``V^{π_E} − min_π̂ V^π̂`` on coin–payoff: exact there, so that no smaller bound holds for
+    every token MDP.
+    """
+    coin_fractions: tuple[float, ...]
+    """Which of `COIN_FRACTIONS` that was."""
+    clone_paper: tuple[float, ...]
+    clone_composition: tuple[float, ...]
+    clone_stepwise: tuple[float, ...]
+    clone_three_halves: tuple[float, ...]
+    rl: tuple[float, ...]
+    """``max_π V^π − V^{π_RL}`` on the swapped pair: within 0.1 % of `rl_bound`, and so of the worst
+    case, unless ε is too large for the pair (``2ε > log 2`` or ``2αε > 1``)."""
+    rl_bound: tuple[float, ...]
+    rl_paper: tuple[float, ...]
+    crossover: int | None
+    """Horizon from which the *bound* on RL is below what cloning loses; `None`: at none of
+    `horizons`. The number of coins is whole, so that within a few horizons of it the order of the
+    two can change again."""
+
+    @property
+    def rule(self) -> str:
+        """The radius as a formula in `H`."""
+        return f"{self.epsilon:g}/√H" if self.over_sqrt else f"{self.epsilon:g}"
+
+    @property
+    def epsilons(self) -> np.ndarray:
+        """Radius at each horizon, nats."""
+        return np.array([_radius(self.epsilon, self.over_sqrt, h) for h in self.horizons])
+
+    def per_epsilon(self, name: str) -> np.ndarray:
+        """A field divided by ε at each horizon: what is left of a bound is its power of `H`."""
+        scaled: np.ndarray = np.array(getattr(self, name)) / self.epsilons
+        return scaled
+
+    def exponent(self, name: str) -> Exponent | None:
+        """Exponent in `H` of a field over ε, fitted to all horizons; `None` for fewer than
+        three.
+        """
+        return (
+            fit_exponent(self.horizons, self.per_epsilon(name)) if len(self.horizons) > 2 else None
+        )
+
+    def local_exponent(self, name: str) -> float | None:
+        """Exponent in `H` of a field over ε between the two longest horizons; `None` for a single
+        one.
+        """
+        if len(self.horizons) < 2:
+            return None
+        rise, run = (
+            np.diff(np.log(x[-2:])).item()
+            for x in (self.per_epsilon(name), np.array(self.horizons))
+        )
+        return float(rise / run)
+
+    def as_dict(self, families: Collection[str] = tuple(FAMILIES)) -> dict[str, Any]:
+        """Numbers for a report, with the exponents; of the families named only."""
+        names = [FAMILIES[family] for family in families]
+        fits = {name: self.exponent(name) for name in names}
+        numbers = asdict(self)
+        if "rl" not in names:
+            del numbers["rl"]
+        if "clone" not in names:
+            of_cloning = [name for name in numbers if name.startswith("clone")]
+            for name in (*of_cloning, "coin_fractions", "crossover", "vocab_size"):
+                del numbers[name]
+        return numbers | {
+            "epsilons": self.epsilons,
+            "exponents": {name: None if fit is None else asdict(fit) for name, fit in fits.items()},
+            "local_exponents": {name: self.local_exponent(name) for name in names},
+        }
+
+
+def horizon_curve(
+    horizons: Sequence[int] = HORIZONS,
+    *,
+    alpha: float = 0.18,
+    vocab_size: int = 256,
+    epsilon: float | None = None,
+    epsilon_over_sqrt: float | None = None,
+) -> HorizonCurve:
+    """What cloning and RL on the endogenous reward can lose against `H`, exactly, beside their
+    bounds.
+
+    Args:
+        horizons: increasing, each at least 2.
+        alpha: temperature, reward units.
+        vocab_size: `V` of the coin–payoff family, even.
+        epsilon: the same radius at every horizon, nats.
+        epsilon_over_sqrt: the radius times ``√H``; 0.01 by default. So the total variation of the
+            laws of a response stays what it is; at a fixed radius it grows to one, and nothing can
+            lose more than `H`.
+
+    Raises:
+        ValueError: both radii are given, horizons do not increase, or a parameter is not one of the
+            families'; names it.
+    """
+    if epsilon is not None and epsilon_over_sqrt is not None:
+        raise ValueError(
+            f"epsilon={epsilon} and epsilon_over_sqrt={epsilon_over_sqrt}: give one of them"
+        )
+    over_sqrt = epsilon is None
+    scale = (
+        epsilon if epsilon is not None else 0.01 if epsilon_over_sqrt is None else epsilon_over_sqrt
+    )
+    steps = [int(h) for h in horizons]
+    if not steps or any(b <= a for a, b in pairwise(steps)):
+        raise ValueError(f"horizons={steps}: must be at least one, each longer than the one before")
+    radii = [_radius(scale, over_sqrt, h) for h in steps]
+
+    def along(quantity: Callable[[int, float], Any]) -> tuple[float, ...]:
+        return tuple(float(quantity(h, e)) for h, e in zip(steps, radii, strict=True))
+
+    def cloning_is_worse(h: int) -> bool:
+        radius = _radius(scale, over_sqrt, h)
+        return bool(
+            _worst_coin_payoff(h, radius, alpha, vocab_size)[0] > bounds.rl_gap(h, radius, alpha)
+        )
+
+    worst = [_worst_coin_payoff(h, e, alpha, vocab_size) for h, e in zip(steps, radii, strict=True)]
+
+    return HorizonCurve(
+        vocab_size,
+        alpha,
+        scale,
+        over_sqrt,
+        tuple(steps),
+        clone=tuple(gap for gap, _ in worst),
+        coin_fractions=tuple(share for _, share in worst),
+        clone_paper=along(bounds.clone_gap_paper),
+        clone_composition=along(bounds.clone_gap_composition),
+        clone_stepwise=along(bounds.clone_gap_stepwise),
+        clone_three_halves=along(bounds.clone_gap_three_halves),
+        rl=along(lambda h, e: swapped_pair_gap(h, alpha, e)),
+        rl_bound=along(lambda h, e: bounds.rl_gap(h, e, alpha)),
+        rl_paper=along(bounds.rl_gap_paper),
+        crossover=_first(cloning_is_worse, steps),
+    )
+
+
+def _radius(scale: float, over_sqrt: bool, horizon: int) -> float:
+    return scale / math.sqrt(horizon) if over_sqrt else scale
+
+
+def _worst_coin_payoff(
+    horizon: int, epsilon: float, alpha: float, vocab_size: int
+) -> tuple[float, float]:
+    """The largest gap over `COIN_FRACTIONS`, and the fraction that has it."""
+    gap = partial(coin_payoff_gap, horizon, epsilon, alpha, vocab_size=vocab_size)
+    return max((gap(coin_fraction=share), share) for share in COIN_FRACTIONS)
+
+
+def _first(holds: Callable[[int], bool], horizons: Sequence[int]) -> int | None:
+    """A horizon from which `holds` does: between the first of `horizons` where it does and the one
+    before.
+    """
+    first = next((k for k, h in enumerate(horizons) if holds(h)), None)
+    if first is None:
+        return None
+    low, high = horizons[max(first - 1, 0)], horizons[first]
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
+def headlines(curves: Sequence[HorizonCurve]) -> list[HorizonCurve]:
+    """For each radius rule the curve on which cloning is worst beside RL's bound, at the longest
+    horizon.
+    """
+    rules = dict.fromkeys(curve.rule for curve in curves)
+    return [
+        max(
+            (c for c in curves if c.rule == rule),
+            key=lambda c: c.per_epsilon("clone")[-1] / c.per_epsilon("rl_bound")[-1],
+        )
+        for rule in rules
+    ]
+
+
+COLUMNS = {
+    "clone": {
+        "cloning": "clone",
+        "Σ TV_RR": "clone_stepwise",
+        "H·TV_RR": "clone_composition",
+        "½H^1.5·ε": "clone_three_halves",
+        "H²ε": "clone_paper",
+    },
+    "rl": {"RL": "rl", "2αHε": "rl_bound", "Hε": "rl_paper"},
+}
+"""Columns of the table of a curve, and what they hold: the exact worst case, then the bounds, sharp
+ones first.
+"""
+
+
+def render(curves: Sequence[HorizonCurve], families: Collection[str] = tuple(FAMILIES)) -> str:
+    """The headline of each radius rule as a table, then exponents and crossover of every curve, as
+    text.
+    """
+    names = [FAMILIES[family] for family in families]
+    lines = []
+    for curve in headlines(curves):
+        vocabulary = f"V = {curve.vocab_size}, " if "clone" in names else ""
+        columns = {
+            head: getattr(curve, field) for name in names for head, field in COLUMNS[name].items()
+        }
+        lines.append(
+            f"{vocabulary}α = {curve.alpha:g}, ε = {curve.rule}; exact worst cases and bounds, * "
+            "vacuous"
+        )
+        lines.append(f"{'H':>8}" + "".join(f"{head:>12}" for head in columns))
+        for h, *values in zip(curve.horizons, *columns.values(), strict=True):
+            lines.append(f"{h:>8}" + "".join(f"{v:>11.4g}{'*' if v >= h else ' '}" for v in values))
+        lines.append("")
+    cells: dict[str, Callable[[HorizonCurve], str]] = {
+        "V": lambda c: str(c.vocab_size),
+        "α": lambda c: f"{c.alpha:g}",
+        "ε": lambda c: c.rule,
+        "cloning": lambda c: str(c.exponent("clone") or "–"),
+        "at longest H": lambda c: _show(c.local_exponent("clone")),
+        "gap/(εH^1.5)": lambda c: f"{c.per_epsilon('clone')[-1] / c.horizons[-1] ** 1.5:.4g}",
+        "RL": lambda c: str(c.exponent("rl") or "–"),
+        "2αHε below cloning": lambda c: (
+            "at none here" if c.crossover is None else f"from H = {c.crossover}"
+        ),
+    }
+    if "clone" not in names:
+        cells = {head: cells[head] for head in ("α", "ε", "RL")}
+    elif "rl" not in names:
+        cells.pop("RL")
+    lines.append("exponents in H of the worst case over ε")
+    lines.append("".join(f"{head:>{_width(head)}}" for head in cells))
+    lines += [
+        "".join(f"{cell(curve):>{_width(head)}}" for head, cell in cells.items())
+        for curve in curves
+    ]
+    return "\n".join(lines)
+
+
+def _width(head: str) -> int:
+    return max(len(head) + 2, 14 if head in ("cloning", "RL") else 9)
+
+
+def _show(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+@dataclass(frozen=True)
+class PreferenceCurve:
+    """Preference error against ε on one token MDP: the worst of the ball, a sampled policy, and
+    both bounds.
+    """
+
+    alpha: float
+    horizon: int
+    epsilons: tuple[float, ...]
+    worst: tuple[float, ...]
+    sampled: tuple[float, ...]
+    paper: tuple[float, ...]
+    sharp: tuple[float, ...]
+
+    def __str__(self) -> str:
+        attained = np.min(np.divide(self.worst, self.sharp))  # NaN, where one of them is
+        return (
+            f"preferences, α = {self.alpha:g}, H = {self.horizon}: the exact worst case is at "
+            f"least {attained:.3g} of "
+            f"the sharp bound; αHε/2 is vacuous from ε = {2 / (self.alpha * self.horizon):.3g}"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Numbers for a report."""
+        return asdict(self)
+
+
+def preference_curve(
+    *, alpha: float = 1.0, horizon: int = 4, vocab_size: int = 3, points: int = 25, seed: int = 0
+) -> PreferenceCurve:
+    """Largest ``TV(P_{r*}, P_{r̂})`` over all pairs of responses, against ε, on a random token
+    tree.
+    """
+    if points < 1:
+        raise ValueError(f"points={points}: must be at least 1")
+    rng = np.random.default_rng(seed)
+    mdp = random_tree(vocab_size, horizon, seed=rng)
+    expert = soft_optimal(mdp, alpha).policy
+    epsilons = np.geomspace(1e-2, 3.0, points)
+    worst = [float(worst_preference_pair(mdp, expert, eps, alpha)[0]) for eps in epsilons]
+    drawn = [
+        Instance(mdp, expert, sample_log_ratio_ball(expert, eps, rng), alpha) for eps in epsilons
+    ]
+    return PreferenceCurve(
+        alpha,
+        horizon,
+        tuple(map(float, epsilons)),
+        tuple(worst),
+        tuple(float(instance.pair_tv.max()) for instance in drawn),
+        tuple(map(float, bounds.preference_tv_paper(horizon, epsilons, alpha))),
+        tuple(map(float, bounds.preference_tv_sharp(horizon, epsilons, alpha))),
+    )
+
+
+def sharpening_curves(points: int = 160) -> dict[str, SharpeningCurve]:
+    """What sharpening does to the true value on three instances of the gallery, on a grid of
+    exponents.
+    """
+    instances = {
+        "helps: the MAP is right": gallery.map_is_right(),
+        "hurts: the MAP is wrong": gallery.map_is_wrong(),
+        "rises, then falls": gallery.rise_then_fall(),
+    }
+    exponents = np.geomspace(1, 200, points)
+    return {
+        name: sharpening_curve(i.mdp, i.policy, 1.0, exponents) for name, i in instances.items()
+    }
