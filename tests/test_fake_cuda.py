@@ -7,7 +7,11 @@ design is not here: `sample`, `sample_log_ratio_ball`, `best_exponent`, the wors
 what fits demonstrations or comparisons, files, and enclosures.
 """
 
+import importlib.util
+import subprocess
+import sys
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -170,3 +174,16 @@ def test_torch_knows_a_mixed_up_device():
         if not torch.backends.cuda.is_built():
             with pytest.raises(RuntimeError, match="not linked"):
                 gpu[0]
+
+
+def test_models_are_scored_and_trained_on_another_device():
+    """Apart from bfloat16: a device that is made up has no autocast."""
+    from torch.utils import backend_registration
+
+    if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
+        pytest.skip(f"torch {torch.__version__} registers no device from Python")
+    if not all(map(importlib.util.find_spec, ("transformers", "peft"))):
+        pytest.skip("transformers or peft is not installed")
+    script = Path(__file__).resolve().parent / "pretended_models.py"
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert done.stdout.startswith("same"), done.stderr
