@@ -136,7 +136,7 @@ class Run:
     def __init__(self, section, device, plan, file, deadline):
         import torch
 
-        self.section, self.device, self.plan = section, torch.device(device), plan
+        self.section, self.device, self.plan = section, torch.device("cuda:0" if device == "cuda" else device), plan
         self.file, self.deadline, self.cuda = file, deadline, self.device.type == "cuda"
 
     @property
@@ -603,9 +603,10 @@ def ppo_flops(size, s, samples):
 
 
 @contextmanager
-def parts_of(run, b, trainer):
+def parts_of(run, trainer):
     """Seconds of each part of a step, appended to lists; nothing stays changed."""
-    seconds, generate = defaultdict(list), b.ppo.generate
+    place = sys.modules[type(trainer).__module__]
+    seconds, generate = defaultdict(list), place.generate
 
     def timed(name, function):
         def call(*args, **kwargs):
@@ -618,12 +619,12 @@ def parts_of(run, b, trainer):
 
         return call
 
-    b.ppo.generate = timed("generation", generate)
+    place.generate = timed("generation", generate)
     trainer._score, trainer._update = timed("scoring", trainer._score), timed("update", trainer._update)
     try:
         yield seconds
     finally:
-        b.ppo.generate = generate
+        place.generate = generate
         del trainer._score, trainer._update
 
 
@@ -659,7 +660,7 @@ def train_with(run, b, ceilings, s, what, until):
     warm = time.perf_counter() - start
     run.record(what="first batch", **what, s=warm, **outcome(first))
     whole, last, started = [], first, time.time()
-    with parts_of(run, b, trainer) as seconds:
+    with parts_of(run, trainer) as seconds:
         # a batch that cannot end in time is not begun, but one there must be
         while len(whole) < s["batches"] and (not whole or time.time() + 1.1 * max(whole[-3:]) < until):
             run.synchronise()
