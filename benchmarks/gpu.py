@@ -849,8 +849,8 @@ def _text(x):
     return f"{x:,}" if isinstance(x, int) and not isinstance(x, bool) else str(x)
 
 
-def main():
-    """Run the sections, or one of them."""
+def parse(words=None):
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default="gpu")
     parser.add_argument("--minutes", type=float, default=8.0)
@@ -859,7 +859,12 @@ def main():
     parser.add_argument("--small", action="store_true", help="a rehearsal: small sizes")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--deadline", type=float, default=math.inf, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main():
+    """Run the sections, or one of them."""
+    arguments = parse()
     if arguments.child:
         child(arguments)
     else:

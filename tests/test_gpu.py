@@ -1,10 +1,11 @@
 """The benchmark of what waits for a GPU, rehearsed on a CPU."""
 
+import importlib.util
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,17 +17,34 @@ SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "gpu.py"
 
 
 def run(out, *words):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(SCRIPT), "--small", "--out", str(out), *words]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    """The command in a process, and what it wrote."""
+    done = subprocess.run([sys.executable, str(SCRIPT), "--small", "--out", str(out), *words], capture_output=True)
+    return done.returncode, *written(out)
+
+
+def written(out):
     rows = [json.loads(line) for line in (out / "gpu.jsonl").read_text().splitlines()]
     assert json.loads((out / "gpu.json").read_text()) == rows
-    return done, rows, (out / "gpu.md").read_text()
+    return rows, (out / "gpu.md").read_text()
 
 
-def test_everything_is_measured(tmp_path):
-    done, rows, table = run(tmp_path, "--device", "cpu", "--minutes", "5")
-    assert done.returncode == 0, done.stdout
+def test_everything_is_measured(tmp_path, monkeypatch, one_thread):
+    """In this process, where torch is there already."""
+    spec = importlib.util.spec_from_file_location("gpu", SCRIPT)
+    gpu = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(gpu)
+    process = subprocess.run
+
+    def here(words, **options):
+        if words[0] != sys.executable:
+            return process(words, **options)
+        gpu.child(gpu.parse(words[2:]))
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(gpu.subprocess, "run", here)
+    passed = gpu.parent(gpu.parse(["--small", "--out", str(tmp_path), "--device", "cpu", "--minutes", "5"]))
+    rows, table = written(tmp_path)
+    assert passed, rows
     assert not [row for row in rows if "error" in row or "skipped" in row]
     solved = [row for row in rows if "function" in row]
     assert len(solved) == 10 * 2 * 3
@@ -50,13 +68,13 @@ def test_everything_is_measured(tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_what_fails_stops_nothing(tmp_path):
-    done, rows, table = run(tmp_path, "--sections", "solver", "head")
-    assert done.returncode == 1
+    code, rows, table = run(tmp_path, "--sections", "solver", "head")
+    assert code == 1
     assert [row["section"] for row in rows if "finds no GPU" in row.get("error", "")] == ["solver", "head"]
     assert table.count("FAILED: error RuntimeError: torch") == 2
 
 
 def test_time_that_is_over_is_said(tmp_path):
-    done, rows, _ = run(tmp_path, "--device", "cpu", "--minutes", "0", "--sections", "solver")
-    assert done.returncode in (0, 1)  # whether the process could say so itself
+    code, rows, _ = run(tmp_path, "--device", "cpu", "--minutes", "0", "--sections", "solver")
+    assert code in (0, 1)  # whether the process could say so itself
     assert any("stopped after" in row.get("error", "") or "skipped" in row for row in rows)
