@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from llm_bridge.improve.ppo import PPOConfig
-from llm_bridge.models.head import KEPT, device_of
+from llm_bridge.models.head import device_of, kept_logits
 from llm_bridge.models.load import CausalLM
 
 __all__ = ["Cost", "cost"]
@@ -78,7 +78,7 @@ def cost(lm: CausalLM, config: PPOConfig, prompt_tokens: float, processes: int =
         "cache": tokens * layers * 2 * kv * low,
         "activations": in_pass * layers * width * kept * low,
         "hidden states": rows * config.max_tokens * width * low * (config.reward == "expected"),
-        "logits": 4.0 * 4 * min(KEPT, in_pass * lm.vocab_size),
+        "logits": 4.0 * 4 * min(kept_logits(device_of(lm.model)), in_pass * lm.vocab_size),
     }
     update = (6 if config.lora is None else 4) + 2 * config.gradient_checkpointing
     operations = 2 * n * tokens * (3 + config.epochs * update / 2)  # written, scored and read once

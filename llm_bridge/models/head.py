@@ -36,8 +36,22 @@ __all__ = [
 CHUNK, POSITIONS = 4096, 1024
 """Logits that exist at once: so many tokens of the vocabulary by so many positions."""
 
-KEPT = 4 * CHUNK * POSITIONS
-"""Logits that a gradient may keep; where there are more, they are computed twice instead."""
+ON_GPU = 4
+"""A GPU's blocks have so many times the tokens and positions: it would wait between kernels that
+are smaller.
+"""
+
+
+def block_size(device: torch.device) -> tuple[int, int]:
+    """Tokens of the vocabulary and positions of a block of logits on this device."""
+    factor = ON_GPU if device.type == "cuda" else 1
+    return factor * CHUNK, factor * POSITIONS
+
+
+def kept_logits(device: torch.device) -> int:
+    """Logits that a gradient may keep; where there are more, they are computed twice instead."""
+    return 4 * math.prod(block_size(device))
+
 
 FACTORS = {"logit_scale": 1, "lm_head_multiplier": 1, "output_multiplier": 1, "logits_scaling": -1}
 """What configurations call the factor on a head's output, and the power at which it is one."""
@@ -117,7 +131,9 @@ class Head:
             torch.promote_types(hidden.dtype, torch.float32),
             self.plain,
         )
-        width, positions = (CHUNK, POSITIONS) if plain else (V, max(1, CHUNK * POSITIONS // V))
+        width, positions = block_size(hidden.device)
+        if not plain:
+            width, positions = V, max(1, width * positions // V)
         multiply = _Product(self.module, hidden, dtype) if plain else None
         for start in range(0, V, width):
             for first in range(0, len(hidden), positions):
@@ -196,7 +212,7 @@ class Head:
         The logits of a block exist at once; where there are several blocks, they are computed again
         for the gradient.
         """
-        pieces = math.ceil(tokens.numel() * self.vocab_size / KEPT)
+        pieces = math.ceil(tokens.numel() * self.vocab_size / kept_logits(hidden.device))
         parts = [
             x.tensor_split(pieces)
             for x in (hidden.flatten(0, 1), tokens.flatten(), *(x.flatten(0, 1) for x in more))
@@ -223,8 +239,9 @@ class _Product:
     def __init__(self, module: Any, hidden: torch.Tensor, dtype: torch.dtype) -> None:
         self.weight, self.bias, self.dtype = module.weight, module.bias, dtype
         place = {"dtype": dtype, "device": module.weight.device}
+        width, positions = block_size(module.weight.device)
         self._logits = torch.empty(
-            min(len(hidden), POSITIONS) * min(CHUNK, len(module.weight)), **place
+            min(len(hidden), positions) * min(width, len(module.weight)), **place
         )
         # GPUs multiply 16-bit numbers and add the products in float32: no less exact than after a
         # cast
@@ -232,7 +249,7 @@ class _Product:
         self._cast = (
             None
             if exact and hidden.dtype == module.weight.dtype
-            else torch.empty(CHUNK, hidden.shape[-1], **place)
+            else torch.empty(width, hidden.shape[-1], **place)
         )
         self._start = -1
 

@@ -23,10 +23,12 @@ from theory.arrays.memory import require_memory
 from theory.arrays.namespace import (
     Array,
     array_namespace,
+    as_array,
     as_float,
     expand,
     forbid,
     is_enclosure,
+    is_torch_array,
     like,
     log_mean_exp,
     require_positive,
@@ -225,6 +227,7 @@ def hybrid_reward(reward: TokenMDP, check: TokenMDP, weight: Any) -> TokenMDP:
         one if two is None else two if one is None else one & two
         for one, two in zip(reward.dynamics.allowed, check.dynamics.allowed, strict=True)
     )
+    weight = weight if is_torch_array(weight) else like(weight, check.rewards[0])
     sums = [r + expand(weight, 2) * c for r, c in zip(reward.rewards, check.rewards, strict=True)]
     tables = tuple(
         token_major(t if mask is None else array_namespace(t).where(like(mask, t), t, 0.0))
@@ -312,17 +315,16 @@ def scheme_exponent(scheme: Scheme, alpha: Any, beta: Any, rounds: float) -> Arr
         raise ValueError(f"rounds={rounds}: must be at least 0")
     if scheme == "plain" or rounds == 0:
         return np.asarray(float("inf") if rounds else 1.0)
-    ratio = np.asarray(require_positive("alpha", alpha)) / np.asarray(
-        require_positive("beta", beta)
-    )
+    ratio = as_array(require_positive("alpha", alpha) / require_positive("beta", beta))
+    xp = array_namespace(ratio)
     with np.errstate(over="ignore"):
         if scheme == "compound":
-            return np.exp(rounds * np.log1p(ratio))
+            return xp.exp(rounds * xp.log1p(ratio))
         if scheme == "anchor":
             return 1 + rounds * ratio
         above = ratio - 1  # 1 + c + … + c^K = (c^{K+1} − 1)/(c − 1)
-        geometric = np.expm1((rounds + 1) * np.log(np.where(above == 0, 2.0, ratio)))
-        return np.where(above == 0, rounds + 1.0, geometric / np.where(above == 0, 1.0, above))
+        geometric = xp.expm1((rounds + 1) * xp.log(xp.where(above == 0, 2.0, ratio)))
+        return xp.where(above == 0, rounds + 1.0, geometric / xp.where(above == 0, 1.0, above))
 
 
 def _require_scheme(scheme: str) -> None:

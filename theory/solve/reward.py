@@ -114,10 +114,10 @@ def _shared_support(chosen: Array, h: int) -> np.ndarray | None:
     """The policy's support as a mask of the dynamics, which a batch must share."""
     if isinstance(chosen, Truth):
         raise Undecided(f"layer {h}: it is not certain which tokens the policy writes")
+    if bool(chosen.all()):  # where it is: a GPU's memory is far from here
+        return None
     mask = np.asarray(chosen.cpu() if hasattr(chosen, "cpu") else chosen)
     mask = mask.reshape(-1, *mask.shape[-2:])
-    if mask.all():
-        return None
     if not (mask == mask[0]).all():
         raise ValueError(
             f"layer {h}: the policies of a batch have different supports; take them one at a time"
