@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from theory.claims.discounted import DISCOUNTED_STATEMENTS, DiscountedInstance
 from theory.claims.findings import Finding, Group, decide_each
-from theory.claims.instance import POOL, Instance
+from theory.claims.instance import Instance
+from theory.claims.problem import POOL
 from theory.claims.statement import Statement
 from theory.claims.statements import STATEMENTS
 from theory.claims.verdict import VERDICTS
