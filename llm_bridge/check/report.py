@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from llm_bridge.check.comparison import Comparison, Line
+from llm_bridge.check.comparison import Comparison
 from llm_bridge.check.confidence import Estimate
 from llm_bridge.check.sampled import Sampled
+from theory.claims.findings import Finding
 from theory.claims.instance import Instance
 from theory.reports.figures import CLONE, PALETTE, RL
 from theory.storage.files import replacing
@@ -51,14 +52,16 @@ def render(title: str, about: Mapping[str, Any], comparison: Comparison) -> str:
         "pairs, the largest)"
     )
     lines += [head, "-" * len(head)]
-    for line in comparison.lines:
-        numbers = f"{_number(line.left):>12}{_number(line.right):>12}"
+    for line in comparison.findings:
+        numbers = f"{_number(line.mean_left):>12}{_number(line.mean_right):>12}"
         lines.append(
-            f"{line.name:<24}{numbers}  "
-            f"{line.verdict:<16}{line.applies:<9.0%}{_vacuous(line):<14}{line.claim}"
+            f"{line.statement.name:<24}{numbers}  "
+            f"{line.verdict:<16}{line.applies:<9.0%}{_vacuous(line):<14}{line.statement.claim}"
         )
     lines += [
-        f"undecided: {line.name} ({line.undecided})" for line in comparison.lines if line.undecided
+        f"undecided: {line.statement.name} ({line.undecided})"
+        for line in comparison.findings
+        if line.undecided
     ]
     lines += ["", "how near the two are, nats", *_pairs(comparison.closeness)]
     lines += [
@@ -126,14 +129,14 @@ def _number(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.5g}"
 
 
-def _verdict(line: Line) -> str:
+def _verdict(line: Finding) -> str:
     return f"{line.verdict} ({line.undecided})" if line.undecided else line.verdict
 
 
-def _vacuous(line: Line) -> str:
-    if math.isnan(line.vacuous):
+def _vacuous(line: Finding) -> str:
+    if math.isnan(line.vacuous_share):
         return "–"
-    return {0.0: "no", 1.0: "vacuous"}.get(line.vacuous, f"on {line.vacuous:.0%}")
+    return {0.0: "no", 1.0: "vacuous"}.get(line.vacuous_share, f"on {line.vacuous_share:.0%}")
 
 
 # --- Figures --------------------------------------------------------------------------------------
@@ -152,9 +155,15 @@ def bounds_figure(comparison: Comparison) -> Figure:
     nothing.
     """
     gap = [
-        x for x in comparison.lines if x.quantity.startswith(("V^", "max_π")) and " ≤ " in x.claim
+        x
+        for x in comparison.findings
+        if x.statement.quantity.unit == "reward" and not x.statement.equality
     ]
-    pairs = [x for x in comparison.lines if "TV" in x.quantity and " ≤ " in x.claim]
+    pairs = [
+        x
+        for x in comparison.findings
+        if x.statement.quantity.unit == "probability" and not x.statement.equality
+    ]
     figure = Figure(figsize=(9.6, 1.6 + 0.27 * (len(gap) + len(pairs))), layout="constrained")
     heights = [len(pairs) + 1, len(gap) + 1]
     upper, lower = figure.subplots(2, 1, height_ratios=heights)
@@ -183,21 +192,28 @@ WORST = {
 
 
 def _bars(
-    axes: Any, lines: Sequence[Line], worst: Mapping[str, float], ceiling: float, label: str
+    axes: Any, lines: Sequence[Finding], worst: Mapping[str, float], ceiling: float, label: str
 ) -> None:
-    rights = [x.right for x in lines if math.isfinite(x.right) and x.right > 0]
-    lefts = [x.left for x in lines if x.left > 0]
+    rights = [x.mean_right for x in lines if math.isfinite(x.mean_right) and x.mean_right > 0]
+    lefts = [x.mean_left for x in lines if x.mean_left > 0]
     high = 3 * max([*rights, ceiling])
     low = min([*lefts, *rights, ceiling]) / 3
     low = max(low, high * 1e-9)
     for row, line in enumerate(reversed(lines)):
-        color = CLONE if line.right >= ceiling * (1 - 1e-9) else FINE
-        left, right = (min(max(x, low), high) for x in (line.left, line.right))
+        color = CLONE if line.mean_right >= ceiling * (1 - 1e-9) else FINE
+        left, right = (min(max(x, low), high) for x in (line.mean_left, line.mean_right))
         axes.plot([left, right], [row, row], color=color, lw=1.6, alpha=0.7)
-        if line.quantity in WORST and "ε" in line.claim:
-            axes.plot([worst[WORST[line.quantity]]], [row], "D", color="black", mfc="white", ms=4)
-        axes.plot([left], [row], "<" if line.left <= low else "o", color="black", ms=4)
-        axes.plot([right], [row], ">" if line.right > high else "|", color=color, ms=9, mew=2)
+        if line.statement.quantity.symbol in WORST and "ε" in line.statement.bound.symbol:
+            axes.plot(
+                [worst[WORST[line.statement.quantity.symbol]]],
+                [row],
+                "D",
+                color="black",
+                mfc="white",
+                ms=4,
+            )
+        axes.plot([left], [row], "<" if line.mean_left <= low else "o", color="black", ms=4)
+        axes.plot([right], [row], ">" if line.mean_right > high else "|", color=color, ms=9, mew=2)
     axes.axvspan(ceiling, high, color="0.92", zorder=0)
     axes.axvline(ceiling, color="0.5", lw=1)
     axes.set_xscale("log")
@@ -207,10 +223,10 @@ def _bars(
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _plain(line: Line) -> str:
+def _plain(line: Finding) -> str:
     """Name and bound; fonts stack accents wrongly."""
-    bound = line.claim.split(" ≤ ", 1)[1].split("  (")[0]
-    return f"{line.name}: {bound}".replace("π" + ACCENT, "$\\hat{\\pi}$")
+    bound = line.statement.bound.symbol
+    return f"{line.statement.name}: {bound}".replace("π" + ACCENT, "$\\hat{\\pi}$")
 
 
 def log_ratio_figure(comparison: Comparison, instance: Instance) -> Figure:
@@ -314,16 +330,16 @@ def tables_of(comparison: Comparison) -> list[tuple[str, str, list[list[str]]]]:
     head = ["statement", "claim", "left", "right", "verdict", "applies", "says nothing", "source"]
     rows = [
         [
-            x.name,
-            x.claim,
-            _number(x.left),
-            _number(x.right),
+            x.statement.name,
+            x.statement.claim,
+            _number(x.mean_left),
+            _number(x.mean_right),
             _verdict(x),
             f"{x.applies:.0%}",
             _vacuous(x),
-            x.source,
+            x.statement.source,
         ]
-        for x in comparison.lines
+        for x in comparison.findings
     ]
     columns = list(next(iter(comparison.worst.values())))
     worst = [

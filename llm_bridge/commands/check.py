@@ -308,7 +308,7 @@ def _exact(
     from llm_bridge.check import exact as checks
     from llm_bridge.check import report as check_report
     from llm_bridge.check.comparison import compare
-    from theory.claims.verdict import BUDGET
+    from theory.claims.findings import BUDGET
     from theory.reports import figures as plot
 
     title, found, about, weights = _instance(arguments, prompts)
@@ -327,7 +327,7 @@ def _exact(
     check_report.write_html(
         folder.path / "report.html", title, about, check_report.tables_of(comparison), figures
     )
-    code = int(any(line.verdict == "violated" for line in comparison.lines))
+    code = int(any(line.verdict == "violated" for line in comparison.findings))
     return code, check_report.render(title, about, comparison)
 
 
