@@ -218,8 +218,8 @@ def _verify(arguments: argparse.Namespace) -> int:
             "groups": {group.name: group.facts for group in groups},
             "curves": {"horizon": horizon.as_dict(), "preference": preference.as_dict()},
         }
-        plot.save(plot.horizon_figure(horizon), run.path, "error_vs_horizon")
-        plot.save(plot.preference_figure(preference), run.path, "tv_vs_epsilon")
+        save_figure(plot.horizon_figure(horizon), run.path, "error_vs_horizon")
+        save_figure(plot.preference_figure(preference), run.path, "tv_vs_epsilon")
         write_json(run.path / "report.json", report)  # last: whoever waits for it finds all
     if arguments.json is not None:
         write_json(arguments.json, report)
@@ -386,7 +386,7 @@ def _curves(arguments: argparse.Namespace) -> int:
     }
     with RunFolder(arguments.out) as run:
         for name, figure in figures.items():
-            plot.save(figure, run.path, name)
+            save_figure(figure, run.path, name)
         write_json(run.path / "curves.json", report)
     if curves:
         print(sweep.render(curves, families))
@@ -472,7 +472,7 @@ def _learn(arguments: argparse.Namespace) -> int:
         curve = learning.learning_curve(
             horizons, sizes, experts=experts, vocab_size=arguments.vocab, **options, run=run
         )
-        plot.save(plot.learning_figure(curve), arguments.out, "learning")
+        save_figure(plot.learning_figure(curve), arguments.out, "learning")
     print(curve.render())
     print(f"learning.jsonl and figure in {arguments.out} ({time.monotonic() - started:.0f} s)")
     return 0
