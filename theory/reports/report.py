@@ -327,16 +327,18 @@ class Report:
             The files, the page last.
 
         """
-        folder = Path(folder)
+        path = Path(folder) / "report.html"
         # half a surrogate pair has no UTF-8
         whole = self.html().encode("utf-8", "backslashreplace")
-        paths = []
-        for section in self.sections:
-            if isinstance(section, Plot):
-                paths += save_figure(section.figure, folder, section.name)
-        with replacing(folder / "report.html") as file:
+        paths = self.save_figures(folder)
+        with replacing(path) as file:
             file.write(whole)
-        return [*paths, folder / "report.html"]
+        return [*paths, path]
+
+    def save_figures(self, folder: str | Path) -> list[Path]:
+        """Write each figure by its name as PNG and SVG, without the page."""
+        plots = [section for section in self.sections if isinstance(section, Plot)]
+        return [path for x in plots for path in save_figure(x.figure, folder, x.name)]
 
     def _body(self) -> Markup:
         facts = [
@@ -355,11 +357,11 @@ class Report:
         return element("iframe", srcdoc=self.html(), sandbox=True, width="100%", height=640)
 
 
-def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
+def save_figure(figure: Figure, folder: str | Path, name: str) -> list[Path]:
     """Write ``name.png`` and ``name.svg`` into `folder`; the same figure gives the same bytes."""
     paths = []
     for kind in ("png", "svg"):
-        path = folder / f"{name}.{kind}"
+        path = Path(folder) / f"{name}.{kind}"
         with replacing(path) as file:
             file.write(_drawn(figure, kind, name))
         paths.append(path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-
 __all__ = ["count_verdicts"]
 
 WORDS = {
