@@ -35,7 +35,8 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 
-from llm_bridge.models.load import first_line, load_model
+from llm_bridge.models.load import first_line
+from llm_bridge.models.spec import ModelSpec
 from llm_bridge.read.reward import Aggregation, EndogenousReward, Ids, Score
 
 __all__ = [
@@ -89,13 +90,13 @@ def from_environment() -> tuple[EndogenousReward, Aggregation]:
 
 @functools.lru_cache(maxsize=1)
 def _load(
-    name: str, alpha: str, gauge: Any, terminal: Any, dtype: str, device: str
+    name: str, alpha: str, gauge: Any, terminal: Any, dtype: Any, device: str
 ) -> EndogenousReward:
     try:
         temperature = float(alpha)
     except ValueError:
         raise ValueError(f"ENDORM_ALPHA={alpha!r}: must be a number") from None
-    lm = load_model(name, dtype=dtype, device=device or None)
+    lm = ModelSpec(name, dtype=dtype, device=device or None).load()
     return EndogenousReward(lm, alpha=temperature, gauge=gauge, terminal=terminal)
 
 

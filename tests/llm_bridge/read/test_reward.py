@@ -15,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from llm_bridge.models import head as module
 from llm_bridge.models.cloned import _tokenizer
-from llm_bridge.models.load import CausalLM, load_model
+from llm_bridge.models.load import CausalLM
+from llm_bridge.models.spec import ModelSpec
 from llm_bridge.read.reward import EndogenousReward, batches
 from llm_bridge.read.tree import token_tree
 from theory.solve.reward import endogenous_reward
@@ -296,7 +297,7 @@ def test_agrees_with_the_token_tree(terminal, gauge):
 
 
 def test_stories(shared_models):
-    lm = load_model(shared_models / "stories260K")
+    lm = ModelSpec(shared_models / "stories260K").load()
     prompts = ["Once upon a time", "", "Lily and Tom went to the park."]
     scores = EndogenousReward(lm).score(
         prompts, [" there was a girl.", "Once", " They saw 漢."], eos=True
