@@ -145,7 +145,7 @@ class Table:
             [_one_line(column.show(row[k])) for k, column in zip(kept, columns, strict=True)]
             for row in self.rows
         ]
-        heads = [column.name for column in columns]
+        heads = [_one_line(column.name) for column in columns]
         headed = any(heads)
         cells = [heads, *rows] if headed else rows
         widths = [max(map(display_width, column)) for column in zip(*cells, strict=True)]
