@@ -26,9 +26,9 @@ from scipy.optimize import OptimizeWarning, linprog
 from scipy.sparse import coo_array
 from tqdm import tqdm
 
+from theory.claims.findings import decide_each
 from theory.claims.instance import Instance
 from theory.claims.statements import STATEMENTS
-from theory.claims.verdict import summarise_each
 from theory.mdp.distances import kl
 from theory.mdp.responses import map_response, sample_log_ratio_ball
 from theory.mdp.token_mdp import TokenMDP
@@ -206,7 +206,7 @@ def main():
         ]
         groups["worst"] = worst_instances(mdp, expert, alpha, epsilon)
         for group, instances in groups.items():
-            for summary in summarise_each(STATEMENTS, instances):
+            for summary in decide_each(STATEMENTS, instances):
                 add(results, group, summary)
                 if group == "worst" and SHAPES[-1][1] == H:
                     add(results, LONGEST, summary)

@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from llm_bridge.check.comparison import Comparison, Line
+from llm_bridge.check.comparison import Comparison
 from llm_bridge.check.confidence import Estimate
 from llm_bridge.check.figures import bounds_figure, log_ratio_figure
 from llm_bridge.check.sampled import Sampled
+from theory.claims.findings import Finding
 from theory.claims.instance import Instance
 from theory.reports.report import Column, Plot, Report, Table, Text, Tone, show
 from theory.reports.verify import count_verdicts
@@ -29,8 +30,8 @@ def exact_report(
         instance: what was compared, for the figure of how far apart the policies are.
 
     """
-    lines = comparison.lines
-    vacuous = sum(line.vacuous == 1 for line in lines)
+    findings = comparison.findings
+    vacuous = sum(finding.vacuous_share == 1 for finding in findings)
     bounds = Plot(
         "bounds",
         bounds_figure(comparison),
@@ -46,7 +47,7 @@ def exact_report(
     return Report(
         title,
         [
-            f"{count_verdicts(line.verdict for line in lines)} ({vacuous} of the bounds are "
+            f"{count_verdicts(x.verdict for x in findings)} ({vacuous} of the bounds are "
             "vacuous: they hold and say nothing).",
         ],
         facts,
@@ -54,9 +55,9 @@ def exact_report(
             bounds,
             _statements(comparison),
             *(
-                Text(f"undecided: {line.name} ({line.undecided})")
-                for line in lines
-                if line.undecided
+                Text(f"undecided: {finding.statement.name} ({finding.undecided})")
+                for finding in findings
+                if finding.undecided
             ),
             _numbers("How near the two are, nats", comparison.closeness),
             ratios,
@@ -83,25 +84,35 @@ def _statements(comparison: Comparison) -> Table:
         Column("source", detail=True),
     ]
     rows = [
-        (x.name, x.left, x.right, x.verdict, x.applies, x.vacuous, x.claim, x.source)
-        for x in comparison.lines
+        (
+            finding.statement.name,
+            finding.mean_left,
+            finding.mean_right,
+            finding.verdict,
+            finding.applies,
+            finding.vacuous_share,
+            finding.statement.claim,
+            finding.statement.source,
+        )
+        for finding in comparison.findings
     ]
     note = (
         f"Averages over those of {comparison.prompts} prompts on which a statement applies (of "
         "pairs of responses, the largest). A bound is vacuous where its left side can never be "
         "larger."
     )
-    return Table("Statements", columns, rows, note, tones=list(map(_tone, comparison.lines)))
+    return Table("Statements", columns, rows, note, tones=list(map(_tone, comparison.findings)))
 
 
 def _vacuous(share: float) -> str:
     return {0.0: "no", 1.0: "vacuous"}.get(share, f"on {share:.0%}")
 
 
-def _tone(line: Line) -> Tone:
-    if line.verdict == "violated":
+def _tone(finding: Finding) -> Tone:
+    if finding.verdict == "violated":
         return "bad"
-    return "quiet" if line.vacuous == 1 or line.verdict == "does not apply" else ""
+    silent = finding.vacuous_share == 1 or finding.verdict == "does not apply"
+    return "quiet" if silent else ""
 
 
 def _worst_cases(comparison: Comparison) -> list[Table | Text]:

@@ -309,7 +309,7 @@ def _exact(
     from llm_bridge.check import exact as checks
     from llm_bridge.check.comparison import compare
     from llm_bridge.check.report import exact_report
-    from theory.claims.verdict import BUDGET
+    from theory.claims.findings import BUDGET
 
     title, found, about, weights = _instance(arguments, prompts)
     if found.instance.mdp.vocab_size == 1:
@@ -323,7 +323,7 @@ def _exact(
     report |= {"facts": about, "exact": comparison.as_dict()}
     shown = exact_report(title, about, comparison, found.instance)
     shown.save(folder.path)
-    code = int(any(line.verdict == "violated" for line in comparison.lines))
+    code = int(any(line.verdict == "violated" for line in comparison.findings))
     return code, shown.text()
 
 

@@ -238,7 +238,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         f"{verify.counts(rows)}; report and figures in {arguments.out} "
         f"({time.monotonic() - started:.0f} s)"
     )
-    return 1 if "violated" in [row.summary.verdict for row in rows] else 0
+    return 1 if "violated" in [row.verdict for row in rows] else 0
 
 
 MODEL_OPTIONS = (

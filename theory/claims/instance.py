@@ -52,9 +52,7 @@ from theory.mdp.values import expected_sums, occupancy, plain_values
 from theory.solve.reward import endogenous_reward, preference_tv, returns
 from theory.solve.soft import Solution, power_policy, soft_optimal, soft_values
 
-__all__ = ["MAX_LEAVES", "Instance", "Unit", "finite", "single"]
-
-Unit = Literal["reward", "nats", "probability"]
+__all__ = ["MAX_LEAVES", "Instance", "finite"]
 
 VISITED = 1e-3
 """Share of the responses that must write a token for it to count as visited."""
@@ -651,11 +649,6 @@ class Instance:
         """A quantity of the instance or of each prompt, against pairs ``(*batch, P, M)``."""
         array = as_array(values)
         return expand(array, len(self.batch_shape) + 2 - array.ndim) if array.ndim else array
-
-
-def single(instance: Instance, index: int) -> Instance:
-    """One instance of a batch; see `Instance.take`."""
-    return instance.take(index)
 
 
 def _trusted(kind: type[Instance], **fields: Any) -> Instance:

@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from planted import changed
 from tiny import saved
 
 from llm_bridge.check import sampled
@@ -204,12 +205,11 @@ def test_all_is_written_before_anything_is_printed(models, tmp_path, monkeypatch
 
 
 def test_a_violation_exits_1(models, tmp_path, capsys, monkeypatch):
-    import dataclasses
 
     from llm_bridge.check import comparison
 
     planted = [
-        dataclasses.replace(s, right=lambda i: -1.0 + 0 * i.clone_gap)
+        changed(s, right=lambda i: -1.0 + 0 * i.clone_gap)
         for s in STATEMENTS
         if s.name == "kl-ball"
     ]
