@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import expit
 
 from llm_bridge.models.load import CausalLM
-from llm_bridge.read.reward import EndogenousReward
+from llm_bridge.read.reward import EndogenousReward, RewardReading
 from llm_bridge.read.tree import TokenTree, token_tree
 from llm_bridge.tasks.generated import Task
 from theory.mdp.policy import Policy, require_same_dynamics
@@ -153,7 +153,7 @@ def model_truth(
     token is its.
     """
     mdp = endogenous_reward(token_tree(expert, prompts, horizon).policy, alpha)
-    scorer = EndogenousReward(expert, alpha=alpha, end_tokens=())
+    scorer = EndogenousReward(expert, reading=RewardReading(alpha), end_tokens=())
 
     def judge(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         return np.array([score.reward_sum for score in scorer.score(prompts, responses)])

@@ -230,7 +230,7 @@ def _scorer(arguments: argparse.Namespace) -> tuple[Scorer, CausalLM, dict[str, 
     """Scorer, its model, and what is noted of both."""
     from llm_bridge.models.load import fingerprint, load_model, load_reward_model
     from llm_bridge.preferences import scorers
-    from llm_bridge.read.reward import EndogenousReward
+    from llm_bridge.read.reward import EndogenousReward, RewardReading
 
     options = {name: getattr(arguments, name) for name in ("dtype", "device", "device_map")}
     load = load_reward_model if arguments.method == "reward-model" else load_model
@@ -264,7 +264,7 @@ def _scorer(arguments: argparse.Namespace) -> tuple[Scorer, CausalLM, dict[str, 
         reward = EndogenousReward(lm, batch_tokens=arguments.batch_tokens)
         return judges[arguments.method](reward, conversation), lm, facts
     how = {name: getattr(arguments, name) for name in ("alpha", "gauge", "terminal")}
-    reward = EndogenousReward(lm, **how, batch_tokens=arguments.batch_tokens)
+    reward = EndogenousReward(lm, reading=RewardReading(**how), batch_tokens=arguments.batch_tokens)
     facts |= how | {"truncate": arguments.truncate}
     reference = None
     if arguments.reference is not None:

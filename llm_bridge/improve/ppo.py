@@ -29,6 +29,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 
 from llm_bridge.read.prefixes import require_integer
+from llm_bridge.read.reward import RewardReading
 from llm_bridge.read.rollout import Reading
 from theory.solve.reward import Gauge, Terminal
 
@@ -196,6 +197,14 @@ class PPOConfig:
                 f"samples={self.samples}: baseline='group' compares samples of a prompt; use at "
                 "least 2"
             )
+
+    @property
+    def reading(self) -> RewardReading:
+        """Return how the reward that is maximised is read, the model's own or a teacher's.
+
+        With ``alpha=0`` it is read at 1 and then left out.
+        """
+        return RewardReading(self.alpha or 1.0, self.gauge, self.terminal)
 
 
 SWITCHES = ("gradient_checkpointing", "shard")

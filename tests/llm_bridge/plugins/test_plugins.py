@@ -24,7 +24,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, processors
 from llm_bridge import plugins
 from llm_bridge.models.load import CausalLM, save
 from llm_bridge.plugins import lm_eval, openrlhf, skyrl, trl, verl
-from llm_bridge.read.reward import EndogenousReward
+from llm_bridge.read.reward import EndogenousReward, RewardReading
 
 SPECIAL = ["<pad>", "<s>", "<end>", "<system>", "<user>", "<bot>"]
 VOCABULARY = [*SPECIAL, *"abcdefgh ", "ab", "cd", " a", "abcd"]
@@ -90,7 +90,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def reward(model):
-    return EndogenousReward(model, make_tokenizer(), ALPHA)
+    return EndogenousReward(model, make_tokenizer(), RewardReading(ALPHA))
 
 
 @dataclass
@@ -198,7 +198,7 @@ def test_an_empty_response_is_an_immediate_end(model, reward, how):
     rewards = plugins.id_rewards(reward, how)
     found = rewards([ASKED, ASKED], [[], ids("e")])
     assert found == totals(model, [ASKED, ASKED], [[END], ids("e")], how)
-    bare = EndogenousReward(build(), alpha=ALPHA)
+    bare = EndogenousReward(build(), reading=RewardReading(ALPHA))
     with pytest.raises(
         ValueError,
         match=r"responses\[1\]: empty, and LlamaForCausalLM has no end-of-sequence token",
@@ -212,7 +212,9 @@ def test_rewards_do_not_depend_on_the_batch(model, reward):
     prompts = [ASKED, ids("a"), ids("<s>", "c"), ASKED[:4]]
     together = plugins.id_rewards(reward)(prompts, COMPLETIONS)
     for limit in (1, 20):
-        one = plugins.id_rewards(EndogenousReward(reward.lm, alpha=ALPHA, batch_tokens=limit))
+        one = plugins.id_rewards(
+            EndogenousReward(reward.lm, reading=reward.reading, batch_tokens=limit)
+        )
         assert one(prompts, COMPLETIONS) == pytest.approx(together, abs=1e-5)
 
 
@@ -221,7 +223,7 @@ def test_threads_do_not_disturb_each_other():
     see.
     """
     noisy = build("Llama", attention_dropout=0.5)
-    rewards = plugins.id_rewards(EndogenousReward(noisy, make_tokenizer(), ALPHA))
+    rewards = plugins.id_rewards(EndogenousReward(noisy, make_tokenizer(), RewardReading(ALPHA)))
     quiet = rewards([ASKED] * 4, COMPLETIONS)
     noisy.train()
     with ThreadPoolExecutor(8) as pool:
@@ -579,7 +581,7 @@ def test_a_token_that_the_model_rules_out_is_no_reward():
     model.lm_head = torch.nn.Linear(16, len(VOCABULARY))
     with torch.no_grad():
         model.lm_head.bias[PAD] = -torch.inf
-    reward = EndogenousReward(model, make_tokenizer(), ALPHA, end_tokens=(END,))
+    reward = EndogenousReward(model, make_tokenizer(), RewardReading(ALPHA), end_tokens=(END,))
     prompts, answers = [ASKED, ASKED], [ids("a"), ids("a", "<pad>", "b")]
     for how in ("sum", "mean", "logprob"):
         with pytest.raises(
@@ -661,7 +663,9 @@ def test_lm_eval_greedy_is_the_most_probable_token(model, reward):
 
 
 def test_lm_eval_cuts_contexts_from_the_left(model, reward):
-    lm = lm_eval.EndogenousLM(EndogenousReward(reward.lm, terminal="bootstrap"))
+    lm = lm_eval.EndogenousLM(
+        EndogenousReward(reward.lm, reading=RewardReading(terminal="bootstrap"))
+    )
     with pytest.warns(UserWarning, match="the first 13 of 42 tokens of a context do not fit: cut"):
         ((found, _),) = lm.loglikelihood(requests(("e" * 41, "efgh")))
     expected = reference(model, ids(*"e" * 29), ids(*"efgh"))  # 29 + 4 − 1 positions
