@@ -28,7 +28,7 @@ from llm_bridge.models.head import TokenStatistics, call, evaluation, find_head,
 from llm_bridge.models.load import CausalLM, require_same_tokenizer
 from llm_bridge.models.prompts import Prompt, prompt_ids, response_ids
 from llm_bridge.read.prefixes import require_integer
-from theory.arrays.namespace import require_positive
+from theory.commands.options import OptionError, Options, option
 from theory.mdp.policy import Policy
 from theory.mdp.token_mdp import TokenMDP
 from theory.solve.reward import Gauge, Terminal, endogenous_reward
@@ -55,39 +55,37 @@ def _require_one_of(name: str, value: Any, known: Any) -> None:
 
 
 @dataclass(frozen=True)
-class RewardReading:
+class RewardReading(Options):
     """Say how a reward is read from the logits `f` of a model that is sampled at temperature 1.
 
     Attributes:
-        alpha: temperature ``α`` of the reward, reward units per nat, positive.
+        alpha: temperature ``α`` of the reward, reward units per nat.
         gauge: where the value of a state comes from: ``"logits"``, ``V(s) = α log Σ exp f(s)``
             (the paper's choice), or ``"logprob"``, ``V ≡ 0``, so that ``r = α log π``.
-        terminal: value after the last token of a response: ``"zero"``, or ``"bootstrap"`` for the
-            model's own ``V`` there, where a response was cut and not ended.
+        terminal: value after the last token of a response that does not end with an end token:
+            ``"zero"``, or ``"bootstrap"`` for the model's own ``V`` there.
 
     Raises:
-        ValueError: names the field, its value and what to give instead.
+        OptionError: a `ValueError` that names the field, its value and what to give instead.
 
     >>> RewardReading(alpha=0.5, gauge="logprob")
     RewardReading(alpha=0.5, gauge='logprob', terminal='zero')
     >>> RewardReading(gauge="logprob", terminal="bootstrap")
     Traceback (most recent call last):
-    ValueError: terminal='bootstrap': the logprob gauge has no values to keep; use gauge='logits'
+    theory.commands.option.OptionError: terminal=bootstrap: must be zero with gauge=logprob
 
     """
 
-    alpha: float = 1.0
-    gauge: Gauge = "logits"
-    terminal: Terminal = "zero"
+    alpha: float = option(
+        1.0, help="temperature of the reward", unit="reward units per nat", low=1e-9, high=1e9
+    )
+    gauge: Gauge = option("logits", help="value of a state: log-sum-exp of its logits, or 0")
+    terminal: Terminal = option("zero", help="value after the last token: 0, or the model's own")
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "alpha", float(require_positive("alpha", self.alpha)))
-        _require_one_of("gauge", self.gauge, Gauge)
-        _require_one_of("terminal", self.terminal, Terminal)
+    def check(self) -> None:
+        """Refuse a value after the last token in the gauge that has no values."""
         if self.gauge == "logprob" and self.terminal == "bootstrap":
-            raise ValueError(
-                "terminal='bootstrap': the logprob gauge has no values to keep; use gauge='logits'"
-            )
+            raise OptionError("terminal", "must be zero with {gauge}=logprob", "bootstrap")
 
     def of_policy(self, policy: Policy) -> TokenMDP:
         """Return the token MDP whose reward this reading finds in a tabular policy.

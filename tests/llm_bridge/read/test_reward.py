@@ -597,11 +597,11 @@ def call(method, *args, model=None, tokenizer=None, **kwargs):
 @pytest.mark.parametrize(
     ("refused", "message"),
     [
-        (lambda _: RewardReading(alpha=0), "alpha=0.0: must be positive"),
-        (lambda _: RewardReading(gauge="q"), "gauge='q': must be one of 'logits', 'logprob'"),
+        (lambda _: RewardReading(alpha=0), "alpha=0: must be from 1e-09 to 1e.09 reward units per nat"),
+        (lambda _: RewardReading(gauge="q"), "gauge=q: must be one of logits, logprob"),
         (
             lambda _: RewardReading(terminal="end"),
-            "terminal='end': must be one of 'zero', 'bootstrap'",
+            "terminal=end: must be one of zero, bootstrap",
         ),
         (
             lambda m: EndogenousReward(m, batch_tokens=0),
