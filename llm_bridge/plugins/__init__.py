@@ -31,12 +31,14 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias, cast
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
 from llm_bridge.models.load import first_line, load_model
-from llm_bridge.read.reward import Aggregation, EndogenousReward, Ids, Score
+from llm_bridge.read.reward import Aggregation, EndogenousReward, Ids, RewardReading, Score
+from theory.commands.options import OptionError, Options, option
 
 __all__ = [
     "Prompt",
@@ -45,10 +47,13 @@ __all__ = [
     "encode_prompts",
     "from_environment",
     "id_rewards",
+    "read_variables",
     "require_finite",
     "require_tokenizer",
     "score_rollouts",
 ]
+
+T = TypeVar("T", bound=Options)
 
 Prompt: TypeAlias = str | Sequence[Mapping[str, Any]]
 """A text, or a conversation of messages with ``role`` and ``content``."""
@@ -56,47 +61,78 @@ Prompt: TypeAlias = str | Sequence[Mapping[str, Any]]
 Rewards: TypeAlias = Callable[[Sequence[Ids], Sequence[Ids]], list[float]]
 """From the ids of prompts and of their responses to a reward for each response."""
 
-DEFAULTS = {
-    "ENDORM_ALPHA": "1",
-    "ENDORM_GAUGE": "logits",
-    "ENDORM_TERMINAL": "zero",
-    "ENDORM_DTYPE": "float32",
-    "ENDORM_DEVICE": "",
-}
+PREFIX = "ENDORM_"
+"""Before the name of every variable: option ``alpha`` is ``ENDORM_ALPHA``."""
 
 _LOCK = threading.Lock()
 
 
+@dataclass(frozen=True)
+class Model(Options):
+    """Say which model scores, and how it is loaded."""
+
+    model: str = option(help="folder or hub id")
+    dtype: Literal["float16", "bfloat16", "float32", "float64"] = option(
+        "float32", help="of the weights"
+    )
+    device: str | None = option(None, help="by default the GPU if there is one", machine=True)
+
+
+@dataclass(frozen=True)
+class Summary(Options):
+    """Say which number is made of a response's rewards, see `EndogenousReward.aggregate`."""
+
+    how: Literal["sum", "mean", "logprob"] = option("sum", help="number made of a response")
+
+
 def from_environment() -> tuple[EndogenousReward, Aggregation]:
-    """Reward and aggregation that the ``ENDORM_…`` variables describe; the last model loaded is
-    kept.
+    """Return the reward and the aggregation that the ``ENDORM_…`` variables describe.
+
+    The last model loaded is kept.
 
     Raises:
         OSError: there is no such model.
-        ValueError: ``ENDORM_MODEL`` is not set, or a variable has a value that does not do.
+        ValueError: ``ENDORM_MODEL`` is not set, or a variable has a value that is not allowed;
+            names variable, value and what to give instead.
 
     """
-    if not (name := os.environ.get("ENDORM_MODEL")):
+    if not os.environ.get(f"{PREFIX}MODEL"):
         raise ValueError(
             "ENDORM_MODEL is not set: give the scoring model's folder or hub id, in every worker"
         )
+    how = read_variables(Summary).how
     with _LOCK:
-        reward = _load(
-            name, *(os.environ.get(variable, default) for variable, default in DEFAULTS.items())
+        reward = _load(read_variables(Model), read_variables(RewardReading))
+    return reward, how
+
+
+def read_variables(options: type[T]) -> T:
+    """Return options read from the environment: a variable that is unset or empty is not given.
+
+    >>> os.environ["ENDORM_ALPHA"] = "0.5"
+    >>> read_variables(RewardReading)
+    RewardReading(alpha=0.5, gauge='logits', terminal='zero')
+    >>> os.environ["ENDORM_ALPHA"] = "hot"
+    >>> read_variables(RewardReading)
+    Traceback (most recent call last):
+    ValueError: ENDORM_ALPHA=hot: must be a number, from 1e-09 to 1e+09 reward units per nat
+    >>> del os.environ["ENDORM_ALPHA"]
+
+    """
+    variables = {name: PREFIX + name.upper() for name in options.declared()}
+    given = {name: words for name in variables if (words := os.environ.get(variables[name]))}
+    try:
+        return options(
+            **{name: options.declared()[name].parse(words) for name, words in given.items()}
         )
-    return reward, cast(Aggregation, os.environ.get("ENDORM_HOW", "sum"))
+    except OptionError as error:
+        raise ValueError(error.spelled(variables)) from None
 
 
 @functools.lru_cache(maxsize=1)
-def _load(
-    name: str, alpha: str, gauge: Any, terminal: Any, dtype: str, device: str
-) -> EndogenousReward:
-    try:
-        temperature = float(alpha)
-    except ValueError:
-        raise ValueError(f"ENDORM_ALPHA={alpha!r}: must be a number") from None
-    lm = load_model(name, dtype=dtype, device=device or None)
-    return EndogenousReward(lm, alpha=temperature, gauge=gauge, terminal=terminal)
+def _load(model: Model, reading: RewardReading) -> EndogenousReward:
+    lm = load_model(model.model, dtype=model.dtype, device=model.device)
+    return EndogenousReward(lm, reading=reading)
 
 
 def id_rewards(reward: EndogenousReward, how: Aggregation = "sum") -> Rewards:

@@ -138,7 +138,7 @@ def test_no_library_is_imported():
         ]
         names += [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
         roots = {name.split(".")[0] for name in names}
-        assert roots - sys.stdlib_module_names <= {"llm_bridge", "numpy", "torch"}, path
+        assert roots - sys.stdlib_module_names <= {"llm_bridge", "numpy", "theory", "torch"}, path
 
 
 COMPLETIONS = [
@@ -247,12 +247,12 @@ def test_the_environment_names_the_model(model, environment):
     assert found == totals(model, [ASKED] * 4, REWARDED, "mean")
     environment.setenv("ENDORM_HOW", "sum")
     environment.setenv("ENDORM_GAUGE", "logprob")
-    environment.setenv("ENDORM_TERMINAL", "bootstrap")
     environment.setenv("ENDORM_DTYPE", "float64")
     found = trl_call(trl.endogenous_reward, [QUESTION] * 4, COMPLETIONS)
     assert found == totals(model, [ASKED] * 4, REWARDED, "logprob")
     reward, _ = plugins.from_environment()
-    assert (reward.terminal, reward.lm.model.dtype) == ("bootstrap", torch.float64)
+    assert reward.reading == RewardReading(ALPHA, "logprob")
+    assert reward.lm.model.dtype == torch.float64
 
 
 def test_the_model_is_loaded_once(environment, monkeypatch):
@@ -279,11 +279,17 @@ def test_the_model_is_loaded_once(environment, monkeypatch):
             OSError,
             "nowhere: no model there; give a folder with a config.json",
         ),
-        ({"ALPHA": "hot"}, ValueError, "ENDORM_ALPHA='hot': must be a number"),
-        ({"ALPHA": "-1"}, ValueError, "alpha=-1.0: must be positive"),
-        ({"GAUGE": "q"}, ValueError, "gauge='q': must be one of 'logits', 'logprob'"),
-        ({"HOW": "max"}, ValueError, "how='max': must be one of 'sum', 'mean', 'logprob'"),
-        ({"HOW": "anchored"}, ValueError, "how='anchored' needs reference"),
+        ({"ALPHA": "hot"}, ValueError, "^ENDORM_ALPHA=hot: must be a number"),
+        ({"ALPHA": "-1"}, ValueError, "^ENDORM_ALPHA=-1: must be from 1e-09 to"),
+        ({"GAUGE": "q"}, ValueError, "^ENDORM_GAUGE=q: must be one of logits, logprob"),
+        ({"DTYPE": "int4"}, ValueError, "^ENDORM_DTYPE=int4: must be one of float16, bfloat16"),
+        (
+            {"GAUGE": "logprob", "TERMINAL": "bootstrap"},
+            ValueError,
+            "^ENDORM_TERMINAL=bootstrap: must be zero with ENDORM_GAUGE=logprob",
+        ),
+        ({"HOW": "max"}, ValueError, "^ENDORM_HOW=max: must be one of sum, mean, logprob"),
+        ({"HOW": "anchored"}, ValueError, "^ENDORM_HOW=anchored: must be one of sum, mean"),
     ],
 )
 def test_a_wrong_environment_is_one_line(environment, changes, error, message):

@@ -597,7 +597,10 @@ def call(method, *args, model=None, tokenizer=None, **kwargs):
 @pytest.mark.parametrize(
     ("refused", "message"),
     [
-        (lambda _: RewardReading(alpha=0), "alpha=0: must be from 1e-09 to 1e.09 reward units per nat"),
+        (
+            lambda _: RewardReading(alpha=0),
+            "alpha=0: must be from 1e-09 to 1e.09 reward units per nat",
+        ),
         (lambda _: RewardReading(gauge="q"), "gauge=q: must be one of logits, logprob"),
         (
             lambda _: RewardReading(terminal="end"),
