@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llm_bridge.check.exact import ModelInstance
     from llm_bridge.models.load import CausalLM
-    from llm_bridge.models.spec import Variant
+    from llm_bridge.models.spec import ModelSpec
     from theory.storage.runs import RunFolder
 
 __all__ = ["add_check", "add_models", "read_variants"]
 
 READ = ("temperature", "dtype", "bits", "adapter")
-"""How a model is read, see `llm_bridge.models.spec.Variant`: an option for the model, with
+"""How a model is read, see `llm_bridge.models.spec.ModelSpec`: an option for the model, with
 ``expert-`` for the expert.
 """
 
@@ -155,22 +155,22 @@ def add_check(commands: Any) -> None:
     )
 
 
-def read_variants(arguments: argparse.Namespace) -> tuple[Variant, Variant]:
+def read_variants(arguments: argparse.Namespace) -> tuple[ModelSpec, ModelSpec]:
     """Model and expert as the options of `add_models` name them.
 
     Raises:
         ValueError: names the option and its value.
 
     """
-    from llm_bridge.models.spec import Variant, default_expert
+    from llm_bridge.models.spec import ModelSpec
 
     if "" in (arguments.model, arguments.expert):
         raise ValueError("--model and --expert must name a folder or a hub id, got ''")
 
-    def variant(model: str, prefix: str) -> Variant:
+    def variant(model: str, prefix: str) -> ModelSpec:
         given = {name: getattr(arguments, prefix + name) for name in READ}
         try:
-            return Variant(
+            return ModelSpec(
                 model, **{name: value for name, value in given.items() if value is not None}
             )
         except ValueError as error:
@@ -179,9 +179,10 @@ def read_variants(arguments: argparse.Namespace) -> tuple[Variant, Variant]:
     policy = variant(arguments.model, "")
     expert = variant(arguments.expert or arguments.model, "expert_")
     same = expert.weights == policy.weights and policy.temperature == expert.temperature
-    return policy, default_expert(
-        policy
-    ) if same and arguments.expert_temperature is None else expert
+    return (
+        policy,
+        policy.default_expert() if same and arguments.expert_temperature is None else expert,
+    )
 
 
 def _require(arguments: argparse.Namespace) -> None:
@@ -337,7 +338,6 @@ def _instance(
     """Title, instance, what the models are, and hashes of their weights."""
     from llm_bridge.check import exact as checks
     from llm_bridge.models.load import fingerprint
-    from llm_bridge.models.spec import load_pair, load_variant
     from llm_bridge.preferences.run import digest
     from llm_bridge.read.reward import find_end_tokens
     from llm_bridge.read.tree import parse_tokens
@@ -345,7 +345,7 @@ def _instance(
 
     memory = arguments.memory * 2**20
     policy, expert = read_variants(arguments)
-    lm, teacher = (load_variant(policy), None) if _tabular(arguments) else load_pair(policy, expert)
+    lm, teacher = (policy.load(), None) if _tabular(arguments) else policy.load_pair(expert)
     ids = None if arguments.tokens is None else parse_tokens(lm, arguments.tokens)
     if teacher is None:
         mdp = TokenMDP.load(arguments.expert)
@@ -383,7 +383,7 @@ def _instance(
     return f"{lm.name} against {teacher.name}", found, _about(lm, policy, teacher, expert), weights
 
 
-def _about(lm: CausalLM, policy: Variant, teacher: CausalLM, expert: Variant) -> dict[str, Any]:
+def _about(lm: CausalLM, policy: ModelSpec, teacher: CausalLM, expert: ModelSpec) -> dict[str, Any]:
     return {"model π̂": f"{lm.name} ({policy})", "expert π_E": f"{teacher.name} ({expert})"}
 
 
@@ -394,11 +394,10 @@ def _sampled(
     from llm_bridge.check import report as check_report
     from llm_bridge.check.sampled import estimate
     from llm_bridge.models.load import fingerprint
-    from llm_bridge.models.spec import load_pair
     from llm_bridge.read.reward import find_end_tokens
 
     policy, expert = read_variants(arguments)
-    lm, teacher = load_pair(policy, expert)
+    lm, teacher = policy.load_pair(expert)
     ends = find_end_tokens(lm) if arguments.eos else ()
     _identify(folder, report, prompts, weights=fingerprint(lm), expert_weights=fingerprint(teacher))
     found = estimate(

@@ -127,13 +127,13 @@ def _ppo(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--eval-samples={arguments.eval_samples}: must be at least 0")
     check_counts(arguments, "n_prompts", "eval_prompts", "eval_every", "checkpoint_every")
     from llm_bridge.improve.run import train
-    from llm_bridge.models.load import load_model
     from llm_bridge.models.processes import workers
+    from llm_bridge.models.spec import ModelSpec
     from llm_bridge.read.rollout import Diverged
 
     config = _config(arguments)
     with workers() as group:
-        lm = load_model(arguments.model, dtype=config.dtype, device=arguments.device)
+        lm = ModelSpec(arguments.model, dtype=config.dtype, device=arguments.device).load()
         prompts, evaluate, target = _tasks(arguments, lm, config)
         if group.first:
             _announce(arguments, lm, config, prompts, group.size)

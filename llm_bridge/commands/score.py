@@ -228,7 +228,8 @@ def _run(scorer: Scorer, work: Plan, run: RunFolder, arguments: argparse.Namespa
 
 def _scorer(arguments: argparse.Namespace) -> tuple[Scorer, CausalLM, dict[str, Any]]:
     """Scorer, its model, and what is noted of both."""
-    from llm_bridge.models.load import fingerprint, load_model, load_reward_model
+    from llm_bridge.models.load import fingerprint
+    from llm_bridge.models.spec import ModelSpec
     from llm_bridge.preferences import scorers
     from llm_bridge.read.reward import EndogenousReward, RewardReading
 
@@ -268,7 +269,7 @@ def _scorer(arguments: argparse.Namespace) -> tuple[Scorer, CausalLM, dict[str, 
     facts |= how | {"truncate": arguments.truncate}
     reference = None
     if arguments.reference is not None:
-        anchor = load_model(arguments.reference, **options)
+        anchor = ModelSpec(arguments.reference, **options).load()
         reference = EndogenousReward(anchor, batch_tokens=arguments.batch_tokens, end_tokens=())
         facts |= {"reference": anchor.name, "reference_weights": fingerprint(anchor)}
     return (

@@ -10,7 +10,10 @@ calls, on a cluster in every worker's:
     ENDORM_GAUGE      logits (default) or logprob
     ENDORM_TERMINAL   zero (default) or bootstrap
     ENDORM_DTYPE      of the weights, float32 by default
+    ENDORM_BITS       round the matrices of the layers to so many bits
+    ENDORM_ADAPTER    LoRA adapter, folder or hub id, merged into the weights
     ENDORM_DEVICE     by default the GPU if there is one
+    ENDORM_DEVICE_MAP "auto" spreads the model over several GPUs and the CPU
 
 The same in all of them:
 
@@ -30,13 +33,14 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
-from llm_bridge.models.load import first_line, load_model
+from llm_bridge.models.load import first_line
+from llm_bridge.models.spec import ModelSpec
 from llm_bridge.read.reward import Aggregation, EndogenousReward, Ids, RewardReading, Score
 from theory.commands.options import OptionError, Options, option
 
@@ -68,17 +72,6 @@ _LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Model(Options):
-    """Say which model scores, and how it is loaded."""
-
-    model: str = option(help="folder or hub id")
-    dtype: Literal["float16", "bfloat16", "float32", "float64"] = option(
-        "float32", help="of the weights"
-    )
-    device: str | None = option(None, help="by default the GPU if there is one", machine=True)
-
-
-@dataclass(frozen=True)
 class Summary(Options):
     """Say which number is made of a response's rewards, see `EndogenousReward.aggregate`."""
 
@@ -102,12 +95,20 @@ def from_environment() -> tuple[EndogenousReward, Aggregation]:
         )
     how = read_variables(Summary).how
     with _LOCK:
-        reward = _load(read_variables(Model), read_variables(RewardReading))
+        model = read_variables(ModelSpec, without=("temperature",))
+        reward = _load(model, read_variables(RewardReading))
     return reward, how
 
 
-def read_variables(options: type[T]) -> T:
+def read_variables(options: type[T], without: Collection[str] = ()) -> T:
     """Return options read from the environment: a variable that is unset or empty is not given.
+
+    Args:
+        options: their names, ranges and meanings.
+        without: options that have no variable.
+
+    Raises:
+        ValueError: a value is refused; names variable, value and what to give instead.
 
     >>> os.environ["ENDORM_ALPHA"] = "0.5"
     >>> read_variables(RewardReading)
@@ -119,20 +120,19 @@ def read_variables(options: type[T]) -> T:
     >>> del os.environ["ENDORM_ALPHA"]
 
     """
-    variables = {name: PREFIX + name.upper() for name in options.declared()}
+    variables = {name: PREFIX + name.upper() for name in options.declared() if name not in without}
     given = {name: words for name in variables if (words := os.environ.get(variables[name]))}
     try:
         return options(
             **{name: options.declared()[name].parse(words) for name, words in given.items()}
         )
     except OptionError as error:
-        raise ValueError(error.spelled(variables)) from None
+        raise ValueError(error.spelled(variables, given.get(error.name, ""))) from None
 
 
 @functools.lru_cache(maxsize=1)
-def _load(model: Model, reading: RewardReading) -> EndogenousReward:
-    lm = load_model(model.model, dtype=model.dtype, device=model.device)
-    return EndogenousReward(lm, reading=reading)
+def _load(model: ModelSpec, reading: RewardReading) -> EndogenousReward:
+    return EndogenousReward(model.load(), reading=reading)
 
 
 def id_rewards(reward: EndogenousReward, how: Aggregation = "sum") -> Rewards:

@@ -72,7 +72,7 @@ class RewardReading(Options):
     RewardReading(alpha=0.5, gauge='logprob', terminal='zero')
     >>> RewardReading(gauge="logprob", terminal="bootstrap")
     Traceback (most recent call last):
-    theory.commands.option.OptionError: terminal=bootstrap: must be zero with gauge=logprob
+    theory.commands.option.OptionError: terminal='bootstrap': must be zero with gauge=logprob
 
     """
 

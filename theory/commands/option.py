@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
@@ -37,7 +38,9 @@ class Option:
         default_text: what help shows as the default.
         remedy: what to do where the value is refused.
         group: title under which help lists it.
-        machine: whether it changes memory and speed only, not results.
+        writes: what is written to a path: a folder, or a file in a folder that exists.
+        affects_results: `False` for what may change between two runs of one result: where it
+            goes, how much memory and time it takes.
         name, kind, nullable, many, default, required: from the dataclass.
 
     """
@@ -57,7 +60,8 @@ class Option:
     default_text: str = ""
     remedy: str = ""
     group: str = ""
-    machine: bool = False
+    writes: Literal["", "folder", "file"] = ""
+    affects_results: bool = True
     name: str = ""
     kind: type = str
     nullable: bool = False
@@ -132,16 +136,14 @@ class Option:
         if not self.many:
             self._check_one(value)
         elif not isinstance(value, tuple):
-            raise OptionError(
-                self.name, f"must be a tuple of {self._noun(plural=True)}", repr(value)
-            )
+            raise OptionError(self.name, f"must be a tuple of {self._noun(plural=True)}", value)
         else:
             for one in value:
                 self._check_one(one)
 
     def _check_one(self, value: Any) -> None:
         if not self._has_type(value):
-            raise OptionError(self.name, f"must be {self._wanted()}", repr(value))
+            raise OptionError(self.name, f"must be {self._wanted()}", value)
         if self.kind in (int, float):
             inside = (
                 math.isfinite(value)
@@ -152,9 +154,22 @@ class Option:
             )
         else:
             inside = not self.choices or value in self.choices
+        if self.writes:
+            self._check_writable(value)
         if not inside:
-            shown = f"{value:g}" if isinstance(value, float) else str(value)
-            raise OptionError(self.name, f"must be {self._needed()}", shown)
+            raise OptionError(self.name, f"must be {self._needed()}", value)
+
+    def _check_writable(self, path: Path) -> None:
+        if self.writes == "file" and path.is_dir():
+            raise OptionError(self.name, "is a folder; give a file", path)
+        if self.writes == "file" and not path.parent.is_dir():
+            raise OptionError(self.name, "its folder does not exist; create it first", path)
+        if self.writes == "folder" and path.exists() and not path.is_dir():
+            raise OptionError(self.name, "is a file; give a folder", path)
+        there = next(folder for folder in (path, *path.parents) if folder.exists())
+        if not os.access(there, os.W_OK):
+            text = f"{there} cannot be written to; give another {self.writes}"
+            raise OptionError(self.name, text, path)
 
     def _has_type(self, value: Any) -> bool:
         if self.kind is bool or isinstance(value, bool):
@@ -256,21 +271,22 @@ class OptionError(ValueError):
         name: of the field.
         message: what is wrong. ``{other}`` stands for the name of another option, as it is written
             where the error is read: a field in Python, ``--other`` on the command line.
-        value: the value as it is shown, ``name=value: message``; `None` for ``name message``.
+        value: what is refused, ``name=value: message``; `None` for ``name message``.
 
     """
 
-    def __init__(self, name: str, message: str, value: str | None = None) -> None:
+    def __init__(self, name: str, message: str, value: Any = None) -> None:
         self.name = name
         self.message = message
         self.value = value
-        super().__init__(self.spelled({}))
+        shown = str(value) if isinstance(value, Path) else repr(value)
+        super().__init__(self.spelled({}, shown))
 
-    def spelled(self, names: Mapping[str, str]) -> str:
-        """The message, with options called by these names."""
+    def spelled(self, names: Mapping[str, str], shown: str) -> str:
+        """The message, with options called by these names, and the value shown so."""
         text = re.sub(r"\{(\w+)\}", lambda found: names.get(found[1], found[1]), self.message)
         name = names.get(self.name, self.name)
-        return f"{name} {text}" if self.value is None else f"{name}={self.value}: {text}"
+        return f"{name} {text}" if self.value is None else f"{name}={shown}: {text}"
 
 
 def _shown(value: Any, plain: bool = False) -> str:

@@ -149,24 +149,24 @@ class Options:
             found.require_read(given)
         except OptionError as error:
             typed = given.get(error.name)
-            if error.value is not None and isinstance(typed, str) and not declared[error.name].many:
-                error.value = typed
+            whole = isinstance(typed, str) and not declared[error.name].many
+            shown = f"{error.value:g}" if isinstance(error.value, float) else str(error.value)
             names = {name: one.on_command_line(prefix) for name, one in declared.items()}
-            raise ValueError(error.spelled(names)) from None
+            raise ValueError(error.spelled(names, str(typed) if whole else shown)) from None
         return found
 
-    def as_dict(self, prefix: str = "", *, machine: bool = True) -> dict[str, Any]:
+    def as_dict(self, prefix: str = "", *, results_only: bool = False) -> dict[str, Any]:
         """The values as JSON holds them, by the names of the command line.
 
         Args:
             prefix: as for `add_to`.
-            machine: whether to list options that change memory and speed only.
+            results_only: whether to leave out what no result depends on.
 
         """
         return {
             one.key(prefix): _plain(getattr(self, name))
             for name, one in self.declared().items()
-            if machine or not one.machine
+            if one.affects_results or not results_only
         }
 
     @classmethod

@@ -28,7 +28,7 @@ from llm_bridge.check.truth import (
 )
 from llm_bridge.check.validation import Sampling, Validation
 from llm_bridge.models.cloned import train_on_demonstrations
-from llm_bridge.models.load import load_model
+from llm_bridge.models.spec import ModelSpec
 from llm_bridge.read.reward import RewardReading
 from llm_bridge.read.tree import token_tree
 from llm_bridge.tasks.generated import Task, addition
@@ -559,8 +559,8 @@ def test_a_beam_that_proves_nothing():
 
 def test_addition(shared_models):
     lm, teacher, task = (
-        load_model(shared_models / "add-small"),
-        load_model(shared_models / "add-teacher"),
+        ModelSpec(shared_models / "add-small").load(),
+        ModelSpec(shared_models / "add-teacher").load(),
         addition(6, 5),
     )
     one = Validation(lm, task.prompts, 4, sampling=Sampling(draws=100))
@@ -576,7 +576,7 @@ def test_addition_cut_short(shared_models):
     """Three tokens of four: the value after the last one counts, and the context has room to read
     it.
     """
-    lm, prompts = load_model(shared_models / "add-fair"), addition(6, 5).prompts
+    lm, prompts = ModelSpec(shared_models / "add-fair").load(), addition(6, 5).prompts
     reading = RewardReading(terminal="bootstrap")
     one = Validation(lm, prompts, 3, reading=reading, sampling=Sampling(draws=5))
     assert not off(one.rewards(5), limit=1.0)

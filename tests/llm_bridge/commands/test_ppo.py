@@ -21,7 +21,7 @@ from llm_bridge.improve.cost import cost
 from llm_bridge.improve.ppo import PPOConfig
 from llm_bridge.improve.run import read_metrics
 from llm_bridge.improve.trainer import Trainer
-from llm_bridge.models.load import load_model
+from llm_bridge.models.spec import ModelSpec
 from llm_bridge.tasks.accuracy import evaluate_tasks, write
 from llm_bridge.tasks.generated import Task, addition
 
@@ -78,7 +78,7 @@ def test_a_real_model_is_held_against_its_exact_optimum(shared_models, tmp_path,
     assert float(rows["objective"][2]) > float(rows["objective"][0])
     assert lines[-1].startswith("exact distance to the optimum: ")
     assert json.loads((tmp_path / "config.json").read_text())["max_tokens"] == 6
-    assert load_model(tmp_path / "model").name == "model"
+    assert ModelSpec(tmp_path / "model").load().name == "model"
 
 
 def test_problems_are_trained_on_and_written(folder, problems, tmp_path, capsys):
@@ -298,7 +298,7 @@ def test_bad_input_is_one_line(folder, problems, tmp_path, capsys, options, mess
 
 
 def test_written_responses_are_those_of_the_model(folder):
-    lm = load_model(folder)
+    lm = ModelSpec(folder).load()
     prompts = ["one", "a much longer prompt", "x"]
     greedy = write(lm, prompts, 5, seed=None, end_tokens=())
     for prompt, (text,) in zip(prompts, greedy.texts, strict=True):
@@ -320,7 +320,7 @@ def test_written_responses_are_those_of_the_model(folder):
 def test_accuracy_by_writing_is_the_exact_one(shared_models):
     from llm_bridge.improve.target import ExactTarget
 
-    lm, sums = load_model(shared_models / "add-fair"), addition(5, seed=3)
+    lm, sums = ModelSpec(shared_models / "add-fair").load(), addition(5, seed=3)
     at = ExactTarget(lm, sums.prompts, PPOConfig(max_tokens=4), sums.answers)
     exact = at.accuracies(at.anchor)
     found = evaluate_tasks(lm, [sums], 4, samples=2000)
@@ -336,11 +336,11 @@ def test_no_task_takes_another_s_place(folder, names):
     with pytest.raises(
         ValueError, match=r"tasks=\[.*\]: must be at least one, with different names"
     ):
-        evaluate_tasks(load_model(folder), tasks, 2)
+        evaluate_tasks(ModelSpec(folder).load(), tasks, 2)
 
 
 def test_end_tokens_end_what_is_written(folder):
-    lm = load_model(folder)
+    lm = ModelSpec(folder).load()
     task = Task("empty", ("one", "two"), ("", ""))
     written = write(lm, task.prompts, 6, samples=200)
     assert 0 < written.ended.mean() < 1
@@ -350,7 +350,7 @@ def test_end_tokens_end_what_is_written(folder):
 
 
 def test_costs_grow_as_they_must(folder):
-    lm = load_model(folder)
+    lm = ModelSpec(folder).load()
 
     def of(**changes):
         return cost(lm, PPOConfig(max_tokens=64, **changes), 16).memory

@@ -23,6 +23,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, processors
 
 from llm_bridge import plugins
 from llm_bridge.models.load import CausalLM, save
+from llm_bridge.models.spec import ModelSpec
 from llm_bridge.plugins import lm_eval, openrlhf, skyrl, trl, verl
 from llm_bridge.read.reward import EndogenousReward, RewardReading
 
@@ -257,10 +258,8 @@ def test_the_environment_names_the_model(model, environment):
 
 def test_the_model_is_loaded_once(environment, monkeypatch):
     loaded = []
-    load = plugins.load_model
-    monkeypatch.setattr(
-        plugins, "load_model", lambda *args, **kwargs: loaded.append(args) or load(*args, **kwargs)
-    )
+    load = ModelSpec.load
+    monkeypatch.setattr(ModelSpec, "load", lambda spec: loaded.append(spec) or load(spec))
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: plugins.from_environment()[0], range(8)))
     assert len(loaded) == len(set(map(id, found))) == 1

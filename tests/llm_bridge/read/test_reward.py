@@ -15,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from llm_bridge.models import head as module
 from llm_bridge.models.cloned import _tokenizer
-from llm_bridge.models.load import CausalLM, load_model
+from llm_bridge.models.load import CausalLM
+from llm_bridge.models.spec import ModelSpec
 from llm_bridge.read.reward import EndogenousReward, RewardReading, batches
 from llm_bridge.read.tree import token_tree
 
@@ -295,7 +296,7 @@ def test_agrees_with_the_token_tree(terminal, gauge):
 
 
 def test_stories(shared_models):
-    lm = load_model(shared_models / "stories260K")
+    lm = ModelSpec(shared_models / "stories260K").load()
     prompts = ["Once upon a time", "", "Lily and Tom went to the park."]
     scores = EndogenousReward(lm).score(
         prompts, [" there was a girl.", "Once", " They saw 漢."], eos=True
@@ -601,10 +602,10 @@ def call(method, *args, model=None, tokenizer=None, **kwargs):
             lambda _: RewardReading(alpha=0),
             "alpha=0: must be from 1e-09 to 1e.09 reward units per nat",
         ),
-        (lambda _: RewardReading(gauge="q"), "gauge=q: must be one of logits, logprob"),
+        (lambda _: RewardReading(gauge="q"), "gauge='q': must be one of logits, logprob"),
         (
             lambda _: RewardReading(terminal="end"),
-            "terminal=end: must be one of zero, bootstrap",
+            "terminal='end': must be one of zero, bootstrap",
         ),
         (
             lambda m: EndogenousReward(m, batch_tokens=0),

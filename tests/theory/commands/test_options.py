@@ -24,7 +24,7 @@ class Every(Options):
     prompt: tuple[str, ...] = option((), help="a prompt", words="repeated")
     files: tuple[Path, ...] = option((), help="files", words="following")
     reward: Literal["dense", "sum"] = option("dense", help="which reward")
-    out: Path = option(Path("out"), help="folder", machine=True)
+    out: Path = option(Path("out"), help="folder", writes="folder", affects_results=False)
     fast: bool = option(False, help="quickly")
     eos: bool | None = option(None, help="whether end tokens end")
     anneal: bool = option(True, help="whether it falls")
@@ -34,7 +34,7 @@ class Every(Options):
 
     def check(self):
         if self.share > self.alpha:
-            raise OptionError("share", "is above {alpha}", f"{self.share:g}")
+            raise OptionError("share", "is above {alpha}", self.share)
 
 
 def read(*words, prefix=""):
@@ -92,6 +92,13 @@ def test_what_is_refused_is_named_as_it_was_typed(words, message):
     assert str(caught.value).startswith(message)
 
 
+def test_a_place_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OptionError, match=r"out=.*/file: is a file; give a folder"):
+        Every("m", out=tmp_path / "file")
+    assert Every("m", out=tmp_path / "new" / "folder").out.name == "folder"
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -102,7 +109,7 @@ def test_what_is_refused_is_named_as_it_was_typed(words, message):
         ({"horizons": 3}, "horizons=3: must be a tuple of whole numbers"),
         ({"fast": 1}, "fast=1: must be True or False"),
         ({"fast": True}, "fast needs count"),
-        ({"reward": "x"}, "reward=x: must be one of dense, sum"),
+        ({"reward": "x"}, "reward='x': must be one of dense, sum"),
     ],
 )
 def test_the_same_checks_hold_in_python(values, message):
@@ -124,7 +131,7 @@ def test_reports_hold_the_names_of_the_command_line():
     assert list(values)[:2] == ["expert", "expert_alpha"]
     assert values["expert_horizons"] == [2, 4]
     assert values["expert_out"] == "out"
-    assert values.keys() - Every("m").as_dict("expert-", machine=False).keys() == {"expert_out"}
+    assert values.keys() - Every("m").as_dict("expert-", results_only=True).keys() == {"expert_out"}
 
 
 def test_help_says_unit_range_and_default():
