@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from llm_bridge.read.reading import RewardReading
 from theory.commands import shared
 from theory.commands.options import OptionError, Options, option
 from theory.solve.reward import Gauge, Terminal
@@ -220,3 +221,11 @@ class PPOConfig(Options):
         if self.baseline == "group" and self.samples < 2:
             text = "{baseline}=group compares samples of a prompt; use at least 2"
             raise OptionError("samples", text, self.samples)
+
+    @property
+    def reading(self) -> RewardReading:
+        """Return how the reward that is maximised is read, the model's own or a teacher's.
+
+        With ``alpha=0`` it is read at 1 and then left out.
+        """
+        return RewardReading(self.alpha or 1.0, self.gauge, self.terminal)

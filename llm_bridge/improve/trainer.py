@@ -258,9 +258,7 @@ class Trainer:
         c = self.config
         if c.reward == "expected":
             return Actor(lm)
-        return EndogenousReward(
-            lm, None, c.alpha or 1.0, c.gauge, c.terminal, end_tokens=self.end_tokens
-        )
+        return EndogenousReward(lm, reading=c.reading, end_tokens=self.end_tokens)
 
     def _read(
         self, actor: Actor, rollout: Rollout
