@@ -231,7 +231,7 @@ def _scorer(arguments: argparse.Namespace) -> tuple[Scorer, CausalLM, dict[str, 
     from llm_bridge.models.load import fingerprint
     from llm_bridge.models.spec import ModelSpec
     from llm_bridge.preferences import scorers
-    from llm_bridge.read.reward import EndogenousReward
+    from llm_bridge.read.reward import EndogenousReward, RewardReading
 
     options = {name: getattr(arguments, name) for name in ("dtype", "device", "device_map")}
     load = load_reward_model if arguments.method == "reward-model" else load_model
@@ -265,7 +265,7 @@ def _scorer(arguments: argparse.Namespace) -> tuple[Scorer, CausalLM, dict[str, 
         reward = EndogenousReward(lm, batch_tokens=arguments.batch_tokens)
         return judges[arguments.method](reward, conversation), lm, facts
     how = {name: getattr(arguments, name) for name in ("alpha", "gauge", "terminal")}
-    reward = EndogenousReward(lm, **how, batch_tokens=arguments.batch_tokens)
+    reward = EndogenousReward(lm, reading=RewardReading(**how), batch_tokens=arguments.batch_tokens)
     facts |= how | {"truncate": arguments.truncate}
     reference = None
     if arguments.reference is not None:

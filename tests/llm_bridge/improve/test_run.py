@@ -197,9 +197,7 @@ def test_samples_and_evaluations(lm, tmp_path):
     assert {sample["prompt"] for sample in samples} == set(PROMPTS)
     assert all(len(sample["response"]) == 3 for sample in samples)
     for sample in samples[:2]:
-        reward = EndogenousReward(
-            lm, alpha=SMALL.alpha, gauge=SMALL.gauge, end_tokens=SMALL.end_tokens
-        )
+        reward = EndogenousReward(lm, reading=SMALL.reading, end_tokens=SMALL.end_tokens)
         score = reward.score([sample["prompt"]], [sample["response"]])[0]
         assert sample["reward"] == pytest.approx(score.reward_sum, abs=1e-4)
 

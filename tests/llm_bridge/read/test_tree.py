@@ -13,7 +13,7 @@ from llm_bridge.models.cloned import _tokenizer
 from llm_bridge.models.load import CausalLM
 from llm_bridge.models.spec import ModelSpec
 from llm_bridge.read import tree as module
-from llm_bridge.read.reward import EndogenousReward
+from llm_bridge.read.reward import EndogenousReward, RewardReading
 from llm_bridge.read.tree import REST, parse_tokens, token_tree
 from theory.mdp.distances import kl, max_log_ratio, renyi, trajectory_tv
 from theory.mdp.dynamics import Table, Tree
@@ -467,7 +467,9 @@ def test_an_ended_response_is_scored_as_by_endogenous_reward():
         assert isinstance(dynamics.rule, Table)
         assert dynamics.layer_sizes == (2, 2 * 5 + 1, 2 * 25 + 1)
         mdp = endogenous_reward(tree.policy, 0.7, terminal=terminal)
-        reward = EndogenousReward(lm, alpha=0.7, terminal=terminal, end_tokens=ends)
+        reward = EndogenousReward(
+            lm, reading=RewardReading(0.7, terminal=terminal), end_tokens=ends
+        )
         for answer in ([0, 1, 3], [1, 2], [4], [0, 0, 2], [6, 5, 4]):
             [scores] = reward.score_ids([lm.tokenizer("BA")["input_ids"]], [answer], progress=False)
             padded = answer + [4] * (H - len(answer))
