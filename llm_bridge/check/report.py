@@ -10,10 +10,9 @@ from llm_bridge.check.comparison import Comparison
 from llm_bridge.check.confidence import Estimate
 from llm_bridge.check.figures import bounds_figure, log_ratio_figure
 from llm_bridge.check.sampled import Sampled
-from theory.claims.findings import Finding
 from theory.claims.instance import Instance
-from theory.reports.report import Column, Plot, Report, Table, Text, Tone, show
-from theory.reports.verify import count_verdicts
+from theory.reports.report import Column, Plot, Report, Table, Text, show
+from theory.reports.verify import VACUOUS, count_verdicts, tone, undecided
 
 __all__ = ["exact_report", "sampled_report"]
 
@@ -54,11 +53,7 @@ def exact_report(
         [
             bounds,
             _statements(comparison),
-            *(
-                Text(f"undecided: {finding.statement.name} ({finding.undecided})")
-                for finding in findings
-                if finding.undecided
-            ),
+            *(remark for finding in findings for remark in undecided(finding)),
             _numbers("How near the two are, nats", comparison.closeness),
             ratios,
             _numbers(
@@ -79,7 +74,7 @@ def _statements(comparison: Comparison) -> Table:
         Column("right", align="right"),
         Column("verdict"),
         Column("applies", ".0%", "right"),
-        Column("says nothing", _vacuous),
+        VACUOUS,
         Column("claim"),
         Column("source", detail=True),
     ]
@@ -101,18 +96,7 @@ def _statements(comparison: Comparison) -> Table:
         "pairs of responses, the largest). A bound is vacuous where its left side can never be "
         "larger."
     )
-    return Table("Statements", columns, rows, note, tones=list(map(_tone, comparison.findings)))
-
-
-def _vacuous(share: float) -> str:
-    return {0.0: "no", 1.0: "vacuous"}.get(share, f"on {share:.0%}")
-
-
-def _tone(finding: Finding) -> Tone:
-    if finding.verdict == "violated":
-        return "bad"
-    silent = finding.vacuous_share == 1 or finding.verdict == "does not apply"
-    return "quiet" if silent else ""
+    return Table("Statements", columns, rows, note, tones=list(map(tone, comparison.findings)))
 
 
 def _worst_cases(comparison: Comparison) -> list[Table | Text]:

@@ -192,8 +192,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _verify(arguments: argparse.Namespace) -> int:
     from theory import __version__
-    from theory.reports import figures as plot
-    from theory.reports.report import save_figure
+    from theory.reports.verify import count_verdicts, verify_report
     from theory.storage.files import write_json
     from theory.storage.runs import RunFolder
     from theory.studies import groups as verify
@@ -219,23 +218,14 @@ def _verify(arguments: argparse.Namespace) -> int:
             "groups": {group.name: group.facts for group in groups},
             "curves": {"horizon": horizon.as_dict(), "preference": preference.as_dict()},
         }
-        save_figure(plot.horizon_figure(horizon), run.path, "error_vs_horizon")
-        save_figure(plot.preference_figure(preference), run.path, "tv_vs_epsilon")
+        shown = verify_report(groups, rows, horizon, preference, note)
+        shown.save_figures(run.path)
         write_json(run.path / "report.json", report)  # last: whoever waits for it finds all
     if arguments.json is not None:
         write_json(arguments.json, report)
-    print(verify.render(groups, rows))
-    print(f"\n{verify.attained(groups, rows)}")
+    print(shown.text())
     print(
-        f"\nexponents in H of the exact error over ε (ε = {horizon.rule}): cloning "
-        f"{horizon.exponent('clone')} "
-        f"({horizon.local_exponent('clone'):.2f} at the longest), RL on the endogenous reward "
-        f"{horizon.exponent('rl')}"
-    )
-    if note:
-        print(note)
-    print(
-        f"{verify.counts(rows)}; report and figures in {arguments.out} "
+        f"{count_verdicts(row.verdict for row in rows)}; report and figures in {arguments.out} "
         f"({time.monotonic() - started:.0f} s)"
     )
     return 1 if "violated" in [row.verdict for row in rows] else 0

@@ -63,7 +63,7 @@ def test_exact_report(models, tmp_path, capsys):
         "log_ratios.svg",
     }
     found = json.loads((tmp_path / "out" / "check.json").read_text())
-    lines = {line["name"]: line for line in found["exact"]["lines"]}
+    lines = {line["statement"]: line for line in found["exact"]["statements"]}
     assert list(lines) == [statement.name for statement in STATEMENTS]
     assert {line["verdict"] for line in lines.values()} <= {"holds", "–"}
     assert found["exact"]["prompts"] == 2
@@ -78,7 +78,7 @@ def test_exact_report(models, tmp_path, capsys):
         assert re.search(rf"^  {name} ", out, re.MULTILINE)
     assert html.count("data:image/png;base64,") == 2
     assert not re.search(r'(src|href)=(?!"data:)', html)  # needs no other file
-    vacuous = [name for name, line in lines.items() if line["vacuous"] == 1.0]
+    vacuous = [name for name, line in lines.items() if line["vacuous_share"] == 1.0]
     assert "theorem-1" in vacuous
     assert html.count('<tr class="quiet">') == len(vacuous)
 
