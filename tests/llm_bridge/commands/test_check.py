@@ -471,5 +471,5 @@ def test_numbers_of_the_report_are_finite_or_said_not_to_be(models, tmp_path, ca
     found = json.loads((tmp_path / "check.json").read_text())["exact"]
     assert found["worst"]["ε_π"]["KL(π̂‖π_E)"] == "nan"
     assert "KL(π̂‖π_E)" in found["out_of_reach"]
-    numbers = [line[side] for line in found["lines"] for side in ("left", "right")]
+    numbers = [x[side] for x in found["statements"] for side in ("mean_left", "mean_right")]
     assert np.isfinite(np.array(numbers, dtype=float)).all()
