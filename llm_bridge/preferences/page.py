@@ -21,9 +21,9 @@ from llm_bridge.preferences.pairs import Comparison, Key
 from llm_bridge.preferences.token_texts import completed_texts, token_bytes
 from theory.reports.figures import CLONE, PALETTE, RL
 from theory.reports.html import Markup, element, escape, join
-from theory.reports.report import Column, Fragment, Report, Table
+from theory.reports.report import Column, Fragment, Plot, Report, Section, Table, Text
 
-__all__ = ["accuracy_table", "domain_figure", "token_report"]
+__all__ = ["accuracy_table", "domain_figure", "score_report", "token_sections"]
 
 Array: TypeAlias = NDArray[Any]
 Record: TypeAlias = Mapping[str, Any]
@@ -91,23 +91,41 @@ def accuracy_table(scores: Mapping[str, Mapping[str, Any]]) -> Table:
 RATE = Column(format=".3f")
 
 
-def token_report(
+def score_report(
+    title: str,
+    facts: Mapping[str, Any],
+    scores: Mapping[str, Mapping[str, Any]],
+    tokens: Sequence[Section] = (),
+) -> Report:
+    """Report how often the scores of a run are right.
+
+    Args:
+        title: heading.
+        facts: what the reader should know of the run, by name.
+        scores: by name of the score, what `llm_bridge.preferences.accuracy.summary` returns.
+        tokens: `token_sections` of some comparisons.
+
+    """
+    domains = next(iter(scores.values())).get("domains")
+    plots = []
+    if domains is not None:
+        alt = "How often a response of each domain beats each other one."
+        plots.append(Plot("domains", domain_figure(domains), alt))
+    return Report(title, facts=facts, sections=[accuracy_table(scores), *plots, *tokens])
+
+
+def token_sections(
     comparisons: Sequence[Comparison],
     records: Mapping[Key, Record],
     tokenizer: Any,
-    *,
-    title: str,
-    facts: Mapping[str, str],
     scores: Scores | None = None,
-) -> Report:
-    """Report comparisons with each token coloured by its reward or by ``log π``.
+) -> list[Section]:
+    """Return comparisons with each token coloured by its reward or by ``log π``, for a page.
 
     Args:
         comparisons: in the order of the page.
         records: each response's line of the run's ``responses.jsonl``.
         tokenizer: the one that gave `token_ids`.
-        title: heading.
-        facts: what the reader should know of the run, by name.
         scores: what orders the responses, as in `llm_bridge.preferences.accuracy`; `None` for
             `reward_sum`.
 
@@ -127,12 +145,10 @@ def token_report(
     right = sum(one.right for one in judged)
     pairs = sum(one.margins.size for one in judged)
     by = "reward sum" if scores is None else "score"
-    return Report(
-        title,
-        [f"{right} of {pairs} pairs are ordered right, by {by}."],
-        facts,
-        [Fragment(tokens.html(judged), _style())],
-    )
+    return [
+        Text(f"Of the comparisons shown, {right} of {pairs} pairs are ordered right, by {by}."),
+        Fragment(tokens.html(judged), _style()),
+    ]
 
 
 def _limit(values: Iterable[Sequence[float]]) -> float:
