@@ -21,7 +21,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from theory.reports.html import Markup, element, escape, join, page
+from theory.reports.html import PICTURES, Markup, element, escape, join, page
 from theory.storage.files import replacing
 
 __all__ = [
@@ -408,5 +408,4 @@ def _one_line(text: str) -> str:
     return re.sub(r"\s*\n\s*", " ", text).translate(CONTROLS)
 
 
-CONTROLS = {c: 0x2400 + c for c in range(32)} | {0x7F: 0x2421}
-CONTROLS |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+CONTROLS = PICTURES | {ord(c): 0x2400 + ord(c) for c in "\t\n"}
