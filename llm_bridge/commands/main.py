@@ -17,8 +17,9 @@ from typing import NoReturn
 
 from llm_bridge.commands import check, ppo, score, verify
 from theory.commands import curves, learn, solve
+from theory.commands.options import markdown
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "main", "markdown"]
 
 COMMANDS = (
     verify.COMMAND,

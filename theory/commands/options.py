@@ -32,7 +32,7 @@ from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hin
 
 from theory.commands.option import NOUNS, Option, OptionError, option
 
-__all__ = ["Command", "Group", "OptionError", "Options", "option"]
+__all__ = ["Command", "Group", "OptionError", "Options", "markdown", "option"]
 
 
 class Options:
@@ -202,22 +202,26 @@ class Options:
         }
 
     @classmethod
-    def table(cls, prefix: str = "") -> str:
-        """The options as a table in Markdown: name, meaning, range, default.
+    def rows(cls, prefix: str = "", *, without: Collection[str] = ()) -> list[str]:
+        """The options as rows of a table in Markdown: name, meaning, range, default.
 
         >>> @dataclass(frozen=True)
         ... class Solve(Options):
         ...     alpha: float = option(1.0, help="temperature", unit="reward units", above=0)
-        >>> print(Solve.table())
-        | option | meaning | range | default |
-        | --- | --- | --- | --- |
-        | `--alpha` | temperature | above 0 reward units | 1 |
+        >>> Solve.rows()
+        ['| `--alpha` | temperature | above 0 reward units | 1 |']
         """
-        rows = [("option", "meaning", "range", "default"), ("---",) * 4]
-        for one in cls.declared().values():
-            extent = f"{one.range} {one.unit}".strip()
-            rows.append((f"`{one.on_command_line(prefix)}`", one.help, extent, one.shown_default()))
-        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        found = []
+        for name, one in cls.declared().items():
+            if name not in without:
+                words = (
+                    f"`{one.on_command_line(prefix)}`",
+                    one.help,
+                    f"{one.range} {one.unit}".strip(),
+                    "required" if one.required else one.shown_default(),
+                )
+                found.append(f"| {' | '.join(word.replace('|', '/') for word in words)} |")
+        return found
 
 
 def _understood(hint: Any) -> tuple[type, bool, bool, tuple[str, ...]]:
@@ -302,3 +306,17 @@ class Command:
                 optional=group.optional,
             )
         return parser
+
+
+def markdown(commands: Iterable[Command]) -> str:
+    """A page of the documentation: every option of every command."""
+    lines = ["# Options of the commands", ""]
+    lines += ["Made from the code by `make docs`.", ""]
+    for command in commands:
+        lines += [f"## endorm {command.name}", "", f"{command.help[0].upper()}{command.help[1:]}."]
+        for group in command.groups:
+            lines += ["", f"{group.title or 'Options'}", ""]
+            lines += ["| option | meaning | range | default |", "| --- | --- | --- | --- |"]
+            lines += group.options.rows(group.prefix, without=group.without)
+        lines.append("")
+    return "\n".join(lines)

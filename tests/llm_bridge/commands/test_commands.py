@@ -3,10 +3,11 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from llm_bridge.commands.main import COMMANDS, main
+from llm_bridge.commands.main import COMMANDS, main, markdown
 
 EVERY = [
     pytest.param(command, group, one, id=f"{command.name} {one.on_command_line(group.prefix)}")
@@ -79,6 +80,11 @@ def test_no_name_is_there_twice_and_the_same_name_means_the_same(command):
                 continue
             for same in known[one.spelled(group.prefix)]:
                 assert (same.kind, same.many, same.unit) == (one.kind, one.many, one.unit)
+
+
+def test_the_page_of_options_is_that_of_the_code():
+    page = Path(__file__).resolve().parents[3] / "docs" / "commands.md"
+    assert page.read_text(encoding="utf-8") == markdown(COMMANDS), "run: make docs"
 
 
 def test_help_of_every_command_needs_no_torch():
