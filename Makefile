@@ -25,7 +25,7 @@ test: lint
 	$(BIN)/pytest
 
 docs: $(VENV)/.installed
-	$(BIN)/python -c 'from llm_bridge.commands import main; print(main.markdown(main.COMMANDS), end="")' > docs/commands.md
+	$(BIN)/python -c 'from llm_bridge.commands import main; print(main.page(), end="")' > docs/commands.md
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[benchmark]'

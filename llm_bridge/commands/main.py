@@ -17,9 +17,8 @@ from typing import NoReturn
 
 from llm_bridge.commands import check, ppo, score, verify
 from theory.commands import curves, learn, solve
-from theory.commands.options import markdown
 
-__all__ = ["COMMANDS", "main", "markdown"]
+__all__ = ["COMMANDS", "main", "page"]
 
 COMMANDS = (
     verify.COMMAND,
@@ -63,6 +62,12 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"{name}: stopped", file=sys.stderr)
         return STOPPED
     return code
+
+
+def page() -> str:
+    """Return the page of the documentation that has every option of every command."""
+    title = "# Options of the commands\n\nMade from the code by `make docs`.\n"
+    return "\n".join([title, *(command.markdown() for command in COMMANDS)])
 
 
 class _Parser(argparse.ArgumentParser):

@@ -46,7 +46,6 @@ class LearnOptions(Options):
         help="added to every count; its bias can be most of the error",
         low=0,
         unit="counts",
-        default_text="0",
     )
     seeds: int = option(20, help="MDPs and data sets of each point", low=1, high=10**6)
     seed: int = shared.seed()

@@ -120,7 +120,7 @@ def test_the_same_checks_hold_in_python(values, message):
 
 def test_what_is_missing_is_named():
     parser = argparse.ArgumentParser()
-    Every.add_to(parser, optional=True)
+    Group(Every, optional=True).add_to(parser)
     with pytest.raises(ValueError, match="--model is missing"):
         Every.read(parser.parse_args([]))
     assert Every.read(parser.parse_args([]), model="m") == Every("m")
