@@ -79,8 +79,8 @@ def test_no_name_is_there_twice_and_the_same_name_means_the_same(command):
 
 
 def test_the_page_of_options_is_that_of_the_code():
-    page = Path(__file__).resolve().parents[3] / "docs" / "commands.md"
-    assert page.read_text(encoding="utf-8") == page(), "run: make docs"
+    written = Path(__file__).resolve().parents[3] / "docs" / "commands.md"
+    assert written.read_text(encoding="utf-8") == page(), "run: make docs"
 
 
 def test_help_of_every_command_needs_no_torch():
