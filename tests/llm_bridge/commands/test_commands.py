@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_bridge.commands.main import COMMANDS, main
+from llm_bridge.commands.main import COMMANDS, main, page
 
 EVERY = [
     pytest.param(command, group, one, id=f"{command.name} {one.on_command_line(group.prefix)}")
