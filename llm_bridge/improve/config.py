@@ -77,6 +77,7 @@ class PPOConfig(Options):
     end_tokens: tuple[int, ...] | None = option(
         None,
         help="ids that end a response and belong to it; '' for none",
+        may_be_empty=True,
         low=0,
         default_text="the tokenizer's own",
         group=RESPONSES,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from theory.commands import shared
-from theory.commands.options import Command, Group, OptionError, Options, option
+from theory.commands.options import Command, Group, Options, option
 
 __all__ = ["COMMAND", "LearnOptions"]
 
@@ -52,11 +52,6 @@ class LearnOptions(Options):
     out: Path = shared.out(
         "out/learn", "learning.jsonl (a run that was stopped goes on from it) and the figure"
     )
-
-    def check(self) -> None:
-        """Refuse an empty list of experts."""
-        if not self.experts:
-            raise OptionError("experts", "must name at least one of stochastic, deterministic", "")
 
 
 def run(arguments: argparse.Namespace) -> int:

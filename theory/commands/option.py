@@ -35,6 +35,7 @@ class Option:
         main: with a prefix the prefix alone is its name (``--expert``, not ``--expert-model``).
         words: how several values are given: separated by commas, after one another, or by
             repeating the option.
+        may_be_empty: whether no value at all is one, where several may be given.
         default_text: what help shows as the default.
         remedy: what to do where the value is refused.
         group: title under which help lists it.
@@ -57,6 +58,7 @@ class Option:
     positional: bool = False
     main: bool = False
     words: Literal["commas", "following", "repeated"] = "commas"
+    may_be_empty: bool = False
     default_text: str = ""
     remedy: str = ""
     group: str = ""
@@ -137,6 +139,9 @@ class Option:
             self._check_one(value)
         elif not isinstance(value, tuple):
             raise OptionError(self.name, f"must be a tuple of {self._noun(plural=True)}", value)
+        elif not value and self.default != () and not self.may_be_empty:
+            text = f"must be at least one of the {self._noun(plural=True)} separated by commas"
+            raise OptionError(self.name, text, value)
         else:
             for one in value:
                 self._check_one(one)
@@ -146,7 +151,7 @@ class Option:
             raise OptionError(self.name, f"must be {self._wanted()}", value)
         if self.kind in (int, float):
             inside = (
-                math.isfinite(value)
+                (isinstance(value, Integral) or math.isfinite(value))
                 and (self.low is None or value >= self.low)
                 and (self.high is None or value <= self.high)
                 and (self.above is None or value > self.above)

@@ -130,7 +130,8 @@ class Options:
             found.require_read(given)
         except OptionError as error:
             typed = given.get(error.name)
-            whole = isinstance(typed, str) and not declared[error.name].many
+            part = declared[error.name].many and not isinstance(error.value, tuple)
+            whole = isinstance(typed, str) and not part
             shown = f"{error.value:g}" if isinstance(error.value, float) else str(error.value)
             names = cls._typed(given, prefix)
             raise ValueError(error.spelled(names, str(typed) if whole else shown)) from None
