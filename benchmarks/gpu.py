@@ -69,7 +69,7 @@ def bridge_names():
 
     from llm_bridge.improve import trainer
     from llm_bridge.improve.cost import cost
-    from llm_bridge.improve.ppo import PPOConfig
+    from llm_bridge.improve.config import PPOConfig
     from llm_bridge.models import head
     from llm_bridge.models.load import CausalLM
     from llm_bridge.read.reward import EndogenousReward

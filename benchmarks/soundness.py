@@ -24,6 +24,7 @@ from theory.claims.instance import Instance
 from theory.claims.statements import STATEMENTS
 from theory.mdp.policy import Policy
 from theory.mdp.token_mdp import TokenMDP
+from theory.reports.report import Column, Table
 from theory.solve.soft import soft_optimal
 
 BATCH, JOBS = 5_000, 200
@@ -180,8 +181,9 @@ def report(out):
         if variant != "as it stands" and verdict == "holds"
     )
     print(f"wrong verdicts: {wrong}")
-    for (variant, verdict), count in sorted(total.items()):
-        print(f"  {variant:<14}{verdict:<16}{count:>14,}")
+    columns = [Column("claims"), Column("verdict"), Column("instances", ",", "right")]
+    rows = [(*key, count) for key, count in sorted(total.items())]
+    print(Table("", columns, rows).text(100))
     for (name, reason), count in sorted(reasons.items()):
         print(f"  undecided: {name} on {count:,} ({reason})")
 

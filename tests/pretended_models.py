@@ -9,7 +9,7 @@ import pretend
 import torch
 from tiny import tiny
 
-from llm_bridge.improve.ppo import PPOConfig
+from llm_bridge.improve.config import PPOConfig
 from llm_bridge.improve.trainer import Trainer
 from llm_bridge.models.load import CausalLM
 from llm_bridge.read.reward import EndogenousReward

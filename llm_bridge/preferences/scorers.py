@@ -179,7 +179,7 @@ class Endogenous:
         if self._context is None:
             return answer
         room = (
-            self._context - len(before) + (self.reward.terminal == "zero")
+            self._context - len(before) + (self.reward.reading.terminal == "zero")
         )  # whose last token is not fed
         if len(answer) > room and not (self.truncate and room > 0):
             sizes = f"prompt and response have {len(before)} + {len(answer)} tokens"
@@ -221,7 +221,7 @@ class Endogenous:
         )
         names = [how for how in get_args(Aggregation) if how != "anchored" or anchor is not None]
         return {
-            how: aggregate(how, self.reward.alpha, **found, reference_log_prob=anchor)
+            how: aggregate(how, self.reward.reading.alpha, **found, reference_log_prob=anchor)
             for how in names
         }
 
@@ -318,7 +318,7 @@ class Verifier(Judge):
         found = np.column_stack(
             [
                 log_probs[:, 0],
-                self.reward.alpha * log_probs[:, 0] + values,
+                self.reward.reading.alpha * log_probs[:, 0] + values,
                 values,
                 -np.diff(log_probs),
             ]

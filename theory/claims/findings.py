@@ -339,7 +339,10 @@ class _Tally:
         self.elements += [n @ weights for n in each]
         some = counted.any(axis=1)
         self.weight[1] += weights[some].sum()
-        largest = [np.where(counted, of[side], -np.inf).max(axis=1) for side in ("left", "right")]
+        largest = [
+            np.where(counted, of[side], -np.inf).max(axis=1, initial=-np.inf)
+            for side in ("left", "right")
+        ]
         self.sums += [x[some] @ weights[some] for x in largest]
         self._measure(of, counted)
         near = counted & ~of["unknown"]

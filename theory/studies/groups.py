@@ -1,11 +1,10 @@
-"""The main job: every statement on every group of instances, as one table and one report."""
+"""Groups of instances, and every statement decided on every group."""
 
 from __future__ import annotations
 
 import math
 import multiprocessing
 import os
-import unicodedata
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import fields, replace
@@ -20,7 +19,6 @@ from theory.claims.instance import Instance
 from theory.claims.problem import POOL
 from theory.claims.statement import Statement
 from theory.claims.statements import STATEMENTS
-from theory.claims.verdict import VERDICTS
 from theory.mdp.policy import Policy
 from theory.mdp.responses import sample_log_ratio_ball
 from theory.mdp.token_mdp import TokenMDP
@@ -33,7 +31,7 @@ from theory.solve.worst_preference import preference_attaining_policy, worst_pre
 from theory.studies import gallery
 from theory.studies.gallery import random_tree
 
-__all__ = ["attained", "counts", "exact_groups", "render", "run", "worst_instances"]
+__all__ = ["exact_groups", "run", "worst_instances"]
 
 SHAPES = tuple(
     (V, H, P)
@@ -252,106 +250,3 @@ def _columns(which: int, instances: Sequence[Any]) -> list[tuple[Any, ...]]:
     names = [f.name for f in fields(Finding)][2:]
     found = decide_each(LISTS[which], instances)
     return [tuple(getattr(finding, name) for name in names) for finding in found]
-
-
-def render(groups: Sequence[Group], rows: Sequence[Finding]) -> str:
-    """The table as text: one block per group."""
-    head = (
-        f"{'statement':<24}{'source':<15}{'instances':>9}{'left/right':>12}{'slack':>11}  "
-        f"{'verdict':<16}{'vacuous':>8}"
-        f"{'in balls':>10}"
-    )
-    lines = []
-    for group in groups:
-        lines += [
-            "",
-            group.name,
-            *(f"  {key}: {_show(value)}" for key, value in group.facts.items()),
-            head,
-            "-" * len(head),
-        ]
-        for row in (row for row in rows if row.group == group.name):
-            vacuous = {0.0: "no", 1.0: "always"}.get(row.vacuous_share, f"{row.vacuous_share:.1%}")
-            lines.append(
-                f"{row.statement.name:<24}{row.statement.source:<15}{row.instances:>9}"
-                f"{_ratio(row):>12}{_slack(row):>11}  {row.verdict:<16}"
-                f"{'–' if math.isnan(row.vacuous_share) else vacuous:>8}{row.certified:>10}"
-            )
-        lines += _remarks(group, rows)
-    return "\n".join(lines).lstrip("\n")
-
-
-def _slack(finding: Finding) -> str:
-    return f"{finding.smallest_slack:.2e}" if finding.instances else "–"
-
-
-def _ratio(finding: Finding) -> str:
-    """``left/right``; for an equality what balls bound the difference by."""
-    number = finding.equal_within if finding.statement.equality else finding.worst_ratio
-    if math.isnan(number):
-        # the right side is nowhere positive, or an equality that was not evaluated in balls
-        return "–"
-    return (
-        f"= to {10.0 ** math.ceil(math.log10(max(number, 1e-300))):.0e}"
-        if finding.statement.equality
-        else f"{number:.4g}"
-    )
-
-
-def attained(groups: Sequence[Group], rows: Sequence[Finding]) -> str:
-    """The largest ``left/right`` of each bound in each group, side by side, as text."""
-    names = [f"({k + 1})" for k in range(len(groups))]
-    lines = ["attained fraction of each bound, largest left/right"]
-    lines += [f"  {name} {group.name}" for name, group in zip(names, groups, strict=True)]
-    width = 2 + max(
-        len(statement.formula) - _accents(statement.formula) for statement in STATEMENTS
-    )
-    lines.append(f"{'statement':<20}{'claim':<{width}}" + "".join(f"{name:>11}" for name in names))
-    lines.append("-" * len(lines[-1]))
-    found = {(row.group, row.statement.name): row for row in rows}
-    for statement in (s for s in STATEMENTS if not s.equality):
-        here = [found.get((group.name, statement.name)) for group in groups]
-        shown = ["–" if row is None else _ratio(row) for row in here]
-        claim = f"{statement.formula:<{width + _accents(statement.formula)}}"
-        lines.append(f"{statement.name:<20}{claim}" + "".join(f"{text:>11}" for text in shown))
-    return "\n".join(lines)
-
-
-def _accents(text: str) -> int:
-    """Characters of `text` that take no room of their own."""
-    return sum(map(bool, map(unicodedata.combining, text)))
-
-
-def _remarks(group: Group, rows: Sequence[Finding]) -> list[str]:
-    """What the table alone would let a reader miss."""
-    here = {row.statement.name: row for row in rows if row.group == group.name}
-    vacuous = [name for name, row in here.items() if row.vacuous_share == 1.0]
-    absent = [name for name, row in here.items() if row.verdict == "does not apply"]
-    remarks = []
-    for name, row in here.items():
-        for reason, count in row.reasons.items():
-            known = row.equal_within < math.inf
-            within = f", equal to within {row.equal_within:.0e}" if known else ""
-            remarks.append(f"undecided on {count} of {row.instances}: {name} ({reason}{within})")
-    if vacuous:
-        remarks.append(f"vacuous here (each holds and says nothing): {', '.join(vacuous)}")
-    if absent:
-        remarks.append(f"conditions met by no instance here: {', '.join(absent)}")
-    return remarks
-
-
-def counts(rows: Sequence[Finding]) -> str:
-    """How many rows have each verdict, as text; those that occur, and violations always."""
-    found = [row.verdict for row in rows]
-    shown = [v for v in ("holds", "violated", *VERDICTS) if v == "violated" or v in found]
-    words = {
-        "holds": "hold",
-        "violated": "violated",
-        "undecided": "undecided",
-        "does not apply": "do not apply",
-    }
-    return ", ".join(f"{found.count(v)} {words[v]}" for v in dict.fromkeys(shown))
-
-
-def _show(value: Any) -> str:
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
