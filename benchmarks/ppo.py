@@ -120,7 +120,7 @@ def model_and_prompts(size, device="cpu"):
 
 def our_trainer(size, device="cpu", **options):
     """Our trainer; one response to each prompt, as TRL has it."""
-    from llm_bridge.improve.ppo import PPOConfig
+    from llm_bridge.improve.config import PPOConfig
     from llm_bridge.improve.trainer import Trainer
     from llm_bridge.models.load import CausalLM
 

@@ -25,7 +25,7 @@ import torch
 from resumable import main
 from self_improvement_report import report
 
-from llm_bridge.improve.ppo import PPOConfig
+from llm_bridge.improve.config import PPOConfig
 from llm_bridge.improve.run import train
 from llm_bridge.improve.target import ExactTarget
 from llm_bridge.models.load import CausalLM

@@ -307,10 +307,9 @@ def _exact(
 ) -> tuple[int, str]:
     """Write figures and page, and add to the report; exit code and what to print."""
     from llm_bridge.check import exact as checks
-    from llm_bridge.check import report as check_report
     from llm_bridge.check.comparison import compare
+    from llm_bridge.check.report import exact_report
     from theory.claims.verdict import BUDGET
-    from theory.reports import figures as plot
 
     title, found, about, weights = _instance(arguments, prompts)
     if found.instance.mdp.vocab_size == 1:
@@ -322,14 +321,10 @@ def _exact(
     comparison = compare([found.instance], found.weights, arguments.budget or BUDGET)
     about |= checks.facts(found)
     report |= {"facts": about, "exact": comparison.as_dict()}
-    figures = check_report.figures(comparison, found.instance)
-    for name, figure in figures.items():
-        plot.save(figure, folder.path, name)
-    check_report.write_html(
-        folder.path / "report.html", title, about, check_report.tables_of(comparison), figures
-    )
+    shown = exact_report(title, about, comparison, found.instance)
+    shown.save(folder.path)
     code = int(any(line.verdict == "violated" for line in comparison.lines))
-    return code, check_report.render(title, about, comparison)
+    return code, shown.text()
 
 
 def _instance(
@@ -391,7 +386,7 @@ def _sampled(
     arguments: argparse.Namespace, prompts: list[str], report: dict[str, Any], folder: RunFolder
 ) -> tuple[int, str]:
     """Write the page and add to the report; exit code and what to print."""
-    from llm_bridge.check import report as check_report
+    from llm_bridge.check.report import sampled_report
     from llm_bridge.check.sampled import estimate
     from llm_bridge.models.load import fingerprint
     from llm_bridge.read.reward import find_end_tokens
@@ -427,7 +422,6 @@ def _sampled(
         "confidence of each interval": arguments.confidence,
     }
     report |= {"facts": about, "sampled": found.as_dict()}
-    check_report.write_html(
-        folder.path / "report.html", title, about, check_report.tables_of_sampled(found), {}
-    )
-    return 0, check_report.render_sampled(title, about, found)
+    shown = sampled_report(title, about, found)
+    shown.save(folder.path)
+    return 0, shown.text()

@@ -193,6 +193,7 @@ def _parser() -> argparse.ArgumentParser:
 def _verify(arguments: argparse.Namespace) -> int:
     from theory import __version__
     from theory.reports import figures as plot
+    from theory.reports.report import save_figure
     from theory.storage.files import write_json
     from theory.storage.runs import RunFolder
     from theory.studies import groups as verify
@@ -218,8 +219,8 @@ def _verify(arguments: argparse.Namespace) -> int:
             "groups": {group.name: group.facts for group in groups},
             "curves": {"horizon": horizon.as_dict(), "preference": preference.as_dict()},
         }
-        plot.save(plot.horizon_figure(horizon), run.path, "error_vs_horizon")
-        plot.save(plot.preference_figure(preference), run.path, "tv_vs_epsilon")
+        save_figure(plot.horizon_figure(horizon), run.path, "error_vs_horizon")
+        save_figure(plot.preference_figure(preference), run.path, "tv_vs_epsilon")
         write_json(run.path / "report.json", report)  # last: whoever waits for it finds all
     if arguments.json is not None:
         write_json(arguments.json, report)
@@ -346,7 +347,7 @@ MAX_HORIZON, MAX_VOCAB, EPSILONS, MAX_CURVES = 2**22, 2**20, (1e-12, 20.0), 8
 
 def _curves(arguments: argparse.Namespace) -> int:
     from theory import __version__
-    from theory.reports import figures as plot
+    from theory.reports.curves import curves_report
     from theory.storage.files import write_json
     from theory.storage.runs import RunFolder
     from theory.studies import sweep
@@ -360,19 +361,7 @@ def _curves(arguments: argparse.Namespace) -> int:
         else None
     )
     sharpening = sweep.sharpening_curves() if arguments.family in ("sharpening", "all") else None
-    figures = {}
-    for curve in sweep.headlines(curves):
-        name = "error_vs_horizon" if curve.over_sqrt else "error_vs_horizon_fixed_epsilon"
-        figures[name] = plot.horizon_figure(curve, families)
-    if "coin-payoff" in families:
-        figures |= {
-            "clone_constant": plot.constant_figure(curves),
-            "crossover": plot.crossover_figure(curves),
-        }
-    if preference is not None:
-        figures["tv_vs_epsilon"] = plot.preference_figure(preference)
-    if sharpening is not None:
-        figures["sharpening"] = plot.sharpening_figure(sharpening)
+    shown = curves_report(curves, families, preference=preference, sharpening=sharpening)
     report = {
         "version": __version__,
         "arguments": {
@@ -385,13 +374,9 @@ def _curves(arguments: argparse.Namespace) -> int:
         else {name: asdict(one) for name, one in sharpening.items()},
     }
     with RunFolder(arguments.out) as run:
-        for name, figure in figures.items():
-            plot.save(figure, run.path, name)
+        shown.save_figures(run.path)
         write_json(run.path / "curves.json", report)
-    if curves:
-        print(sweep.render(curves, families))
-    if preference is not None:
-        print(preference)
+    print(shown.text())
     print(f"curves.json and figures in {arguments.out} ({time.monotonic() - started:.0f} s)")
     return 0
 
@@ -446,7 +431,7 @@ def _check_curves(
 
 
 def _learn(arguments: argparse.Namespace) -> int:
-    from theory.reports import figures as plot
+    from theory.reports.learning import learning_report
     from theory.storage.runs import RunFolder
     from theory.studies import learning
 
@@ -472,8 +457,9 @@ def _learn(arguments: argparse.Namespace) -> int:
         curve = learning.learning_curve(
             horizons, sizes, experts=experts, vocab_size=arguments.vocab, **options, run=run
         )
-        plot.save(plot.learning_figure(curve), arguments.out, "learning")
-    print(curve.render())
+        shown = learning_report(curve)
+        shown.save_figures(run.path)
+    print(shown.text())
     print(f"learning.jsonl and figure in {arguments.out} ({time.monotonic() - started:.0f} s)")
     return 0
 
@@ -502,6 +488,7 @@ def _numbers(
 def _solve(arguments: argparse.Namespace) -> int:
     from theory.arrays.namespace import require_positive
     from theory.mdp.token_mdp import TokenMDP
+    from theory.reports.solution import solution_report
     from theory.solve.soft import plain_optimal, soft_optimal
     from theory.storage.files import write_json
 
@@ -521,28 +508,9 @@ def _solve(arguments: argparse.Namespace) -> int:
         )
     solved, best = soft_optimal(mdp, alpha), plain_optimal(mdp)
     numbers = {"alpha": alpha} | _solution(mdp, solved, best)
-    print(
-        f"{arguments.file}: H = {mdp.horizon}, V = {mdp.vocab_size}, {mdp.dynamics.n_prompts} "
-        f"prompt(s), α = {alpha:g}"
-    )
-    print(f"  soft value  E V*(s₁)                      {numbers['soft_value']:.10g}")
-    print(f"  plain value of the soft-optimal policy    {numbers['expert_plain_value']:.10g}")
-    print(f"  plain value of the best policy            {numbers['optimal_plain_value']:.10g}")
-    print(f"  entropy of the soft-optimal policy        {numbers['expert_entropy']:.10g} nats")
-    shown = zip(
-        numbers["map_response"], numbers["map_log_prob"], numbers["map_return"], strict=True
-    )
-    for prompt, (tokens, log_p, total) in enumerate(list(shown)[:10]):
-        print(
-            f"  MAP response to prompt {prompt}: {' '.join(map(str, tokens))}   log π = "
-            f"{log_p:.6g}, r* = {total:.6g}"
-        )
-    if mdp.dynamics.n_prompts > 10:
-        print(f"  … {mdp.dynamics.n_prompts - 10} more prompts: all of them with --json")
     if epsilon is not None:
-        worst = _worst_cases(mdp, solved.policy, best, alpha, epsilon)
-        _print_worst_cases(worst)
-        numbers |= worst
+        numbers |= _worst_cases(mdp, solved.policy, best, alpha, epsilon)
+    print(solution_report(str(arguments.file), numbers).text())
     if arguments.json is not None:
         write_json(arguments.json, numbers)
     return 0
@@ -612,31 +580,6 @@ def _worst_cases(
         "bounds": every_bound(mdp.horizon, epsilon, alpha, mdp.vocab_size, mdp.reward_width),
         "out_of_reach": out_of_reach,
     }
-
-
-WORST_CASES = (
-    ("cloning, V^{π_E} − V^{π̂}", "worst_clone_gap", "clone_gap_stepwise", "clone_gap_paper"),
-    ("RL, V^{π_E} − V^{π_RL}", "worst_map_gap", "rl_gap_expert", "rl_gap_paper"),
-    ("RL, max_π V^π − V^{π_RL}", "worst_map_gap_optimal", "rl_gap", None),
-    ("preferences, TV", "worst_preference_tv", "preference_tv_sharp", "preference_tv_paper"),
-    ("regularised, α KL(π̂‖π_E)", "worst_regularised_gap", "regularised_gap", None),
-)
-"""What is shown of `_worst_cases`: a label, the worst case, its sharp bound, and the paper's."""
-
-
-def _print_worst_cases(worst: dict[str, Any]) -> None:
-    title = f"exact worst cases of the ball, ε = {worst['epsilon']:g} nats"
-    print(f"  {title:<49}{'worst':>5}{'sharp bound':>14}{'paper':>14}")
-    for label, name, sharp, paper in WORST_CASES:
-        accents = label.count("\u0302")
-        value = "–" if worst[name] is None else f"{worst[name]:.6g}"
-        paper_value = "" if paper is None else f"{worst['bounds'][paper]:.6g}"
-        print(
-            "    "
-            f"{label:<{38 + accents}}{value:>14}{worst['bounds'][sharp]:>14.6g}{paper_value:>14}"
-        )
-    for name, reason in worst["out_of_reach"].items():
-        print(f"    {name}: {reason}")
 
 
 if __name__ == "__main__":

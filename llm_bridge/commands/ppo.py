@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llm_bridge.improve.ppo import PPOConfig
+    from llm_bridge.improve.config import PPOConfig
     from llm_bridge.improve.run import Evaluate
     from llm_bridge.improve.target import ExactTarget
     from llm_bridge.models.load import CausalLM
@@ -185,7 +185,7 @@ def _terminated() -> Iterator[Callable[[], bool]]:
 
 def _config(arguments: argparse.Namespace) -> PPOConfig:
     """Defaults, then those of the task, then the file, then the options."""
-    from llm_bridge.improve.ppo import PPOConfig
+    from llm_bridge.improve.config import PPOConfig
 
     known = {field.name for field in fields(PPOConfig)}
     found: dict[str, Any] = {}

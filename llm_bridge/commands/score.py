@@ -311,7 +311,7 @@ def _report(
     from llm_bridge.preferences import accuracy
     from llm_bridge.preferences import page as report
     from llm_bridge.preferences import run as scoring
-    from theory.reports import figures as plot
+    from theory.reports.report import save_figure
     from theory.storage.files import write_json
 
     left_out = [{"place": str(problem.place), "message": problem.message} for problem in problems]
@@ -343,7 +343,7 @@ def _report(
     write_json(arguments.out / "summary.json", summary | {"scores": scores})
     main = next(iter(scores.values()))
     if "domains" in main:
-        plot.save(report.domain_figure(main["domains"]), arguments.out, "domains")
+        save_figure(report.domain_figure(main["domains"]), arguments.out, "domains")
     page = arguments.out / "report.html"
     page.unlink(missing_ok=True)
     if arguments.html and arguments.method == "endogenous":
@@ -355,49 +355,15 @@ def _report(
             if key[0] in ids
         }
         facts = {name: str(run[name]) for name in SHOWN_FACTS if run.get(name) is not None}
-        report.write_html(
-            page, shown, whole, lm.tokenizer, title=f"Endogenous reward of {lm.name}", facts=facts
-        )
+        title = f"Endogenous reward of {lm.name}"
+        report.token_report(shown, whole, lm.tokenizer, title=title, facts=facts).save(page.parent)
     print(f"{lm.name}, {arguments.method}, {'chat template' if run['chat'] else 'plain text'}")
-    print("\n".join(table(scores)))
+    print(report.accuracy_table(scores).text(100))
     if cut:
         print(f"responses of {len(cut)} comparisons were cut to the context of {lm.name}")
 
 
 SHOWN_FACTS = ("model", "alpha", "gauge", "terminal", "chat", "eos", "system", "dtype")
-
-
-def table(scores: dict[str, dict[str, Any]]) -> list[str]:
-    """Lines of a table: every subset, under each score, beside the null of length and with length
-    held fixed.
-    """
-    header = (
-        f"{'subset':<28}{'score':<10}{'n':>6}  "
-        f"{'accuracy':<19}{'hard/normal/easy':<18}{'shorter':<9}"
-    )
-    lines = [header + f"{'matched (pairs)':<18}{'logistic':<9}"]
-    subsets = list(next(iter(scores.values()))["subsets"])
-    for subset in [*(["(all)"] if len(subsets) > 1 else []), *subsets]:
-        for n, (name, whole) in enumerate(scores.items()):
-            one = whole if subset == "(all)" else whole["subsets"][subset]
-            matched, fit = (
-                one["length_controlled"]["characters"][how] for how in ("matched", "logistic")
-            )
-            interval = "{value:.3f} [{low:.3f}, {high:.3f}]".format(**one["accuracy"])
-            levels = "/".join(
-                f"{one[level]['value']:.3f}" for level in ("hard", "normal", "easy") if level in one
-            )
-            shorter = f"{one['nulls']['shorter (characters)']['accuracy']['value']:.3f}"
-            first = f"{subset[:27] if n == 0 else '':<28}{name:<10}{one['comparisons'] if n == 0 else '':>6}  "
-            pairs = f"{_number(matched['value'])} ({matched['pairs']})"
-            lines.append(
-                f"{first}{interval:<21}{levels:<18}{shorter:<9}{pairs:<18}{_number(fit['value']):<9}".rstrip()
-            )
-    return lines
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
 
 
 def _list(problems: list[Problem]) -> None:

@@ -28,10 +28,7 @@ from llm_bridge.models.head import TokenStatistics, call, evaluation, find_head,
 from llm_bridge.models.load import CausalLM, require_same_tokenizer
 from llm_bridge.models.prompts import Prompt, prompt_ids, response_ids
 from llm_bridge.read.prefixes import require_integer
-from theory.commands.options import OptionError, Options, option
-from theory.mdp.policy import Policy
-from theory.mdp.token_mdp import TokenMDP
-from theory.solve.reward import Gauge, Terminal, endogenous_reward
+from llm_bridge.read.reading import RewardReading
 
 __all__ = [
     "Aggregation",
@@ -52,49 +49,6 @@ def _require_one_of(name: str, value: Any, known: Any) -> None:
         raise ValueError(
             f"{name}={value!r}: must be one of {', '.join(map(repr, get_args(known)))}"
         )
-
-
-@dataclass(frozen=True)
-class RewardReading(Options):
-    """Say how a reward is read from the logits `f` of a model that is sampled at temperature 1.
-
-    Attributes:
-        alpha: temperature ``α`` of the reward, reward units per nat.
-        gauge: where the value of a state comes from: ``"logits"``, ``V(s) = α log Σ exp f(s)``
-            (the paper's choice), or ``"logprob"``, ``V ≡ 0``, so that ``r = α log π``.
-        terminal: value after the last token of a response that does not end with an end token:
-            ``"zero"``, or ``"bootstrap"`` for the model's own ``V`` there.
-
-    Raises:
-        OptionError: a `ValueError` that names the field, its value and what to give instead.
-
-    >>> RewardReading(alpha=0.5, gauge="logprob")
-    RewardReading(alpha=0.5, gauge='logprob', terminal='zero')
-    >>> RewardReading(gauge="logprob", terminal="bootstrap")
-    Traceback (most recent call last):
-    theory.commands.option.OptionError: terminal='bootstrap': must be zero with gauge=logprob
-
-    """
-
-    alpha: float = option(
-        1.0, help="temperature of the reward", unit="reward units per nat", low=1e-9, high=1e9
-    )
-    gauge: Gauge = option("logits", help="value of a state: log-sum-exp of its logits, or 0")
-    terminal: Terminal = option("zero", help="value after the last token: 0, or the model's own")
-
-    def check(self) -> None:
-        """Refuse a value after the last token in the gauge that has no values."""
-        if self.gauge == "logprob" and self.terminal == "bootstrap":
-            raise OptionError("terminal", "must be zero with {gauge}=logprob", "bootstrap")
-
-    def of_policy(self, policy: Policy) -> TokenMDP:
-        """Return the token MDP whose reward this reading finds in a tabular policy.
-
-        Raises:
-            ValueError: see `theory.solve.reward.endogenous_reward`.
-
-        """
-        return endogenous_reward(policy, self.alpha, gauge=self.gauge, terminal=self.terminal)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,13 +6,10 @@ import argparse
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from theory.commands import shared
 from theory.commands.options import Command, Group, OptionError, Options, option
-
-if TYPE_CHECKING:
-    from theory.studies.sweep import HorizonCurve
 
 __all__ = ["COMMAND", "CurvesOptions"]
 
@@ -113,7 +110,7 @@ class CurvesOptions(Options):
 def run(arguments: argparse.Namespace) -> int:
     """Compute, write and print the curves; returns the exit code."""
     from theory import __version__
-    from theory.reports import figures as plot
+    from theory.reports.curves import curves_report
     from theory.storage.files import write_json
     from theory.storage.runs import RunFolder
     from theory.studies import sweep
@@ -127,11 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
     sharpening = None
     if options.family in ("sharpening", "all"):
         sharpening = sweep.sharpening_curves()
-    figures = _horizon_figures(curves, options.families)
-    if preference is not None:
-        figures["tv_vs_epsilon"] = plot.preference_figure(preference)
-    if sharpening is not None:
-        figures["sharpening"] = plot.sharpening_figure(sharpening)
+    shown = curves_report(curves, options.families, preference=preference, sharpening=sharpening)
     report = {
         "version": __version__,
         "arguments": {"command": "curves"} | options.as_dict(results_only=True),
@@ -142,30 +135,11 @@ def run(arguments: argparse.Namespace) -> int:
         else {name: asdict(one) for name, one in sharpening.items()},
     }
     with RunFolder(options.out) as folder:
-        for name, figure in figures.items():
-            plot.save(figure, folder.path, name)
+        shown.save_figures(folder.path)
         write_json(folder.path / "curves.json", report)
-    if curves:
-        print(sweep.render(curves, options.families))
-    if preference is not None:
-        print(preference)
+    print(shown.text())
     print(f"curves.json and figures in {options.out} ({time.monotonic() - started:.0f} s)")
     return 0
-
-
-def _horizon_figures(curves: list[HorizonCurve], families: tuple[str, ...]) -> dict[str, Any]:
-    """Figures of the curves against the horizon, by the names of their files."""
-    from theory.reports import figures as plot
-    from theory.studies import sweep
-
-    figures = {}
-    for curve in sweep.headlines(curves):
-        name = "error_vs_horizon" if curve.over_sqrt else "error_vs_horizon_fixed_epsilon"
-        figures[name] = plot.horizon_figure(curve, families)
-    if "coin-payoff" in families:
-        figures["clone_constant"] = plot.constant_figure(curves)
-        figures["crossover"] = plot.crossover_figure(curves)
-    return figures
 
 
 COMMAND = Command(

@@ -62,7 +62,7 @@ class LearnOptions(Options):
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, draw and print the curve; returns the exit code."""
-    from theory.reports import figures as plot
+    from theory.reports.learning import learning_report
     from theory.storage.runs import RunFolder
     from theory.studies import learning
 
@@ -82,8 +82,9 @@ def run(arguments: argparse.Namespace) -> int:
             seed=options.seed,
             run=folder,
         )
-        plot.save(plot.learning_figure(curve), options.out, "learning")
-    print(curve.render())
+        shown = learning_report(curve)
+        shown.save_figures(folder.path)
+    print(shown.text())
     print(f"learning.jsonl and figure in {options.out} ({time.monotonic() - started:.0f} s)")
     return 0
 

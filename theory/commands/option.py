@@ -195,7 +195,7 @@ class Option:
 
     def _ended(self, text: str) -> str:
         text += f" {self.unit}" if self.unit else ""
-        text += f", or {NONE}" if self._can_be_off else ""
+        text += f", or {NONE} for off" if self._can_be_off else ""
         return f"{text}; {self.remedy}" if self.remedy else text
 
     def shown_default(self) -> str:

@@ -41,6 +41,7 @@ class SolveOptions(Options):
 def run(arguments: argparse.Namespace) -> int:
     """Solve and print; returns the exit code."""
     from theory.mdp.token_mdp import TokenMDP
+    from theory.reports.solution import solution_report
     from theory.solve.soft import plain_optimal, soft_optimal
     from theory.storage.files import write_json
 
@@ -53,39 +54,12 @@ def run(arguments: argparse.Namespace) -> int:
     solved = soft_optimal(mdp, options.alpha)
     best = plain_optimal(mdp)
     numbers = {"alpha": options.alpha} | _solution(mdp, solved, best)
-    _print_solution(options, numbers)
     if options.epsilon is not None:
-        worst = _worst_cases(mdp, solved.policy, best, options.alpha, options.epsilon)
-        _print_worst_cases(worst)
-        numbers |= worst
+        numbers |= _worst_cases(mdp, solved.policy, best, options.alpha, options.epsilon)
+    print(solution_report(str(options.file), numbers).text())
     if options.json is not None:
         write_json(options.json, numbers)
     return 0
-
-
-def _print_solution(options: SolveOptions, numbers: dict[str, Any]) -> None:
-    print(
-        f"{options.file}: H = {numbers['horizon']}, V = {numbers['vocab_size']}, "
-        f"{numbers['n_prompts']} prompt(s), α = {options.alpha:g}"
-    )
-    print(f"  soft value  E V*(s₁)                      {numbers['soft_value']:.10g}")
-    print(f"  plain value of the soft-optimal policy    {numbers['expert_plain_value']:.10g}")
-    print(f"  plain value of the best policy            {numbers['optimal_plain_value']:.10g}")
-    print(f"  entropy of the soft-optimal policy        {numbers['expert_entropy']:.10g} nats")
-    shown = zip(
-        numbers["map_response"], numbers["map_log_prob"], numbers["map_return"], strict=True
-    )
-    for prompt, (tokens, log_p, total) in enumerate(list(shown)[:SHOWN]):
-        print(
-            f"  MAP response to prompt {prompt}: {' '.join(map(str, tokens))}   log π = "
-            f"{log_p:.6g}, r* = {total:.6g}"
-        )
-    if numbers["n_prompts"] > SHOWN:
-        print(f"  … {numbers['n_prompts'] - SHOWN} more prompts: all of them with --json")
-
-
-SHOWN = 10
-"""Prompts whose responses are printed."""
 
 
 def _solution(mdp: TokenMDP, solution: Solution, best: Solution) -> dict[str, Any]:
@@ -152,31 +126,6 @@ def _worst_cases(
         "bounds": every_bound(mdp.horizon, epsilon, alpha, mdp.vocab_size, mdp.reward_width),
         "out_of_reach": out_of_reach,
     }
-
-
-WORST_CASES = (
-    ("cloning, V^{π_E} − V^{π̂}", "worst_clone_gap", "clone_gap_stepwise", "clone_gap_paper"),
-    ("RL, V^{π_E} − V^{π_RL}", "worst_map_gap", "rl_gap_expert", "rl_gap_paper"),
-    ("RL, max_π V^π − V^{π_RL}", "worst_map_gap_optimal", "rl_gap", None),
-    ("preferences, TV", "worst_preference_tv", "preference_tv_sharp", "preference_tv_paper"),
-    ("regularised, α KL(π̂‖π_E)", "worst_regularised_gap", "regularised_gap", None),
-)
-"""What is shown of `_worst_cases`: a label, the worst case, its sharp bound, and the paper's."""
-
-
-def _print_worst_cases(worst: dict[str, Any]) -> None:
-    title = f"exact worst cases of the ball, ε = {worst['epsilon']:g} nats"
-    print(f"  {title:<49}{'worst':>5}{'sharp bound':>14}{'paper':>14}")
-    for label, name, sharp, paper in WORST_CASES:
-        accents = label.count("\u0302")
-        value = "–" if worst[name] is None else f"{worst[name]:.6g}"
-        paper_value = "" if paper is None else f"{worst['bounds'][paper]:.6g}"
-        print(
-            "    "
-            f"{label:<{38 + accents}}{value:>14}{worst['bounds'][sharp]:>14.6g}{paper_value:>14}"
-        )
-    for name, reason in worst["out_of_reach"].items():
-        print(f"    {name}: {reason}")
 
 
 COMMAND = Command("solve", "solve a token MDP from an .npz file", (Group(SolveOptions),), run)

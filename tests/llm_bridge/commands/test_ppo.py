@@ -18,7 +18,7 @@ from tiny import saved
 
 from llm_bridge.commands.main import main
 from llm_bridge.improve.cost import cost
-from llm_bridge.improve.ppo import PPOConfig
+from llm_bridge.improve.config import PPOConfig
 from llm_bridge.improve.run import read_metrics
 from llm_bridge.improve.trainer import Trainer
 from llm_bridge.models.spec import ModelSpec

@@ -1,4 +1,4 @@
-"""A model as it is read: rounded weights, adapters, and which two variants are one model."""
+"""A model as it is read: rounded weights, adapters, and which two specifications are one model."""
 
 import copy
 import json
@@ -118,7 +118,10 @@ def test_a_weight_that_is_no_linear_layers():
     as it is.
     """
     lm = mixture("Llama4Text", head_dim=8, intermediate_size_mlp=48)
-    place = r"model.layers.0.feed_forward.experts.gate_up_proj of shape \(3, 32, 96\) in a Llama4TextExperts"
+    place = (
+        r"model.layers.0.feed_forward.experts.gate_up_proj of shape \(3, 32, 96\) in a "
+        r"Llama4TextExperts"
+    )
     before = copy.deepcopy(lm.model.state_dict())
     with pytest.raises(
         ValueError, match=rf"bits=4: Llama4Text has a weight that is no linear layer's: {place}"

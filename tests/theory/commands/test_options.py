@@ -78,7 +78,7 @@ def test_a_prefix_is_before_every_name_and_stands_for_the_main_one():
         ("--share 1", "--share=1: must be above 0 and below 1"),
         ("--count 1.5", "--count=1.5: must be a whole number, at least 1"),
         ("--count 0", "--count=0: must be at least 1"),
-        ("--clip 0", "--clip=0: must be above 0, or none"),
+        ("--clip 0", "--clip=0: must be above 0, or none for off"),
         ("--horizons 3,0", "--horizons=0: must be from 1 to 65,536"),
         ("--horizons 3,", "--horizons=: must be whole numbers separated by commas, from 1 to "),
         ("--reward none", "--reward=none: must be one of dense, sum"),
