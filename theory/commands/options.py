@@ -151,9 +151,41 @@ class Options:
             typed = given.get(error.name)
             whole = isinstance(typed, str) and not declared[error.name].many
             shown = f"{error.value:g}" if isinstance(error.value, float) else str(error.value)
-            names = {name: one.on_command_line(prefix) for name, one in declared.items()}
+            names = cls._typed(given, prefix)
             raise ValueError(error.spelled(names, str(typed) if whole else shown)) from None
         return found
+
+    @classmethod
+    def refuse(
+        cls,
+        namespace: argparse.Namespace,
+        reason: str,
+        names: Collection[str] | None = None,
+        prefix: str = "",
+    ) -> None:
+        """Raise `ValueError` if the command line gives one of these fields (by default: any).
+
+        Args:
+            namespace: of a parser with the arguments of `add_to`.
+            reason: what follows the name of the option, such as ``"needs --model"``.
+            names: the fields.
+            prefix: as for `add_to`.
+
+        """
+        given = cls.given(namespace, prefix)
+        for name in given:
+            if names is None or name in names:
+                raise ValueError(f"{cls._typed(given, prefix)[name]} {reason}")
+
+    @classmethod
+    def _typed(cls, given: dict[str, Any], prefix: str) -> dict[str, str]:
+        """The options' names as they are typed; flags that were switched off begin with no-."""
+        return {
+            name: f"--no-{one.spelled(prefix)}"
+            if given.get(name) is False
+            else one.on_command_line(prefix)
+            for name, one in cls.declared().items()
+        }
 
     def as_dict(self, prefix: str = "", *, results_only: bool = False) -> dict[str, Any]:
         """The values as JSON holds them, by the names of the command line.

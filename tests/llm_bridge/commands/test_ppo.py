@@ -17,15 +17,15 @@ pytest.importorskip("transformers")
 from tiny import saved
 
 from llm_bridge.commands.main import main
-from llm_bridge.improve.cost import cost
 from llm_bridge.improve.config import PPOConfig
+from llm_bridge.improve.cost import cost
 from llm_bridge.improve.run import read_metrics
 from llm_bridge.improve.trainer import Trainer
 from llm_bridge.models.spec import ModelSpec
 from llm_bridge.tasks.accuracy import evaluate_tasks, write
 from llm_bridge.tasks.generated import Task, addition
 
-FEW = ["--set", "prompts_per_step=8", "samples=2", "minibatch=16", "microbatch=8"]
+FEW = ["--prompts-per-step", "8", "--samples", "2", "--minibatch", "16", "--microbatch", "8"]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_a_real_model_is_held_against_its_exact_optimum(shared_models, tmp_path,
         "ppo",
         "--model",
         str(shared_models / "nano-sort"),
-        "--prompts",
+        "--task",
         "sorting",
         "--beta",
         "0.1",
@@ -221,7 +221,8 @@ def test_a_run_that_diverges_says_why(folder, problems, tmp_path, capsys):
         "--out",
         str(tmp_path),
     ]
-    assert main([*command, *FEW, "stop_kl=1e-5", "lr=1e-3", "warmup=1", "--steps", "5"]) == 1
+    diverging = ["--stop-kl", "1e-5", "--lr", "1e-3", "--warmup", "1", "--steps", "5"]
+    assert main([*command, *FEW, *diverging]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert re.match(
         r"endorm ppo: stopped: step [2-5]: KL to the frozen model is .*, above stop_kl=1e-05; the "
@@ -249,8 +250,8 @@ def test_hyperparameters_come_from_a_file_and_from_options(folder, problems, tmp
         str(tmp_path / "config.json"),
         "--beta",
         "0.2",
-        "--set",
-        "baseline=group",
+        "--baseline",
+        "group",
     ]
     assert main(command) == 0
     printed = capsys.readouterr().out
@@ -267,10 +268,11 @@ def test_hyperparameters_come_from_a_file_and_from_options(folder, problems, tmp
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--set", "epoch=1"], "epoch: no such hyperparameter; there are adaptive_kl, alpha,"),
-        (["--set", "epochs"], "--set epochs: must be NAME=VALUE"),
-        (["--beta", "-1"], "beta=-1.0: must be 0 or more"),
-        (["--set", "clip=high"], "hyperparameters: "),
+        (["--config", "{tmp}/typo.json"], "epoch: no such hyperparameter; there are adaptive_kl,"),
+        (["--beta", "-1"], "--beta=-1: must be at least 0 reward units per nat"),
+        (["--clip", "high"], "--clip=high: must be a number, above 0, or none for off"),
+        (["--task", "addition"], "--task or --data: give one of them"),
+        (["--teacher-bits", "4"], "--teacher-bits needs --teacher"),
         (["--config", "nowhere.json"], "--config=nowhere.json: cannot be read as JSON"),
         (["--eval-every", "0"], "--eval-every=0: must be at least 1"),
         (["--chat"], "--chat: the tokenizer of tiny has no chat template"),
@@ -278,6 +280,7 @@ def test_hyperparameters_come_from_a_file_and_from_options(folder, problems, tmp
     ],
 )
 def test_bad_input_is_one_line(folder, problems, tmp_path, capsys, options, message):
+    (tmp_path / "typo.json").write_text('{"epoch": 1}')
     command = [
         "ppo",
         "--model",
@@ -286,7 +289,7 @@ def test_bad_input_is_one_line(folder, problems, tmp_path, capsys, options, mess
         str(problems),
         "--out",
         str(tmp_path / "out"),
-        *options,
+        *(word.format(tmp=tmp_path) for word in options),
     ]
     assert main(command) == 2
     error = capsys.readouterr().err
