@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -92,7 +93,7 @@ def _scatter(axes: Axes, points: Sequence[Point], colour: str, order: int) -> No
         axes.errorbar(
             x, y, yerr=sides, fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.8, zorder=order
         )
-        paint = (
+        paint: dict[str, Any] = (
             {"facecolors": "none", "edgecolors": colour} if marker in HOLLOW else {"color": colour}
         )
         axes.scatter(
@@ -147,6 +148,7 @@ def _handles(
         marker = MARKERS[quantity]
         name = {"value of π̂^2": r"value of $\hat\pi^2$"}.get(quantity, quantity)
         fill = "none" if marker in HOLLOW else "0.2"
-        style = {"color": "0.2", "marker": marker, "mfc": fill, "ls": "none", "ms": 6}
-        handles.append(Line2D([], [], label=name, **style))
+        handles.append(
+            Line2D([], [], color="0.2", marker=marker, mfc=fill, ls="none", ms=6, label=name)
+        )
     return handles
