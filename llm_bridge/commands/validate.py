@@ -123,10 +123,12 @@ class _Request:
         if self.options.task is not None:
             reason = f"is not read with --task {self.options.task}, which has its own"
             TreeOptions.refuse(arguments, reason, RESPONSES)
-        elif self._of_table:
-            TreeOptions.refuse(arguments, "is that of the token MDP in --expert", ("horizon",))
-        if self._of_table and self.options.task is not None:
-            raise ValueError("--task and --expert FILE.npz: give one of them")
+        if self._of_table:
+            reason = f"is not read with --expert={ModelSpec.given(arguments, 'expert-')['model']}"
+            ValidateOptions.refuse(arguments, reason, ("task",))
+            TreeOptions.refuse(arguments, reason, ("horizon",))
+            others = ModelSpec.declared().keys() - {"model"}
+            ModelSpec.refuse(arguments, reason, others, prefix="expert-")
 
     @property
     def _of_table(self) -> bool:
