@@ -41,7 +41,9 @@ class Sampling(Options):
     """Say how much is sampled, from which seed, and how sure the intervals are."""
 
     draws: int = option(64, help="responses sampled to each prompt", low=2)
-    pairs: int = option(64, help="pairs of responses sampled for each prompt", low=2)
+    pairs: int = option(
+        64, help="pairs of responses sampled for each prompt", low=2, flag="pairs-per-prompt"
+    )
     seed: int = shared.seed(help="of everything that is sampled")
     confidence: float = shared.confidence()
 

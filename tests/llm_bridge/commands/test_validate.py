@@ -37,7 +37,7 @@ def validate(models, out, *more):
         "float64",
         "--draws",
         "32",
-        "--pairs",
+        "--pairs-per-prompt",
         "32",
     ]
     return main(["validate", *argv, "--out", str(out), *more])
@@ -112,13 +112,24 @@ def test_against_a_token_mdp(models, tmp_path):
 
 
 def test_trains_a_model_where_none_is_given(tmp_path, capsys):
-    assert main(["validate", "--draws", "16", "--pairs", "16", "--out", str(tmp_path)]) == 0
+    assert (
+        main(["validate", "--draws", "16", "--pairs-per-prompt", "16", "--out", str(tmp_path)]) == 0
+    )
     assert "training steps: 200" in capsys.readouterr().out
 
 
 def test_addition(shared_models, tmp_path):
     argv = ["validate", "--model", str(shared_models / "add-small"), "--task", "addition"]
-    argv += ["--n-prompts", "3", "--pair-prompts", "1", "--pairs", "8", "--expert-share", "0"]
+    argv += [
+        "--n-prompts",
+        "3",
+        "--pair-prompts",
+        "1",
+        "--pairs-per-prompt",
+        "8",
+        "--expert-share",
+        "0",
+    ]
     assert main([*argv, "--out", str(tmp_path)]) == 0
     found = read(tmp_path)
     units = {point["quantity"]: point["unit"] for point in found["points"]}
