@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from llm_bridge.check.points import Point
 from theory.reports.figures import PALETTE
 
-__all__ = ["diagonal_figure"]
+__all__ = ["MARKERS", "diagonal_figure"]
 
 PANELS = {
     "reward": "rewards (reward units)",
@@ -30,6 +30,8 @@ MARKERS = {
     "preference agreement": "P",
     "mean preference error (TV)": "X",
 }
+"""Marks of the quantities of `llm_bridge.check.validation`, in its order."""
+
 HOLLOW = "os^D"
 BEHIND = "0.62"
 FAR = 2.6
