@@ -78,7 +78,8 @@ def train(
             `llm_bridge.improve.target.ExactTarget.report`.
         eval_every: batches between evaluations; there is one at the start and at the end too.
         checkpoint_every: batches between checkpoints.
-        teacher: whose endogenous reward is maximised, see `Trainer`.
+        teacher: model whose endogenous reward is maximised, see `Trainer`; `run.json` identifies
+            it by a hash of its weights (``reward_of``).
         extra: a further reward of the tokens drawn, see `Trainer`.
         resume: go on from the checkpoint in `out`; warns where there is none yet, and begins.
         tensorboard: write the metrics for TensorBoard too.

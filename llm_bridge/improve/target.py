@@ -1,10 +1,18 @@
 """Where PPO must end, exactly, on prompts whose token tree can be enumerated, and how far from
 there a policy is.
+
+With reward `r` (of `π̂` or of a teacher), KL coefficient `β` and entropy bonus `η` the objective is
+
+    J(π) = V^π_r − β KL(π‖π̂) + η H(π) = V^π_{r − η log π̂} − (β + η) KL(π‖π̂),
+
+which `theory.solve.improve.kl_optimal` maximises. With ``r = α log π̂`` the maximum is the power
+policy ``π̂^{(α+β)/(β+η)}``, with a teacher and ``η = 0`` it is ``∝ π̂ · π_teacher^{α/β}``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,31 +23,30 @@ from llm_bridge.read.tree import token_tree
 from theory.mdp.distances import kl
 from theory.mdp.policy import Policy
 from theory.mdp.responses import Responses, greedy_response, log_prob, map_response
+from theory.mdp.token_mdp import TokenMDP
 from theory.mdp.values import plain_value, trajectory_entropy
-from theory.solve.improve import distil
+from theory.solve.improve import hybrid_reward, kl_optimal
 from theory.solve.reward import endogenous_reward
-from theory.solve.soft import power_policy
 
 __all__ = ["ExactTarget", "right"]
 
 
 class ExactTarget:
-    """Where training must end on `P` prompts, equally likely: ``J_β`` is highest at ``π̂^{1+α/β}``.
+    """Hold a policy against the exact end of training on `P` prompts, equally likely.
 
     Args:
         lm: `π̂`.
         prompts: `P` texts.
         config: of the run; ``max_tokens`` is the horizon `H`.
-        teacher: of the run; the optimum is then ``∝ π̂ · π_teacher^{α/β}``, and no entropy bonus is
-            possible.
         answers: the right response to each prompt, texts of `H` tokens, for the accuracies.
+        teacher: of the run: the model whose reward is maximised, `None` for `π̂` itself.
 
     Attributes:
         anchor: `π̂` on the tree.
-        optimum: ``π̂^{(α+β)/(β+η)}``, `η` the entropy bonus: with ``η = 0`` the power policy
-            ``π̂^{1+α/β}``.
-        reward: ``α log π̂``: in another gauge all objectives are larger by ``E V̂(s₁)``, and their
-            differences the same.
+        reward: what is maximised. Where its value after the last token is zero, it is in gauge
+            ``"logprob"`` whatever the run's: in the other one all objectives are larger by ``E
+            V(s₁)``, and their differences the same.
+        optimum: the policy that training must end at.
 
     Raises:
         ValueError: responses can end early, there is no optimum to converge to, an answer has
@@ -60,10 +67,6 @@ class ExactTarget:
             raise ValueError(
                 f"end_tokens={ends}: every response of the tree has max_tokens tokens; use ()"
             )
-        if config.terminal != "zero":
-            raise ValueError(
-                f"terminal={config.terminal!r}: the power policy is the optimum for 'zero' alone"
-            )
         if config.adaptive_kl is not None:
             raise ValueError(
                 f"adaptive_kl={config.adaptive_kl}: where β moves, so does the optimum; use a "
@@ -78,21 +81,13 @@ class ExactTarget:
                 "beta=0.0: without KL penalty and entropy bonus there is no one optimum; give one "
                 "of them"
             )
-        self.prompts, self.config = tuple(prompts), config
+        self.prompts = tuple(prompts)
+        self.config = config
         self.anchor = token_tree(lm, prompts, config.max_tokens).policy
-        self.reward = endogenous_reward(self.anchor, config.alpha, gauge="logprob")
-        self.optimum = power_policy(
-            self.anchor, (config.alpha + config.beta) / (config.beta + config.entropy)
-        )
-        if teacher is not None:
-            if config.entropy:
-                raise ValueError(
-                    f"entropy={config.entropy}: with a teacher there is no exact optimum here; use "
-                    "0"
-                )
-            expert = token_tree(teacher, prompts, config.max_tokens).policy
-            self.reward = endogenous_reward(expert, config.alpha, gauge="logprob")
-            self.optimum = distil(self.anchor, expert, config.alpha, config.beta).policy
+        self.reward = self._reward(teacher or lm)
+        log_anchor = endogenous_reward(self.anchor, 1.0, gauge="logprob")
+        charged = hybrid_reward(self.reward, log_anchor, -config.entropy)
+        self.optimum = kl_optimal(charged, self.anchor, config.beta + config.entropy).policy
         self.answers: Responses | None = None
         if answers is not None:
             ids = [
@@ -106,8 +101,16 @@ class ExactTarget:
             self.answers = Responses(np.arange(len(ids)), np.array(ids))
         self._ends = self.objective(self.anchor), self.objective(self.optimum)
 
+    def _reward(self, lm: CausalLM) -> TokenMDP:
+        reading = self.config.reading
+        if reading.terminal == "zero":
+            reading = replace(reading, gauge="logprob")
+        further = reading.terminal == "bootstrap"
+        tree = token_tree(lm, self.prompts, self.config.max_tokens, terminal_layer=further)
+        return reading.of_policy(tree.policy)
+
     def objective(self, policy: Policy) -> float:
-        """``J_β(π) = V^π_r̂ − β KL(π‖π̂) + η H(π)``, averaged over prompts, reward units."""
+        """Return ``V^π_r − β KL(π‖π̂) + η H(π)``, averaged over prompts, reward units."""
         penalty = self.config.beta * kl(
             policy, self.anchor
         ) - self.config.entropy * trajectory_entropy(policy)

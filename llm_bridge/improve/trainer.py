@@ -54,9 +54,10 @@ class Trainer:
         lm: `π̂`.
         prompts: texts, or token ids, to draw batches from.
         config: everything else.
-        teacher: whose endogenous reward is maximised in place of `π̂`'s own; the optimum is ``∝ π̂
-            · π_teacher^{α/β}`` (distillation; with an earlier or a later `π̂`, the schemes of
-            `theory.solve.improve.SCHEMES`).
+        teacher: model whose endogenous reward is maximised in place of `π̂`'s own, read as
+            ``config.reading`` says: on-policy distillation, with optimum ``∝ π̂ ·
+            π_teacher^{α/β}`` (with an earlier or a later `π̂` as teacher, the schemes of
+            `theory.solve.improve.SCHEMES`). `π̂` still anchors the KL penalty.
         extra: a reward of the tokens drawn that comes on top of the endogenous one, such as a
             checked answer; with ``config.alpha = 0`` there is no other.
         group: the processes of the run: each has its share of every batch, and a run is the same
@@ -453,9 +454,10 @@ class Trainer:
                 f"prompts: {path} is of a run on other prompts; give those, or start anew"
             )
         if state["model"] != self._identity:
+            which = "teacher" if state["model"][0] == self._identity[0] else "lm"
+            name = self.frozen[-1 if which == "teacher" else 0].name
             raise ValueError(
-                f"lm: {path} is of a run from another model than {self.frozen[0].name}; give that "
-                "one"
+                f"{which}: {path} is of a run from another model than {name}; give that one"
             )
         checkpoints.set_state_dict(
             self.actor,
