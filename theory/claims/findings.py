@@ -230,7 +230,7 @@ def _examine(tallies: Sequence[_Tally], instance: Any, weights: np.ndarray, budg
 
 
 class _Rows:
-    """What is known so far of a statement on the `n` problems of a batch, elements flat ``(n, m)``."""
+    """What is known of a statement on the `n` problems of a batch, elements flat ``(n, m)``."""
 
     def __init__(self, statement: Statement[Any], n: int) -> None:
         self.statement = statement

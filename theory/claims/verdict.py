@@ -175,7 +175,7 @@ def _occurs(instance: Evaluable, shape: tuple[int, ...]) -> Truth:
 
 
 def _spread(values: Any, shape: tuple[int, ...]) -> Any:
-    """Broadcast values of a batch, its prompts, or their responses or pairs: axes are added last."""
+    """Broadcast values of a batch, of its prompts, or of their responses: axes are added last."""
     values = _with_axes(values, len(shape))
     if is_enclosure(values):
         return values._each(lambda part: np.broadcast_to(part, shape))

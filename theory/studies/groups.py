@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from theory.claims.discounted import DISCOUNTED_STATEMENTS, DiscountedInstance
 from theory.claims.findings import Finding, Group, decide_each
-from theory.claims.instance import POOL, Instance
+from theory.claims.instance import Instance
+from theory.claims.problem import POOL
 from theory.claims.statement import Statement
 from theory.claims.statements import STATEMENTS
 from theory.mdp.policy import Policy

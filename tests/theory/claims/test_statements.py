@@ -8,7 +8,8 @@ import pytest
 from theory.arrays.enclosures import precision
 from theory.claims import bounds
 from theory.claims.findings import decide
-from theory.claims.instance import POOL, VISITED, Instance
+from theory.claims.instance import VISITED, Instance
+from theory.claims.problem import POOL
 from theory.claims.statements import STATEMENTS
 from theory.claims.verdict import check
 from theory.mdp.distances import kl, max_log_ratio

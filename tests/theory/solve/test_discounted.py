@@ -518,8 +518,8 @@ def test_no_statement_was_lost():
             "theorem-2-clone",
             "clone-elementary",
             "clone-three-halves",
-            "clone-stepwise",
             "clone-pinsker",
+            "clone-stepwise",
         ),
         *(
             "theorem-2-rl",
