@@ -6,7 +6,7 @@ import torch
 import transformers
 
 from llm_bridge.improve.ppo import PPOConfig
-from llm_bridge.models.cloned import _tokenizer
+from llm_bridge.models.cloned import letter_tokenizer
 from llm_bridge.models.load import CausalLM
 
 
@@ -25,7 +25,9 @@ def llama(seed=0, spread=0.8):
         eos_token_id=None,
     )
     return CausalLM(
-        transformers.LlamaForCausalLM(config).double().eval(), _tokenizer(5, 2), f"llama-{seed}"
+        transformers.LlamaForCausalLM(config).double().eval(),
+        letter_tokenizer(5, 2),
+        f"llama-{seed}",
     )
 
 
@@ -71,7 +73,7 @@ def model(kind="llama", seed=0):
             **shared,
         )
         made = transformers.LlamaForCausalLM(config)
-    return CausalLM(made.eval(), _tokenizer(4, 0), kind)
+    return CausalLM(made.eval(), letter_tokenizer(4, 0), kind)
 
 
 def changed(config, **changes):

@@ -12,8 +12,8 @@ import torch
 from scipy.special import expit
 from tqdm import tqdm
 
-from llm_bridge.models.head import require_law
-from llm_bridge.read.rollout import Actor, NoLaw, Rollout, generate
+from llm_bridge.models.head import require_distribution
+from llm_bridge.read.rollout import Actor, NoDistribution, Rollout, generate
 from theory.storage.files import number
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def draw(
                     samples=samples,
                     temperature=temperature,
                 )
-            except NoLaw as error:
+            except NoDistribution as error:
                 raise ValueError(str(error.reading)) from None
             found.append(_read(pair, written, memory))
             if lines is not None:
@@ -204,7 +204,7 @@ def _states(pair: _Pair, written: Rollout, memory: int) -> np.ndarray:
             actor.head.logits(states[at]) for (actor, _), states in zip(pair, hidden, strict=True)
         ]
         for (actor, _), values in zip(pair, logits, strict=True):
-            require_law(actor.name, values, partial(_before, written, first))
+            require_distribution(actor.name, values, partial(_before, written, first))
         laws = [
             torch.log_softmax(values.double() / temperature, dim=-1)
             for (_, temperature), values in zip(pair, logits, strict=True)
@@ -265,7 +265,7 @@ def _log_probs(
             ids[:, :-1], torch.ones_like(ids[:, :-1], dtype=torch.bool), len(response)
         )[0]
         logits = actor.head.logits(states)
-        require_law(actor.name, logits, partial(_first, whole, len(prompt)))
+        require_distribution(actor.name, logits, partial(_first, whole, len(prompt)))
         law = torch.log_softmax(logits.double() / temperature, dim=-1)
         found.append(float(law.gather(1, ids[0, -len(response) :, None]).sum()))
     return np.array(found)

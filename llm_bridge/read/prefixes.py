@@ -19,7 +19,7 @@ from llm_bridge.models.head import (
     evaluation,
     find_head,
     largest_difference,
-    require_law,
+    require_distribution,
 )
 from llm_bridge.models.load import CausalLM
 from theory.arrays.memory import require_memory
@@ -118,7 +118,7 @@ class PrefixReader:
         read.
 
         Raises:
-            ValueError: they are no distribution's, see `llm_bridge.models.head.require_law`.
+            ValueError: they are no distribution's, see `llm_bridge.models.head.require_distribution`.
 
         """
         ids = torch.from_numpy(prefixes).to(device_of(self.lm.model))
@@ -137,7 +137,7 @@ class PrefixReader:
             logits = torch.empty(len(ids), self.head.vocab_size, dtype=torch.double)
             for rows, start, block in self.head.blocks(output[0][:, -1]):
                 logits[rows, start : start + block.shape[-1]] = block.cpu().double()
-        require_law(self.lm.name, logits, lambda row: prefixes[row].tolist())
+        require_distribution(self.lm.name, logits, lambda row: prefixes[row].tolist())
         return logits, output.past_key_values if keep else None
 
     def shares_cache(self, prompt: np.ndarray) -> bool:

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from llm_bridge.models.head import Head, device_of, find_head, require_law
+from llm_bridge.models.head import Head, device_of, find_head, require_distribution
 from llm_bridge.models.load import CausalLM
 from llm_bridge.models.processes import Workers
 
-__all__ = ["Actor", "Diverged", "Ids", "Known", "NoLaw", "Rollout", "generate"]
+__all__ = ["Actor", "Diverged", "Ids", "Known", "NoDistribution", "Rollout", "generate"]
 
 Ids: TypeAlias = Sequence[int] | np.ndarray
 
@@ -33,7 +33,7 @@ class Diverged(RuntimeError):
     """Training was stopped, for the reason given. Weights are those before the update at fault."""
 
 
-class NoLaw(Diverged):
+class NoDistribution(Diverged):
     """A state has logits of no probability distribution.
 
     Attributes:
@@ -278,7 +278,7 @@ def generate(
         group: processes among which the actor is sharded: they go on until all are done.
 
     Raises:
-        NoLaw: a logit is NaN or +∞, or all are −∞.
+        NoDistribution: a logit is NaN or +∞, or all are −∞.
 
     """
     device, width = device_of(actor), max(map(len, prompts))
@@ -298,7 +298,7 @@ def generate(
     alive = torch.ones(len(ids), dtype=torch.bool, device=device)
     log_probs: list[torch.Tensor] = []
     while True:
-        _require_law(actor, law, ids, mask, alive)
+        _require_distribution(actor, law, ids, mask, alive)
         law = law if temperature == 1 else torch.log_softmax(law / temperature, dim=-1)
         token = _draw(
             law, None if uniforms is None else uniforms[:, len(log_probs), None].to(device)
@@ -315,19 +315,19 @@ def generate(
     return Rollout(ids, mask, torch.stack(log_probs, dim=1), ~alive)
 
 
-def _require_law(
+def _require_distribution(
     actor: torch.nn.Module,
     law: torch.Tensor,
     ids: torch.Tensor,
     mask: torch.Tensor,
     alive: torch.Tensor,
 ) -> None:
-    """Raise `NoLaw` where a response that goes on has no distribution of its next token."""
+    """Raise `NoDistribution` where a response that goes on has no distribution of its next token."""
     name = getattr(actor, "name", "the policy")
     try:
-        require_law(name, law[alive], lambda row: ids[alive][row][mask[alive][row]].tolist())
+        require_distribution(name, law[alive], lambda row: ids[alive][row][mask[alive][row]].tolist())
     except ValueError as error:
-        raise NoLaw(str(error)) from None
+        raise NoDistribution(str(error)) from None
 
 
 def _draw(law: torch.Tensor, uniforms: torch.Tensor | None) -> torch.Tensor:

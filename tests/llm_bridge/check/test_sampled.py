@@ -19,7 +19,7 @@ from llm_bridge.check.comparison import compare
 from llm_bridge.check.draws import Draws, draw
 from llm_bridge.check.exact import model_instance
 from llm_bridge.check.sampled import estimate, estimates
-from llm_bridge.models.cloned import _tokenizer
+from llm_bridge.models.cloned import letter_tokenizer
 from llm_bridge.models.load import CausalLM, encode_prompt, load_model
 from llm_bridge.read.beam import beam_search
 from llm_bridge.read.rollout import Actor, Rollout
@@ -438,7 +438,7 @@ def test_a_model_of_16_bits_against_itself():
 def test_models_that_do_not_fit_together(models):
     lm, expert = models
     other = CausalLM(
-        expert.model, _tokenizer(4, 3), "other"
+        expert.model, letter_tokenizer(4, 3), "other"
     )  # as many tokens, which mean something else
     with pytest.raises(
         ValueError, match=r"llama-1 and other: different vocabularies .*; compare models that share"

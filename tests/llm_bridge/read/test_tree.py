@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from llm_bridge.models.cloned import _tokenizer
+from llm_bridge.models.cloned import letter_tokenizer
 from llm_bridge.models.load import CausalLM, load_model
 from llm_bridge.read import tree as module
 from llm_bridge.read.reward import EndogenousReward
@@ -52,7 +52,7 @@ def lm(request):
             eos_token_id=None,
         )
         model = transformers.LlamaForCausalLM(config)
-    return CausalLM(model.double().eval(), _tokenizer(5, 2), request.param)
+    return CausalLM(model.double().eval(), letter_tokenizer(5, 2), request.param)
 
 
 def llama(seed=1, context=16, **changes):
@@ -73,7 +73,9 @@ def llama(seed=1, context=16, **changes):
         **(shape | changes),
     )
     return CausalLM(
-        transformers.LlamaForCausalLM(config).double().eval(), _tokenizer(5, 2), f"llama-{seed}"
+        transformers.LlamaForCausalLM(config).double().eval(),
+        letter_tokenizer(5, 2),
+        f"llama-{seed}",
     )
 
 
