@@ -205,7 +205,7 @@ def run_ours(size, steps, reward):
         trainer.step()
         clock.turn()
         stamps.append((time.perf_counter(), time.process_time()))
-    assert trainer.rollout.written.sum() == SETTINGS[size]["batch"] * SETTINGS[size]["response"]
+    assert trainer.rollout.response_mask.sum() == SETTINGS[size]["batch"] * SETTINGS[size]["response"]
     return {"stamps": stamps, "parts": clock.seconds}
 
 

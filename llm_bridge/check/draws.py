@@ -118,7 +118,7 @@ def draw(
                     temperature=temperature,
                 )
             except NoDistribution as error:
-                raise ValueError(str(error.reading)) from None
+                raise ValueError(str(error.detail)) from None
             found.append(_read(pair, written, memory))
             if lines is not None:
                 lines.append(found[-1])
@@ -193,7 +193,7 @@ def _block(row: list[list[Any]]) -> list[np.ndarray]:
 
 def _states(pair: _Pair, written: Rollout, memory: int) -> np.ndarray:
     """`_of_states` of every state that is passed: ``(9, B, T)``, 0 where there is none."""
-    alive = written.written
+    alive = written.response_mask
     T, V = alive.shape[1], pair.expert[0].head.vocab_size
     hidden = [written.hidden(actor)[alive] for actor, _ in pair]
     tokens = written.ids[:, -T:][alive]
@@ -217,7 +217,7 @@ def _states(pair: _Pair, written: Rollout, memory: int) -> np.ndarray:
 
 def _before(written: Rollout, first: int, k: int) -> list[int]:
     """The tokens before the `k`-th state after the first so many of all that are passed."""
-    row, step = (int(x) for x in written.written.nonzero()[first + k])
+    row, step = (int(x) for x in written.response_mask.nonzero()[first + k])
     columns = written.ids.shape[1] - written.log_probs.shape[1] + step
     tokens: list[int] = written.ids[row, :columns][written.mask[row, :columns]].tolist()
     return tokens

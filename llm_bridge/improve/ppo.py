@@ -29,7 +29,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 
 from llm_bridge.read.prefixes import require_integer
-from llm_bridge.read.rollout import Reading
+from llm_bridge.read.rollout import ActorOutput
 from theory.solve.reward import Gauge, Terminal
 
 __all__ = ["PPOConfig", "gae", "group_advantages", "losses", "penalised_rewards"]
@@ -285,7 +285,7 @@ class Targets(NamedTuple):
     written: torch.Tensor
 
 
-def losses(new: Reading, old: Targets, c: PPOConfig) -> tuple[torch.Tensor, ...]:
+def losses(new: ActorOutput, old: Targets, c: PPOConfig) -> tuple[torch.Tensor, ...]:
     """Policy loss, value loss and ``KL(π_old‖π)``, nats, summed over tokens and responses.
 
     What is known of a state counts as it is, without a ratio and without a clip: over many epochs

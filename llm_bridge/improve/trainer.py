@@ -33,7 +33,7 @@ from llm_bridge.models.head import Head, device_of, evaluation
 from llm_bridge.models.load import CausalLM, encode_prompt, fingerprint, require_same_vocabulary
 from llm_bridge.models.processes import Workers
 from llm_bridge.read.reward import EndogenousReward, find_end_tokens
-from llm_bridge.read.rollout import Actor, Diverged, Ids, Known, Rollout, generate
+from llm_bridge.read.rollout import Actor, Diverged, Ids, Rollout, TokenRewards, generate
 from theory.storage.files import replacing
 
 __all__ = ["Reward", "Trainer"]
@@ -175,28 +175,33 @@ class Trainer:
                 group=self.group if self.sharded else Workers(),
             )
         # 2. what the frozen model says of them
-        raw, reference, known = self._score(rollout)
+        raw, reference, token_rewards = self._score(rollout)
         extra = self._extra(rollout)
         self.rewards = (raw + extra).sum(dim=1)
         # 3. the policy that wrote them, read as the updates will read it: the ratio starts at 1 in
         # any precision
         with torch.no_grad(), self._precision():
             read = [
-                rollout.read(self.actor, rows, known)
+                rollout.read(self.actor, rows, token_rewards)
                 for rows in self._passes(torch.arange(len(draws)))
             ]
         log_probs, values, expected = (torch.cat(parts) for parts in zip(*read, strict=True))
         gap = self._require_sane(rollout, log_probs, reference)
         # 4. advantages
-        written = rollout.written
+        written = rollout.response_mask
         rewards = penalised_rewards(raw + extra, log_probs, reference, written, self.beta, c)
         objective = rewards.sum(dim=1)
-        if known is not None:  # what the state pays that a token leads to
+        if token_rewards is not None:  # what the state pays that a token leads to
             rewards = extra + torch.nn.functional.pad(expected[:, 1:], (0, 1))
             objective = (extra + expected).sum(dim=1)
         if c.whiten_rewards:
-            unit = self._moments((rewards if known is None else extra + expected)[written])[1]
-            rewards, known = rewards / unit, None if known is None else known.scaled(1 / unit)
+            unit = self._moments((rewards if token_rewards is None else extra + expected)[written])[
+                1
+            ]
+            rewards, token_rewards = (
+                rewards / unit,
+                None if token_rewards is None else token_rewards.scaled(1 / unit),
+            )
         dense = gae(rewards, values, written, c.gae_lambda)
         advantages = (
             dense if c.baseline == "value" else group_advantages(rewards, written, c.samples)
@@ -204,10 +209,10 @@ class Trainer:
         mean, deviation = self._moments(advantages[written])
         if c.normalise_advantages:
             advantages = (advantages - mean) / deviation * written
-            known = None if known is None else known.scaled(1 / deviation)
+            token_rewards = None if token_rewards is None else token_rewards.scaled(1 / deviation)
         # 5. updates
         updates = self._update(
-            rollout, known, Targets(log_probs, values, advantages, dense + values, written)
+            rollout, token_rewards, Targets(log_probs, values, advantages, dense + values, written)
         )
         self.done += 1
         batch = {
@@ -232,8 +237,8 @@ class Trainer:
             self.beta *= 1 + 0.1 * min(max(row["kl"] / c.adaptive_kl - 1, -0.2), 0.2)
         return row
 
-    def _score(self, rollout: Rollout) -> tuple[torch.Tensor, torch.Tensor, Known | None]:
-        """Rewards ``r̂(s,a)`` and ``log π̂(a|s)``, ``(N, T)``, 0 at padding; and what is known of
+    def _score(self, rollout: Rollout) -> tuple[torch.Tensor, torch.Tensor, TokenRewards | None]:
+        """Rewards ``r̂(s,a)`` and ``log π̂(a|s)``, ``(N, T)``, 0 at padding; and what is token_rewards of
         every token.
         """
         c = self.config
@@ -246,7 +251,7 @@ class Trainer:
             )
             if len(read) == 1:  # one law instead of the same law twice
                 models = ((*anchor, c.alpha + self.beta),)
-            return c.alpha * rewards, reference, Known(models, self.beta + c.entropy)
+            return c.alpha * rewards, reference, TokenRewards(models, self.beta + c.entropy)
         texts = rollout.texts()
         scored = [scorer.score_ids(*texts, progress=False) for scorer in self._readers]
         reference = self._table(
@@ -273,7 +278,7 @@ class Trainer:
         passes = self._passes(torch.arange(len(rollout.ids)))
         with evaluation(actor.model):
             parts = [rollout.hidden(actor, rows) for rows in passes]
-        hidden, written = torch.cat(parts), rollout.written
+        hidden, written = torch.cat(parts), rollout.response_mask
         tokens = rollout.ids[:, -written.shape[1] :]
         with torch.no_grad():
             found = torch.cat([actor.head.log_probs(hidden[rows], tokens[rows]) for rows in passes])
@@ -282,26 +287,26 @@ class Trainer:
         )
 
     def _extra(self, rollout: Rollout) -> torch.Tensor:
-        """Rewards that are known of the tokens drawn only: ``(N, T)``, 0 at padding."""
+        """Rewards that are token_rewards of the tokens drawn only: ``(N, T)``, 0 at padding."""
         found = torch.zeros_like(rollout.log_probs)
         if self.extra is not None:
             found = self._table(rollout, "rewards", self.extra(*rollout.texts()))
         if self.end_tokens and self.config.missing_end:
             found = found - self.config.missing_end * (
-                _last(rollout.written) & ~rollout.ended[:, None]
+                _last(rollout.response_mask) & ~rollout.ended[:, None]
             )
         return found
 
     def _table(self, rollout: Rollout, name: str, rows: Sequence[np.ndarray]) -> torch.Tensor:
         """One number for each token of each response: ``(N, T)``, 0 at padding."""
-        lengths = rollout.written.sum(dim=1).tolist()
+        lengths = rollout.response_mask.sum(dim=1).tolist()
         if [len(row) for row in rows] != lengths:
             raise ValueError(
                 f"{name}: must be one for each token of each response; check the reward"
             )
         table = torch.zeros_like(rollout.log_probs)
         flat = np.concatenate([np.asarray(row, dtype=np.float32) for row in rows])
-        table[rollout.written] = torch.from_numpy(flat).to(table)
+        table[rollout.response_mask] = torch.from_numpy(flat).to(table)
         return self._finite(name, table)
 
     def _finite(self, name: str, table: torch.Tensor) -> torch.Tensor:
@@ -319,7 +324,7 @@ class Trainer:
         """That the batch is worth learning from; returns how far reading a token is from generating
         it, nats.
         """
-        tokens = rollout.written.sum(dim=1)
+        tokens = rollout.response_mask.sum(dim=1)
         kl = (log_probs - reference).sum() / tokens.sum()
         gap = (log_probs - rollout.log_probs).abs().max()
         empty = (rollout.ended & (tokens == 1)).double().mean()
@@ -344,7 +349,9 @@ class Trainer:
             )
         return gap_
 
-    def _update(self, rollout: Rollout, known: Known | None, targets: Targets) -> dict[str, float]:
+    def _update(
+        self, rollout: Rollout, token_rewards: TokenRewards | None, targets: Targets
+    ) -> dict[str, float]:
         """Optimiser steps on minibatches, until all epochs are done or ``target_kl`` is passed."""
         c, logged = self.config, []
         for group, lr in zip(self.optimizer.param_groups, (c.lr, c.value_lr), strict=True):
@@ -358,7 +365,7 @@ class Trainer:
             sums = torch.zeros(3)
             for rows in self._passes(minibatch):
                 with self._precision():
-                    new = rollout.read(self.actor, rows, known)
+                    new = rollout.read(self.actor, rows, token_rewards)
                 parts = losses(new, Targets(*(table[rows] for table in targets)), c)
                 policy, value, moved = (part / len(minibatch) for part in parts)
                 (policy + value).backward()  # type: ignore[no-untyped-call]

@@ -117,7 +117,7 @@ def test_numbers_of_a_response_are_unbiased(models, pair, instance):
         written = rollout(encode_prompt(models[0], prompt, H), every.tokens[kept], ENDS)
         with torch.no_grad():
             log_e, log_p, *sums, largest, counts, ratios = module._read(pair, written, 2**20)
-        assert counts.tolist() == written.written.sum(dim=1).tolist()
+        assert counts.tolist() == written.response_mask.sum(dim=1).tolist()
         assert len(ratios) == counts.sum()
         for found, log_law in ((log_e, each[0]), (log_p, each[1])):
             np.testing.assert_allclose(found, log_law[kept], atol=1e-5)

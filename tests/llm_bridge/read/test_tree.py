@@ -81,7 +81,7 @@ def llama(seed=1, context=16, **changes):
 
 def memory_for(lm, length, layers, branching, rows):
     """The `memory` at which `rows` prefixes go through the model in one pass."""
-    reader = module._TreeReader(lm, layers, branching, 1)
+    reader = module.TreeReader(lm, layers, branching, 1)
     with pytest.raises(ValueError, match=r"memory=1: a prefix of .* tokens takes") as error:
         reader.at_once([[0] * length])
     return rows * int(str(error.value).split(" takes ")[1].split()[0])
@@ -237,7 +237,7 @@ def test_real_models_equal_encoding_again(shared_models, name, monkeypatch):
     lm = load_model(shared_models / name)
     prompts = ["ABCABC", "CCBBAA"] if name == "nano-sort" else ["123456", "998877"]
     cached = token_tree(lm, prompts, 3)
-    monkeypatch.setattr(module._TreeReader, "shares_cache", lambda *_: False)
+    monkeypatch.setattr(module.TreeReader, "shares_cache", lambda *_: False)
     again = token_tree(lm, prompts, 3)
     for a, b in zip(cached.policy.log_probs, again.policy.log_probs, strict=True):
         np.testing.assert_allclose(np.exp(a), np.exp(b), atol=2e-6)
@@ -271,9 +271,9 @@ def test_each_prefix_is_read_once(lm, options, branching, layers, rows, monkeypa
     prompts, lengths = ["A", "BA", "B", "AaB"], [1, 2, 1, 3]
     memory = memory_for(lm, 3, layers, branching, rows)
     checked, _ = fed(lm, prompts, 3, memory=memory, **options)
-    monkeypatch.setattr(module._TreeReader, "shares_cache", lambda *_: True)
+    monkeypatch.setattr(module.TreeReader, "shares_cache", lambda *_: True)
     measured = cache_bytes(lm)
-    monkeypatch.setattr(module._TreeReader, "_cache_bytes", lambda _: measured)
+    monkeypatch.setattr(module.TreeReader, "_cache_bytes", lambda _: measured)
     shapes, _ = fed(lm, prompts, 3, memory=memory, **options)
     below = sum(branching**h for h in range(1, layers))
     assert sum(n for n, _ in shapes) == len(prompts) * (1 + below)
@@ -287,7 +287,7 @@ def test_each_prefix_is_read_once(lm, options, branching, layers, rows, monkeypa
 
 
 def cache_bytes(lm):
-    return module._TreeReader(lm, 2, 2, 1).cache_bytes
+    return module.TreeReader(lm, 2, 2, 1).cache_bytes
 
 
 def test_the_cache_of_a_token_is_measured():
