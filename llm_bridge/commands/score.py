@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_bridge.preferences.pairs import FORMATS, HUB, Problem, read_comparisons
+from llm_bridge.preferences.pairs import FORMATS, read_comparisons
+from llm_bridge.preferences.rows import HUB, Problem
 
 if TYPE_CHECKING:
     from llm_bridge.models.load import CausalLM
@@ -229,7 +230,7 @@ def _run(scorer: Scorer, work: Plan, run: RunFolder, arguments: argparse.Namespa
 def _scorer(arguments: argparse.Namespace) -> tuple[Scorer, CausalLM, dict[str, Any]]:
     """Scorer, its model, and what is noted of both."""
     from llm_bridge.models.load import fingerprint, load_model, load_reward_model
-    from llm_bridge.preferences import scorers
+    from llm_bridge.preferences import judges, scorers
     from llm_bridge.read.reward import EndogenousReward
 
     options = {name: getattr(arguments, name) for name in ("dtype", "device", "device_map")}
@@ -256,13 +257,13 @@ def _scorer(arguments: argparse.Namespace) -> tuple[Scorer, CausalLM, dict[str, 
     if arguments.method == "reward-model":
         return scorers.RewardModel(lm, conversation), lm, facts
     if arguments.method != "endogenous":
-        judges: dict[str, Any] = {
-            "verifier": scorers.Verifier,
-            "pointwise": scorers.Pointwise,
-            "pairwise": scorers.Pairwise,
+        methods: dict[str, Any] = {
+            "verifier": judges.GenerativeVerifier,
+            "pointwise": judges.Pointwise,
+            "pairwise": judges.Pairwise,
         }
         reward = EndogenousReward(lm, batch_tokens=arguments.batch_tokens)
-        return judges[arguments.method](reward, conversation), lm, facts
+        return methods[arguments.method](reward, conversation), lm, facts
     how = {name: getattr(arguments, name) for name in ("alpha", "gauge", "terminal")}
     reward = EndogenousReward(lm, **how, batch_tokens=arguments.batch_tokens)
     facts |= how | {"truncate": arguments.truncate}

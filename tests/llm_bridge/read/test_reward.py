@@ -490,7 +490,7 @@ def test_aggregations(llama):
 WORDS = ["<s>", "</s>", "<turn>", "<end>", "\n", "user", "assistant", "system", *"abcdefgh"]
 TEMPLATE = (
     "{{ '<s>' }}{% for m in messages %}"
-    "{{ '<turn> ' + m.role + ' ' + m.content + ' <end> \n ' }}{% endfor %}"
+    "{{ '<turn> ' + m.role + ' ' + m.content + ' <end> \\n ' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<turn> assistant ' }}{% endif %}"
 )
 

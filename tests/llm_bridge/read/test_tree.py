@@ -11,7 +11,7 @@ transformers = pytest.importorskip("transformers")
 
 from llm_bridge.models.cloned import letter_tokenizer
 from llm_bridge.models.load import CausalLM, load_model
-from llm_bridge.read import tree as module
+from llm_bridge.read import prefixes as module
 from llm_bridge.read.reward import EndogenousReward
 from llm_bridge.read.tree import REST, parse_tokens, token_tree
 from theory.mdp.distances import kl, max_log_ratio, renyi, trajectory_tv
