@@ -22,7 +22,7 @@ from llm_bridge.improve.ppo import PPOConfig
 from llm_bridge.improve.run import read_metrics
 from llm_bridge.improve.trainer import Trainer
 from llm_bridge.models.load import load_model
-from llm_bridge.tasks.accuracy import evaluate_tasks, write
+from llm_bridge.tasks.accuracy import evaluate_tasks, sample_texts
 from llm_bridge.tasks.generated import Task, addition
 
 FEW = ["--set", "prompts_per_step=8", "samples=2", "minibatch=16", "microbatch=8"]
@@ -300,18 +300,18 @@ def test_bad_input_is_one_line(folder, problems, tmp_path, capsys, options, mess
 def test_written_responses_are_those_of_the_model(folder):
     lm = load_model(folder)
     prompts = ["one", "a much longer prompt", "x"]
-    greedy = write(lm, prompts, 5, seed=None, end_tokens=())
+    greedy = sample_texts(lm, prompts, 5, seed=None, end_tokens=())
     for prompt, (text,) in zip(prompts, greedy.texts, strict=True):
         ids = torch.tensor([lm.tokenizer(prompt)["input_ids"]])
         for _ in range(5):
             ids = torch.cat([ids, lm.model(ids).logits[:, -1].argmax(-1, keepdim=True)], dim=1)
         assert text == lm.tokenizer.decode(ids[0, -5:])
-    drawn = write(lm, prompts, 4, samples=300, end_tokens=(), batch=128)
+    drawn = sample_texts(lm, prompts, 4, samples=300, end_tokens=(), batch=128)
     assert [len(texts) for texts in drawn.texts] == [300] * 3
     assert drawn.log_probs.shape == (3, 300)
-    again = write(lm, prompts, 4, samples=300, end_tokens=(), batch=128)
+    again = sample_texts(lm, prompts, 4, samples=300, end_tokens=(), batch=128)
     assert again.texts == drawn.texts
-    cold = write(lm, prompts, 4, samples=300, temperature=0.2, end_tokens=())
+    cold = sample_texts(lm, prompts, 4, samples=300, temperature=0.2, end_tokens=())
     assert all(
         len(set(one)) < len(set(two)) for one, two in zip(cold.texts, drawn.texts, strict=True)
     )
@@ -342,7 +342,7 @@ def test_no_task_takes_another_s_place(folder, names):
 def test_end_tokens_end_what_is_written(folder):
     lm = load_model(folder)
     task = Task("empty", ("one", "two"), ("", ""))
-    written = write(lm, task.prompts, 6, samples=200)
+    written = sample_texts(lm, task.prompts, 6, samples=200)
     assert 0 < written.ended.mean() < 1
     assert not any("</s>" in text for texts in written.texts for text in texts)
     right = task.correct(written.texts)
