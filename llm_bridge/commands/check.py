@@ -293,12 +293,13 @@ def _identify(
 ) -> None:
     """Claim the folder for these options, prompts and weights."""
     from llm_bridge.check.draws import DRAWS
+    from llm_bridge.check.sampled import BEAM
 
     given = report["arguments"] | {
         "prompt": None,
         "prompts": hashlib.sha256(repr(prompts).encode()).hexdigest(),
     }
-    folder.identify({"version": report["version"]} | given | weights, lines=DRAWS)
+    folder.identify({"version": report["version"]} | given | weights, lines=[BEAM, *DRAWS])
 
 
 def _exact(
@@ -392,6 +393,7 @@ def _sampled(
 ) -> tuple[int, str]:
     """Write the page and add to the report; exit code and what to print."""
     from llm_bridge.check import report as check_report
+    from llm_bridge.check.draws import Sampling
     from llm_bridge.check.sampled import estimate
     from llm_bridge.models.load import fingerprint
     from llm_bridge.models.spec import load_pair
@@ -401,22 +403,18 @@ def _sampled(
     lm, teacher = load_pair(policy, expert)
     ends = find_end_tokens(lm) if arguments.eos else ()
     _identify(folder, report, prompts, weights=fingerprint(lm), expert_weights=fingerprint(teacher))
-    found = estimate(
-        lm,
-        teacher,
-        prompts,
+    sampling = Sampling(
         arguments.horizon,
         arguments.sampled,
-        alpha=arguments.alpha,
-        temperature=policy.temperature,
-        expert_temperature=expert.temperature,
+        policy.temperature,
+        expert.temperature,
         end_tokens=ends,
         width=arguments.beam,
-        confidence=arguments.confidence,
         seed=arguments.seed,
         memory=arguments.memory * 2**20,
-        run=folder,
     )
+    options = {"alpha": arguments.alpha, "confidence": arguments.confidence}
+    found = estimate(lm, teacher, prompts, sampling, **options, run=folder)
     title, about = f"{lm.name} against {teacher.name}, sampled", _about(lm, policy, teacher, expert)
     about |= {
         "prompts": prompts if len(prompts) <= 8 else len(prompts),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -24,8 +25,15 @@ from llm_bridge.read.prefixes import (
     select,
 )
 from theory.arrays.namespace import require_positive
+from theory.storage.files import number
 
-__all__ = ["Beam", "beam_search"]
+if TYPE_CHECKING:
+    from theory.storage.runs import Lines
+
+__all__ = ["Beam", "Found", "beam_search", "parse_found"]
+
+Found: TypeAlias = tuple[np.ndarray, float, float]
+"""Best response to one prompt, its log-probability, and `Beam.missed`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +72,7 @@ def beam_search(
     end_tokens: Sequence[int] = (),
     temperature: float = 1.0,
     memory: int = 2**30,
+    lines: Lines[Found] | None = None,
 ) -> Beam:
     """Search for the most probable response of up to `horizon` tokens to each prompt.
 
@@ -77,6 +86,8 @@ def beam_search(
         memory: bytes for reading and for choosing among continuations, see
             `llm_bridge.read.tree.token_tree`. If the beam does not fit into one pass, its prefixes
             are read again from the prompt on at every token.
+        lines: results of the first prompts that are known already (`parse_found`); new ones are
+            added.
 
     Raises:
         ValueError: an argument is out of range, a prompt does not fit, a single prefix does not fit
@@ -96,21 +107,33 @@ def beam_search(
     ids = [encode_prompt(lm, prompt, horizon) for prompt in prompts]
     reader = PrefixReader(lm, horizon, memory)
     ends = require_token_ids(lm, "end_tokens", end_tokens)
-    searches = []
-    with (
-        evaluation(lm.model),
-        tqdm(total=len(ids), desc=f"{lm.name}: beams", disable=None, leave=False) as bar,
-    ):
-        for prompt in ids:
-            searches.append(_search(reader, np.array([prompt]), width, ends, temperature))
-            bar.update()
-    responses, log_probs, missed = zip(*searches, strict=True)
+    found = list(lines or ())
+    todo = ids[len(found) :]
+    with evaluation(lm.model):
+        for prompt in tqdm(todo, desc=f"{lm.name}: beams", disable=None, leave=False):
+            found.append(_search(reader, np.array([prompt]), width, ends, temperature))
+            if lines is not None:
+                response, log_prob, missed = found[-1]
+                lines.append([response.tolist(), log_prob, missed])
+    responses, log_probs, missed = zip(*found, strict=True)
     return Beam(tuple(responses), np.array(log_probs), np.array(missed))
+
+
+def parse_found(row: list[Any]) -> Found:
+    """Parse a line that `beam_search` has added.
+
+    Example:
+        >>> parse_found([[3, 1], -0.5, "-inf"])
+        (array([3, 1]), -0.5, -inf)
+
+    """
+    response, log_prob, missed = row
+    return np.array(response, dtype=np.int64), float(number(log_prob)), float(number(missed))
 
 
 def _search(
     reader: PrefixReader, prompt: np.ndarray, width: int, ends: np.ndarray, temperature: float
-) -> tuple[np.ndarray, float, float]:
+) -> Found:
     """Search from one prompt ``(1, length)``: best response, its log-probability, and `missed`."""
     length = prompt.shape[1]
     rows = reader.rows(length, 2 * (length + reader.layers - 1), width)

@@ -12,11 +12,12 @@ pytest.importorskip("transformers")
 
 from tiny import saved
 
-from llm_bridge.check import sampled
+from llm_bridge.check import draws
 from llm_bridge.commands.check import read_prompts
 from llm_bridge.commands.main import main
 from llm_bridge.models.cloned import train_on_demonstrations
 from llm_bridge.models.load import save
+from llm_bridge.read import beam
 from theory.claims.statements import STATEMENTS
 from theory.solve.soft import soft_optimal
 from theory.storage.runs import RunFolder
@@ -101,8 +102,8 @@ def test_without_an_expert_the_model_colder(models, tmp_path, capsys):
     code, _, err = run(capsys, *argv, "--expert-bits", "4")
     assert code == 2
     assert (
-        err
-        == f"endorm check: {tmp_path} has a run with expert_bits = null, not 4: give another --out, or remove it\n"
+        err == f"endorm check: {tmp_path} has a run with expert_bits = null, not 4: "
+        "give another --out, or remove it\n"
     )
     argv = argv[:-1]
     code, out, _ = run(capsys, *argv, tmp_path / "bits", "--expert-bits", "4")
@@ -313,8 +314,8 @@ def test_sampled_goes_on_where_it_was_stopped(models, tmp_path, capsys, monkeypa
         "6",
     ]
     argv += ["--sampled", "9", "--beam", "4", "--out"]
-    monkeypatch.setattr(sampled, "_rows", lambda *_: 2)
-    read, calls = sampled._read, []
+    monkeypatch.setattr(draws, "_rows", lambda *_: 2)
+    read, calls = draws._read, []
 
     def stopping(*arguments):
         calls.append(1)
@@ -322,7 +323,9 @@ def test_sampled_goes_on_where_it_was_stopped(models, tmp_path, capsys, monkeypa
             raise KeyboardInterrupt
         return read(*arguments)
 
-    monkeypatch.setattr(sampled, "_read", stopping)
+    monkeypatch.setattr(draws, "_read", stopping)
+    searches, search = [], beam._search
+    monkeypatch.setattr(beam, "_search", lambda *a: searches.append(1) or search(*a))
     stop = 0
     assert main([*argv, str(tmp_path / "whole")]) == 0
     blocks = len(calls)
@@ -332,14 +335,17 @@ def test_sampled_goes_on_where_it_was_stopped(models, tmp_path, capsys, monkeypa
         calls.clear()
         assert main([*argv, str(out)]) == 130
         assert not (out / "check.json").exists()
-        for path in out.glob("draws*"):
+        for path in out.glob("*.jsonl"):
             with path.open("ab") as file:
                 file.write(b"[[0.5, 0.")
         calls.clear()
+        searches.clear()
         stop = 0
         assert main([*argv, str(out)]) == 0
+        assert not searches
         assert len(calls) == blocks - int(out.name) + 1
         assert {path.name for path in out.iterdir()} == {
+            "beam.jsonl",
             "check.json",
             "draws_expert.jsonl",
             "draws_policy.jsonl",
