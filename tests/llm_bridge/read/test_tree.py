@@ -332,7 +332,7 @@ def test_caches_stay_within_memory(top_k, rows, monkeypatch):
 def test_one_prefix_must_fit_into_memory(lm, monkeypatch):
     need = memory_for(lm, 2, 3, V_MODEL, 1)
     token_tree(lm, ["BA", "A"], 3, memory=need)
-    monkeypatch.setattr(module, "_Tables", None)  # nothing is allocated
+    monkeypatch.setattr("llm_bridge.read.tree._Tables", None)  # nothing is allocated
     with pytest.raises(
         ValueError,
         match=rf"memory={need - 1}: a prefix of 4 tokens takes {need} bytes; give at least",
