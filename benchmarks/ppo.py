@@ -120,7 +120,7 @@ def model_and_prompts(size, device="cpu"):
 
 def our_trainer(size, device="cpu", **options):
     """Our trainer; one response to each prompt, as TRL has it."""
-    from llm_bridge.improve.ppo import PPOConfig
+    from llm_bridge.improve.config import PPOConfig
     from llm_bridge.improve.trainer import Trainer
     from llm_bridge.models.load import CausalLM
 
@@ -205,7 +205,8 @@ def run_ours(size, steps, reward):
         trainer.step()
         clock.turn()
         stamps.append((time.perf_counter(), time.process_time()))
-    assert trainer.rollout.response_mask.sum() == SETTINGS[size]["batch"] * SETTINGS[size]["response"]
+    tokens = SETTINGS[size]["batch"] * SETTINGS[size]["response"]
+    assert trainer.rollout.response_mask.sum() == tokens
     return {"stamps": stamps, "parts": clock.seconds}
 
 

@@ -24,7 +24,7 @@ from resumable import main, results
 from llm_bridge.check.comparison import compare
 from llm_bridge.check.exact import model_instance
 from llm_bridge.improve.target import right
-from llm_bridge.models.spec import Variant, load_pair
+from llm_bridge.models.spec import ModelSpec
 from llm_bridge.tasks.generated import addition, sorting
 from theory.mdp.responses import Responses
 from theory.solve.soft import power_policy
@@ -36,17 +36,17 @@ POWERS = (2.0, 11.0)
 
 def pairs():
     """Model and expert, by name."""
-    teacher = Variant(str(SHARED / "add-teacher"))
+    teacher = ModelSpec(str(SHARED / "add-teacher"))
     found = {
-        name: (Variant(str(SHARED / name)), teacher)
+        name: (ModelSpec(str(SHARED / name)), teacher)
         for name in ("add-small", "add-fair", "add-good", "add-poor")
     }
     for name in ("add-teacher", "nano-sort"):
-        one = Variant(str(SHARED / name))
-        found[f"{name}, colder"] = one, Variant(one.model, temperature=0.9)
-        found[f"{name}, bfloat16"] = Variant(one.model, dtype="bfloat16"), one
-        found[f"{name}, 8 bits"] = Variant(one.model, bits=8), one
-        found[f"{name}, 4 bits"] = Variant(one.model, bits=4), one
+        one = ModelSpec(str(SHARED / name))
+        found[f"{name}, colder"] = one, ModelSpec(one.model, temperature=0.9)
+        found[f"{name}, bfloat16"] = ModelSpec(one.model, dtype="bfloat16"), one
+        found[f"{name}, 8 bits"] = ModelSpec(one.model, bits=8), one
+        found[f"{name}, 4 bits"] = ModelSpec(one.model, bits=4), one
     return found
 
 
@@ -55,7 +55,7 @@ def run(name):
     started = time.time()
     policy, expert = pairs()[name]
     task = sorting() if "nano-sort" in name else addition(PROMPTS, seed=2026)
-    lm, teacher = load_pair(policy, expert)
+    lm, teacher = policy.load_pair(expert)
     instances, accuracy = [], {}
     for start in range(0, len(task.prompts), BLOCK):
         block = task.take(range(start, min(start + BLOCK, len(task.prompts))))

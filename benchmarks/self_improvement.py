@@ -25,10 +25,11 @@ import torch
 from resumable import main
 from self_improvement_report import report
 
-from llm_bridge.improve.ppo import PPOConfig
+from llm_bridge.improve.config import PPOConfig
 from llm_bridge.improve.run import train
 from llm_bridge.improve.target import ExactTarget
-from llm_bridge.models.load import CausalLM, load_model
+from llm_bridge.models.load import CausalLM
+from llm_bridge.models.spec import ModelSpec
 from llm_bridge.read.prefixes import PrefixReader, select
 from llm_bridge.read.rollout import Actor, generate
 from llm_bridge.read.tree import token_tree
@@ -85,8 +86,8 @@ def improve(model, seed=0, curve=False, teacher=None, extra=None, watch=5, **cha
     """One run; the curve is that of every fifth (`watch`) of the held-out prompts, beside the
     powers' own on these.
     """
-    lm = load_model(SHARED / model)
-    other = None if teacher is None else load_model(SHARED / teacher)
+    lm = ModelSpec(SHARED / model).load()
+    other = None if teacher is None else ModelSpec(SHARED / teacher).load()
     config = _replace(seed, changes)
     rows, few = [], held_out()[::watch]
     start = time.time()
@@ -200,7 +201,7 @@ def iterate(scheme, rounds=2, beta=1.0, model="add-fair"):
     """
     from theory.solve.improve import scheme_exponent
 
-    lm = last = load_model(SHARED / model)
+    lm = last = ModelSpec(SHARED / model).load()
     at, rows = target(lm, _replace(0, {"beta": beta})), []
     for round_ in range(1, rounds + 1):
         anchor = lm if scheme == "reread" else last
@@ -219,7 +220,7 @@ def iterate(scheme, rounds=2, beta=1.0, model="add-fair"):
 
 def decoding(model):
     """What decoding alone gives, exactly (majority votes: of 4,000 draws of each)."""
-    lm = load_model(SHARED / model)
+    lm = ModelSpec(SHARED / model).load()
     at = target(lm, BASE)
     P, V = len(held_out()), 10
     table = log_prob(at.anchor, all_responses(at.anchor.dynamics)).reshape(P, V**4)
@@ -252,7 +253,7 @@ def decoding(model):
 
 def small_sets(model, beta):
     """A few dozen prompts that are trained on and measured: how near the optimum a run ends."""
-    lm = load_model(SHARED / model)
+    lm = ModelSpec(SHARED / model).load()
     task = sorting(32, seed=5) if model == "nano-sort" else addition(32, seed=5)
     config = _replace(
         0,
@@ -280,7 +281,7 @@ def limit(model, batches, size=512, pool=400, lr=1e-3):
     As many batches as six minutes of one core allow, of one response a prompt, drawn from `π*` anew
     each time; from `pool` batches on the prompts come again. Adam, cosine schedule.
     """
-    lm, held = load_model(SHARED / model), set(held_out())
+    lm, held = ModelSpec(SHARED / model).load(), set(held_out())
     exponent, reader = 1 + BASE.alpha / BASE.beta, PrefixReader(lm, 4, 2**30)
     generator = torch.Generator().manual_seed(0)
     some = [p for p in addition(pool * size + len(held), seed=2000).prompts if p not in held]

@@ -4,7 +4,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from resumable import results
 
-from theory.reports.figures import PALETTE, save
+from theory.reports.figures import PALETTE
+from theory.reports.report import save_figure
 
 STUDENTS = ("add-small", "add-fair", "add-good", "add-poor")
 LEVELS = ("carries-0", "carries-1", "carries-2", "carries-3", "thousands", "average")
@@ -27,7 +28,7 @@ def report(out):
     for name, draw in (("self_improvement", curves), ("variance", ways)):
         figure = draw(found)
         if figure is not None:
-            save(figure, out, name)
+            save_figure(figure, out, name)
 
 
 def head(first, columns):

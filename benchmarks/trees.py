@@ -60,10 +60,10 @@ def encoded_again(lm, prompts, horizon, batch_size=1024):
 
 def benchmark_sharing(models, rounds):
     """`token_tree` against encoding again, on random sums."""
-    from llm_bridge.models.load import load_model
+    from llm_bridge.models.spec import ModelSpec
     from llm_bridge.read.tree import token_tree
 
-    lm, rng = load_model(models / "add-teacher"), np.random.default_rng(0)
+    lm, rng = ModelSpec(models / "add-teacher").load(), np.random.default_rng(0)
     prompts = ["".join(map(str, rng.integers(0, 10, 6))) for _ in range(20)]
     contenders = {
         "every prefix from its first token, 1024 at a time": lambda: encoded_again(lm, prompts, 4),
@@ -98,10 +98,10 @@ def measure(models, name, n_prompts):
     """One process, one large tree: seconds, MiB beyond the loaded model, MiB of its tables, states,
     mass left out.
     """
-    from llm_bridge.models.load import load_model
+    from llm_bridge.models.spec import ModelSpec
     from llm_bridge.read.tree import token_tree
 
-    lm = load_model(models / "stories260K")
+    lm = ModelSpec(models / "stories260K").load()
     names = ("Lily", "Tom", "the dog", "a big red ball", "Mom and Dad")
     starts = (
         "Once upon a time",

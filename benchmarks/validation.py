@@ -33,7 +33,7 @@ from llm_bridge.check.truth import (
 )
 from llm_bridge.check.validation import Reading, Validation
 from llm_bridge.models.cloned import train_on_demonstrations
-from llm_bridge.models.load import load_model
+from llm_bridge.models.spec import ModelSpec
 from llm_bridge.read.tree import token_tree
 from llm_bridge.tasks.generated import addition
 from theory.fit.demonstrations import Demonstrations
@@ -66,7 +66,7 @@ def addition_family(name):
     The true reward of the preferences is the teacher's endogenous reward, on the first 6 prompts;
     values are probabilities that the answer is right.
     """
-    lm, task = load_model(SHARED / name), addition(200, seed=11)
+    lm, task = ModelSpec(SHARED / name).load(), addition(200, seed=11)
     few = task.take(range(50))
     one = Validation(lm, task.prompts, 4, draws=256, seed=own_seed(name))
     points = named(one.rewards(), "logits, zero") + named(one.values(task_truth(lm, task)), "")
@@ -87,7 +87,7 @@ def compared(lm, task, seed, measured=None):
     """
     prompts = task.prompts[:6]
     one = Validation(lm, prompts, 4, measured=measured, draws=2, seed=seed)
-    truth = model_truth(load_model(SHARED / "add-teacher"), prompts, 4)
+    truth = model_truth(ModelSpec(SHARED / "add-teacher").load(), prompts, 4)
     shares = (0.0, 0.5) if measured is None else (0.0,)
     return [
         row
@@ -100,7 +100,7 @@ def planted(name):
     """The same on 50 prompts with an error in what is measured: another gauge, terminal rule,
     temperature, `α`.
     """
-    lm, task = load_model(SHARED / name), addition(200, seed=11).take(range(50))
+    lm, task = ModelSpec(SHARED / name).load(), addition(200, seed=11).take(range(50))
     found = {}
     for what, wrong, horizon in (
         ("gauge", Reading(gauge="logprob"), 4),

@@ -8,7 +8,8 @@ from matplotlib.lines import Line2D
 from resumable import results
 
 from llm_bridge.check.validation import Point, deviations
-from theory.reports.figures import CLONE, PALETTE, RL, save
+from theory.reports.figures import CLONE, PALETTE, RL
+from theory.reports.report import save_figure
 
 MODELS = ("add-small", "add-fair", "add-good", "add-poor", "add-teacher")
 PROBLEMS = {"tree": "random tree", "window": "window of two tokens", "coin": "coin–payoff"}
@@ -58,8 +59,8 @@ def report(out):
         values,
     ):
         print("\n".join([*table(found), ""]))
-    save(diagonal_figure(found), out, "predicted_measured")
-    save(curves_figure(found), out, "validation_curves")
+    save_figure(diagonal_figure(found), out, "predicted_measured")
+    save_figure(curves_figure(found), out, "validation_curves")
 
 
 def points_of(rows, **wanted):

@@ -5,7 +5,7 @@ import dataclasses
 import torch
 import transformers
 
-from llm_bridge.improve.ppo import PPOConfig
+from llm_bridge.improve.config import PPOConfig
 from llm_bridge.models.cloned import letter_tokenizer
 from llm_bridge.models.load import CausalLM
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from llm_bridge.models.cloned import train_on_demonstrations
 from llm_bridge.models.load import CausalLM
-from llm_bridge.models.spec import Variant, load_pair
+from llm_bridge.models.spec import ModelSpec
 from llm_bridge.read.tree import TokenTree, parse_tokens, token_tree
 from theory.arrays.namespace import require_positive, token_major
 from theory.claims.instance import Instance
@@ -186,7 +186,7 @@ def trained_group(
 
 
 def model_group(
-    policy: Variant, expert: Variant, *, tokens: str | None = None, **options: Any
+    policy: ModelSpec, expert: ModelSpec, *, tokens: str | None = None, **options: Any
 ) -> Group:
     """A real model against another, or itself read otherwise, as one group of ``endorm verify``.
 
@@ -198,10 +198,10 @@ def model_group(
 
     Raises:
         OSError: a model cannot be loaded.
-        ValueError: see `load_pair` and `model_instance`.
+        ValueError: see `ModelSpec.load_pair` and `model_instance`.
 
     """
-    lm, teacher = load_pair(policy, expert)
+    lm, teacher = policy.load_pair(expert)
     ids = None if tokens is None else parse_tokens(lm, tokens)
     options |= {"temperature": policy.temperature, "expert_temperature": expert.temperature}
     found = model_instance(lm, teacher, tokens=ids, **options)

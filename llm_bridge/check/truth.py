@@ -1,19 +1,20 @@
 """What responses are really worth, and how far another reward is from that.
 
-The truth is there twice: as a table to predict from, and as a user without a tree finds it out.
+A `Truth` holds the same worth twice: as a table to predict from, and as a judge of texts for a user
+who has no table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 import numpy as np
 from scipy.special import expit
 
+from llm_bridge.check.points import PointUnit
 from llm_bridge.models.load import CausalLM
-from llm_bridge.read.reward import EndogenousReward
+from llm_bridge.read.reward import EndogenousReward, RewardReading
 from llm_bridge.read.tree import TokenTree, token_tree
 from llm_bridge.tasks.generated import Task
 from theory.mdp.policy import Policy, require_same_dynamics
@@ -23,7 +24,6 @@ from theory.solve.reward import endogenous_reward
 
 __all__ = [
     "Truth",
-    "Unit",
     "mdp_truth",
     "model_truth",
     "on_tree",
@@ -32,11 +32,6 @@ __all__ = [
     "reward_distance",
     "task_truth",
 ]
-
-Unit: TypeAlias = Literal["reward", "probability", "value"]
-"""Of one number: a reward of the model, a probability, or what a response is really worth (reward
-units).
-"""
 
 TIE = 1e-9
 """Returns that differ by less than this fraction of the largest are the same, added in another
@@ -52,7 +47,7 @@ BLOCK = 512
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What responses are worth.
+    """Say what responses are worth, to a table and to a judge of texts.
 
     Attributes:
         mdp: the true reward `r*` on the tokens ``0 … V−1`` of the model, its prompts in the model's
@@ -67,14 +62,14 @@ class Truth:
 
     mdp: TokenMDP
     judge: Callable[[Sequence[str], Sequence[str]], np.ndarray]
-    unit: Unit
+    unit: PointUnit
     bounds: tuple[float, float]
     alpha: float = 1.0
 
 
 def mdp_truth(lm: CausalLM, prompts: Sequence[str], mdp: TokenMDP, alpha: float) -> Truth:
-    """The return of a token MDP; a response is over, and earns nothing more, at a token that the
-    MDP does not have.
+    """Take the return of a token MDP as the truth; a response is over, and earns nothing more, at
+    a token that the MDP does not have.
 
     Args:
         lm: its tokenizer says which tokens a text has: id `a` is the MDP's token `a`.
@@ -108,7 +103,7 @@ def mdp_truth(lm: CausalLM, prompts: Sequence[str], mdp: TokenMDP, alpha: float)
 
 
 def task_truth(lm: CausalLM, task: Task) -> Truth:
-    """1 for the right answer, all of the response, and 0 for any other.
+    """Take right and wrong as the truth: 1 for the answer, all of the response, 0 for any other.
 
     Raises:
         ValueError: the answers have different lengths in tokens, or a prompt is given twice.
@@ -149,11 +144,11 @@ def _require_different(prompts: Sequence[str]) -> None:
 def model_truth(
     expert: CausalLM, prompts: Sequence[str], horizon: int, alpha: float = 1.0
 ) -> Truth:
-    """Another model's endogenous reward, for which that model is soft-optimal at `alpha`; every
-    token is its.
+    """Take another model's endogenous reward as the truth, for which that model is soft-optimal at
+    `alpha`.
     """
     mdp = endogenous_reward(token_tree(expert, prompts, horizon).policy, alpha)
-    scorer = EndogenousReward(expert, alpha=alpha, end_tokens=())
+    scorer = EndogenousReward(expert, reading=RewardReading(alpha), end_tokens=())
 
     def judge(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         return np.array([score.reward_sum for score in scorer.score(prompts, responses)])
@@ -163,7 +158,7 @@ def model_truth(
 
 
 def on_tree(mdp: TokenMDP, tree: TokenTree) -> TokenMDP:
-    """The same reward where the model's other tokens end the response and earn nothing."""
+    """Put a reward on a model's tree, where tokens unknown to it end the response unpaid."""
     dynamics, unrolled = tree.policy.dynamics, mdp.as_tree()
     rewards = []
     for h, table in enumerate(unrolled.rewards):
@@ -177,40 +172,41 @@ def on_tree(mdp: TokenMDP, tree: TokenTree) -> TokenMDP:
 # --- Another reward -------------------------------------------------------------------------------
 
 
-def reward_distance(one: TokenMDP, other: TokenMDP, law: Policy) -> float:
-    """How far two rewards are apart up to the gauge: ``√ E_ρ Var_{τ ~ law} [r₁(τ) − r₂(τ)]``,
-    reward units.
+def reward_distance(one: TokenMDP, other: TokenMDP, policy: Policy) -> float:
+    """Measure how far two rewards are apart up to the gauge: ``√ E_ρ Var_{τ ~ π} [r₁(τ) −
+    r₂(τ)]``, reward units.
 
     A potential moves every ``r(τ)`` by the same ``Φ(s₁)``, and on a tree two rewards differ by a
     potential if and only if the differences of responses to one prompt agree. So this is the RMS
     difference of ``r(τ)`` under the potential that makes it least, and ``1/√2`` of the RMS
-    difference of ``Δ`` over independent pairs. What `law` never writes does not count; infinite
-    where it writes a token that is forbidden in one of the two.
+    difference of ``Δ`` over independent pairs. What `policy` never samples does not count;
+    infinite where it samples a token that is forbidden in one of the two.
     """
     require_same_dynamics(one.dynamics, other.dynamics)
-    for h, (visits, log_probs) in enumerate(zip(occupancy(law), law.log_probs, strict=True)):
-        written = visits[:, None] * np.exp(log_probs) > 0
+    for h, (visits, log_probs) in enumerate(zip(occupancy(policy), policy.log_probs, strict=True)):
+        sampled = visits[:, None] * np.exp(log_probs) > 0
         masks = one.dynamics.allowed[h], other.dynamics.allowed[h]
-        if any(mask is not None and (written & ~mask).any() for mask in masks):
+        if any(mask is not None and (sampled & ~mask).any() for mask in masks):
             return float("inf")
     tables = [first - second for first, second in zip(one.rewards, other.rewards, strict=True)]
-    return float(np.sqrt(max(law.dynamics.average(covariance(law, tables, tables)), 0.0)))
+    return float(np.sqrt(max(policy.dynamics.average(covariance(policy, tables, tables)), 0.0)))
 
 
 def over_all_pairs(true: np.ndarray, read: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
-    """Preference agreement and mean TV of two rewards, over all pairs of two independent responses.
+    """Compute preference agreement and mean TV of two rewards over all pairs of independent
+    responses.
 
     Args:
         true: ``r*(τ)`` of the responses to a prompt, ``(n,)``.
         read: ``r̂(τ)`` of them.
-        weights: their law. What it never writes counts nowhere.
+        weights: their distribution. What has probability 0 counts nowhere.
 
     Returns:
         The probability that both rewards order the two alike, a tie in either one half; and the
         mean of ``|σ(Δ*) − σ(Δ̂)|``.
 
     Raises:
-        ValueError: weights that are no law, or a return that is not finite.
+        ValueError: weights that are no distribution, or a return that is not finite.
 
     """
     if not ((weights >= 0).all() and abs(weights.sum() - 1) <= TIE):
@@ -235,5 +231,9 @@ def over_all_pairs(true: np.ndarray, read: np.ndarray, weights: np.ndarray) -> t
 
 
 def order(delta: np.ndarray, scale: float) -> np.ndarray:
-    """Sign of differences of returns, 0 where they are nothing but the order in which was added."""
+    """Return the signs of differences of returns, 0 if within rounding of the largest return.
+
+    >>> order(np.array([0.3 - (0.1 + 0.2), -0.5]), scale=1.0)
+    array([ 0., -1.])
+    """
     return np.where(np.abs(delta) <= TIE * scale, 0.0, np.sign(delta))

@@ -16,153 +16,154 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from llm_bridge.commands.options import read_second, require_packages
+from llm_bridge.improve.config import PPOConfig
+from llm_bridge.models.spec import ModelSpec
+from theory.commands import shared
+from theory.commands.options import Command, Group, OptionError, Options, option
 
 if TYPE_CHECKING:
-    from llm_bridge.improve.ppo import PPOConfig
     from llm_bridge.improve.run import Evaluate
     from llm_bridge.improve.target import ExactTarget
     from llm_bridge.models.load import CausalLM
     from llm_bridge.tasks.generated import Task
 
-__all__ = ["add_ppo"]
+__all__ = ["COMMAND", "PPOOptions"]
 
-TASKS = {"addition": 4, "sorting": 6}
-"""Built-in prompts, and the tokens of their answers."""
+OF_TASKS = {
+    "addition": {"max_tokens": 4, "end_tokens": ()},
+    "sorting": {"max_tokens": 6, "end_tokens": ()},
+}
+"""Hyperparameters of the built-in tasks: their answers have so many tokens."""
+
+OF_DATA = {
+    "max_tokens": 1024,
+    "prompts_per_step": 64,
+    "samples": 4,
+    "minibatch": 64,
+    "microbatch": 4,
+    "epochs": 1,
+    "lr": 1e-6,
+    "gradient_checkpointing": True,
+}
+"""Hyperparameters where problems of a file are trained on."""
+
+EVALUATION, PLACE = "evaluation", "run"
+HELD_OUT, N_PROMPTS = 80, 50_000
 
 
-def add_ppo(commands: Any) -> None:
-    """Add the command to those of a parser."""
-    ppo = commands.add_parser("ppo", help="train a model with PPO on its own endogenous reward")
-    ppo.set_defaults(run=_ppo)
-    ppo.add_argument("--model", required=True, metavar="M", help="folder or hub id")
-    what = ppo.add_mutually_exclusive_group(required=True)
-    what.add_argument(
-        "--prompts", choices=tuple(TASKS), help="prompts made here, with an exact target"
+@dataclass(frozen=True)
+class PPOOptions(Options):
+    """What is trained on, what is evaluated, and where the run is kept."""
+
+    task: Literal["addition", "sorting"] | None = option(
+        None, help="prompts made here, with an exact target"
     )
-    what.add_argument(
-        "--data",
-        metavar="FILE",
+    data: str | None = option(
+        None,
         help="problems to train on: JSON lines, or a short name as in --eval",
+        metavar="FILE",
     )
-    ppo.add_argument(
-        "--n-prompts", type=int, metavar="N", help="prompts to train on (default: 50,000, or all)"
+    n_prompts: int | None = option(
+        None, help="prompts to train on", low=1, default_text=f"{N_PROMPTS:,}, or all"
     )
-    ppo.add_argument(
-        "--out", type=Path, metavar="DIR", default=Path("out/ppo"), help="default out/ppo"
+    config: Path | None = option(
+        None, help="hyperparameters as JSON; options come on top", metavar="FILE"
     )
-    ppo.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
-    ppo.add_argument(
-        "--config", type=Path, metavar="FILE", help="hyperparameters as JSON; options come on top"
+    dry_run: bool = option(False, help="print hyperparameters, memory and time, and stop")
+    out: Path = shared.out("out/ppo", "metrics, samples, checkpoint and model")
+    resume: bool = option(False, help="go on from the checkpoint in --out", group=PLACE)
+    checkpoint_every: int = option(10, help="batches between checkpoints", low=1, group=PLACE)
+    tensorboard: bool = option(False, help="also write the metrics for TensorBoard", group=PLACE)
+    eval: tuple[str, ...] | None = option(
+        None,
+        help="math500, aime24, amc23, minerva, olympiad, or files",
+        metavar="NAME",
+        group=EVALUATION,
     )
-    ppo.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="NAME=VALUE",
-        help="any other hyperparameter",
+    data_folder: Path | None = option(
+        None, help="where short names are looked for", metavar="DIR", group=EVALUATION
     )
-    ppo.add_argument(
-        "--dry-run", action="store_true", help="print hyperparameters, memory and time, and stop"
+    eval_prompts: int | None = option(
+        None,
+        help="problems of each task",
+        low=1,
+        default_text=f"{HELD_OUT}, or all",
+        group=EVALUATION,
     )
-
-    often = ppo.add_argument_group("hyperparameters (all of them: --dry-run)")
-    for name, kind, help_ in (
-        ("alpha", float, "temperature of the reward"),
-        ("beta", float, "KL coefficient"),
-        ("steps", int, "batches"),
-        ("lr", float, "learning rate"),
-        ("max-tokens", int, "where a response is cut"),
-        ("seed", int, "of prompts, samples and minibatches"),
-        ("lora", int, "rank of adapters; default: all weights"),
-    ):
-        often.add_argument(f"--{name}", type=kind, help=help_)
-    often.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), help="of products and of the frozen weights"
+    eval_samples: int = option(1, help="responses to a problem", low=0, group=EVALUATION)
+    eval_every: int = option(20, help="batches between evaluations", low=1, group=EVALUATION)
+    chat: bool = option(
+        False, help="problems as the user's turn of the chat template", group=EVALUATION
     )
 
-    evaluation = ppo.add_argument_group("evaluation")
-    evaluation.add_argument(
-        "--eval", metavar="NAME,…", help="math500, aime24, amc23, minerva, olympiad, or files"
-    )
-    evaluation.add_argument(
-        "--data-folder", type=Path, metavar="DIR", help="where short names are looked for"
-    )
-    evaluation.add_argument(
-        "--eval-prompts", type=int, metavar="N", help="of each task (default 80, or all)"
-    )
-    evaluation.add_argument(
-        "--eval-samples", type=int, default=1, metavar="K", help="responses to a problem (1)"
-    )
-    evaluation.add_argument(
-        "--eval-every", type=int, default=20, metavar="N", help="batches (default 20)"
-    )
-    evaluation.add_argument(
-        "--chat", action="store_true", help="problems as the user's turn of the chat template"
-    )
+    def check(self) -> None:
+        """Take prompts from one place."""
+        if (self.task is None) == (self.data is None):
+            raise OptionError("task", "or {data}: give one of them")
 
-    machine = ppo.add_argument_group(
-        "machine (several processes: torchrun --no-python --nproc-per-node N …)"
-    )
-    machine.add_argument(
-        "--device", help="default: the GPU if there is one, of each process its own"
-    )
-    machine.add_argument(
-        "--checkpoint-every", type=int, default=10, metavar="N", help="batches (default 10)"
-    )
-    machine.add_argument(
-        "--tensorboard", action="store_true", help="also write the metrics for TensorBoard"
-    )
+    def unread(self) -> dict[str, str]:
+        """A built-in task is evaluated exactly, on prompts of its own."""
+        if self.task is None:
+            return {}
+        reason = f"is not read with {{task}} {self.task}, which is evaluated exactly"
+        return dict.fromkeys(("eval", "eval_samples", "chat", "data_folder"), reason)
 
 
-def _ppo(arguments: argparse.Namespace) -> int:
-    from llm_bridge.commands.main import check_counts, check_llm, check_out
+class _Models(NamedTuple):
+    """The model that is trained, and the one whose reward it maximises where that is another."""
 
-    check_out(arguments.out)
-    check_llm()
-    if arguments.eval_samples < 0:
-        raise ValueError(f"--eval-samples={arguments.eval_samples}: must be at least 0")
-    check_counts(arguments, "n_prompts", "eval_prompts", "eval_every", "checkpoint_every")
+    lm: CausalLM
+    teacher: CausalLM | None
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train, or say what training would take; returns the exit code."""
+    options = PPOOptions.read(arguments)
+    config = _config(arguments, options)
+    model = ModelSpec.read(arguments, dtype=config.dtype)
+    teacher = read_second(arguments, "teacher-", model, dtype=config.dtype)
+    require_packages()
     from llm_bridge.improve.run import train
-    from llm_bridge.models.load import load_model
     from llm_bridge.models.processes import workers
     from llm_bridge.read.rollout import Diverged
 
-    config = _config(arguments)
     with workers() as group:
-        lm = load_model(arguments.model, dtype=config.dtype, device=arguments.device)
-        prompts, evaluate, target = _tasks(arguments, lm, config)
+        models = _Models(model.load(), None if teacher is None else teacher.load())
+        prompts, evaluate, target = _prompts(options, models, config)
         if group.first:
-            _announce(arguments, lm, config, prompts, group.size)
-        if arguments.dry_run:
+            _announce(options, models.lm, config, prompts, group.size)
+        if options.dry_run:
             return 0
         started = time.monotonic()
         try:
             with _terminated() as stop:
                 trainer = train(
-                    lm,
+                    models.lm,
                     prompts,
                     config,
-                    out=arguments.out,
+                    out=options.out,
                     evaluate=evaluate,
-                    eval_every=arguments.eval_every,
-                    checkpoint_every=arguments.checkpoint_every,
-                    resume=arguments.resume,
-                    tensorboard=arguments.tensorboard,
+                    eval_every=options.eval_every,
+                    checkpoint_every=options.checkpoint_every,
+                    teacher=models.teacher,
+                    resume=options.resume,
+                    tensorboard=options.tensorboard,
                     group=group,
                     stop=stop,
                 )
         except Diverged as error:
             print(
-                f"endorm ppo: stopped: {error}; the last checkpoint is in {arguments.out}",
+                f"endorm ppo: stopped: {error}; the last checkpoint is in {options.out}",
                 file=sys.stderr,
             )
             return 1
         if group.first and trainer.done == config.steps:
-            _report(arguments.out, target, trainer.done, time.monotonic() - started)
+            _report(options.out, target, trainer.done, time.monotonic() - started)
     if trainer.done < config.steps:
         print(f"stopped after batch {trainer.done}; go on with --resume", file=sys.stderr)
         return 130
@@ -183,90 +184,47 @@ def _terminated() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _config(arguments: argparse.Namespace) -> PPOConfig:
+def _config(arguments: argparse.Namespace, options: PPOOptions) -> PPOConfig:
     """Defaults, then those of the task, then the file, then the options."""
-    from llm_bridge.improve.ppo import PPOConfig
+    found: dict[str, Any] = dict(OF_DATA if options.task is None else OF_TASKS[options.task])
+    if options.config is not None:
+        found |= _read_config(options.config)
+    return PPOConfig.read(arguments, **found)
 
-    known = {field.name for field in fields(PPOConfig)}
-    found: dict[str, Any] = {}
-    if arguments.prompts is not None:
-        found |= {"max_tokens": TASKS[arguments.prompts], "end_tokens": ()}
-    else:
-        found |= {
-            "max_tokens": 1024,
-            "prompts_per_step": 64,
-            "samples": 4,
-            "minibatch": 64,
-            "microbatch": 4,
-        }
-        found |= {"epochs": 1, "lr": 1e-6, "gradient_checkpointing": True}
-    if arguments.config is not None:
-        try:
-            given = json.loads(arguments.config.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"--config={arguments.config}: cannot be read as JSON ({error})"
-            ) from None
-        if not isinstance(given, dict):
-            raise ValueError(
-                f"--config={arguments.config}: must be a JSON object of hyperparameters"
-            )
-        found |= given
-    for pair in arguments.set:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise ValueError(f"--set {pair}: must be NAME=VALUE, such as --set epochs=1")
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            found[name] = value
-    options = ("alpha", "beta", "steps", "lr", "max_tokens", "seed", "lora", "dtype")
-    found |= {name: value for name in options if (value := getattr(arguments, name)) is not None}
-    unknown = sorted(found.keys() - known)
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--config={path}: cannot be read as JSON ({error})") from None
+    if not isinstance(given, dict):
+        raise ValueError(f"--config={path}: must be a JSON object of hyperparameters")
+    known = PPOConfig.declared()
+    unknown = sorted(given.keys() - known.keys())
     if unknown:
         raise ValueError(
-            f"{unknown[0]}: no such hyperparameter; there are {', '.join(sorted(known))}"
+            f"--config={path}: {unknown[0]}: no such hyperparameter; there are "
+            f"{', '.join(sorted(known))}"
         )
-    if isinstance(found.get("end_tokens"), list):
-        found["end_tokens"] = tuple(found["end_tokens"])
-    try:
-        return PPOConfig(**found)
-    except TypeError as error:
-        raise ValueError(f"hyperparameters: {error}; give numbers as JSON writes them") from None
+    return {name: tuple(x) if isinstance(x, list) else x for name, x in given.items()}
 
 
-def _tasks(
-    arguments: argparse.Namespace, lm: CausalLM, config: PPOConfig
+def _prompts(
+    options: PPOOptions, models: _Models, config: PPOConfig
 ) -> tuple[Sequence[str], Evaluate | None, ExactTarget | None]:
     """Prompts to train on, what is evaluated, and the exact target where there is one (on prompts
     held out).
     """
-    from llm_bridge.improve.target import ExactTarget
+    if options.task is not None:
+        return _of_task(options, models, config)
     from llm_bridge.tasks.accuracy import evaluate_tasks
-    from llm_bridge.tasks.generated import addition, sorting
 
-    if arguments.prompts is not None:
-        if arguments.eval is not None or arguments.chat:
-            raise ValueError(
-                f"--prompts {arguments.prompts} is evaluated exactly; leave --eval and --chat out"
-            )
-        held = arguments.eval_prompts or 80
-        if arguments.prompts == "addition":
-            both = addition((arguments.n_prompts or 50_000) + held, seed=config.seed)
-        else:
-            both = sorting(
-                None if arguments.n_prompts is None else arguments.n_prompts + held,
-                seed=config.seed,
-            )
-        kept, seen = both.split(held)
-        target = ExactTarget(lm, kept.prompts, config, kept.answers)
-        return seen.prompts, target.report, target
-    train_on = _problems(arguments.data, arguments, lm, config, arguments.n_prompts)
-    if arguments.eval is None:
+    assert options.data is not None
+    train_on = _problems(options.data, options, models.lm, config, options.n_prompts)
+    if options.eval is None:
         return train_on.prompts, None, None
     tasks = [
-        _problems(name, arguments, lm, config, arguments.eval_prompts)
-        for name in arguments.eval.split(",")
+        _problems(name, options, models.lm, config, options.eval_prompts) for name in options.eval
     ]
 
     def evaluate(policy: CausalLM) -> dict[str, float]:
@@ -274,7 +232,7 @@ def _tasks(
             policy,
             tasks,
             config.max_tokens,
-            samples=arguments.eval_samples,
+            samples=options.eval_samples,
             end_tokens=config.end_tokens,
             seed=config.seed,
         )
@@ -282,8 +240,26 @@ def _tasks(
     return train_on.prompts, evaluate, None
 
 
+def _of_task(
+    options: PPOOptions, models: _Models, config: PPOConfig
+) -> tuple[Sequence[str], Evaluate, ExactTarget]:
+    from llm_bridge.improve.target import ExactTarget
+    from llm_bridge.tasks.generated import addition, sorting
+
+    held = options.eval_prompts or HELD_OUT
+    if options.task == "addition":
+        both = addition((options.n_prompts or N_PROMPTS) + held, seed=config.seed)
+    else:
+        both = sorting(
+            None if options.n_prompts is None else options.n_prompts + held, seed=config.seed
+        )
+    kept, seen = both.split(held)
+    target = ExactTarget(models.lm, kept.prompts, config, kept.answers, models.teacher)
+    return seen.prompts, target.report, target
+
+
 def _problems(
-    name: str, arguments: argparse.Namespace, lm: CausalLM, config: PPOConfig, limit: int | None
+    name: str, options: PPOOptions, lm: CausalLM, config: PPOConfig, limit: int | None
 ) -> Task:
     """The first problems of a file that the model has room for; says how many it has none for, and
     why.
@@ -291,12 +267,12 @@ def _problems(
     from llm_bridge.models.load import encode_prompt
     from llm_bridge.tasks.mathematics import DATA, problems
 
-    if arguments.chat and not lm.tokenizer.chat_template:
+    if options.chat and not lm.tokenizer.chat_template:
         raise ValueError(f"--chat: the tokenizer of {lm.name} has no chat template; leave it out")
-    folder = arguments.data_folder
+    folder = options.data_folder
     if folder is None and name in DATA:
         folder = Path(os.environ.get("ENDORM_SHARED", "../shared")) / "data"
-    task, unusable = problems(name, folder, tokenizer=lm.tokenizer if arguments.chat else None)
+    task, unusable = problems(name, folder, tokenizer=lm.tokenizer if options.chat else None)
     kept: list[int] = []
     left_out = [str(problem) for problem in unusable]
     for i, prompt in enumerate(task.prompts):
@@ -321,7 +297,7 @@ def _problems(
 
 
 def _announce(
-    arguments: argparse.Namespace,
+    options: PPOOptions,
     lm: CausalLM,
     config: PPOConfig,
     prompts: Sequence[str],
@@ -338,8 +314,8 @@ def _announce(
         f"{config.prompts_per_step} × {config.samples} responses"
     )
     print("\n".join(cost(lm, config, length, processes).lines(config)))
-    if arguments.dry_run:
-        print(json.dumps(asdict(config), indent=1))
+    if options.dry_run:
+        print(json.dumps(config.as_dict(), indent=1))
 
 
 def _report(out: Path, target: ExactTarget | None, done: int, seconds: float) -> None:
@@ -372,3 +348,29 @@ def _report(out: Path, target: ExactTarget | None, done: int, seconds: float) ->
         f"exact distance to the optimum: {distance:.4f} reward units, KL(π‖optimum) = "
         f"{last['kl_to_optimum']:.4f} nats"
     )
+
+
+WITHOUT = ("temperature", "dtype", "device_map")
+"""PPO trains at temperature 1, on one device a process; its dtype is a hyperparameter."""
+
+COMMAND = Command(
+    "ppo",
+    "train a model with PPO on its own endogenous reward",
+    (
+        Group(PPOOptions),
+        Group(
+            ModelSpec,
+            "model (several processes: torchrun --no-python --nproc-per-node N endorm ppo …)",
+            without=WITHOUT,
+        ),
+        Group(
+            ModelSpec,
+            "teacher: the reward of another model than --model itself",
+            prefix="teacher-",
+            without=WITHOUT,
+            optional=True,
+        ),
+        Group(PPOConfig),
+    ),
+    run,
+)

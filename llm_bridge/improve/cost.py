@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from llm_bridge.improve.ppo import PPOConfig
+from llm_bridge.improve.config import PPOConfig
 from llm_bridge.models.head import KEPT, device_of
 from llm_bridge.models.load import CausalLM
 

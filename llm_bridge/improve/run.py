@@ -18,14 +18,14 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from torch.distributed.checkpoint import state_dict as checkpoints
 from tqdm import tqdm
 
-from llm_bridge.improve.ppo import PPOConfig
+from llm_bridge.improve.config import PPOConfig
 from llm_bridge.improve.trainer import Reward, Trainer
 from llm_bridge.models.load import CausalLM, save
 from llm_bridge.models.processes import Workers
@@ -171,7 +171,7 @@ def _recorded(
             trainer.load(found)
         record = _Record(trainer, run)
         if first:
-            write_json(out / CONFIG, asdict(trainer.config))
+            write_json(out / CONFIG, trainer.config.as_dict())
             for lines in (
                 record.metrics,
                 record.samples,

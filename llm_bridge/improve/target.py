@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from llm_bridge.improve.ppo import PPOConfig
+from llm_bridge.improve.config import PPOConfig
 from llm_bridge.models.load import CausalLM
 from llm_bridge.read.reward import find_end_tokens
 from llm_bridge.read.tree import token_tree

@@ -8,7 +8,6 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,9 +17,8 @@ import torch
 from torch.distributed.checkpoint import state_dict as checkpoints
 from torch.distributed.fsdp import fully_shard
 
+from llm_bridge.improve.config import PPOConfig
 from llm_bridge.improve.ppo import (
-    MACHINE,
-    PPOConfig,
     Targets,
     _explained,
     _last,
@@ -265,9 +263,7 @@ class Trainer:
         c = self.config
         if c.reward == "expected":
             return Actor(lm)
-        return EndogenousReward(
-            lm, None, c.alpha or 1.0, c.gauge, c.terminal, end_tokens=self.end_tokens
-        )
+        return EndogenousReward(lm, reading=c.reading, end_tokens=self.end_tokens)
 
     def _read(
         self, actor: Actor, rollout: Rollout
@@ -431,7 +427,7 @@ class Trainer:
         )
         if self.group.first:
             state = {
-                "config": asdict(self.config),
+                "config": self.config.as_dict(),
                 "model": self._identity,
                 "done": self.done,
                 "beta": self.beta,
@@ -452,8 +448,8 @@ class Trainer:
 
         """
         state = torch.load(path, map_location="cpu", weights_only=True)
-        mine, its = asdict(self.config), state["config"]
-        for name in sorted(mine.keys() - MACHINE):
+        mine, its = self.config.as_dict(results_only=True), state["config"]
+        for name in sorted(mine):
             if mine[name] != its.get(name):
                 raise ValueError(
                     f"{name}={mine[name]!r}: {path} has {its.get(name)!r}; go on with that, or "
@@ -482,7 +478,7 @@ class Trainer:
         """Everything that the result depends on: hyperparameters, and hashes of the models and of
         the prompts.
         """
-        config = {name: value for name, value in asdict(self.config).items() if name not in MACHINE}
+        config = self.config.as_dict(results_only=True)
         return config | dict(zip(("lm", "reward_of", "prompts"), self._identity, strict=True))
 
     @cached_property

@@ -10,25 +10,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import transformers
 from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 
+if TYPE_CHECKING:
+    from llm_bridge.models.spec import ModelSpec
+
 __all__ = [
     "CausalLM",
     "encode",
     "encode_prompt",
-    "load_model",
-    "load_reward_model",
+    "fingerprint",
+    "load_checkpoint",
     "require_same_tokenizer",
     "require_same_vocabulary",
     "save",
 ]
-
-DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,77 +59,28 @@ class CausalLM:
         return None if positions is None else int(positions)
 
 
-def load_model(
-    name_or_path: str | Path,
-    *,
-    dtype: str = "float32",
-    device: str | None = None,
-    device_map: str | dict[str, Any] | None = None,
-) -> CausalLM:
-    """Load a causal language model from a local folder or from the hub.
+def load_checkpoint(spec: ModelSpec, *, reward_model: bool = False) -> CausalLM:
+    """Load model and tokenizer from a local folder or from the hub, as `ModelSpec.load` does before
+    it changes the weights.
 
     Args:
-        name_or_path: a folder with a ``config.json``, or a hub id. What looks like a path never
-            asks the hub.
-        dtype: of the weights: ``"float16"``, ``"bfloat16"``, ``"float32"`` or ``"float64"``.
-        device: torch device; by default the GPU if there is one (of several processes, each its
-            own).
-        device_map: instead of a device, how ``accelerate`` spreads the model: ``"auto"`` over all
-            GPUs and the CPU.
+        spec: which model, its dtype, and where it is placed. What looks like a path never asks the
+            hub. Of several processes each takes its own GPU.
+        reward_model: whether it is a sequence classifier with one label, not a causal model.
 
     Raises:
         OSError: there is no such folder, or the model can be neither found on disk nor downloaded.
-        ValueError: unknown `dtype`; not a causal language model; an incomplete checkpoint;
-            another's tokenizer.
+        ValueError: not such a model; an incomplete checkpoint; another's tokenizer; no such device.
 
     """
-    return _load(
-        name_or_path, transformers.AutoModelForCausalLM, _require_causal, dtype, device, device_map
-    )
-
-
-def load_reward_model(
-    name_or_path: str | Path,
-    *,
-    dtype: str = "float32",
-    device: str | None = None,
-    device_map: str | dict[str, Any] | None = None,
-) -> CausalLM:
-    """Load an explicit reward model, a sequence classifier with one label, as `load_model` does a
-    causal one.
-    """
-    auto = transformers.AutoModelForSequenceClassification
-    return _load(name_or_path, auto, _require_one_label, dtype, device, device_map)
-
-
-def _load(
-    name_or_path: str | Path,
-    auto: Any,
-    require: Callable[[Any], None],
-    dtype: str,
-    device: str | None,
-    device_map: Any,
-) -> CausalLM:
-    name = os.path.expanduser(name_or_path)
+    kind = REWARD_MODEL if reward_model else CAUSAL
+    name = os.path.expanduser(spec.model)
     local = _looks_like_path(name)
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype={dtype!r}: must be one of {', '.join(DTYPES)}")
-    if device is not None and device_map is not None:
-        raise ValueError(f"device={device!r} and device_map={device_map!r}: give one of them")
     if local and not os.path.isfile(os.path.join(name, "config.json")):
         raise OSError(f"{name}: no model there; give a folder with a config.json, or a hub id")
     with _quiet():
         try:
-            require(transformers.AutoConfig.from_pretrained(name, trust_remote_code=False))
-            model, report = auto.from_pretrained(
-                name,
-                dtype=getattr(torch, dtype),
-                output_loading_info=True,
-                device_map=device_map,
-                trust_remote_code=False,
-            )
-            tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-            _require_generation_config(name)
+            model, report, tokenizer = _from_pretrained(name, kind, spec)
         except (OSError, SafetensorError) as error:
             remedy = (
                 "give a complete model folder"
@@ -138,15 +90,14 @@ def _load(
             raise OSError(f"{name}: cannot be loaded ({first_line(error)}); {remedy}") from None
         except Exception as error:  # of what a damaged file holds, transformers raises anything
             raise ValueError(
-                f"{name}: not a {KINDS[auto]} that can be used here ({first_line(error)}); give "
+                f"{name}: not a {kind.name} that can be used here ({first_line(error)}); give "
                 "another model"
             ) from None
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise ValueError(
             f"{name}: the checkpoint lacks {len(missing)} weights of a {type(model).__name__} "
-            f"({missing[0]}, …); "
-            f"give a checkpoint of a {KINDS[auto]}"
+            f"({missing[0]}, …); give a checkpoint of a {kind.name}"
         )
     if report["unexpected_keys"]:
         unused = sorted(report["unexpected_keys"])
@@ -154,21 +105,33 @@ def _load(
         warnings.warn(f"{name}: {count}: it is not of this {type(model).__name__}", stacklevel=3)
     lm = CausalLM(model.eval(), tokenizer, Path(name).name if local else name)
     _require_own_tokenizer(lm)
-    if device_map is None:
-        default = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-        try:
-            model.to(device or default)
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(
-                f"device={device or default!r}: {first_line(error)}; give another device"
-            ) from None
+    if spec.device_map is None:
+        _place(model, spec.device)
     return lm
 
 
-KINDS = {
-    transformers.AutoModelForCausalLM: "causal language model",
-    transformers.AutoModelForSequenceClassification: "reward model",
-}
+def _from_pretrained(name: str, kind: _Kind, spec: ModelSpec) -> tuple[Any, Any, Any]:
+    """Model, report on its weights, and tokenizer."""
+    kind.require(transformers.AutoConfig.from_pretrained(name, trust_remote_code=False))
+    model, report = kind.auto.from_pretrained(
+        name,
+        dtype=getattr(torch, spec.dtype),
+        output_loading_info=True,
+        device_map=spec.device_map,
+        trust_remote_code=False,
+    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    _require_generation_config(name)
+    return model, report, tokenizer
+
+
+def _place(model: Any, device: str | None) -> None:
+    if device is None:
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    try:
+        model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={device!r}: {first_line(error)}; give another device") from None
 
 
 def _require_generation_config(name: str) -> None:
@@ -197,8 +160,8 @@ def _require_own_tokenizer(lm: CausalLM) -> None:
 
 
 def save(lm: CausalLM, folder: str | Path, weights: dict[str, Any] | None = None) -> None:
-    """Write model (these weights, or its own) and tokenizer to `folder`, from which `load_model`
-    reads them back.
+    """Write model (these weights, or its own) and tokenizer to `folder`, from which
+    `ModelSpec.load` reads them back.
     """
     with _quiet():
         lm.model.save_pretrained(folder, state_dict=weights)
@@ -216,7 +179,9 @@ def require_same_vocabulary(model: CausalLM, expert: CausalLM) -> None:
 
 
 def require_same_tokenizer(model: CausalLM, other: CausalLM) -> None:
-    """The same of the tokenizers alone: one of the models may have more logits than tokens."""
+    """Raise `ValueError` unless both tokenizers map tokens to the same ids; one of the models may
+    have more logits than tokens.
+    """
     one, two = model.tokenizer.get_vocab(), other.tokenizer.get_vocab()
     if one != two:
         token = min(
@@ -335,6 +300,20 @@ def _require_one_label(config: Any) -> None:
         raise ValueError(f"a {architectures[0]} is not a sequence classifier")
     if config.num_labels != 1:
         raise ValueError(f"it has {config.num_labels} labels, a reward model has one")
+
+
+class _Kind(NamedTuple):
+    """A kind of model: what messages call it, what loads it, and what its configuration must be."""
+
+    name: str
+    auto: Any
+    require: Callable[[Any], None]
+
+
+CAUSAL = _Kind("causal language model", transformers.AutoModelForCausalLM, _require_causal)
+REWARD_MODEL = _Kind(
+    "reward model", transformers.AutoModelForSequenceClassification, _require_one_label
+)
 
 
 @contextmanager

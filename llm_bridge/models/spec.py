@@ -1,208 +1,139 @@
-"""A model as it is read: its own temperature, dtype, adapter and quantisation."""
+"""A model's identity: which weights, how they are loaded, at which temperature it is sampled.
+
+torch is imported when a model is loaded, not when its options are listed.
+"""
 
 from __future__ import annotations
 
-import math
-import warnings
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from safetensors import SafetensorError
-from transformers.pytorch_utils import Conv1D
+from theory.commands.options import OptionError, Options, option
 
-from llm_bridge.models.load import CausalLM, first_line, load_model, require_same_vocabulary
-from theory.arrays.namespace import require_positive
+if TYPE_CHECKING:
+    from llm_bridge.models.load import CausalLM
 
-__all__ = ["Variant", "default_expert", "load_pair", "load_variant", "quantise"]
+__all__ = ["Dtype", "ModelSpec"]
 
-BITS = (2, 16)
+Dtype = Literal["float16", "bfloat16", "float32", "float64"]
 
 
 @dataclass(frozen=True)
-class Variant:
-    """Which model, and how it is read. Two variants of one model are an expert and its imperfect
-    copy.
+class ModelSpec(Options):
+    """Which model, and how it is read. Two specifications of one model can be an expert and its
+    imperfect copy.
 
-    Attributes:
-        model: folder or hub id. A checkpoint that is quantised on disk is loaded as its
-            configuration says.
-        temperature: at which it is sampled.
-        dtype: of the weights.
-        bits: the matrices of its layers are rounded to so many bits, see `quantise`; `None`: as
-            they are.
-        adapter: folder or hub id of a LoRA adapter (peft) that is merged into the weights.
+    `model` may also be a `Path`. A checkpoint that is quantised on disk is loaded as its
+    configuration says; `bits` rounds further, see `llm_bridge.models.weights.quantise`.
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: a value is out of range; names it.
 
+    >>> str(ModelSpec("gpt2", temperature=0.8, bits=4))
+    'float32, temperature 0.8, weights of 4 bits'
     """
 
-    model: str
-    temperature: float = 1.0
-    dtype: str = "float32"
-    bits: int | None = None
-    adapter: str | None = None
+    model: str = option(help="causal language model: folder or hub id", metavar="M", main=True)
+    temperature: float = option(1.0, help="at which the model is sampled", above=0, metavar="T")
+    dtype: Dtype = option("float32", help="of the weights")
+    bits: int | None = option(
+        None, help="round the matrices of the layers", unit="bits", low=2, high=16, metavar="B"
+    )
+    adapter: str | None = option(
+        None, help="LoRA adapter, folder or hub id, merged into the weights", metavar="DIR"
+    )
+    device: str | None = option(
+        None,
+        help="torch device",
+        metavar="DEVICE",
+        default_text="the GPU if there is one, of each process its own",
+        affects_results=False,
+    )
+    device_map: str | None = option(
+        None,
+        help="'auto' spreads the model over several GPUs and the CPU",
+        metavar="MAP",
+        affects_results=False,
+    )
 
     def __post_init__(self) -> None:
-        require_positive("temperature", self.temperature)
-        if self.bits is not None and not BITS[0] <= self.bits <= BITS[1]:
-            raise ValueError(f"bits={self.bits}: must be from {BITS[0]} to {BITS[1]}")
+        """Take a path as the text that it is, and check all values."""
+        if isinstance(self.model, os.PathLike):
+            object.__setattr__(self, "model", os.fspath(self.model))
+        super().__post_init__()
+
+    def check(self) -> None:
+        """Refuse an empty name, and two ways to place the model."""
+        for name in ("model", "adapter"):
+            if getattr(self, name) == "":
+                raise OptionError(name, "must name a folder or a hub id", "")
+        if self.device is not None and self.device_map is not None:
+            raise OptionError("device", "and {device_map}: give one of them")
 
     @property
     def weights(self) -> tuple[Any, ...]:
-        """What tells its weights from those of another variant."""
-        return self.model, self.dtype, self.bits, self.adapter
+        """What tells its weights from those of another specification."""
+        return self.model, self.dtype, self.bits, self.adapter, self.device, self.device_map
 
     def __str__(self) -> str:
+        """How it is read, for reports that name the model themselves."""
         parts = [self.dtype, f"temperature {self.temperature:g}"]
         parts += [] if self.bits is None else [f"weights of {self.bits} bits"]
         parts += [] if self.adapter is None else [f"adapter {Path(self.adapter).name}"]
         return ", ".join(parts)
 
+    def load(self) -> CausalLM:
+        """Load the causal language model, merge the adapter, round the weights.
 
-def load_variant(variant: Variant, *, device: str | None = None) -> CausalLM:
-    """Load the model, merge the adapter, round the weights.
+        Raises:
+            OSError: the model or the adapter cannot be loaded.
+            ValueError: it is no causal language model, its checkpoint is incomplete, the adapter
+                or the tokenizer is another model's, or there is nothing to round.
 
-    Raises:
-        OSError: the model or the adapter cannot be loaded.
-        ValueError: see `load_model`; the adapter is not one of this model, or lacks weights, or has
-            more than the model takes; or there is nothing to round, or what cannot be.
+        """
+        from llm_bridge.models.load import load_checkpoint
 
-    """
-    lm = load_model(variant.model, dtype=variant.dtype, device=device)
-    if variant.adapter is not None:
-        lm = CausalLM(_merged(lm, variant.adapter), lm.tokenizer, lm.name)
-    if variant.bits is not None:
-        quantise(lm, variant.bits)
-    return lm
+        return self._changed(load_checkpoint(self))
 
+    def load_reward_model(self) -> CausalLM:
+        """Load an explicit reward model, a sequence classifier with one label, as `load` does a
+        causal one.
+        """
+        from llm_bridge.models.load import load_checkpoint
 
-def default_expert(policy: Variant) -> Variant:
-    """The expert where none is named: the same model, colder where the model itself is read at
-    temperature 1.
-    """
-    return replace(policy, temperature=0.9 if policy.temperature == 1.0 else 1.0)
+        return self._changed(load_checkpoint(self, reward_model=True))
 
+    def _changed(self, lm: CausalLM) -> CausalLM:
+        from llm_bridge.models.weights import merge_adapter, quantise
 
-def load_pair(policy: Variant, expert: Variant) -> tuple[CausalLM, CausalLM]:
-    """Both models; the same object twice where only the temperature differs.
+        if self.adapter is not None:
+            lm = merge_adapter(lm, self.adapter)
+        if self.bits is not None:
+            quantise(lm, self.bits)
+        return lm
 
-    Raises:
-        OSError: a model cannot be loaded.
-        ValueError: see `load_variant`; or the vocabularies differ.
+    def load_pair(self, expert: ModelSpec) -> tuple[CausalLM, CausalLM]:
+        """Load this model and its expert; the same object twice where only the temperature differs.
 
-    """
-    lm = load_variant(policy)
-    teacher = lm if policy.weights == expert.weights else load_variant(expert)
-    require_same_vocabulary(lm, teacher)
-    return lm, teacher
+        Raises:
+            OSError: a model cannot be loaded.
+            ValueError: see `load`; or the vocabularies differ.
 
+        """
+        from llm_bridge.models.load import require_same_vocabulary
 
-def _merged(lm: CausalLM, adapter: str) -> Any:
-    """The model with the adapter's weights added to its own.
+        lm = self.load()
+        teacher = lm if self.weights == expert.weights else expert.load()
+        require_same_vocabulary(lm, teacher)
+        return lm, teacher
 
-    Every weight of the file must have its place and every place its weight: peft itself leaves the
-    former out, and the latter as they were initialised, which is at random with
-    ``init_lora_weights=false``.
-    """
-    try:
-        from peft import PeftConfig, PeftModel, PeftType
-    except ImportError:
-        raise ValueError(
-            f"adapter={adapter}: peft is not installed: pip install 'endorm[train]'"
-        ) from None
-    if Path(adapter).exists() and not (Path(adapter) / "adapter_config.json").is_file():
-        raise OSError(
-            f"adapter={adapter}: no adapter there; give a folder with an adapter_config.json, or a "
-            "hub id"
-        )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
-            config = PeftConfig.from_pretrained(adapter)
-            if config.peft_type != PeftType.LORA:
-                raise ValueError(f"its type is {config.peft_type}, not LORA")
-            config.inference_mode = True
-            adapted = PeftModel(lm.model, config)
-            keys = adapted.load_adapter(adapter, "default")
-            lacks, more = (
-                ("its file lacks", keys.missing_keys),
-                ("the model has no place for", keys.unexpected_keys),
-            )
-            for what, names in (lacks, more):
-                if names:
-                    shown = ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "")
-                    raise ValueError(f"{what} {len(names)} weights: {shown}")
-            return adapted.merge_and_unload().eval()
-    except (OSError, SafetensorError) as error:
-        raise OSError(f"adapter={adapter}: cannot be loaded ({first_line(error)})") from None
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f"adapter={adapter}: not one of {lm.name} ({first_line(error)})") from None
+    def default_expert(self) -> ModelSpec:
+        """The expert where none is named: the same model, colder where the model itself is sampled
+        at temperature 1.
 
-
-@torch.no_grad()
-def quantise(lm: CausalLM, bits: int) -> None:
-    """Round the matrices of all layers but the embeddings and the output head to `bits` bits, in
-    place.
-
-    Round to nearest, symmetric, with a scale for each output: ``w → s·round(w/s)``, ``s = max|w| /
-    (2^{bits−1} − 1)``. What quantised inference computes with, at the precision of the model's own
-    dtype. Of mixtures of experts each expert's matrices are rounded like those of a layer of its
-    own, and the routers too.
-
-    Raises:
-        ValueError: the model has no such matrix, or one of which it is not known what its outputs
-            are.
-
-    """
-    head = lm.model.get_output_embeddings() if hasattr(lm.model, "get_output_embeddings") else None
-    matrices: list[tuple[torch.Tensor, int]] = []
-    for place, module in lm.model.named_modules():
-        if module is head or isinstance(module, LEFT):
-            continue
-        for name, weight in module.named_parameters(recurse=False):
-            if (
-                weight.is_floating_point()
-                and weight.ndim > 1
-                and not any(word in name for word in NO_MATRIX)
-            ):
-                inputs = _inputs(module, name, weight)
-                if inputs is None:
-                    where = (
-                        f"{place}.{name} of shape {tuple(weight.shape)} in a "
-                        f"{type(module).__name__}"
-                    )
-                    raise ValueError(
-                        f"bits={bits}: {lm.name} has a weight that is no linear layer's: {where}"
-                    )
-                matrices.append((weight, inputs))
-    if not matrices:
-        raise ValueError(f"bits={bits}: {lm.name} has no linear layers to round")
-    for weight, inputs in matrices:
-        values = weight.double()
-        scale = values.abs().amax(dim=inputs, keepdim=True) / (math.ldexp(1.0, bits - 1) - 1)
-        weight.copy_(torch.where(scale > 0, scale * torch.round(values / scale), values))
-
-
-LEFT = (torch.nn.Embedding, torch.nn.modules.conv._ConvNd)
-"""Modules that quantised inference leaves as they are."""
-
-NO_MATRIX = ("bias", "A_log", "time_mix")
-"""In names of parameters that have several dimensions and take no product with inputs."""
-
-
-def _inputs(module: torch.nn.Module, name: str, weight: torch.Tensor) -> int | None:
-    """The dimension of a matrix, or of one matrix for each expert, that runs over its inputs;
-    `None`: not known.
-    """
-    if isinstance(module, Conv1D):  # GPT-2 keeps its matrices transposed
-        return 0
-    if name == "weight" and weight.ndim == 2:  # linear layers and routers
-        return 1
-    if weight.ndim == 3 and hasattr(module, "is_transposed"):  # fused experts of transformers
-        return 1 if module.is_transposed else 2
-    if weight.ndim == 3 and name == "weight" and type(module).__name__.endswith("ParallelExperts"):
-        return 2
-    return None
+        >>> ModelSpec("gpt2").default_expert().temperature
+        0.9
+        """
+        return replace(self, temperature=0.9 if self.temperature == 1.0 else 1.0)

@@ -10,7 +10,10 @@ calls, on a cluster in every worker's:
     ENDORM_GAUGE      logits (default) or logprob
     ENDORM_TERMINAL   zero (default) or bootstrap
     ENDORM_DTYPE      of the weights, float32 by default
+    ENDORM_BITS       round the matrices of the layers to so many bits
+    ENDORM_ADAPTER    LoRA adapter, folder or hub id, merged into the weights
     ENDORM_DEVICE     by default the GPU if there is one
+    ENDORM_DEVICE_MAP "auto" spreads the model over several GPUs and the CPU
 
 The same in all of them:
 
@@ -30,13 +33,16 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias, cast
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
-from llm_bridge.models.load import first_line, load_model
-from llm_bridge.read.reward import Aggregation, EndogenousReward, Ids, Score
+from llm_bridge.models.load import first_line
+from llm_bridge.models.spec import ModelSpec
+from llm_bridge.read.reward import Aggregation, EndogenousReward, Ids, RewardReading, Score
+from theory.commands.options import OptionError, Options, option
 
 __all__ = [
     "Prompt",
@@ -45,10 +51,13 @@ __all__ = [
     "encode_prompts",
     "from_environment",
     "id_rewards",
+    "read_variables",
     "require_finite",
     "require_tokenizer",
     "score_rollouts",
 ]
+
+T = TypeVar("T", bound=Options)
 
 Prompt: TypeAlias = str | Sequence[Mapping[str, Any]]
 """A text, or a conversation of messages with ``role`` and ``content``."""
@@ -56,47 +65,74 @@ Prompt: TypeAlias = str | Sequence[Mapping[str, Any]]
 Rewards: TypeAlias = Callable[[Sequence[Ids], Sequence[Ids]], list[float]]
 """From the ids of prompts and of their responses to a reward for each response."""
 
-DEFAULTS = {
-    "ENDORM_ALPHA": "1",
-    "ENDORM_GAUGE": "logits",
-    "ENDORM_TERMINAL": "zero",
-    "ENDORM_DTYPE": "float32",
-    "ENDORM_DEVICE": "",
-}
+PREFIX = "ENDORM_"
+"""Before the name of every variable: option ``alpha`` is ``ENDORM_ALPHA``."""
 
 _LOCK = threading.Lock()
 
 
+@dataclass(frozen=True)
+class Summary(Options):
+    """Say which number is made of a response's rewards, see `EndogenousReward.aggregate`."""
+
+    how: Literal["sum", "mean", "logprob"] = option("sum", help="number made of a response")
+
+
 def from_environment() -> tuple[EndogenousReward, Aggregation]:
-    """Reward and aggregation that the ``ENDORM_…`` variables describe; the last model loaded is
-    kept.
+    """Return the reward and the aggregation that the ``ENDORM_…`` variables describe.
+
+    The last model loaded is kept.
 
     Raises:
         OSError: there is no such model.
-        ValueError: ``ENDORM_MODEL`` is not set, or a variable has a value that does not do.
+        ValueError: ``ENDORM_MODEL`` is not set, or a variable has a value that is not allowed;
+            names variable, value and what to give instead.
 
     """
-    if not (name := os.environ.get("ENDORM_MODEL")):
+    if not os.environ.get(f"{PREFIX}MODEL"):
         raise ValueError(
             "ENDORM_MODEL is not set: give the scoring model's folder or hub id, in every worker"
         )
+    how = read_variables(Summary).how
     with _LOCK:
-        reward = _load(
-            name, *(os.environ.get(variable, default) for variable, default in DEFAULTS.items())
+        model = read_variables(ModelSpec, without=("temperature",))
+        reward = _load(model, read_variables(RewardReading))
+    return reward, how
+
+
+def read_variables(options: type[T], without: Collection[str] = ()) -> T:
+    """Return options read from the environment: a variable that is unset or empty is not given.
+
+    Args:
+        options: their names, ranges and meanings.
+        without: options that have no variable.
+
+    Raises:
+        ValueError: a value is refused; names variable, value and what to give instead.
+
+    >>> os.environ["ENDORM_ALPHA"] = "0.5"
+    >>> read_variables(RewardReading)
+    RewardReading(alpha=0.5, gauge='logits', terminal='zero')
+    >>> os.environ["ENDORM_ALPHA"] = "hot"
+    >>> read_variables(RewardReading)
+    Traceback (most recent call last):
+    ValueError: ENDORM_ALPHA=hot: must be a number, from 1e-09 to 1e+09 reward units per nat
+    >>> del os.environ["ENDORM_ALPHA"]
+
+    """
+    variables = {name: PREFIX + name.upper() for name in options.declared() if name not in without}
+    given = {name: words for name in variables if (words := os.environ.get(variables[name]))}
+    try:
+        return options(
+            **{name: options.declared()[name].parse(words) for name, words in given.items()}
         )
-    return reward, cast(Aggregation, os.environ.get("ENDORM_HOW", "sum"))
+    except OptionError as error:
+        raise ValueError(error.spelled(variables, given.get(error.name, ""))) from None
 
 
 @functools.lru_cache(maxsize=1)
-def _load(
-    name: str, alpha: str, gauge: Any, terminal: Any, dtype: str, device: str
-) -> EndogenousReward:
-    try:
-        temperature = float(alpha)
-    except ValueError:
-        raise ValueError(f"ENDORM_ALPHA={alpha!r}: must be a number") from None
-    lm = load_model(name, dtype=dtype, device=device or None)
-    return EndogenousReward(lm, alpha=temperature, gauge=gauge, terminal=terminal)
+def _load(model: ModelSpec, reading: RewardReading) -> EndogenousReward:
+    return EndogenousReward(model.load(), reading=reading)
 
 
 def id_rewards(reward: EndogenousReward, how: Aggregation = "sum") -> Rewards:

@@ -45,12 +45,7 @@ def make_token_rewards(
     empty one has none.
     """
     every = EndogenousReward(
-        reward.lm,
-        alpha=reward.alpha,
-        gauge=reward.gauge,
-        terminal=reward.terminal,
-        batch_tokens=reward.batch_tokens,
-        end_tokens=(),
+        reward.lm, reading=reward.reading, batch_tokens=reward.batch_tokens, end_tokens=()
     )
 
     def token_rewards(output: Mapping[str, Any]) -> list[list[float]]:

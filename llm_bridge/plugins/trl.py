@@ -5,7 +5,7 @@ With a model in hand, or by its dotted name with ``ENDORM_MODEL`` set (`llm_brid
 
     from llm_bridge.plugins.trl import make_reward_func
 
-    reward = EndogenousReward(model, tokenizer, alpha=0.5)
+    reward = EndogenousReward(model, tokenizer, RewardReading(alpha=0.5))
     GRPOTrainer(model=policy, reward_funcs=make_reward_func(reward, how="mean"), …)
 
     ENDORM_MODEL=path/or/hub-id trl grpo --reward_funcs llm_bridge.plugins.trl.endogenous_reward …

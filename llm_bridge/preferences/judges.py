@@ -104,7 +104,7 @@ class GenerativeVerifier(Judge):
         yes, no = log_probs.T
         found = {
             "log_prob": yes,
-            "reward_sum": self.reward.alpha * yes + values,
+            "reward_sum": self.reward.reading.alpha * yes + values,
             "soft_value_prompt": values,
             "log_odds": yes - no,
         }

@@ -1,17 +1,13 @@
-"""What a person reads of a run: responses with each token coloured by its reward, and the heat map
-of domains.
+"""What a person reads of a scoring run: how often the scores are right, responses with each token
+coloured by its reward, and the heat map of domains.
 """
 
 from __future__ import annotations
 
-import codecs
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from html import escape
+from importlib import resources
 from itertools import chain
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,10 +18,12 @@ from numpy.typing import NDArray
 
 from llm_bridge.preferences.accuracy import Scores, aligned
 from llm_bridge.preferences.pairs import Comparison, Key
+from llm_bridge.preferences.token_texts import completed_texts, token_bytes
 from theory.reports.figures import CLONE, PALETTE, RL
-from theory.storage.files import replacing
+from theory.reports.html import Markup, element, escape, join
+from theory.reports.report import Column, Fragment, Report, Table
 
-__all__ = ["domain_figure", "token_texts", "write_html"]
+__all__ = ["accuracy_table", "domain_figure", "token_report"]
 
 Array: TypeAlias = NDArray[Any]
 Record: TypeAlias = Mapping[str, Any]
@@ -47,61 +45,53 @@ COVERED = 0.98
 """Share of tokens inside the ends of a colour scale; one beyond has the colour of the end."""
 
 
-def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """The text that each token adds to those before it, special tokens included; in linear time.
+def accuracy_table(scores: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return a row for each subset and score: accuracy, beside how often the shorter response wins,
+    and with length held fixed.
 
-    A character split over tokens goes to the one that completes it, the others have ``""``. Joined,
-    the texts are the decoded ids, except that bytes which form no character may be another number
-    of ``"�"``.
+    Args:
+        scores: by name of the score, what `llm_bridge.preferences.accuracy.summary` returns.
+
     """
-    return _completed(_token_bytes(tokenizer, ids))
-
-
-def _completed(pieces: Sequence[bytes]) -> list[str]:
-    """The characters that end in each piece of UTF-8."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    return [
-        decoder.decode(piece, final=n == len(pieces)) for n, piece in enumerate(pieces, start=1)
+    rows: list[tuple[Any, ...]] = []
+    subsets = list(next(iter(scores.values()))["subsets"])
+    for subset in [*(["(all)"] if len(subsets) > 1 else []), *subsets]:
+        for n, (name, whole) in enumerate(scores.items()):
+            one = whole if subset == "(all)" else whole["subsets"][subset]
+            controlled = one["length_controlled"]["characters"]
+            matched = controlled["matched"]
+            levels = [
+                f"{one[level]['value']:.3f}" for level in ("hard", "normal", "easy") if level in one
+            ]
+            rows.append(
+                (
+                    subset if n == 0 else "",
+                    name,
+                    one["comparisons"] if n == 0 else "",
+                    "{value:.3f} [{low:.3f}, {high:.3f}]".format(**one["accuracy"]),
+                    "/".join(levels),
+                    one["nulls"]["shorter (characters)"]["accuracy"]["value"],
+                    f"{RATE.show(matched['value'])} ({matched['pairs']})",
+                    controlled["logistic"]["value"],
+                )
+            )
+    columns = [
+        Column("subset"),
+        Column("score"),
+        Column("n", align="right"),
+        Column("accuracy"),
+        Column("hard/normal/easy"),
+        Column("shorter", ".3f"),
+        Column("matched (pairs)"),
+        Column("logistic", ".3f"),
     ]
+    return Table("", columns, rows)
 
 
-def _token_bytes(tokenizer: Any, ids: Sequence[int]) -> list[bytes]:
-    """The bytes that each token adds: half a character has some, and decoding would lose them."""
-    decode = partial(
-        tokenizer.decode, skip_special_tokens=False, clean_up_tokenization_spaces=False
-    )
-    decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
-    byte_level = "ByteLevel" in repr(decoder) or hasattr(tokenizer, "byte_decoder")
-    ids, pieces = [int(token) for token in ids], []
-    for n, name in enumerate(tokenizer.convert_ids_to_tokens(ids)):
-        if byte_level:
-            name = name or ""  # a row of the head that the vocabulary has no name for
-            written = all(letter in BYTES for letter in name)
-            pieces.append(bytes(BYTES[letter] for letter in name) if written else name.encode())
-        elif name and re.fullmatch("<0x[0-9A-F]{2}>", name) and decode([ids[n]]) != name:
-            pieces.append(bytes([int(name[3:5], 16)]))
-        else:  # decoded after its neighbour, since alone it may lose a space
-            before = decode(ids[max(0, n - 1) : n])
-            pieces.append(decode(ids[max(0, n - 1) : n + 1])[len(before) :].encode())
-    return pieces
+RATE = Column(format=".3f")
 
 
-def _byte_letters() -> dict[str, int]:
-    """The byte that each letter of a byte-level vocabulary stands for: its own where it is printed
-    (GPT-2).
-    """
-    printed = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printed]
-    return {chr(byte): byte for byte in printed} | {
-        chr(256 + n): byte for n, byte in enumerate(others)
-    }
-
-
-BYTES = _byte_letters()
-
-
-def write_html(
-    path: str | Path,
+def token_report(
     comparisons: Sequence[Comparison],
     records: Mapping[Key, Record],
     tokenizer: Any,
@@ -109,16 +99,14 @@ def write_html(
     title: str,
     facts: Mapping[str, str],
     scores: Scores | None = None,
-) -> None:
-    """Write comparisons as one HTML file that needs no other, each token coloured by its reward or
-    by ``log π``.
+) -> Report:
+    """Report comparisons with each token coloured by its reward or by ``log π``.
 
     Args:
-        path: replaced once all is written.
         comparisons: in the order of the page.
         records: each response's line of the run's ``responses.jsonl``.
         tokenizer: the one that gave `token_ids`.
-        title: the page's heading.
+        title: heading.
         facts: what the reader should know of the run, by name.
         scores: what orders the responses, as in `llm_bridge.preferences.accuracy`; `None` for
             `reward_sum`.
@@ -132,15 +120,19 @@ def write_html(
     )
     if scores is not None:
         sides = aligned(comparisons, scores)
-    cases = [_Case(comparison, *side) for comparison, side in zip(comparisons, sides, strict=True)]
+    judged = [_Judged(pair, *side) for pair, side in zip(comparisons, sides, strict=True)]
     used = [records[key] for comparison in comparisons for key, _ in comparison.responses()]
     limits = (_limit(record[name] for record in used) for name in ("rewards", "log_probs"))
-    page = _Page(records, tokenizer, scores is not None, *limits)
-    with replacing(path) as file:
-        for part in page.parts(cases, title, facts):
-            file.write(
-                part.encode("utf-8", "backslashreplace")
-            )  # half a surrogate pair has no UTF-8
+    tokens = _Tokens(records, tokenizer, scores is not None, *limits)
+    right = sum(one.right for one in judged)
+    pairs = sum(one.margins.size for one in judged)
+    by = "reward sum" if scores is None else "score"
+    return Report(
+        title,
+        [f"{right} of {pairs} pairs are ordered right, by {by}."],
+        facts,
+        [Fragment(tokens.html(judged), _style())],
+    )
 
 
 def _limit(values: Iterable[Sequence[float]]) -> float:
@@ -150,21 +142,18 @@ def _limit(values: Iterable[Sequence[float]]) -> float:
     return (float(np.quantile(finite, COVERED)) if len(finite) else 0.0) or 1.0
 
 
-class _Case:
+class _Judged:
     """A comparison with its scores and their margins, chosen minus rejected, shape (C, R)."""
 
     def __init__(self, comparison: Comparison, chosen: Array, rejected: Array) -> None:
-        self.comparison, self.scores = comparison, {"chosen": chosen, "rejected": rejected}
+        self.comparison = comparison
+        self.scores = {"chosen": chosen, "rejected": rejected}
         with np.errstate(invalid="ignore"):
-            self.margins = np.where(
-                chosen[:, None] == rejected, 0.0, chosen[:, None] - rejected
-            )  # also two of −∞
+            margins = chosen[:, None] - rejected
+        self.margins = np.where(chosen[:, None] == rejected, 0.0, margins)  # also two of −∞
         self.names = {
-            role: list(styles) or [str(i + 1) if len(texts) > 1 else "" for i in range(len(texts))]
-            for role, texts, styles in (
-                ("chosen", comparison.chosen, comparison.chosen_styles),
-                ("rejected", comparison.rejected, comparison.rejected_styles),
-            )
+            "chosen": _names(comparison.chosen, comparison.chosen_styles),
+            "rejected": _names(comparison.rejected, comparison.rejected_styles),
         }
 
     @property
@@ -173,158 +162,30 @@ class _Case:
         return int((self.margins > 0).sum())
 
     @property
-    def heading(self) -> str:
+    def heading(self) -> Markup:
         """The id with the mark of a single pair, or with how many are ordered right."""
-        verdict = (
-            _mark(self.margins[0, 0])
-            if self.margins.size == 1
-            else f"✓ {self.right} of {self.margins.size}"
-        )
-        return f"{_text(self.comparison.id)} <small>{verdict}</small>"
+        single = self.margins.size == 1
+        verdict = _mark(self.margins[0, 0]) if single else f"✓ {self.right} of {self.margins.size}"
+        return join([self.comparison.id, " ", element("small", verdict)])
 
-    def table(self) -> str:
+    def margins_html(self) -> Markup:
         """Whether each pair is ordered right, and by how much: chosen responses by rejected
         ones.
         """
-        pairs = [
-            [f"{_mark(margin)} {_number(margin, '+')}" for margin in row] for row in self.margins
-        ]
         if self.margins.size == 1:
-            return f"<p>chosen − rejected: {pairs[0][0]}</p>\n"
-        head = "".join(f"<th scope=col>{_text(name)}</th>" for name in self.names["rejected"])
-        rows = [f"<tr><td></td>{head}</tr>\n"]
-        for name, row in zip(self.names["chosen"], pairs, strict=True):
-            rows.append(
-                "<tr><th "
-                f"scope=row>{_text(name)}</th>{''.join(f'<td>{pair}</td>' for pair in row)}</tr>\n"
-            )
-        caption = "<caption>chosen (rows) − rejected (columns)</caption>"
-        return f"<div class=wide><table>\n{caption}\n{''.join(rows)}</table></div>\n"
+            return element("p", f"chosen − rejected: {_margin(self.margins[0, 0])}")
+        columns = [Column(), *(Column(name, _margin) for name in self.names["rejected"])]
+        rows = [(name, *row) for name, row in zip(self.names["chosen"], self.margins, strict=True)]
+        return Table("", columns, rows, "chosen (rows) − rejected (columns)").html()
 
 
-@dataclass(frozen=True)
-class _Page:
-    """The HTML of a run. Colour scales end at ``±reward_limit``, and at ``-log_prob_limit`` and
-    0.
-    """
+def _names(texts: Sequence[str], styles: Sequence[str]) -> list[str]:
+    """Names of a side's responses: their styles, or numbers where there are several."""
+    return list(styles) or [str(i + 1) if len(texts) > 1 else "" for i in range(len(texts))]
 
-    records: Mapping[Key, Record]
-    tokenizer: Any
-    scored: bool
-    reward_limit: float
-    log_prob_limit: float
 
-    def parts(self, cases: Sequence[_Case], title: str, facts: Mapping[str, str]) -> Iterator[str]:
-        """The page from its first line to its last."""
-        right, pairs = sum(case.right for case in cases), sum(case.margins.size for case in cases)
-        facts = {
-            **facts,
-            "pairs ordered right": f"{right} of {pairs}, by "
-            f"{'score' if self.scored else 'reward sum'}",
-        }
-        style = (
-            f"{STYLE}{_shades(*LIGHT)}\n@media "
-            f"(prefers-color-scheme:dark){{\n{_shades(*DARK)}\n}}\n"
-        )
-        yield f"{HEAD}<title>{_text(title)}</title>\n<style>{style}</style>\n</head>\n"
-        yield f"<body>\n<header>\n<h1>{_text(title)}</h1>\n<dl>\n"
-        yield "".join(
-            f"<div><dt>{_text(name)}</dt><dd>{_text(fact)}</dd></div>\n"
-            for name, fact in facts.items()
-        )
-        yield f"</dl>\n{ABOUT}</header>\n{self.legend()}<nav aria-label=Comparisons>\n"
-        for n, case in enumerate(cases):
-            yield f'<a href="#c{n}">{case.heading}</a>\n'
-        yield "</nav>\n<main>\n"
-        for n, case in enumerate(cases):
-            yield f'<section id="c{n}">\n<h2>{case.heading}</h2>\n'
-            yield from self.section(case)
-            yield "</section>\n"
-        yield "</main>\n</body>\n</html>\n"
-
-    def legend(self) -> str:
-        """The switch between the two scales, each with the values of five of its shades."""
-        rewards, log_probs = (
-            self.reward_limit * np.linspace(-1, 1, 5),
-            self.log_prob_limit * np.linspace(-1, 0, 5),
-        )
-        reward_shades = zip(
-            ("≤ ", "", "", "", "≥ "), rewards, self.reward_bins(rewards), strict=True
-        )
-        log_prob_shades = zip(
-            ("≤ ", "", "", "", ""), log_probs, self.log_prob_bins(log_probs), strict=True
-        )
-        return LEGEND.format(
-            rewards="".join(
-                f"<b class=r{shade}>{sign}{_number(x)}</b>" for sign, x, shade in reward_shades
-            ),
-            log_probs="".join(
-                f"<b class=p{shade}>{sign}{_number(x)}</b>" for sign, x, shade in log_prob_shades
-            ),
-        )
-
-    def section(self, case: _Case) -> Iterator[str]:
-        """A comparison: what was asked, which pairs are ordered right, and the responses."""
-        comparison = case.comparison
-        asked = [] if comparison.system is None else [("system", comparison.system)]
-        if isinstance(comparison.prompt, str):
-            asked.append(("prompt", comparison.prompt))
-        else:
-            asked += [(message["role"], message["content"]) for message in comparison.prompt]
-        for role, text in asked:
-            yield f"<h3>{_text(role)}</h3>\n<div class=text dir=auto>{_text(text)}</div>\n"
-        yield case.table()
-        yield "<div class=sides>\n"
-        for side, names in case.names.items():
-            yield "<div>\n"
-            for index, (name, score) in enumerate(zip(names, case.scores[side], strict=True)):
-                yield f"<h3>{side} {_text(name)}</h3>\n"
-                yield self.response(self.records[comparison.id, side, index], score)
-            yield "</div>\n"
-        yield "</div>\n"
-
-    def response(self, record: Record, score: float) -> str:
-        """A response: its numbers, then its tokens."""
-        total, n = record["reward_sum"], record["tokens"]
-        numbers = {"score": score} if self.scored else {}
-        numbers |= {"reward sum": total, "per token": total / n, "log&nbsp;π": record["log_prob"]}
-        numbers["V(s₁)"] = record["soft_value_prompt"]
-        shown = " · ".join(
-            f"{name}&nbsp;<strong>{_number(value)}</strong>" for name, value in numbers.items()
-        )
-        tokens = "".join(self.tokens(record))
-        return (
-            f"<p class=numbers>{shown} · {n} tokens</p>\n<div class=text dir=auto>{tokens}</div>\n"
-        )
-
-    def tokens(self, record: Record) -> Iterator[str]:
-        """Each token of a response in its shades of both scales, with its numbers as its title."""
-        pieces = _token_bytes(self.tokenizer, record["token_ids"])
-        rewards, log_probs = record["rewards"], record["log_probs"]
-        shades = zip(self.reward_bins(rewards), self.log_prob_bins(log_probs), strict=True)
-        for piece, text, *numbers, (r, p) in zip(
-            pieces, _completed(pieces), rewards, log_probs, shades, strict=True
-        ):
-            name = (
-                _text(text).replace("\n", "⏎")
-                or "".join(f"0x{byte:02X} " for byte in piece)
-                or "no text"
-            )
-            title = "{} · reward {} · log π {}".format(name, *map(_number, numbers))
-            shown = _text(text).replace("\n", "<u>\n</u>")
-            yield f'<i class="r{r} p{p}" tabindex=0 title="{title}">{shown}</i>'
-
-    def reward_bins(self, rewards: Any) -> Array:
-        """Shade of each reward: 0 for the lowest, `STEPS` for zero, twice that for the highest."""
-        return STEPS + np.rint(
-            STEPS * np.clip(np.asarray(rewards) / self.reward_limit, -1, 1)
-        ).astype(int)
-
-    def log_prob_bins(self, log_probs: Any) -> Array:
-        """Shade of each log-probability: 0 for a certain token, `STEPS` for the least likely."""
-        return np.rint(STEPS * np.clip(-np.asarray(log_probs) / self.log_prob_limit, 0, 1)).astype(
-            int
-        )
+def _margin(margin: float) -> str:
+    return f"{_mark(margin)} {_number(margin, '+')}"
 
 
 def _mark(margin: float) -> str:
@@ -336,11 +197,116 @@ def _number(value: float, sign: str = "") -> str:
     return f"{value + 0.0:{sign}{digits}}".replace("-", "−")  # + 0.0: no negative zero
 
 
-def _text(text: str) -> str:
-    """Text as HTML; what a file of it may not hold as pictures of control characters, which a
-    reader can see.
+@dataclass(frozen=True)
+class _Tokens:
+    """Responses as HTML. Colour scales end at ``±reward_limit``, and at ``-log_prob_limit`` and
+    0.
     """
-    return escape(text.translate(PICTURES))
+
+    records: Mapping[Key, Record]
+    tokenizer: Any
+    scored: bool
+    reward_limit: float
+    log_prob_limit: float
+
+    def html(self, judged: Sequence[_Judged]) -> Markup:
+        """What a reward is, the colours, and all comparisons, each reached by a link."""
+        links = [element("a", one.heading, href=f"#c{n}") for n, one in enumerate(judged)]
+        parts = [ABOUT, self.legend(), element("nav", *links, aria_label="Comparisons"), "\n"]
+        for n, one in enumerate(judged):
+            heading = element("h2", one.heading)
+            parts += [element("section", heading, *self.section(one), id=f"c{n}"), "\n"]
+        return join(parts)
+
+    def legend(self) -> Markup:
+        """The switch between the two scales, each with the values of five of its shades."""
+        rewards = self.reward_limit * np.linspace(-1, 1, 5)
+        log_probs = self.log_prob_limit * np.linspace(-1, 0, 5)
+        scales = {
+            "rewards": ("r", rewards, self.reward_bins(rewards), ("≤ ", "", "", "", "≥ ")),
+            "log_probs": ("p", log_probs, self.log_prob_bins(log_probs), ("≤ ", "", "", "", "")),
+        }
+        shown = {
+            name: join(
+                element("b", f"{sign}{_number(x)}", class_=f"{letter}{shade}")
+                for x, shade, sign in zip(values, shades, signs, strict=True)
+            )
+            for name, (letter, values, shades, signs) in scales.items()
+        }
+        return Markup(LEGEND.format(**shown))
+
+    def section(self, one: _Judged) -> Iterator[Markup]:
+        """A comparison: what was asked, which pairs are ordered right, and the responses."""
+        comparison = one.comparison
+        asked = [] if comparison.system is None else [("system", comparison.system)]
+        if isinstance(comparison.prompt, str):
+            asked.append(("prompt", comparison.prompt))
+        else:
+            asked += [(message["role"], message["content"]) for message in comparison.prompt]
+        for role, text in asked:
+            yield element("h3", role)
+            yield element("div", text, class_="text", dir="auto")
+        yield one.margins_html()
+        sides = []
+        for side, names in one.names.items():
+            responses: list[Markup] = []
+            for index, (name, score) in enumerate(zip(names, one.scores[side], strict=True)):
+                record = self.records[comparison.id, side, index]
+                responses += [element("h3", f"{side} {name}"), *self.response(record, score)]
+            sides.append(element("div", *responses))
+        yield element("div", *sides, class_="sides")
+
+    def response(self, record: Record, score: float) -> tuple[Markup, Markup]:
+        """A response: its numbers, then its tokens."""
+        total = record["reward_sum"]
+        n = record["tokens"]
+        numbers = {"score": score} if self.scored else {}
+        numbers |= {"reward sum": total, "per token": total / n, "log\u00a0π": record["log_prob"]}
+        numbers["V(s₁)"] = record["soft_value_prompt"]
+        shown = [
+            part
+            for name, value in numbers.items()
+            for part in (f"{name}\u00a0", element("strong", _number(value)), " · ")
+        ]
+        return (
+            element("p", *shown, f"{n} tokens", class_="numbers"),
+            element("div", *self.tokens(record), class_="text", dir="auto"),
+        )
+
+    def tokens(self, record: Record) -> Iterator[Markup]:
+        """Each token of a response in its shades of both scales, with its numbers as its title."""
+        pieces = token_bytes(self.tokenizer, record["token_ids"])
+        texts = completed_texts(pieces)
+        rewards = record["rewards"]
+        log_probs = record["log_probs"]
+        shades = zip(self.reward_bins(rewards), self.log_prob_bins(log_probs), strict=True)
+        for piece, text, reward, log_prob, (r, p) in zip(
+            pieces, texts, rewards, log_probs, shades, strict=True
+        ):
+            name = text.replace("\n", "⏎") or "".join(f"0x{byte:02X} " for byte in piece)
+            title = f"{name or 'no text'} · reward {_number(reward)} · log π {_number(log_prob)}"
+            yield element("i", _visible(text), class_=f"r{r} p{p}", tabindex=0, title=title)
+
+    def reward_bins(self, rewards: Any) -> Array:
+        """Shade of each reward: 0 for the lowest, `STEPS` for zero, twice that for the highest."""
+        shares = np.clip(np.asarray(rewards) / self.reward_limit, -1, 1)
+        return STEPS + np.rint(STEPS * shares).astype(int)
+
+    def log_prob_bins(self, log_probs: Any) -> Array:
+        """Shade of each log-probability: 0 for a certain token, `STEPS` for the least likely."""
+        shares = np.clip(-np.asarray(log_probs) / self.log_prob_limit, 0, 1)
+        return np.rint(STEPS * shares).astype(int)
+
+
+def _visible(text: str) -> Markup:
+    """The text with a mark where a line ends."""
+    return Markup("<u>\n</u>".join(map(escape, text.split("\n"))))
+
+
+def _style() -> str:
+    style = resources.files(__package__).joinpath("page.css").read_text(encoding="utf-8")
+    dark = f"@media (prefers-color-scheme:dark){{\n{_shades(*DARK)}\n}}\n"
+    return f"{style}{_shades(*LIGHT)}\n{dark}"
 
 
 def _shades(low: str, high: str, unlikely: str) -> str:
@@ -390,29 +356,19 @@ def domain_figure(matrix: Mapping[str, Mapping[str, float]]) -> Figure:
     return figure
 
 
-PICTURES = {c: 0x2400 + c for c in range(32) if chr(c) not in "\t\n"} | {0x7F: 0x2421}
-PICTURES |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
-
-HEAD = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-"""
-
-ABOUT = """<details open>
+ABOUT = Markup("""<details open>
 <summary>What is a token’s reward?</summary>
-<p>A language model’s logits <var>f</var> contain a reward for each token <var>a</var> in its state <var>s</var>, the
-text before it: <strong>r(s,a) = α log π(a|s) + V(s) − V(s⊕a)</strong> with the soft value V(s) = α log Σ exp f(s), or
-V = 0 in the gauge “logprob”.</p>
-<p><strong>Compare sums, not tokens.</strong> A constant added to all logits of a state changes no probability, yet it
-moves reward from one token to the next: the reward of a single token depends on this gauge. Over a response τ the soft
-values telescope, r(τ) = α log π(τ) + V(s₁) − end value. V(s₁) is the same for all responses to a prompt; so, where the
-end value is 0, differences between their sums depend on the policy alone. The last token keeps its V(s) whole then, and
-is often high.</p>
+<p>A language model’s logits <var>f</var> contain a reward for each token <var>a</var> in its state
+<var>s</var>, the text before it: <strong>r(s,a) = α log π(a|s) + V(s) − V(s⊕a)</strong> with the
+soft value V(s) = α log Σ exp f(s), or V = 0 in the gauge “logprob”.</p>
+<p><strong>Compare sums, not tokens.</strong> A constant added to all logits of a state changes no
+probability, yet it moves reward from one token to the next: the reward of a single token depends on
+this gauge. Over a response τ the soft values telescope, r(τ) = α log π(τ) + V(s₁) − end value.
+V(s₁) is the same for all responses to a prompt; so, where the end value is 0, differences between
+their sums depend on the policy alone. The last token keeps its V(s) whole then, and is often high.
+</p>
 </details>
-"""
+""")
 
 LEGEND = """<fieldset>
 <legend>Colour of tokens</legend>
@@ -422,54 +378,4 @@ LEGEND = """<fieldset>
 <span class="scale log-probs">{log_probs}</span>
 <small>A token below reward 0 is underlined. Point at a token, or tap it, for its numbers.</small>
 </fieldset>
-"""
-
-STYLE = """
-:root{color-scheme:light dark;--page:#fff;--ink:#1a1a1a;--quiet:#595959;--line:#d0d0d0;--box:#f6f6f4}
-@media (prefers-color-scheme:dark){:root{--page:#16181b;--ink:#ececec;--quiet:#a8a8a8;--line:#3c4045;--box:#1f2226}}
-*{box-sizing:border-box}
-body{margin:0 auto;max-width:90rem;padding:1rem;background:var(--page);color:var(--ink);
-font:1rem/1.5 system-ui,sans-serif}
-h1{font-size:1.5rem;margin:0 0 .5rem}
-h2{font-size:1.15rem;margin:0 0 .5rem;overflow-wrap:anywhere}
-h2 small{color:inherit}
-h3{font-size:.9rem;margin:1rem 0 .25rem;color:var(--quiet)}
-dl{display:flex;flex-wrap:wrap;gap:.25rem 1.5rem;margin:0 0 1rem}
-dl div{display:flex;gap:.5rem}
-dt{color:var(--quiet)}
-dd{margin:0;overflow-wrap:anywhere}
-details{max-width:50rem}
-nav{display:flex;flex-wrap:wrap;gap:.25rem 1rem;margin:1rem 0;max-height:9rem;overflow:auto;font-size:.9rem}
-a{color:inherit}
-fieldset{position:sticky;top:0;z-index:1;display:flex;flex-wrap:wrap;align-items:center;gap:.25rem .75rem;margin:0;
-padding:.25rem .75rem;border:1px solid var(--line);background:var(--page);font-size:.85rem}
-legend{float:left;padding:0}
-small,.numbers,caption{color:var(--quiet);font-size:.85rem}
-.numbers strong{color:var(--ink)}
-.scale b{display:inline-block;padding:0 .4rem;font-weight:400}
-section{border-top:2px solid var(--line);margin-top:2rem;padding-top:1rem;scroll-margin-top:5rem}
-table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}
-caption{text-align:left;white-space:nowrap}
-.wide{overflow-x:auto}
-th,td{border:1px solid var(--line);padding:.2rem .6rem;text-align:left;white-space:nowrap}
-th{font-weight:400;color:var(--quiet)}
-.text{white-space:pre-wrap;overflow-wrap:anywhere;tab-size:4;background:var(--box);padding:.5rem .75rem;
-border-radius:4px}
-.numbers{margin:0 0 .25rem}
-.sides{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(26rem,100%),1fr));gap:0 1.5rem}
-.sides .text{background:none;border:1px solid var(--line)}
-i,b{text-underline-offset:.2em}
-i{font-style:normal;background:var(--r);text-decoration:var(--low,none)}
-:root:has(#by-log-prob:checked) i{background:var(--p);text-decoration:none}
-.rewards b{background:var(--r);text-decoration:var(--low,none)}
-.log-probs b{background:var(--p)}
-i:empty::before{content:"◦"}
-u{text-decoration:none}
-u::before{content:"⏎";opacity:.5}
-i:is(:hover,:focus){outline:2px solid}
-i:is(:hover,:focus)::after{content:attr(title);position:fixed;z-index:2;inset:auto 0 0;padding:.5rem 1rem;
-background:var(--ink);color:var(--page);white-space:pre-wrap}
-@media (max-width:50rem){fieldset{position:static}}
-@media print{*{print-color-adjust:exact;-webkit-print-color-adjust:exact}fieldset{position:static}nav{max-height:none}
-h2,h3,.numbers{break-after:avoid}}
 """

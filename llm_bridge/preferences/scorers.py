@@ -213,7 +213,7 @@ class Endogenous:
         if self._context is None:
             return answer
         # with terminal="zero" the last token is not fed, and needs no position
-        room = self._context - len(before) + (self.reward.terminal == "zero")
+        room = self._context - len(before) + (self.reward.reading.terminal == "zero")
         if len(answer) > room and not (self.truncate and room > 0):
             sizes = f"prompt and response have {len(before)} + {len(answer)} tokens"
             raise ValueError(
@@ -250,7 +250,7 @@ class Endogenous:
         else:
             names.append("reference_log_prob")
         found = columns(records, *names)
-        return {how: aggregate(how, self.reward.alpha, **found) for how in hows}
+        return {how: aggregate(how, self.reward.reading.alpha, **found) for how in hows}
 
 
 class RewardModel:

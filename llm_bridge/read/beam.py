@@ -113,8 +113,8 @@ def beam_search(
         for prompt in tqdm(todo, desc=f"{lm.name}: beams", disable=None, leave=False):
             found.append(_search(reader, np.array([prompt]), width, ends, temperature))
             if lines is not None:
-                response, log_prob, missed = found[-1]
-                lines.append([response.tolist(), log_prob, missed])
+                response, *numbers = found[-1]
+                lines.append([response.tolist(), *numbers])
     responses, log_probs, missed = zip(*found, strict=True)
     return Beam(tuple(responses), np.array(log_probs), np.array(missed))
 

@@ -28,13 +28,27 @@ from llm_bridge.models.head import TokenStatistics, call, evaluation, find_head,
 from llm_bridge.models.load import CausalLM, require_same_tokenizer
 from llm_bridge.models.prompts import Prompt, prompt_ids, response_ids
 from llm_bridge.read.prefixes import require_integer
-from theory.arrays.namespace import require_positive
-from theory.solve.reward import Gauge, Terminal
+from llm_bridge.read.reading import RewardReading
 
-__all__ = ["Aggregation", "EndogenousReward", "Score", "aggregate", "batches", "find_end_tokens"]
+__all__ = [
+    "Aggregation",
+    "EndogenousReward",
+    "RewardReading",
+    "Score",
+    "aggregate",
+    "batches",
+    "find_end_tokens",
+]
 
 Aggregation = Literal["sum", "mean", "logprob", "anchored"]
 Ids: TypeAlias = Sequence[int] | np.ndarray
+
+
+def _require_one_of(name: str, value: Any, known: Any) -> None:
+    if value not in get_args(known):
+        raise ValueError(
+            f"{name}={value!r}: must be one of {', '.join(map(repr, get_args(known)))}"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,10 +105,7 @@ class EndogenousReward:
         model: a ``transformers`` causal language model, or a `CausalLM`, which brings its
             tokenizer.
         tokenizer: its tokenizer; `None` will do for `score_ids`.
-        alpha: temperature ``α``, reward units.
-        gauge: ``"logits"`` or ``"logprob"``, as in `theory.solve.reward.endogenous_reward`.
-        terminal: value after the last token: ``"zero"``, or ``"bootstrap"`` for the model's own
-            there, where a response stops without an end token.
+        reading: temperature, gauge and terminal rule.
         batch_tokens: tokens in one pass of the model, padding included; what is longer goes alone.
         end_tokens: ids after which nothing is rewarded; `None` for those of tokenizer and
             generation configuration.
@@ -111,9 +122,7 @@ class EndogenousReward:
         self,
         model: Any,
         tokenizer: Any = None,
-        alpha: float = 1.0,
-        gauge: Gauge = "logits",
-        terminal: Terminal = "zero",
+        reading: RewardReading = RewardReading(),
         *,
         batch_tokens: int = 8192,
         end_tokens: Sequence[int] | None = None,
@@ -123,11 +132,9 @@ class EndogenousReward:
             if isinstance(model, CausalLM)
             else CausalLM(model, tokenizer, type(model).__name__)
         )
-        self.alpha = float(require_positive("alpha", alpha))
-        _require_one_of("gauge", gauge, Gauge)
-        _require_one_of("terminal", terminal, Terminal)
         require_integer("batch_tokens", batch_tokens)
-        self.gauge, self.terminal, self.batch_tokens = gauge, terminal, batch_tokens
+        self.reading = reading
+        self.batch_tokens = batch_tokens
         self._ends = frozenset(find_end_tokens(lm, end_tokens))
         with evaluation(lm.model):
             self._decoder, self._head, self.vocab_size = find_head(lm)
@@ -229,7 +236,9 @@ class EndogenousReward:
         prompts = [np.asarray(ids, dtype=np.int64) for ids in prompt_ids]
         answers = [np.asarray(ids[: self._end(ids) + 1], dtype=np.int64) for ids in response_ids]
         # whether the state after the last token is read; if not, that token is not even fed
-        ahead = [int(self.terminal == "bootstrap" and self._end(a) == len(a)) for a in answers]
+        ahead = [
+            int(self.reading.terminal == "bootstrap" and self._end(a) == len(a)) for a in answers
+        ]
         rows = [
             np.append(p, a[: len(a) - 1 + more])
             for p, a, more in zip(prompts, answers, ahead, strict=True)
@@ -269,7 +278,7 @@ class EndogenousReward:
         states = [np.full(len(wanted), len(row) - 1) for row in rows]
         found = self._read(rows, states, [wanted] * len(rows), progress=False)
         log_probs = np.array([one.log_probs for one in found]).reshape(len(rows), len(wanted))
-        return log_probs, self.alpha * np.array([one.normalizers[0] for one in found])
+        return log_probs, self.reading.alpha * np.array([one.normalizers[0] for one in found])
 
     def aggregate(
         self,
@@ -287,7 +296,7 @@ class EndogenousReward:
             )
         sums = np.array([(s.reward_sum, s.log_prob, s.n_tokens) for s in scores]).reshape(-1, 3)
         anchor = None if reference is None else self.anchor(scores, reference)
-        return aggregate(how, self.alpha, sums[:, 0], sums[:, 1], sums[:, 2], anchor)
+        return aggregate(how, self.reading.alpha, sums[:, 0], sums[:, 1], sums[:, 2], anchor)
 
     def anchor(
         self, scores: Sequence[Score], reference: EndogenousReward, *, progress: bool = True
@@ -380,13 +389,21 @@ class EndogenousReward:
 
     def _score(self, prompt: np.ndarray, answer: np.ndarray, found: TokenStatistics) -> Score:
         logs, greedy = found.log_probs[: len(answer)], found.greedy[: len(answer)]
-        values = self.alpha * np.append(found.normalizers.astype(float), 0.0)[: len(answer) + 1]
-        gauge = values if self.gauge == "logits" else np.zeros_like(values)
-        rewards = self.alpha * logs.astype(float) + gauge[:-1] - gauge[1:]
+        values = (
+            self.reading.alpha * np.append(found.normalizers.astype(float), 0.0)[: len(answer) + 1]
+        )
+        gauge = values if self.reading.gauge == "logits" else np.zeros_like(values)
+        rewards = self.reading.alpha * logs.astype(float) + gauge[:-1] - gauge[1:]
         log_prob, start, end = float(logs.sum(dtype=float)), float(gauge[0]), float(gauge[-1])
         arrays = logs, values[:-1].astype(logs.dtype), rewards.astype(logs.dtype)
         return Score(
-            prompt, answer, *arrays, greedy, end, self.alpha * log_prob + start - end, log_prob
+            prompt,
+            answer,
+            *arrays,
+            greedy,
+            end,
+            self.reading.alpha * log_prob + start - end,
+            log_prob,
         )
 
 
@@ -434,10 +451,3 @@ def batches(sizes: Sequence[int], limit: int) -> Iterator[list[int]]:
         stop = start + max(1, limit // sizes[order[start]])
         yield order[start:stop]
         start = stop
-
-
-def _require_one_of(name: str, value: Any, known: Any) -> None:
-    if value not in get_args(known):
-        raise ValueError(
-            f"{name}={value!r}: must be one of {', '.join(map(repr, get_args(known)))}"
-        )

@@ -1,20 +1,15 @@
-"""The figures, as PNG and SVG, from the curves of `theory.studies.sweep`. Drawn without a
-display.
-"""
+"""Figures of the curves of `theory.studies`, drawn without a display."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from theory.solve.improve import SharpeningCurve
-from theory.storage.files import replacing
 from theory.studies.learning import LearningCurve
 from theory.studies.sweep import FAMILIES, HorizonCurve, PreferenceCurve
 
@@ -24,7 +19,6 @@ __all__ = [
     "horizon_figure",
     "learning_figure",
     "preference_figure",
-    "save",
     "sharpening_figure",
 ]
 
@@ -333,19 +327,6 @@ def sharpening_figure(curves: Mapping[str, SharpeningCurve]) -> Figure:
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return figure
-
-
-def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write ``name.png`` and ``name.svg`` into `folder`."""
-    paths = [folder / f"{name}.png", folder / f"{name}.svg"]
-    for path in paths:
-        with replacing(path) as file:
-            if path.suffix == ".svg":
-                with rc_context({"svg.hashsalt": name}):  # the same figure, the same bytes
-                    figure.savefig(file, format="svg", metadata={"Date": None})
-            else:
-                figure.savefig(file, format="png", dpi=150)
-    return paths
 
 
 Panel = tuple[Axes, list[tuple[HorizonCurve, str]]]

@@ -171,23 +171,6 @@ class LearningCurve:
         last = (np.log(means[0, -1]) - np.log(means[0, -2])) / (x[-1] - x[-2])
         return Slope(float(slopes[0]), float(low), float(high), float(last), int((~kept).sum()))
 
-    def render(self) -> str:
-        """Exponents in `H` at the most demonstrations and in `n` at the longest horizon, a line for
-        each expert.
-        """
-        longest, most = max(c.horizon for c in self.cells), max(c.n for c in self.cells)
-        head = f"{'expert':<15}{'error':<8}{f'exponent in H (n = {most:,})':<41}{f'exponent in n (H = {longest})':<41}"
-        lines = [f"{head}{'mean |error|':>12}"]
-        for expert in dict.fromkeys(c.expert for c in self.cells):
-            for quantity in ("clone", "rl"):
-                in_horizon = self.exponent(self.select(expert, n=most), quantity, "horizon")
-                in_n = self.exponent(self.select(expert, horizon=longest), quantity, "n")
-                (last,) = self.select(expert, horizon=longest, n=most)
-                lines.append(
-                    f"{expert:<15}{quantity:<8}{in_horizon!s:<41}{in_n!s:<41}{last.size(quantity):>12.4g}"
-                )
-        return "\n".join(lines)
-
     def as_dict(self) -> dict[str, Any]:
         """For a JSON report."""
         return asdict(self)

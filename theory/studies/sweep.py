@@ -34,7 +34,6 @@ __all__ = [
     "headlines",
     "horizon_curve",
     "preference_curve",
-    "render",
     "sharpening_curves",
 ]
 
@@ -276,73 +275,6 @@ def headlines(curves: Sequence[HorizonCurve]) -> list[HorizonCurve]:
         )
         for rule in rules
     ]
-
-
-COLUMNS = {
-    "clone": {
-        "cloning": "clone",
-        "Σ TV_RR": "clone_stepwise",
-        "H·TV_RR": "clone_composition",
-        "½H^1.5·ε": "clone_three_halves",
-        "H²ε": "clone_paper",
-    },
-    "rl": {"RL": "rl", "2αHε": "rl_bound", "Hε": "rl_paper"},
-}
-"""Columns of the table of a curve, and what they hold: the exact worst case, then the bounds, sharp
-ones first.
-"""
-
-
-def render(curves: Sequence[HorizonCurve], families: Collection[str] = tuple(FAMILIES)) -> str:
-    """The headline of each radius rule as a table, then exponents and crossover of every curve, as
-    text.
-    """
-    names = [FAMILIES[family] for family in families]
-    lines = []
-    for curve in headlines(curves):
-        vocabulary = f"V = {curve.vocab_size}, " if "clone" in names else ""
-        columns = {
-            head: getattr(curve, field) for name in names for head, field in COLUMNS[name].items()
-        }
-        lines.append(
-            f"{vocabulary}α = {curve.alpha:g}, ε = {curve.rule}; exact worst cases and bounds, * "
-            "vacuous"
-        )
-        lines.append(f"{'H':>8}" + "".join(f"{head:>12}" for head in columns))
-        for h, *values in zip(curve.horizons, *columns.values(), strict=True):
-            lines.append(f"{h:>8}" + "".join(f"{v:>11.4g}{'*' if v >= h else ' '}" for v in values))
-        lines.append("")
-    cells: dict[str, Callable[[HorizonCurve], str]] = {
-        "V": lambda c: str(c.vocab_size),
-        "α": lambda c: f"{c.alpha:g}",
-        "ε": lambda c: c.rule,
-        "cloning": lambda c: str(c.exponent("clone") or "–"),
-        "at longest H": lambda c: _show(c.local_exponent("clone")),
-        "gap/(εH^1.5)": lambda c: f"{c.per_epsilon('clone')[-1] / c.horizons[-1] ** 1.5:.4g}",
-        "RL": lambda c: str(c.exponent("rl") or "–"),
-        "2αHε below cloning": lambda c: (
-            "at none here" if c.crossover is None else f"from H = {c.crossover}"
-        ),
-    }
-    if "clone" not in names:
-        cells = {head: cells[head] for head in ("α", "ε", "RL")}
-    elif "rl" not in names:
-        cells.pop("RL")
-    lines.append("exponents in H of the worst case over ε")
-    lines.append("".join(f"{head:>{_width(head)}}" for head in cells))
-    lines += [
-        "".join(f"{cell(curve):>{_width(head)}}" for head, cell in cells.items())
-        for curve in curves
-    ]
-    return "\n".join(lines)
-
-
-def _width(head: str) -> int:
-    return max(len(head) + 2, 14 if head in ("cloning", "RL") else 9)
-
-
-def _show(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from llm_bridge.check.comparison import compare
 from llm_bridge.check.exact import by_prompt, facts, model_instance, tabular_instance, trained_group
 from llm_bridge.improve.target import right
 from llm_bridge.models.cloned import train_on_demonstrations
-from llm_bridge.models.load import load_model
+from llm_bridge.models.spec import ModelSpec
 from llm_bridge.read.tree import token_tree
 from llm_bridge.tasks.generated import addition
 from theory.claims.statements import STATEMENTS
@@ -324,7 +324,7 @@ def test_published_accuracies_on_other_prompts(name, shared_models):
     """Two samples of 300 prompts differ by their sampling error, here within four of its standard
     deviations.
     """
-    lm, task = load_model(shared_models / name), addition(300, seed=11)
+    lm, task = ModelSpec(shared_models / name).load(), addition(300, seed=11)
     policy = token_tree(lm, task.prompts, 4).policy
     answers = Responses(np.arange(300), np.array([[int(c) for c in a] for a in task.answers]))
     found = right(policy, answers)
@@ -340,7 +340,7 @@ def test_between_real_models_only_the_average_case_says_anything(shared_models):
     """`add-fair` against `add-teacher`: ε_π is above ten nats, and what any ball of that size
     allows is nothing.
     """
-    lm, teacher = (load_model(shared_models / name) for name in ("add-fair", "add-teacher"))
+    lm, teacher = (ModelSpec(shared_models / name).load() for name in ("add-fair", "add-teacher"))
     comparison = compare([model_instance(lm, teacher, addition(10, seed=3).prompts, 4).instance])
     vacuous = {line.name: line.vacuous for line in comparison.lines}
     assert comparison.closeness["ε_π"] > 10

@@ -21,7 +21,8 @@ from llm_bridge.check.draws import Draws, ModelPair, Sampling, TemperedActor, dr
 from llm_bridge.check.exact import model_instance
 from llm_bridge.check.sampled import estimates
 from llm_bridge.models.cloned import letter_tokenizer
-from llm_bridge.models.load import CausalLM, encode_prompt, load_model
+from llm_bridge.models.load import CausalLM, encode_prompt
+from llm_bridge.models.spec import ModelSpec
 from llm_bridge.read.beam import beam_search
 from llm_bridge.read.rollout import Actor, Rollout
 from llm_bridge.read.tree import token_tree
@@ -235,7 +236,7 @@ def table_draws(instance, own, n, rng):
 
 def test_intervals_cover_between_real_models(shared_models):
     """`add-fair` against `add-teacher` on 20 sums, 400 trials of 200 responses of each to each."""
-    lm, teacher = (load_model(shared_models / name) for name in ("add-fair", "add-teacher"))
+    lm, teacher = (ModelSpec(shared_models / name).load() for name in ("add-fair", "add-teacher"))
     instance = model_instance(lm, teacher, addition(20, seed=1).prompts, 4).instance
     truth, rng, hits, n, block = exact(instance), np.random.default_rng(0), [], 200, 20
     log_e, log_p = (
@@ -319,7 +320,7 @@ def test_an_interval_of_bounded_numbers_is_that_of_bets_that_win_too_seldom():
 
 def test_the_model_reads_what_the_tables_say(shared_models):
     """The same draws, through the models and through the tables of their trees."""
-    lm, teacher = (load_model(shared_models / name) for name in ("add-fair", "add-teacher"))
+    lm, teacher = (ModelSpec(shared_models / name).load() for name in ("add-fair", "add-teacher"))
     prompts = addition(3, seed=2).prompts
     instance = model_instance(lm, teacher, prompts, 4).instance
     found = estimate(lm, teacher, prompts, 4, 400, seed=5)

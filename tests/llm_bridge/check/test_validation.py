@@ -11,6 +11,13 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from llm_bridge.check import truth as truth_module
+from llm_bridge.check.points import (
+    Point,
+    deviations,
+    importance_mean,
+    off_the_diagonal,
+    share_point,
+)
 from llm_bridge.check.truth import (
     mdp_truth,
     model_truth,
@@ -19,17 +26,10 @@ from llm_bridge.check.truth import (
     reward_distance,
     task_truth,
 )
-from llm_bridge.check.validation import (
-    Point,
-    Reading,
-    Validation,
-    _importance,
-    _share,
-    deviations,
-    predicted_and_measured,
-)
+from llm_bridge.check.validation import Sampling, Validation
 from llm_bridge.models.cloned import train_on_demonstrations
-from llm_bridge.models.load import load_model
+from llm_bridge.models.spec import ModelSpec
+from llm_bridge.read.reward import RewardReading
 from llm_bridge.read.tree import token_tree
 from llm_bridge.tasks.generated import Task, addition
 from theory.fit.demonstrations import Demonstrations
@@ -74,20 +74,23 @@ def lm(mdp):
     )
 
 
-def points(lm, mdp, predicted, measured=None, draws=600, seed=0):
-    truth = mdp_truth(lm, PROMPTS, mdp, ALPHA)
-    return predicted_and_measured(
+def validation(lm, reading, temperature=1.0, draws=600, **sampling):
+    return Validation(
         lm,
         PROMPTS,
         H,
-        truth,
-        predicted=predicted,
-        measured=measured,
+        reading=reading,
+        temperature=temperature,
         end_tokens=ENDS,
-        draws=draws,
-        pairs=800,
-        seed=seed,
+        sampling=Sampling(draws=draws, pairs=800, **sampling),
     )
+
+
+def points(lm, mdp, predicted, measured=None, temperatures=(1.0, 1.0), draws=600):
+    """Of a model whose tree is read in one way and whose responses in another."""
+    one = validation(lm, predicted, temperatures[0], draws)
+    planted = one.planted(measured, temperatures[1])
+    return planted.points(mdp_truth(lm, PROMPTS, mdp, ALPHA))
 
 
 def off(found, limit=RANDOM):
@@ -100,15 +103,16 @@ def of(found, quantity):
 
 
 def test_all_quantities_are_there(lm, mdp):
-    found = points(lm, mdp, Reading(ALPHA), draws=2)
+    found = points(lm, mdp, RewardReading(ALPHA), draws=2)
     assert {point.quantity for point in found} == TOKENS | PREFERENCES | VALUES
     assert {point.unit for point in found} == {"reward", "probability", "value"}
 
 
-@pytest.mark.parametrize("gauge", ["logits", "logprob"])
-@pytest.mark.parametrize("terminal", ["zero", "bootstrap"])
+@pytest.mark.parametrize(
+    ("gauge", "terminal"), [("logits", "zero"), ("logits", "bootstrap"), ("logprob", "zero")]
+)
 def test_without_an_error_all_points_are_on_the_diagonal(lm, mdp, gauge, terminal):
-    found = points(lm, mdp, Reading(ALPHA, gauge, terminal))
+    found = points(lm, mdp, RewardReading(ALPHA, gauge, terminal))
     assert not off(found)
     assert not off(
         [point for point in found if point.unit == "reward"], limit=1.0
@@ -117,12 +121,12 @@ def test_without_an_error_all_points_are_on_the_diagonal(lm, mdp, gauge, termina
 
 
 def test_responses_that_leave_the_mdp(lm, mdp):
-    one = Validation(lm, PROMPTS, H, predicted=Reading(ALPHA), end_tokens=ENDS, draws=600)
-    ended = [len(ids) < H for ids in one._drawn[0]]
+    one = validation(lm, RewardReading(ALPHA))
+    ended = [len(ids) < H for ids in one._sampled[0]]
     assert 0.02 < np.mean(ended) < 0.9
     found = one.rewards(600)
     assert len(of(found, "reward of a response")) == 1200
-    assert len(of(found, "reward of a token")) == sum(len(ids) - 1 for ids in one._drawn[0])
+    assert len(of(found, "reward of a token")) == sum(len(ids) - 1 for ids in one._sampled[0])
     assert not off(found, limit=1.0)
     assert not off(one.values(mdp_truth(lm, PROMPTS, mdp, ALPHA)))
 
@@ -135,9 +139,14 @@ def test_coverage(lm, mdp):
     inside = []
     for seed in range(60):
         one = Validation(
-            lm, PROMPTS, H, predicted=Reading(ALPHA), end_tokens=ENDS, draws=100, seed=seed
+            lm,
+            PROMPTS,
+            H,
+            reading=RewardReading(ALPHA),
+            end_tokens=ENDS,
+            sampling=Sampling(draws=100, pairs=100, seed=seed),
         )
-        found = [*one.preferences(truth, pairs=100), *one.values(truth)]
+        found = [*one.preferences(truth), *one.values(truth)]
         inside += [
             p.deviation <= 1
             for p in found
@@ -151,7 +160,7 @@ def test_coverage(lm, mdp):
 
 
 def test_gauge_moves_tokens_and_the_sum_by_a_constant_of_the_prompt(lm, mdp):
-    found = points(lm, mdp, Reading(ALPHA, "logits"), Reading(ALPHA, "logprob"))
+    found = points(lm, mdp, RewardReading(ALPHA, "logits"), RewardReading(ALPHA, "logprob"))
     assert off(found) == TOKENS
     values = ALPHA * token_tree(lm, PROMPTS, H, end_tokens=ENDS).policy.log_normalizers[0]
     for point in of(found, "reward of a response"):
@@ -161,7 +170,7 @@ def test_gauge_moves_tokens_and_the_sum_by_a_constant_of_the_prompt(lm, mdp):
 
 def test_gauge_moves_no_difference_of_responses(lm, mdp):
     one, two = (
-        of(points(lm, mdp, Reading(ALPHA, gauge)), "mean preference error (TV)")
+        of(points(lm, mdp, RewardReading(ALPHA, gauge)), "mean preference error (TV)")
         for gauge in ("logits", "logprob")
     )
     assert one[0].predicted == pytest.approx(two[0].predicted, abs=1e-12)
@@ -169,7 +178,9 @@ def test_gauge_moves_no_difference_of_responses(lm, mdp):
 
 
 def test_terminal_rule_moves_the_last_token_and_what_is_summed(lm, mdp):
-    found = points(lm, mdp, Reading(ALPHA, "logits", "zero"), Reading(ALPHA, "logits", "bootstrap"))
+    found = points(
+        lm, mdp, RewardReading(ALPHA, "logits", "zero"), RewardReading(ALPHA, "logits", "bootstrap")
+    )
     assert off(found) & TOKENS == {"reward of the last token", "reward of a response"}
     assert not off(found) & VALUES
     assert [
@@ -184,25 +195,17 @@ def test_terminal_rule_moves_preferences(lm, mdp):
     exactly.)
     """
     zero, bootstrap = (
-        points(lm, mdp, Reading(ALPHA, "logits", rule)) for rule in ("zero", "bootstrap")
+        points(lm, mdp, RewardReading(ALPHA, "logits", rule)) for rule in ("zero", "bootstrap")
     )
     (one,), (two,) = (of(found, "mean preference error (TV)") for found in (zero, bootstrap))
     assert abs(one.predicted - two.predicted) > 1e-4
     assert (two.measured - one.measured) == pytest.approx(two.predicted - one.predicted, abs=2e-3)
 
 
-def test_terminal_rule_is_nothing_where_the_values_are_zero(lm, mdp):
-    found = points(
-        lm, mdp, Reading(ALPHA, "logprob", "zero"), Reading(ALPHA, "logprob", "bootstrap")
-    )
-    assert not off(found)
-
-
 def test_temperature_of_the_tree_moves_all_but_the_greedy_response(lm, mdp):
     """Agreement and the MAP response move as far as the order of whole responses does."""
     right, found = (
-        points(lm, mdp, Reading(ALPHA, temperature=t), Reading(ALPHA), draws=3000)
-        for t in (1.0, 0.5)
+        points(lm, mdp, RewardReading(ALPHA), temperatures=(t, 1.0), draws=3000) for t in (1.0, 0.5)
     )
     may = {"preference agreement", "value of the MAP response"}
     assert off(found) - may == (TOKENS | PREFERENCES | VALUES) - may - {"value of greedy decoding"}
@@ -231,17 +234,16 @@ def test_temperature_can_move_the_map_response():
         lm,
         ["A"],
         2,
-        predicted=Reading(temperature=0.5),
-        measured=Reading(),
+        temperature=0.5,
         end_tokens=(2,),
-        draws=2,
+        sampling=Sampling(draws=2),
     )
-    assert off(one.values(truth)) >= {"value of the MAP response"}
+    assert off(one.planted(temperature=1.0).values(truth)) >= {"value of the MAP response"}
 
 
 def test_temperature_of_the_draws_moves_what_is_drawn(lm, mdp):
     """`EndogenousReward` reads the model at 1, whatever it was sampled at."""
-    found = points(lm, mdp, Reading(ALPHA), Reading(ALPHA, temperature=0.5), draws=3000)
+    found = points(lm, mdp, RewardReading(ALPHA), temperatures=(1.0, 0.5), draws=3000)
     assert off(found) - {"value of the MAP response"} == {"value of sampling", "value of π̂^2"}
 
 
@@ -249,7 +251,7 @@ def test_mixing_the_two_temperatures(lm, mdp):
     """``softmax(f/α)`` and ``α·f``: the model sampled at `α` is not the one that `EndogenousReward`
     reads.
     """
-    found = points(lm, mdp, Reading(ALPHA, temperature=ALPHA), Reading(ALPHA), draws=3000)
+    found = points(lm, mdp, RewardReading(ALPHA), temperatures=(ALPHA, 1.0), draws=3000)
     assert off(found) >= TOKENS | {
         "mean preference error (TV)",
         "value of sampling",
@@ -259,10 +261,10 @@ def test_mixing_the_two_temperatures(lm, mdp):
 
 
 def test_a_factor_on_alpha_moves_no_order(lm, mdp):
-    found = points(lm, mdp, Reading(4 * ALPHA), Reading(ALPHA))
+    found = points(lm, mdp, RewardReading(4 * ALPHA), RewardReading(ALPHA))
     assert off(found) == TOKENS | {"mean preference error (TV)"}
     (one,), (other,) = (
-        of(some, "preference agreement") for some in (found, points(lm, mdp, Reading(ALPHA)))
+        of(some, "preference agreement") for some in (found, points(lm, mdp, RewardReading(ALPHA)))
     )
     assert one.predicted == pytest.approx(other.predicted, abs=1e-12)
     assert one.measured == other.measured
@@ -274,7 +276,7 @@ def test_another_true_reward(lm, mdp):
     """
     truth = mdp_truth(lm, PROMPTS, mdp, ALPHA)
     other = mdp_truth(lm, PROMPTS, random_tree(V, H, n_prompts=2, seed=4), ALPHA)
-    one = Validation(lm, PROMPTS, H, predicted=Reading(ALPHA), end_tokens=ENDS, draws=600)
+    one = validation(lm, RewardReading(ALPHA))
     mixed = type(truth)(truth.mdp, other.judge, truth.unit, truth.bounds, truth.alpha)
     assert off([*one.preferences(mixed), *one.values(mixed)]) >= {
         "preference agreement",
@@ -308,7 +310,14 @@ def test_judged_on_its_own_states(mdp):
     texts = ["".join("ab"[a] for a in row) for row in every.tokens]
     judged = truth.judge([prompts[p] for p in every.prompts], texts)
     np.testing.assert_allclose(judged, returns(mdp, every), rtol=1e-12)
-    one = Validation(lm, prompts, 5, predicted=Reading(0.3), end_tokens=ends, draws=300)
+    one = Validation(
+        lm,
+        prompts,
+        5,
+        reading=RewardReading(0.3),
+        end_tokens=ends,
+        sampling=Sampling(draws=300),
+    )
     known = on_tree(mdp, one.tree)
     assert plain_value(known, one.policy) < plain_value(
         mdp.as_tree(), soft_optimal(mdp.as_tree(), 0.3).policy
@@ -338,8 +347,10 @@ def test_another_model_as_the_truth(lm):
     judged = truth.judge([PROMPTS[p] for p in every.prompts], texts)
     np.testing.assert_allclose(judged, returns(truth.mdp, every), atol=1e-5)
     assert truth.bounds[0] <= judged.min() < judged.max() <= truth.bounds[1]
-    one = Validation(lm, PROMPTS, 2, predicted=Reading(0.5), draws=2)
-    agreement, error = one.preferences(truth, pairs=50)
+    one = Validation(
+        lm, PROMPTS, 2, reading=RewardReading(0.5), sampling=Sampling(draws=2, pairs=50)
+    )
+    agreement, error = one.preferences(truth)
     assert error.predicted == pytest.approx(0, abs=1e-12)
     assert agreement.predicted == pytest.approx(agreement.measured, abs=0.1)
     ties = [
@@ -441,7 +452,7 @@ def test_the_law_of_pairs(lm, mdp):
     """All of the expert, of a model that is nearly uniform: TV against draws of the expert's own
     pairs.
     """
-    one = Validation(lm, PROMPTS, H, predicted=Reading(ALPHA), end_tokens=ENDS, draws=2)
+    one = validation(lm, RewardReading(ALPHA), draws=2)
     truth = mdp_truth(lm, PROMPTS, mdp, ALPHA)
     every = all_responses(mdp.dynamics)
     true, read = returns(mdp, every).reshape(2, -1), returns(one.reward, every).reshape(2, -1)
@@ -465,13 +476,14 @@ def test_importance_weights():
     p, x = np.array([0.5, 0.3, 0.15, 0.05]), np.array([1.0, 0.0, 0.0, 0.5])
     exact = (p**2 @ x) / (p**2).sum()
     drawn = rng.choice(4, p=p, size=(200_000, 12))
-    value, error = _importance(x[drawn], np.log(p)[drawn])
+    value, error = importance_mean(x[drawn], np.log(p)[drawn])
     weights = p[drawn]
     plain = ((weights * x[drawn]).sum(axis=1) / weights.sum(axis=1)).mean()
     assert abs(plain - exact) > 10 * error
     assert abs(value - exact) < abs(plain - exact) / 5
     spread = [
-        _importance(x[some], np.log(p)[some]) for some in drawn[:40_000, :].reshape(400, 100, 12)
+        importance_mean(x[some], np.log(p)[some])
+        for some in drawn[:40_000, :].reshape(400, 100, 12)
     ]
     values, errors = np.array(spread).T
     assert np.std(values) == pytest.approx(np.mean(errors), rel=0.15)
@@ -479,7 +491,7 @@ def test_importance_weights():
 
 def test_intervals_of_shares_have_width():
     """All right in 50 draws: the probability of a wrong one may still be some percent."""
-    point = _share("accuracy", "", 0.98, np.ones((5, 10)))
+    point = share_point(("accuracy", ""), 0.98, np.ones((5, 10)), 0.95)
     assert (point.measured, point.high) == (1.0, 1.0)
     assert point.low == pytest.approx(1 / (1 + 1.959964**2 / 50))
     assert point.deviation < 1
@@ -501,6 +513,25 @@ def test_deviation():
         assert np.isnan(found.gap)
 
 
+def test_off_the_diagonal_is_beyond_rounding_or_chance():
+    """A sampled point may be off its own interval by as much as chance gives the largest of all."""
+    exact = Point("x", "", 1.01, 0.0, -1.0, 1.0, "value")
+    near, far = (Point("y", "", p, 0.0, -1.0, 1.0, "value", sampled=True) for p in (1.7, 2.0))
+    assert off_the_diagonal([exact, near, far]) == [exact, far]
+    assert off_the_diagonal([near] + [near._replace(predicted=0.0)] * 3) == []
+    assert off_the_diagonal([far] * 1000, confidence=0.95) == []  # for so many the limit is wider
+    assert off_the_diagonal([near], confidence=0.5) == []
+    assert off_the_diagonal([near, near._replace(predicted=np.nan)])[0].predicted is np.nan
+
+
+def test_right_predictions_are_seldom_called_off(lm, mdp):
+    """Of 60 validations without an error none is refused: a false alarm has probability 1e-3."""
+    truth = mdp_truth(lm, PROMPTS, mdp, ALPHA)
+    for seed in range(60):
+        one = validation(lm, RewardReading(ALPHA), draws=50, seed=seed)
+        assert not off_the_diagonal([*one.rewards(2), *one.values(truth)])
+
+
 def test_a_beam_that_proves_nothing():
     """Width 1 is greedy decoding, which misses this MAP response: the interval says that it may be
     worth anything.
@@ -510,7 +541,9 @@ def test_a_beam_that_proves_nothing():
     lm = train_on_demonstrations(
         expert, n_demonstrations=4000, steps=120, hidden=16, layers=1, heads=2
     )
-    one = Validation(lm, ["A"], 2, predicted=Reading(alpha), end_tokens=(2,), draws=2)
+    one = Validation(
+        lm, ["A"], 2, reading=RewardReading(alpha), end_tokens=(2,), sampling=Sampling(draws=2)
+    )
     truth = mdp_truth(lm, ["A"], mdp, alpha)
     (narrow,), (wide,) = (
         of(one.values(truth, width=width), "value of the MAP response") for width in (1, 4)
@@ -526,16 +559,16 @@ def test_a_beam_that_proves_nothing():
 
 def test_addition(shared_models):
     lm, teacher, task = (
-        load_model(shared_models / "add-small"),
-        load_model(shared_models / "add-teacher"),
+        ModelSpec(shared_models / "add-small").load(),
+        ModelSpec(shared_models / "add-teacher").load(),
         addition(6, 5),
     )
-    one = Validation(lm, task.prompts, 4, draws=100)
+    one = Validation(lm, task.prompts, 4, sampling=Sampling(draws=100))
     prefer = one.preferences(model_truth(teacher, task.prompts, 4), first=2)
     found = [*one.rewards(5), *prefer, *one.values(task_truth(lm, task))]
     assert not off(found)
     assert {p.unit for p in of(found, "value of sampling")} == {"probability"}
-    wrong = Validation(lm, task.prompts, 4, measured=Reading(gauge="logprob"), draws=100)
+    wrong = one.planted(RewardReading(gauge="logprob"))
     assert off([*wrong.rewards(5), *wrong.values(task_truth(lm, task))]) == TOKENS
 
 
@@ -543,31 +576,27 @@ def test_addition_cut_short(shared_models):
     """Three tokens of four: the value after the last one counts, and the context has room to read
     it.
     """
-    lm, prompts = load_model(shared_models / "add-fair"), addition(6, 5).prompts
-    assert not off(
-        Validation(lm, prompts, 3, predicted=Reading(terminal="bootstrap"), draws=5).rewards(5),
-        limit=1.0,
-    )
-    wrong = Validation(
-        lm, prompts, 3, predicted=Reading(terminal="bootstrap"), measured=Reading(), draws=5
-    )
-    assert off(wrong.rewards(5)) == TOKENS - {"reward of a token"}
+    lm, prompts = ModelSpec(shared_models / "add-fair").load(), addition(6, 5).prompts
+    reading = RewardReading(terminal="bootstrap")
+    one = Validation(lm, prompts, 3, reading=reading, sampling=Sampling(draws=5))
+    assert not off(one.rewards(5), limit=1.0)
+    assert off(one.planted(RewardReading()).rewards(5)) == TOKENS - {"reward of a token"}
 
 
 # --- Refusals -------------------------------------------------------------------------------------
 
 
 def test_refusals(lm, mdp):
-    with pytest.raises(ValueError, match="draws=1: must be at least 2 a prompt"):
-        Validation(lm, PROMPTS, H, draws=1)
+    with pytest.raises(ValueError, match="draws=1: must be at least 2"):
+        Sampling(draws=1)
+    with pytest.raises(ValueError, match="pairs=1: must be at least 2"):
+        Sampling(pairs=1)
     with pytest.raises(ValueError, match="prompts: a text is given twice"):
         Validation(lm, ("A", "A"), H)
-    one = Validation(lm, PROMPTS, H, end_tokens=ENDS, draws=2)
+    one = validation(lm, RewardReading(), draws=2)
     truth = mdp_truth(lm, PROMPTS, mdp, ALPHA)
     with pytest.raises(ValueError, match=r"expert_share=1\.5: must be from 0 to 1"):
         one.preferences(truth, expert_share=1.5)
-    with pytest.raises(ValueError, match="pairs=1: must be at least 2 a prompt, for an interval"):
-        one.preferences(truth, pairs=1)
     with pytest.raises(ValueError, match="first=0: must be"):
         one.preferences(truth, first=0)
     with pytest.raises(ValueError, match="responses=0: must be"):
@@ -575,9 +604,9 @@ def test_refusals(lm, mdp):
     with pytest.raises(
         ValueError, match="truth: 2 prompts, 3 tokens, horizon 4; must be one MDP of 2, 5"
     ):
-        Validation(lm, PROMPTS, H, draws=2).values(truth)
+        Validation(lm, PROMPTS, H).values(truth)
     with pytest.raises(ValueError, match=r"end_tokens=\(0, 4\): must come after the 3 tokens"):
-        Validation(lm, PROMPTS, H, end_tokens=(0, 4), draws=2).values(truth)
+        Validation(lm, PROMPTS, H, end_tokens=(0, 4)).values(truth)
     with pytest.raises(ValueError, match="task=odd: answers of different lengths"):
         task_truth(lm, Task("odd", PROMPTS, ("ab", "abc")))
     with pytest.raises(ValueError, match="prompts: a text is given twice"):

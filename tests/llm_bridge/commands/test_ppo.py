@@ -17,15 +17,15 @@ pytest.importorskip("transformers")
 from tiny import saved
 
 from llm_bridge.commands.main import main
+from llm_bridge.improve.config import PPOConfig
 from llm_bridge.improve.cost import cost
-from llm_bridge.improve.ppo import PPOConfig
 from llm_bridge.improve.run import read_metrics
 from llm_bridge.improve.trainer import Trainer
-from llm_bridge.models.load import load_model
+from llm_bridge.models.spec import ModelSpec
 from llm_bridge.tasks.accuracy import evaluate_tasks, sample_texts
 from llm_bridge.tasks.generated import Task, addition
 
-FEW = ["--set", "prompts_per_step=8", "samples=2", "minibatch=16", "microbatch=8"]
+FEW = ["--prompts-per-step", "8", "--samples", "2", "--minibatch", "16", "--microbatch", "8"]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_a_real_model_is_held_against_its_exact_optimum(shared_models, tmp_path,
         "ppo",
         "--model",
         str(shared_models / "nano-sort"),
-        "--prompts",
+        "--task",
         "sorting",
         "--beta",
         "0.1",
@@ -78,7 +78,7 @@ def test_a_real_model_is_held_against_its_exact_optimum(shared_models, tmp_path,
     assert float(rows["objective"][2]) > float(rows["objective"][0])
     assert lines[-1].startswith("exact distance to the optimum: ")
     assert json.loads((tmp_path / "config.json").read_text())["max_tokens"] == 6
-    assert load_model(tmp_path / "model").name == "model"
+    assert ModelSpec(tmp_path / "model").load().name == "model"
 
 
 def test_problems_are_trained_on_and_written(folder, problems, tmp_path, capsys):
@@ -221,7 +221,8 @@ def test_a_run_that_diverges_says_why(folder, problems, tmp_path, capsys):
         "--out",
         str(tmp_path),
     ]
-    assert main([*command, *FEW, "stop_kl=1e-5", "lr=1e-3", "warmup=1", "--steps", "5"]) == 1
+    diverging = ["--stop-kl", "1e-5", "--lr", "1e-3", "--warmup", "1", "--steps", "5"]
+    assert main([*command, *FEW, *diverging]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert re.match(
         r"endorm ppo: stopped: step [2-5]: KL to the frozen model is .*, above stop_kl=1e-05; the "
@@ -249,8 +250,8 @@ def test_hyperparameters_come_from_a_file_and_from_options(folder, problems, tmp
         str(tmp_path / "config.json"),
         "--beta",
         "0.2",
-        "--set",
-        "baseline=group",
+        "--baseline",
+        "group",
     ]
     assert main(command) == 0
     printed = capsys.readouterr().out
@@ -267,10 +268,11 @@ def test_hyperparameters_come_from_a_file_and_from_options(folder, problems, tmp
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--set", "epoch=1"], "epoch: no such hyperparameter; there are adaptive_kl, alpha,"),
-        (["--set", "epochs"], "--set epochs: must be NAME=VALUE"),
-        (["--beta", "-1"], "beta=-1.0: must be 0 or more"),
-        (["--set", "clip=high"], "hyperparameters: "),
+        (["--config", "{tmp}/typo.json"], "epoch: no such hyperparameter; there are adaptive_kl,"),
+        (["--beta", "-1"], "--beta=-1: must be at least 0 reward units per nat"),
+        (["--clip", "high"], "--clip=high: must be a number, above 0, or none for off"),
+        (["--task", "addition"], "--task or --data: give one of them"),
+        (["--teacher-bits", "4"], "--teacher-bits needs --teacher"),
         (["--config", "nowhere.json"], "--config=nowhere.json: cannot be read as JSON"),
         (["--eval-every", "0"], "--eval-every=0: must be at least 1"),
         (["--chat"], "--chat: the tokenizer of tiny has no chat template"),
@@ -278,6 +280,7 @@ def test_hyperparameters_come_from_a_file_and_from_options(folder, problems, tmp
     ],
 )
 def test_bad_input_is_one_line(folder, problems, tmp_path, capsys, options, message):
+    (tmp_path / "typo.json").write_text('{"epoch": 1}')
     command = [
         "ppo",
         "--model",
@@ -286,7 +289,7 @@ def test_bad_input_is_one_line(folder, problems, tmp_path, capsys, options, mess
         str(problems),
         "--out",
         str(tmp_path / "out"),
-        *options,
+        *(word.format(tmp=tmp_path) for word in options),
     ]
     assert main(command) == 2
     error = capsys.readouterr().err
@@ -298,7 +301,7 @@ def test_bad_input_is_one_line(folder, problems, tmp_path, capsys, options, mess
 
 
 def test_written_responses_are_those_of_the_model(folder):
-    lm = load_model(folder)
+    lm = ModelSpec(folder).load()
     prompts = ["one", "a much longer prompt", "x"]
     greedy = sample_texts(lm, prompts, 5, seed=None, end_tokens=())
     for prompt, (text,) in zip(prompts, greedy.texts, strict=True):
@@ -320,7 +323,7 @@ def test_written_responses_are_those_of_the_model(folder):
 def test_accuracy_by_writing_is_the_exact_one(shared_models):
     from llm_bridge.improve.target import ExactTarget
 
-    lm, sums = load_model(shared_models / "add-fair"), addition(5, seed=3)
+    lm, sums = ModelSpec(shared_models / "add-fair").load(), addition(5, seed=3)
     at = ExactTarget(lm, sums.prompts, PPOConfig(max_tokens=4), sums.answers)
     exact = at.accuracies(at.anchor)
     found = evaluate_tasks(lm, [sums], 4, samples=2000)
@@ -336,11 +339,11 @@ def test_no_task_takes_another_s_place(folder, names):
     with pytest.raises(
         ValueError, match=r"tasks=\[.*\]: must be at least one, with different names"
     ):
-        evaluate_tasks(load_model(folder), tasks, 2)
+        evaluate_tasks(ModelSpec(folder).load(), tasks, 2)
 
 
 def test_end_tokens_end_what_is_written(folder):
-    lm = load_model(folder)
+    lm = ModelSpec(folder).load()
     task = Task("empty", ("one", "two"), ("", ""))
     written = sample_texts(lm, task.prompts, 6, samples=200)
     assert 0 < written.ended.mean() < 1
@@ -350,7 +353,7 @@ def test_end_tokens_end_what_is_written(folder):
 
 
 def test_costs_grow_as_they_must(folder):
-    lm = load_model(folder)
+    lm = ModelSpec(folder).load()
 
     def of(**changes):
         return cost(lm, PPOConfig(max_tokens=64, **changes), 16).memory

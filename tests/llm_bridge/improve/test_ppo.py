@@ -14,8 +14,8 @@ transformers = pytest.importorskip("transformers")
 from letters import PROMPTS, SMALL, changed, model
 
 from llm_bridge.improve import ppo
+from llm_bridge.improve.config import PPOConfig
 from llm_bridge.improve.ppo import (
-    PPOConfig,
     Targets,
     gae,
     group_advantages,
@@ -570,20 +570,20 @@ def test_switches(lm, changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"beta": -1.0}, "beta=-1.0: must be 0 or more"),
-        ({"lr": 0.0}, "lr=0.0: must be positive"),
-        ({"clip": 0.0}, "clip=0.0: must be positive, or None for off"),
-        ({"alpha": float("nan")}, "alpha=nan: must be 0 or more"),
+        ({"beta": -1.0}, "beta=-1.0: must be at least 0 reward units per nat"),
+        ({"lr": 0.0}, "lr=0.0: must be above 0"),
+        ({"clip": 0.0}, "clip=0.0: must be above 0, or none for off"),
+        ({"alpha": float("nan")}, "alpha=nan: must be from 0 to 1e\\+09 reward units"),
         ({"anneal": "False"}, "anneal='False': must be True or False"),
-        ({"seed": 1.5}, "seed=1.5: must be an integer"),
-        ({"end_tokens": 2}, "end_tokens=2: must be a tuple of token ids"),
-        ({"shard": True, "lora": 2}, "shard=True: adapters are small"),
-        ({"steps": 0}, "steps=0: must be an integer of at least 1"),
+        ({"seed": 1.5}, "seed=1.5: must be a whole number, from 0 to 2"),
+        ({"end_tokens": 2}, "end_tokens=2: must be a tuple of whole numbers"),
+        ({"shard": True, "lora": 2}, "shard means nothing with lora: adapters are small"),
+        ({"steps": 0}, "steps=0: must be at least 1"),
         ({"gae_lambda": 1.5}, "gae_lambda=1.5: must be from 0 to 1"),
-        ({"gauge": "q"}, "gauge='q': must be one of 'logits', 'logprob'"),
-        ({"gauge": "logits"}, "gauge='logits': reward='expected' is that of every token"),
+        ({"gauge": "q"}, "gauge='q': must be one of logits, logprob"),
+        ({"gauge": "logits"}, "gauge='logits': reward=expected is that of every token"),
         ({"reward": "dense", "terminal": "bootstrap"}, "terminal='bootstrap': the logprob gauge"),
-        ({"baseline": "group", "samples": 1}, "samples=1: baseline='group'"),
+        ({"baseline": "group", "samples": 1}, "samples=1: baseline=group"),
     ],
 )
 def test_configurations_are_checked(changes, message):

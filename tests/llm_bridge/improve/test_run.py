@@ -20,8 +20,8 @@ from letters import PROMPTS, SMALL, changed, model, weights
 from llm_bridge.improve.run import read_metrics, train
 from llm_bridge.improve.target import ExactTarget
 from llm_bridge.improve.trainer import Trainer
-from llm_bridge.models.load import load_model
 from llm_bridge.models.processes import workers
+from llm_bridge.models.spec import ModelSpec
 from llm_bridge.read.reward import EndogenousReward
 from llm_bridge.read.rollout import Diverged
 from theory.storage.runs import Lines
@@ -177,7 +177,9 @@ def test_metrics_that_are_not_finite_come_back(lm, tmp_path):
 def test_the_policy_is_saved_as_transformers_reads_it(lm, tmp_path):
     trainer = train(lm, PROMPTS, changed(SMALL, steps=2), out=tmp_path)
     target = ExactTarget(lm, PROMPTS, SMALL)
-    assert target.report(load_model(tmp_path / "model")) == pytest.approx(target.report(trainer.lm))
+    assert target.report(ModelSpec(tmp_path / "model").load()) == pytest.approx(
+        target.report(trainer.lm)
+    )
 
 
 def test_samples_and_evaluations(lm, tmp_path):
@@ -195,9 +197,7 @@ def test_samples_and_evaluations(lm, tmp_path):
     assert {sample["prompt"] for sample in samples} == set(PROMPTS)
     assert all(len(sample["response"]) == 3 for sample in samples)
     for sample in samples[:2]:
-        reward = EndogenousReward(
-            lm, alpha=SMALL.alpha, gauge=SMALL.gauge, end_tokens=SMALL.end_tokens
-        )
+        reward = EndogenousReward(lm, reading=SMALL.reading, end_tokens=SMALL.end_tokens)
         score = reward.score([sample["prompt"]], [sample["response"]])[0]
         assert sample["reward"] == pytest.approx(score.reward_sum, abs=1e-4)
 
@@ -243,7 +243,7 @@ def test_adapters_start_at_the_model_and_leave_it_alone(lm, tmp_path):
         p.data_ptr() for p in trainer.lm.model.parameters()
     }  # nothing of the model is there twice
     assert not own & {p.data_ptr() for p in trained}
-    merged = target.report(load_model(tmp_path / "model"))
+    merged = target.report(ModelSpec(tmp_path / "model").load())
     assert merged == pytest.approx(target.report(trainer.lm), abs=1e-5)
     assert (tmp_path / "checkpoint.pt").stat().st_size < 5e5
 
@@ -296,7 +296,7 @@ def two_processes(config, out):
     torch.multiprocessing.start_processes(
         _process, (port, config, out), nprocs=2, start_method="spawn"
     )
-    return load_model(out / "model")
+    return ModelSpec(out / "model").load()
 
 
 @pytest.mark.parametrize("shard", [False, True])

@@ -7,7 +7,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from llm_bridge.models.cloned import letter_tokenizer, train_on_demonstrations
-from llm_bridge.models.load import encode_prompt, load_model, save
+from llm_bridge.models.load import encode_prompt, save
+from llm_bridge.models.spec import ModelSpec
 from llm_bridge.read.tree import token_tree
 from theory.mdp.distances import kl
 from theory.mdp.policy import Policy, require_same_dynamics
@@ -59,7 +60,9 @@ def test_same_seed_same_model(expert, trained):
 def test_saved_and_loaded(trained, tmp_path):
     save(trained, tmp_path)
     for one, two in zip(
-        clone(trained).policy.log_probs, clone(load_model(tmp_path)).policy.log_probs, strict=True
+        clone(trained).policy.log_probs,
+        clone(ModelSpec(tmp_path).load()).policy.log_probs,
+        strict=True,
     ):
         np.testing.assert_array_equal(one, two)
 

@@ -13,21 +13,20 @@ from llm_bridge.models.load import (
     CausalLM,
     encode_prompt,
     fingerprint,
-    load_model,
-    load_reward_model,
     require_same_vocabulary,
     save,
 )
+from llm_bridge.models.spec import ModelSpec
 
 
 @pytest.fixture
 def nano(shared_models):
-    return load_model(shared_models / "nano-sort")
+    return ModelSpec(shared_models / "nano-sort").load()
 
 
 @pytest.fixture
 def stories(shared_models):
-    return load_model(shared_models / "stories260K")
+    return ModelSpec(shared_models / "stories260K").load()
 
 
 class SlowTokenizer:
@@ -62,12 +61,12 @@ def test_loads_a_folder(nano, stories):
 
 
 def test_dtype_and_device(shared_models):
-    lm = load_model(str(shared_models / "nano-sort"), dtype="bfloat16", device="cpu")
+    lm = ModelSpec(str(shared_models / "nano-sort"), dtype="bfloat16", device="cpu").load()
     parameter = next(lm.model.parameters())
     assert parameter.dtype == torch.bfloat16
     assert parameter.device.type == "cpu"
     with pytest.raises(ValueError, match="dtype='float8': must be one of float16"):
-        load_model(str(shared_models / "nano-sort"), dtype="float8")
+        ModelSpec(str(shared_models / "nano-sort"), dtype="float8").load()
 
 
 def test_no_context_where_the_model_has_none():
@@ -83,13 +82,13 @@ def test_a_path_never_asks_the_hub(path, monkeypatch):
         transformers.AutoConfig, "from_pretrained", lambda *_, **__: pytest.fail("asked the hub")
     )
     with pytest.raises(OSError, match=r"no model there; give a folder with a config.json") as error:
-        load_model(path)
+        ModelSpec(path).load()
     one_line(error)
 
 
 def test_a_folder_without_config(tmp_path):
     with pytest.raises(OSError, match=re.escape(f"{tmp_path}: no model there")):
-        load_model(tmp_path)
+        ModelSpec(tmp_path).load()
 
 
 def test_hub_failure_is_one_line(monkeypatch):
@@ -100,7 +99,7 @@ def test_hub_failure_is_one_line(monkeypatch):
     with pytest.raises(
         OSError, match=r"someone/model: .*download it first or give a local folder"
     ) as error:
-        load_model("someone/model")
+        ModelSpec("someone/model").load()
     one_line(error)
 
 
@@ -110,7 +109,7 @@ def test_damaged_weights(shared_models, tmp_path):
     with pytest.raises(
         OSError, match=r"damaged: cannot be loaded .* give a complete model folder"
     ) as error:
-        load_model(folder)
+        ModelSpec(folder).load()
     one_line(error)
 
 
@@ -131,7 +130,7 @@ def test_a_damaged_generation_config(shared_models, tmp_path, text, kind, messag
     folder = shutil.copytree(shared_models / "nano-sort", tmp_path / "damaged")
     (folder / "generation_config.json").write_text(text)
     with pytest.raises(kind, match=message) as error:
-        load_model(folder)
+        ModelSpec(folder).load()
     one_line(error)
 
 
@@ -147,7 +146,7 @@ def test_no_code_of_the_folder_is_run(shared_models, tmp_path, monkeypatch):
     (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     monkeypatch.setattr("builtins.input", lambda *_: "y")
     with pytest.raises(ValueError, match="own: not a causal language model that can be used here"):
-        load_model(folder)
+        ModelSpec(folder).load()
     assert not (tmp_path / "ran").exists()
 
 
@@ -158,7 +157,7 @@ def test_missing_weights(tmp_path):
     transformers.GPT2Model(config).save_pretrained(tmp_path)
     tokenizer_of("abcde").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"lacks 1 weights of a GPT2LMHeadModel \(lm_head"):
-        load_model(tmp_path)
+        ModelSpec(tmp_path).load()
 
 
 @pytest.mark.parametrize(
@@ -174,7 +173,7 @@ def test_missing_weights(tmp_path):
 def test_not_a_causal_language_model(tmp_path, config):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=re.escape(str(tmp_path))) as error:
-        load_model(tmp_path)
+        ModelSpec(tmp_path).load()
     assert "causal language model" in one_line(error)
 
 
@@ -239,7 +238,7 @@ def test_prompt_too_long(nano):
 
 def test_save_and_load(nano, tmp_path):
     save(nano, tmp_path / "copy")
-    copy = load_model(tmp_path / "copy")
+    copy = ModelSpec(tmp_path / "copy").load()
     require_same_vocabulary(nano, copy)
     ids = torch.tensor([[0, 2, 1]])
     assert torch.equal(nano.model(ids).logits, copy.model(ids).logits)
@@ -258,9 +257,9 @@ def tokenizer_of(characters):
 def test_a_model_is_spread_by_a_device_map(shared_models):
     pytest.importorskip("accelerate")
     folder = shared_models / "nano-sort"
-    with pytest.raises(ValueError, match="device='cpu' and device_map='auto': give one of them"):
-        load_model(folder, device="cpu", device_map="auto")
-    one, two = load_model(folder, device="cpu"), load_model(folder, device_map={"": "cpu"})
+    with pytest.raises(ValueError, match="device and device_map: give one of them"):
+        ModelSpec(folder, device="cpu", device_map="auto").load()
+    one, two = ModelSpec(folder, device="cpu").load(), ModelSpec(folder, device_map="cpu").load()
     assert fingerprint(one) == fingerprint(two)
 
 
@@ -274,11 +273,11 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path, tokens, belongs):
         tmp_path,
     )
     if belongs:
-        assert load_model(tmp_path).vocab_size == 8
+        assert ModelSpec(tmp_path).load().vocab_size == 8
     else:
         message = f"its tokenizer has {tokens} tokens, the model 8, so they do not belong together"
         with pytest.raises(ValueError, match=message):
-            load_model(tmp_path)
+            ModelSpec(tmp_path).load()
 
 
 def test_fingerprints_tell_checkpoints_apart(nano):
@@ -304,9 +303,10 @@ def test_reward_models_have_one_label(tmp_path):
         model = transformers.LlamaForSequenceClassification(config)
         save(CausalLM(model, tokenizer_of("abcd"), "toy"), tmp_path / str(labels))
     assert (
-        type(load_reward_model(tmp_path / "1").model).__name__ == "LlamaForSequenceClassification"
+        type(ModelSpec(tmp_path / "1").load_reward_model().model).__name__
+        == "LlamaForSequenceClassification"
     )
     with pytest.raises(
         ValueError, match=r"not a reward model that can be used here .it has 2 labels"
     ):
-        load_reward_model(tmp_path / "2")
+        ModelSpec(tmp_path / "2").load_reward_model()

@@ -1,4 +1,4 @@
-"""A model as it is read: rounded weights, adapters, and which two variants are one model."""
+"""A model as it is read: rounded weights, adapters, and which two specifications are one model."""
 
 import copy
 import json
@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from tiny import saved, tiny
 
 from llm_bridge.models.load import CausalLM, save
-from llm_bridge.models.spec import Variant, default_expert, load_pair, load_variant, quantise
+from llm_bridge.models.spec import ModelSpec
+from llm_bridge.models.weights import quantise
 
 
 def gpt2():
@@ -117,7 +118,10 @@ def test_a_weight_that_is_no_linear_layers():
     as it is.
     """
     lm = mixture("Llama4Text", head_dim=8, intermediate_size_mlp=48)
-    place = r"model.layers.0.feed_forward.experts.gate_up_proj of shape \(3, 32, 96\) in a Llama4TextExperts"
+    place = (
+        r"model.layers.0.feed_forward.experts.gate_up_proj of shape \(3, 32, 96\) in a "
+        r"Llama4TextExperts"
+    )
     before = copy.deepcopy(lm.model.state_dict())
     with pytest.raises(
         ValueError, match=rf"bits=4: Llama4Text has a weight that is no linear layer's: {place}"
@@ -159,7 +163,7 @@ def test_nothing_to_round():
 def test_a_merged_adapter_is_the_adapted_model(tmp_path):
     peft = pytest.importorskip("peft")
     base = saved(tmp_path / "base")
-    lm = load_variant(Variant(str(base)))
+    lm = ModelSpec(str(base)).load()
     ids = torch.arange(8)[None]
     plain = lm.model(ids).logits.detach().clone()
     with warnings.catch_warnings():
@@ -170,8 +174,8 @@ def test_a_merged_adapter_is_the_adapted_model(tmp_path):
             torch.nn.init.normal_(weight, std=0.1)
     expected = adapted.eval()(ids).logits.detach()
     adapted.save_pretrained(tmp_path / "adapter")
-    variant = Variant(str(base), adapter=str(tmp_path / "adapter"))
-    found = load_variant(variant).model(ids).logits.detach()
+    variant = ModelSpec(str(base), adapter=str(tmp_path / "adapter"))
+    found = variant.load().model(ids).logits.detach()
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert float((found - plain).abs().max()) > 0.01
     assert str(variant) == "float32, temperature 1, adapter adapter"
@@ -187,7 +191,7 @@ def test_a_merged_adapter_is_the_adapted_model(tmp_path):
     )
     save(CausalLM(transformers.LlamaForCausalLM(wider), tiny().tokenizer, "wider"), other)
     with pytest.raises(ValueError, match=r"adapter=.*: not one of other"):
-        load_variant(Variant(str(other), adapter=str(tmp_path / "adapter")))
+        ModelSpec(str(other), adapter=str(tmp_path / "adapter")).load()
 
 
 @pytest.fixture
@@ -198,7 +202,7 @@ def adapter(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
         config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-        adapted = peft.get_peft_model(load_variant(Variant(str(base))).model, config)
+        adapted = peft.get_peft_model(ModelSpec(str(base)).load().model, config)
     adapted.save_pretrained(tmp_path / "adapter")
     return base, tmp_path / "adapter"
 
@@ -243,20 +247,20 @@ def test_an_adapter_whose_weights_are_not_the_models_is_refused(change, message,
     load.
     """
     base, folder = adapter
-    variant = Variant(str(base), adapter=str(folder))
-    one, two = (load_variant(variant).model(torch.arange(8)[None]).logits for _ in range(2))
+    variant = ModelSpec(str(base), adapter=str(folder))
+    one, two = (variant.load().model(torch.arange(8)[None]).logits for _ in range(2))
     assert torch.equal(one, two)
     file = folder / "adapter_model.safetensors"
     save_file(change(load_file(file)), file)
     with pytest.raises(ValueError, match=rf"adapter=.*adapter: not one of base \({message}"):
-        load_variant(variant)
+        variant.load()
 
 
 def test_a_damaged_adapter_is_named(adapter):
     base, folder = adapter
     (folder / "adapter_model.safetensors").write_bytes(b"no tensors")
     with pytest.raises(OSError, match=r"adapter=.*adapter: cannot be loaded"):
-        load_variant(Variant(str(base), adapter=str(folder)))
+        ModelSpec(str(base), adapter=str(folder)).load()
 
 
 def test_only_lora_is_merged(adapter):
@@ -268,14 +272,14 @@ def test_only_lora_is_merged(adapter):
     with pytest.raises(
         ValueError, match=r"adapter: not one of base \(its type is .*IA3, not LORA\)"
     ):
-        load_variant(Variant(str(base), adapter=str(folder)))
+        ModelSpec(str(base), adapter=str(folder)).load()
 
 
 def test_no_adapter_there(tmp_path):
     pytest.importorskip("peft")
     base = saved(tmp_path / "base")
     with pytest.raises(OSError, match="no adapter there; give a folder"):
-        load_variant(Variant(str(base), adapter=str(base)))
+        ModelSpec(str(base), adapter=str(base)).load()
 
 
 @pytest.mark.parametrize(
@@ -288,16 +292,16 @@ def test_no_adapter_there(tmp_path):
 )
 def test_refusals(changes, message):
     with pytest.raises(ValueError, match=message):
-        Variant("m", **changes)
+        ModelSpec("m", **changes)
 
 
 def test_only_the_temperature_differs(tmp_path):
-    one = Variant(str(saved(tmp_path / "one")))
-    assert default_expert(one).temperature == 0.9
-    assert default_expert(Variant("m", temperature=0.7)) == Variant("m", temperature=1.0)
-    lm, expert = load_pair(one, default_expert(one))
+    one = ModelSpec(str(saved(tmp_path / "one")))
+    assert one.default_expert().temperature == 0.9
+    assert ModelSpec("m", temperature=0.7).default_expert() == ModelSpec("m", temperature=1.0)
+    lm, expert = one.load_pair(one.default_expert())
     assert lm is expert
-    lm, expert = load_pair(one, Variant(one.model, bits=3))
+    lm, expert = one.load_pair(ModelSpec(one.model, bits=3))
     assert lm is not expert
     assert not torch.equal(
         lm.model(torch.arange(4)[None]).logits, expert.model(torch.arange(4)[None]).logits

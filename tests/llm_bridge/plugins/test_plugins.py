@@ -23,8 +23,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, processors
 
 from llm_bridge import plugins
 from llm_bridge.models.load import CausalLM, save
+from llm_bridge.models.spec import ModelSpec
 from llm_bridge.plugins import lm_eval, openrlhf, skyrl, trl, verl
-from llm_bridge.read.reward import EndogenousReward
+from llm_bridge.read.reward import EndogenousReward, RewardReading
 
 SPECIAL = ["<pad>", "<s>", "<end>", "<system>", "<user>", "<bot>"]
 VOCABULARY = [*SPECIAL, *"abcdefgh ", "ab", "cd", " a", "abcd"]
@@ -90,7 +91,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def reward(model):
-    return EndogenousReward(model, make_tokenizer(), ALPHA)
+    return EndogenousReward(model, make_tokenizer(), RewardReading(ALPHA))
 
 
 @dataclass
@@ -138,7 +139,7 @@ def test_no_library_is_imported():
         ]
         names += [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
         roots = {name.split(".")[0] for name in names}
-        assert roots - sys.stdlib_module_names <= {"llm_bridge", "numpy", "torch"}, path
+        assert roots - sys.stdlib_module_names <= {"llm_bridge", "numpy", "theory", "torch"}, path
 
 
 COMPLETIONS = [
@@ -198,7 +199,7 @@ def test_an_empty_response_is_an_immediate_end(model, reward, how):
     rewards = plugins.id_rewards(reward, how)
     found = rewards([ASKED, ASKED], [[], ids("e")])
     assert found == totals(model, [ASKED, ASKED], [[END], ids("e")], how)
-    bare = EndogenousReward(build(), alpha=ALPHA)
+    bare = EndogenousReward(build(), reading=RewardReading(ALPHA))
     with pytest.raises(
         ValueError,
         match=r"responses\[1\]: empty, and LlamaForCausalLM has no end-of-sequence token",
@@ -212,7 +213,9 @@ def test_rewards_do_not_depend_on_the_batch(model, reward):
     prompts = [ASKED, ids("a"), ids("<s>", "c"), ASKED[:4]]
     together = plugins.id_rewards(reward)(prompts, COMPLETIONS)
     for limit in (1, 20):
-        one = plugins.id_rewards(EndogenousReward(reward.lm, alpha=ALPHA, batch_tokens=limit))
+        one = plugins.id_rewards(
+            EndogenousReward(reward.lm, reading=reward.reading, batch_tokens=limit)
+        )
         assert one(prompts, COMPLETIONS) == pytest.approx(together, abs=1e-5)
 
 
@@ -221,7 +224,7 @@ def test_threads_do_not_disturb_each_other():
     see.
     """
     noisy = build("Llama", attention_dropout=0.5)
-    rewards = plugins.id_rewards(EndogenousReward(noisy, make_tokenizer(), ALPHA))
+    rewards = plugins.id_rewards(EndogenousReward(noisy, make_tokenizer(), RewardReading(ALPHA)))
     quiet = rewards([ASKED] * 4, COMPLETIONS)
     noisy.train()
     with ThreadPoolExecutor(8) as pool:
@@ -245,20 +248,18 @@ def test_the_environment_names_the_model(model, environment):
     assert found == totals(model, [ASKED] * 4, REWARDED, "mean")
     environment.setenv("ENDORM_HOW", "sum")
     environment.setenv("ENDORM_GAUGE", "logprob")
-    environment.setenv("ENDORM_TERMINAL", "bootstrap")
     environment.setenv("ENDORM_DTYPE", "float64")
     found = trl_call(trl.endogenous_reward, [QUESTION] * 4, COMPLETIONS)
     assert found == totals(model, [ASKED] * 4, REWARDED, "logprob")
     reward, _ = plugins.from_environment()
-    assert (reward.terminal, reward.lm.model.dtype) == ("bootstrap", torch.float64)
+    assert reward.reading == RewardReading(ALPHA, "logprob")
+    assert reward.lm.model.dtype == torch.float64
 
 
 def test_the_model_is_loaded_once(environment, monkeypatch):
     loaded = []
-    load = plugins.load_model
-    monkeypatch.setattr(
-        plugins, "load_model", lambda *args, **kwargs: loaded.append(args) or load(*args, **kwargs)
-    )
+    load = ModelSpec.load
+    monkeypatch.setattr(ModelSpec, "load", lambda spec: loaded.append(spec) or load(spec))
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: plugins.from_environment()[0], range(8)))
     assert len(loaded) == len(set(map(id, found))) == 1
@@ -277,11 +278,17 @@ def test_the_model_is_loaded_once(environment, monkeypatch):
             OSError,
             "nowhere: no model there; give a folder with a config.json",
         ),
-        ({"ALPHA": "hot"}, ValueError, "ENDORM_ALPHA='hot': must be a number"),
-        ({"ALPHA": "-1"}, ValueError, "alpha=-1.0: must be positive"),
-        ({"GAUGE": "q"}, ValueError, "gauge='q': must be one of 'logits', 'logprob'"),
-        ({"HOW": "max"}, ValueError, "how='max': must be one of 'sum', 'mean', 'logprob'"),
-        ({"HOW": "anchored"}, ValueError, "how='anchored' needs reference"),
+        ({"ALPHA": "hot"}, ValueError, "^ENDORM_ALPHA=hot: must be a number"),
+        ({"ALPHA": "-1"}, ValueError, "^ENDORM_ALPHA=-1: must be from 1e-09 to"),
+        ({"GAUGE": "q"}, ValueError, "^ENDORM_GAUGE=q: must be one of logits, logprob"),
+        ({"DTYPE": "int4"}, ValueError, "^ENDORM_DTYPE=int4: must be one of float16, bfloat16"),
+        (
+            {"GAUGE": "logprob", "TERMINAL": "bootstrap"},
+            ValueError,
+            "^ENDORM_TERMINAL=bootstrap: must be zero with ENDORM_GAUGE=logprob",
+        ),
+        ({"HOW": "max"}, ValueError, "^ENDORM_HOW=max: must be one of sum, mean, logprob"),
+        ({"HOW": "anchored"}, ValueError, "^ENDORM_HOW=anchored: must be one of sum, mean"),
     ],
 )
 def test_a_wrong_environment_is_one_line(environment, changes, error, message):
@@ -579,7 +586,7 @@ def test_a_token_that_the_model_rules_out_is_no_reward():
     model.lm_head = torch.nn.Linear(16, len(VOCABULARY))
     with torch.no_grad():
         model.lm_head.bias[PAD] = -torch.inf
-    reward = EndogenousReward(model, make_tokenizer(), ALPHA, end_tokens=(END,))
+    reward = EndogenousReward(model, make_tokenizer(), RewardReading(ALPHA), end_tokens=(END,))
     prompts, answers = [ASKED, ASKED], [ids("a"), ids("a", "<pad>", "b")]
     for how in ("sum", "mean", "logprob"):
         with pytest.raises(
@@ -661,7 +668,9 @@ def test_lm_eval_greedy_is_the_most_probable_token(model, reward):
 
 
 def test_lm_eval_cuts_contexts_from_the_left(model, reward):
-    lm = lm_eval.EndogenousLM(EndogenousReward(reward.lm, terminal="bootstrap"))
+    lm = lm_eval.EndogenousLM(
+        EndogenousReward(reward.lm, reading=RewardReading(terminal="bootstrap"))
+    )
     with pytest.warns(UserWarning, match="the first 13 of 42 tokens of a context do not fit: cut"):
         ((found, _),) = lm.loglikelihood(requests(("e" * 41, "efgh")))
     expected = reference(model, ids(*"e" * 29), ids(*"efgh"))  # 29 + 4 − 1 positions

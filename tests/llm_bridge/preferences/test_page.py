@@ -17,12 +17,16 @@ transformers = pytest.importorskip("transformers")
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from llm_bridge.preferences import page as module
-from llm_bridge.preferences.page import domain_figure, token_texts, write_html
+from llm_bridge.preferences import token_texts as module
+from llm_bridge.preferences.page import domain_figure, token_report
 from llm_bridge.preferences.pairs import RM_BENCH_STYLES, Comparison
-from theory.reports.figures import save
+from llm_bridge.preferences.token_texts import token_texts
+from theory.reports.report import save_figure
 
-EVIL = """</div></i><script>document.title='pwned'</script><img src=x onerror="alert(1)">&amp;&lt; ' "><!-- ]]>"""
+EVIL = (
+    """</div></i><script>document.title='pwned'</script>"""
+    """<img src=x onerror="alert(1)">&amp;&lt; ' "><!-- ]]>"""
+)
 TEXTS = st.text(st.sampled_from("ab é漢字😀\n\t<&\"'\r\x00\x1b\x7f\x85"), min_size=1, max_size=30)
 VOID = {"meta", "input", "br", "img", "link", "hr"}
 
@@ -290,11 +294,11 @@ NINE = Comparison(
 @pytest.fixture
 def render(tmp_path):
     def render(comparisons, records=None, *, title="run", facts=None, **options):
-        path = tmp_path / "report.html"
         records = make(comparisons) if records is None else records
-        write_html(
-            path, comparisons, records, BYTE_LEVEL, title=title, facts=facts or {}, **options
+        report = token_report(
+            comparisons, records, BYTE_LEVEL, title=title, facts=facts or {}, **options
         )
+        (path,) = report.save(tmp_path)
         assert list(tmp_path.iterdir()) == [path]
         return Page(path)
 
@@ -370,7 +374,7 @@ def test_shades_are_monotone_centred_and_robust(render):
     assert set(r[rewards == 0]) == {8}
     assert set(p) == set(range(9))
     assert (np.diff(p) >= 0).all()
-    ends = re.findall(r"<b class=(?:r16|p8)>[≥≤] −?([\d.]+)</b>", page.source)
+    ends = re.findall(r'<b class="(?:r16|p8)">[≥≤] −?([\d.]+)</b>', page.source)
     assert [9 < float(ends[0]) <= 10, 7 < float(ends[1]) <= 8] == [
         True,
         True,
@@ -447,15 +451,17 @@ def test_the_file_needs_no_other(render):
     ]
     assert not [word for word in ("url(", "@import", "://") if word in page.source]
     policy = next(meta["content"] for meta in page.all("meta") if "http-equiv" in meta)
-    assert policy == "default-src 'none'; style-src 'unsafe-inline'"
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 @given(text=TEXTS)
 @example(text="\n\n a\t\r\x00")
 def test_whitespace_stays_and_control_characters_are_pictured(tmp_path_factory, text):
     comparison = Comparison("1", text, (text,), ("z",), "s")
-    path = tmp_path_factory.mktemp("html") / "report.html"
-    write_html(path, [comparison], make([comparison]), BYTE_LEVEL, title=text, facts={text: text})
+    report = token_report(
+        [comparison], make([comparison]), BYTE_LEVEL, title=text, facts={text: text}
+    )
+    (path,) = report.save(tmp_path_factory.mktemp("html"))
     page = Page(path)
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", page.source)  # HTML forbids them
     pictures = {"\r": "␍", "\x00": "␀", "\x1b": "␛", "\x7f": "␡", "\x85": "�"}
@@ -469,10 +475,10 @@ def test_pairs_are_marked(render):
     for (key, _), total in zip(NINE.responses(), (3, 1, 2, 2, 0, 5), strict=True):
         records[key]["reward_sum"] = float(total)
     page = render([NINE], records)
-    rows = re.findall(r"<tr><th scope=row>(\w+)</th>(.*)</tr>", page.source)
+    rows = re.findall(r'<tr><th scope="row">(\w+)</th>(.*)</tr>', page.source)
     assert (
         [name for name, _ in rows]
-        == re.findall(r"<th scope=col>(\w+)</th>", page.source)
+        == re.findall(r'<th scope="col">(\w+)</th>', page.source)
         == list(RM_BENCH_STYLES)
     )
     first, second, third = ([*re.findall("<td>(.*?)</td>", row)] for _, row in rows)
@@ -480,7 +486,7 @@ def test_pairs_are_marked(render):
     assert second == ["✗ −1.00", "✓ +1.00", "✗ −4.00"]
     assert third == ["= +0.00", "✓ +2.00", "✗ −3.00"]
     assert page.text["small"].count("✓ 4 of 9") == 2
-    assert "4 of 9, by reward sum" in page.text["dd"]
+    assert "4 of 9 pairs are ordered right, by reward sum." in page.text["p"]
     sides = [f"{role} {style}" for role in ("chosen", "rejected") for style in RM_BENCH_STYLES]
     assert page.text["h3"] == ["system", "user", "assistant", "user", *sides]
 
@@ -496,7 +502,7 @@ def test_scores_order_the_responses_where_given(render):
         assert "score" not in page.source.split("<main>")[1]
         page = render([PAIR], records, scores=[([7.25], [7.0])])
         assert "chosen − rejected: ✓ +0.25" in page.text["p"]
-        assert "1 of 1, by score" in page.text["dd"]
+        assert "1 of 1 pairs are ordered right, by score." in page.text["p"]
         assert {"7.25", "7.00"} <= set(page.text["strong"])
     page = render([PAIR], records, scores=[([-np.inf], [-np.inf])])
     assert page.text["small"].count("=") == 2
@@ -580,7 +586,7 @@ def test_domain_figure(name, tmp_path):
     image = axes.images[0]
     assert image.get_clim() == (0, 1)
     np.testing.assert_allclose(image.cmap(0.5)[:3], 1, atol=0.01)  # an even match is white
-    save(figure, tmp_path, "domains")
+    save_figure(figure, tmp_path, "domains")
     boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
     turned = axes.get_xticklabels()[0].get_rotation() > 0
     assert turned or all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
@@ -589,7 +595,7 @@ def test_domain_figure(name, tmp_path):
 
 def test_the_same_domain_figure_is_the_same_file(tmp_path):
     one, two = (
-        save(domain_figure(MATRICES["square"]), tmp_path, name)[0].read_bytes()
+        save_figure(domain_figure(MATRICES["square"]), tmp_path, name)[0].read_bytes()
         for name in ("one", "two")
     )
     assert one == two

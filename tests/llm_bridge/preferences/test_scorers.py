@@ -12,7 +12,7 @@ from llm_bridge.models.prompts import PAIRWISE, POINTWISE, VERIFIER, Question
 from llm_bridge.preferences import judges, scorers
 from llm_bridge.preferences.pairs import Comparison
 from llm_bridge.preferences.scorers import Conversation
-from llm_bridge.read.reward import EndogenousReward
+from llm_bridge.read.reward import EndogenousReward, RewardReading
 
 COMPARISON = Comparison(
     "a/0", "What is ½?", ("One half.", "0.5"), ("Two — no", "x", "three"), "a", system="Be brief."
@@ -61,7 +61,10 @@ TEMPLATE = [256, *ids("<s>Be brief."), 257, *ids("<u>What is ½?"), 257, *ids("<
 @pytest.mark.parametrize("chat", [False, True])
 def test_endogenous_rewards(chat, eos):
     lm, other = tiny(chat=chat), tiny(chat=chat, seed=1)
-    reward, reference = EndogenousReward(lm, alpha=0.7), EndogenousReward(other, end_tokens=())
+    reward, reference = (
+        EndogenousReward(lm, reading=RewardReading(0.7)),
+        EndogenousReward(other, end_tokens=()),
+    )
     scorer = scorers.Endogenous(reward, Conversation(lm, chat, eos=eos), reference)
     requests, records = ask(scorer)
     assert [request.key for request in requests] == [key for key, _ in COMPARISON.responses()]
@@ -133,7 +136,10 @@ def test_conversations_of_several_turns_need_a_template():
 @pytest.mark.parametrize("terminal", ["zero", "bootstrap"])
 def test_responses_are_kept_to_the_last_position(terminal):
     lm = tiny(context=40)
-    conversation, reward = Conversation(lm, False), EndogenousReward(lm, terminal=terminal)
+    conversation, reward = (
+        Conversation(lm, False),
+        EndogenousReward(lm, reading=RewardReading(terminal=terminal)),
+    )
     room = 40 - len([256, *ids("q\n\n")]) + (terminal == "zero")
     fits = Comparison("a/0", "q", ("x" * room,), ("y",), "a")
     longer = Comparison("a/1", "q", ("x" * (room + 1),), ("y",), "a")

@@ -16,7 +16,7 @@ from letters import biased, llama
 
 from llm_bridge.check.draws import Sampling
 from llm_bridge.check.sampled import estimate
-from llm_bridge.models.load import load_model
+from llm_bridge.models.spec import ModelSpec
 from llm_bridge.read import beam as module
 from llm_bridge.read.beam import Beam, _largest, beam_search
 from llm_bridge.read.tree import token_tree
@@ -271,7 +271,7 @@ def test_real_models(shared_models):
     """On 200 sums `add-small` has nearly all proven by a beam of four, and some are not what greedy
     decoding gives.
     """
-    lm, prompts = load_model(shared_models / "add-small"), addition(200, seed=4).prompts
+    lm, prompts = ModelSpec(shared_models / "add-small").load(), addition(200, seed=4).prompts
     policy = token_tree(lm, prompts, 4).policy
     found, best = beam_search(lm, prompts, 4, 4), map_response(policy)
     tokens = np.stack(found.responses)

@@ -15,10 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from llm_bridge.models import head as module
 from llm_bridge.models.cloned import letter_tokenizer
-from llm_bridge.models.load import CausalLM, load_model
-from llm_bridge.read.reward import EndogenousReward, batches
+from llm_bridge.models.load import CausalLM
+from llm_bridge.models.spec import ModelSpec
+from llm_bridge.read.reward import EndogenousReward, RewardReading, batches
 from llm_bridge.read.tree import token_tree
-from theory.solve.reward import endogenous_reward
 
 V, CONTEXT = 83, 48
 SHAPE = {
@@ -54,7 +54,7 @@ KINDS = [
     ("Granite", False),
     ("Phi", False),
 ]
-GAUGES = list(itertools.product(["logits", "logprob"], ["zero", "bootstrap"]))
+GAUGES = [("logits", "zero"), ("logits", "bootstrap"), ("logprob", "zero")]
 
 
 def build(name, tied=False, **changes):
@@ -263,7 +263,7 @@ def test_products_of_the_head_are_exact_where_others_need_not_be():
 @pytest.mark.parametrize("alpha", [1.0, 0.3])
 @pytest.mark.parametrize(("gauge", "terminal"), GAUGES)
 def test_rewards_telescope(llama, gauge, terminal, alpha):
-    reward = EndogenousReward(llama, alpha=alpha, gauge=gauge, terminal=terminal)
+    reward = EndogenousReward(llama, reading=RewardReading(alpha, gauge, terminal))
     for s in reward.score_ids(*texts()):
         logs, normalizers = reference(llama, s.prompt_ids.tolist(), s.ids.tolist())
         values = alpha * normalizers
@@ -278,16 +278,16 @@ def test_rewards_telescope(llama, gauge, terminal, alpha):
         assert s.soft_value_prompt == pytest.approx(values[0], abs=1e-5)
 
 
-@pytest.mark.parametrize("gauge", ["logits", "logprob"])
-@pytest.mark.parametrize("terminal", ["zero", "bootstrap"])
+@pytest.mark.parametrize(("gauge", "terminal"), GAUGES)
 def test_agrees_with_the_token_tree(terminal, gauge):
     H, A, alpha = 3, 5, 0.7
     lm = CausalLM(build("Llama", vocab_size=7), letter_tokenizer(A, 2), "tree")
     policy = token_tree(lm, ["A"], H, terminal_layer=terminal == "bootstrap").policy
-    mdp = endogenous_reward(policy, alpha, gauge=gauge, terminal=terminal)
+    reading = RewardReading(alpha, gauge, terminal)
+    mdp = reading.of_policy(policy)
     answers = list(itertools.product(range(7), repeat=H))[::11]
     words = ["".join("abcdeAB"[a] for a in answer) for answer in answers]
-    reward = EndogenousReward(lm, alpha=alpha, gauge=gauge, terminal=terminal)
+    reward = EndogenousReward(lm, reading=reading)
     for answer, s in zip(answers, reward.score(["A"] * len(words), words), strict=True):
         states = [sum(a * 7 ** (h - 1 - i) for i, a in enumerate(answer[:h])) for h in range(H)]
         expected = [mdp.rewards[h][states[h], answer[h]] for h in range(H)]
@@ -296,7 +296,7 @@ def test_agrees_with_the_token_tree(terminal, gauge):
 
 
 def test_stories(shared_models):
-    lm = load_model(shared_models / "stories260K")
+    lm = ModelSpec(shared_models / "stories260K").load()
     prompts = ["Once upon a time", "", "Lily and Tom went to the park."]
     scores = EndogenousReward(lm).score(
         prompts, [" there was a girl.", "Once", " They saw 漢."], eos=True
@@ -448,7 +448,9 @@ def test_the_context_is_used_to_the_last_position(llama):
     with pytest.raises(
         ValueError, match=rf"responses\[1\]: .* need {CONTEXT + 1} positions, .* has {CONTEXT}"
     ):
-        EndogenousReward(llama, terminal="bootstrap").score_ids([[1], prompt], [[2], answer])
+        EndogenousReward(llama, reading=RewardReading(terminal="bootstrap")).score_ids(
+            [[1], prompt], [[2], answer]
+        )
 
 
 def test_training_flags_are_left_as_found():
@@ -466,7 +468,10 @@ def test_training_flags_are_left_as_found():
 
 def test_aggregations(llama):
     prompts, answers = texts()
-    reward, other = EndogenousReward(llama, alpha=0.5), EndogenousReward(build("Qwen2"))
+    reward, other = (
+        EndogenousReward(llama, reading=RewardReading(0.5)),
+        EndogenousReward(build("Qwen2")),
+    )
     scores = reward.score_ids(prompts, answers)
     sums = [reference(llama, p, a) for p, a in zip(prompts, answers, strict=True)]
     anchors = [
@@ -594,11 +599,14 @@ def call(method, *args, model=None, tokenizer=None, **kwargs):
 @pytest.mark.parametrize(
     ("refused", "message"),
     [
-        (lambda m: EndogenousReward(m, alpha=0), "alpha=0.0: must be positive"),
-        (lambda m: EndogenousReward(m, gauge="q"), "gauge='q': must be one of 'logits', 'logprob'"),
         (
-            lambda m: EndogenousReward(m, terminal="end"),
-            "terminal='end': must be one of 'zero', 'bootstrap'",
+            lambda _: RewardReading(alpha=0),
+            "alpha=0: must be from 1e-09 to 1e.09 reward units per nat",
+        ),
+        (lambda _: RewardReading(gauge="q"), "gauge='q': must be one of logits, logprob"),
+        (
+            lambda _: RewardReading(terminal="end"),
+            "terminal='end': must be one of zero, bootstrap",
         ),
         (
             lambda m: EndogenousReward(m, batch_tokens=0),

@@ -10,9 +10,10 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from llm_bridge.models.cloned import letter_tokenizer
-from llm_bridge.models.load import CausalLM, load_model
+from llm_bridge.models.load import CausalLM
+from llm_bridge.models.spec import ModelSpec
 from llm_bridge.read import prefixes as module
-from llm_bridge.read.reward import EndogenousReward
+from llm_bridge.read.reward import EndogenousReward, RewardReading
 from llm_bridge.read.tree import REST, parse_tokens, token_tree
 from theory.mdp.distances import kl, max_log_ratio, renyi, trajectory_tv
 from theory.mdp.dynamics import Table, Tree
@@ -234,7 +235,7 @@ def test_every_prefix_equals_encoding_it_again(options):
 
 @pytest.mark.parametrize("name", ["add-teacher", "nano-sort"])
 def test_real_models_equal_encoding_again(shared_models, name, monkeypatch):
-    lm = load_model(shared_models / name)
+    lm = ModelSpec(shared_models / name).load()
     prompts = ["ABCABC", "CCBBAA"] if name == "nano-sort" else ["123456", "998877"]
     cached = token_tree(lm, prompts, 3)
     monkeypatch.setattr(module.TreeReader, "shares_cache", lambda *_: False)
@@ -468,7 +469,9 @@ def test_an_ended_response_is_scored_as_by_endogenous_reward():
         assert isinstance(dynamics.rule, Table)
         assert dynamics.layer_sizes == (2, 2 * 5 + 1, 2 * 25 + 1)
         mdp = endogenous_reward(tree.policy, 0.7, terminal=terminal)
-        reward = EndogenousReward(lm, alpha=0.7, terminal=terminal, end_tokens=ends)
+        reward = EndogenousReward(
+            lm, reading=RewardReading(0.7, terminal=terminal), end_tokens=ends
+        )
         for answer in ([0, 1, 3], [1, 2], [4], [0, 0, 2], [6, 5, 4]):
             [scores] = reward.score_ids([lm.tokenizer("BA")["input_ids"]], [answer], progress=False)
             padded = answer + [4] * (H - len(answer))
@@ -519,7 +522,7 @@ def test_long_responses_of_the_most_probable_token():
 def test_hundreds_of_prompts(shared_models):
     rng = np.random.default_rng(0)
     words = ["".join(rng.choice(list("ABC"), n)) for n in rng.integers(1, 8, 300)]
-    lm = load_model(shared_models / "nano-sort")
+    lm = ModelSpec(shared_models / "nano-sort").load()
     tree = token_tree(lm, words, 3, end_tokens=[2])
     for p in rng.choice(300, 12, replace=False):
         alone = token_tree(lm, [words[p]], 3, end_tokens=[2]).policy
@@ -539,7 +542,7 @@ def test_training_mode_and_weights_stay(lm):
 
 def test_nano_sort_sorts_every_word(shared_models):
     words = ["".join(word) for word in itertools.product("ABC", repeat=6)]
-    tree = token_tree(load_model(shared_models / "nano-sort"), words, 6)
+    tree = token_tree(ModelSpec(shared_models / "nano-sort").load(), words, 6)
     answers = np.array([["ABC".index(c) for c in sorted(word)] for word in words])
     assert np.array_equal(map_response(tree.policy).tokens, answers)
     probability = np.exp(log_prob(tree.policy, Responses(np.arange(len(words)), answers)))
@@ -590,7 +593,7 @@ def test_the_whole_vocabulary_can_be_too_large(shared_models):
     with pytest.raises(
         ValueError, match=r"the token tree of stories260K: .*vocab_size=512, horizon=5"
     ):
-        token_tree(load_model(shared_models / "stories260K"), ["Once"], 5)
+        token_tree(ModelSpec(shared_models / "stories260K").load(), ["Once"], 5)
 
 
 def test_a_batch_can_be_too_large(lm, monkeypatch):
@@ -642,13 +645,13 @@ def test_parse_tokens(lm, shared_models):
     assert parse_tokens(lm, "0, 3,1") == [0, 3, 1]
     assert parse_tokens(lm, "2,") == [2]
     assert parse_tokens(lm, "cab") == [2, 0, 1]
-    assert parse_tokens(load_model(shared_models / "add-fair"), "0142") == [
+    assert parse_tokens(ModelSpec(shared_models / "add-fair").load(), "0142") == [
         0,
         1,
         4,
         2,
     ]  # characters: no comma
-    stories = load_model(shared_models / "stories260K")
+    stories = ModelSpec(shared_models / "stories260K").load()
     assert stories.tokenizer.convert_ids_to_tokens(parse_tokens(stories, "tea")) == ["t", "e", "a"]
     for text, character in (("aXb", "X"), ("a,b", ",")):
         with pytest.raises(

@@ -1,0 +1,206 @@
+"""Points of one picture: a number as it is predicted, as it was measured, and its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from scipy.special import ndtri
+
+__all__ = [
+    "Deviation",
+    "Point",
+    "PointUnit",
+    "deviations",
+    "exact_point",
+    "importance_mean",
+    "interval_point",
+    "mean_point",
+    "off_the_diagonal",
+    "share_point",
+]
+
+PointUnit: TypeAlias = Literal["reward", "probability", "value"]
+"""Unit of a point: reward of a model, probability, or what a response is worth (reward units)."""
+
+ROUNDING = 2e-5
+"""Relative error of what is measured in float32 without sampling; absolute where it is below 1."""
+
+FALSE_ALARM = 1e-3
+"""Probability that sampling alone puts any point of one validation off the diagonal."""
+
+
+class Point(NamedTuple):
+    """A quantity as it is predicted and as it was measured.
+
+    Attributes:
+        quantity: its name, such as ``"value of greedy decoding"``.
+        label: prompt, response and token, where there are many.
+        predicted: from tables, exact.
+        measured: from the model.
+        low: lower end of the measured number's confidence interval, or of its rounding where
+            nothing was sampled.
+        high: upper end.
+        unit: ``"reward"`` (of tokens and responses), ``"probability"`` or ``"value"`` (reward
+            units).
+        sampled: whether the interval is one of confidence, and not of rounding.
+
+    """
+
+    quantity: str
+    label: str
+    predicted: float
+    measured: float
+    low: float
+    high: float
+    unit: PointUnit
+    sampled: bool = False
+
+    @property
+    def deviation(self) -> float:
+        """Return the distance from the diagonal over that side of the interval, at most 1 inside.
+
+        >>> Point("x", "", predicted=3.0, measured=2.0, low=0.0, high=4.0, unit="value").deviation
+        0.5
+        """
+        gap = self.predicted - self.measured
+        side = self.high - self.measured if gap > 0 else self.measured - self.low
+        return abs(gap) / side if side > 0 else 0.0 if gap == 0 else float("inf")
+
+
+class Deviation(NamedTuple):
+    """How far the points of one quantity are from the diagonal.
+
+    Attributes:
+        points: how many there are.
+        share: share of them whose interval holds the prediction.
+        largest: largest `Point.deviation`.
+        gap: largest ``|predicted − measured|``, in the unit of the points.
+
+    """
+
+    points: int
+    share: float
+    largest: float
+    gap: float
+
+
+def deviations(points: Sequence[Point]) -> dict[str, Deviation]:
+    """Return the deviations by quantity, in the order of the points.
+
+    With 95 % intervals one sampled point in twenty is off the diagonal by a little; see
+    `off_the_diagonal`.
+
+    >>> deviations([Point("x", "", 3.0, 2.0, 0.0, 4.0, "value")])
+    {'x': Deviation(points=1, share=1.0, largest=0.5, gap=1.0)}
+    """
+    found = {}
+    for quantity in dict.fromkeys(point.quantity for point in points):
+        some = [point for point in points if point.quantity == quantity]
+        off = np.array([point.deviation for point in some])
+        gaps = np.abs([point.predicted - point.measured for point in some])
+        largest_gap = float(gaps.max())  # NaN, where one of them is
+        found[quantity] = Deviation(
+            len(some), float((off <= 1).mean()), float(off.max()), largest_gap
+        )
+    return found
+
+
+def off_the_diagonal(points: Sequence[Point], confidence: float = 0.95) -> list[Point]:
+    """Return the points whose distance neither rounding nor chance explains.
+
+    An exact point must be inside its rounding. Of `m` sampled points each may be as far off as a
+    normal variable is with probability ``FALSE_ALARM/m``: where the predictions are right, any of
+    them is off with probability `FALSE_ALARM` at most (Bonferroni).
+
+    Args:
+        points: all points of one validation.
+        confidence: of the intervals of sampled points.
+
+    >>> near = Point("x", "", 1.2, 0.0, -1.0, 1.0, "value", sampled=True)
+    >>> off_the_diagonal([near, near._replace(sampled=False)]) == [near._replace(sampled=False)]
+    True
+    """
+    m = max(1, sum(point.sampled for point in points))
+    limit = ndtri(1 - FALSE_ALARM / (2 * m)) / normal_quantile(confidence)
+    return [p for p in points if not p.deviation <= (limit if p.sampled else 1.0)]
+
+
+def normal_quantile(confidence: float) -> float:
+    """Return the half-width, in standard errors, of a two-sided normal interval.
+
+    >>> round(normal_quantile(0.95), 4)
+    1.96
+    """
+    return float(ndtri((1 + confidence) / 2))
+
+
+def exact_point(
+    quantity: str, label: str, predicted: float, measured: float, unit: PointUnit
+) -> Point:
+    """Make a point of a number that is not random, with the interval of its rounding."""
+    half = ROUNDING * max(1.0, abs(measured))
+    return Point(
+        quantity, label, float(predicted), measured, measured - half, measured + half, unit
+    )
+
+
+def interval_point(
+    name: tuple[str, str],
+    predicted: float,
+    measured: float,
+    error: float,
+    unit: PointUnit,
+    confidence: float,
+) -> Point:
+    """Make a point with the normal interval of a standard error; `name` is quantity and label."""
+    half = normal_quantile(confidence) * error
+    return Point(
+        *name, float(predicted), measured, measured - half, measured + half, unit, sampled=True
+    )
+
+
+def mean_point(
+    name: tuple[str, str], predicted: float, values: np.ndarray, unit: PointUnit, confidence: float
+) -> Point:
+    """Make a point of the mean of values ``(P, N)``, stratified by prompt."""
+    error = np.sqrt((values.var(axis=1, ddof=1) / values.shape[1]).mean() / len(values))
+    return interval_point(name, predicted, float(values.mean()), float(error), unit, confidence)
+
+
+def share_point(
+    name: tuple[str, str], predicted: float, values: np.ndarray, confidence: float
+) -> Point:
+    """Make a point of the mean of values in [0, 1], with Wilson's interval.
+
+    It is wide enough for strata: no sample in one varies more than a coin of the overall mean.
+    """
+    normal = normal_quantile(confidence)
+    share, n = float(values.mean()), values.size
+    scale = 1 + normal**2 / n
+    middle = (share + normal**2 / (2 * n)) / scale
+    half = normal / scale * float(np.sqrt(share * (1 - share) / n + normal**2 / (4 * n**2)))
+    low = min(middle - half, share)
+    high = max(middle + half, share)
+    return Point(*name, float(predicted), share, low, high, "probability", sampled=True)
+
+
+def importance_mean(values: np.ndarray, log_weights: np.ndarray) -> tuple[float, float]:
+    """Estimate the weighted mean ``Σ w x / Σ w`` of each row of ``(P, N)``, averaged over rows.
+
+    With ``R`` the ratio, ``w̄`` the mean weight and residuals ``e_i = w_i (x_i − R)``: variance ``Σ
+    e_i²/(N−1)/(N w̄²)`` and bias ``−Σ e_i w_i/(N−1)/(N w̄²)``, by Taylor's expansion (Tin 1965).
+
+    Returns:
+        The estimate less its bias to first order, and its standard error.
+
+    """
+    N = values.shape[1]
+    weights = np.exp(log_weights - log_weights.max(axis=1, keepdims=True))
+    mean = weights.mean(axis=1)
+    ratio = (weights * values).mean(axis=1) / mean
+    residuals = weights * (values - ratio[:, None])
+    bias = -(residuals * weights).sum(axis=1) / (N - 1) / (N * mean**2)
+    variance = (residuals**2).sum(axis=1) / (N - 1) / (N * mean**2)
+    return float((ratio - bias).mean()), float(np.sqrt(variance.mean() / len(values)))

@@ -1,0 +1,132 @@
+"""The ``endorm verify`` command: every statement, on token MDPs and on a language model."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm_bridge.commands.options import HORIZON, TreeOptions, read_pair, require_packages
+from llm_bridge.models.spec import ModelSpec
+from theory.commands import shared
+from theory.commands.options import Command, Group, Options, option
+
+__all__ = ["COMMAND", "VerifyOptions"]
+
+
+@dataclass(frozen=True)
+class VerifyOptions(Options):
+    """How many MDPs are checked, and where the report goes."""
+
+    instances: int = option(256, help="random MDPs of each kind", low=1)
+    seed: int = shared.seed()
+    out: Path = shared.out("out/verify", "report.json and the figures")
+    json: Path | None = shared.json_file()
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check, write and print; returns 1 if a statement is violated, else 0."""
+    from theory import __version__
+    from theory.reports import figures as plot
+    from theory.reports.report import save_figure
+    from theory.storage.files import write_json
+    from theory.storage.runs import RunFolder
+    from theory.studies import groups as verify
+    from theory.studies import sweep
+
+    started = time.monotonic()
+    options = VerifyOptions.read(arguments)
+    noted = {"command": "verify"} | options.as_dict(results_only=True)
+    # first: its input can be wrong, and then nothing is written
+    model_groups, note = _model_groups(arguments, noted)
+    groups = [*verify.exact_groups(options.seed, n_instances=options.instances), *model_groups]
+    with RunFolder(options.out) as folder:
+        rows = verify.run(groups)
+        horizon = sweep.horizon_curve()
+        preference = sweep.preference_curve()
+        report = {
+            "version": __version__,
+            "arguments": noted,
+            "rows": [row.as_dict() for row in rows],
+            "groups": {group.name: group.facts for group in groups},
+            "curves": {"horizon": horizon.as_dict(), "preference": preference.as_dict()},
+        }
+        save_figure(plot.horizon_figure(horizon), folder.path, "error_vs_horizon")
+        save_figure(plot.preference_figure(preference), folder.path, "tv_vs_epsilon")
+        write_json(folder.path / "report.json", report)  # last: whoever waits for it finds all
+    if options.json is not None:
+        write_json(options.json, report)
+    print(verify.render(groups, rows))
+    print(f"\n{verify.attained(groups, rows)}")
+    print(
+        f"\nexponents in H of the exact error over ε (ε = {horizon.rule}): cloning "
+        f"{horizon.exponent('clone')} "
+        f"({horizon.local_exponent('clone'):.2f} at the longest), RL on the endogenous reward "
+        f"{horizon.exponent('rl')}"
+    )
+    if note:
+        print(note)
+    print(
+        f"{verify.counts(rows)}; report and figures in {options.out} "
+        f"({time.monotonic() - started:.0f} s)"
+    )
+    return 1 if "violated" in [row.summary.verdict for row in rows] else 0
+
+
+def _model_groups(arguments: argparse.Namespace, noted: dict[str, Any]) -> tuple[list[Any], str]:
+    """Instances of the language model, and what is said where there are none.
+
+    Adds the options of a model to those that are `noted` in the report.
+    """
+    if "model" in ModelSpec.given(arguments):
+        return [_given_model(arguments, noted)], ""
+    for options, prefix in ((ModelSpec, ""), (ModelSpec, "expert-"), (TreeOptions, "")):
+        options.refuse(arguments, "needs --model", prefix=prefix)
+    try:
+        require_packages()
+    except ValueError as error:
+        return [], f"language model: skipped, {error}"
+    from llm_bridge.check.exact import trained_group
+
+    return [trained_group(seed=noted["seed"])], ""
+
+
+def _given_model(arguments: argparse.Namespace, noted: dict[str, Any]) -> Any:
+    policy, expert = read_pair(arguments)
+    tree = TreeOptions.read(arguments)
+    prompts = tree.texts()
+    noted |= policy.as_dict(results_only=True)
+    noted |= expert.as_dict("expert-", results_only=True)
+    noted |= tree.as_dict(results_only=True)
+    try:
+        require_packages()
+    except ValueError as error:
+        raise ValueError(f"--model={policy.model}: {error}") from None
+    from llm_bridge.check.exact import model_group
+
+    return model_group(
+        policy,
+        expert,
+        prompts=prompts,
+        horizon=tree.horizon or HORIZON,
+        tokens=tree.tokens,
+        alpha=tree.alpha,
+        memory=tree.memory * 2**20,
+    )
+
+
+MODEL = "language model (without --model, a small one is trained here)"
+
+COMMAND = Command(
+    "verify",
+    "check every statement on token MDPs and on a language model",
+    (
+        Group(VerifyOptions),
+        Group(ModelSpec, MODEL, optional=True),
+        Group(ModelSpec, MODEL, prefix="expert-", optional=True),
+        Group(TreeOptions, MODEL),
+    ),
+    run,
+)

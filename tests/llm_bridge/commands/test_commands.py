@@ -1,0 +1,130 @@
+"""Every option of every command: it has help, and what it refuses is one line that names it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from llm_bridge.commands.main import COMMANDS, main
+
+EVERY = [
+    pytest.param(command, group, one, id=f"{command.name} {one.on_command_line(group.prefix)}")
+    for command in COMMANDS
+    for group in command.groups
+    for name, one in group.options.declared().items()
+    if name not in group.without
+]
+NUMBERS = [case for case in EVERY if case.values[2].kind in (int, float)]
+
+ENOUGH = {
+    "verify": "--model m --prompt a",
+    "curves": "",
+    "learn": "",
+    "solve": "mdp.npz --alpha 1",
+    "check": "--model m --prompt a --sampled 4",
+    "score": "--model m --pairs f --reference n",
+    "ppo": "--model m --data f --teacher n",
+}
+"""What a command needs besides, so that any of its options may be read."""
+
+
+def outside(one):
+    """Words that are no number, and the numbers next to the range of an option."""
+    yield "many"
+    yield "nan"
+    step = 1 if one.kind is int else 1e-3
+    for bound in (one.low, one.high):
+        if bound is not None:
+            sign = 1 if bound == one.high else -1
+            yield f"{bound + sign * max(step, abs(bound) * step)!r}"
+    for bound in (one.above, one.below):
+        if bound is not None:
+            yield f"{bound!r}"
+
+
+@pytest.mark.parametrize(("command", "group", "one"), EVERY)
+def test_every_option_has_help(command, group, one):
+    assert one.help
+    assert not one.help.endswith(".")
+    assert "\n" not in one.described()
+    if one.kind is float:
+        assert one.range
+
+
+@pytest.mark.parametrize(("command", "group", "one"), NUMBERS)
+def test_a_number_out_of_range_is_named_with_its_range(command, group, one, capsys):
+    option = one.on_command_line(group.prefix)
+    for word in outside(one):
+        argv = [command.name, *ENOUGH[command.name].split(), f"{option}={word}"]
+        assert main(argv) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"endorm {command.name}: {option}=")
+        assert one.range in line
+        assert one.unit in line
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_no_name_is_there_twice_and_the_same_name_means_the_same(command):
+    """A name has one range in all commands, and one unit."""
+    known = {}
+    for other in COMMANDS:
+        for group in other.groups:
+            for name, one in group.options.declared().items():
+                if name not in group.without:
+                    known.setdefault(one.spelled(group.prefix), []).append(one)
+    for group in command.groups:
+        for name, one in group.options.declared().items():
+            if name in group.without:
+                continue
+            for same in known[one.spelled(group.prefix)]:
+                assert (same.kind, same.many, same.unit) == (one.kind, one.many, one.unit)
+
+
+def test_help_of_every_command_needs_no_torch():
+    code = (
+        "import sys, contextlib, io\n"
+        "sys.modules['torch'] = sys.modules['transformers'] = None\n"
+        "from llm_bridge.commands.main import COMMANDS, main\n"
+        "for command in COMMANDS:\n"
+        "    for words in ([command.name, '--help'], ['--help']):\n"
+        "        with contextlib.redirect_stdout(io.StringIO()) as out:\n"
+        "            try:\n"
+        "                main(words)\n"
+        "            except SystemExit as end:\n"
+        "                assert end.code == 0\n"
+        "        assert command.name in out.getvalue()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_a_parser_refuses_is_one_line_too(capsys):
+    for words in (["curves", "--alpha", "1"], ["solve"], ["nothing"], []):
+        with pytest.raises(SystemExit) as caught:
+            main(words)
+        assert caught.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("endorm")
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["ppo", "--help"], ["curves", "--family", "preference", "--out", "{tmp}"]]
+)
+def test_a_reader_that_has_gone_is_no_error(words, tmp_path):
+    """As after ``endorm … | head -1``: silent, with the code of a process that SIGPIPE ends."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "llm_bridge.commands.main",
+            *(word.format(tmp=tmp_path) for word in words),
+        ],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")

@@ -1,0 +1,136 @@
+"""Reports of the commands on token MDPs: the numbers are those of the studies."""
+
+import dataclasses
+
+import pytest
+
+from theory.reports.curves import curves_report
+from theory.reports.learning import learning_report
+from theory.reports.report import Plot, Table
+from theory.reports.solution import solution_report
+from theory.reports.verify import count_verdicts
+from theory.studies.learning import Cell, LearningCurve
+from theory.studies.sweep import horizon_curve, preference_curve
+
+
+def tables(report):
+    return [section for section in report.sections if isinstance(section, Table)]
+
+
+def plots(report):
+    return [section.name for section in report.sections if isinstance(section, Plot)]
+
+
+CURVES = [
+    horizon_curve((2, 4, 8), alpha=alpha, vocab_size=V, epsilon=0.3)
+    for V in (2, 4)
+    for alpha in (0.2, 1)
+]
+
+
+def test_curves_show_every_horizon_and_every_fit():
+    made = curves_report(CURVES, preference=preference_curve(points=2))
+    headline, exponents = tables(made)
+    assert [row[0] for row in headline.rows] == [2, 4, 8]
+    assert len(exponents.rows) == len(CURVES)
+    assert [row[4] for row in exponents.rows] == [
+        pytest.approx(curve.local_exponent("clone")) for curve in CURVES
+    ]
+    assert plots(made) == [
+        "error_vs_horizon_fixed_epsilon",
+        "clone_constant",
+        "crossover",
+        "tv_vs_epsilon",
+    ]
+    assert "preferences, α = 1, H = 4" in made.text()
+
+
+def test_a_bound_that_says_nothing_has_a_star():
+    curve = dataclasses.replace(CURVES[0], clone_paper=(1.9, 4.0, 9.0))
+    (headline, _) = tables(curves_report([curve]))
+    names = [column.name for column in headline.columns]
+    column = [row[names.index("H²ε")] for row in headline.rows]
+    assert [text.endswith("*") for text in column] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("family", "shown", "hidden"), [("coin-payoff", "cloning", "RL"), ("swapped-pair", "RL", "V")]
+)
+def test_a_family_has_its_own_columns(family, shown, hidden):
+    for table in tables(curves_report(CURVES, [family])):
+        names = [column.name for column in table.columns]
+        assert shown in names
+        assert hidden not in names
+
+
+def test_no_curve_has_no_table():
+    assert curves_report([], ["coin-payoff"]).sections == []
+
+
+def test_learning_has_a_row_for_each_expert_and_error():
+    cells = tuple(
+        Cell("stochastic", H, n, (0.1 * H, 0.2 * H), (0.0, 0.0), (1.0, 1.0), (1.0, 1.0))
+        for H in (2, 4, 8)
+        for n in (10, 100, 1000)
+    )
+    made = learning_report(LearningCurve(0.2, 4, 1, 2, 0.0, 2, cells))
+    (table,) = tables(made)
+    assert [row[:2] for row in table.rows] == [("stochastic", "clone"), ("stochastic", "rl")]
+    assert table.rows[0][2].startswith("1.00 [")
+    assert table.rows[0][4] == pytest.approx(1.2)
+    assert table.rows[1][2:] == ("zero", "zero", 0.0)
+    assert "exponent in H (n = 1,000)" in made.text()
+    assert plots(made) == ["learning"]
+
+
+NUMBERS = {
+    "alpha": 0.5,
+    "horizon": 2,
+    "vocab_size": 2,
+    "n_prompts": 12,
+    "soft_value": 1.0,
+    "expert_plain_value": 0.123456789012,
+    "optimal_plain_value": 1.0,
+    "expert_entropy": 0.5,
+    "map_response": [[0, 1]] * 12,
+    "map_log_prob": [-0.25] * 12,
+    "map_return": [1.0] * 12,
+}
+
+
+def test_solution_shows_ten_prompts_and_says_where_the_others_are():
+    made = solution_report("mdp.npz", NUMBERS)
+    text = made.text()
+    assert text.startswith("mdp.npz: H = 2, V = 2, 12 prompt(s), α = 0.5\n")
+    assert "plain value of the soft-optimal policy: 0.123456789\n" in text
+    assert len(made.sections[0].rows) == 10
+    assert "… 2 more prompts: all of them with --json" in text
+    assert "worst" not in text
+
+
+def test_solution_says_what_is_out_of_reach():
+    names = ("clone_gap_stepwise", "clone_gap_paper", "rl_gap_expert", "rl_gap_paper", "rl_gap")
+    names += ("preference_tv_sharp", "preference_tv_paper", "regularised_gap")
+    worst = {
+        "epsilon": 0.1,
+        "worst_clone_gap": 0.25,
+        "worst_map_gap": None,
+        "worst_map_gap_optimal": None,
+        "worst_preference_tv": 0.5,
+        "worst_regularised_gap": 0.75,
+        "bounds": {name: float(k) for k, name in enumerate(names)},
+        "out_of_reach": {"worst_map_gap": "too large"},
+    }
+    lines = solution_report("mdp.npz", NUMBERS | worst).text().splitlines()
+    rows = {line.split("  ")[1]: line.split()[-3:] for line in lines if line.startswith("  ")}
+    assert rows["cloning, V^{π_E} − V^{π̂}"] == ["0.25", "0", "1"]
+    assert rows["RL, V^{π_E} − V^{π_RL}"] == ["–", "2", "3"]
+    assert rows["regularised, α KL(π̂‖π_E)"][1:] == ["0.75", "7"]
+    assert "worst_map_gap: too large" in lines
+
+
+def test_verdicts_are_counted_and_violations_always_named():
+    assert count_verdicts([]) == "0 violated"
+    assert count_verdicts(["does not apply", "violated", "holds"]) == (
+        "1 hold, 1 violated, 1 do not apply"
+    )

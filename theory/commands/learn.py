@@ -1,0 +1,97 @@
+"""The ``endorm learn`` command: errors of what ``n`` demonstrations teach."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from theory.commands import shared
+from theory.commands.options import Command, Group, OptionError, Options, option
+
+__all__ = ["COMMAND", "LearnOptions"]
+
+
+@dataclass(frozen=True)
+class LearnOptions(Options):
+    """The grid that is measured, and the instances of each of its cells."""
+
+    horizons: tuple[int, ...] | None = option(
+        None,
+        help="tokens of a response",
+        low=1,
+        high=2**16,
+        metavar="H",
+        default_text="2,4,8,…,256",
+    )
+    demonstrations: tuple[int, ...] | None = option(
+        None,
+        help="responses of the expert",
+        low=1,
+        high=10**15,
+        default_text="30,100,300,…,100000",
+    )
+    experts: tuple[Literal["stochastic", "deterministic"], ...] = option(
+        ("stochastic", "deterministic"),
+        help="kinds of expert: soft-optimal (stochastic), plain-optimal (deterministic)",
+    )
+    alpha: float = shared.alpha(0.2)
+    vocab: int = option(4, help="vocabulary size", low=1, high=2**16, metavar="V")
+    window: int = option(1, help="tokens that rewards read", low=1, high=64, metavar="K")
+    n_prompts: int = option(16, help="number of prompts", low=1, high=2**20)
+    smoothing: float = option(
+        0.0,
+        help="added to every count; its bias can be most of the error",
+        low=0,
+        unit="counts",
+        default_text="0",
+    )
+    seeds: int = option(20, help="MDPs and data sets of each point", low=1, high=10**6)
+    seed: int = shared.seed()
+    out: Path = shared.out(
+        "out/learn", "learning.jsonl (a run that was stopped goes on from it) and the figure"
+    )
+
+    def check(self) -> None:
+        """Refuse an empty list of experts."""
+        if not self.experts:
+            raise OptionError("experts", "must name at least one of stochastic, deterministic", "")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, draw and print the curve; returns the exit code."""
+    from theory.reports.learning import learning_report
+    from theory.storage.runs import RunFolder
+    from theory.studies import learning
+
+    started = time.monotonic()
+    options = LearnOptions.read(arguments)
+    with RunFolder(options.out) as folder:
+        curve = learning.learning_curve(
+            sorted(set(options.horizons or learning.HORIZONS)),
+            sorted(set(options.demonstrations or learning.SIZES)),
+            experts=[name for name in learning.EXPERTS if name in options.experts],
+            alpha=options.alpha,
+            vocab_size=options.vocab,
+            window=options.window,
+            prompts=options.n_prompts,
+            smoothing=options.smoothing,
+            seeds=options.seeds,
+            seed=options.seed,
+            run=folder,
+        )
+        shown = learning_report(curve)
+        shown.save_figures(folder.path)
+    print(shown.text())
+    print(f"learning.jsonl and figure in {options.out} ({time.monotonic() - started:.0f} s)")
+    return 0
+
+
+COMMAND = Command(
+    "learn",
+    "errors of what n demonstrations teach, against horizon and n",
+    (Group(LearnOptions),),
+    run,
+)

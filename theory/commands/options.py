@@ -1,0 +1,304 @@
+"""Options of a command, declared once: a dataclass whose fields carry range, unit and help.
+
+Parser, messages, the tables of the documentation and what a report notes are all derived from the
+fields, so that an option is added, renamed or bounded in one place.
+
+>>> @dataclass(frozen=True)
+... class Solve(Options):
+...     alpha: float = option(1.0, help="temperature", unit="reward units", above=0)
+...     horizons: tuple[int, ...] = option((2, 4), help="tokens of a response", low=1)
+>>> parser = argparse.ArgumentParser()
+>>> Solve.add_to(parser)
+>>> Solve.read(parser.parse_args(["--horizons", "8,16"]))
+Solve(alpha=1.0, horizons=(8, 16))
+>>> Solve.read(parser.parse_args(["--alpha", "-1"]))
+Traceback (most recent call last):
+ValueError: --alpha=-1: must be above 0 reward units
+>>> Solve(alpha=float("nan"))
+Traceback (most recent call last):
+theory.commands.option.OptionError: alpha=nan: must be above 0 reward units
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import types
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+
+from theory.commands.option import NOUNS, Option, OptionError, option
+
+__all__ = ["Command", "Group", "OptionError", "Options", "option"]
+
+
+class Options:
+    """Base of dataclasses whose fields are declared by `option`: checked, parsed and documented.
+
+    The annotation decides how a value is read: `int`, `float`, `str`, `Path`; `bool` is a flag;
+    ``tuple[kind, ...]`` takes several values; `Literal` is a choice; ``kind | None`` may be left
+    out.
+
+    Raises:
+        OptionError: a `ValueError` that names option, value, range and unit.
+
+    """
+
+    def __post_init__(self) -> None:
+        """Check every field, then what fields mean together."""
+        for name, one in self.declared().items():
+            one.check(getattr(self, name))
+        self.check()
+        values = {name: getattr(self, name) for name in self.declared()}
+        self.require_read(
+            name for name, one in self.declared().items() if values[name] != one.default
+        )
+
+    def check(self) -> None:
+        """Raise `OptionError` where values do not go together; for subclasses."""
+
+    def unread(self) -> dict[str, str]:
+        """Options that mean nothing beside the others, and why (``"needs {other}"``); for
+        subclasses.
+        """
+        return {}
+
+    def require_read(self, given: Iterable[str]) -> None:
+        """Raise `OptionError` for the first of the given options that is `unread`."""
+        unread = self.unread()
+        for name in given:
+            if name in unread:
+                raise OptionError(name, unread[name])
+
+    @classmethod
+    @cache
+    def declared(cls) -> dict[str, Option]:
+        """The options by the names of their fields."""
+        hints = get_type_hints(cls)
+        found = {}
+        for field in dataclasses.fields(cls):  # type: ignore[arg-type]  # subclasses are dataclasses
+            kind, nullable, many, choices = _understood(hints[field.name])
+            one: Option = field.metadata["option"]
+            found[field.name] = dataclasses.replace(
+                one,
+                name=field.name,
+                kind=kind,
+                nullable=nullable,
+                many=many,
+                choices=one.choices or choices,
+            )
+        return found
+
+    @classmethod
+    def add_to(
+        cls,
+        parser: argparse.ArgumentParser,
+        prefix: str = "",
+        *,
+        title: str = "",
+        without: Collection[str] = (),
+        optional: bool = False,
+    ) -> None:
+        """Add an argument to a parser for each field.
+
+        Args:
+            parser: the parser.
+            prefix: of every name, such as ``"expert-"``.
+            title: under which help lists the options that have no group of their own.
+            without: fields that this command has no use for.
+            optional: whether the command also runs without the options that have no default.
+
+        """
+        for name, one in cls.declared().items():
+            if name not in without:
+                group = _titled(parser, one.group or title)
+                one.add_to(group, prefix, required=not optional)
+
+    @classmethod
+    def given(cls, namespace: argparse.Namespace, prefix: str = "") -> dict[str, Any]:
+        """What the command line gave: words, or booleans of flags, by the names of the fields."""
+        found = {
+            name: getattr(namespace, one.key(prefix), None) for name, one in cls.declared().items()
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+    @classmethod
+    def read(cls, namespace: argparse.Namespace, prefix: str = "", **defaults: Any) -> Self:
+        """Make the options from what a parser found.
+
+        Args:
+            namespace: of a parser with the arguments of `add_to`.
+            prefix: as for `add_to`.
+            defaults: values of fields that the command line does not give.
+
+        Raises:
+            ValueError: names the option as it is typed, with its value, range and unit.
+
+        """
+        given = cls.given(namespace, prefix)
+        declared = cls.declared()
+        try:
+            for name, one in declared.items():
+                if one.required and name not in given and name not in defaults:
+                    raise OptionError(name, "is missing")
+            values = {name: declared[name].parse(words) for name, words in given.items()}
+            found = cls(**(defaults | values))
+            found.require_read(given)
+        except OptionError as error:
+            typed = given.get(error.name)
+            whole = isinstance(typed, str) and not declared[error.name].many
+            shown = f"{error.value:g}" if isinstance(error.value, float) else str(error.value)
+            names = cls._typed(given, prefix)
+            raise ValueError(error.spelled(names, str(typed) if whole else shown)) from None
+        return found
+
+    @classmethod
+    def refuse(
+        cls,
+        namespace: argparse.Namespace,
+        reason: str,
+        names: Collection[str] | None = None,
+        prefix: str = "",
+    ) -> None:
+        """Raise `ValueError` if the command line gives one of these fields (by default: any).
+
+        Args:
+            namespace: of a parser with the arguments of `add_to`.
+            reason: what follows the name of the option, such as ``"needs --model"``.
+            names: the fields.
+            prefix: as for `add_to`.
+
+        """
+        given = cls.given(namespace, prefix)
+        for name in given:
+            if names is None or name in names:
+                raise ValueError(f"{cls._typed(given, prefix)[name]} {reason}")
+
+    @classmethod
+    def _typed(cls, given: dict[str, Any], prefix: str) -> dict[str, str]:
+        """The options' names as they are typed; flags that were switched off begin with no-."""
+        return {
+            name: f"--no-{one.spelled(prefix)}"
+            if given.get(name) is False
+            else one.on_command_line(prefix)
+            for name, one in cls.declared().items()
+        }
+
+    def as_dict(self, prefix: str = "", *, results_only: bool = False) -> dict[str, Any]:
+        """The values as JSON holds them, by the names of the command line.
+
+        Args:
+            prefix: as for `add_to`.
+            results_only: whether to leave out what no result depends on.
+
+        """
+        return {
+            one.key(prefix): _plain(getattr(self, name))
+            for name, one in self.declared().items()
+            if one.affects_results or not results_only
+        }
+
+    @classmethod
+    def table(cls, prefix: str = "") -> str:
+        """The options as a table in Markdown: name, meaning, range, default.
+
+        >>> @dataclass(frozen=True)
+        ... class Solve(Options):
+        ...     alpha: float = option(1.0, help="temperature", unit="reward units", above=0)
+        >>> print(Solve.table())
+        | option | meaning | range | default |
+        | --- | --- | --- | --- |
+        | `--alpha` | temperature | above 0 reward units | 1 |
+        """
+        rows = [("option", "meaning", "range", "default"), ("---",) * 4]
+        for one in cls.declared().values():
+            extent = f"{one.range} {one.unit}".strip()
+            rows.append((f"`{one.on_command_line(prefix)}`", one.help, extent, one.shown_default()))
+        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _understood(hint: Any) -> tuple[type, bool, bool, tuple[str, ...]]:
+    """Kind, whether it may be `None`, whether it has several values, and its choices."""
+    nullable = many = False
+    if get_origin(hint) in (Union, types.UnionType):
+        (hint,) = (one for one in get_args(hint) if one is not type(None))
+        nullable = True
+    if get_origin(hint) is tuple:
+        hint = get_args(hint)[0]
+        many = True
+    if get_origin(hint) is Literal:
+        return str, nullable, many, get_args(hint)
+    if hint not in NOUNS:
+        raise TypeError(f"{hint}: an option is one of {', '.join(kind.__name__ for kind in NOUNS)}")
+    return hint, nullable, many, ()
+
+
+def _titled(parser: argparse.ArgumentParser, title: str) -> Any:
+    """The parser's group of that title, made if there is none; without a title the parser."""
+    if not title:
+        return parser
+    known = {group.title: group for group in parser._action_groups}
+    return known.get(title) or parser.add_argument_group(title)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+@dataclass(frozen=True)
+class Group:
+    """Options of a command that are read together.
+
+    Attributes:
+        options: the dataclass.
+        title: under which help lists those that have no group of their own.
+        prefix: of their names.
+        without: fields that the command has no use for.
+        optional: whether the command also runs without them.
+
+    """
+
+    options: type[Options]
+    title: str = ""
+    prefix: str = ""
+    without: tuple[str, ...] = ()
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of the console: what help says of it, its options, and what runs.
+
+    Attributes:
+        name: the word that chooses it.
+        help: one line.
+        groups: its options.
+        run: takes what the parser found and returns the exit code.
+
+    """
+
+    name: str
+    help: str
+    groups: tuple[Group, ...]
+    run: Callable[[argparse.Namespace], int]
+
+    def add_to(self, commands: Any) -> argparse.ArgumentParser:
+        """Add a parser of its own to the subparsers of a console."""
+        parser: argparse.ArgumentParser = commands.add_parser(
+            self.name, help=self.help, description=self.help, allow_abbrev=False
+        )
+        parser.set_defaults(run=self.run)
+        for group in self.groups:
+            group.options.add_to(
+                parser,
+                group.prefix,
+                title=group.title,
+                without=group.without,
+                optional=group.optional,
+            )
+        return parser

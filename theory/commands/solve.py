@@ -1,0 +1,131 @@
+"""The ``endorm solve`` command: a token MDP from a file, solved, and its exact worst cases."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from theory.commands import shared
+from theory.commands.options import Command, Group, Options, option
+
+if TYPE_CHECKING:
+    from theory.mdp.policy import Policy
+    from theory.mdp.token_mdp import TokenMDP
+    from theory.solve.soft import Solution
+
+__all__ = ["COMMAND", "SolveOptions"]
+
+
+@dataclass(frozen=True)
+class SolveOptions(Options):
+    """Which MDP is solved, and what is computed of it."""
+
+    file: Path = option(
+        help="token MDP, as TokenMDP.save writes it", metavar="FILE.npz", positional=True
+    )
+    alpha: float = shared.alpha()
+    epsilon: float | None = option(
+        None,
+        help="radius of the ball around the soft-optimal policy: its worst cases too",
+        unit="nats",
+        low=1e-12,
+        high=500.0,
+        metavar="E",
+    )
+    json: Path | None = shared.json_file()
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Solve and print; returns the exit code."""
+    from theory.mdp.token_mdp import TokenMDP
+    from theory.reports.solution import solution_report
+    from theory.solve.soft import plain_optimal, soft_optimal
+    from theory.storage.files import write_json
+
+    options = SolveOptions.read(arguments)
+    mdp = TokenMDP.load(options.file)
+    if mdp.batch_shape:
+        raise ValueError(
+            f"{options.file}: reward_0 has batch axes {mdp.batch_shape}; store one MDP a file"
+        )
+    solved = soft_optimal(mdp, options.alpha)
+    best = plain_optimal(mdp)
+    numbers = {"alpha": options.alpha} | _solution(mdp, solved, best)
+    if options.epsilon is not None:
+        numbers |= _worst_cases(mdp, solved.policy, best, options.alpha, options.epsilon)
+    print(solution_report(str(options.file), numbers).text())
+    if options.json is not None:
+        write_json(options.json, numbers)
+    return 0
+
+
+def _solution(mdp: TokenMDP, solution: Solution, best: Solution) -> dict[str, Any]:
+    from theory.mdp.responses import log_prob, map_response
+    from theory.mdp.values import plain_value, trajectory_entropy
+    from theory.solve.reward import returns
+
+    answer = map_response(solution.policy)
+    return {
+        "horizon": mdp.horizon,
+        "vocab_size": mdp.vocab_size,
+        "n_prompts": mdp.dynamics.n_prompts,
+        "soft_value": float(mdp.dynamics.average(solution.values[0])),
+        "expert_plain_value": float(plain_value(mdp, solution.policy)),
+        "optimal_plain_value": float(mdp.dynamics.average(best.values[0])),
+        "expert_entropy": float(trajectory_entropy(solution.policy)),
+        "map_response": answer.tokens.tolist(),
+        "map_log_prob": log_prob(solution.policy, answer).tolist(),
+        "map_return": returns(mdp, answer).tolist(),
+    }
+
+
+def _worst_cases(
+    mdp: TokenMDP, expert: Policy, optimal: Solution, alpha: float, epsilon: float
+) -> dict[str, Any]:
+    """The exact worst cases over the ball around the soft-optimal policy; `None` for one that is
+    out of reach.
+    """
+    from theory.claims.bounds import every_bound
+    from theory.mdp.values import plain_value
+    from theory.solve.adversary import worst_clone, worst_kl
+    from theory.solve.worst_map import worst_map
+    from theory.solve.worst_preference import worst_preference_pair
+
+    average = mdp.dynamics.average
+    value, best = plain_value(mdp, expert), average(optimal.values[0])
+    out_of_reach: dict[str, str] = {}
+
+    def unless_too_large(name: str, find: Callable[[], Any]) -> Any:
+        try:
+            return find()
+        except ValueError as error:
+            out_of_reach[name] = str(error)
+            return None
+
+    mapped = unless_too_large("worst_map_gap", lambda: worst_map(mdp, expert, epsilon))
+    least = None if mapped is None else average(mapped.returns)
+    kl = unless_too_large("worst_kl", lambda: average(worst_kl(expert, epsilon).values[0]))
+    pair = unless_too_large(
+        "worst_preference_tv", lambda: worst_preference_pair(mdp, expert, epsilon, alpha)
+    )
+    return {
+        "epsilon": epsilon,
+        "worst_clone_gap": float(value - average(worst_clone(mdp, expert, epsilon).values[0])),
+        "worst_map_gap": None if least is None else float(value - least),
+        "worst_map_gap_optimal": None if least is None else float(best - least),
+        "worst_map_response": None if mapped is None else mapped.responses.tokens.tolist(),
+        "worst_preference_tv": None if pair is None else float(pair[0]),
+        "worst_preference_pair": None
+        if pair is None
+        else [pair[1].tokens[0].tolist(), pair[2].tokens[0].tolist()],
+        "worst_kl": None if kl is None else float(kl),
+        "worst_regularised_gap": None if kl is None else float(alpha * kl),
+        "bounds": every_bound(mdp.horizon, epsilon, alpha, mdp.vocab_size, mdp.reward_width),
+        "out_of_reach": out_of_reach,
+    }
+
+
+COMMAND = Command("solve", "solve a token MDP from an .npz file", (Group(SolveOptions),), run)

@@ -1,0 +1,136 @@
+"""The report of ``endorm curves``: worst cases against the horizon, and the exponents fitted to
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from theory.reports import figures
+from theory.reports.report import Column, Plot, Report, Section, Table, Text
+from theory.solve.improve import SharpeningCurve
+from theory.studies.sweep import FAMILIES, HorizonCurve, PreferenceCurve, headlines
+
+__all__ = ["curves_report"]
+
+COLUMNS = {
+    "clone": {
+        "cloning": "clone",
+        "Σ TV_RR": "clone_stepwise",
+        "H·TV_RR": "clone_composition",
+        "½H^1.5·ε": "clone_three_halves",
+        "H²ε": "clone_paper",
+    },
+    "rl": {"RL": "rl", "2αHε": "rl_bound", "Hε": "rl_paper"},
+}
+"""Columns of a curve's table, and the fields they show: the exact worst case, then its bounds, the
+sharper first.
+"""
+
+
+def curves_report(
+    curves: Sequence[HorizonCurve],
+    families: Collection[str] = tuple(FAMILIES),
+    *,
+    preference: PreferenceCurve | None = None,
+    sharpening: Mapping[str, SharpeningCurve] | None = None,
+) -> Report:
+    """Report the headline curve of each radius, exponents and crossover of every curve, and the
+    curves of preferences and sharpening where they are given.
+
+    Args:
+        curves: may be empty.
+        families: of `FAMILIES`, those whose columns and lines are shown.
+        preference: preference error against ε.
+        sharpening: true value of power policies, by name of the instance.
+
+    """
+    sections: list[Section] = []
+    for curve in headlines(curves):
+        name = "error_vs_horizon" if curve.over_sqrt else "error_vs_horizon_fixed_epsilon"
+        figure = figures.horizon_figure(curve, families)
+        sections += [
+            Plot(name, figure, "Worst-case error over ε against the horizon, on log axes."),
+            _worst_cases(curve, families),
+        ]
+    if "coin-payoff" in families and curves:
+        constant = figures.constant_figure(curves)
+        crossover = figures.crossover_figure(curves)
+        sections += [
+            Plot("clone_constant", constant, "What the worst clone loses, over ε H^1.5."),
+            Plot("crossover", crossover, "What the worst clone loses, over the bound on RL."),
+        ]
+    if curves:
+        sections.append(_exponents(curves, families))
+    if preference is not None:
+        figure = figures.preference_figure(preference)
+        sections += [
+            Plot("tv_vs_epsilon", figure, "Preference error against ε, beside its bounds."),
+            Text(str(preference)),
+        ]
+    if sharpening is not None:
+        figure = figures.sharpening_figure(sharpening)
+        alt = "True value of the power policies against their exponent."
+        sections.append(Plot("sharpening", figure, alt))
+    return Report("Exact worst cases of a ball around the expert", sections=sections)
+
+
+def _worst_cases(curve: HorizonCurve, families: Collection[str]) -> Table:
+    """Worst cases and bounds at each horizon; those that no policy can exceed have a star."""
+    names = [FAMILIES[family] for family in families]
+    fields = {head: field for name in names for head, field in COLUMNS[name].items()}
+    vocabulary = f"V = {curve.vocab_size}, " if "clone" in names else ""
+    rows = [
+        (
+            h,
+            *(
+                f"{getattr(curve, field)[k]:.4g}" + _star(curve, field, k)
+                for field in fields.values()
+            ),
+        )
+        for k, h in enumerate(curve.horizons)
+    ]
+    return Table(
+        f"{vocabulary}α = {curve.alpha:g}, ε = {curve.rule}; exact worst cases and bounds, "
+        "* vacuous",
+        [Column(head, align="right") for head in ("H", *fields)],
+        rows,
+    )
+
+
+def _star(curve: HorizonCurve, field: str, k: int) -> str:
+    """A star where a bound says nothing; else a blank as wide as a digit, so that digits align."""
+    return "*" if getattr(curve, field)[k] >= curve.horizons[k] else "\u2007"
+
+
+def _exponents(curves: Sequence[HorizonCurve], families: Collection[str]) -> Table:
+    """What was fitted to each curve."""
+    general: dict[str, Callable[[HorizonCurve], Any]] = {
+        "α": lambda c: f"{c.alpha:g}",
+        "ε": lambda c: c.rule,
+    }
+    cloning: dict[str, Callable[[HorizonCurve], Any]] = {
+        "cloning": lambda c: c.exponent("clone"),
+        "at longest H": lambda c: c.local_exponent("clone"),
+        "gap/(εH^1.5)": lambda c: f"{c.per_epsilon('clone')[-1] / c.horizons[-1] ** 1.5:.4g}",
+    }
+    rl: dict[str, Callable[[HorizonCurve], Any]] = {"RL": lambda c: c.exponent("rl")}
+    crossover: dict[str, Callable[[HorizonCurve], Any]] = {
+        "2αHε below cloning": lambda c: (
+            "at none here" if c.crossover is None else f"from H = {c.crossover}"
+        ),
+    }
+    cells = general
+    if "coin-payoff" in families:
+        cells = {"V": lambda c: str(c.vocab_size)} | general | cloning
+    if "swapped-pair" in families:
+        cells = cells | rl
+    if "coin-payoff" in families:
+        cells = cells | crossover
+    formats = {"at longest H": ".2f"}
+    return Table(
+        "exponents in H of the worst case over ε",
+        [Column(head, formats.get(head, ""), "right") for head in cells],
+        [[cell(curve) for cell in cells.values()] for curve in curves],
+    )

@@ -1,0 +1,38 @@
+"""The report of ``endorm learn``: what demonstrations teach."""
+
+from __future__ import annotations
+
+from theory.reports.figures import learning_figure
+from theory.reports.report import Column, Plot, Report, Table
+from theory.studies.learning import LearningCurve
+
+__all__ = ["learning_report"]
+
+
+def learning_report(curve: LearningCurve) -> Report:
+    """Report exponents in `H` at the most demonstrations and in `n` at the longest horizon, for
+    each expert and error.
+    """
+    longest = max(cell.horizon for cell in curve.cells)
+    most = max(cell.n for cell in curve.cells)
+    columns = [
+        Column("expert"),
+        Column("error"),
+        Column(f"exponent in H (n = {most:,})"),
+        Column(f"exponent in n (H = {longest})"),
+        Column("mean |error|", ".4g", "right"),
+    ]
+    rows = []
+    for expert in dict.fromkeys(cell.expert for cell in curve.cells):
+        for quantity in ("clone", "rl"):
+            in_horizon = curve.exponent(curve.select(expert, n=most), quantity, "horizon")
+            in_n = curve.exponent(curve.select(expert, horizon=longest), quantity, "n")
+            (last,) = curve.select(expert, horizon=longest, n=most)
+            rows.append((expert, quantity, str(in_horizon), str(in_n), last.size(quantity)))
+    plot = Plot(
+        "learning",
+        learning_figure(curve),
+        "Errors of cloning and of RL on its reward, against the horizon and the demonstrations.",
+        "Bands are the middle 90 % of the seeds.",
+    )
+    return Report("What demonstrations teach", sections=[plot, Table("", columns, rows)])

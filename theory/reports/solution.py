@@ -1,0 +1,84 @@
+"""The report of ``endorm solve``: values of a token MDP, and exact worst cases of a ball."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from theory.reports.report import Column, Report, Section, Table, Text
+
+__all__ = ["solution_report"]
+
+SHOWN = 10
+"""Prompts whose most probable responses are shown."""
+
+WORST_CASES = (
+    ("cloning, V^{π_E} − V^{π̂}", "worst_clone_gap", "clone_gap_stepwise", "clone_gap_paper"),
+    ("RL, V^{π_E} − V^{π_RL}", "worst_map_gap", "rl_gap_expert", "rl_gap_paper"),
+    ("RL, max_π V^π − V^{π_RL}", "worst_map_gap_optimal", "rl_gap", None),
+    ("preferences, TV", "worst_preference_tv", "preference_tv_sharp", "preference_tv_paper"),
+    ("regularised, α KL(π̂‖π_E)", "worst_regularised_gap", "regularised_gap", None),
+)
+"""A label, the worst case, its sharp bound, and the paper's."""
+
+
+def solution_report(name: str, numbers: Mapping[str, Any]) -> Report:
+    """Report what ``endorm solve`` has computed.
+
+    Args:
+        name: of the MDP.
+        numbers: what the command writes as JSON; worst cases where there is an ``"epsilon"``.
+
+    """
+    title = (
+        f"{name}: H = {numbers['horizon']}, V = {numbers['vocab_size']}, "
+        f"{numbers['n_prompts']} prompt(s), α = {numbers['alpha']:g}"
+    )
+    facts = {
+        "soft value E V*(s₁)": f"{numbers['soft_value']:.10g}",
+        "plain value of the soft-optimal policy": f"{numbers['expert_plain_value']:.10g}",
+        "plain value of the best policy": f"{numbers['optimal_plain_value']:.10g}",
+        "entropy of the soft-optimal policy": f"{numbers['expert_entropy']:.10g} nats",
+    }
+    responses = [
+        (prompt, " ".join(map(str, tokens)), log_prob, total)
+        for prompt, (tokens, log_prob, total) in enumerate(
+            zip(
+                numbers["map_response"][:SHOWN],
+                numbers["map_log_prob"][:SHOWN],
+                numbers["map_return"][:SHOWN],
+                strict=True,
+            )
+        )
+    ]
+    columns = [
+        Column("prompt"),
+        Column("MAP response"),
+        Column("log π", ".6g", "right"),
+        Column("r*", ".6g", "right"),
+    ]
+    sections: list[Section] = [Table("Most probable responses", columns, responses)]
+    if numbers["n_prompts"] > SHOWN:
+        more = numbers["n_prompts"] - SHOWN
+        sections.append(Text(f"… {more} more prompts: all of them with --json"))
+    if "epsilon" in numbers:
+        sections += _worst_cases(numbers)
+    return Report(title, facts=facts, sections=sections)
+
+
+def _worst_cases(numbers: Mapping[str, Any]) -> list[Section]:
+    """Worst cases beside their bounds, and why some are out of reach."""
+    bounds = numbers["bounds"]
+    columns = [
+        Column(),
+        Column("worst", ".6g", "right"),
+        Column("sharp bound", ".6g", "right"),
+        Column("paper", ".6g", "right"),
+    ]
+    rows = [
+        (label, numbers[worst], bounds[sharp], "" if paper is None else bounds[paper])
+        for label, worst, sharp, paper in WORST_CASES
+    ]
+    title = f"exact worst cases of the ball, ε = {numbers['epsilon']:g} nats"
+    reasons = [Text(f"{name}: {why}") for name, why in numbers["out_of_reach"].items()]
+    return [Table(title, columns, rows), *reasons]
