@@ -5,9 +5,12 @@ import dataclasses
 import torch
 import transformers
 
+from llm_bridge.improve import run
 from llm_bridge.improve.config import PPOConfig
+from llm_bridge.improve.trainer import Trainer
 from llm_bridge.models.cloned import letter_tokenizer
 from llm_bridge.models.load import CausalLM
+from llm_bridge.models.processes import Workers
 
 
 def llama(seed=0, spread=0.8):
@@ -82,3 +85,9 @@ def changed(config, **changes):
 
 def weights(trainer):
     return [p.detach() for p in trainer.actor.parameters()]
+
+
+def train(lm, prompts, config, *, teacher=None, extra=None, group=Workers(), **options):  # noqa: B008
+    """Train a new trainer."""
+    trainer = Trainer(lm, prompts, config, teacher=teacher, extra=extra, group=group)
+    return run.train(trainer, **options)

@@ -112,15 +112,16 @@ def test_problems_are_trained_on_and_written(folder, problems, tmp_path, capsys)
     assert "batch 2" in capsys.readouterr().out
 
 
-def test_it_can_be_asked_to_end_and_go_on(folder, problems, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_can_be_asked_to_end_and_go_on(number, folder, problems, tmp_path, capsys, monkeypatch):
     step = Trainer.step
 
     def ending(trainer):
         if trainer.done == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return step(trainer)
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     command = [
         "ppo",
         "--model",
@@ -136,7 +137,7 @@ def test_it_can_be_asked_to_end_and_go_on(folder, problems, tmp_path, capsys, mo
     monkeypatch.setattr(Trainer, "step", ending)
     assert main([*command, "--out", str(tmp_path / "stopped")]) == 130
     assert "stopped after batch 2; go on with --resume" in capsys.readouterr().err
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(number) == before
     monkeypatch.setattr(Trainer, "step", step)
     assert main([*command, "--out", str(tmp_path / "stopped"), "--resume"]) == 0
     assert main([*command, "--out", str(tmp_path / "whole")]) == 0
