@@ -15,6 +15,7 @@ import torch
 from torch.distributed.checkpoint import state_dict as checkpoints
 from torch.distributed.fsdp import fully_shard
 
+from llm_bridge.improve.checkpoint import read_checkpoint, require_same_run
 from llm_bridge.improve.config import PPOConfig
 from llm_bridge.improve.frozen import FrozenModels, passes, token_table
 from llm_bridge.improve.policy import trainable_copy
@@ -32,7 +33,6 @@ from llm_bridge.models.load import (
     CausalLM,
     encode_prompt,
     fingerprint,
-    first_line,
     require_same_vocabulary,
 )
 from llm_bridge.models.processes import Workers
@@ -408,23 +408,8 @@ class Trainer:
                 prompts.
 
         """
-        state = _read_checkpoint(path)
-        its = state["config"]
-        for name, value in sorted(self.config.as_dict(results_only=True).items()):
-            if value != its.get(name):
-                raise ValueError(
-                    f"{name}={value!r}: {path} has {its.get(name)!r}; go on with that, or start "
-                    "anew"
-                )
-        if state["model"][-1:] != self._identity[-1:]:
-            raise ValueError(
-                f"prompts: {path} is of a run on other prompts; give those, or start anew"
-            )
-        if state["model"] != self._identity:
-            raise ValueError(
-                f"lm: {path} is of a run from another model than {self.frozen[0].name}; give that "
-                "one"
-            )
+        state = read_checkpoint(path)
+        require_same_run(path, state, self.config, self._identity)
         checkpoints.set_state_dict(
             self.actor,
             self.optimizer,
@@ -455,26 +440,6 @@ class Trainer:
             ignore_frozen_params=adapters,
             strict=not adapters,
         )
-
-
-CHECKPOINT_KEYS = {"config", "model", "done", "beta", "actor", "optimizer", "generator"}
-
-
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        missing = CHECKPOINT_KEYS - state.keys()
-    except OSError:
-        raise
-    except Exception as error:  # torch raises errors of many kinds for a damaged file
-        raise ValueError(_damaged(path, first_line(error))) from None
-    if missing:
-        raise ValueError(_damaged(path, f"it lacks {', '.join(sorted(missing))}"))
-    return state
-
-
-def _damaged(path: Path, why: str) -> str:
-    return f"{path}: damaged ({why}); remove it to begin at step 0, or restore a copy"
 
 
 def _require_finite(policy: float, value: float, update_kl: float, gradient: float = 0.0) -> None:

@@ -81,7 +81,7 @@ def plan(
 
 @dataclass(frozen=True)
 class Results:
-    """What a finished run has found.
+    """Results of a finished run.
 
     Attributes:
         comparisons: those that were scored.

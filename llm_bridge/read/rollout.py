@@ -84,7 +84,7 @@ class TokenRewards(NamedTuple):
 
 
 class ActorOutput(NamedTuple):
-    """What an `Actor` reads of responses: arrays ``(n, T)``, 0 where there is no token.
+    """Output of an `Actor` for responses: arrays ``(n, T)``, 0 where there is no token.
 
     Attributes:
         log_probs: ``log π(a_h|s_h)``, nats.
