@@ -12,7 +12,7 @@ import torch
 from scipy.special import expit
 from tqdm import tqdm
 
-from llm_bridge.models.head import require_distribution
+from llm_bridge.models.calls import require_distribution
 from llm_bridge.read.prefixes import require_integer
 from llm_bridge.read.rollout import Actor, NoDistribution, Rollout, generate
 from theory.arrays.namespace import require_positive

@@ -50,7 +50,7 @@ from llm_bridge.check.draws import (
     parse_block,
     response_log_probs,
 )
-from llm_bridge.models.head import evaluation
+from llm_bridge.models.calls import evaluation
 from llm_bridge.models.load import CausalLM, encode_prompt, require_same_vocabulary
 from llm_bridge.read.beam import beam_search, parse_found
 from llm_bridge.read.rollout import Actor

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from llm_bridge.improve.config import PPOConfig
-from llm_bridge.models.head import KEPT, device_of
+from llm_bridge.models.calls import device_of
+from llm_bridge.models.head import KEPT
 from llm_bridge.models.load import CausalLM
 
 __all__ = ["Cost", "cost"]

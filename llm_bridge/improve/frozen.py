@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from llm_bridge.improve.config import PPOConfig
-from llm_bridge.models.head import Head, evaluation
+from llm_bridge.models.calls import evaluation
+from llm_bridge.models.head import Head
 from llm_bridge.models.load import CausalLM
 from llm_bridge.models.processes import Workers
 from llm_bridge.read.reward import EndogenousReward

@@ -28,7 +28,7 @@ from llm_bridge.improve.ppo import (
     losses,
     penalised_rewards,
 )
-from llm_bridge.models.head import device_of
+from llm_bridge.models.calls import device_of
 from llm_bridge.models.load import (
     CausalLM,
     encode_prompt,

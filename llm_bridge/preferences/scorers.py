@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeAlias, get_args
 import numpy as np
 import torch
 
-from llm_bridge.models.head import call, device_of, evaluation
+from llm_bridge.models.calls import call, device_of, evaluation
 from llm_bridge.models.load import CausalLM, require_same_tokenizer
 from llm_bridge.models.prompts import Prompt, as_text, prompt_ids, response_ids
 from llm_bridge.preferences.pairs import Comparison, Key

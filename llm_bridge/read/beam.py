@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from llm_bridge.models.head import evaluation
+from llm_bridge.models.calls import evaluation
 from llm_bridge.models.load import CausalLM, encode_prompt
 from llm_bridge.read.prefixes import (
     PrefixReader,

@@ -26,14 +26,14 @@ import numpy as np
 import torch
 from transformers.cache_utils import DynamicLayer
 
-from llm_bridge.models.head import (
+from llm_bridge.models.calls import (
     call,
     device_of,
     evaluation,
-    find_head,
     largest_difference,
     require_distribution,
 )
+from llm_bridge.models.head import find_head
 from llm_bridge.models.load import CausalLM
 from theory.arrays.memory import require_memory
 
@@ -177,7 +177,7 @@ class PrefixReader:
             Logits ``(n, vocabulary)`` in double precision on the CPU, and the cache or `None`.
 
         Raises:
-            ValueError: a row has no softmax (`llm_bridge.models.head.require_distribution`).
+            ValueError: a row has no softmax (`llm_bridge.models.calls.require_distribution`).
 
         """
         ids = torch.from_numpy(prefixes).to(device_of(self.lm.model))

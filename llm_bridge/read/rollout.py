@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from llm_bridge.models.head import Head, device_of, find_head, require_distribution
+from llm_bridge.models.calls import device_of, require_distribution
+from llm_bridge.models.head import Head, find_head
 from llm_bridge.models.load import CausalLM
 from llm_bridge.models.processes import Workers
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from llm_bridge.models.head import evaluation
+from llm_bridge.models.calls import evaluation
 from llm_bridge.models.load import CausalLM, encode_prompt
 from llm_bridge.read.prefixes import require_integer
 from llm_bridge.read.reward import find_end_tokens
