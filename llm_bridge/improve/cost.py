@@ -10,7 +10,7 @@ import torch
 
 from llm_bridge.improve.config import PPOConfig
 from llm_bridge.models.calls import device_of
-from llm_bridge.models.head import KEPT
+from llm_bridge.models.head import kept_logits
 from llm_bridge.models.load import CausalLM
 
 __all__ = ["Cost", "cost"]
@@ -88,7 +88,7 @@ def cost(lm: CausalLM, config: PPOConfig, prompt_tokens: float, processes: int =
         "cache": tokens * layers * 2 * kv * low,
         "activations": in_pass * layers * width * kept * low,
         "hidden states": rows * config.max_tokens * width * low * (config.reward == "expected"),
-        "logits": 4.0 * 4 * min(KEPT, in_pass * lm.vocab_size),
+        "logits": 4.0 * 4 * min(kept_logits(device_of(lm.model)), in_pass * lm.vocab_size),
     }
     update = (6 if config.lora is None else 4) + 2 * config.gradient_checkpointing
     operations = 2 * n * tokens * (3 + config.epochs * update / 2)  # sampled, scored and read once

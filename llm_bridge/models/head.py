@@ -24,24 +24,49 @@ from llm_bridge.models.load import CausalLM
 __all__ = [
     "Head",
     "TokenStatistics",
+    "block_size",
     "find_head",
+    "kept_logits",
     "token_statistics",
 ]
 
 CHUNK = 4096
-"""Tokens of the vocabulary in one block of logits."""
+"""Tokens of the vocabulary in one block of logits, on a CPU."""
 
 POSITIONS = 1024
-"""Positions in one block of logits."""
+"""Positions in one block of logits, on a CPU."""
 
-KEPT = 4 * CHUNK * POSITIONS
-"""Most logits kept for a gradient; if there are more, the backward pass computes them again."""
+ON_GPU = 4
+"""Factor on both for a GPU, which would wait between kernels that are smaller."""
 
 FACTORS = {"logit_scale": 1, "lm_head_multiplier": 1, "output_multiplier": 1, "logits_scaling": -1}
 """Config fields that scale the logits, each with its power; −1 means divide."""
 
 CAPS = ("final_logit_softcapping", "logits_soft_cap")
 """Config fields that cap the logits by ``cap·tanh(f/cap)``."""
+
+
+def block_size(device: torch.device) -> tuple[int, int]:
+    """Return tokens of the vocabulary and positions of a block of logits on this device.
+
+    Example:
+        >>> block_size(torch.device("cpu")), block_size(torch.device("cuda"))
+        ((4096, 1024), (16384, 4096))
+
+    """
+    factor = ON_GPU if device.type == "cuda" else 1
+    return factor * CHUNK, factor * POSITIONS
+
+
+def kept_logits(device: torch.device) -> int:
+    """Return how many logits a gradient may keep; more are computed again in the backward pass.
+
+    Example:
+        >>> kept_logits(torch.device("cpu"))
+        16777216
+
+    """
+    return 4 * math.prod(block_size(device))
 
 
 class TokenStatistics(NamedTuple):
@@ -146,7 +171,9 @@ class Head:
         V = self.vocab_size
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         plain = self.plain
-        width, positions = (CHUNK, POSITIONS) if plain else (V, max(1, CHUNK * POSITIONS // V))
+        width, positions = block_size(hidden.device)
+        if not plain:
+            width, positions = V, max(1, width * positions // V)
         multiply = _Product(self.module, hidden, dtype) if plain else None
         for start in range(0, V, width):
             for first in range(0, len(hidden), positions):
@@ -235,7 +262,7 @@ class Head:
         Logits of one block exist at a time. With several blocks, the backward pass computes them
         again.
         """
-        pieces = math.ceil(tokens.numel() * self.vocab_size / KEPT)
+        pieces = math.ceil(tokens.numel() * self.vocab_size / kept_logits(hidden.device))
         parts = [x.flatten(0, 1).tensor_split(pieces) for x in (hidden, tokens, *more)]
         blocks = list(zip(*parts, strict=True))
         if len(blocks) == 1:
@@ -257,12 +284,13 @@ class _Product:
         self.bias = module.bias
         self.dtype = dtype
         place = {"dtype": dtype, "device": module.weight.device}
-        size = min(len(hidden), POSITIONS) * min(CHUNK, len(module.weight))
+        width, positions = block_size(module.weight.device)
+        size = min(len(hidden), positions) * min(width, len(module.weight))
         self._logits = torch.empty(size, **place)
         # GPUs multiply 16-bit numbers and add in float32: as exact as casting them first
         exact = module.weight.is_cuda or module.weight.dtype == dtype
         needs_cast = not exact or hidden.dtype != module.weight.dtype
-        self._cast = torch.empty(CHUNK, hidden.shape[-1], **place) if needs_cast else None
+        self._cast = torch.empty(width, hidden.shape[-1], **place) if needs_cast else None
         self._start = -1
 
     def __call__(self, hidden: torch.Tensor, start: int, stop: int) -> torch.Tensor:
@@ -311,6 +339,7 @@ def find_head(lm: CausalLM) -> tuple[Any, Head | None, int]:
             (`require_distribution`).
 
     Example:
+        >>> from llm_bridge.models.calls import evaluation
         >>> from llm_bridge.models.cloned import letter_lm
         >>> lm = letter_lm(4)
         >>> with evaluation(lm.model):

@@ -67,8 +67,8 @@ def sample_texts(
     Example:
         >>> from llm_bridge.models.cloned import letter_lm
         >>> found = sample_texts(letter_lm(4), ["a", "bc"], 3, samples=2, end_tokens=())
-        >>> [len(text) for text in found.texts[0]], found.ended.any()
-        ([3, 3], False)
+        >>> [len(text) for text in found.texts[0]], found.ended.tolist()
+        ([3, 3], [[False, False], [False, False]])
 
     """
     for name, value in (("max_tokens", max_tokens), ("samples", samples), ("batch", batch)):
