@@ -21,7 +21,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint on the CPU.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: the file cannot be opened.
         ValueError: it is damaged; names the file and the remedy.
 
     Example:
@@ -32,14 +32,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ValueError: ...: damaged (...); remove it to begin at step 0, or restore a copy
 
     """
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        missing = ", ".join(sorted(KEYS - state.keys()))
-        why = f"it lacks {missing}" if missing else ""
-    except OSError:
-        raise
-    except Exception as error:  # torch raises errors of many kinds for a damaged file
-        why = first_line(error)
+    with path.open("rb") as file:  # what fails here is not damage
+        try:
+            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+            missing = ", ".join(sorted(KEYS - state.keys()))
+            why = f"it lacks {missing}" if missing else ""
+        except Exception as error:  # torch raises errors of many kinds, OSError too
+            why = first_line(error)
     if why:
         raise ValueError(
             f"{path}: damaged ({why}); remove it to begin at step 0, or restore a copy"
