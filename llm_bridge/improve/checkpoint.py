@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from llm_bridge.improve.config import PPOConfig
-from llm_bridge.models.load import first_line
 
 __all__ = ["read_checkpoint", "require_same_run"]
 
@@ -37,8 +36,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
             missing = ", ".join(sorted(KEYS - state.keys()))
             why = f"it lacks {missing}" if missing else ""
-        except Exception as error:  # torch raises errors of many kinds, OSError too
-            why = first_line(error)
+        except Exception:  # of many kinds, OSError too, with advice that does not help
+            why = "torch cannot read it"
     if why:
         raise ValueError(
             f"{path}: damaged ({why}); remove it to begin at step 0, or restore a copy"
