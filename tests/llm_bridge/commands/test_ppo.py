@@ -21,6 +21,7 @@ from llm_bridge.improve.config import PPOConfig
 from llm_bridge.improve.cost import cost
 from llm_bridge.improve.run import read_metrics
 from llm_bridge.improve.trainer import Trainer
+from llm_bridge.models.load import fingerprint
 from llm_bridge.models.spec import ModelSpec
 from llm_bridge.tasks.accuracy import evaluate_tasks, sample_texts
 from llm_bridge.tasks.generated import Task, addition
@@ -110,6 +111,15 @@ def test_problems_are_trained_on_and_written(folder, problems, tmp_path, capsys)
     # resuming a complete run does nothing but say where it ended
     assert main([*command, "--resume"]) == 0
     assert "batch 2" in capsys.readouterr().out
+
+
+def test_the_reward_of_a_teacher(folder, problems, tmp_path):
+    teacher = saved(tmp_path / "teacher", seed=3)
+    command = ["ppo", "--model", str(folder), "--data", str(problems), "--max-tokens", "4", *FEW]
+    command += ["--steps", "1", "--teacher", str(teacher), "--out", str(tmp_path / "run")]
+    assert main(command) == 0
+    noted = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert noted["lm"] != noted["reward_of"] == fingerprint(ModelSpec(teacher).load())
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
