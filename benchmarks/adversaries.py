@@ -20,9 +20,9 @@ for pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np
 from solver import cpu_model, peak_bytes, run_times, verdict
 
+from theory.claims.findings import decide_each
 from theory.claims.instance import Instance
 from theory.claims.statements import STATEMENTS
-from theory.claims.verdict import summarise_each
 from theory.mdp.responses import sample_log_ratio_ball
 from theory.mdp.token_mdp import TokenMDP
 from theory.solve.adversary import worst_clone
@@ -124,7 +124,7 @@ def benchmark_balls():
                 mdp, expert, policy, ALPHA
             )  # a new one, which keeps nothing of the last
             start = time.perf_counter()
-            summaries = summarise_each(STATEMENTS, [instance])
+            summaries = decide_each(STATEMENTS, [instance])
             runs.append(time.perf_counter() - start)
         found, seconds[name] = [summary.verdict for summary in summaries], min(runs)
         counts = [found.count(v) for v in ("holds", "does not apply", "undecided")]

@@ -11,19 +11,20 @@ right side moved past the left by 1, by 1e-9 or by 1e-13 of its size, which must
 """
 
 import os
-from dataclasses import replace
 from functools import partial
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+from planted import changed
 from resumable import main, results
 
+from theory.claims.findings import decide_each
 from theory.claims.instance import Instance
 from theory.claims.statements import STATEMENTS
-from theory.claims.verdict import summarise_each
 from theory.mdp.policy import Policy
 from theory.mdp.token_mdp import TokenMDP
+from theory.reports.report import Column, Table
 from theory.solve.soft import soft_optimal
 
 BATCH, JOBS = 5_000, 200
@@ -86,7 +87,7 @@ def climbed(rng, mdp, alpha, expert, policy):
     def ratio(one):
         instance = Instance(mdp, expert, one, alpha)
         with np.errstate(all="ignore"):
-            found = np.asarray(bound.left(instance) / bound.right(instance))
+            found = np.asarray(bound.quantity.of(instance) / bound.bound.of(instance))
         return np.nan_to_num(
             found.reshape(BATCH, -1).max(axis=1, initial=-np.inf), nan=-np.inf, posinf=-np.inf
         )
@@ -115,11 +116,11 @@ def planted(statement, delta):
     """
     if statement.equality:
         right = lambda i: (
-            statement.right(i) + delta * (abs(statement.right(i)) + i.temperature * 1e-3)
+            statement.bound.of(i) + delta * (abs(statement.bound.of(i)) + i.temperature * 1e-3)
         )
     else:
-        right = lambda i: statement.left(i) - delta * (abs(statement.left(i)) + 1e-3)  # noqa: E731
-    return replace(statement, right=right)
+        right = lambda i: statement.quantity.of(i) - delta * (abs(statement.quantity.of(i)) + 1e-3)  # noqa: E731
+    return changed(statement, right=right)
 
 
 def run(job):
@@ -138,7 +139,7 @@ def run(job):
         name: tuple(planted(s, DELTAS[name]) for s in STATEMENTS),
     }
     flat = [s for statements in variants.values() for s in statements]
-    summaries = iter(summarise_each(flat, [instance], budget=np.inf))
+    summaries = iter(decide_each(flat, [instance], budget=np.inf))
     found = {
         name: {s.name: next(summaries) for s in statements} for name, statements in variants.items()
     }
@@ -180,8 +181,9 @@ def report(out):
         if variant != "as it stands" and verdict == "holds"
     )
     print(f"wrong verdicts: {wrong}")
-    for (variant, verdict), count in sorted(total.items()):
-        print(f"  {variant:<14}{verdict:<16}{count:>14,}")
+    columns = [Column("claims"), Column("verdict"), Column("instances", ",", "right")]
+    rows = [(*key, count) for key, count in sorted(total.items())]
+    print(Table("", columns, rows).text(100))
     for (name, reason), count in sorted(reasons.items()):
         print(f"  undecided: {name} on {count:,} ({reason})")
 

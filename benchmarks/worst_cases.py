@@ -26,13 +26,14 @@ from scipy.optimize import OptimizeWarning, linprog
 from scipy.sparse import coo_array
 from tqdm import tqdm
 
+from theory.claims.findings import decide_each
 from theory.claims.instance import Instance
 from theory.claims.statements import STATEMENTS
-from theory.claims.verdict import summarise_each
 from theory.mdp.distances import kl
 from theory.mdp.responses import map_response, sample_log_ratio_ball
 from theory.mdp.token_mdp import TokenMDP
 from theory.mdp.values import plain_value
+from theory.reports.report import Column, Report, Table
 from theory.solve.adversary import worst_clone, worst_kl
 from theory.solve.reward import returns
 from theory.solve.soft import soft_optimal
@@ -206,7 +207,7 @@ def main():
         ]
         groups["worst"] = worst_instances(mdp, expert, alpha, epsilon)
         for group, instances in groups.items():
-            for summary in summarise_each(STATEMENTS, instances):
+            for summary in decide_each(STATEMENTS, instances):
                 add(results, group, summary)
                 if group == "worst" and SHAPES[-1][1] == H:
                     add(results, LONGEST, summary)
@@ -248,35 +249,18 @@ def add(results, group, summary):
 
 def report(numbers, results):
     """The totals as text."""
-    for name, value in numbers.items():
-        if name != "statements":
-            print(f"{name}: {value:.3g}" if isinstance(value, float) else f"{name}: {value}")
-    print(
-        f"{'statement':<24}{'sampled':>12}{'worst':>12}{LONGEST:>12}{'in balls':>10}  batches not "
-        "holding"
-    )
+    rows = []
     for statement in STATEMENTS:
-        pair = [results.get((group, statement.name)) for group in ("sampled", "worst", LONGEST)]
-        shown = []
-        for row in pair:
-            value = (
-                math.nan
-                if row is None
-                else row["equal within" if statement.equality else "attained"]
-            )
-            shown.append(
-                "–"
-                if math.isnan(value)
-                else f"{value:.1e}"
-                if statement.equality
-                else f"{value:.4f}"
-            )
-        balls = sum(row["in balls"] for row in pair[:2] if row)
-        not_holding = sum(row["violated"] + row["undecided"] for row in pair[:2] if row)
-        print(
-            f"{statement.name:<24}{shown[0]:>12}{shown[1]:>12}{shown[2]:>12}{balls:>10}  "
-            f"{not_holding}"
-        )
+        field, form = ("equal within", ".1e") if statement.equality else ("attained", ".4f")
+        of = [results.get((group, statement.name)) for group in ("sampled", "worst", LONGEST)]
+        shown = [Column(format=form).show(row and row[field]) for row in of]
+        balls = sum(row["in balls"] for row in of[:2] if row)
+        not_holding = sum(row["violated"] + row["undecided"] for row in of[:2] if row)
+        rows.append((statement.name, *shown, balls, not_holding))
+    heads = ("sampled", "worst", LONGEST, "in balls", "batches not holding")
+    columns = [Column("statement"), *(Column(head, align="right") for head in heads)]
+    facts = {name: value for name, value in numbers.items() if name != "statements"}
+    print(Report("worst cases", facts=facts, sections=[Table("", columns, rows)]).text())
 
 
 if __name__ == "__main__":

@@ -9,53 +9,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from theory.arrays.namespace import Array
+from theory.claims.findings import BUDGET, Finding, decide_each
 from theory.claims.instance import VISITED, Instance
 from theory.claims.statements import STATEMENTS
-from theory.claims.verdict import BUDGET, Check, Summary, check, summarise_each
 from theory.mdp.responses import greedy_response
 from theory.solve.adversary import worst_clone, worst_kl
 from theory.solve.ball import SMALL_VOCABULARY
 from theory.solve.reward import returns
 from theory.solve.worst_map import worst_map
 
-__all__ = ["SHARES", "Comparison", "Line", "compare", "within"]
+__all__ = ["SHARES", "Comparison", "compare", "within"]
 
 SHARES = (0.5, 0.9, 0.99)
 """Shares of the expert's tokens, for quantiles of the log-ratio."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """A statement on all prompts.
-
-    Attributes:
-        quantity: its left side, as claimed.
-        left: average over the prompts on which it applies; of pairs of responses, the largest of
-            each prompt. NaN where there are none.
-        right: likewise the bound.
-        applies: share of prompts on which its assumptions hold.
-        vacuous: share of these on which it says nothing; NaN for a claim that cannot be vacuous.
-        verdict: the worst over all of these.
-        undecided: why some are undecided; empty where none is.
-
-    """
-
-    name: str
-    source: str
-    claim: str
-    quantity: str
-    left: float
-    right: float
-    applies: float
-    vacuous: float
-    verdict: str
-    undecided: str
 
 
 @dataclass(frozen=True)
@@ -64,7 +36,7 @@ class Comparison:
 
     Attributes:
         prompts: number of them.
-        lines: every statement.
+        findings: every statement, one each.
         closeness: nats: `ε_π` of the whole tree and of the visited part (averages and largest),
             quantiles of the log-ratio of the expert's tokens, both divergences.
         gaps: ``V^{π_E} − V^π`` in plain value, reward units, for the policies by name; ``range of
@@ -77,7 +49,7 @@ class Comparison:
     """
 
     prompts: int
-    lines: tuple[Line, ...]
+    findings: tuple[Finding, ...]
     closeness: dict[str, float]
     gaps: dict[str, float]
     worst: dict[str, dict[str, float]]
@@ -85,7 +57,8 @@ class Comparison:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers and text."""
-        return asdict(self)
+        found = {name: value for name, value in vars(self).items() if name != "findings"}
+        return found | {"statements": [finding.as_dict() for finding in self.findings]}
 
 
 def compare(
@@ -97,7 +70,7 @@ def compare(
     Args:
         instances: batches of problems.
         weights: of the prompts, over all instances: positive, of sum one; uniform by default.
-        budget: see `theory.claims.verdict.summarise_each`.
+        budget: see `theory.claims.findings.decide_each`.
 
     Raises:
         ValueError: there are no instances, or not as many weights as prompts.
@@ -105,14 +78,11 @@ def compare(
     """
     instances = [part for instance in instances for part in instance.alike()]
     n = sum(math.prod(instance.batch_shape) for instance in instances)
-    shares = np.full(n, 1 / max(n, 1)) if weights is None else np.asarray(weights, dtype=float)
-    if shares.shape != (n,) or not ((shares > 0).all() and 0 < shares.sum() < np.inf):
-        raise ValueError(f"weights={weights}: must be {n} positive numbers, one for each prompt")
-    summaries = summarise_each(STATEMENTS, instances, budget)
+    shares = np.ones(n) if weights is None else np.asarray(weights, dtype=float)
+    findings = decide_each(STATEMENTS, instances, budget, weights=shares)
     average = _Average(tuple(instances), shares / shares.sum())
-    lines = tuple(_line(summary, average) for summary in summaries)
     worst, out_of_reach = _worst_cases(average)
-    return Comparison(n, lines, _closeness(average), _gaps(average), worst, out_of_reach)
+    return Comparison(n, tuple(findings), _closeness(average), _gaps(average), worst, out_of_reach)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,50 +99,6 @@ class _Average:
     def of(self, values: Sequence[Array]) -> float:
         """Of one array for each instance."""
         return float(np.concatenate([np.reshape(x, -1) for x in values]) @ self.weights)
-
-
-def _line(summary: Summary, average: _Average) -> Line:
-    statement = summary.statement
-    columns = [_of_prompts(check(statement, instance)) for instance in average.instances]
-    left, right, applies, vacuous = (
-        np.concatenate(column) for column in zip(*columns, strict=True)
-    )
-    weights = average.weights[applies]
-
-    def mean(values: Array) -> float:
-        return float(values[applies] @ weights / weights.sum()) if len(weights) else math.nan
-
-    says_nothing = math.nan if statement.ceiling is None else _share(vacuous[applies], weights)
-    return Line(
-        statement.name,
-        statement.source,
-        statement.claim,
-        statement.claim.split(" ≤ ")[0].split(" = ")[0],
-        mean(left),
-        mean(right),
-        _share(applies, average.weights),
-        says_nothing,
-        summary.verdict,
-        "; ".join(f"{reason} on {count}" for reason, count in summary.reasons.items()),
-    )
-
-
-def _share(where: Array, weights: Array) -> float:
-    """Share of the weights that are `where`: exactly 1 of all of them, NaN of none."""
-    return math.fsum(weights[where]) / math.fsum(weights) if len(weights) else math.nan
-
-
-def _of_prompts(found: Check) -> tuple[Array, ...]:
-    """For each prompt the largest left and right side where the statement applies, whether it does,
-    and is vacuous.
-    """
-    n = len(found.applies)
-    left, right, applies, vacuous = (
-        x.reshape(n, -1)
-        for x in (found.left, found.right, found.applies | found.uncertain, found.vacuous)
-    )
-    largest = (np.where(applies, x, -np.inf).max(axis=1, initial=-np.inf) for x in (left, right))
-    return (*largest, applies.any(axis=1), (vacuous | ~applies).all(axis=1))
 
 
 def _closeness(average: _Average) -> dict[str, float]:
@@ -249,11 +175,9 @@ def _worst(instance: Instance, epsilon: Array, out_of_reach: dict[str, str]) -> 
         "RL, against π_E": instance.expert_value - least,
         "RL, against the best": instance.best_value - least,
     }
+    kl = nothing
     if mdp.vocab_size <= SMALL_VOCABULARY:
         kl = average(worst_kl(expert, epsilon).values[0])
     else:
-        out_of_reach["KL(π̂‖π_E)"], kl = (
-            f"{mdp.vocab_size} tokens; at most {SMALL_VOCABULARY}",
-            nothing,
-        )
+        out_of_reach["KL(π̂‖π_E)"] = f"{mdp.vocab_size} tokens; at most {SMALL_VOCABULARY}"
     return found | {"KL(π̂‖π_E)": kl}

@@ -17,13 +17,14 @@ from llm_bridge.models.load import CausalLM
 from llm_bridge.models.spec import ModelSpec
 from llm_bridge.read.tree import TokenTree, parse_tokens, token_tree
 from theory.arrays.namespace import require_positive, token_major
+from theory.claims.findings import Group
 from theory.claims.instance import Instance
+from theory.claims.statements import STATEMENTS
 from theory.mdp.policy import Policy
 from theory.mdp.token_mdp import TokenMDP
 from theory.solve.reward import endogenous_reward
 from theory.solve.soft import soft_optimal
 from theory.studies.gallery import random_tree
-from theory.studies.groups import Group
 
 __all__ = [
     "ModelInstance",
@@ -182,7 +183,12 @@ def trained_group(
     found = tabular_instance(lm, mdp, prompts, alpha, tokens=range(vocab_size))
     size = sum(parameter.numel() for parameter in lm.model.parameters())
     about = {"model": f"Llama, {size:,} parameters, trained on the expert's demonstrations"}
-    return Group("a model trained here, true reward known", [found.instance], about | facts(found))
+    return Group(
+        "a model trained here, true reward known",
+        [found.instance],
+        about | facts(found),
+        STATEMENTS,
+    )
 
 
 def model_group(
@@ -206,7 +212,9 @@ def model_group(
     options |= {"temperature": policy.temperature, "expert_temperature": expert.temperature}
     found = model_instance(lm, teacher, tokens=ids, **options)
     about = {"model π̂": f"{lm.name} ({policy})", "expert π_E": f"{teacher.name} ({expert})"}
-    return Group(f"{lm.name} against {teacher.name}", [found.instance], about | facts(found))
+    return Group(
+        f"{lm.name} against {teacher.name}", [found.instance], about | facts(found), STATEMENTS
+    )
 
 
 def facts(found: ModelInstance) -> dict[str, Any]:

@@ -9,13 +9,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from llm_bridge.check.comparison import Comparison, Line
+from llm_bridge.check.comparison import Comparison
+from theory.claims.findings import Finding
 from theory.claims.instance import Instance
-from theory.claims.statements import STATEMENTS
-from theory.claims.verdict import Statement
 from theory.reports.figures import CLONE, PALETTE, RL
 
-__all__ = ["bounds_figure", "log_ratio_figure", "statement_of"]
+__all__ = ["bounds_figure", "log_ratio_figure"]
 
 FINE = PALETTE[2]
 """Colour of a bound that says something."""
@@ -35,9 +34,9 @@ def bounds_figure(comparison: Comparison) -> Figure:
     """Draw a row for each bound on a value or a total variation: the exact left side, the bound,
     and the region in which a bound says nothing.
     """
-    bounds = [line for line in comparison.lines if not statement_of(line).equality]
-    gap = [line for line in bounds if statement_of(line).unit == "reward"]
-    pairs = [line for line in bounds if statement_of(line).unit == "probability"]
+    bounds = [finding for finding in comparison.findings if not finding.statement.equality]
+    gap = [x for x in bounds if x.statement.quantity.unit == "reward"]
+    pairs = [x for x in bounds if x.statement.quantity.unit == "probability"]
     figure = Figure(figsize=(9.6, 1.6 + 0.27 * (len(gap) + len(pairs))), layout="constrained")
     heights = [len(pairs) + 1, len(gap) + 1]
     upper, lower = figure.subplots(2, 1, height_ratios=heights)
@@ -58,48 +57,37 @@ def bounds_figure(comparison: Comparison) -> Figure:
 
 
 def _bars(
-    axes: Axes, lines: Sequence[Line], worst: Mapping[str, float], ceiling: float, label: str
+    axes: Axes, findings: Sequence[Finding], worst: Mapping[str, float], ceiling: float, label: str
 ) -> None:
-    """Draw left side and bound of each line; `ceiling` is the most that a left side can be."""
-    rights = [x.right for x in lines if math.isfinite(x.right) and x.right > 0]
-    lefts = [x.left for x in lines if x.left > 0]
+    """Draw left side and bound of each finding; `ceiling` is the most that a left side can be."""
+    rights = [x.mean_right for x in findings if math.isfinite(x.mean_right) and x.mean_right > 0]
+    lefts = [x.mean_left for x in findings if x.mean_left > 0]
     high = 3 * max([*rights, ceiling])
     low = max(min([*lefts, *rights, ceiling]) / 3, high * 1e-9)
-    for row, line in enumerate(reversed(lines)):
-        color = CLONE if line.right >= ceiling * (1 - 1e-9) else FINE
-        left, right = (min(max(x, low), high) for x in (line.left, line.right))
+    for row, finding in enumerate(reversed(findings)):
+        color = CLONE if finding.mean_right >= ceiling * (1 - 1e-9) else FINE
+        left, right = (min(max(x, low), high) for x in (finding.mean_left, finding.mean_right))
         axes.plot([left, right], [row, row], color=color, lw=1.6, alpha=0.7)
-        quantity, bound = _symbols(line)
-        if quantity in WORST and "ε" in bound:
+        quantity = finding.statement.quantity.symbol
+        if quantity in WORST and "ε" in finding.statement.bound.symbol:
             axes.plot([worst[WORST[quantity]]], [row], "D", color="black", mfc="white", ms=4)
-        axes.plot([left], [row], "<" if line.left <= low else "o", color="black", ms=4)
-        axes.plot([right], [row], ">" if line.right > high else "|", color=color, ms=9, mew=2)
+        axes.plot([left], [row], "<" if finding.mean_left <= low else "o", color="black", ms=4)
+        axes.plot(
+            [right], [row], ">" if finding.mean_right > high else "|", color=color, ms=9, mew=2
+        )
     axes.axvspan(ceiling, high, color="0.92", zorder=0)
     axes.axvline(ceiling, color="0.5", lw=1)
     axes.set_xscale("log")
-    axes.set(xlim=(low, high), ylim=(-0.7, len(lines) - 0.3), xlabel=label)
-    axes.set_yticks(range(len(lines)), [_label(x) for x in reversed(lines)], fontsize=8)
+    axes.set(xlim=(low, high), ylim=(-0.7, len(findings) - 0.3), xlabel=label)
+    axes.set_yticks(range(len(findings)), [_label(x) for x in reversed(findings)], fontsize=8)
     axes.grid(axis="x", alpha=0.3, lw=0.4)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _label(line: Line) -> str:
+def _label(finding: Finding) -> str:
     """Name and bound, with `π̂` as a formula: fonts put its accent beside the letter."""
-    return f"{line.name}: {_symbols(line)[1]}".replace("π\u0302", "$\\hat{\\pi}$")
-
-
-def statement_of(line: Line) -> Statement:
-    """Return the statement that a line is of."""
-    return BY_NAME[line.name]
-
-
-BY_NAME = {statement.name: statement for statement in STATEMENTS}
-
-
-def _symbols(line: Line) -> tuple[str, str]:
-    """Return what is bounded, and the bound, as they are written."""
-    quantity, _, bound = line.claim.partition(" ≤ ")
-    return quantity, bound.split("  (")[0]
+    statement = finding.statement
+    return f"{statement.name}: {statement.bound.symbol}".replace("π\u0302", "$\\hat{\\pi}$")
 
 
 def log_ratio_figure(comparison: Comparison, instance: Instance) -> Figure:

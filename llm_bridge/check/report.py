@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from llm_bridge.check.comparison import Comparison, Line
+from llm_bridge.check.comparison import Comparison
 from llm_bridge.check.confidence import Estimate
 from llm_bridge.check.figures import bounds_figure, log_ratio_figure
 from llm_bridge.check.sampled import Sampled
 from theory.claims.instance import Instance
-from theory.reports.report import Column, Plot, Report, Table, Text, Tone, show
-from theory.reports.verify import count_verdicts
+from theory.reports.report import Column, Plot, Report, Table, Text, show
+from theory.reports.verify import VACUOUS, count_verdicts, tone, undecided
 
 __all__ = ["exact_report", "sampled_report"]
 
@@ -29,8 +29,8 @@ def exact_report(
         instance: what was compared, for the figure of how far apart the policies are.
 
     """
-    lines = comparison.lines
-    vacuous = sum(line.vacuous == 1 for line in lines)
+    findings = comparison.findings
+    vacuous = sum(finding.vacuous_share == 1 for finding in findings)
     bounds = Plot(
         "bounds",
         bounds_figure(comparison),
@@ -46,18 +46,14 @@ def exact_report(
     return Report(
         title,
         [
-            f"{count_verdicts(line.verdict for line in lines)} ({vacuous} of the bounds are "
+            f"{count_verdicts(x.verdict for x in findings)} ({vacuous} of the bounds are "
             "vacuous: they hold and say nothing).",
         ],
         facts,
         [
             bounds,
             _statements(comparison),
-            *(
-                Text(f"undecided: {line.name} ({line.undecided})")
-                for line in lines
-                if line.undecided
-            ),
+            *(remark for finding in findings for remark in undecided(finding)),
             _numbers("How near the two are, nats", comparison.closeness),
             ratios,
             _numbers(
@@ -78,30 +74,29 @@ def _statements(comparison: Comparison) -> Table:
         Column("right", align="right"),
         Column("verdict"),
         Column("applies", ".0%", "right"),
-        Column("says nothing", _vacuous),
+        VACUOUS,
         Column("claim"),
         Column("source", detail=True),
     ]
     rows = [
-        (x.name, x.left, x.right, x.verdict, x.applies, x.vacuous, x.claim, x.source)
-        for x in comparison.lines
+        (
+            finding.statement.name,
+            finding.mean_left,
+            finding.mean_right,
+            finding.verdict,
+            finding.applies,
+            finding.vacuous_share,
+            finding.statement.claim,
+            finding.statement.source,
+        )
+        for finding in comparison.findings
     ]
     note = (
         f"Averages over those of {comparison.prompts} prompts on which a statement applies (of "
         "pairs of responses, the largest). A bound is vacuous where its left side can never be "
         "larger."
     )
-    return Table("Statements", columns, rows, note, tones=list(map(_tone, comparison.lines)))
-
-
-def _vacuous(share: float) -> str:
-    return {0.0: "no", 1.0: "vacuous"}.get(share, f"on {share:.0%}")
-
-
-def _tone(line: Line) -> Tone:
-    if line.verdict == "violated":
-        return "bad"
-    return "quiet" if line.vacuous == 1 or line.verdict == "does not apply" else ""
+    return Table("Statements", columns, rows, note, tones=list(map(tone, comparison.findings)))
 
 
 def _worst_cases(comparison: Comparison) -> list[Table | Text]:

@@ -161,7 +161,7 @@ def _exact(task: _Task, report: dict[str, Any], folder: RunFolder) -> tuple[int,
     from llm_bridge.check import exact as checks
     from llm_bridge.check.comparison import compare
     from llm_bridge.check.report import exact_report
-    from theory.claims.verdict import BUDGET
+    from theory.claims.findings import BUDGET
 
     of = _table if isinstance(task.expert, Path) else _pair
     title, found, about, weights = of(task)
@@ -176,7 +176,7 @@ def _exact(task: _Task, report: dict[str, Any], folder: RunFolder) -> tuple[int,
     report |= {"facts": about, "exact": comparison.as_dict()}
     shown = exact_report(title, about, comparison, found.instance)
     shown.save(folder.path)
-    code = int(any(line.verdict == "violated" for line in comparison.lines))
+    code = int(any(line.verdict == "violated" for line in comparison.findings))
     return code, shown.text()
 
 

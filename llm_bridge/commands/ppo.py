@@ -330,34 +330,13 @@ def _announce(
 
 def _report(out: Path, target: ExactTarget | None, done: int, seconds: float) -> None:
     """Where the run ended, against where it must end."""
+    from llm_bridge.improve.report import progress_report
     from llm_bridge.improve.run import read_metrics
 
     rows = [row for row in read_metrics(out) if row["step"] in (0, done)]
-    first, last = rows[0], rows[-1]
-    print(f"{seconds:.0f} s, batch {done}; metrics, samples, checkpoint and model in {out}")
-    if target is None:
-        for name in (name for name in first if "/" in name):
-            print(f"  {name:<24}{first[name]:>9.3f} → {last[name]:.3f}")
-        return
-    best = target.measure(target.optimum)
-    print(f"{'on prompts not trained on':<28}{'π̂':>10}{'now':>10}{'optimum':>10}{'share':>9}")
-    for name in (
-        "objective",
-        "accuracy_sampled",
-        "accuracy_map",
-        "accuracy_greedy",
-        "kl_to_anchor",
-        "entropy",
-    ):
-        if name in first and name in last:
-            way = best[name] - first[name]
-            share = f"{(last[name] - first[name]) / way:>8.0%}" if abs(way) > 1e-3 else f"{'–':>8}"
-            print(f"  {name:<26}{first[name]:>10.4f}{last[name]:>10.4f}{best[name]:>10.4f} {share}")
-    distance = best["objective"] - last["objective"]
-    print(
-        f"exact distance to the optimum: {distance:.4f} reward units, KL(π‖optimum) = "
-        f"{last['kl_to_optimum']:.4f} nats"
-    )
+    title = f"{seconds:.0f} s, batch {done}; metrics, samples, checkpoint and model in {out}"
+    best = None if target is None else target.measure(target.optimum)
+    print(progress_report(title, rows[0], rows[-1], best).text())
 
 
 WITHOUT = ("temperature", "dtype", "device_map")

@@ -270,10 +270,8 @@ def _report(
     problems: list[Problem],
 ) -> None:
     """Write summary, HTML and domain matrix, and print the table."""
-    from llm_bridge.preferences import accuracy
-    from llm_bridge.preferences import page as report
+    from llm_bridge.preferences import accuracy, page
     from llm_bridge.preferences import run as scoring
-    from theory.reports.report import save_figure
     from theory.storage.files import write_json
 
     left_out = [{"place": str(problem.place), "message": problem.message} for problem in problems]
@@ -293,21 +291,18 @@ def _report(
         name: getattr(options, name) for name in ("tolerance", "resamples", "seed", "confidence")
     }
     # lengths are those of the whole responses, not of what was left of them
-    tokens = {
+    lengths = {
         key: r["tokens"] + r.get("cut", 0) for key, r in results.records.items() if "tokens" in r
     } or None
     scores = {
         name: accuracy.summary(
-            results.comparisons, dict(zip(keys, values, strict=True)), tokens=tokens, **how
+            results.comparisons, dict(zip(keys, values, strict=True)), tokens=lengths, **how
         )
         for name, values in scorer.columns(records).items()
     }
     write_json(options.out / "summary.json", summary | {"scores": scores})
-    main = next(iter(scores.values()))
-    if "domains" in main:
-        save_figure(report.domain_figure(main["domains"]), options.out, "domains")
-    page = options.out / "report.html"
-    page.unlink(missing_ok=True)
+    facts = {name: run[name] for name in SHOWN_FACTS if run.get(name) is not None}
+    (options.out / "report.html").unlink(missing_ok=True)
     if options.html and options.method == "endogenous":
         shown = results.comparisons[: options.html]
         ids = {comparison.id for comparison in shown}
@@ -316,11 +311,13 @@ def _report(
             for key, r in scoring.read_records(options.out / scoring.RESPONSES)
             if key[0] in ids
         }
-        facts = {name: str(run[name]) for name in SHOWN_FACTS if run.get(name) is not None}
+        tokens = page.token_sections(shown, whole, lm.tokenizer)
         title = f"Endogenous reward of {lm.name}"
-        report.token_report(shown, whole, lm.tokenizer, title=title, facts=facts).save(page.parent)
+        page.score_report(title, facts, scores, tokens).save(options.out)
+    else:
+        page.score_report(lm.name, facts, scores).save_figures(options.out)
     print(f"{lm.name}, {options.method}, {'chat template' if run['chat'] else 'plain text'}")
-    print(report.accuracy_table(scores).text(100))
+    print(page.accuracy_table(scores).text(100))
     if cut:
         print(f"responses of {len(cut)} comparisons were cut to the context of {lm.name}")
 

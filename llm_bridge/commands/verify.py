@@ -29,8 +29,7 @@ class VerifyOptions(Options):
 def run(arguments: argparse.Namespace) -> int:
     """Check, write and print; returns 1 if a statement is violated, else 0."""
     from theory import __version__
-    from theory.reports import figures as plot
-    from theory.reports.report import save_figure
+    from theory.reports.verify import count_verdicts, verify_report
     from theory.storage.files import write_json
     from theory.storage.runs import RunFolder
     from theory.studies import groups as verify
@@ -43,36 +42,28 @@ def run(arguments: argparse.Namespace) -> int:
     model_groups, note = _model_groups(arguments, noted)
     groups = [*verify.exact_groups(options.seed, n_instances=options.instances), *model_groups]
     with RunFolder(options.out) as folder:
-        rows = verify.run(groups)
+        findings = verify.run(groups)
         horizon = sweep.horizon_curve()
         preference = sweep.preference_curve()
         report = {
             "version": __version__,
             "arguments": noted,
-            "rows": [row.as_dict() for row in rows],
+            "rows": [finding.as_dict() for finding in findings],
             "groups": {group.name: group.facts for group in groups},
             "curves": {"horizon": horizon.as_dict(), "preference": preference.as_dict()},
         }
-        save_figure(plot.horizon_figure(horizon), folder.path, "error_vs_horizon")
-        save_figure(plot.preference_figure(preference), folder.path, "tv_vs_epsilon")
+        shown = verify_report(groups, findings, horizon, preference, note)
+        shown.save_figures(folder.path)
         write_json(folder.path / "report.json", report)  # last: whoever waits for it finds all
     if options.json is not None:
         write_json(options.json, report)
-    print(verify.render(groups, rows))
-    print(f"\n{verify.attained(groups, rows)}")
+    print(shown.text())
+    verdicts = [finding.verdict for finding in findings]
     print(
-        f"\nexponents in H of the exact error over ε (ε = {horizon.rule}): cloning "
-        f"{horizon.exponent('clone')} "
-        f"({horizon.local_exponent('clone'):.2f} at the longest), RL on the endogenous reward "
-        f"{horizon.exponent('rl')}"
-    )
-    if note:
-        print(note)
-    print(
-        f"{verify.counts(rows)}; report and figures in {options.out} "
+        f"{count_verdicts(verdicts)}; report and figures in {options.out} "
         f"({time.monotonic() - started:.0f} s)"
     )
-    return 1 if "violated" in [row.summary.verdict for row in rows] else 0
+    return 1 if "violated" in verdicts else 0
 
 
 def _model_groups(arguments: argparse.Namespace, noted: dict[str, Any]) -> tuple[list[Any], str]:

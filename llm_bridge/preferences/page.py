@@ -21,9 +21,9 @@ from llm_bridge.preferences.pairs import Comparison, Key
 from llm_bridge.preferences.token_texts import completed_texts, token_bytes
 from theory.reports.figures import CLONE, PALETTE, RL
 from theory.reports.html import Markup, element, escape, join
-from theory.reports.report import Column, Fragment, Report, Table
+from theory.reports.report import Column, Fragment, Plot, Report, Section, Table, Text
 
-__all__ = ["accuracy_table", "domain_figure", "token_report"]
+__all__ = ["accuracy_table", "domain_figure", "score_report", "token_sections"]
 
 Array: TypeAlias = NDArray[Any]
 Record: TypeAlias = Mapping[str, Any]
@@ -91,23 +91,41 @@ def accuracy_table(scores: Mapping[str, Mapping[str, Any]]) -> Table:
 RATE = Column(format=".3f")
 
 
-def token_report(
+def score_report(
+    title: str,
+    facts: Mapping[str, Any],
+    scores: Mapping[str, Mapping[str, Any]],
+    tokens: Sequence[Section] = (),
+) -> Report:
+    """Report how often the scores of a run are right.
+
+    Args:
+        title: heading.
+        facts: what the reader should know of the run, by name.
+        scores: by name of the score, what `llm_bridge.preferences.accuracy.summary` returns.
+        tokens: `token_sections` of some comparisons.
+
+    """
+    domains = next(iter(scores.values())).get("domains")
+    plots = []
+    if domains is not None:
+        alt = "How often a response of each domain beats each other one."
+        plots.append(Plot("domains", domain_figure(domains), alt))
+    return Report(title, facts=facts, sections=[accuracy_table(scores), *plots, *tokens])
+
+
+def token_sections(
     comparisons: Sequence[Comparison],
     records: Mapping[Key, Record],
     tokenizer: Any,
-    *,
-    title: str,
-    facts: Mapping[str, str],
     scores: Scores | None = None,
-) -> Report:
-    """Report comparisons with each token coloured by its reward or by ``log π``.
+) -> list[Section]:
+    """Return comparisons with each token coloured by its reward or by ``log π``, for a page.
 
     Args:
         comparisons: in the order of the page.
         records: each response's line of the run's ``responses.jsonl``.
         tokenizer: the one that gave `token_ids`.
-        title: heading.
-        facts: what the reader should know of the run, by name.
         scores: what orders the responses, as in `llm_bridge.preferences.accuracy`; `None` for
             `reward_sum`.
 
@@ -127,16 +145,14 @@ def token_report(
     right = sum(one.right for one in judged)
     pairs = sum(one.margins.size for one in judged)
     by = "reward sum" if scores is None else "score"
-    return Report(
-        title,
-        [f"{right} of {pairs} pairs are ordered right, by {by}."],
-        facts,
-        [Fragment(tokens.html(judged), _style())],
-    )
+    return [
+        Text(f"Of the comparisons shown, {right} of {pairs} pairs are ordered right, by {by}."),
+        Fragment(tokens.html(judged), _style()),
+    ]
 
 
 def _limit(values: Iterable[Sequence[float]]) -> float:
-    """End of the colour scale for `values`, positive whatever they are."""
+    """Return the end of the colour scale for `values`, positive whatever they are."""
     sizes = np.abs(np.fromiter(chain.from_iterable(values), dtype=float))
     finite = sizes[np.isfinite(sizes)]
     return (float(np.quantile(finite, COVERED)) if len(finite) else 0.0) or 1.0
@@ -169,7 +185,7 @@ class _Judged:
         return join([self.comparison.id, " ", element("small", verdict)])
 
     def margins_html(self) -> Markup:
-        """Whether each pair is ordered right, and by how much: chosen responses by rejected
+        """Return whether each pair is ordered right, and by how much: chosen responses by rejected
         ones.
         """
         if self.margins.size == 1:
@@ -180,7 +196,7 @@ class _Judged:
 
 
 def _names(texts: Sequence[str], styles: Sequence[str]) -> list[str]:
-    """Names of a side's responses: their styles, or numbers where there are several."""
+    """Return names of a side's responses: their styles, or numbers where there are several."""
     return list(styles) or [str(i + 1) if len(texts) > 1 else "" for i in range(len(texts))]
 
 
@@ -210,7 +226,7 @@ class _Tokens:
     log_prob_limit: float
 
     def html(self, judged: Sequence[_Judged]) -> Markup:
-        """What a reward is, the colours, and all comparisons, each reached by a link."""
+        """Return what a reward is, the colours, and all comparisons, each reached by a link."""
         links = [element("a", one.heading, href=f"#c{n}") for n, one in enumerate(judged)]
         parts = [ABOUT, self.legend(), element("nav", *links, aria_label="Comparisons"), "\n"]
         for n, one in enumerate(judged):
@@ -219,7 +235,7 @@ class _Tokens:
         return join(parts)
 
     def legend(self) -> Markup:
-        """The switch between the two scales, each with the values of five of its shades."""
+        """Return the switch between the two scales, with the values of five shades of each."""
         rewards = self.reward_limit * np.linspace(-1, 1, 5)
         log_probs = self.log_prob_limit * np.linspace(-1, 0, 5)
         scales = {
@@ -236,7 +252,7 @@ class _Tokens:
         return Markup(LEGEND.format(**shown))
 
     def section(self, one: _Judged) -> Iterator[Markup]:
-        """A comparison: what was asked, which pairs are ordered right, and the responses."""
+        """Yield what was asked, which pairs are ordered right, and the responses."""
         comparison = one.comparison
         asked = [] if comparison.system is None else [("system", comparison.system)]
         if isinstance(comparison.prompt, str):
@@ -257,7 +273,7 @@ class _Tokens:
         yield element("div", *sides, class_="sides")
 
     def response(self, record: Record, score: float) -> tuple[Markup, Markup]:
-        """A response: its numbers, then its tokens."""
+        """Return the numbers of a response, then its tokens."""
         total = record["reward_sum"]
         n = record["tokens"]
         numbers = {"score": score} if self.scored else {}
@@ -274,7 +290,7 @@ class _Tokens:
         )
 
     def tokens(self, record: Record) -> Iterator[Markup]:
-        """Each token of a response in its shades of both scales, with its numbers as its title."""
+        """Yield each token in its shades of both scales, with its numbers as its title."""
         pieces = token_bytes(self.tokenizer, record["token_ids"])
         texts = completed_texts(pieces)
         rewards = record["rewards"]
@@ -288,18 +304,18 @@ class _Tokens:
             yield element("i", _visible(text), class_=f"r{r} p{p}", tabindex=0, title=title)
 
     def reward_bins(self, rewards: Any) -> Array:
-        """Shade of each reward: 0 for the lowest, `STEPS` for zero, twice that for the highest."""
+        """Return the shade of each reward: 0 for the lowest, `STEPS` for zero, then up to twice."""
         shares = np.clip(np.asarray(rewards) / self.reward_limit, -1, 1)
         return STEPS + np.rint(STEPS * shares).astype(int)
 
     def log_prob_bins(self, log_probs: Any) -> Array:
-        """Shade of each log-probability: 0 for a certain token, `STEPS` for the least likely."""
+        """Return the shade of each token: 0 for a certain one, `STEPS` for the least likely."""
         shares = np.clip(-np.asarray(log_probs) / self.log_prob_limit, 0, 1)
         return np.rint(STEPS * shares).astype(int)
 
 
 def _visible(text: str) -> Markup:
-    """The text with a mark where a line ends."""
+    """Return the text with a mark where a line ends."""
     return Markup("<u>\n</u>".join(map(escape, text.split("\n"))))
 
 
@@ -310,7 +326,7 @@ def _style() -> str:
 
 
 def _shades(low: str, high: str, unlikely: str) -> str:
-    """A colour for each bin: that of the scale's end, more transparent the nearer to its origin."""
+    """Return CSS of each bin: the colour of the scale's end, more transparent nearer to 0."""
     alphas = [f"{round(255 * OPACITY * k / STEPS):02x}" for k in range(STEPS + 1)]
     rules = [
         f".r{STEPS - k}{{--r:{low}{alpha};--low:underline}}" for k, alpha in enumerate(alphas) if k
@@ -321,8 +337,8 @@ def _shades(low: str, high: str, unlikely: str) -> str:
 
 
 def domain_figure(matrix: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Heat map of `llm_bridge.preferences.accuracy.domain_matrix`: rows are system prompts, columns
-    whose response it is.
+    """Draw the heat map of `llm_bridge.preferences.accuracy.domain_matrix`: rows are system
+    prompts, columns whose response it is.
 
     A frame marks a domain's own response, a star the largest of a row; what was not compared has a
     dash.

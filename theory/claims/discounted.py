@@ -13,8 +13,9 @@ import numpy as np
 from theory.arrays.enclosures import enclose, precision
 from theory.arrays.namespace import Array, array_namespace, as_array, expand
 from theory.claims import bounds
-from theory.claims.statements import STATEMENTS
-from theory.claims.verdict import Statement
+from theory.claims.quantities import Quantities
+from theory.claims.statement import Quantity, Statement
+from theory.claims.statements import CLONE_GAP, CLONING, DISTANCES, PREFERENCES, REWARDS, RL
 from theory.mdp.distances import divergences
 from theory.solve.discounted import (
     DiscountedMDP,
@@ -343,40 +344,25 @@ class DiscountedInstance:
         return expand(array, 2) if array.ndim else array
 
 
-_CLAIMS = {
-    "soft-value": "V^{π_E}_{r*,α}(s) = V*(s)",
-    "telescoping": "Σγ^{h−1}r* = α Σγ^{h−1} log π_E + V*(s₁)",
-    "endogenous-telescoping": "Σγ^{h−1}r̂ = α Σγ^{h−1} log π̂ + V̂(s₁)",
-    "soft-rl-fixed-point": "soft-optimal policy of r̂ at α is π̂",
-    "theorem-1": "TV(P_r*, P_r̂) ≤ αε/2(1−γ)",
-    "theorem-1-sharp": "TV(P_r*, P_r̂) ≤ tanh(αγ^kε/2(1−γ))",
-    "theorem-2-clone": "V^{π_E} − V^{π̂} ≤ ε/(1−γ)²",
-    "clone-elementary": "V^{π_E} − V^{π̂} ≤ tanh(ε/2)·h(h+1)/2, h = 1/(1−γ)",
-    "clone-three-halves": "V^{π_E} − V^{π̂} ≤ ½ε/(1−γ)^{3/2}",
-    "clone-stepwise": "V^{π_E} − V^{π̂} ≤ Σγ^{h−1} TV_RR(h,ε)",
-    "clone-pinsker": "V^{π_E} − V^{π̂} ≤ R√(KL_γ(π̂‖π_E)/2)/(1−γ)",
-    "theorem-2-rl": "V^{π_E} − V^{π_RL} ≤ ε/(1−γ)  (α(1 + tanh(ε/2)) ≤ R)",
-    "rl-expert": "V^{π_E} − V^{π_RL} ≤ αε(1 + tanh(ε/2))/(1−γ)",
-    "rl-any-comparator": "max_π V^π − V^{π_RL} ≤ 2αε/(1−γ)",
-    "rl-anchored": "V^{π_E} − V^{π_β} ≤ αε/(1−γ) + (α+β) KL_γ(π_E‖π̂)  (β = α)",
-    "regularised-equality": "V^{π_E}_α − V^{π̂}_α = α KL_γ(π̂‖π_E)",
-    "kl-ball": "KL_γ(π̂‖π_E) ≤ ε tanh(ε/2)/(1−γ)",
-}
+def _discounted(statement: Statement[Quantities]) -> Statement[DiscountedInstance]:
+    paper = "paper" in statement.source
+    return replace(statement, source=statement.source if paper else "docs §6")
 
 
-def _discounted(statement: Statement) -> Statement:
-    source = statement.source if "paper" in statement.source else "docs §6"
-    again = replace(statement, claim=_CLAIMS[statement.name], source=source)
-    if statement.name != "clone-stepwise":
-        return again
-    return replace(
-        again, right=lambda i: bounds.clone_gap_discounted(i.discount, i.epsilon, i.width)
-    )
-
-
-DISCOUNTED_STATEMENTS: tuple[Statement, ...] = tuple(
-    _discounted(s) for s in STATEMENTS if s.name in _CLAIMS
+DISCOUNTED_STATEMENTS: tuple[Statement[DiscountedInstance], ...] = (
+    *map(_discounted, (*REWARDS, *PREFERENCES, *CLONING)),
+    Statement(
+        "clone-stepwise",
+        "docs §6",
+        CLONE_GAP,
+        "≤",
+        Quantity(
+            "Σ_h γ^{h−1} TV_RR(h,ε)",
+            lambda i: bounds.clone_gap_discounted(i.discount, i.epsilon, i.width),
+        ),
+    ),
+    *map(_discounted, (*RL, *DISTANCES)),
 )
-"""Those of `STATEMENTS` that make sense without end: the same two sides, with ``1/(1−γ)`` for
-`H`.
+"""The statements that make sense without a last token: the same two sides, where `H` is ``1/(1−γ)``
+and returns, log-probabilities and divergences of a response are discounted.
 """

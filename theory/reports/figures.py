@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from theory.solve.improve import SharpeningCurve
-from theory.studies.learning import LearningCurve
+from theory.studies.learning import Cell, LearningCurve
 from theory.studies.sweep import FAMILIES, HorizonCurve, PreferenceCurve
 
 __all__ = [
@@ -22,14 +22,40 @@ __all__ = [
     "sharpening_figure",
 ]
 
-CLONE, RL = "#b3322c", "#1f5f99"
+CLONE = "#b3322c"
+RL = "#1f5f99"
+"""Colours of cloning and of RL on the endogenous reward, in every figure."""
+
 PALETTE = ("#b3322c", "#d98a1f", "#3a8a4d", "#1f5f99", "#7a4a9c", "#8c6d4f", "#4aa3a2", "#555555")
+"""Colours of lines that are neither."""
+
 LABEL_GAP = 0.045
 """Least distance of two labels at the ends of lines, as a share of the value axis."""
 
 
+DASHED: dict[str, Any] = {"ls": "--", "lw": 1.2}
+DOTTED: dict[str, Any] = {"ls": ":", "lw": 1.4}
+HORIZON_LINES: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
+    "coin-payoff": [
+        ("clone_paper", "cloning, paper's bound", DOTTED),
+        ("clone_stepwise", "cloning, sharp bound", DASHED),
+        ("clone", "cloning, exact worst clone", {"marker": "o", "ms": 4, "lw": 1.8}),
+    ],
+    "swapped-pair": [
+        ("rl_paper", "RL on $\\hat r$, paper ($\\alpha\\leq 1/2$)", DOTTED),
+        ("rl_bound", "", DASHED),
+        (
+            "rl",
+            "RL on $\\hat r$, exact, ≤ $2\\alpha H\\epsilon$",
+            {"marker": "s", "ms": 4, "mfc": "white", "lw": 1.8},
+        ),
+    ],
+}
+"""Lines of each family: field of the curve, label at its end, style."""
+
+
 def horizon_figure(curve: HorizonCurve, families: Collection[str] = tuple(FAMILIES)) -> Figure:
-    """Worst-case error over ε against `H` on log axes, each line labelled at its end.
+    """Draw the worst-case error over ε against `H` on log axes, each line labelled at its end.
 
     Args:
         curve: what to draw.
@@ -37,30 +63,15 @@ def horizon_figure(curve: HorizonCurve, families: Collection[str] = tuple(FAMILI
     """
     figure = Figure(figsize=(7.2, 4.8), layout="constrained")
     axes = figure.subplots()
-    dashed, dotted = {"ls": "--", "lw": 1.2}, {"ls": ":", "lw": 1.4}
-    cloned = {"marker": "o", "ms": 4, "lw": 1.8}
-    at_rl = {"marker": "s", "ms": 4, "mfc": "white", "lw": 1.8}
-    lines: list[tuple[str, str, dict[str, Any]]] = []
-    if "coin-payoff" in families:
-        lines += [
-            ("clone_paper", "cloning, paper's bound", dotted),
-            ("clone_stepwise", "cloning, sharp bound", dashed),
-            ("clone", "cloning, exact worst clone", cloned),
-        ]
-    if "swapped-pair" in families:
-        lines += [
-            ("rl_paper", "RL on $\\hat r$, paper ($\\alpha\\leq 1/2$)", dotted),
-            ("rl_bound", "", dashed),
-            ("rl", "RL on $\\hat r$, exact, ≤ $2\\alpha H\\epsilon$", at_rl),
-        ]
     ends = []
-    for name, label, style in lines:
-        color = CLONE if name.startswith("clone") else RL
-        axes.loglog(curve.horizons, curve.per_epsilon(name), color=color, **style)
-        slope = curve.local_exponent(name)
-        power = "" if slope is None else f"$H^{{{slope:.2f}}}$  "
-        if label:
-            ends.append((float(curve.per_epsilon(name)[-1]), power + label, color))
+    for family in FAMILIES:
+        for name, label, style in HORIZON_LINES[family] if family in families else ():
+            color = CLONE if name.startswith("clone") else RL
+            axes.loglog(curve.horizons, curve.per_epsilon(name), color=color, **style)
+            slope = curve.local_exponent(name)
+            power = "" if slope is None else f"$H^{{{slope:.2f}}}$  "
+            if label:
+                ends.append((float(curve.per_epsilon(name)[-1]), power + label, color))
     _label_ends(axes, curve.horizons[-1], ends)
     if len(families) > 1 and curve.crossover is not None:
         axes.axvline(curve.crossover, color="0.6", lw=0.8, zorder=0)
@@ -91,8 +102,8 @@ def horizon_figure(curve: HorizonCurve, families: Collection[str] = tuple(FAMILI
 
 
 def constant_figure(curves: Sequence[HorizonCurve]) -> Figure:
-    """``gap/(ε H^{3/2})`` of the worst clone against `H`: flat where the exponent is 3/2. One panel
-    per radius rule.
+    """Draw ``gap/(ε H^{3/2})`` of the worst clone against `H`: flat where the exponent is 3/2. One
+    panel per radius rule.
     """
     figure, panels = _panels(
         curves, "What the worst clone loses, over $\\epsilon H^{3/2}$ (coin–payoff)"
@@ -108,8 +119,8 @@ def constant_figure(curves: Sequence[HorizonCurve]) -> Figure:
 
 
 def crossover_figure(curves: Sequence[HorizonCurve]) -> Figure:
-    """What the worst clone loses over what RL can lose at most, ``2αHε``, against `H`. One panel
-    per radius rule.
+    """Draw what the worst clone loses over what RL can lose at most, ``2αHε``, against `H`. One
+    panel per radius rule.
     """
     figure, panels = _panels(
         curves, "What the worst clone loses, over the bound on RL, $2\\alpha H\\epsilon$"
@@ -139,8 +150,8 @@ def crossover_figure(curves: Sequence[HorizonCurve]) -> Figure:
 
 
 def preference_figure(curve: PreferenceCurve) -> Figure:
-    """Preference error against ε: the worst case over the ball and over pairs, a sampled policy,
-    and the bounds.
+    """Draw the preference error against ε: the worst case over the ball and over pairs, a sampled
+    policy, and the bounds.
     """
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.subplots()
@@ -186,74 +197,25 @@ def preference_figure(curve: PreferenceCurve) -> Figure:
 
 
 def learning_figure(curve: LearningCurve) -> Figure:
-    """Errors of cloning and of RL on its reward, against `H` at the middle `n` and against `n` at
-    the longest `H`.
+    """Draw errors of cloning and of RL on its reward, against `H` at the middle `n` and against `n`
+    at the longest `H`.
 
     Bands are the middle 90 % of the seeds. What RL loses is often zero, and then not on the axes.
     """
     figure = Figure(figsize=(8.4, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    sizes, longest = sorted({c.n for c in curve.cells}), max(c.horizon for c in curve.cells)
+    sizes = sorted({cell.n for cell in curve.cells})
     middle = sizes[len(sizes) // 2]
-    experts = list(dict.fromkeys(c.expert for c in curve.cells))
-    for axes, axis, chosen in (
-        (left, "horizon", {"n": middle}),
-        (right, "n", {"horizon": longest}),
-    ):
-        for expert in experts:
-            cells = curve.select(expert, **chosen)
-            x = [getattr(cell, axis) for cell in cells]
-            solid = expert == experts[0]
-            for quantity, color, name in (
-                ("clone", CLONE, "cloning"),
-                ("rl", RL, "RL on $\\hat r$"),
-            ):
-                values = np.abs([getattr(cell, quantity) for cell in cells])
-                low, high = np.quantile(values, [0.05, 0.95], axis=1)
-                style: dict[str, Any] = {
-                    "marker": "o",
-                    "ms": 4,
-                    "mfc": color if solid else "white",
-                    "color": color,
-                }
-                means = np.where(values.mean(1) > 0, values.mean(1), np.nan)
-                axes.plot(
-                    x,
-                    means,
-                    ls="-" if solid else "--",
-                    lw=1.6,
-                    label=f"{name}, {expert} expert",
-                    **style,
-                )
-                axes.fill_between(
-                    x, np.maximum(low, 1e-9), np.maximum(high, 1e-9), color=color, alpha=0.12, lw=0
-                )
-            if solid:
-                bound = [np.mean(cell.pinsker) for cell in cells]
-                axes.plot(
-                    x,
-                    bound,
-                    color="0.35",
-                    ls=":",
-                    lw=1.4,
-                    label="$HR\\sqrt{KL/2}$ of these $\\hat\\pi$",
-                )
-                ball = [np.mean(cell.stepwise) for cell in cells]
-                axes.plot(
-                    x,
-                    ball,
-                    color="0.6",
-                    ls="-.",
-                    lw=1.2,
-                    label="worst clone at their $\\epsilon_\\pi$, at most",
-                )
-        axes.set_xscale("log")
-        axes.set_yscale("log")
+    longest = max(cell.horizon for cell in curve.cells)
+    for k, expert in enumerate(dict.fromkeys(cell.expert for cell in curve.cells)):
+        _learning_lines(left, curve.select(expert, n=middle), "horizon", first=k == 0)
+        _learning_lines(right, curve.select(expert, horizon=longest), "n", first=k == 0)
+    for axes in (left, right):
+        axes.set(xscale="log", yscale="log")
         _finish(axes)
     shown = [x for c in curve.cells for x in (c.size("clone"), c.size("rl")) if x > 1e-9]
     left.set_ylim(max(min(shown, default=1e-6) / 2, 1e-6), 2 * longest)
-    left.set_ylabel("mean |plain-value error| (reward units)")
-    left.set_xlabel("horizon $H$ (tokens)")
+    left.set(xlabel="horizon $H$ (tokens)", ylabel="mean |plain-value error| (reward units)")
     right.set_xlabel("demonstrations $n$")
     left.set_title(f"$n={middle:,}$", fontsize=9.5)
     right.set_title(f"$H={longest}$", fontsize=9.5)
@@ -270,9 +232,37 @@ def learning_figure(curve: LearningCurve) -> Figure:
     return figure
 
 
+def _learning_lines(axes: Axes, cells: Sequence[Cell], axis: str, *, first: bool) -> None:
+    """Draw the errors of one expert; the first one's lines are solid, and have their bounds."""
+    x = [getattr(cell, axis) for cell in cells]
+    for quantity, color, name in (("clone", CLONE, "cloning"), ("rl", RL, "RL on $\\hat r$")):
+        values = np.abs([getattr(cell, quantity) for cell in cells])
+        low, high = np.maximum(np.quantile(values, [0.05, 0.95], axis=1), 1e-9)
+        means = values.mean(axis=1)
+        axes.plot(
+            x,
+            np.where(means > 0, means, np.nan),
+            ls="-" if first else "--",
+            marker="o",
+            ms=4,
+            lw=1.6,
+            color=color,
+            mfc=color if first else "white",
+            label=f"{name}, {cells[0].expert} expert",
+        )
+        axes.fill_between(x, low, high, color=color, alpha=0.12, lw=0)
+    if first:
+        pinsker = [np.mean(cell.pinsker) for cell in cells]
+        label = "$HR\\sqrt{KL/2}$ of these $\\hat\\pi$"
+        axes.plot(x, pinsker, color="0.35", ls=":", lw=1.4, label=label)
+        ball = [np.mean(cell.stepwise) for cell in cells]
+        label = "worst clone at their $\\epsilon_\\pi$, at most"
+        axes.plot(x, ball, color="0.6", ls="-.", lw=1.2, label=label)
+
+
 def sharpening_figure(curves: Mapping[str, SharpeningCurve]) -> Figure:
-    """True and endogenous value of the power policies against their exponent, one panel for each
-    named curve.
+    """Draw true and endogenous value of the power policies against their exponent, one panel for
+    each named curve.
 
     The endogenous value is drawn as a share of its range; the dot is the best exponent of the grid
     (its last where the value rises to a plateau), the dotted line the value of `π̂`.

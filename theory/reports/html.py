@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from importlib import resources
 from string import Template
 
-__all__ = ["Markup", "element", "escape", "page"]
+__all__ = ["PICTURES", "Markup", "element", "escape", "join", "page"]
 
 PICTURES = {c: 0x2400 + c for c in range(32) if chr(c) not in "\t\n"} | {0x7F: 0x2421}
 PICTURES |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)

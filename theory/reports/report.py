@@ -21,10 +21,11 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from theory.reports.html import Markup, element, escape, join, page
+from theory.reports.html import PICTURES, Markup, element, escape, join, page
 from theory.storage.files import replacing
 
 __all__ = [
+    "DIGITS",
     "Column",
     "Fragment",
     "Plot",
@@ -124,7 +125,7 @@ class Table:
         title: heading; may be empty.
         columns: what each value of a row is, and how it is shown.
         rows: the values.
-        note: what a reader should know before reading the rows.
+        note: what a reader should know before reading the rows; may have several lines.
         tones: colour of each row on a page; empty for none.
         folded: whether a page shows it only when it is opened.
 
@@ -158,16 +159,16 @@ class Table:
         ]
         if headed:
             lines.insert(1, "-" * min(max(map(display_width, lines)), width - 2))
+        notes = [_wrap(line, width - 2) for line in self.note.split("\n")] if self.note else []
+        lines = [*"\n".join(notes).splitlines(), *lines]
         if not self.title:
-            return "\n".join([*([_wrap(self.note, width)] if self.note else []), *lines])
-        if self.note:
-            lines = [*_wrap(self.note, width - 2).splitlines(), *lines]
+            return "\n".join(lines)
         return "\n".join([_one_line(self.title), *(f"  {line}" for line in lines)])
 
     def html(self) -> Markup:
         """Return a heading and a table that scrolls sideways where it is wider than the page."""
         heading = element("h2", self.title) if self.title else Markup()
-        note = element("p", self.note) if self.note else Markup()
+        note = element("p", self.note, class_="note") if self.note else Markup()
         body = join([note, element("div", self._grid(), class_="wide")])
         if self.folded:
             return element("details", element("summary", heading or "table"), body)
@@ -407,5 +408,4 @@ def _one_line(text: str) -> str:
     return re.sub(r"\s*\n\s*", " ", text).translate(CONTROLS)
 
 
-CONTROLS = {c: 0x2400 + c for c in range(32)} | {0x7F: 0x2421}
-CONTROLS |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+CONTROLS = PICTURES | {ord(c): 0x2400 + ord(c) for c in "\t\n"}

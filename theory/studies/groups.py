@@ -1,23 +1,24 @@
-"""The main job: every statement on every group of instances, as one table and one report."""
+"""Groups of instances, and every statement decided on every group."""
 
 from __future__ import annotations
 
 import math
 import multiprocessing
 import os
-import unicodedata
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from theory.claims.discounted import DISCOUNTED_STATEMENTS, DiscountedInstance
-from theory.claims.instance import POOL, Instance, single
+from theory.claims.findings import Finding, Group, decide_each
+from theory.claims.instance import Instance
+from theory.claims.problem import POOL
+from theory.claims.statement import Statement
 from theory.claims.statements import STATEMENTS
-from theory.claims.verdict import VERDICTS, Statement, Summary, summarise_each
 from theory.mdp.policy import Policy
 from theory.mdp.responses import sample_log_ratio_ball
 from theory.mdp.token_mdp import TokenMDP
@@ -30,7 +31,7 @@ from theory.solve.worst_preference import preference_attaining_policy, worst_pre
 from theory.studies import gallery
 from theory.studies.gallery import random_tree
 
-__all__ = ["Group", "Row", "attained", "counts", "exact_groups", "render", "run", "worst_instances"]
+__all__ = ["exact_groups", "run", "worst_instances"]
 
 SHAPES = tuple(
     (V, H, P)
@@ -62,42 +63,6 @@ ALPHAS = (0.05, 20.0)
 EPSILONS = (1e-3, 3.0)
 
 
-@dataclass(frozen=True)
-class Group:
-    """Instances that are reported together."""
-
-    name: str
-    instances: Sequence[Any]
-    facts: dict[str, Any]
-    """What a reader should know of them: printed above the table and kept in the report."""
-    statements: tuple[Statement, ...] = STATEMENTS
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: a statement on a group."""
-
-    group: str
-    summary: Summary
-
-    def as_dict(self) -> dict[str, Any]:
-        """The row as plain numbers and text."""
-        statement = self.summary.statement
-        numbers = {
-            f.name: getattr(self.summary, f.name)
-            for f in fields(self.summary)
-            if f.name != "statement"
-        }
-        return {
-            "group": self.group,
-            "statement": statement.name,
-            "source": statement.source,
-            "claim": statement.claim,
-            "relation": "=" if statement.equality else "<=",
-            "unit": statement.unit,
-        } | numbers
-
-
 def exact_groups(seed: int = 0, *, n_instances: int = 256) -> list[Group]:
     """Random token trees with a sampled policy and with the worst of the ball, the gallery's
     families, and the discounted statements on random window MDPs.
@@ -121,9 +86,14 @@ def exact_groups(seed: int = 0, *, n_instances: int = 256) -> list[Group]:
         ]
     ranges = {"alpha": ALPHAS, "epsilon": EPSILONS, "shapes (V, H, prompts)": SHAPES}
     return [
-        Group("random trees, sampled π̂", sampled, ranges),
-        Group("random trees, worst π̂ of the ball", adversarial, ranges),
-        Group("extremal families of the gallery", list(_families()), {"horizons": FAMILY_HORIZONS}),
+        Group("random trees, sampled π̂", sampled, ranges, STATEMENTS),
+        Group("random trees, worst π̂ of the ball", adversarial, ranges, STATEMENTS),
+        Group(
+            "extremal families of the gallery",
+            list(_families()),
+            {"horizons": FAMILY_HORIZONS},
+            STATEMENTS,
+        ),
         Group(
             "discounted, states that recur, worst π̂ of the ball",
             [_discounted(rng) for _ in range(min(n_instances, MAX_DISCOUNTED))],
@@ -164,7 +134,7 @@ def worst_instances(
         centre = Instance(mdp, expert, expert, alpha)
         policies = []
         for k, (a, eps) in enumerate(zip(alpha, epsilon, strict=True)):
-            one = single(centre, k)
+            one = centre.take(k)
             _, first, second = worst_preference_pair(one.mdp, one.expert, eps, a)
             policies.append(preference_attaining_policy(one.mdp, one.expert, eps, a, first, second))
         tables = zip(*(policy.log_probs for policy in policies), strict=True)
@@ -226,176 +196,57 @@ def _with_worst_clone(mdp: TokenMDP, alpha: float, epsilon: float) -> Instance:
     return Instance(mdp, expert, worst_clone(mdp, expert, epsilon).policy, alpha)
 
 
-def run(groups: Sequence[Group], processes: int | None = None) -> list[Row]:
-    """Check every statement on every group; progress is shown on a terminal only.
+def run(groups: Sequence[Group], processes: int | None = None) -> list[Finding]:
+    """Check every statement on every group; a terminal shows the progress.
 
     Args:
-        groups: the groups.
-        processes: how many work at once, on groups of the known lists of statements; as many as
+        groups: the groups, with names of their own.
+        processes: number of processes, for groups of the known lists of statements; as many as
             there are processors by default.
 
     """
     names = [group.name for group in groups]
     if len(set(names)) < len(names):
         raise ValueError(
-            f"groups: two are called {max(names, key=names.count)!r}; rows go by the name of their "
-            "group"
+            f"groups: two are called {max(names, key=names.count)!r}; findings go by the name of "
+            "their group"
         )
-    known = {id(STATEMENTS): "finite", id(DISCOUNTED_STATEMENTS): "discounted"}
-    workers = min(
-        processes or os.cpu_count() or 1, sum(id(group.statements) in known for group in groups)
-    )
+    known = [group for group in groups if group.statements in LISTS]
+    workers = min(processes or os.cpu_count() or 1, len(known))
     if workers < 2:
-        found = [summarise_each(group.statements, group.instances) for group in tqdm(groups, **BAR)]
-    else:
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-            # the longest first
-            order = sorted(
-                groups,
-                key=lambda group: (
-                    -sum(i.numbers * math.prod(i.batch_shape) for i in group.instances)
-                ),
-            )
-            tasks = {
-                id(group): pool.submit(_summaries, known[id(group.statements)], group.instances)
-                for group in order
-                if id(group.statements) in known
-            }
-            found = []
-            for group in tqdm(groups, **BAR):
-                if id(group) in tasks:
-                    summaries = zip(group.statements, tasks[id(group)].result(), strict=True)
-                    found.append(
-                        [Summary(statement, **numbers) for statement, numbers in summaries]
-                    )
-                else:
-                    found.append(summarise_each(group.statements, group.instances))
-    return [
-        Row(group.name, one)
-        for group, summaries in zip(groups, found, strict=True)
-        for one in summaries
-    ]
+        return [finding for group in tqdm(groups, **BAR) for finding in _decided(group)]
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        longest_first = sorted(known, key=lambda group: -_cost(group))
+        tasks = {
+            group.name: pool.submit(_columns, LISTS.index(group.statements), group.instances)
+            for group in longest_first
+        }
+        found: list[Finding] = []
+        for group in tqdm(groups, **BAR):
+            if group.name not in tasks:
+                found += _decided(group)
+                continue
+            rows = zip(group.statements, tasks[group.name].result(), strict=True)
+            found += [Finding(statement, group.name, *row) for statement, row in rows]
+        return found
 
+
+LISTS: tuple[tuple[Statement[Any], ...], ...] = (STATEMENTS, DISCOUNTED_STATEMENTS)
+"""Statements that another process finds by their place: functions are not sent."""
 
 BAR: dict[str, Any] = {"desc": "groups", "disable": None, "leave": False}
 
 
-def _summaries(which: str, instances: Sequence[Any]) -> list[dict[str, Any]]:
-    """In a process of its own: summaries as plain numbers, without the statements, which are
-    functions.
-    """
-    statements = {"finite": STATEMENTS, "discounted": DISCOUNTED_STATEMENTS}[which]
-    names = [f.name for f in fields(Summary) if f.name != "statement"]
-    return [
-        {name: getattr(s, name) for name in names} for s in summarise_each(statements, instances)
-    ]
+def _cost(group: Group) -> int:
+    return sum(instance.numbers * math.prod(instance.batch_shape) for instance in group.instances)
 
 
-def render(groups: Sequence[Group], rows: Sequence[Row]) -> str:
-    """The table as text: one block per group."""
-    head = (
-        f"{'statement':<24}{'source':<15}{'instances':>9}{'left/right':>12}{'slack':>11}  "
-        f"{'verdict':<16}{'vacuous':>8}"
-        f"{'in balls':>10}"
-    )
-    lines = []
-    for group in groups:
-        lines += [
-            "",
-            group.name,
-            *(f"  {key}: {_show(value)}" for key, value in group.facts.items()),
-            head,
-            "-" * len(head),
-        ]
-        for summary in (row.summary for row in rows if row.group == group.name):
-            statement = summary.statement
-            vacuous = {0.0: "no", 1.0: "always"}.get(
-                summary.vacuous_share, f"{summary.vacuous_share:.1%}"
-            )
-            if statement.ceiling is None or math.isnan(summary.vacuous_share):
-                vacuous = "–"
-            lines.append(
-                f"{statement.name:<24}{statement.source:<15}{summary.instances:>9}{_ratio(summary):>12}"
-                f"{_slack(summary):>11}  {summary.verdict:<16}{vacuous:>8}{summary.certified:>10}"
-            )
-        lines += _remarks(group, rows)
-    return "\n".join(lines).lstrip("\n")
+def _decided(group: Group) -> list[Finding]:
+    return decide_each(group.statements, group.instances, group=group.name)
 
 
-def _slack(summary: Summary) -> str:
-    return f"{summary.smallest_slack:.2e}" if summary.instances else "–"
-
-
-def _ratio(summary: Summary) -> str:
-    """``left/right``; for an equality what balls bound the difference by."""
-    number = summary.equal_within if summary.statement.equality else summary.worst_ratio
-    if math.isnan(number):
-        # the right side is nowhere positive, or an equality that was not evaluated in balls
-        return "–"
-    return (
-        f"= to {10.0 ** math.ceil(math.log10(max(number, 1e-300))):.0e}"
-        if summary.statement.equality
-        else f"{number:.4g}"
-    )
-
-
-def attained(groups: Sequence[Group], rows: Sequence[Row]) -> str:
-    """The largest ``left/right`` of each bound in each group, side by side, as text."""
-    names = [f"({k + 1})" for k in range(len(groups))]
-    lines = ["attained fraction of each bound, largest left/right"]
-    lines += [f"  {name} {group.name}" for name, group in zip(names, groups, strict=True)]
-    width = 2 + max(len(statement.claim) - _accents(statement.claim) for statement in STATEMENTS)
-    lines.append(f"{'statement':<20}{'claim':<{width}}" + "".join(f"{name:>11}" for name in names))
-    lines.append("-" * len(lines[-1]))
-    summaries = {(row.group, row.summary.statement.name): row.summary for row in rows}
-    for statement in (s for s in STATEMENTS if not s.equality):
-        here = [summaries.get((group.name, statement.name)) for group in groups]
-        shown = ["–" if summary is None else _ratio(summary) for summary in here]
-        claim = f"{statement.claim:<{width + _accents(statement.claim)}}"
-        lines.append(f"{statement.name:<20}{claim}" + "".join(f"{text:>11}" for text in shown))
-    return "\n".join(lines)
-
-
-def _accents(text: str) -> int:
-    """Characters of `text` that take no room of their own."""
-    return sum(map(bool, map(unicodedata.combining, text)))
-
-
-def _remarks(group: Group, rows: Sequence[Row]) -> list[str]:
-    """What the table alone would let a reader miss."""
-    here = {row.summary.statement.name: row.summary for row in rows if row.group == group.name}
-    vacuous = [name for name, summary in here.items() if summary.vacuous_share == 1.0]
-    absent = [name for name, summary in here.items() if summary.verdict == "does not apply"]
-    remarks = []
-    for name, summary in here.items():
-        for reason, count in summary.reasons.items():
-            within = (
-                f", equal to within {summary.equal_within:.0e}"
-                if summary.equal_within < math.inf
-                else ""
-            )
-            remarks.append(
-                f"undecided on {count} of {summary.instances}: {name} ({reason}{within})"
-            )
-    if vacuous:
-        remarks.append(f"vacuous here (each holds and says nothing): {', '.join(vacuous)}")
-    if absent:
-        remarks.append(f"assumptions met by no instance here: {', '.join(absent)}")
-    return remarks
-
-
-def counts(rows: Sequence[Row]) -> str:
-    """How many rows have each verdict, as text; those that occur, and violations always."""
-    found = [row.summary.verdict for row in rows]
-    shown = [v for v in ("holds", "violated", *VERDICTS) if v == "violated" or v in found]
-    words = {
-        "holds": "hold",
-        "violated": "violated",
-        "undecided": "undecided",
-        "does not apply": "do not apply",
-    }
-    return ", ".join(f"{found.count(v)} {words[v]}" for v in dict.fromkeys(shown))
-
-
-def _show(value: Any) -> str:
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
+def _columns(which: int, instances: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Decide in a process of its own, and return what can be sent: all but statement and group."""
+    names = [f.name for f in fields(Finding)][2:]
+    found = decide_each(LISTS[which], instances)
+    return [tuple(getattr(finding, name) for name in names) for finding in found]

@@ -12,9 +12,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from planted import changed, claim
 from tiny import tiny
 
-from llm_bridge.check import comparison as module
 from llm_bridge.check import exact as checks
 from llm_bridge.check.comparison import compare
 from llm_bridge.check.exact import by_prompt, facts, model_instance, tabular_instance, trained_group
@@ -23,8 +23,9 @@ from llm_bridge.models.cloned import train_on_demonstrations
 from llm_bridge.models.spec import ModelSpec
 from llm_bridge.read.tree import token_tree
 from llm_bridge.tasks.generated import addition
+from theory.claims.findings import decide, decide_each
 from theory.claims.statements import STATEMENTS
-from theory.claims.verdict import Statement, check, summarise
+from theory.claims.verdict import check
 from theory.mdp.distances import kl
 from theory.mdp.policy import Policy
 from theory.mdp.responses import Responses, sample_log_ratio_ball
@@ -75,7 +76,7 @@ def test_each_prompt_is_the_instance_of_its_own_tree(models, layout):
             atol=1e-12,
         )
     for statement in STATEMENTS:
-        summary = summarise(statement, [found.instance])
+        summary = decide(statement, [found.instance])
         assert summary.verdict in ("holds", "does not apply"), statement.name
 
 
@@ -84,19 +85,19 @@ def test_lines_are_averages_over_prompts(models):
     comparison = compare([found.instance])
     alone = [model_instance(*models, [p], 3, tokens=[97, 98, 99]).instance for p in PROMPTS]
     assert comparison.prompts == 3
-    by_name = {line.name: line for line in comparison.lines}
+    by_name = {line.statement.name: line for line in comparison.findings}
     assert list(by_name) == [statement.name for statement in STATEMENTS]
     for statement in STATEMENTS:
         if (
-            statement.unit == "reward"
+            statement.quantity.unit == "reward"
             and not statement.equality
             and "theorem-2" not in statement.name
         ):
             sides = [check(statement, one) for one in alone]
             line = by_name[statement.name]
-            assert line.left == pytest.approx(np.mean([s.left.max() for s in sides]), rel=1e-9), (
-                statement.name
-            )
+            assert line.mean_left == pytest.approx(
+                np.mean([s.left.max() for s in sides]), rel=1e-9
+            ), statement.name
     gap = [float(one.clone_gap[0]) for one in alone]
     assert comparison.gaps["sampling π̂"] == pytest.approx(np.mean(gap))
     anchored = [
@@ -113,43 +114,31 @@ def test_lines_are_averages_over_prompts(models):
         assert one.epsilon_visited <= one.epsilon
 
 
-def test_shares_of_prompts_on_which_a_statement_applies_and_says_nothing(models):
-    """Of pairs: it applies to a prompt with one pair to which it does, and says nothing where it
-    does of no pair.
-    """
+def test_a_statement_that_applies_to_some_prompts_and_says_nothing_on_some(models):
+    """Shares are of prompts and of pairs to which it applies, means are over these prompts."""
     instance = model_instance(*models, PROMPTS, 1, tokens=[97, 98]).instance
     right = np.array([[1.0, 5.0], [5.0, 5.0], [5.0, 5.0]])[:, None, :]
     applies = np.array([[True, False], [True, True], [False, False]])[:, None, :]
-    claim = Statement(
+    planted = claim(
         "planted",
-        "here",
-        "A ≤ B",
         lambda i: 0 * right,
         lambda i: right,
-        assumes=lambda i: applies,
+        when=lambda i: applies,
         ceiling=lambda i: 3.0,
     )
-
-    def line_of(statement):
-        return module._line(
-            summarise(statement, [instance]), module._Average((instance,), np.full(3, 1 / 3))
-        )
-
-    line = line_of(claim)
-    assert (line.verdict, line.undecided) == ("holds", "")
-    assert (line.quantity, line.applies, line.vacuous, line.right) == (
-        "A",
-        pytest.approx(2 / 3),
-        0.5,
-        3.0,
-    )
-    low = line_of(replace(claim, ceiling=lambda i: 1.0))
-    assert low.vacuous == 1.0
-    never = line_of(replace(claim, assumes=lambda i: applies & False))
+    found = decide(planted, [instance])
+    assert (found.verdict, found.undecided, found.mean_right) == ("holds", "", 3.0)
+    assert (found.applies, found.vacuous_share) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
+    weighted = decide_each([planted], [instance], weights=[1.0, 3.0, 4.0])[0]
+    assert (weighted.applies, weighted.mean_right) == (0.5, 4.0)
+    assert weighted.vacuous_share == pytest.approx(6 / 7)
+    low = replace(planted, quantity=replace(planted.quantity, ceiling=lambda i: 1.0))
+    assert decide(low, [instance]).vacuous_share == 1.0
+    never = decide(changed(planted, when=lambda i: applies & False), [instance])
     assert (never.verdict, never.undecided, never.applies) == ("does not apply", "", 0.0)
-    assert math.isnan(never.vacuous)
-    assert math.isnan(never.left)
-    assert math.isnan(never.right)
+    assert math.isnan(never.vacuous_share)
+    assert math.isnan(never.mean_left)
+    assert math.isnan(never.mean_right)
 
 
 def test_blocks_of_prompts_make_one_comparison(models):
@@ -233,7 +222,7 @@ def test_a_tabular_expert(kind):
     np.testing.assert_allclose(found.expert_value.mean(), plain_value(mdp, expert), rtol=1e-12)
     assert float(found.kl_from_expert.mean()) < 0.2
     for statement in STATEMENTS:
-        summary = summarise(statement, [found])
+        summary = decide(statement, [found])
         assert summary.verdict in ("holds", "does not apply"), statement.name
 
 
@@ -342,10 +331,10 @@ def test_between_real_models_only_the_average_case_says_anything(shared_models):
     """
     lm, teacher = (ModelSpec(shared_models / name).load() for name in ("add-fair", "add-teacher"))
     comparison = compare([model_instance(lm, teacher, addition(10, seed=3).prompts, 4).instance])
-    vacuous = {line.name: line.vacuous for line in comparison.lines}
+    vacuous = {line.statement.name: line.vacuous_share for line in comparison.findings}
     assert comparison.closeness["ε_π"] > 10
     for name in ("theorem-1", "theorem-2-clone", "theorem-2-rl", "clone-three-halves"):
         assert vacuous[name] == 1.0
     for name in ("preference-average", "clone-tv", "rl-average"):
         assert vacuous[name] == 0.0
-    assert all(line.verdict in ("holds", "–") for line in comparison.lines)
+    assert all(line.verdict in ("holds", "–") for line in comparison.findings)

@@ -32,7 +32,7 @@ def test_every_statement_has_its_row_and_the_summary_counts_them(found):
     lines = {line.split()[0]: line for line in text.splitlines() if line.startswith("  ")}
     for statement in STATEMENTS:
         assert statement.claim in lines[statement.name]
-    verdicts = [line.verdict for line in found[0].lines]
+    verdicts = [line.verdict for line in found[0].findings]
     assert made.summary[0].startswith(f"{verdicts.count('holds')} hold, 0 violated")
     for name, loss in found[0].gaps.items():
         assert f"{loss:.5g}" in text
@@ -43,7 +43,9 @@ def test_every_statement_has_its_row_and_the_summary_counts_them(found):
 def test_vacuous_and_violated_rows_are_marked(found):
     comparison, instance = found
     html = exact_report("m", {}, comparison, instance).html()
-    quiet = [x for x in comparison.lines if x.vacuous == 1 or x.verdict == "does not apply"]
+    quiet = [
+        x for x in comparison.findings if x.vacuous_share == 1 or x.verdict == "does not apply"
+    ]
     assert quiet
     assert html.count('<tr class="quiet">') == len(quiet)
     assert '<tr class="bad">' not in html
@@ -51,7 +53,7 @@ def test_vacuous_and_violated_rows_are_marked(found):
 
 def test_bounds_are_drawn_where_they_are(found):
     figure = bounds_figure(found[0])
-    lines = {line.name: line for line in found[0].lines}
+    findings = {x.statement.name: x for x in found[0].findings}
     drawn = 0
     for axes in figure.axes:
         labels = [label.get_text() for label in axes.get_yticklabels()]
@@ -59,13 +61,13 @@ def test_bounds_are_drawn_where_they_are(found):
         bars = {bar.get_ydata()[0]: bar for bar in bars if bar.get_ydata()[0] == bar.get_ydata()[1]}
         for row, label in enumerate(labels):
             name, _, bound = label.partition(": ")
-            line = lines[name]
-            assert bound.replace("$\\hat{\\pi}$", "π\u0302") in line.claim
+            finding = findings[name]
+            assert bound.replace("$\\hat{\\pi}$", "π\u0302") == finding.statement.bound.symbol
             left, right = bars[row].get_xdata()
-            assert left == pytest.approx(max(line.left, axes.get_xlim()[0]))
-            assert right == pytest.approx(max(line.right, axes.get_xlim()[0]))
+            assert left == pytest.approx(max(finding.mean_left, axes.get_xlim()[0]))
+            assert right == pytest.approx(max(finding.mean_right, axes.get_xlim()[0]))
             drawn += 1
-    bounded = [s for s in STATEMENTS if not s.equality and s.unit != "nats"]
+    bounded = [s for s in STATEMENTS if not s.equality and s.quantity.unit != "nats"]
     assert drawn == len(bounded) == 20
 
 

@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from planted import changed
 from tiny import saved
 
 from llm_bridge.check import draws
@@ -63,7 +64,7 @@ def test_exact_report(models, tmp_path, capsys):
         "log_ratios.svg",
     }
     found = json.loads((tmp_path / "out" / "check.json").read_text())
-    lines = {line["name"]: line for line in found["exact"]["lines"]}
+    lines = {line["statement"]: line for line in found["exact"]["statements"]}
     assert list(lines) == [statement.name for statement in STATEMENTS]
     assert {line["verdict"] for line in lines.values()} <= {"holds", "–"}
     assert found["exact"]["prompts"] == 2
@@ -78,7 +79,7 @@ def test_exact_report(models, tmp_path, capsys):
         assert re.search(rf"^  {name} ", out, re.MULTILINE)
     assert html.count("data:image/png;base64,") == 2
     assert not re.search(r'(src|href)=(?!"data:)', html)  # needs no other file
-    vacuous = [name for name, line in lines.items() if line["vacuous"] == 1.0]
+    vacuous = [name for name, line in lines.items() if line["vacuous_share"] == 1.0]
     assert "theorem-1" in vacuous
     assert html.count('<tr class="quiet">') == len(vacuous)
 
@@ -206,12 +207,11 @@ def test_all_is_written_before_anything_is_printed(models, tmp_path, monkeypatch
 
 
 def test_a_violation_exits_1(models, tmp_path, capsys, monkeypatch):
-    import dataclasses
 
     from llm_bridge.check import comparison
 
     planted = [
-        dataclasses.replace(s, right=lambda i: -1.0 + 0 * i.clone_gap)
+        changed(s, right=lambda i: -1.0 + 0 * i.clone_gap)
         for s in STATEMENTS
         if s.name == "kl-ball"
     ]
@@ -488,5 +488,5 @@ def test_numbers_of_the_report_are_finite_or_said_not_to_be(models, tmp_path, ca
     found = json.loads((tmp_path / "check.json").read_text())["exact"]
     assert found["worst"]["ε_π"]["KL(π̂‖π_E)"] == "nan"
     assert "KL(π̂‖π_E)" in found["out_of_reach"]
-    numbers = [line[side] for line in found["lines"] for side in ("left", "right")]
+    numbers = [x[side] for x in found["statements"] for side in ("mean_left", "mean_right")]
     assert np.isfinite(np.array(numbers, dtype=float)).all()

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from planted import changed
 
 from llm_bridge.commands.main import main
 from theory.mdp.token_mdp import TokenMDP
@@ -223,7 +224,7 @@ def test_verify_exits_1_on_a_violation(monkeypatch, tmp_path):
     from theory.claims.statements import STATEMENTS
     from theory.studies import groups as verify
 
-    false = dataclasses.replace(STATEMENTS[-1], right=lambda i: 0.0 * i.kl_to_expert)
+    false = changed(STATEMENTS[-1], right=lambda i: 0.0 * i.kl_to_expert)
     groups = verify.exact_groups(n_instances=8)[:1]
     planted = [dataclasses.replace(group, statements=(false,)) for group in groups]
     monkeypatch.setattr(verify, "exact_groups", lambda *_, **__: planted)

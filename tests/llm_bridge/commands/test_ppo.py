@@ -70,7 +70,7 @@ def test_a_real_model_is_held_against_its_exact_optimum(shared_models, tmp_path,
     assert lines[0] == "nano-sort: 20 prompts of about 6 tokens, 2 batches of 8 × 2 responses"
     assert lines[1].startswith("memory, estimated: ")
     assert lines[2].startswith("time, at least: ")
-    rows = {line.split()[0]: line.split()[1:] for line in lines if line.startswith("  ")}
+    rows = {words[0]: words[1:] for line in lines if len(words := line.split()) == 5}
     assert set(rows) == {"objective", "kl_to_anchor", "entropy"} | {
         f"accuracy_{x}" for x in ("sampled", "map", "greedy")
     }

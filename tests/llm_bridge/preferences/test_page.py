@@ -18,10 +18,10 @@ transformers = pytest.importorskip("transformers")
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from llm_bridge.preferences import token_texts as module
-from llm_bridge.preferences.page import domain_figure, token_report
+from llm_bridge.preferences.page import domain_figure, score_report, token_sections
 from llm_bridge.preferences.pairs import RM_BENCH_STYLES, Comparison
 from llm_bridge.preferences.token_texts import token_texts
-from theory.reports.report import save_figure
+from theory.reports.report import Plot, Report, save_figure
 
 EVIL = (
     """</div></i><script>document.title='pwned'</script>"""
@@ -295,10 +295,8 @@ NINE = Comparison(
 def render(tmp_path):
     def render(comparisons, records=None, *, title="run", facts=None, **options):
         records = make(comparisons) if records is None else records
-        report = token_report(
-            comparisons, records, BYTE_LEVEL, title=title, facts=facts or {}, **options
-        )
-        (path,) = report.save(tmp_path)
+        sections = token_sections(comparisons, records, BYTE_LEVEL, **options)
+        (path,) = Report(title, facts=facts or {}, sections=sections).save(tmp_path)
         assert list(tmp_path.iterdir()) == [path]
         return Page(path)
 
@@ -458,10 +456,9 @@ def test_the_file_needs_no_other(render):
 @example(text="\n\n a\t\r\x00")
 def test_whitespace_stays_and_control_characters_are_pictured(tmp_path_factory, text):
     comparison = Comparison("1", text, (text,), ("z",), "s")
-    report = token_report(
-        [comparison], make([comparison]), BYTE_LEVEL, title=text, facts={text: text}
-    )
-    (path,) = report.save(tmp_path_factory.mktemp("html"))
+    sections = token_sections([comparison], make([comparison]), BYTE_LEVEL)
+    made = Report(text, facts={text: text}, sections=sections)
+    (path,) = made.save(tmp_path_factory.mktemp("html"))
     page = Page(path)
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", page.source)  # HTML forbids them
     pictures = {"\r": "␍", "\x00": "␀", "\x1b": "␛", "\x7f": "␡", "\x85": "�"}
@@ -486,7 +483,7 @@ def test_pairs_are_marked(render):
     assert second == ["✗ −1.00", "✓ +1.00", "✗ −4.00"]
     assert third == ["= +0.00", "✓ +2.00", "✗ −3.00"]
     assert page.text["small"].count("✓ 4 of 9") == 2
-    assert "4 of 9 pairs are ordered right, by reward sum." in page.text["p"]
+    assert "4 of 9 pairs are ordered right, by reward sum." in page.text["p"][0]
     sides = [f"{role} {style}" for role in ("chosen", "rejected") for style in RM_BENCH_STYLES]
     assert page.text["h3"] == ["system", "user", "assistant", "user", *sides]
 
@@ -499,10 +496,10 @@ def test_scores_order_the_responses_where_given(render):
         )
         page = render([PAIR], records)
         assert f"chosen − rejected: {mark}" in page.text["p"]
-        assert "score" not in page.source.split("<main>")[1]
+        assert "score" not in page.source.split("<section")[1]
         page = render([PAIR], records, scores=[([7.25], [7.0])])
         assert "chosen − rejected: ✓ +0.25" in page.text["p"]
-        assert "1 of 1 pairs are ordered right, by score." in page.text["p"]
+        assert "1 of 1 pairs are ordered right, by score." in page.text["p"][0]
         assert {"7.25", "7.00"} <= set(page.text["strong"])
     page = render([PAIR], records, scores=[([-np.inf], [-np.inf])])
     assert page.text["small"].count("=") == 2
@@ -546,6 +543,48 @@ def test_a_file_appears_whole_or_not_at_all(render, tmp_path):
 def test_torch_is_not_needed():
     code = "import sys, llm_bridge.preferences.page; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def summary(value, **more):
+    """Of one score on subsets ``a`` and ``b``, as `llm_bridge.preferences.accuracy` has it."""
+    rate = {"value": value, "low": value - 0.1, "high": value + 0.1}
+    one = {
+        "comparisons": 4,
+        "accuracy": rate,
+        "nulls": {"shorter (characters)": {"accuracy": rate}},
+        "length_controlled": {
+            "characters": {
+                "matched": {"value": None, "pairs": 0},
+                "logistic": {"value": value / 2},
+            }
+        },
+    }
+    return one | {"subsets": {"a": one | more, "b": one}}
+
+
+def test_accuracies_stand_before_the_tokens():
+    levels = {level: {"value": k / 4} for k, level in enumerate(("hard", "normal", "easy"))}
+    scores = {"sum": summary(0.5, **levels), "mean": summary(0.25)}
+    made = score_report("run", {}, scores, token_sections([PAIR], make([PAIR]), BYTE_LEVEL))
+    lines = [line.split() for line in made.text().splitlines()]
+    assert [
+        "(all)",
+        "sum",
+        "4",
+        "0.500",
+        "[0.400,",
+        "0.600]",
+        "0.500",
+        "–",
+        "(0)",
+        "0.250",
+    ] in lines
+    assert ["mean", "0.250", "[0.150,", "0.350]", "0.250", "–", "(0)", "0.125"] in lines
+    assert any("0.000/0.250/0.500" in line for line in lines)
+    assert not [section for section in made.sections if isinstance(section, Plot)]
+    scores["sum"]["domains"] = {"a": {"a": 0.75, "b": 0.25}, "b": {"a": 0.9, "b": 0.1}}
+    (plot,) = (x for x in score_report("run", {}, scores).sections if isinstance(x, Plot))
+    assert plot.name == "domains"
 
 
 MATRICES = {

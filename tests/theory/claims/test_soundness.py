@@ -10,12 +10,14 @@ import mpmath
 import numpy as np
 import pytest
 from extreme import extreme_instance, faults, one_state_layers
+from planted import changed, claim
 from reference import Oracle, describe
 
 from theory.arrays.enclosures import Doubles, precision
+from theory.claims.findings import decide, decide_each
 from theory.claims.instance import Instance
 from theory.claims.statements import STATEMENTS
-from theory.claims.verdict import HOLDS, Contradiction, Statement, check, summarise, summarise_each
+from theory.claims.verdict import HOLDS, Contradiction, check
 from theory.mdp.policy import Policy
 from theory.mdp.responses import Responses
 from theory.mdp.token_mdp import TokenMDP
@@ -26,7 +28,7 @@ from theory.studies.gallery import indifferent_learner, random_tree
 BY_NAME = {statement.name: statement for statement in STATEMENTS}
 INF, NAN = math.inf, math.nan
 TIED = "its sides are not separated"
-ASSUMED = [statement for statement in STATEMENTS if statement.assumes is not None]
+ASSUMED = [statement for statement in STATEMENTS if statement.when is not None]
 
 
 def small_tree(seed=0, alpha=0.7, epsilon=0.5, **options):
@@ -122,14 +124,14 @@ def planted(statement, delta, zero=False):
     """
     if statement.equality:
         right = (
-            (lambda i: statement.right(i) + delta)
+            (lambda i: statement.bound.of(i) + delta)
             if zero
-            else (lambda i: statement.right(i) * (1 + delta))
+            else (lambda i: statement.bound.of(i) * (1 + delta))
         )
     elif zero:
-        right = lambda i: statement.left(i) - delta  # noqa: E731
+        right = lambda i: statement.quantity.of(i) - delta  # noqa: E731
     else:
-        right = lambda i: statement.left(i) - delta * np.abs(statement.left(i))  # noqa: E731
+        right = lambda i: statement.quantity.of(i) - delta * np.abs(statement.quantity.of(i))  # noqa: E731
     return dataclasses.replace(statement, name=f"{statement.name}, off by {delta:g}", right=right)
 
 
@@ -174,20 +176,18 @@ case = cache(lambda name: CASES[name]())
 @pytest.mark.parametrize("name", CASES)
 def test_no_planted_violation_holds(name):
     instance = case(name)
-    for summary in summarise_each(
-        all_planted(STATEMENTS, instance, (1.0, 1e-9, 1e-13)), [instance]
-    ):
+    for summary in decide_each(all_planted(STATEMENTS, instance, (1.0, 1e-9, 1e-13)), [instance]):
         applies = summary.verdict != "does not apply"
         assert summary.verdict == "violated" or not applies, (
             summary.statement.name,
             summary.reasons,
         )
-        assert applies or summary.statement.assumes is not None, summary.statement.name
+        assert applies or summary.statement.when is not None, summary.statement.name
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_true_statements_hold(name):
-    for summary in summarise_each(STATEMENTS, [case(name)]):
+    for summary in decide_each(STATEMENTS, [case(name)]):
         assert summary.verdict in ("holds", "does not apply"), (
             summary.statement.name,
             summary.reasons,
@@ -201,7 +201,7 @@ def test_extreme_instances_are_never_judged_wrongly():
     for seed in range(2000, 2025):
         instance = extreme_instance(np.random.default_rng(seed), longest=3)
         size = max(1.0, *map(abs, instance.mdp.reward_range), instance.alpha, 1 / instance.alpha)
-        for summary in summarise_each(STATEMENTS, [instance]):
+        for summary in decide_each(STATEMENTS, [instance]):
             where = (seed, summary.statement.name, summary.reasons)
             assert summary.verdict != "violated", where
             if summary.verdict == "undecided":
@@ -209,7 +209,7 @@ def test_extreme_instances_are_never_judged_wrongly():
                 assert summary.equal_within < size**2 * (
                     1e-130 if "pinsker" in where[1] else 1e-250
                 ), where
-        for summary in summarise_each(all_planted(STATEMENTS, instance, (1.0, 1e-13)), [instance]):
+        for summary in decide_each(all_planted(STATEMENTS, instance, (1.0, 1e-13)), [instance]):
             assert summary.verdict in ("violated", "does not apply"), (
                 seed,
                 summary.statement.name,
@@ -224,7 +224,7 @@ def test_ten_thousand_layers(kind):
         one_state_layers(np.random.default_rng(0), 10_000) if kind == "table" else window(10_000)
     )
     made = [planted(statement, 1e-13) for statement in STATEMENTS]
-    found = summarise_each([*STATEMENTS, *made], [instance])
+    found = decide_each([*STATEMENTS, *made], [instance])
     for true, false in zip(found[: len(STATEMENTS)], found[len(STATEMENTS) :], strict=True):
         assert true.verdict in ("holds", "does not apply"), true.statement.name
         assert false.verdict == ("violated" if true.verdict == "holds" else "does not apply"), (
@@ -249,19 +249,18 @@ def test_a_wrong_temperature_is_found():
         "regularised-equality",
     )
     wrong = [
-        dataclasses.replace(BY_NAME[n], right=lambda i, n=n: BY_NAME[n].right(doubled(i)))
-        for n in names
+        changed(BY_NAME[n], right=lambda i, n=n: BY_NAME[n].bound.of(doubled(i))) for n in names
     ]
-    assert {
-        s.statement.name: s.verdict for s in summarise_each(wrong, [instance])
-    } == dict.fromkeys(names, "violated")
+    assert {s.statement.name: s.verdict for s in decide_each(wrong, [instance])} == dict.fromkeys(
+        names, "violated"
+    )
     tight = indifferent_learner(6, 0.5)
     bound = BY_NAME["rl-expert"]
-    less = dataclasses.replace(
-        bound, right=lambda i: bound.right(dataclasses.replace(i, alpha=i.alpha * (1 - 1e-9)))
+    less = changed(
+        bound, right=lambda i: bound.bound.of(dataclasses.replace(i, alpha=i.alpha * (1 - 1e-9)))
     )
-    assert summarise(less, [tight]).verdict == "violated"
-    assert summarise(bound, [tight]).verdict != "violated"
+    assert decide(less, [tight]).verdict == "violated"
+    assert decide(bound, [tight]).verdict != "violated"
 
 
 def undecidable(i):
@@ -278,14 +277,14 @@ def test_a_dropped_assumption_is_violated():
     """``V^{π_E} − V^{π_RL} ≤ Hε`` needs ``α(1 + tanh(ε/2)) ≤ R``."""
     instance = indifferent_learner(5, 1.2, vocab_size=5, low=3)
     statement = BY_NAME["theorem-2-rl"]
-    assert summarise(statement, [instance]).verdict == "does not apply"
-    dropped = dataclasses.replace(statement, assumes=None)
-    assert summarise(dropped, [instance]).verdict == "violated"
+    assert decide(statement, [instance]).verdict == "does not apply"
+    dropped = dataclasses.replace(statement, when=None)
+    assert decide(dropped, [instance]).verdict == "violated"
 
 
 def test_without_its_assumption_no_false_statement_holds():
     """On instances that break them, what holds is what the oracle says of the bare claim."""
-    bare = [dataclasses.replace(s, assumes=None) for s in ASSUMED if "theorem-1" not in s.name]
+    bare = [dataclasses.replace(s, when=None) for s in ASSUMED if "theorem-1" not in s.name]
     broken = 0
     for seed in range(3000, 3020):
         instance = extreme_instance(np.random.default_rng(seed), longest=3)
@@ -316,10 +315,10 @@ def test_without_its_assumption_no_false_statement_holds():
 def test_an_uncertain_assumption_decides_only_what_holds_anyway():
     instance = case("tree")
     true, false = (
-        Statement("uncertain", "", "", lambda i: i.clone_gap, right, assumes=undecidable)
+        claim("uncertain", lambda i: i.clone_gap, right, when=undecidable)
         for right in (lambda i: i.clone_gap + 1.0, lambda i: i.clone_gap - 1.0)
     )
-    held, broken = summarise_each([true, false], [instance])
+    held, broken = decide_each([true, false], [instance])
     assert held.verdict == "holds"
     assert (broken.verdict, broken.reasons) == ("undecided", {"an assumption is undecided": 1})
     for bits in (53, 128):
@@ -335,14 +334,14 @@ def test_an_assumption_that_is_met_exactly_is_no_violation():
     mdp = TokenMDP.tree([np.array([[0.25, 0.75]])])
     expert = soft_optimal(mdp, 1.0).policy
     statement = BY_NAME["theorem-2-rl"]
-    found = summarise_each(
+    found = decide_each(
         [statement, planted(statement, 1.0, zero=True)], [Instance(mdp, expert, expert, 1.0)]
     )
     assert found[0].verdict in ("holds", "undecided")
     assert found[1].verdict in ("violated", "undecided")
     even = TokenMDP.tree([np.array([[0.5, 0.5]])])
     expert = soft_optimal(even, 1.0).policy
-    found = summarise_each(
+    found = decide_each(
         [statement, planted(statement, 1.0, zero=True)], [Instance(even, expert, expert, 1.0)]
     )
     assert found[0].verdict in ("holds", "undecided")
@@ -360,24 +359,19 @@ def test_a_violation_does_not_become_holds_beyond_82_layers(horizon):
     expert = soft_optimal(mdp, 0.3).policy
     instance = Instance(mdp, expert, worst_clone(mdp, expert, 0.5).policy, 0.3)
     names = ("irl-gap", "inverse-soft-q", "regularised-equality")
-    off = [
-        dataclasses.replace(BY_NAME[n], right=lambda i, n=n: BY_NAME[n].right(i) + 1.0)
-        for n in names
-    ]
+    off = [changed(BY_NAME[n], right=lambda i, n=n: BY_NAME[n].bound.of(i) + 1.0) for n in names]
     off += [
         planted(BY_NAME[n], 1.0, zero=True)
         for n in ("theorem-2-rl", "clone-hellinger", "clone-pinsker")
     ]
-    assert [s.verdict for s in summarise_each(off, [instance])] == ["violated"] * len(off)
+    assert [s.verdict for s in decide_each(off, [instance])] == ["violated"] * len(off)
 
 
 def test_soft_values_are_decided_at_long_horizons():
     statement = BY_NAME["soft-value"]
-    off = dataclasses.replace(statement, right=lambda i: statement.right(i) + 1.0)
-    assert (
-        summarise(statement, [one_state_layers(np.random.default_rng(0), 600)]).verdict == "holds"
-    )
-    assert summarise(off, [one_state_layers(np.random.default_rng(0), 5000)]).verdict == "violated"
+    off = changed(statement, right=lambda i: statement.bound.of(i) + 1.0)
+    assert decide(statement, [one_state_layers(np.random.default_rng(0), 600)]).verdict == "holds"
+    assert decide(off, [one_state_layers(np.random.default_rng(0), 5000)]).verdict == "violated"
 
 
 def test_a_wrong_expert_is_refused():
@@ -419,7 +413,7 @@ def test_a_divergence_is_infinite_where_the_expert_underflows():
     assert math.isfinite(float(instance.kl_to_expert))
     for bits in (53, 128, 1024):
         assert not faults(instance, bits)
-    found = {s.statement.name: s for s in summarise_each(STATEMENTS, [instance])}
+    found = {s.statement.name: s for s in decide_each(STATEMENTS, [instance])}
     for name in ("irl-gap", "inverse-soft-q"):
         assert found[name].verdict == "does not apply"
     for name in ("rl-anchored", "rl-anchored-renyi", "rl-average", "clone-pinsker", "kl-ball"):
@@ -447,7 +441,7 @@ def test_an_infinite_epsilon_is_vacuous(bits):
         )
         if bound_in_epsilon and statement.name not in ("clone-tv", "clone-elementary"):
             assert result.vacuous[result.applies].all(), statement.name
-    for summary in summarise_each(STATEMENTS, [lacking]):
+    for summary in decide_each(STATEMENTS, [lacking]):
         assert summary.verdict in ("holds", "does not apply"), (
             summary.statement.name,
             summary.reasons,
@@ -470,7 +464,7 @@ def test_what_cannot_happen_does_not_count():
     assert float(np.max(instance.pair_tv)) < 1e-15
     assert float(instance.kl_to_expert) < 1e-30
     assert not faults(instance)
-    for summary in summarise_each(STATEMENTS, [instance]):
+    for summary in decide_each(STATEMENTS, [instance]):
         assert summary.verdict in ("holds", "undecided", "does not apply")
         assert set(summary.reasons) <= {TIED}
         assert not summary.vacuous_share > 0, summary.statement.name
@@ -493,34 +487,31 @@ def test_not_a_number_below_infinity_is_undecided():
     ]
     for equality in (False, True):
         made = [
-            Statement(f"nan {k}", "", "", one, other, equality=equality)
-            for k, (one, other) in enumerate(pairs)
+            claim(f"nan {k}", one, other, equality=equality) for k, (one, other) in enumerate(pairs)
         ]
-        for summary in summarise_each(made, [instance]):
+        for summary in decide_each(made, [instance]):
             assert (summary.verdict, summary.reasons) == (
                 "undecided",
                 {"a side is not a number": 1},
             )
-    nan_beside = Statement(
-        "max", "", "", lambda i: i.clone_gap, lambda i: np.maximum(nan(i), inf(i))
-    )
-    assert summarise(nan_beside, [instance]).verdict == "undecided"
+    nan_beside = claim("max", lambda i: i.clone_gap, lambda i: np.maximum(nan(i), inf(i)))
+    assert decide(nan_beside, [instance]).verdict == "undecided"
     true = [
-        Statement("true", "", "", lambda i: i.clone_gap, inf),
-        Statement("same", "", "", inf, inf),
+        claim("true", lambda i: i.clone_gap, inf),
+        claim("same", inf, inf),
     ]
-    assert [s.verdict for s in summarise_each(true, [instance])] == ["holds", "holds"]
-    false = Statement("false", "", "", inf, lambda i: i.clone_gap)
-    assert summarise(false, [instance]).verdict == "violated"
+    assert [s.verdict for s in decide_each(true, [instance])] == ["holds", "holds"]
+    false = claim("false", inf, lambda i: i.clone_gap)
+    assert decide(false, [instance]).verdict == "violated"
 
 
 def test_a_wide_reward_range_hides_no_difference():
     instance = small_tree(reward_range=(-1e17, 1e17))
     off = [
-        dataclasses.replace(BY_NAME[name], right=lambda i, name=name: BY_NAME[name].right(i) + 0.3)
+        changed(BY_NAME[name], right=lambda i, name=name: BY_NAME[name].bound.of(i) + 0.3)
         for name in ("soft-value", "telescoping", "irl-gap", "regularised-equality")
     ]
-    assert {s.verdict for s in summarise_each(off, [instance])} == {"violated"}
+    assert {s.verdict for s in decide_each(off, [instance])} == {"violated"}
 
 
 def test_functions_of_single_numbers_are_refused_by_name():
@@ -528,51 +519,43 @@ def test_functions_of_single_numbers_are_refused_by_name():
     instance = case("tree")
     for collapse in (math.sqrt, float, lambda x: math.sqrt(x[0]), np.asarray):
         for left, right in ((np.sqrt, collapse), (collapse, np.sqrt)):
-            statement = Statement(
+            statement = claim(
                 "of one's own",
-                "",
-                "",
                 lambda i, f=left: f(i.kl_to_expert),
                 lambda i, f=right: f(i.kl_to_expert),
                 "nats",
                 equality=True,
             )
             with pytest.raises(TypeError) as raised:
-                summarise(statement, [instance])
+                decide(statement, [instance])
             assert any("of one's own" in note for note in raised.value.__notes__)
-    assumed = Statement(
+    assumed = claim(
         "of one's own",
-        "",
-        "",
         lambda i: i.clone_gap,
         lambda i: i.clone_gap,
-        assumes=lambda i: float(i.clone_gap) > 0,
+        when=lambda i: float(i.clone_gap) > 0,
     )
     with pytest.raises(TypeError) as raised:
-        summarise(assumed, [instance])
+        decide(assumed, [instance])
     assert raised.value.__notes__ == ['while assumes of "of one\'s own" was evaluated']
-    word = dataclasses.replace(assumed, left=lambda i: "a word", assumes=None)
+    word = changed(assumed, left=lambda i: "a word", when=None)
     with pytest.raises(ValueError, match="a word") as raised:
-        summarise(word, [instance])
+        decide(word, [instance])
     assert "of one's own" in raised.value.__notes__[0]
-    rooted = Statement(
+    rooted = claim(
         "root",
-        "",
-        "",
         lambda i: np.sqrt(i.kl_to_expert),
         lambda i: i.kl_to_expert**2 / i.kl_to_expert,
     )
-    equal = Statement(
+    equal = claim(
         "roots",
-        "",
-        "",
         lambda i: np.sqrt(i.kl_to_expert),
         lambda i: np.sqrt(i.kl_to_expert),
         "nats",
         equality=True,
     )
-    assert summarise(equal, [instance]).verdict == "holds"
-    assert summarise(rooted, [instance]).verdict == "violated"  # √x > x below one
+    assert decide(equal, [instance]).verdict == "holds"
+    assert decide(rooted, [instance]).verdict == "violated"  # √x > x below one
 
 
 # --- Bad input ------------------------------------------------------------------------------------
@@ -622,12 +605,12 @@ def test_bad_input_is_refused_by_name():
     for name in ("left", "right", "assumes", "ceiling"):
         sides = {"left": lambda i: 0.0, "right": lambda i: 0.0} | {name: 3.0}
         with pytest.raises(ValueError, match=f"'mine': {name}="):
-            Statement("mine", "", "", **sides)
+            claim("mine", **sides)
     with pytest.raises(ValueError, match="'mine': right=None"):
-        Statement("mine", "", "", lambda i: 0.0, None)
+        claim("mine", lambda i: 0.0, None)
     for empty in ([], iter(())):
         with pytest.raises(ValueError, match="instances is empty"):
-            summarise(BY_NAME["soft-value"], empty)
+            decide(BY_NAME["soft-value"], empty)
 
 
 def test_rewards_that_are_no_doubles_are_refused_and_not_rounded():
@@ -636,7 +619,7 @@ def test_rewards_that_are_no_doubles_are_refused_and_not_rounded():
     mdp = TokenMDP.tree([np.array([[1, 2]], np.longdouble) / 3])
     expert = soft_optimal(mdp, 0.5).policy
     with pytest.raises(ValueError, match="not a double"):
-        summarise(BY_NAME["soft-value"], [Instance(mdp, expert, expert, 0.5)])
+        decide(BY_NAME["soft-value"], [Instance(mdp, expert, expert, 0.5)])
 
 
 # --- Two precisions -------------------------------------------------------------------------------
@@ -648,11 +631,9 @@ def test_a_side_that_depends_on_the_precision_is_a_contradiction():
 
     instance = case("tree")
     for equality in (False, True):
-        statement = Statement(
-            "of the precision", "", "", moving, lambda i: i.clone_gap, equality=equality
-        )
+        statement = claim("of the precision", moving, lambda i: i.clone_gap, equality=equality)
         with pytest.raises(Contradiction, match="of the precision"):
-            summarise(statement, [instance])
+            decide(statement, [instance])
 
 
 def test_a_statement_may_be_read_at_any_precision():
@@ -673,7 +654,7 @@ def test_rewards_far_above_the_temperature_are_decided():
     )
     expert = soft_optimal(mdp, 1e-12).policy
     instance = Instance(mdp, expert, nearby(expert, 1.0, rng), 1e-12)
-    for summary in summarise_each(STATEMENTS, [instance]):
+    for summary in decide_each(STATEMENTS, [instance]):
         assert summary.verdict != "violated", summary.statement.name
         assert set(summary.reasons) <= {TIED}, (summary.statement.name, summary.reasons)
 

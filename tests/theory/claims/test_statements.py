@@ -7,9 +7,11 @@ import pytest
 
 from theory.arrays.enclosures import precision
 from theory.claims import bounds
-from theory.claims.instance import POOL, VISITED, Instance, single
+from theory.claims.findings import decide
+from theory.claims.instance import VISITED, Instance
+from theory.claims.problem import POOL
 from theory.claims.statements import STATEMENTS
-from theory.claims.verdict import check, summarise
+from theory.claims.verdict import check
 from theory.mdp.distances import kl, max_log_ratio
 from theory.mdp.policy import Policy
 from theory.mdp.responses import (
@@ -46,7 +48,7 @@ INSTANCES = list(random_instances())
 
 @pytest.mark.parametrize("name", BY_NAME)
 def test_statement_holds_on_random_instances(name):
-    summary = summarise(BY_NAME[name], INSTANCES)
+    summary = decide(BY_NAME[name], INSTANCES)
     assert summary.verdict == "holds"
     assert summary.instances > 0
     assert summary.error_bound < 1e-5  # a bound this small cannot hide a mistake in a formula
@@ -58,7 +60,7 @@ def test_total_variation_of_one_binary_token_is_the_gap():
     """
     mdp = random_tree(2, 1, batch=(8,), seed=4)
     expert = soft_optimal(mdp, 0.5).policy
-    summary = summarise(
+    summary = decide(
         BY_NAME["clone-tv"], [Instance(mdp, expert, sample_log_ratio_ball(expert, 1.0, 5), 0.5)]
     )
     assert (
@@ -97,7 +99,7 @@ def test_how_near_two_policies_are_where_they_write():
     levels = instance.log_ratio_quantiles((0.5, 0.9, 1.0))
     for k in range(2):
         rows = []
-        one = single(instance, k)
+        one = instance.take(k)
         for h, (p, q) in enumerate(zip(one.expert.log_probs, one.policy.log_probs, strict=True)):
             for s, a in np.ndindex(p.shape):
                 path = [s // 3 ** (h - i) for i in range(h + 1)]  # states from the prompt on
@@ -150,7 +152,7 @@ def test_responses_that_each_problem_of_a_batch_has_for_itself():
     for name in ("theorem-1-sharp", "preference-average", "telescoping", "endogenous-telescoping"):
         together = check(BY_NAME[name], batch)
         for k in range(3):
-            alone = check(BY_NAME[name], single(batch, k))
+            alone = check(BY_NAME[name], batch.take(k))
             np.testing.assert_allclose(together.left[k], alone.left, rtol=1e-9, atol=1e-12)
             np.testing.assert_allclose(together.right[k], alone.right, rtol=1e-9, atol=1e-12)
 
@@ -181,7 +183,9 @@ def test_rounding_error_bound_covers_extended_precision():
             "kl-ball",
         ):
             statement, result = BY_NAME[name], check(BY_NAME[name], instance)
-            left, right = (np.asarray(side(precise)) for side in (statement.left, statement.right))
+            left, right = (
+                np.asarray(side(precise)) for side in (statement.quantity.of, statement.bound.of)
+            )
             assert np.longdouble in (left.dtype, right.dtype)
             distance = np.abs((result.right - result.left) - (right - left))
             assert (distance <= result.error).all(), name
@@ -262,15 +266,13 @@ def test_missing_support_is_never_called_a_violation():
         "clone-pinsker",
         "regularised-equality",
     ):
-        summary = summarise(BY_NAME[name], [instance])
+        summary = decide(BY_NAME[name], [instance])
         assert summary.verdict in ("holds", "does not apply"), name
-    assert summarise(BY_NAME["regularised-equality"], [instance]).verdict == "does not apply"
+    assert decide(BY_NAME["regularised-equality"], [instance]).verdict == "does not apply"
     for statement in (
         STATEMENTS
     ):  # in enclosures too the divergence is infinite, and no statement is left open by it
-        assert summarise(statement, [instance]).verdict in ("holds", "does not apply"), (
-            statement.name
-        )
+        assert decide(statement, [instance]).verdict in ("holds", "does not apply"), statement.name
     for bits in (53, 128):
         with precision(bits):
             assert bool(instance.enclosed(bits).kl_to_expert == np.inf)

@@ -11,21 +11,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planted import changed, claim
 from strategies import alphas, epsilons, policies_in_ball, random_policy, seeds, token_mdps
 
 from theory.arrays.enclosures import NAMESPACE, Balls, Doubles, enclose, is_enclosure, precision
 from theory.arrays.namespace import array_namespace
-from theory.claims.instance import Instance, single
+from theory.claims.findings import decide, decide_each
+from theory.claims.instance import Instance
 from theory.claims.statements import STATEMENTS
-from theory.claims.verdict import (
-    EQUAL_WITHIN,
-    NOT_EVALUATED,
-    PRECISIONS,
-    Statement,
-    check,
-    summarise,
-    summarise_each,
-)
+from theory.claims.verdict import EQUAL_WITHIN, NOT_EVALUATED, PRECISIONS, check
 from theory.mdp.policy import Policy
 from theory.mdp.responses import sample_log_ratio_ball
 from theory.mdp.token_mdp import TokenMDP
@@ -54,7 +48,7 @@ def in_balls(statement, instance):
 
 def sides(statement, exact, bits):
     """Both sides, as enclosures, of an instance in enclosures of `bits` bits."""
-    found = (side(exact) for side in (statement.left, statement.right))
+    found = (side(exact) for side in (statement.quantity.of, statement.bound.of))
     return [side if is_enclosure(side) else enclose(side, bits) for side in found]
 
 
@@ -75,13 +69,14 @@ def assert_covers(wide, narrow, name):
 def test_a_violation_of_one_part_in_ten_trillion_is_found(name):
     statement, instance = BY_NAME[name], instance_for(name)
     if statement.equality:
-        planted = dataclasses.replace(statement, right=lambda i: statement.right(i) * (1 + 1e-13))
+        planted = changed(statement, right=lambda i: statement.bound.of(i) * (1 + 1e-13))
     else:
-        planted = dataclasses.replace(
-            statement, right=lambda i: statement.left(i) - 1e-13 * np.abs(statement.left(i))
+        planted = changed(
+            statement,
+            right=lambda i: statement.quantity.of(i) - 1e-13 * np.abs(statement.quantity.of(i)),
         )
-    assert np.any(statement.left(instance) != 0)
-    summary = summarise(planted, [instance])
+    assert np.any(statement.quantity.of(instance) != 0)
+    summary = decide(planted, [instance])
     assert summary.verdict == "violated"
     assert summary.certified == 1
 
@@ -90,11 +85,11 @@ def test_a_violation_of_one_part_in_ten_trillion_is_found(name):
 def test_a_slack_of_1e_15_is_not_a_violation(name):
     statement, instance = BY_NAME[name], instance_for(name)
     if statement.equality:
-        summary = summarise(statement, [instance])
+        summary = decide(statement, [instance])
         assert summary.equal_within <= EQUAL_WITHIN * 10
     else:
-        tight = dataclasses.replace(statement, right=lambda i: statement.left(i) + 1e-15)
-        summary = summarise(tight, [instance])
+        tight = changed(statement, right=lambda i: statement.quantity.of(i) + 1e-15)
+        summary = decide(tight, [instance])
     assert summary.verdict == "holds"
     assert summary.certified == 1
 
@@ -103,8 +98,8 @@ def test_a_slack_of_1e_15_is_not_a_violation(name):
 def test_no_tolerance_turns_undecided_into_holds(name):
     """Two sides that are the same number overlap at every precision."""
     statement = BY_NAME[name]
-    tied = dataclasses.replace(statement, right=statement.left)
-    assert summarise(tied, [instance_for(name)]).verdict == "undecided"
+    tied = changed(statement, right=statement.quantity.of)
+    assert decide(tied, [instance_for(name)]).verdict == "undecided"
 
 
 @pytest.mark.parametrize("offset", [0.0, -1e6])
@@ -158,7 +153,7 @@ def test_an_assumption_is_certain_or_does_not_apply():
     found = indifferent_learner(2, alpha, vocab_size=5, low=3)
     width = float(alpha * (1 + np.tanh(found.epsilon / 2)))
     mdp = dataclasses.replace(found.mdp, reward_range=(0.0, width))
-    summary = summarise(BY_NAME["theorem-2-rl"], [Instance(mdp, found.expert, found.policy, alpha)])
+    summary = decide(BY_NAME["theorem-2-rl"], [Instance(mdp, found.expert, found.policy, alpha)])
     assert summary.verdict != "violated"
 
 
@@ -169,10 +164,10 @@ def test_balls_that_lost_every_digit_decide_nothing():
     mdp = TokenMDP.tree([np.zeros((1, 2)), np.ones((2, 2))])
     expert = soft_optimal(mdp, 1e-60).policy
     instance = Instance(mdp, expert, expert, 1e-60)
-    false = Statement("false", "", "", lambda i: i.expert_value, lambda i: i.expert_value * 0 + 0.5)
+    false = claim("false", lambda i: i.expert_value, lambda i: i.expert_value * 0 + 0.5)
     for bits in PRECISIONS:
         assert check(false, instance, bits).verdict != "holds"
-    assert summarise(false, [instance]).verdict != "holds"
+    assert decide(false, [instance]).verdict != "holds"
 
 
 @pytest.mark.parametrize("bits", [53, 128, 256])
@@ -196,7 +191,7 @@ def test_every_side_is_rigorous_at_every_precision(bits):
 
 
 def test_floating_point_alone_decides_where_slack_is_wide():
-    summary = summarise(BY_NAME["clone-elementary"], [instance_for("clone")])
+    summary = decide(BY_NAME["clone-elementary"], [instance_for("clone")])
     assert (summary.verdict, summary.certified) == ("holds", 0)
 
 
@@ -213,8 +208,8 @@ def test_only_the_instances_left_open_are_evaluated_in_balls():
         third = np.arange(5)[:, None] == 2
         return NAMESPACE.where(third, below, 10.0) if isinstance(below, Doubles) else below
 
-    statement = Statement("planted", "", "", lambda i: np.abs(i.clone_gap), planted_in_the_third)
-    summary = summarise(statement, [instance])
+    statement = claim("planted", lambda i: np.abs(i.clone_gap), planted_in_the_third)
+    summary = decide(statement, [instance])
     assert (summary.verdict, summary.certified, summary.instances) == ("violated", 1, 5)
     assert summary.outcomes == {"holds": 4, "violated": 1}
 
@@ -223,15 +218,15 @@ def test_what_is_over_the_budget_of_balls_stays_undecided():
     mdp = random_tree(2, 12, seed=0)
     expert = soft_optimal(mdp, 0.7).policy
     instance = Instance(mdp, expert, expert, 0.7)
-    tied = dataclasses.replace(BY_NAME["clone-elementary"], right=lambda i: i.clone_gap + 1e-18)
-    summary = summarise(tied, [instance], budget=instance.numbers - 1)
+    tied = changed(BY_NAME["clone-elementary"], right=lambda i: i.clone_gap + 1e-18)
+    summary = decide(tied, [instance], budget=instance.numbers - 1)
     assert (summary.verdict, summary.certified) == ("undecided", 0)
     assert summary.reasons == {NOT_EVALUATED: 1}
-    both = summarise(tied, [instance, instance.take(())], budget=instance.numbers)
+    both = decide(tied, [instance, instance.take(())], budget=instance.numbers)
     assert (both.verdict, both.certified) == ("undecided", 1)
     assert both.outcomes == {"holds": 1, "undecided": 1}
     assert both.reasons == {NOT_EVALUATED: 1}
-    assert summarise(tied, [instance]).verdict == "holds"
+    assert decide(tied, [instance]).verdict == "holds"
 
 
 @settings(derandomize=True, deadline=None, max_examples=40)
@@ -249,7 +244,7 @@ def test_every_statement_is_certified_where_tokens_are_forbidden(mdp, alpha, eps
     expert = soft_optimal(mdp, alpha).policy
     policy = sample_log_ratio_ball(expert, min(epsilon, 2.0), seed)
     instance = Instance(mdp, expert, policy, alpha)
-    for statement, summary in zip(STATEMENTS, summarise_each(STATEMENTS, [instance]), strict=True):
+    for statement, summary in zip(STATEMENTS, decide_each(STATEMENTS, [instance]), strict=True):
         assert summary.verdict != "violated", statement.name
         assert in_balls(statement, instance) != "violated", statement.name
 
@@ -296,7 +291,7 @@ def test_a_policy_is_the_softmax_of_what_is_stored():
         assert (rows.upper() >= 1).all()
         assert (rows.rad < 1e-13).all()
     # read as it is, π̂ "loses" -1e-9 nats a step; the verdict must not come from that
-    assert summarise(BY_NAME["kl-ball"], [instance]).verdict == "holds"
+    assert decide(BY_NAME["kl-ball"], [instance]).verdict == "holds"
     result = check(BY_NAME["kl-ball"], instance)
     assert np.abs(result.left).max() < 1e-13
     assert np.abs(result.right).max() < 1e-13
@@ -311,10 +306,8 @@ def test_a_prompt_counts_where_it_can_occur_and_by_itself():
     instance = Instance(mdp, expert, expert, 1.0)
     for at, verdict in enumerate(("violated", "violated", "holds")):
         right = np.where(np.arange(3) == at, -1e-20, 1.0)
-        statement = Statement(
-            "planted", "", "", lambda i: i.expert_value * 0, lambda i, right=right: right
-        )
-        assert summarise(statement, [instance]).verdict == verdict
+        statement = claim("planted", lambda i: i.expert_value * 0, lambda i, right=right: right)
+        assert decide(statement, [instance]).verdict == verdict
         assert check(statement, instance, 128).verdicts.tolist()[2] == "does not apply"
 
 
@@ -328,7 +321,7 @@ def test_single_takes_one_of_a_batch(bits):
     for statement in STATEMENTS:
         whole = check(statement, batch, bits)
         for k, at in enumerate(np.ndindex(2, 2)):
-            one = check(statement, single(batch, k), bits)
+            one = check(statement, batch.take(k), bits)
             assert (one.codes == whole.codes[at]).all()
             np.testing.assert_allclose(one.left, whole.left[at], rtol=1e-12, atol=1e-14)
             np.testing.assert_allclose(

@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from planted import changed, claim
 
-from theory.claims import verdict
+from theory.claims import findings
 from theory.claims.discounted import DISCOUNTED_STATEMENTS, DiscountedInstance
+from theory.claims.findings import Group, decide, decide_each
 from theory.claims.instance import Instance
 from theory.claims.statements import STATEMENTS
-from theory.claims.verdict import Statement, check, summarise, summarise_each
+from theory.claims.verdict import check
 from theory.mdp.policy import Policy
 from theory.mdp.responses import Responses
 from theory.mdp.token_mdp import TokenMDP
@@ -43,7 +45,7 @@ def test_what_the_budget_leaves_out_of_a_thin_batch_is_undecided(monkeypatch):
     """The last of fifteen is false by one; a budget that ends before it must not call the others'
     verdict its own.
     """
-    monkeypatch.setattr(verdict, "AT_ONCE", 9_600)  # twelve of them
+    monkeypatch.setattr(findings, "AT_ONCE", 9_600)  # twelve of them
     H, n = 400, 15
     rng = np.random.default_rng(0)
     mdp = TokenMDP.table(
@@ -56,9 +58,9 @@ def test_what_the_budget_leaves_out_of_a_thin_batch_is_undecided(monkeypatch):
     def false_in_the_last(i):
         return i.soft_value + np.where(i.mdp.rewards[0][..., 0].nearest() == last, 1.0, 0.0)
 
-    planted = replace(BY_NAME["soft-value"], right=false_in_the_last)
-    assert summarise(planted, [instance]).outcomes == {"holds": 14, "violated": 1}
-    summary = summarise(planted, [instance], budget=10_000)
+    planted = changed(BY_NAME["soft-value"], right=false_in_the_last)
+    assert decide(planted, [instance]).outcomes == {"holds": 14, "violated": 1}
+    summary = decide(planted, [instance], budget=10_000)
     assert summary.verdict == "undecided"
     assert summary.outcomes["undecided"] == summary.reasons["over the budget of balls"] == 3
 
@@ -73,7 +75,7 @@ def test_batch_axes_on_some_arrays_only(alpha):
         mdp.dynamics, [np.array([[0.0, 1.0]]), np.array([[1.0, 0.0], [0.5, 0.0]])]
     )
     instance = Instance(mdp, soft_optimal(mdp, alpha).policy, policy, alpha)
-    for summary in summarise_each(STATEMENTS, [instance]):
+    for summary in decide_each(STATEMENTS, [instance]):
         assert summary.verdict in ("holds", "does not apply"), summary.statement.name
         assert sum(summary.outcomes.values()) == len(alpha)
 
@@ -83,15 +85,15 @@ def test_batch_axes_on_some_arrays_only(alpha):
 )
 def test_a_side_that_is_no_real_number_is_refused(nothing):
     with pytest.raises(ValueError, match="must be real numbers") as refused:
-        summarise(Statement("forgot", "", "", lambda i: nothing, lambda i: 1.0), [some_instance()])
-    assert any("left of 'forgot'" in note for note in refused.value.__notes__)
+        decide(claim("forgot", lambda i: nothing, lambda i: 1.0), [some_instance()])
+    assert any("quantity of 'forgot'" in note for note in refused.value.__notes__)
 
 
 @pytest.mark.parametrize("assumed", [None, math.nan, "yes", 1.0])
 def test_an_assumption_that_is_not_true_or_false_is_refused(assumed):
-    statement = Statement("s", "", "", lambda i: 0.0, lambda i: 1.0, assumes=lambda i: assumed)
+    statement = claim("s", lambda i: 0.0, lambda i: 1.0, when=lambda i: assumed)
     with pytest.raises(ValueError, match="must be true or false"):
-        summarise(statement, [some_instance()])
+        decide(statement, [some_instance()])
 
 
 @pytest.mark.parametrize("name", ["regularised-equality", "irl-gap"])
@@ -102,9 +104,9 @@ def test_a_prompt_of_large_numbers_hides_no_other(name):
         mdp.dynamics, [expert.log_probs[0] + np.array([[0.5, 0], [0.5, 0]])]
     )
     instance, statement = Instance(mdp, expert, policy, 0.01), BY_NAME[name]
-    assert summarise(statement, [instance]).verdict == "holds"
-    doubled = replace(statement, right=lambda i: statement.right(i) * np.array([2.0, 1.0]))
-    assert summarise(doubled, [instance]).verdict == "violated"
+    assert decide(statement, [instance]).verdict == "holds"
+    doubled = changed(statement, right=lambda i: statement.bound.of(i) * np.array([2.0, 1.0]))
+    assert decide(doubled, [instance]).verdict == "violated"
 
 
 @pytest.mark.parametrize("scale", [1e20, 1e36, 1e60])
@@ -116,9 +118,9 @@ def test_one_too_much_is_found_beside_huge_numbers(scale):
     )
     instance = Instance(mdp, expert, policy, 0.3 * scale)
     equalities = [s for s in STATEMENTS if s.equality]
-    planted = [replace(s, right=lambda i, s=s: s.right(i) + 1.0) for s in equalities]
-    assert {summary.verdict for summary in summarise_each(planted, [instance])} == {"violated"}
-    assert {summary.verdict for summary in summarise_each(equalities, [instance])} == {"holds"}
+    planted = [changed(s, right=lambda i, s=s: s.bound.of(i) + 1.0) for s in equalities]
+    assert {summary.verdict for summary in decide_each(planted, [instance])} == {"violated"}
+    assert {summary.verdict for summary in decide_each(equalities, [instance])} == {"holds"}
 
 
 @pytest.mark.parametrize("name", ["regularised-equality", "irl-gap"])
@@ -135,7 +137,7 @@ def test_twice_a_tiny_number_is_another(name):
     )
     statement = BY_NAME[name]
     assert (
-        summarise(replace(statement, right=lambda i: statement.right(i) * 2), [instance]).verdict
+        decide(changed(statement, right=lambda i: statement.bound.of(i) * 2), [instance]).verdict
         == "violated"
     )
 
@@ -178,28 +180,24 @@ def test_responses_that_are_none_are_refused(given, message):
 
 
 def test_a_root_of_what_is_negative_is_not_a_number():
-    below = Statement(
-        "s", "", "", lambda i: np.sqrt((i.soft_value - i.soft_value) - 1e-20), lambda i: 1.0
-    )
-    summary = summarise(below, [some_instance()])
+    below = claim("s", lambda i: np.sqrt((i.soft_value - i.soft_value) - 1e-20), lambda i: 1.0)
+    summary = decide(below, [some_instance()])
     assert (summary.verdict, list(summary.reasons)) == ("undecided", ["a side is not a number"])
 
 
 def test_groups_of_one_name_are_refused():
-    group = verify.Group("same", [some_instance()], {})
+    group = Group("same", [some_instance()], {}, STATEMENTS)
     with pytest.raises(ValueError, match="groups: two are called 'same'"):
         verify.run([group, replace(group)])
 
 
 def test_a_comparison_that_is_asked_for_a_plain_answer_leaves_the_verdict_open():
-    tied = Statement(
+    tied = claim(
         "s",
-        "",
-        "",
         lambda i: 1.0 if bool((i.clone_gap >= i.clone_gap * 1.0).all()) else 0.0,
         lambda i: 2.0,
     )
-    assert summarise(tied, [some_instance()]).verdict == "undecided"
+    assert decide(tied, [some_instance()]).verdict == "undecided"
 
 
 def test_policies_of_a_batch_may_have_different_supports():
@@ -209,7 +207,7 @@ def test_policies_of_a_batch_may_have_different_supports():
     instance = Instance(
         mdp, soft_optimal(mdp, 0.4).policy, Policy.from_logits(mdp.dynamics, logits), 0.4
     )
-    for summary in summarise_each(STATEMENTS, [instance]):
+    for summary in decide_each(STATEMENTS, [instance]):
         assert summary.verdict in ("holds", "does not apply"), summary.statement.name
         assert sum(summary.outcomes.values()) == 2
 
@@ -263,7 +261,7 @@ def test_a_statement_cannot_write_into_the_rewards():
         return i.clone_gap
 
     with pytest.raises(ValueError, match="read-only"):
-        summarise(Statement("s", "", "", writes, lambda i: 1.0), [instance])
+        decide(claim("s", writes, lambda i: 1.0), [instance])
 
 
 @pytest.mark.parametrize(
@@ -279,23 +277,23 @@ def test_long_corridors_without_end_are_solved(n, discount, alpha):
     instance = DiscountedInstance(mdp, solved.policy, alpha)
     np.testing.assert_allclose(instance.soft_value, solved.values, rtol=1e-9)
     assert instance.epsilon.max() < 1e-6
-    for summary in summarise_each(DISCOUNTED_STATEMENTS, [instance]):
+    for summary in decide_each(DISCOUNTED_STATEMENTS, [instance]):
         assert summary.verdict in ("holds", "does not apply"), summary.statement.name
 
 
 def test_rewards_of_zero_and_huge_gauges_without_end():
     mdp = DiscountedMDP.table([[0.0, 0.0]], [[0, 0]], 0.5)
     nothing = DiscountedInstance(mdp, np.log([[0.5, 0.5]]), 1.0)
-    for summary in summarise_each(DISCOUNTED_STATEMENTS, [nothing]):
+    for summary in decide_each(DISCOUNTED_STATEMENTS, [nothing]):
         assert summary.verdict != "violated"
-        assert set(summary.reasons) <= {"its sides are not separated", "an assumption is undecided"}
+        assert set(summary.reasons) <= {"its sides are not separated", "its condition is undecided"}
         assert not summary.reasons or summary.equal_within < 1e-120  # of a root
     rng = np.random.default_rng(0)
     mdp = DiscountedMDP.table(rng.random((3, 2)), rng.integers(0, 3, (3, 2)), 0.9)
     gauged = DiscountedInstance(
         mdp, np.log(np.full((3, 2), 0.5)), 0.3, np.array([1e16, -3e16, 2e17])
     )
-    assert {summary.verdict for summary in summarise_each(DISCOUNTED_STATEMENTS, [gauged])} <= {
+    assert {summary.verdict for summary in decide_each(DISCOUNTED_STATEMENTS, [gauged])} <= {
         "holds",
         "does not apply",
     }

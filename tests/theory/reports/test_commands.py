@@ -1,14 +1,17 @@
 """Reports of the commands on token MDPs: the numbers are those of the studies."""
 
 import dataclasses
+import math
 
 import pytest
 
+from theory.claims.statements import STATEMENTS
 from theory.reports.curves import curves_report
 from theory.reports.learning import learning_report
 from theory.reports.report import Plot, Table
 from theory.reports.solution import solution_report
-from theory.reports.verify import count_verdicts
+from theory.reports.verify import count_verdicts, verify_report
+from theory.studies.groups import exact_groups, run
 from theory.studies.learning import Cell, LearningCurve
 from theory.studies.sweep import horizon_curve, preference_curve
 
@@ -127,6 +130,58 @@ def test_solution_says_what_is_out_of_reach():
     assert rows["RL, V^{π_E} − V^{π_RL}"] == ["–", "2", "3"]
     assert rows["regularised, α KL(π̂‖π_E)"][1:] == ["0.75", "7"]
     assert "worst_map_gap: too large" in lines
+
+
+@pytest.fixture(scope="module")
+def verified():
+    groups = exact_groups(n_instances=8)[:2]
+    findings = run(groups, processes=1)
+    return groups, findings
+
+
+def test_verify_shows_every_finding_of_every_group(verified):
+    groups, findings = verified
+    made = verify_report(groups, findings, horizon_curve((2, 4, 8)), preference_curve(points=2))
+    *shown, attained = tables(made)
+    assert [table.title for table in shown] == [group.name for group in groups]
+    for group, table in zip(groups, shown, strict=True):
+        here = [finding for finding in findings if finding.group == group.name]
+        assert [row[0] for row in table.rows] == [x.statement.name for x in here]
+        assert [row[5] for row in table.rows] == [x.verdict for x in here]
+    bounds = [s for s in STATEMENTS if not s.equality]
+    assert [row[:2] for row in attained.rows] == [(s.name, s.formula) for s in bounds]
+    text = made.text()
+    assert "\n  alpha: (0.05, 20.0)\n  epsilon: (0.001, 3.0)\n" in text
+    assert "\n  (1) random trees, sampled π̂\n  (2) random trees, worst π̂ of the ball\n" in text
+    assert plots(made) == ["error_vs_horizon", "tv_vs_epsilon"]
+
+
+def test_verify_says_what_a_table_would_let_a_reader_miss(verified):
+    groups, findings = verified
+    name = groups[0].name
+    first, second, third, *_ = (x for x in findings if x.group == name)
+    planted = [
+        dataclasses.replace(first, verdict="violated"),
+        dataclasses.replace(second, verdict="does not apply", instances=0, vacuous_share=math.nan),
+        dataclasses.replace(
+            third,
+            verdict="undecided",
+            reasons={"a reason": 2},
+            instances=8,
+            equal_within=1e-20,
+            vacuous_share=1.0,
+        ),
+    ]
+    curves = horizon_curve((2, 4, 8)), preference_curve(points=2)
+    made = verify_report(groups[:1], planted, *curves, note="no model: skipped")
+    assert made.summary == ["1 violated, 1 undecided, 1 do not apply."]
+    text = made.text()
+    names = [x.statement.name for x in planted]
+    assert f"undecided on 2 of 8: {names[2]} (a reason, equal to within 1e-20)" in text
+    assert f"vacuous here (each holds and says nothing): {names[2]}" in text
+    assert f"conditions met by no instance here: {names[1]}" in text
+    assert text.endswith("no model: skipped")
+    assert tables(made)[0].tones == ["bad", "quiet", "quiet"]
 
 
 def test_verdicts_are_counted_and_violations_always_named():

@@ -4,7 +4,6 @@ and closed forms.
 
 import itertools
 import math
-from dataclasses import replace
 from fractions import Fraction
 
 import mpmath
@@ -13,6 +12,7 @@ import pytest
 import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planted import changed
 from scipy.optimize import linprog
 from strategies import read_number, seeds
 
@@ -20,7 +20,8 @@ import theory.solve.adversary
 from theory.claims import bounds
 from theory.claims import discounted as discounted_statements
 from theory.claims.discounted import DISCOUNTED_STATEMENTS, DiscountedInstance
-from theory.claims.verdict import check, summarise, summarise_each
+from theory.claims.findings import decide, decide_each
+from theory.claims.verdict import check
 from theory.mdp.policy import Policy
 from theory.mdp.responses import sample_log_ratio_ball
 from theory.mdp.token_mdp import TokenMDP
@@ -517,8 +518,8 @@ def test_no_statement_was_lost():
             "theorem-2-clone",
             "clone-elementary",
             "clone-three-halves",
-            "clone-stepwise",
             "clone-pinsker",
+            "clone-stepwise",
         ),
         *(
             "theorem-2-rl",
@@ -533,7 +534,7 @@ def test_no_statement_was_lost():
 
 @pytest.mark.parametrize("name", BY_NAME)
 def test_statement_holds_on_random_instances(name):
-    summary = summarise(BY_NAME[name], INSTANCES)
+    summary = decide(BY_NAME[name], INSTANCES)
     assert summary.verdict == "holds"
     assert summary.error_bound < 1e-7  # a bound this small cannot hide a mistake in a formula
     if BY_NAME[name].equality:
@@ -549,12 +550,15 @@ def test_planted_violation_is_found(name, delta):
     """
     statement = BY_NAME[name]
     if statement.equality:
-        planted = replace(statement, right=lambda i: statement.right(i) * (1 + delta))
+        planted = changed(statement, right=lambda i: statement.bound.of(i) * (1 + delta))
     else:
-        planted = replace(
-            statement, right=lambda i: statement.left(i) - delta * (abs(statement.left(i)) + 1e-3)
+        planted = changed(
+            statement,
+            right=lambda i: (
+                statement.quantity.of(i) - delta * (abs(statement.quantity.of(i)) + 1e-3)
+            ),
         )
-    summary = summarise(planted, INSTANCES)
+    summary = decide(planted, INSTANCES)
     assert summary.verdict == "violated"
     assert set(summary.outcomes) <= {"violated", "does not apply"}
 
@@ -688,13 +692,13 @@ def test_every_statement_is_decided_however_long_the_response(discount):
         soft_value_iteration(mdp, 0.4, 1e-3).policy, 0.2, np.random.default_rng(4)
     )
     instance = DiscountedInstance(mdp, policy, 0.4, np.arange(5.0))
-    found = summarise_each(DISCOUNTED_STATEMENTS, [instance])
+    found = decide_each(DISCOUNTED_STATEMENTS, [instance])
     assert {summary.verdict for summary in found} <= {"holds", "does not apply"}
     planted = [
-        replace(s, right=lambda i, s=s: s.left(i) - 1e-15 * (abs(s.left(i)) + 1e-3))
+        changed(s, right=lambda i, s=s: s.quantity.of(i) - 1e-15 * (abs(s.quantity.of(i)) + 1e-3))
         for s in DISCOUNTED_STATEMENTS
     ]
-    found = summarise_each(planted, [instance])
+    found = decide_each(planted, [instance])
     assert {summary.verdict for summary in found} <= {"violated", "does not apply"}
 
 
