@@ -24,6 +24,7 @@ import numpy as np
 from resumable import main
 from validation_report import report
 
+from llm_bridge.check.points import Sampling
 from llm_bridge.check.truth import (
     mdp_truth,
     model_truth,
@@ -31,9 +32,10 @@ from llm_bridge.check.truth import (
     reward_distance,
     task_truth,
 )
-from llm_bridge.check.validation import Reading, Validation
+from llm_bridge.check.validation import Validation
 from llm_bridge.models.cloned import train_on_demonstrations
 from llm_bridge.models.spec import ModelSpec
+from llm_bridge.read.reward import RewardReading
 from llm_bridge.read.tree import token_tree
 from llm_bridge.tasks.generated import addition
 from theory.fit.demonstrations import Demonstrations
@@ -60,39 +62,41 @@ PROMPTS = ("A", "B")
 
 
 def addition_family(name):
-    """Points of one model on 200 prompts: both gauges and terminal rules, pairs of two laws, values
-    of four policies.
+    """Points of one model on 200 prompts: both gauges and terminal rules, pairs of two
+    distributions, values of four policies.
 
     The true reward of the preferences is the teacher's endogenous reward, on the first 6 prompts;
     values are probabilities that the answer is right.
     """
     lm, task = ModelSpec(SHARED / name).load(), addition(200, seed=11)
     few = task.take(range(50))
-    one = Validation(lm, task.prompts, 4, draws=256, seed=own_seed(name))
+    one = Validation(lm, task.prompts, 4, sampling=Sampling(draws=256, seed=own_seed(name)))
     points = named(one.rewards(), "logits, zero") + named(one.values(task_truth(lm, task)), "")
+    # with bootstrap three tokens of four: the context has no position for a tenth
     for gauge, terminal, horizon in (("logprob", "zero", 4), ("logits", "bootstrap", 3)):
-        read = Reading(
-            gauge=gauge, terminal=terminal
-        )  # three tokens of four: the context has no position for a tenth
         other = Validation(
-            lm, few.prompts, horizon, predicted=read, draws=4, seed=own_seed(name, gauge)
+            lm,
+            few.prompts,
+            horizon,
+            reading=RewardReading(gauge=gauge, terminal=terminal),
+            sampling=Sampling(draws=4, seed=own_seed(name, gauge)),
         )
         points += named(other.rewards(2), f"{gauge}, {terminal}")
     return {"points": points + compared(lm, task, own_seed(name, "pairs"))}
 
 
-def compared(lm, task, seed, measured=None):
+def compared(lm, task, seed, shares=(0.0, 0.5), **wrong):
     """Preferences of a model of addition, on the first 6 prompts: 10⁸ pairs of responses to each
     are predicted from.
     """
     prompts = task.prompts[:6]
-    one = Validation(lm, prompts, 4, measured=measured, draws=2, seed=seed)
+    sampling = Sampling(draws=2, pairs=600, seed=seed)
+    one = Validation(lm, prompts, 4, sampling=sampling).planted(**wrong)
     truth = model_truth(ModelSpec(SHARED / "add-teacher").load(), prompts, 4)
-    shares = (0.0, 0.5) if measured is None else (0.0,)
     return [
         row
         for s in shares
-        for row in named(one.preferences(truth, pairs=600, expert_share=s), f"expert {s:g}")
+        for row in named(one.preferences(truth, expert_share=s), f"expert {s:g}")
     ]
 
 
@@ -103,18 +107,17 @@ def planted(name):
     lm, task = ModelSpec(SHARED / name).load(), addition(200, seed=11).take(range(50))
     found = {}
     for what, wrong, horizon in (
-        ("gauge", Reading(gauge="logprob"), 4),
-        ("terminal rule", Reading(terminal="bootstrap"), 3),
-        ("sampled at ½", Reading(temperature=0.5), 4),
-        ("half of α", Reading(alpha=0.5), 4),
+        ("gauge", {"reading": RewardReading(gauge="logprob")}, 4),
+        ("terminal rule", {"reading": RewardReading(terminal="bootstrap")}, 3),
+        ("sampled at ½", {"temperature": 0.5}, 4),
+        ("half of α", {"reading": RewardReading(alpha=0.5)}, 4),
     ):
-        one = Validation(
-            lm, task.prompts, horizon, measured=wrong, draws=256, seed=own_seed(name, what)
-        )
+        sampling = Sampling(draws=256, seed=own_seed(name, what))
+        one = Validation(lm, task.prompts, horizon, sampling=sampling).planted(**wrong)
         found[what] = named(one.rewards(2), what)
         if horizon == 4:
             found[what] += named(one.values(task_truth(lm, task)), what)
-            found[what] += compared(lm, task, own_seed(name, what), wrong)
+            found[what] += compared(lm, task, own_seed(name, what), (0.0,), **wrong)
     return {"planted": found}
 
 
@@ -277,19 +280,18 @@ def self_trained(name, size, n, seed, steps=STEPS):
     )
     found = {"curve": curve, "parameters": sum(x.numel() for x in lm.model.parameters())}
     truth = mdp_truth(lm, problem.prompts, problem.mdp, problem.alpha)
-    read = Reading(problem.alpha)
+    own = own_seed(name, size, n, seed, steps)
     one = Validation(
         lm,
         problem.prompts,
         H,
-        predicted=read,
+        reading=RewardReading(problem.alpha),
+        sampling=Sampling(draws=1000, pairs=1000, seed=own),
         end_tokens=range(V, V + P),
-        draws=1000,
-        seed=own_seed(name, size, n, seed, steps),
     )
     points = named(one.rewards(5), "logits, zero") + named(one.values(truth), "")
     for share in (0.0, 0.5):
-        points += named(one.preferences(truth, pairs=1000, expert_share=share), f"expert {share:g}")
+        points += named(one.preferences(truth, expert_share=share), f"expert {share:g}")
     return found | {"points": points, "seconds": time.process_time() - started}
 
 

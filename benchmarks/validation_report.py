@@ -7,24 +7,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from resumable import results
 
-from llm_bridge.check.validation import Point, deviations
-from theory.reports.figures import CLONE, PALETTE, RL
+from llm_bridge.check.diagonal import MARKERS, diagonal_figure
+from llm_bridge.check.points import Point, deviations
+from theory.reports.figures import PALETTE
 from theory.reports.report import save_figure
 
 MODELS = ("add-small", "add-fair", "add-good", "add-poor", "add-teacher")
 PROBLEMS = {"tree": "random tree", "window": "window of two tokens", "coin": "coin–payoff"}
 SIZES, NUMBERS, SEEDS = ("4k", "40k", "260k"), (300, 3000, 30_000), (0, 1)
-MARKERS = {
-    "reward of a token": ".",
-    "reward of the last token": "1",
-    "reward of a response": "+",
-    "value of sampling": "o",
-    "value of greedy decoding": "s",
-    "value of the MAP response": "^",
-    "value of π̂^2": "D",
-    "preference agreement": "P",
-    "mean preference error (TV)": "X",
-}
 SHORT = {
     "value of sampling": "sampling",
     "value of greedy decoding": "greedy",
@@ -33,12 +23,10 @@ SHORT = {
     "preference agreement": "agreement",
     "mean preference error (TV)": "mean TV",
 }
-PANELS = {
-    "reward": "rewards (reward units)",
-    "probability": "probabilities",
-    "value": "plain values (reward units)",
+FAMILIES = {
+    "addition": "models of addition (5)",
+    "trained": "trained here on demonstrations",
 }
-FAMILIES = {"addition": RL, "trained": CLONE}
 
 
 def report(out):
@@ -59,14 +47,14 @@ def report(out):
         values,
     ):
         print("\n".join([*table(found), ""]))
-    save_figure(diagonal_figure(found), out, "predicted_measured")
+    save_figure(both_families(found), out, "predicted_measured")
     save_figure(curves_figure(found), out, "validation_curves")
 
 
 def points_of(rows, **wanted):
     """Those whose fields are as wanted; `how` is one of a file's."""
     kept = [row for row in rows if all(row[name] == value for name, value in wanted.items())]
-    return [Point(**{name: row[name] for name in Point._fields}) for row in kept]
+    return [Point(**{name: row[name] for name in Point._fields if name in row}) for row in kept]
 
 
 def family(found, name):
@@ -294,104 +282,12 @@ def values(found):
 # --- Figures --------------------------------------------------------------------------------------
 
 
-def diagonal_figure(found):
-    """Predicted against measured, and below it the deviation in half-widths of the interval."""
-    figure = Figure(figsize=(10.5, 6.6), layout="constrained")
-    rows = figure.subplots(2, 3, sharex="col", height_ratios=(3, 1.15))
+def both_families(found):
+    """Predicted against measured, and in grey what shows where an error is planted."""
     wrong = [row for some in found["planted-add-fair"]["planted"].values() for row in some]
-    for (unit, title), top, bottom in zip(PANELS.items(), rows[0], rows[1], strict=True):
-        ends, fewest_last = (
-            [],
-            sorted(FAMILIES, key=lambda name: -len(points_of(family(found, name), unit=unit))),
-        )
-        for quantity, marker in MARKERS.items():
-            off = points_of(wrong, unit=unit, quantity=quantity)
-            scatter(top, [p for p in off if p.deviation > 2], marker, "0.62", 0)
-            for order, name in enumerate(fewest_last, start=2):
-                color = FAMILIES[name]
-                some = points_of(family(found, name), unit=unit, quantity=quantity)
-                scatter(top, some, marker, color, order)
-                sides = [
-                    p.high - p.measured if p.predicted > p.measured else p.measured - p.low
-                    for p in some
-                ]
-                gaps = [
-                    (p.measured - p.predicted) / side if p.measured != p.predicted else 0.0
-                    for p, side in zip(some, sides, strict=True)
-                ]
-                bottom.scatter(
-                    [p.predicted for p in some],
-                    gaps,
-                    marker=marker,
-                    color=color,
-                    s=9,
-                    lw=0.5,
-                    alpha=0.6,
-                    zorder=order,
-                )
-                ends += [p.predicted for p in some]
-        low, high = min(ends), max(ends)
-        pad = 0.05 * (high - low)
-        top.axline((low, low), (high, high), color="0.2", lw=0.7, zorder=1)
-        top.set(xlim=(low - pad, high + pad), ylim=(low - pad, high + pad), title=title)
-        bottom.axhspan(-1, 1, color="0.9", lw=0, zorder=0)
-        bottom.axhline(0, color="0.2", lw=0.7)
-        bottom.set(ylim=(-2.6, 2.6), xlabel="predicted from the token tree")
-        for axes in (top, bottom):
-            axes.grid(alpha=0.3, lw=0.4)
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.tick_params(labelsize=8)
-        top.title.set_fontsize(10)
-    rows[0, 0].set_ylabel("measured on the model")
-    rows[1, 0].set_ylabel("off the diagonal,\nhalf-widths of\nthe interval", fontsize=8)
-    figure.legend(handles=handles(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    return figure
-
-
-def scatter(axes, points, marker, color, order):
-    """Points with their intervals."""
-    if not points:
-        return
-    x, y = [p.predicted for p in points], [p.measured for p in points]
-    axes.errorbar(
-        x,
-        y,
-        yerr=[[p.measured - p.low for p in points], [p.high - p.measured for p in points]],
-        fmt="none",
-        ecolor=color,
-        elinewidth=0.8,
-        alpha=0.8,
-        zorder=order,
-    )
-    hollow = {"facecolors": "none"} if marker in "os^D" else {}
-    axes.scatter(
-        x,
-        y,
-        marker=marker,
-        **(hollow | {"edgecolors": color} if hollow else {"color": color}),
-        s=14,
-        linewidths=0.8,
-        alpha=0.8,
-        zorder=order + 0.5,
-    )
-
-
-def handles():
-    """Of the legend: colours say whose, markers say what."""
-    texts = {"addition": "models of addition (5)", "trained": "trained here on demonstrations"}
-    made = [
-        Line2D([], [], color=color, lw=3, label=texts[name]) for name, color in FAMILIES.items()
-    ]
-    made.append(
-        Line2D([], [], color="0.62", lw=3, label="an error planted (add-fair), where it shows")
-    )
-    for quantity, marker in MARKERS.items():
-        name = {"value of π̂^2": r"value of $\hat\pi^2$"}.get(quantity, quantity)
-        fill = "none" if marker in "os^D" else "0.2"
-        made.append(
-            Line2D([], [], color="0.2", marker=marker, mfc=fill, ls="none", ms=6, label=name)
-        )
-    return made
+    far = [point for point in points_of(wrong) if point.deviation > 2]
+    series = {text: points_of(family(found, name)) for name, text in FAMILIES.items()}
+    return diagonal_figure(series, {"an error planted (add-fair), where it shows": far})
 
 
 def curves_figure(found):

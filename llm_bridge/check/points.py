@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from scipy.special import ndtri
 
+from theory.commands import shared
+from theory.commands.options import Options, option
+
 __all__ = [
     "Deviation",
     "Point",
     "PointUnit",
+    "Sampling",
     "deviations",
     "exact_point",
     "importance_mean",
@@ -29,6 +34,18 @@ ROUNDING = 2e-5
 
 FALSE_ALARM = 1e-3
 """Probability that sampling alone puts any point of one validation off the diagonal."""
+
+
+@dataclass(frozen=True)
+class Sampling(Options):
+    """Say how much is sampled, from which seed, and how sure the intervals are."""
+
+    draws: int = option(64, help="responses sampled to each prompt", low=2)
+    pairs: int = option(
+        64, help="pairs of responses sampled for each prompt", low=2, flag="pairs-per-prompt"
+    )
+    seed: int = shared.seed(help="of everything that is sampled")
+    confidence: float = shared.confidence()
 
 
 class Point(NamedTuple):

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import expit
 
 from llm_bridge.check.points import PointUnit
-from llm_bridge.models.load import CausalLM
+from llm_bridge.models.load import CausalLM, encode
 from llm_bridge.read.reward import EndogenousReward, RewardReading
 from llm_bridge.read.tree import TokenTree, token_tree
 from llm_bridge.tasks.generated import Task
@@ -106,13 +106,17 @@ def task_truth(lm: CausalLM, task: Task) -> Truth:
     """Take right and wrong as the truth: 1 for the answer, all of the response, 0 for any other.
 
     Raises:
-        ValueError: the answers have different lengths in tokens, or a prompt is given twice.
+        ValueError: the answers have different lengths in tokens or tokens that the model does not
+            have, or a prompt is given twice.
 
     """
     _require_different(task.prompts)
-    answers = [
-        lm.tokenizer(answer, add_special_tokens=False)["input_ids"] for answer in task.answers
-    ]
+    try:
+        answers = [encode(lm.tokenizer, text, special_tokens=False) for text in task.answers]
+    except ValueError as error:
+        raise ValueError(
+            f"task={task.name}: its answers are no texts of {lm.name} ({error}); give another task"
+        ) from None
     if len({len(ids) for ids in answers}) > 1:
         raise ValueError(
             f"task={task.name}: answers of different lengths; a tree has one horizon, give those "

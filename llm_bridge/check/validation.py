@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -32,6 +31,7 @@ import torch
 
 from llm_bridge.check.points import (
     Point,
+    Sampling,
     exact_point,
     importance_mean,
     interval_point,
@@ -47,7 +47,6 @@ from llm_bridge.read.reward import EndogenousReward, RewardReading, Score
 from llm_bridge.read.rollout import Actor, generate
 from llm_bridge.read.tree import token_tree
 from theory.arrays.namespace import require_positive
-from theory.commands.options import Options, option
 from theory.mdp.policy import Policy
 from theory.mdp.responses import Responses, greedy_response, log_prob, map_response
 from theory.mdp.token_mdp import TokenMDP
@@ -55,20 +54,10 @@ from theory.mdp.values import plain_value
 from theory.solve.reward import preference_tv, returns
 from theory.solve.soft import power_policy, soft_optimal
 
-__all__ = ["Sampling", "Validation"]
+__all__ = ["Validation"]
 
 ROWS = 8192
 """Responses that are generated at once."""
-
-
-@dataclass(frozen=True)
-class Sampling(Options):
-    """Say how much is sampled, from which seed, and how sure the intervals are."""
-
-    draws: int = option(64, help="responses sampled to each prompt", low=2)
-    pairs: int = option(64, help="pairs of responses sampled for each prompt", low=2)
-    seed: int = option(0, help="of everything that is sampled", low=0, high=2**63 - 1)
-    confidence: float = option(0.95, help="of the intervals", above=0, below=1)
 
 
 class Validation:
@@ -99,7 +88,7 @@ class Validation:
         horizon: int,
         *,
         reading: RewardReading = RewardReading(),  # noqa: B008
-        sampling: Sampling = Sampling(),
+        sampling: Sampling = Sampling(),  # noqa: B008
         temperature: float = 1.0,
         end_tokens: Sequence[int] = (),
     ) -> None:

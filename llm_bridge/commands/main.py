@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from llm_bridge.commands import check, ppo, score, verify
+from llm_bridge.commands import check, ppo, score, validate, verify
 from theory.commands import curves, learn, solve
 
 __all__ = ["COMMANDS", "main", "page"]
@@ -26,6 +26,7 @@ COMMANDS = (
     learn.COMMAND,
     solve.COMMAND,
     check.COMMAND,
+    validate.COMMAND,
     score.COMMAND,
     ppo.COMMAND,
 )

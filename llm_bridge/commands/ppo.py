@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import sys
 import threading
@@ -281,7 +280,7 @@ def _problems(
         raise ValueError(f"--chat: the tokenizer of {lm.name} has no chat template; leave it out")
     folder = options.data_folder
     if folder is None and name in DATA:
-        folder = Path(os.environ.get("ENDORM_SHARED", "../shared")) / "data"
+        raise ValueError(f"{name}: a short name; give --data-folder, a folder with {DATA[name]}")
     task, unusable = problems(name, folder, tokenizer=lm.tokenizer if options.chat else None)
     kept: list[int] = []
     left_out = [str(problem) for problem in unusable]

@@ -73,4 +73,5 @@ def require_same_run(
     if state["model"][-1] != identity[-1]:
         raise ValueError(f"prompts: {path} is of a run on other prompts; give those, or start anew")
     if state["model"] != identity:
-        raise ValueError(f"lm: {path} is of a run from another model; give that one")
+        which = "lm" if state["model"][0] != identity[0] else "teacher"
+        raise ValueError(f"{which}: {path} is of a run from another model; give that one")

@@ -1,8 +1,17 @@
-"""Compute the exact optimum of PPO on a token tree, and how far from it a policy is."""
+"""Compute the exact optimum of PPO on a token tree, and how far from it a policy is.
+
+With reward `r` (of `π̂` or of a teacher), KL coefficient `β` and entropy bonus `η` the objective is
+
+    J(π) = V^π_r − β KL(π‖π̂) + η H(π) = V^π_{r − η log π̂} − (β + η) KL(π‖π̂),
+
+which `theory.solve.improve.kl_optimal` maximises. With ``r = α log π̂`` the maximum is the power
+policy ``π̂^{(α+β)/(β+η)}``, with a teacher and ``η = 0`` it is ``∝ π̂ · π_teacher^{α/β}``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,10 +22,10 @@ from llm_bridge.read.tree import token_tree
 from theory.mdp.distances import kl
 from theory.mdp.policy import Policy
 from theory.mdp.responses import Responses, greedy_response, log_prob, map_response
+from theory.mdp.token_mdp import TokenMDP
 from theory.mdp.values import plain_value, trajectory_entropy
-from theory.solve.improve import distil
+from theory.solve.improve import hybrid_reward, kl_optimal
 from theory.solve.reward import endogenous_reward
-from theory.solve.soft import power_policy
 
 __all__ = ["ExactTarget", "right"]
 
@@ -24,21 +33,19 @@ __all__ = ["ExactTarget", "right"]
 class ExactTarget:
     """Exact optimum of a training run on `P` equally likely prompts.
 
-    ``J_β`` is highest at the power policy ``π̂^{1+α/β}`` (`theory.solve.improve.kl_optimal`).
-
     Args:
         lm: `π̂`.
         prompts: `P` texts.
         config: hyperparameters of the run; ``max_tokens`` is the horizon `H`.
-        teacher: teacher of the run; the optimum is then ``∝ π̂ · π_teacher^{α/β}``, and there can be
-            no entropy bonus.
         answers: right response to each prompt, a text of `H` tokens, for the accuracies.
+        teacher: teacher of the run, whose reward is maximised; `None` for `π̂` itself.
 
     Attributes:
         anchor: `π̂` on the tree.
-        optimum: ``π̂^{(α+β)/(β+η)}`` with the entropy bonus `η`; the power policy if ``η = 0``.
-        reward: ``α log π̂``; in another gauge all objectives are larger by ``E V̂(s₁)``, and their
-            differences are the same.
+        reward: reward that is maximised. If its value after the last token is zero, it is in gauge
+            ``"logprob"`` whatever the run's: in the other one all objectives are larger by ``E
+            V(s₁)``, and their differences are the same.
+        optimum: policy at which training must end.
 
     Raises:
         ValueError: responses can end early, there is no single optimum, an answer has another
@@ -66,18 +73,10 @@ class ExactTarget:
         self.config = config
         _require_optimum(find_end_tokens(lm, config.end_tokens), config)
         self.anchor = token_tree(lm, prompts, config.max_tokens).policy
-        self.reward = endogenous_reward(self.anchor, config.alpha, gauge="logprob")
-        power = (config.alpha + config.beta) / (config.beta + config.entropy)
-        self.optimum = power_policy(self.anchor, power)
-        if teacher is not None:
-            if config.entropy:
-                raise ValueError(
-                    f"entropy={config.entropy}: with a teacher there is no exact optimum here; use "
-                    "0"
-                )
-            expert = token_tree(teacher, prompts, config.max_tokens).policy
-            self.reward = endogenous_reward(expert, config.alpha, gauge="logprob")
-            self.optimum = distil(self.anchor, expert, config.alpha, config.beta).policy
+        self.reward = self._reward(teacher or lm)
+        log_anchor = endogenous_reward(self.anchor, 1.0, gauge="logprob")
+        charged = hybrid_reward(self.reward, log_anchor, -config.entropy)
+        self.optimum = kl_optimal(charged, self.anchor, config.beta + config.entropy).policy
         self.answers: Responses | None = None
         if answers is not None:
             ids = [
@@ -91,8 +90,17 @@ class ExactTarget:
             self.answers = Responses(np.arange(len(ids)), np.array(ids))
         self._ends = self.objective(self.anchor), self.objective(self.optimum)
 
+    def _reward(self, lm: CausalLM) -> TokenMDP:
+        """Return the reward on the tree, read as the configuration says."""
+        reading = self.config.reading
+        if reading.terminal == "zero":
+            reading = replace(reading, gauge="logprob")
+        further = reading.terminal == "bootstrap"
+        tree = token_tree(lm, self.prompts, self.config.max_tokens, terminal_layer=further)
+        return reading.of_policy(tree.policy)
+
     def objective(self, policy: Policy) -> float:
-        """Return ``J_β(π) = V^π_r̂ − β KL(π‖π̂) + η H(π)``, averaged over prompts, reward units."""
+        """Return ``V^π_r − β KL(π‖π̂) + η H(π)``, averaged over prompts, reward units."""
         penalty = self.config.beta * kl(policy, self.anchor)
         bonus = self.config.entropy * trajectory_entropy(policy)
         return float(plain_value(self.reward, policy) - (penalty - bonus))
@@ -162,10 +170,6 @@ def _require_optimum(ends: Sequence[int], config: PPOConfig) -> None:
     if ends:
         raise ValueError(
             f"end_tokens={ends}: every response of the tree has max_tokens tokens; use ()"
-        )
-    if config.terminal != "zero":
-        raise ValueError(
-            f"terminal={config.terminal!r}: the power policy is the optimum for 'zero' alone"
         )
     if config.adaptive_kl is not None:
         raise ValueError(

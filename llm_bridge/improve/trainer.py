@@ -69,9 +69,10 @@ class Trainer:
         lm: `π̂`, which is not changed.
         prompts: texts or token ids, from which batches are sampled.
         config: hyperparameters.
-        teacher: model whose endogenous reward is maximised instead of `π̂`'s own. The optimum is ``∝
-            π̂ · π_teacher^{α/β}`` (distillation; with an earlier or a later `π̂`, the schemes of
-            `theory.solve.improve.SCHEMES`).
+        teacher: model whose endogenous reward is maximised instead of `π̂`'s own, read as
+            ``config.reading`` says: on-policy distillation, with optimum ``∝ π̂ · π_teacher^{α/β}``
+            (with an earlier or a later `π̂` as teacher, the schemes of
+            `theory.solve.improve.SCHEMES`). `π̂` still anchors the KL penalty.
         extra: reward added to the endogenous one, such as a checked answer; with
             ``config.alpha = 0`` it is the only one.
         group: processes of the run, each with its share of every batch. A run is the same for any

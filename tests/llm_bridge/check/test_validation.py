@@ -13,6 +13,7 @@ pytest.importorskip("transformers")
 from llm_bridge.check import truth as truth_module
 from llm_bridge.check.points import (
     Point,
+    Sampling,
     deviations,
     importance_mean,
     off_the_diagonal,
@@ -26,7 +27,7 @@ from llm_bridge.check.truth import (
     reward_distance,
     task_truth,
 )
-from llm_bridge.check.validation import Sampling, Validation
+from llm_bridge.check.validation import Validation
 from llm_bridge.models.cloned import train_on_demonstrations
 from llm_bridge.models.spec import ModelSpec
 from llm_bridge.read.reward import RewardReading

@@ -25,6 +25,7 @@ ENOUGH = {
     "check": "--model m --prompt a --sampled 4",
     "score": "--model m --pairs f --reference n",
     "ppo": "--model m --data f --teacher n",
+    "validate": "--model m --prompt a --expert n",
 }
 """What a command needs besides, so that any of its options may be read."""
 

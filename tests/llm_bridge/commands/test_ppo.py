@@ -20,11 +20,15 @@ from llm_bridge.commands.main import main
 from llm_bridge.improve.config import PPOConfig
 from llm_bridge.improve.cost import cost
 from llm_bridge.improve.run import read_metrics
+from llm_bridge.improve.target import ExactTarget
 from llm_bridge.improve.trainer import Trainer
 from llm_bridge.models.load import fingerprint
 from llm_bridge.models.spec import ModelSpec
 from llm_bridge.tasks.accuracy import evaluate_tasks, sample_texts
-from llm_bridge.tasks.generated import Task, addition
+from llm_bridge.tasks.generated import Task, addition, sorting
+from theory.mdp.distances import kl
+from theory.mdp.values import trajectory_entropy
+from theory.solve.improve import distil
 
 FEW = ["--prompts-per-step", "8", "--samples", "2", "--minibatch", "16", "--microbatch", "8"]
 
@@ -80,6 +84,30 @@ def test_a_real_model_is_held_against_its_exact_optimum(shared_models, tmp_path,
     assert lines[-1].startswith("exact distance to the optimum: ")
     assert json.loads((tmp_path / "config.json").read_text())["max_tokens"] == 6
     assert ModelSpec(tmp_path / "model").load().name == "model"
+
+
+def test_a_teacher_is_distilled_towards_its_exact_optimum(shared_models, tmp_path, capsys):
+    """The reward is that of the model's own three-bit copy, and so is the optimum."""
+    model = str(shared_models / "nano-sort")
+    command = ["ppo", "--model", model, "--teacher", model, "--teacher-bits", "3"]
+    command += ["--task", "sorting", "--alpha", "0.5", "--beta", "0.5", "--steps", "3"]
+    command += ["--eval-prompts", "3", "--n-prompts", "20", "--out", str(tmp_path), *FEW]
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line.split()[0]: line.split()[1:] for line in lines if line.startswith("  ")}
+    lm = ModelSpec(model).load()
+    teacher = ModelSpec(model, bits=3).load()
+    config = PPOConfig(alpha=0.5, beta=0.5, max_tokens=6, end_tokens=())
+    kept, _ = sorting(23, seed=0).split(3)
+    target = ExactTarget(lm, kept.prompts, config, kept.answers, teacher)
+    anchor, expert = (ExactTarget(x, kept.prompts, config).anchor for x in (lm, teacher))
+    optimum = distil(anchor, expert, 0.5, 0.5).policy
+    assert float(kl(target.optimum, optimum)) == pytest.approx(0, abs=1e-10)
+    assert rows["objective"][2] == f"{target.objective(optimum):.4f}"
+    assert rows["entropy"][2] == f"{float(trajectory_entropy(optimum)):.4f}"
+    noted = json.loads((tmp_path / "run.json").read_text())
+    assert (noted["lm"], noted["reward_of"]) == (fingerprint(lm), fingerprint(teacher))
+    assert noted["lm"] != noted["reward_of"]
 
 
 def test_problems_are_trained_on_and_written(folder, problems, tmp_path, capsys):
@@ -284,6 +312,10 @@ def test_hyperparameters_come_from_a_file_and_from_options(folder, problems, tmp
         (["--clip", "high"], "--clip=high: must be a number, above 0, or none for off"),
         (["--task", "addition"], "--task or --data: give one of them"),
         (["--teacher-bits", "4"], "--teacher-bits needs --teacher"),
+        (
+            ["--eval", "math500", "--max-tokens", "6"],
+            "math500: a short name; give --data-folder, a folder with math/",
+        ),
         (["--config", "nowhere.json"], "--config=nowhere.json: cannot be read as JSON"),
         (["--eval-every", "0"], "--eval-every=0: must be at least 1"),
         (["--chat"], "--chat: the tokenizer of tiny has no chat template"),

@@ -112,8 +112,8 @@ def test_other_runs_are_refused(lm, tmp_path):
     for other, message in (  # a checkpoint knows it too
         ((lm, PROMPTS, changed(config, beta=0.3), {}), r"beta=0.3: .* has 0.5; go on with that"),
         ((lm, PROMPTS[:2], config, {}), r"prompts: .* is of a run on other prompts"),
-        ((model(seed=1), PROMPTS, config, {}), "is of a run from another model"),
-        ((lm, PROMPTS, config, teacher), "is of a run from another model"),
+        ((model(seed=1), PROMPTS, config, {}), "^lm: .* is of a run from another model"),
+        ((lm, PROMPTS, config, teacher), "^teacher: .* is of a run from another model"),
     ):
         with pytest.raises(ValueError, match=message):
             Trainer(*other[:3], **other[3]).load(out / "checkpoint.pt")

@@ -1,0 +1,375 @@
+"""The ``endorm validate`` command: a model's rewards, preferences and values, as they are measured,
+against what tables predict. torch is loaded when it runs, not when its options are listed.
+
+Exit codes: 0, every point is where the tables predict; 1, one is off by more than rounding or
+chance; 2, bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from llm_bridge.check.points import Point, Sampling
+from llm_bridge.commands.options import HORIZON, TreeOptions, read_second, require_packages
+from llm_bridge.models.spec import ModelSpec
+from llm_bridge.read.reading import RewardReading
+from theory.commands import shared
+from theory.commands.options import Command, Group, Options, option
+
+if TYPE_CHECKING:
+    from llm_bridge.check.truth import Truth
+    from llm_bridge.check.validation import Validation
+    from llm_bridge.models.load import CausalLM
+    from llm_bridge.tasks.generated import Task
+    from theory.reports.report import Report
+    from theory.storage.runs import RunFolder
+
+__all__ = ["COMMAND", "ValidateOptions"]
+
+POINTS = "points.jsonl"
+N_PROMPTS = 50
+RESPONSES = ("prompt", "prompts", "limit", "horizon")
+"""Options that say which responses there are, where nothing else does."""
+
+DTYPES = ("float32", "float64")
+"""In others rounding would hide what is compared."""
+
+
+@dataclass(frozen=True)
+class ValidateOptions(Options):
+    """Which responses are compared, and where the report goes."""
+
+    task: Literal["addition", "sorting"] | None = option(
+        None, help="prompts made here, their responses judged right or wrong", group="responses"
+    )
+    n_prompts: int | None = option(
+        None, help="prompts of --task", low=1, default_text=str(N_PROMPTS), group="responses"
+    )
+    scored: int = option(
+        1, help="sampled responses to each prompt compared token by token", low=1, group="responses"
+    )
+    pair_prompts: int = option(
+        6, help="prompts whose pairs of responses are compared", low=1, group="responses"
+    )
+    expert_share: tuple[float, ...] = option(
+        (0.0, 0.5),
+        help="shares of the expert's responses in pairs; the others are uniform",
+        low=0,
+        high=1,
+        group="responses",
+    )
+    out: Path = shared.out("out/validate", "validation.json, report.html and the figure")
+
+    def unread(self) -> dict[str, str]:
+        """Only a task has a number of prompts."""
+        return {"n_prompts": "needs {task}"} if self.task is None else {}
+
+
+@dataclass(frozen=True, eq=False)
+class _Subject:
+    """What is validated, and against what.
+
+    Attributes:
+        lm: the model.
+        prompts: texts.
+        horizon: tokens of a response.
+        facts: what the model and the truth are, and what tells them from others.
+        truth: what responses are worth; `None` if nothing says so: rewards alone are compared.
+        preference_truth: the same for pairs.
+        end_tokens: ids after which a response is over.
+
+    """
+
+    lm: CausalLM
+    prompts: Sequence[str]
+    horizon: int
+    facts: dict[str, Any]
+    truth: Truth | None = None
+    preference_truth: Truth | None = None
+    end_tokens: Sequence[int] = ()
+
+
+class _Request:
+    """The options of a call, read and checked before anything is loaded."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.options = ValidateOptions.read(arguments)
+        self.reading = RewardReading.read(arguments)
+        self.sampling = Sampling.read(arguments)
+        self.tree = TreeOptions.read(arguments)
+        self.model: ModelSpec | None = None
+        self.expert: ModelSpec | None = None
+        if "model" not in ModelSpec.given(arguments):
+            for prefix in ("", "expert-"):
+                ModelSpec.refuse(arguments, "needs --model", prefix=prefix)
+            TreeOptions.refuse(arguments, "needs --model", RESPONSES)
+            ValidateOptions.refuse(arguments, "needs --model", ("task", "n_prompts"))
+            return
+        self.model = ModelSpec.read(arguments)
+        self.expert = read_second(arguments, "expert-", self.model, dtype=self.model.dtype)
+        for spec, prefix in ((self.model, ""), (self.expert, "expert-")):
+            if spec is not None and spec.dtype not in DTYPES:
+                raise ValueError(
+                    f"--{prefix}dtype={spec.dtype}: must be {' or '.join(DTYPES)}; rounding would "
+                    "hide what is compared"
+                )
+        if self.options.task is not None:
+            reason = f"is not read with --task {self.options.task}, which has its own"
+            TreeOptions.refuse(arguments, reason, RESPONSES)
+        if self._of_table:
+            reason = f"is not read with --expert={ModelSpec.given(arguments, 'expert-')['model']}"
+            ValidateOptions.refuse(arguments, reason, ("task",))
+            TreeOptions.refuse(arguments, reason, ("horizon",))
+            others = ModelSpec.declared().keys() - {"model"}
+            ModelSpec.refuse(arguments, reason, others, prefix="expert-")
+
+    @property
+    def _of_table(self) -> bool:
+        return self.expert is not None and self.expert.model.endswith(".npz")
+
+    def settings(self) -> dict[str, Any]:
+        """Return all options that results depend on, apart from the models'."""
+        parts = (self.options, self.reading, self.sampling)
+        found = {k: v for part in parts for k, v in part.as_dict(results_only=True).items()}
+        return found | {"horizon": self.tree.horizon}
+
+    def subject(self) -> _Subject:
+        """Load the models, or train one, and find out what responses are worth."""
+        if self.model is None:
+            return self._trained()
+        from llm_bridge.models.load import fingerprint
+
+        lm = self.model.load()
+        facts = {"model": lm.name, "read as": str(self.model), "weights": fingerprint(lm)}
+        if self._of_table:
+            return self._table(lm, facts)
+        task = self._task()
+        prompts = self.tree.texts() if task is None else task.prompts
+        horizon = self.tree.horizon or HORIZON
+        truth = preference_truth = None
+        if task is not None:
+            from llm_bridge.check.truth import task_truth
+
+            truth = preference_truth = task_truth(lm, task)
+            horizon = truth.mdp.horizon
+        if self.expert is not None:
+            from llm_bridge.check.truth import model_truth
+            from llm_bridge.models.load import require_same_vocabulary
+
+            expert = self.expert.load()
+            require_same_vocabulary(lm, expert)
+            preference_truth = model_truth(expert, prompts, horizon, self.reading.alpha)
+            truth = truth or preference_truth
+            facts |= {"expert": expert.name, "expert weights": fingerprint(expert)}
+        return _Subject(lm, prompts, horizon, facts, truth, preference_truth)
+
+    def _task(self) -> Task | None:
+        from llm_bridge.tasks.generated import addition, sorting
+
+        n = self.options.n_prompts or N_PROMPTS
+        if self.options.task is None:
+            return None
+        return addition(n) if self.options.task == "addition" else sorting(n)
+
+    def _table(self, lm: CausalLM, facts: dict[str, Any]) -> _Subject:
+        """Take a token MDP from a file as the truth; the model's other tokens end a response."""
+        from llm_bridge.check.truth import mdp_truth
+        from llm_bridge.preferences.run import digest
+        from theory.mdp.token_mdp import TokenMDP
+
+        assert self.expert is not None
+        path = Path(self.expert.model)
+        mdp = TokenMDP.load(path)
+        truth = mdp_truth(lm, self.tree.texts(), mdp, self.reading.alpha)
+        facts |= {"expert": path.name, "expert file": digest(path)}
+        ends = range(mdp.vocab_size, lm.vocab_size)
+        return _Subject(lm, self.tree.texts(), mdp.horizon, facts, truth, truth, ends)
+
+    def _trained(self) -> _Subject:
+        """Train a model for a moment on demonstrations of a random token MDP's expert."""
+        from llm_bridge.check.truth import mdp_truth
+        from llm_bridge.models.cloned import train_on_demonstrations
+        from theory.solve.soft import soft_optimal
+        from theory.studies.gallery import random_tree
+
+        V, H, prompts, demonstrations, steps = 4, HORIZON, ("A", "B"), 3000, 200
+        mdp = random_tree(V, H, n_prompts=len(prompts), seed=self.sampling.seed)
+        expert = soft_optimal(mdp, self.reading.alpha).policy
+        lm = train_on_demonstrations(
+            expert,
+            n_demonstrations=demonstrations,
+            steps=steps,
+            hidden=32,
+            heads=2,
+            seed=self.sampling.seed,
+        )
+        facts = {
+            "model": lm.name,
+            "expert": f"random token MDP, V={V}, H={H}",
+            "demonstrations": demonstrations,
+            "training steps": steps,
+        }
+        truth = mdp_truth(lm, prompts, mdp, self.reading.alpha)
+        ends = range(V, V + len(prompts))
+        return _Subject(lm, prompts, H, facts, truth, truth, ends)
+
+
+class _Comparison:
+    """The points of a subject, stage by stage; those that a stopped run has found are kept."""
+
+    def __init__(self, request: _Request, subject: _Subject) -> None:
+        self.request, self.subject = request, subject
+
+    @cached_property
+    def validation(self) -> Validation:
+        """Read the model's tree: only where something is left to compare."""
+        from llm_bridge.check.validation import Validation
+
+        return Validation(
+            self.subject.lm,
+            self.subject.prompts,
+            self.subject.horizon,
+            reading=self.request.reading,
+            sampling=self.request.sampling,
+            end_tokens=self.subject.end_tokens,
+        )
+
+    def stages(self) -> dict[str, Callable[[], list[Point]]]:
+        """Return what is compared, by name, each in one piece."""
+        options = self.request.options
+        truth, preferred = self.subject.truth, self.subject.preference_truth
+        found: dict[str, Callable[[], list[Point]]] = {
+            "rewards": lambda: self.validation.rewards(options.scored)
+        }
+        if truth is not None:
+            found["values"] = lambda: self.validation.values(truth)
+        if preferred is not None:
+            for share in options.expert_share:
+                found[f"preferences {share:g}"] = partial(self._preferences, preferred, share)
+        return found
+
+    def _preferences(self, truth: Truth, share: float) -> list[Point]:
+        first = self.request.options.pair_prompts
+        return self.validation.preferences(truth, expert_share=share, first=first)
+
+    def points(self, folder: RunFolder) -> list[Point]:
+        """Compare what the folder does not have yet."""
+        lines = folder.lines(POINTS, _stage)
+        done = dict(lines)
+        for name, compare in self.stages().items():
+            if name not in done:
+                done[name] = compare()
+                lines.append({"stage": name, "points": [p._asdict() for p in done[name]]})
+        return [point for name in self.stages() for point in done[name]]
+
+
+def _stage(row: dict[str, Any]) -> tuple[str, list[Point]]:
+    from theory.storage.files import number
+
+    points = [{name: number(value) for name, value in one.items()} for one in row["points"]]
+    return row["stage"], [Point(**one) for one in points]
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compare, write and print; returns 1 if a point is off the diagonal, else 0."""
+    from llm_bridge.check.points import deviations, off_the_diagonal
+    from theory import __version__
+    from theory.storage.files import write_json
+    from theory.storage.runs import RunFolder
+
+    started = time.monotonic()
+    request = _Request(arguments)
+    require_packages()
+    subject = request.subject()
+    prompts = hashlib.sha256(repr(list(subject.prompts)).encode()).hexdigest()
+    identity = {"version": __version__, "kind": "validate"} | request.settings() | subject.facts
+    identity |= {"horizon": subject.horizon, "prompts": prompts}
+    with RunFolder(request.options.out, identity, lines=[POINTS]) as folder:
+        points = _Comparison(request, subject).points(folder)
+        off = off_the_diagonal(points, request.sampling.confidence)
+        report = _report(request, subject, points, off)
+        report.save(folder.path)
+        found = {"run": identity, "holds": not off}
+        found["quantities"] = {q: d._asdict() for q, d in deviations(points).items()}
+        found |= {"off": [p._asdict() for p in off], "points": [p._asdict() for p in points]}
+        write_json(folder.path / "validation.json", found)  # last: whoever waits for it finds all
+    print(report.text())
+    seconds = time.monotonic() - started
+    print(f"\nvalidation.json and report.html in {request.options.out} ({seconds:.0f} s)")
+    return 1 if off else 0
+
+
+def _report(
+    request: _Request, subject: _Subject, points: Sequence[Point], off: Sequence[Point]
+) -> Report:
+    from llm_bridge.check.diagonal import diagonal_figure
+    from llm_bridge.check.points import deviations
+    from theory.reports.report import Column, Plot, Report, Table
+
+    name = subject.lm.name
+    summary = [
+        f"{len(off)} of {len(points):,} points are off the diagonal by more than rounding or "
+        "chance explains."
+        if off
+        else f"All {len(points):,} points are where the tables predict, within rounding or chance."
+    ]
+    if subject.truth is None:
+        summary.append("Nothing says what responses are worth (--task, --expert): rewards alone.")
+    facts = subject.facts | {"prompts": len(subject.prompts), "horizon": subject.horizon}
+    facts |= request.reading.as_dict() | request.sampling.as_dict()
+    rows = [
+        (quantity, d.points, d.share, d.largest, d.gap)
+        for quantity, d in deviations(points).items()
+    ]
+    columns = [
+        Column("quantity"),
+        Column("points", ",", "right"),
+        Column("in the interval", ".1%", "right"),
+        Column("largest deviation", ".2f", "right"),
+        Column("largest gap", ".1e", "right"),
+    ]
+    note = "A deviation is the distance from the diagonal over that side of the interval."
+    sections: list[Any] = [Table("Predicted and measured", columns, rows, note)]
+    if off:
+        sections.append(_off_table(off))
+    caption = "Below: how far points are off the diagonal; grey is inside the interval."
+    alt = "Predicted against measured rewards, probabilities and values, beside the diagonal."
+    sections.append(Plot("predicted_measured", diagonal_figure({name: points}), alt, caption))
+    return Report(f"{name} against its tables", summary, facts, sections)
+
+
+SHOWN = 20
+
+
+def _off_table(off: Sequence[Point]) -> Any:
+    from theory.reports.report import Column, Table
+
+    columns = [Column("quantity"), Column("of")]
+    columns += [Column(x, ".5g", "right") for x in ("predicted", "measured", "deviation")]
+    worst = sorted(off, key=lambda point: -point.deviation)[:SHOWN]
+    rows = [(p.quantity, p.label, p.predicted, p.measured, p.deviation) for p in worst]
+    return Table("Off the diagonal", columns, rows, tones=["bad"] * len(rows))
+
+
+MODELS = "models (without --model, one is trained here; --expert may be a token MDP, FILE.npz)"
+
+COMMAND = Command(
+    "validate",
+    "a model's measured rewards, preferences and values against what tables predict",
+    (
+        Group(ModelSpec, MODELS, without=("temperature",), optional=True),
+        Group(ModelSpec, MODELS, prefix="expert-", without=("temperature",), optional=True),
+        Group(RewardReading, "reward"),
+        Group(ValidateOptions),
+        Group(TreeOptions, without=("tokens", "alpha", "memory")),
+        Group(Sampling, "sampling"),
+    ),
+    run,
+)
