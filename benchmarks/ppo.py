@@ -205,7 +205,8 @@ def run_ours(size, steps, reward):
         trainer.step()
         clock.turn()
         stamps.append((time.perf_counter(), time.process_time()))
-    assert trainer.rollout.written.sum() == SETTINGS[size]["batch"] * SETTINGS[size]["response"]
+    tokens = SETTINGS[size]["batch"] * SETTINGS[size]["response"]
+    assert trainer.rollout.response_mask.sum() == tokens
     return {"stamps": stamps, "parts": clock.seconds}
 
 

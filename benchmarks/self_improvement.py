@@ -28,6 +28,7 @@ from self_improvement_report import report
 from llm_bridge.improve.config import PPOConfig
 from llm_bridge.improve.run import train
 from llm_bridge.improve.target import ExactTarget
+from llm_bridge.improve.trainer import Trainer
 from llm_bridge.models.load import CausalLM
 from llm_bridge.models.spec import ModelSpec
 from llm_bridge.read.prefixes import PrefixReader, select
@@ -104,11 +105,7 @@ def improve(model, seed=0, curve=False, teacher=None, extra=None, watch=5, **cha
     }
     reward = None if extra is None else made[extra]()
     trainer = train(
-        lm,
-        prompts(seed),
-        config,
-        teacher=other,
-        extra=reward,
+        Trainer(lm, prompts(seed), config, teacher=other, extra=reward),
         evaluate=evaluate if curve else None,
         eval_every=20,
     )
@@ -207,9 +204,8 @@ def iterate(scheme, rounds=2, beta=1.0, model="add-fair"):
         anchor = lm if scheme == "reread" else last
         teacher = lm if scheme == "anchor" else last
         config = _replace(round_, {"beta": beta, "steps": 50})
-        last = train(
-            anchor, prompts(round_), config, teacher=None if teacher is anchor else teacher
-        ).lm
+        teacher = None if teacher is anchor else teacher
+        last = train(Trainer(anchor, prompts(round_), config, teacher=teacher)).lm
         exponent = float(scheme_exponent(scheme, 1.0, beta, round_))
         found, policy = power_policy(at.anchor, exponent), token_tree(last, held_out(), 4).policy
         rows.append(
@@ -268,7 +264,7 @@ def small_sets(model, beta):
         },
     )
     at = ExactTarget(lm, task.prompts, config, task.answers)
-    return {"after": at.report(train(lm, task.prompts, config).lm)}
+    return {"after": at.report(train(Trainer(lm, task.prompts, config)).lm)}
 
 
 # What supervised learning of the optimum reaches

@@ -5,9 +5,12 @@ import dataclasses
 import torch
 import transformers
 
+from llm_bridge.improve import run
 from llm_bridge.improve.config import PPOConfig
-from llm_bridge.models.cloned import _tokenizer
+from llm_bridge.improve.trainer import Trainer
+from llm_bridge.models.cloned import letter_tokenizer
 from llm_bridge.models.load import CausalLM
+from llm_bridge.models.processes import Workers
 
 
 def llama(seed=0, spread=0.8):
@@ -25,7 +28,9 @@ def llama(seed=0, spread=0.8):
         eos_token_id=None,
     )
     return CausalLM(
-        transformers.LlamaForCausalLM(config).double().eval(), _tokenizer(5, 2), f"llama-{seed}"
+        transformers.LlamaForCausalLM(config).double().eval(),
+        letter_tokenizer(5, 2),
+        f"llama-{seed}",
     )
 
 
@@ -71,7 +76,7 @@ def model(kind="llama", seed=0):
             **shared,
         )
         made = transformers.LlamaForCausalLM(config)
-    return CausalLM(made.eval(), _tokenizer(4, 0), kind)
+    return CausalLM(made.eval(), letter_tokenizer(4, 0), kind)
 
 
 def changed(config, **changes):
@@ -80,3 +85,9 @@ def changed(config, **changes):
 
 def weights(trainer):
     return [p.detach() for p in trainer.actor.parameters()]
+
+
+def train(lm, prompts, config, *, teacher=None, extra=None, group=Workers(), **options):  # noqa: B008
+    """Train a new trainer."""
+    trainer = Trainer(lm, prompts, config, teacher=teacher, extra=extra, group=group)
+    return run.train(trainer, **options)

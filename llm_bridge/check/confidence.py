@@ -1,29 +1,26 @@
-"""Confidence intervals of sampled quantities."""
+"""Compute confidence intervals of sampled quantities."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import optimize, stats
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["Estimate"]
+__all__ = ["Estimate", "bounded_interval", "mean_interval", "share_interval"]
 
 
 class Estimate(NamedTuple):
     """A number and its confidence interval.
 
     Attributes:
-        value: NaN where it is unknown or not defined.
-        low: lower end.
-        high: upper end.
-        guaranteed: whether the interval holds with its confidence for any number of draws; else it
-            is approximate, and knows nothing of what no draw met.
+        value: the number; NaN if it is unknown or not defined.
+        low: lower end of the interval.
+        high: upper end of the interval.
+        guaranteed: whether the interval has its confidence for any number of samples; else it is
+            approximate, and ignores what no sample met.
 
     """
 
@@ -33,50 +30,51 @@ class Estimate(NamedTuple):
     guaranteed: bool = False
 
 
-def _interval(parts: Sequence[np.ndarray], confidence: float, low: float = -np.inf) -> Estimate:
-    """Estimate the sum of the means of independent parts ``(P, n)``, each averaged over its
-    prompts.
+def mean_interval(parts: Sequence[np.ndarray], confidence: float, low: float = -np.inf) -> Estimate:
+    """Estimate a sum of means of independent parts, each averaged over its prompts.
 
     Student's interval with Welch's degrees of freedom, corrected for the skewness `a` of the
-    estimate (Hall 1992): ``t → 3/a·((1 + a(t − a/6))^{1/3} − 1)``. Without, sums of rare large
-    numbers are covered too seldom.
+    estimate (Hall 1992): ``t → 3/a·((1 + a(t − a/6))^{1/3} − 1)``. Without the correction, sums of
+    rare large numbers are covered too seldom. It is approximate.
 
-    A state that was passed and adds ±∞ makes the mean ±∞ for certain.
+    Args:
+        parts: ``(P, n)`` numbers each. A value of ±∞ makes the mean ±∞ for certain.
+        confidence: confidence of the interval.
+        low: least value that the sum can have.
+
+    Example:
+        >>> found = mean_interval([np.array([[1.0, 2.0, 3.0, 4.0]])], 0.95)
+        >>> found.value, round(found.low, 3), round(found.high, 3)
+        (2.5, 0.446, 4.554)
+
     """
     value = sum(float(part.mean()) for part in parts)
     if not math.isfinite(value):
         return Estimate(value, value, value)
     centred = [part - part.mean(axis=1, keepdims=True) for part in parts]
-    scale = [part.size for part in parts]  # each number counts 1/(P n)
-    variances = np.concatenate(
-        [
-            (x**2).sum(axis=1) * x.shape[1] / (x.shape[1] - 1) / k**2
-            for x, k in zip(centred, scale, strict=True)
-        ]
+    variances = np.concatenate(  # each number counts 1/(P n), and P n is the size of a part
+        [(x**2).sum(axis=1) * x.shape[1] / (x.shape[1] - 1) / x.size**2 for x in centred]
     )
     total = float(variances.sum())
     if total == 0:
         return Estimate(value, value, value)
     freedom = np.concatenate([np.full(len(part), part.shape[1] - 1) for part in parts])
     degrees = total**2 / (variances**2 / freedom).sum()
-    skewness = (
-        sum(float((x**3).sum()) / k**3 for x, k in zip(centred, scale, strict=True)) / total**1.5
-    )
+    skewness = sum(float((x**3).sum()) / x.size**3 for x in centred) / total**1.5
     t = stats.t.ppf([(1 + confidence) / 2, (1 - confidence) / 2], degrees)
     ends = value - np.sqrt(total) * _without_skewness(t, skewness)
     return Estimate(value, max(float(ends[0]), low), float(ends[1]))
 
 
 def _without_skewness(t: np.ndarray, skewness: float) -> np.ndarray:
-    """Quantiles of the studentised estimate for those of a symmetric one."""
+    """Return the quantiles of a skewed estimate for those `t` of a symmetric one."""
     if abs(skewness) < 1e-6:
         return t
     return np.asarray(3 / skewness * (np.cbrt(1 + skewness * (t - skewness / 6)) - 1))
 
 
-def _share(events: np.ndarray, confidence: float) -> Estimate:
-    """Estimate a share from independent events, as many for each prompt: an array of 0 and 1, of
-    any shape.
+def share_interval(events: np.ndarray, confidence: float) -> Estimate:
+    """Estimate a share from independent events; guaranteed.
 
     Clopper and Pearson's interval of the pooled count `k` of `n`. Probabilities differ from prompt
     to prompt, so `k` is not binomial, but its tails are no heavier: beyond `np ± 1`, `p` the
@@ -84,8 +82,19 @@ def _share(events: np.ndarray, confidence: float) -> Estimate:
     are that far out for tails of at most a quarter, since a binomial number is at or above its mean
     with a probability of over a quarter, and at or below it too. The one end which is nearer, at `k
     = 1` (or `n − 1`), is missed with at most ``−log(1 − tail)``, and the other end then never is.
+
+    Args:
+        events: 0 and 1, of any shape, as many for each prompt; NaN for a share that is not defined.
+        confidence: confidence of the interval.
+
+    Example:
+        >>> found = share_interval(np.array([0, 0, 1, 0]), 0.95)
+        >>> found.value, round(found.low, 3), round(found.high, 3)
+        (0.25, 0.006, 0.806)
+
     """
-    value, n, k = float(events.mean()), events.size, events.sum()
+    value = float(events.mean())
+    n, k = events.size, events.sum()
     if math.isnan(value):
         return Estimate(value, value, value)
     tail = min((1 - confidence) / 2, 0.25)
@@ -94,15 +103,24 @@ def _share(events: np.ndarray, confidence: float) -> Estimate:
     return Estimate(value, low, high, guaranteed=True)
 
 
-def _bounded(values: np.ndarray, confidence: float) -> Estimate:
-    """Estimate the mean of independent numbers from 0 to 1, as many for each prompt: an array of
-    any shape.
+def bounded_interval(values: np.ndarray, confidence: float) -> Estimate:
+    """Estimate the mean of independent numbers from 0 to 1; guaranteed.
 
-    By betting (Waudby-Smith and Ramdas 2024) with constant stakes: if `m` is the mean, ``∏ (1 +
-    λ(x_i − m))`` has an expectation of at most 1 for every fixed `λ` in ``[−1/(1−m), 1/m]``, as
-    expectations ``m_i`` that differ but have the average `m` give ``∏ (1 + λ(m_i − m)) ≤ 1`` (means
-    of logarithms). So has its average over several `λ`, and by Markov's inequality it exceeds
-    ``1/tail`` with a probability of at most `tail`: such an `m` is not in the interval.
+    By betting (Waudby-Smith and Ramdas 2024) with constant stakes. If `m` is the mean, ``∏ (1 +
+    λ(x_i − m))`` has an expectation of at most 1 for every fixed `λ` in ``[−1/(1−m), 1/m]``:
+    expectations ``m_i`` that differ but have the average `m` give ``∏ (1 + λ(m_i − m)) ≤ 1``
+    (AM–GM). So has its average over several `λ`, which by Markov's inequality
+    exceeds ``1/tail`` with a probability of at most `tail`: such an `m` is not in the interval.
+
+    Args:
+        values: numbers of any shape, as many for each prompt; NaN for a mean that is not defined.
+        confidence: confidence of the interval.
+
+    Example:
+        >>> found = bounded_interval(np.array([0.25, 0.5, 0.75, 0.5]), 0.95)
+        >>> found.value, found.low < 0.2, found.high > 0.8, found.guaranteed
+        (0.5, True, True, True)
+
     """
     value = float(values.mean())
     if math.isnan(value):
@@ -114,19 +132,19 @@ def _bounded(values: np.ndarray, confidence: float) -> Estimate:
 
 
 def _lower_end(values: np.ndarray, counts: np.ndarray, tail: float) -> float:
-    """The least mean against which bets on larger numbers, which are `values` so many times, win
-    less than `1/tail`.
+    """Return the least mean against which bets on larger numbers win less than `1/tail`.
+
+    The numbers are `values`, each as often as `counts` says.
     """
     mean = values @ counts / counts.sum()
     if mean <= 0:
         return 0.0
-    n_stakes = 4 + math.ceil(
-        math.log2(counts.sum()) / 2
-    )  # down to the best for n numbers with a variance of 1/4
+    # down to the best stake for n numbers with a variance of 1/4
+    n_stakes = 4 + math.ceil(math.log2(counts.sum()) / 2)
     stakes = 0.5 ** np.arange(n_stakes)  # as shares of the largest, 1/m
 
     def excess(log_mean: float) -> float:
-        with np.errstate(divide="ignore"):  # all is staked and lost
+        with np.errstate(divide="ignore"):  # where all is staked and lost
             won = np.log1p(stakes[:, None] * (values / math.exp(log_mean) - 1)) @ counts
         return float(np.logaddexp.reduce(won)) - math.log(n_stakes / tail)
 

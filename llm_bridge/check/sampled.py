@@ -1,25 +1,25 @@
-"""What `theory.claims.instance.Instance` computes exactly, estimated from draws where the token
-tree is too large.
+"""Estimate from samples what is computed exactly where the token tree can be enumerated.
 
-`N` responses of the expert `π_E` and `N` of the model `π̂` to each of `P` prompts are draws of
-their mixture, and both models are read in every state ``s_h`` that is passed, with their laws over
-the whole vocabulary. So
+`N` responses of the expert `π_E` and `N` of the model `π̂` to each of `P` prompts are samples of
+their mixture, and both models are read in every state ``s_h`` that is visited, with their
+distributions over the whole vocabulary. So
 
-    E_π Σ_h f(s_h) = E_mixture Σ_h w(s_h) f(s_h),    w(s) = 2 π(s)/(π_E(s) + π̂(s)) ≤ 2,    π(s) = ∏
-    π(a_k|s_k) before s,
+    E_π Σ_h f(s_h) = E_mixture Σ_h w(s_h) f(s_h),    w(s) = 2 π(s)/(π_E(s) + π̂(s)) ≤ 2,
 
-with, for ``KL(π_E‖π̂)``, ``π = π_E`` and ``f`` the divergence of the two laws at `s`, which is
-known and not drawn. Weights are bounded, and what one policy seldom visits the other may visit
-often: draws of `π_E` alone would give a narrower interval and, where few of them carry most of the
-sum, one that is too narrow. Every estimate is unbiased.
+with ``π(s) = ∏ π(a_k|s_k)`` over the tokens before `s`. For ``KL(π_E‖π̂)``, ``π = π_E`` and ``f`` is
+the divergence of the two distributions at `s`, which is computed and not sampled. Weights are
+bounded, and what one policy seldom visits the other may visit often: samples of `π_E` alone would
+give a narrower interval and, where few of them carry most of the sum, one that is too narrow. Every
+estimate is unbiased.
 
-The true reward is the expert's endogenous reward, ``r*(τ) = α log π_E(τ|s₁) + V*(s₁)``.
+The true reward is the expert's endogenous reward, ``r*(τ) = α log π_E(τ|s₁) + V*(s₁)``. What is
+estimated is what `theory.claims.instance.Instance` has exactly.
 
 There are two kinds of intervals. Those of shares and of numbers between 0 and 1 (total variation,
-affinity) are guaranteed: they cover with the confidence that is asked for, however few draws there
-are and however rare what they count. Those of unbounded numbers (divergences, entropies, values)
-are Student's, stratified by prompt and corrected for skewness: approximate, and blind to what no
-draw met, which can have a probability of about ``3/N``.
+affinity) are guaranteed: they cover with the confidence asked for, however few samples there are
+and however rare what they count. Those of unbounded numbers (divergences, entropies, values) are
+Student's, stratified by prompt and corrected for skewness: approximate, and blind to what no sample
+met, which can have a probability of about ``3/N``.
 """
 
 from __future__ import annotations
@@ -34,10 +34,25 @@ import torch
 from scipy.special import expit
 
 from llm_bridge.check.comparison import SHARES, within
-from llm_bridge.models.head import evaluation
+from llm_bridge.check.confidence import (
+    Estimate,
+    bounded_interval,
+    mean_interval,
+    share_interval,
+)
+from llm_bridge.check.draws import (
+    DRAWS,
+    Draws,
+    ModelPair,
+    Sampling,
+    TemperedActor,
+    draw,
+    parse_block,
+    response_log_probs,
+)
+from llm_bridge.models.calls import evaluation
 from llm_bridge.models.load import CausalLM, encode_prompt, require_same_vocabulary
-from llm_bridge.read.beam import beam_search
-from llm_bridge.read.prefixes import require_integer
+from llm_bridge.read.beam import beam_search, parse_found
 from llm_bridge.read.rollout import Actor
 from theory.arrays.memory import require_memory
 from theory.arrays.namespace import require_positive
@@ -46,23 +61,24 @@ from theory.solve.reward import preference_tv
 
 if TYPE_CHECKING:
     from theory.storage.runs import RunFolder
-from llm_bridge.check.confidence import Estimate, _bounded, _interval, _share
-from llm_bridge.check.draws import DRAWS, Draws, _block, _log_probs, _Pair, draw
 
-__all__ = ["Sampled", "estimate", "estimates"]
+__all__ = ["BEAM", "Sampled", "estimate", "estimates"]
+
+BEAM = "beam.jsonl"
+"""File of the responses that the beam has found: a line for each prompt."""
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """A model against an expert, from draws.
+    """A model against an expert, estimated from samples.
 
     Attributes:
-        prompts: `P`.
-        responses: `N`, of each policy to each prompt.
-        estimates: by name, averages over the prompts.
-        closeness: nats, without intervals: the largest log-ratio in the states passed, over all
-            tokens (`ε_π` is at least that), and quantiles of that of the expert's tokens, each
-            prompt's, averaged over the prompts.
+        prompts: number `P` of prompts.
+        responses: number `N` of responses of each policy to each prompt.
+        estimates: estimates by name, averaged over the prompts.
+        closeness: nats, without intervals: the largest log-ratio over all tokens of the states
+            visited (`ε_π` is at least that), and quantiles of the log-ratio of the expert's tokens,
+            those of each prompt averaged.
         proven: share of prompts on which the response of RL is proven to be the most probable one.
 
     """
@@ -74,7 +90,7 @@ class Sampled:
     proven: float
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain numbers."""
+        """Return plain numbers, by name."""
         found = asdict(self)
         return found | {"estimates": {name: one._asdict() for name, one in self.estimates.items()}}
 
@@ -87,29 +103,25 @@ def estimates(
     confidence: float = 0.95,
     rl: tuple[np.ndarray, ...] | None = None,
 ) -> dict[str, Estimate]:
-    """Estimate from draws of both policies.
+    """Estimate divergences, preference errors and gaps from samples of both policies.
 
-    Preferences are those of pairs of the expert's responses, drawn independently (each response is
-    in one pair). They are not defined (NaN) where `π̂` can write neither response of a pair.
-
-    Let ``τ`` be the response that the beam found. ``V^{π_E} − r*(τ)`` is estimated without bias,
-    and as no response has a larger ``log π̂`` than ``log π̂(τ) + shortfall``, it is at most ``α
-    KL(π_E‖π̂) − α D(τ) + α shortfall`` with ``D = log π_E − log π̂``. That bounds the gap of ``τ``,
-    not that of ``π_RL``, which plays the most probable response of all: where this may be another
-    one, nothing is known of its ``log π_E`` but that it is at most 0. So the row of ``π_RL`` is
-    that of ``τ`` where every prompt's ``τ`` is proven to be the most probable response, and
-    otherwise has no value and a lower end only.
+    Preferences are those of independent pairs of the expert's responses (each response is in one
+    pair). They are not defined (NaN) if `π̂` forbids both responses of a pair.
 
     Args:
-        expert: drawn from `π_E`.
-        policy: drawn from `π̂`, for the same prompts.
+        expert: responses of `π_E`.
+        policy: responses of `π̂`, to the same prompts.
         alpha: temperature of the reward.
-        confidence: of each interval by itself.
-        rl: of the response that was found, ``(P,)`` each: ``log π_E``, ``log π̂``, and nats by
-            which the most probable response may be more probable (the shortfall).
+        confidence: confidence of each interval by itself.
+        rl: of the most probable response found, ``(P,)`` each: ``log π_E``, ``log π̂``, and the
+            shortfall, nats by which another response may be more probable. It adds the gaps of RL.
 
     Raises:
         ValueError: there are fewer than 4 responses to a prompt, two pairs.
+
+    Example::
+
+        estimates(draw(pair, 0, ...), draw(pair, 1, ...), alpha=1.0)["KL(π_E‖π̂)"].value
 
     """
     both = expert, policy
@@ -117,14 +129,12 @@ def estimates(
         raise ValueError("fewer than 4 responses to each prompt; draw at least two pairs")
 
     def mixture(of: Callable[[Draws], np.ndarray], low: float = -np.inf) -> Estimate:
-        return _interval([of(each) / 2 for each in both], confidence, low)
+        return mean_interval([of(each) / 2 for each in both], confidence, low)
 
     def bounded(of: Callable[[Draws], np.ndarray]) -> Estimate:
-        return _bounded(np.stack([of(each) for each in both]), confidence)
+        return bounded_interval(np.stack([of(each) for each in both]), confidence)
 
     with np.errstate(invalid="ignore"):  # two responses that π̂ forbids
-        true, read = (_differences(alpha * x) for x in (expert.log_expert, expert.log_policy))
-        wrong = np.where(np.isnan(read), np.nan, true * read < 0)
         found = {
             "KL(π_E‖π̂)": mixture(lambda d: d.kl_expert, 0.0),
             "KL(π̂‖π_E)": mixture(lambda d: d.kl_policy, 0.0),
@@ -134,43 +144,66 @@ def estimates(
                 lambda d: np.abs(np.tanh((d.log_expert - d.log_policy) / 2))
             ),
             "affinity Σ √(π_E π̂)": bounded(lambda d: _sech(d.log_expert - d.log_policy)),
-            f"{PAIRS}: mean TV": _bounded(preference_tv(true, read), confidence),
-            f"{PAIRS}: mean tanh(α|D(τ)−D(τ')|/4)": _bounded(
-                preference_tv_of_pair(true - read, 1.0), confidence
-            ),
-            f"{PAIRS}: ordered the other way": _share(wrong, confidence),
+            **_preferences(expert, alpha, confidence),
             "r*(τ) − V*(s₁) under π_E": mixture(lambda d: -alpha * d.entropy_expert),
             "r*(τ) − V*(s₁) under π̂": mixture(lambda d: alpha * d.score_policy),
             "V^{π_E} − V^{π̂}": mixture(lambda d: -alpha * (d.entropy_expert + d.score_policy)),
             "α KL(π̂‖π_E), the regularised gap": mixture(lambda d: alpha * d.kl_policy, 0.0),
         }
-    if rl is None:
-        return found
-    log_expert, log_policy, shortfall = (x[:, None] for x in rl)
+    return found if rl is None else found | _gaps_of_rl(mixture, alpha, *rl)
+
+
+def _preferences(expert: Draws, alpha: float, confidence: float) -> dict[str, Estimate]:
+    true, read = (_differences(alpha * x) for x in (expert.log_expert, expert.log_policy))
+    wrong = np.where(np.isnan(read), np.nan, true * read < 0)
+    return {
+        f"{PAIRS}: mean TV": bounded_interval(preference_tv(true, read), confidence),
+        f"{PAIRS}: mean tanh(α|D(τ)−D(τ')|/4)": bounded_interval(
+            preference_tv_of_pair(true - read, 1.0), confidence
+        ),
+        f"{PAIRS}: ordered the other way": share_interval(wrong, confidence),
+    }
+
+
+def _gaps_of_rl(
+    mixture: Callable[..., Estimate],
+    alpha: float,
+    log_expert: np.ndarray,
+    log_policy: np.ndarray,
+    shortfall: np.ndarray,
+) -> dict[str, Estimate]:
+    """Estimate the gap of ``π_RL``, which plays the most probable response of `π̂`.
+
+    Let ``τ`` be the response that the beam found. Its gap ``V^{π_E} − r*(τ)`` is estimated without
+    bias. As no response has a larger ``log π̂`` than ``log π̂(τ) + shortfall``, it is at most
+    ``α KL(π_E‖π̂) − α D(τ) + α shortfall`` with ``D = log π_E − log π̂``. If another response may be
+    the most probable one, its ``log π_E`` is only known to be at most 0. So the gap of ``π_RL`` is
+    that of ``τ`` if every prompt's ``τ`` is proven, and otherwise has a lower end only.
+    """
+    log_expert, log_policy, shortfall = (x[:, None] for x in (log_expert, log_policy, shortfall))
     proven = shortfall <= 0
     gap = mixture(lambda d: -alpha * (d.entropy_expert + log_expert))
+    bound = mixture(lambda d: alpha * (d.kl_expert - (log_expert - log_policy) + shortfall))
     least = mixture(lambda d: -alpha * (d.entropy_expert + np.where(proven, log_expert, 0.0)))
-    return found | {
+    return {
         "V^{π_E} − r*(τ found)": gap,
-        "α KL(π_E‖π̂) − α D(τ found) + α shortfall": mixture(
-            lambda d: alpha * (d.kl_expert - (log_expert - log_policy) + shortfall)
-        ),
+        "α KL(π_E‖π̂) − α D(τ found) + α shortfall": bound,
         "V^{π_E} − V^{π_RL}": gap if proven.all() else Estimate(math.nan, least.low, math.inf),
     }
 
 
 PAIRS = "pairs of the expert's responses"
-"""The distribution of the pairs whose preferences are averaged."""
+"""Distribution of the pairs whose preferences are averaged."""
 
 
 def _differences(values: np.ndarray) -> np.ndarray:
-    """``x(τ) − x(τ')`` of neighbouring pairs: ``(P, N)`` to ``(P, ⌊N/2⌋)``."""
+    """Return ``x(τ) − x(τ')`` of neighbouring pairs: ``(P, N)`` to ``(P, ⌊N/2⌋)``."""
     pairs = values.shape[1] // 2
     return np.asarray(values[:, 0 : 2 * pairs : 2] - values[:, 1 : 2 * pairs : 2])
 
 
 def _sech(x: np.ndarray) -> np.ndarray:
-    """``1/cosh(x/2)``, without overflow."""
+    """Return ``1/cosh(x/2)``, without overflow."""
     return np.asarray(2 * np.sqrt(expit(x) * expit(-x)))
 
 
@@ -178,52 +211,40 @@ def estimate(
     lm: CausalLM,
     expert: CausalLM,
     prompts: Sequence[str],
-    horizon: int,
-    n: int,
+    sampling: Sampling,
     *,
     alpha: float = 1.0,
-    temperature: float = 1.0,
-    expert_temperature: float = 1.0,
-    end_tokens: Sequence[int] = (),
-    width: int = 64,
     confidence: float = 0.95,
-    seed: int = 0,
-    memory: int = 2**30,
     run: RunFolder | None = None,
 ) -> Sampled:
-    """Draw `n` responses of each policy to each prompt, search for what RL plays, and estimate.
+    """Sample responses of two models, search for the response of RL, and estimate all quantities.
 
     Args:
         lm: `π̂`.
         expert: `π_E`, with the same vocabulary; may be `lm` itself.
         prompts: `P` texts.
-        horizon: tokens `H` at which a response is cut.
-        n: responses `N`, at least 4.
+        sampling: how responses are sampled and searched for.
         alpha: temperature of the reward.
-        temperature: at which `lm` is sampled.
-        expert_temperature: at which `expert` is sampled.
-        end_tokens: ids after which a response is over.
-        width: of the beam that searches for the most probable response of `π̂`.
-        confidence: of each interval by itself.
-        seed: of the draws.
-        memory: bytes that a pass may take, estimated.
-        run: folder of a run that depends on these arguments alone: what is read of each block of
-            responses is kept in the files `DRAWS`, and not drawn again.
+        confidence: confidence of each interval by itself.
+        run: folder of a run that depends on these arguments alone. It keeps what was found, in the
+            files `BEAM` and `DRAWS`, and a resumed run continues there.
 
     Raises:
         ValueError: an argument is out of range, the vocabularies differ, a prompt does not fit, or
-            a model has no head that gives its logits.
+            no head gives a model's logits.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> sampling = Sampling(horizon=2, n=8, width=16)
+        >>> found = estimate(letter_lm(4), letter_lm(4, seed=1), ["a"], sampling)
+        >>> found.responses, found.proven, found.estimates["TV(π_E(τ), π̂(τ))"].guaranteed
+        (8, 1.0, True)
 
     """
-    for name, value in (("horizon", horizon), ("n", n), ("width", width), ("memory", memory)):
-        require_integer(name, value)
-    if n < 4:
-        raise ValueError(f"n={n}: must be at least 4, two pairs of responses")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence}: must be between 0 and 1")
     alpha = float(require_positive("alpha", alpha))
-    require_positive("temperature", temperature)
-    require_positive("expert_temperature", expert_temperature)
+    horizon, n = sampling.horizon, sampling.n
     if expert is not lm:
         require_same_vocabulary(lm, expert)
     for each in (expert, lm):  # prompts must fit into both
@@ -235,44 +256,40 @@ def estimate(
         "draw fewer, or from fewer prompts",
     )
     actor = Actor(lm)
-    pair = _Pair(
-        (actor if expert is lm else Actor(expert), expert_temperature), (actor, temperature)
+    pair = ModelPair(
+        TemperedActor(actor if expert is lm else Actor(expert), sampling.expert_temperature),
+        TemperedActor(actor, sampling.temperature),
     )
     beam = beam_search(
-        lm, prompts, horizon, width, end_tokens=end_tokens, temperature=temperature, memory=memory
+        lm,
+        prompts,
+        horizon,
+        sampling.width,
+        end_tokens=sampling.end_tokens,
+        temperature=sampling.temperature,
+        memory=sampling.memory,
+        lines=None if run is None else run.lines(BEAM, parse_found),
     )
     with evaluation(lm.model), evaluation(expert.model):
-        generator = torch.Generator().manual_seed(seed)
-        drawn = [
-            draw(
-                pair,
-                own,
-                ids,
-                n,
-                horizon,
-                end_tokens=end_tokens,
-                generator=generator,
-                memory=memory,
-                lines=None if run is None else run.lines(DRAWS[own], _block),
-            )
-            for own in (0, 1)
-        ]
-        # both are read here, in one way: those of the beam are rounded otherwise
-        log_expert, log_policy = (_log_probs(*each, ids, beam.responses) for each in pair)
-    rl = log_expert, log_policy, beam.shortfall
-    closeness = {
-        "largest in the states passed": float(max(each.largest_ratio.max() for each in drawn))
-    }
-    closeness |= within(np.mean([_quantiles(ratios) for ratios in drawn[0].token_ratios], axis=0))
-    found = estimates(drawn[0], drawn[1], alpha, confidence=confidence, rl=rl)
+        generator = torch.Generator().manual_seed(sampling.seed)
+        lines = [None if run is None else run.lines(name, parse_block) for name in DRAWS]
+        of_expert, of_policy = (
+            draw(pair, own, ids, sampling, generator, lines[own]) for own in (0, 1)
+        )
+        # both models are read here in the same way: the beam rounds differently
+        log_probs = [response_log_probs(model, ids, beam.responses) for model in pair]
+    largest = max(each.largest_ratio.max() for each in (of_expert, of_policy))
+    closeness = {"largest in the states passed": float(largest)}
+    closeness |= within(np.mean([_quantiles(ratios) for ratios in of_expert.token_ratios], axis=0))
+    rl = (*log_probs, beam.shortfall)
+    found = estimates(of_expert, of_policy, alpha, confidence=confidence, rl=rl)
     return Sampled(len(ids), n, found, closeness, float(beam.proven.mean()))
 
 
 def _quantiles(ratios: np.ndarray) -> np.ndarray:
-    """The least ratios that at most a share ``1 − s`` of all exceeds, for each `s` of `SHARES`; NaN
-    of none.
+    """Return, for each `s` of `SHARES`, the least ratio that at most a share ``1 − s`` exceeds.
 
-    As `theory.claims.instance.Instance.log_ratio_quantiles` defines them.
+    They are NaN for no ratios; `theory.claims.instance.Instance.log_ratio_quantiles` defines them.
     """
     if not len(ratios):
         return np.full(len(SHARES), np.nan)

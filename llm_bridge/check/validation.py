@@ -39,7 +39,7 @@ from llm_bridge.check.points import (
     share_point,
 )
 from llm_bridge.check.truth import Truth, on_tree, order, over_all_pairs
-from llm_bridge.models.head import evaluation
+from llm_bridge.models.calls import evaluation
 from llm_bridge.models.load import CausalLM, encode_prompt
 from llm_bridge.read.beam import beam_search
 from llm_bridge.read.prefixes import require_integer

@@ -147,12 +147,13 @@ def _identify(
 ) -> None:
     """Claim the folder for these options, prompts and weights."""
     from llm_bridge.check.draws import DRAWS
+    from llm_bridge.check.sampled import BEAM
 
     given = report["arguments"] | {
         "prompt": None,
         "prompts": hashlib.sha256(repr(prompts).encode()).hexdigest(),
     }
-    folder.identify({"version": report["version"]} | given | weights, lines=DRAWS)
+    folder.identify({"version": report["version"]} | given | weights, lines=[BEAM, *DRAWS])
 
 
 def _exact(task: _Task, report: dict[str, Any], folder: RunFolder) -> tuple[int, str]:
@@ -235,6 +236,7 @@ def _pair(task: _Task) -> tuple[str, ModelInstance, dict[str, Any], dict[str, st
 
 def _sampled(task: _Task, report: dict[str, Any], folder: RunFolder) -> tuple[int, str]:
     """Write the page and add to the report; exit code and what to print."""
+    from llm_bridge.check.draws import Sampling
     from llm_bridge.check.report import sampled_report
     from llm_bridge.check.sampled import estimate
     from llm_bridge.read.reward import find_end_tokens
@@ -244,20 +246,23 @@ def _sampled(task: _Task, report: dict[str, Any], folder: RunFolder) -> tuple[in
     lm, teacher, about, weights = _load_pair(task)
     ends = find_end_tokens(lm) if options.eos else ()
     _identify(folder, report, task.prompts, **weights)
+    sampling = Sampling(
+        options.horizon or HORIZON,
+        options.sampled,
+        task.policy.temperature,
+        _model(task.expert).temperature,
+        end_tokens=ends,
+        width=options.beam,
+        seed=options.seed,
+        memory=options.memory * 2**20,
+    )
     found = estimate(
         lm,
         teacher,
         task.prompts,
-        options.horizon or HORIZON,
-        options.sampled,
+        sampling,
         alpha=options.alpha,
-        temperature=task.policy.temperature,
-        expert_temperature=_model(task.expert).temperature,
-        end_tokens=ends,
-        width=options.beam,
         confidence=options.confidence,
-        seed=options.seed,
-        memory=options.memory * 2**20,
         run=folder,
     )
     about |= {

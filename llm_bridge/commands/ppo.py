@@ -128,6 +128,7 @@ def run(arguments: argparse.Namespace) -> int:
     teacher = read_second(arguments, "teacher-", model, dtype=config.dtype)
     require_packages()
     from llm_bridge.improve.run import train
+    from llm_bridge.improve.trainer import Trainer
     from llm_bridge.models.processes import workers
     from llm_bridge.read.rollout import Diverged
 
@@ -140,19 +141,15 @@ def run(arguments: argparse.Namespace) -> int:
             return 0
         started = time.monotonic()
         try:
-            with _terminated() as stop:
+            with _asked_to_stop() as stop:
                 trainer = train(
-                    models.lm,
-                    prompts,
-                    config,
+                    Trainer(models.lm, prompts, config, teacher=models.teacher, group=group),
                     out=options.out,
                     evaluate=evaluate,
                     eval_every=options.eval_every,
                     checkpoint_every=options.checkpoint_every,
-                    teacher=models.teacher,
                     resume=options.resume,
                     tensorboard=options.tensorboard,
-                    group=group,
                     stop=stop,
                 )
         except Diverged as error:
@@ -170,17 +167,30 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _terminated() -> Iterator[Callable[[], bool]]:
-    """Whether the process was asked to end (SIGTERM, as schedulers send it before they kill)."""
+def _asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Catch SIGTERM and the first Ctrl-C; yield whether one has come.
+
+    The batch is completed and its checkpoint saved. A second Ctrl-C stops at once.
+    """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def ask(number: int, _: Any) -> None:
+        asked.set()
+        signal.signal(number, before[signal.Signals(number)])
+        if number == signal.SIGINT:
+            print("stopping after this batch; Ctrl-C again stops at once", file=sys.stderr)
+
     try:
+        for number in before:
+            signal.signal(number, ask)
         yield asked.is_set
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _config(arguments: argparse.Namespace, options: PPOOptions) -> PPOConfig:

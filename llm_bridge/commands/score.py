@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from llm_bridge.commands.options import AS_FIRST, read_second, require_packages
 from llm_bridge.models.spec import ModelSpec
-from llm_bridge.preferences.pairs import FORMATS, HUB, Problem, read_comparisons
+from llm_bridge.preferences.pairs import FORMATS, read_comparisons
+from llm_bridge.preferences.rows import HUB, Problem
 from llm_bridge.read.reading import RewardReading
 from theory.commands import shared
 from theory.commands.options import Command, Group, OptionError, Options, option
@@ -194,7 +195,7 @@ def _run(scorer: Scorer, work: Plan, folder: RunFolder, batch_tokens: int) -> in
 def _scorer(task: _Task) -> tuple[Scorer, CausalLM, dict[str, Any]]:
     """Scorer, its model, and what is noted of both."""
     from llm_bridge.models.load import fingerprint
-    from llm_bridge.preferences import scorers
+    from llm_bridge.preferences import judges, scorers
     from llm_bridge.read.reward import EndogenousReward
 
     options = task.options
@@ -222,13 +223,13 @@ def _scorer(task: _Task) -> tuple[Scorer, CausalLM, dict[str, Any]]:
     if explicit:
         return scorers.RewardModel(lm, conversation), lm, facts
     if options.method != "endogenous":
-        judges: dict[str, Any] = {
-            "verifier": scorers.Verifier,
-            "pointwise": scorers.Pointwise,
-            "pairwise": scorers.Pairwise,
+        methods: dict[str, Any] = {
+            "verifier": judges.GenerativeVerifier,
+            "pointwise": judges.Pointwise,
+            "pairwise": judges.Pairwise,
         }
         reward = EndogenousReward(lm, batch_tokens=options.batch_tokens)
-        return judges[options.method](reward, conversation), lm, facts
+        return methods[options.method](reward, conversation), lm, facts
     reward = EndogenousReward(lm, reading=task.reading, batch_tokens=options.batch_tokens)
     facts |= task.reading.as_dict() | {"truncate": options.truncate}
     reference = None

@@ -1,6 +1,4 @@
-"""What a PPO run will take, before it starts: memory by formula, time from two measurements of the
-machine.
-"""
+"""Estimate what a PPO run takes: memory by formula, time by measuring the machine."""
 
 from __future__ import annotations
 
@@ -11,7 +9,8 @@ from typing import Any
 import torch
 
 from llm_bridge.improve.config import PPOConfig
-from llm_bridge.models.head import device_of, kept_logits
+from llm_bridge.models.calls import device_of
+from llm_bridge.models.head import kept_logits
 from llm_bridge.models.load import CausalLM
 
 __all__ = ["Cost", "cost"]
@@ -21,14 +20,14 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one process. Bytes by what they are for; operations and least seconds of one batch.
+    """Cost of one process.
 
     Attributes:
-        memory: bytes: weights that stay, weights that are trained (with gradients and Adam's two
-            moments), the cache of keys and values, activations, logits.
+        memory: bytes by purpose: frozen weights, trained weights (with gradients and Adam's two
+            moments), cache of keys and values, activations, hidden states, logits.
         operations: floating-point operations of a batch.
-        seconds: what a batch takes at least, at the speed of this machine's own matrix products and
-            memory. Small models take several times as long.
+        seconds: least time of a batch, at the speed of this machine's matrix products and memory;
+            small models take several times as long.
 
     """
 
@@ -37,7 +36,7 @@ class Cost:
     seconds: float
 
     def lines(self, config: PPOConfig) -> list[str]:
-        """For people."""
+        """Describe the cost in two lines of text."""
         parts = ", ".join(f"{name} {size / GIB:.2g}" for name, size in self.memory.items())
         total = self.seconds * config.steps
         return [
@@ -48,11 +47,24 @@ class Cost:
 
 
 def cost(lm: CausalLM, config: PPOConfig, prompt_tokens: float, processes: int = 1) -> Cost:
-    """Estimate what each of `processes` needs for prompts of this average length.
+    """Estimate memory and time of one process of a run.
 
     Activations are counted as 17 numbers of the model's width for each token and layer, or one with
     gradient checkpointing (Korthikanti et al. 2022, without attention scores, which flash attention
     never stores).
+
+    Args:
+        lm: model to be trained.
+        config: hyperparameters.
+        prompt_tokens: average number of tokens of a prompt.
+        processes: number of processes of the run.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> found = cost(letter_lm(4), PPOConfig(steps=10), prompt_tokens=3)
+        >>> len(found.lines(PPOConfig(steps=10))), found.seconds > 0
+        (2, True)
+
     """
     text = lm.model.config.get_text_config()
     low = 2 if config.dtype == "bfloat16" else 4
@@ -60,17 +72,15 @@ def cost(lm: CausalLM, config: PPOConfig, prompt_tokens: float, processes: int =
     n = sum(p.numel() for p in lm.model.parameters())
     layers, width = text.num_hidden_layers, text.hidden_size
     heads = text.num_attention_heads
-    kv = (getattr(text, "num_key_value_heads", None) or heads) * (
-        getattr(text, "head_dim", None) or width // heads
-    )
+    kv_heads = getattr(text, "num_key_value_heads", None) or heads
+    kv = kv_heads * (getattr(text, "head_dim", None) or width // heads)
     # adapters of rank r on q, k, v, o and the feed-forward: some 20·r·width numbers in a layer
     trained = n if config.lora is None else 20 * config.lora * width * layers
     trained /= processes if config.shard else 1
     rows = config.prompts_per_step * config.samples / processes
     tokens = rows * (prompt_tokens + config.max_tokens)
-    in_pass = min(rows, config.microbatch or config.minibatch / processes) * (
-        prompt_tokens + config.max_tokens
-    )
+    rows_in_pass = min(rows, config.microbatch or config.minibatch / processes)
+    in_pass = rows_in_pass * (prompt_tokens + config.max_tokens)
     kept = 1 + 17 / layers if config.gradient_checkpointing else 17
     memory = {
         "frozen weights": float(frozen),
@@ -81,24 +91,22 @@ def cost(lm: CausalLM, config: PPOConfig, prompt_tokens: float, processes: int =
         "logits": 4.0 * 4 * min(kept_logits(device_of(lm.model)), in_pass * lm.vocab_size),
     }
     update = (6 if config.lora is None else 4) + 2 * config.gradient_checkpointing
-    operations = 2 * n * tokens * (3 + config.epochs * update / 2)  # written, scored and read once
+    operations = 2 * n * tokens * (3 + config.epochs * update / 2)  # sampled, scored and read once
     products, bandwidth = _speed(device_of(lm.model), torch.bfloat16 if low == 2 else torch.float32)
-    writing = config.max_tokens * frozen / bandwidth  # every token needs all the weights once
-    return Cost(memory, operations, max(operations / products, writing))
+    sampling = config.max_tokens * frozen / bandwidth  # every token needs all weights once
+    return Cost(memory, operations, max(operations / products, sampling))
 
 
 def _speed(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
-    """Operations a second of a matrix product, and bytes a second of reading memory: the best of a
-    few tries each.
-    """
+    """Measure operations a second of a matrix product, and bytes a second of reading memory."""
     matrix = torch.randn(1024, 1024, device=device, dtype=dtype)
     memory = torch.zeros(2**26, device=device, dtype=torch.uint8)
-    return 2 * 1024**3 / _least(lambda: matrix @ matrix, device), memory.numel() / _least(
-        memory.any, device
-    )
+    products = 2 * 1024**3 / _least(lambda: matrix @ matrix, device)
+    return products, memory.numel() / _least(memory.any, device)
 
 
 def _least(work: Any, device: torch.device) -> float:
+    """Return the shortest time, in seconds, of five tries."""
     found = []
     for _ in range(5):
         started = time.perf_counter()

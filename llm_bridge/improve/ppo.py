@@ -28,9 +28,17 @@ from typing import NamedTuple
 import torch
 
 from llm_bridge.improve.config import PPOConfig
-from llm_bridge.read.rollout import Reading
+from llm_bridge.read.rollout import ActorOutput
 
-__all__ = ["gae", "group_advantages", "losses", "penalised_rewards"]
+__all__ = [
+    "Targets",
+    "explained_variance",
+    "gae",
+    "group_advantages",
+    "last_tokens",
+    "losses",
+    "penalised_rewards",
+]
 
 DISCOUNT = 1.0
 """Not an option: ``r̂(τ)`` telescopes to ``α log π̂(τ) + V̂(s₁)`` without a discount only. With
@@ -42,7 +50,7 @@ def penalised_rewards(
     rewards: torch.Tensor,
     log_probs: torch.Tensor,
     reference: torch.Tensor,
-    written: torch.Tensor,
+    mask: torch.Tensor,
     beta: float,
     config: PPOConfig,
 ) -> torch.Tensor:
@@ -53,11 +61,11 @@ def penalised_rewards(
     the last one.
     """
     if config.reward == "sum":
-        rewards = rewards.sum(dim=1, keepdim=True) * _last(written)
+        rewards = rewards.sum(dim=1, keepdim=True) * last_tokens(mask)
     return rewards - beta * (log_probs - reference) - config.entropy * log_probs
 
 
-def _explained(errors: torch.Tensor, returns: torch.Tensor) -> torch.Tensor:
+def explained_variance(errors: torch.Tensor, returns: torch.Tensor) -> torch.Tensor:
     """Share of the variance of returns that a prediction with these errors explains; NaN where they
     do not vary.
     """
@@ -66,13 +74,13 @@ def _explained(errors: torch.Tensor, returns: torch.Tensor) -> torch.Tensor:
     return 1 - errors.square().mean() / returns.var()
 
 
-def _last(written: torch.Tensor) -> torch.Tensor:
+def last_tokens(mask: torch.Tensor) -> torch.Tensor:
     """``(N, T)`` whether it is the last token of its response."""
-    return written & (written.cumsum(dim=1) == written.sum(dim=1, keepdim=True))
+    return mask & (mask.cumsum(dim=1) == mask.sum(dim=1, keepdim=True))
 
 
 def gae(
-    rewards: torch.Tensor, values: torch.Tensor, written: torch.Tensor, lam: float
+    rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, lam: float
 ) -> torch.Tensor:
     """Advantages ``A_h = δ_h + γλ A_{h+1}``, ``δ_h = r_h + γ V_{h+1} − V_h``; nothing comes after
     the last token.
@@ -85,13 +93,13 @@ def gae(
     advantage = next_value = torch.zeros_like(rewards[:, 0])
     for h in reversed(range(rewards.shape[1])):
         delta = rewards[:, h] + DISCOUNT * next_value - values[:, h]
-        advantage = (delta + DISCOUNT * lam * advantage) * written[:, h]
-        next_value = values[:, h] * written[:, h]
+        advantage = (delta + DISCOUNT * lam * advantage) * mask[:, h]
+        next_value = values[:, h] * mask[:, h]
         advantages[:, h] = advantage
     return advantages
 
 
-def group_advantages(rewards: torch.Tensor, written: torch.Tensor, samples: int) -> torch.Tensor:
+def group_advantages(rewards: torch.Tensor, mask: torch.Tensor, samples: int) -> torch.Tensor:
     """``r(τ)`` less the average of the other samples of its prompt, for every token: no gauge and
     no bias.
 
@@ -99,22 +107,22 @@ def group_advantages(rewards: torch.Tensor, written: torch.Tensor, samples: int)
     """
     returns = rewards.sum(dim=1).view(-1, samples)
     others = (returns.sum(dim=1, keepdim=True) - returns) / (samples - 1)
-    return (returns - others).view(-1, 1) * written
+    return (returns - others).view(-1, 1) * mask
 
 
 class Targets(NamedTuple):
-    """What the loss compares with, arrays ``(N, T)``: the policy that wrote the rollout, and what
-    came of it.
+    """What the loss compares with, arrays ``(N, T)``: the policy that sampled the rollout, and
+    what came of it.
     """
 
     log_probs: torch.Tensor
     values: torch.Tensor
     advantages: torch.Tensor
     returns: torch.Tensor
-    written: torch.Tensor
+    mask: torch.Tensor
 
 
-def losses(new: Reading, old: Targets, c: PPOConfig) -> tuple[torch.Tensor, ...]:
+def losses(new: ActorOutput, old: Targets, c: PPOConfig) -> tuple[torch.Tensor, ...]:
     """Policy loss, value loss and ``KL(π_old‖π)``, nats, summed over tokens and responses.
 
     What is known of a state counts as it is, without a ratio and without a clip: over many epochs
@@ -132,8 +140,5 @@ def losses(new: Reading, old: Targets, c: PPOConfig) -> tuple[torch.Tensor, ...]
     if c.value_clip is not None:
         near = old.values + (new.values - old.values).clamp(-c.value_clip, c.value_clip)
         error = torch.maximum(error, (near - old.returns).square())
-    moved = (ratio - 1 - shift).detach()  # an estimate of the KL in which no term is negative
-    policy, value, kl = (
-        (x * old.written).sum() for x in (-gain - new.expected, 0.5 * error, moved)
-    )
-    return policy, value, kl
+    kl = (ratio - 1 - shift).detach()  # an estimate of the KL in which no term is negative
+    return tuple((x * old.mask).sum() for x in (-gain - new.expected, 0.5 * error, kl))

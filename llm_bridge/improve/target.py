@@ -1,5 +1,4 @@
-"""Where PPO must end, exactly, on prompts whose token tree can be enumerated, and how far from
-there a policy is.
+"""Compute the exact optimum of PPO on a token tree, and how far from it a policy is.
 
 With reward `r` (of `π̂` or of a teacher), KL coefficient `β` and entropy bonus `η` the objective is
 
@@ -32,25 +31,33 @@ __all__ = ["ExactTarget", "right"]
 
 
 class ExactTarget:
-    """Hold a policy against the exact end of training on `P` prompts, equally likely.
+    """Exact optimum of a training run on `P` equally likely prompts.
 
     Args:
         lm: `π̂`.
         prompts: `P` texts.
-        config: of the run; ``max_tokens`` is the horizon `H`.
-        answers: the right response to each prompt, texts of `H` tokens, for the accuracies.
-        teacher: of the run: the model whose reward is maximised, `None` for `π̂` itself.
+        config: hyperparameters of the run; ``max_tokens`` is the horizon `H`.
+        answers: right response to each prompt, a text of `H` tokens, for the accuracies.
+        teacher: teacher of the run, whose reward is maximised; `None` for `π̂` itself.
 
     Attributes:
         anchor: `π̂` on the tree.
-        reward: what is maximised. Where its value after the last token is zero, it is in gauge
+        reward: reward that is maximised. If its value after the last token is zero, it is in gauge
             ``"logprob"`` whatever the run's: in the other one all objectives are larger by ``E
-            V(s₁)``, and their differences the same.
-        optimum: the policy that training must end at.
+            V(s₁)``, and their differences are the same.
+        optimum: policy at which training must end.
 
     Raises:
-        ValueError: responses can end early, there is no optimum to converge to, an answer has
-            another length, or see `token_tree`.
+        ValueError: responses can end early, there is no single optimum, an answer has another
+            length, or see `token_tree`.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> lm = letter_lm(3)
+        >>> target = ExactTarget(lm, ["a"], PPOConfig(max_tokens=2, end_tokens=()))
+        >>> found = target.report(lm)
+        >>> found["share"], found["kl_to_anchor"]
+        (0.0, 0.0)
 
     """
 
@@ -62,27 +69,9 @@ class ExactTarget:
         answers: Sequence[str] | None = None,
         teacher: CausalLM | None = None,
     ) -> None:
-        ends = find_end_tokens(lm, config.end_tokens)
-        if ends:
-            raise ValueError(
-                f"end_tokens={ends}: every response of the tree has max_tokens tokens; use ()"
-            )
-        if config.adaptive_kl is not None:
-            raise ValueError(
-                f"adaptive_kl={config.adaptive_kl}: where β moves, so does the optimum; use a "
-                "fixed beta"
-            )
-        if not config.alpha:
-            raise ValueError(
-                "alpha=0.0: without the endogenous reward the optimum is the frozen model itself"
-            )
-        if config.beta + config.entropy == 0:
-            raise ValueError(
-                "beta=0.0: without KL penalty and entropy bonus there is no one optimum; give one "
-                "of them"
-            )
         self.prompts = tuple(prompts)
         self.config = config
+        _require_optimum(find_end_tokens(lm, config.end_tokens), config)
         self.anchor = token_tree(lm, prompts, config.max_tokens).policy
         self.reward = self._reward(teacher or lm)
         log_anchor = endogenous_reward(self.anchor, 1.0, gauge="logprob")
@@ -102,6 +91,7 @@ class ExactTarget:
         self._ends = self.objective(self.anchor), self.objective(self.optimum)
 
     def _reward(self, lm: CausalLM) -> TokenMDP:
+        """Return the reward on the tree, read as the configuration says."""
         reading = self.config.reading
         if reading.terminal == "zero":
             reading = replace(reading, gauge="logprob")
@@ -111,50 +101,87 @@ class ExactTarget:
 
     def objective(self, policy: Policy) -> float:
         """Return ``V^π_r − β KL(π‖π̂) + η H(π)``, averaged over prompts, reward units."""
-        penalty = self.config.beta * kl(
-            policy, self.anchor
-        ) - self.config.entropy * trajectory_entropy(policy)
-        return float(plain_value(self.reward, policy) - penalty)
+        penalty = self.config.beta * kl(policy, self.anchor)
+        bonus = self.config.entropy * trajectory_entropy(policy)
+        return float(plain_value(self.reward, policy) - (penalty - bonus))
 
     def report(self, lm: CausalLM) -> dict[str, float]:
-        """`measure` of a model as it is."""
+        """Measure a model as it is now, see `measure`."""
         return self.measure(token_tree(lm, self.prompts, self.config.max_tokens).policy)
 
     def measure(self, policy: Policy) -> dict[str, float]:
-        """Exact objective, its start and its optimum, the share of the way, KLs (nats), entropy,
-        three accuracies.
+        """Measure a policy exactly.
 
-        The share is left out where `π̂` is the optimum itself.
+        Returns:
+            ``objective`` of the policy, ``objective_start`` of `π̂`, ``objective_optimum``, and
+            ``share``, how much of the way the policy has gone (left out if `π̂` is the optimum);
+            ``kl_to_anchor`` and ``kl_to_optimum``, and ``entropy``, nats; and `accuracies`.
+
         """
         start, best = self._ends
         now = self.objective(policy)
         found = {"objective": now, "objective_start": start, "objective_optimum": best}
         if best - start > 1e-9:
             found["share"] = (now - start) / (best - start)
-        found |= {
-            "kl_to_anchor": float(kl(policy, self.anchor)),
-            "kl_to_optimum": float(kl(policy, self.optimum)),
-        }
-        return found | {"entropy": float(trajectory_entropy(policy))} | self.accuracies(policy)
+        found["kl_to_anchor"] = float(kl(policy, self.anchor))
+        found["kl_to_optimum"] = float(kl(policy, self.optimum))
+        found["entropy"] = float(trajectory_entropy(policy))
+        return found | self.accuracies(policy)
 
     def accuracies(self, policy: Policy) -> dict[str, float]:
-        """Probability of the right answer, and how often the greedy and the most probable response
-        are right.
-        """
+        """Average `right` over the prompts, by ``accuracy_NAME``."""
         return {
             f"accuracy_{name}": float(found.mean()) for name, found in self.right(policy).items()
         }
 
     def right(self, policy: Policy) -> dict[str, np.ndarray]:
-        """`right` of the answers, where there are any."""
+        """Return `right` for each prompt; nothing if there are no answers."""
         return {} if self.answers is None else right(policy, self.answers)
 
 
 def right(policy: Policy, answers: Responses) -> dict[str, np.ndarray]:
-    """For each of `P` prompts, ``(P,)``: probability of its right answer; whether MAP and greedy
-    response are right.
+    """Return how right a policy is on each prompt, arrays ``(P,)``.
+
+    Args:
+        policy: policy on a token tree.
+        answers: right response to each of its `P` prompts.
+
+    Returns:
+        ``sampled``, the probability of the right answer; ``map`` and ``greedy``, whether the most
+        probable and the greedy response are right (0 or 1).
+
+    Example:
+        >>> from theory.mdp.dynamics import Dynamics, Tree
+        >>> one = Dynamics(2, (1,), Tree(), np.ones(1), (None,))
+        >>> policy = Policy.from_probs(one, [np.array([[0.75, 0.25]])])
+        >>> found = right(policy, Responses(np.array([0]), np.array([[0]])))
+        >>> {name: round(float(x[0]), 3) for name, x in found.items()}
+        {'sampled': 0.75, 'map': 1.0, 'greedy': 1.0}
+
     """
     found = {"sampled": np.exp(log_prob(policy, answers))}
     for name, response in (("map", map_response(policy)), ("greedy", greedy_response(policy))):
         found[name] = (response.tokens == answers.tokens).all(axis=-1).astype(float)
     return found
+
+
+def _require_optimum(ends: Sequence[int], config: PPOConfig) -> None:
+    """Raise unless the run has one optimum, and its responses all have the same length."""
+    if ends:
+        raise ValueError(
+            f"end_tokens={ends}: every response of the tree has max_tokens tokens; use ()"
+        )
+    if config.adaptive_kl is not None:
+        raise ValueError(
+            f"adaptive_kl={config.adaptive_kl}: where β moves, so does the optimum; use a "
+            "fixed beta"
+        )
+    if not config.alpha:
+        raise ValueError(
+            "alpha=0.0: without the endogenous reward the optimum is the frozen model itself"
+        )
+    if config.beta + config.entropy == 0:
+        raise ValueError(
+            "beta=0.0: without KL penalty and entropy bonus there is no one optimum; give one "
+            "of them"
+        )

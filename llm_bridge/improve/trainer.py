@@ -1,11 +1,9 @@
-"""The trainer: rollouts, rewards, advantages and updates of PPO on an endogenous reward."""
+"""Train by PPO on an endogenous reward: rollouts, rewards, advantages and updates."""
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import cached_property
@@ -17,55 +15,88 @@ import torch
 from torch.distributed.checkpoint import state_dict as checkpoints
 from torch.distributed.fsdp import fully_shard
 
+from llm_bridge.improve.checkpoint import read_checkpoint, require_same_run
 from llm_bridge.improve.config import PPOConfig
+from llm_bridge.improve.frozen import FrozenModels, passes, token_table
+from llm_bridge.improve.policy import trainable_copy
 from llm_bridge.improve.ppo import (
     Targets,
-    _explained,
-    _last,
+    explained_variance,
     gae,
     group_advantages,
+    last_tokens,
     losses,
     penalised_rewards,
 )
-from llm_bridge.models.head import Head, device_of, evaluation
-from llm_bridge.models.load import CausalLM, encode_prompt, fingerprint, require_same_vocabulary
+from llm_bridge.models.calls import device_of
+from llm_bridge.models.load import (
+    CausalLM,
+    encode_prompt,
+    fingerprint,
+    require_same_vocabulary,
+)
 from llm_bridge.models.processes import Workers
-from llm_bridge.read.reward import EndogenousReward, find_end_tokens
-from llm_bridge.read.rollout import Actor, Diverged, Ids, Known, Rollout, generate
+from llm_bridge.read.reward import find_end_tokens
+from llm_bridge.read.rollout import (
+    Actor,
+    ActorOutput,
+    Diverged,
+    Ids,
+    Rollout,
+    TokenRewards,
+    generate,
+)
 from theory.storage.files import replacing
 
 __all__ = ["Reward", "Trainer"]
 
 Reward: TypeAlias = Callable[[Sequence[Ids], Sequence[Ids]], Sequence[np.ndarray]]
-"""From prompts and responses, as ids, one reward for each token of each response, reward units.
+"""Gives, for prompts and responses (token ids), a reward of each token of each response.
 
-A token's reward may depend on the tokens up to it; what depends on the whole response belongs to
-its last token."""
+A token's reward may depend on the tokens up to it. One that depends on the whole response belongs
+to its last token. Reward units."""
+
+MAX_GAP = 0.05
+"""Nats; in float32 generating and reading a token agree to about 1e-5."""
 
 
 class Trainer:
-    """Trains a copy of a model on the model's own reward; `step` is one batch, `save` and `load` go
-    on exactly.
+    """Trains a copy of a model on an endogenous reward; `step` is one batch.
 
-    The model given is `π̂` and stays as it is; `Trainer.lm` is the policy `π`, `Trainer.done`
-    counts batches and `Trainer.beta` is the coefficient now.
+    On a CPU, a trainer that was saved and loaded goes on to the same weights, bit for bit.
 
     Args:
-        lm: `π̂`.
-        prompts: texts, or token ids, to draw batches from.
-        config: everything else.
-        teacher: model whose endogenous reward is maximised in place of `π̂`'s own, read as
-            ``config.reading`` says: on-policy distillation, with optimum ``∝ π̂ ·
-            π_teacher^{α/β}`` (with an earlier or a later `π̂` as teacher, the schemes of
+        lm: `π̂`, which is not changed.
+        prompts: texts or token ids, from which batches are sampled.
+        config: hyperparameters.
+        teacher: model whose endogenous reward is maximised instead of `π̂`'s own, read as
+            ``config.reading`` says: on-policy distillation, with optimum ``∝ π̂ · π_teacher^{α/β}``
+            (with an earlier or a later `π̂` as teacher, the schemes of
             `theory.solve.improve.SCHEMES`). `π̂` still anchors the KL penalty.
-        extra: a reward of the tokens drawn that comes on top of the endogenous one, such as a
-            checked answer; with ``config.alpha = 0`` there is no other.
-        group: the processes of the run: each has its share of every batch, and a run is the same
-            for any number of them up to rounding and to the order of minibatches.
+        extra: reward added to the endogenous one, such as a checked answer; with
+            ``config.alpha = 0`` it is the only one.
+        group: processes of the run, each with its share of every batch. A run is the same for any
+            number of them, up to rounding and the order of minibatches.
+
+    Attributes:
+        lm: the policy `π`.
+        frozen: `π̂`, and the teacher if there is one.
+        done: number of batches done.
+        beta: coefficient of the KL penalty now.
+        rollout: this process's share of the last batch.
+        rewards: ``(N,)`` its rewards ``r(τ)`` without penalty.
 
     Raises:
-        ValueError: no prompt, one that leaves no room for ``config.max_tokens``, batches that
-            cannot be shared, or nothing to maximise.
+        ValueError: there is no prompt, one leaves no room for ``config.max_tokens``, batches cannot
+            be shared, or there is nothing to maximise.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> config = PPOConfig(max_tokens=2, prompts_per_step=2, minibatch=4, end_tokens=())
+        >>> trainer = Trainer(letter_lm(4), ["a", "b"], config)
+        >>> row = trainer.step()
+        >>> row["step"], round(row["kl"], 6), row["tokens"]
+        (1, 0.0, 2.0)
 
     """
 
@@ -90,13 +121,11 @@ class Trainer:
             raise ValueError(
                 "alpha=0: without the endogenous reward there is nothing to maximise; give extra="
             )
-        self.config, self.extra, self.group, self.done, self.beta = (
-            config,
-            extra,
-            group,
-            0,
-            config.beta,
-        )
+        self.config = config
+        self.extra = extra
+        self.group = group
+        self.done = 0
+        self.beta = config.beta
         self.prompts = [
             encode_prompt(lm, prompt, config.max_tokens)
             if isinstance(prompt, str)
@@ -104,13 +133,13 @@ class Trainer:
             for prompt in prompts
         ]
         self.frozen = [lm] if teacher is None else [lm, teacher]
-        """`π̂` first; last the model whose reward is maximised, which may be the same."""
         _require_prompts(self.prompts, self.frozen, config)
         if teacher is not None:
             require_same_vocabulary(lm, teacher)
         self.end_tokens = find_end_tokens(lm, config.end_tokens)
-        self._readers: list[Any] = [self._reader(model) for model in self.frozen]
-        self.lm = CausalLM(_policy(lm.model, config), lm.tokenizer, f"{lm.name} (trained)")
+        self._readers = FrozenModels(self.frozen, config, self.end_tokens, group)
+        policy = trainable_copy(lm.model, config)
+        self.lm = CausalLM(policy, lm.tokenizer, f"{lm.name} (trained)")
         self.actor = Actor(
             self.lm,
             value_to_trunk=config.value_to_trunk,
@@ -120,304 +149,243 @@ class Trainer:
         if self.sharded:
             for part in (*self.actor.layers, self.actor):
                 fully_shard(part)
-        self.parameters = [p for p in self.lm.model.parameters() if p.requires_grad]
+        self.parameters = [p for p in policy.parameters() if p.requires_grad]
         groups = [(self.parameters, config.lr), (self.actor.value.parameters(), config.value_lr)]
         self.optimizer = torch.optim.Adam(
             [{"params": list(p), "lr": lr} for p, lr in groups], betas=(0.9, 0.95), fused=True
         )
-        self.generator = torch.Generator().manual_seed(
-            config.seed
-        )  # the same draws in every process
+        # every process takes the same numbers, and of these its share
+        self.generator = torch.Generator().manual_seed(config.seed)
         self.rollout: Rollout | None = None
-        """This process's share of the last batch."""
         self.rewards: torch.Tensor = torch.empty(0)
-        """``(N,)`` its rewards ``r(τ)`` without penalty."""
 
     def step(self) -> dict[str, float]:
-        """One batch: sample, score, advantages, updates.
+        """Train on one batch: sample, score, read, advantages, updates.
 
         Returns:
-            Averages over the batch: ``reward`` without penalty, ``penalised_reward`` (an estimate
-            of ``J``), ``kl`` to the frozen model and ``log_prob`` in nats a response, ``tokens`` of
-            one, the share that ``ended``, the share of the variance of returns that the value head
-            ``explained`` (NaN where they do not vary); ``beta``; losses, the ``gradient``'s norm
-            before clipping, how far the updates ``moved`` the policy (nats a response), and the
-            number of ``updates`` (without one, losses and norm are NaN).
+            Averages over the batch: ``reward`` without penalty; ``penalised_reward``, an estimate
+            of ``J``; ``kl`` to the frozen model and ``log_prob``, nats a response; ``tokens`` of a
+            response; the share that ``ended``; ``explained``, the share of the variance of returns
+            that the value head explains (NaN if they do not vary). Then ``step``, ``beta``,
+            ``advantage_deviation``, ``generation_gap`` (nats between generating and reading a
+            token), the losses, the ``gradient``'s norm before clipping, ``update_kl`` of the
+            updates (nats a response), and the number of ``updates`` (without one, losses and norm
+            are NaN).
 
         Raises:
             Diverged: a reward, a loss or a gradient is not finite, all responses are empty, or the
-                policy left ``stop_kl``.
+                KL is above ``stop_kl``.
 
         """
         c = self.config
         if self.done >= c.steps:
             raise ValueError(f"steps={c.steps}: all of them are done")
-        # 1. prompts, and `samples` responses to each in neighbouring rows
-        chosen = torch.randperm(len(self.prompts), generator=self.generator).repeat(
-            math.ceil(c.prompts_per_step / len(self.prompts))
-        )[: c.prompts_per_step]
-        uniforms = torch.rand(
-            c.prompts_per_step * c.samples,
-            c.max_tokens,
-            generator=self.generator,
-            dtype=torch.double,
-        )
-        mine, draws = (x.tensor_split(self.group.size)[self.group.rank] for x in (chosen, uniforms))
-        with self._precision():
-            self.rollout = rollout = generate(
-                self.actor,
-                [self.prompts[i] for i in mine.tolist()],
-                c.max_tokens,
-                self.end_tokens,
-                uniforms=draws,
-                samples=c.samples,
-                group=self.group if self.sharded else Workers(),
-            )
-        # 2. what the frozen model says of them
-        raw, reference, known = self._score(rollout)
+        # 1. Sample responses.
+        self.rollout = rollout = self._sample()
+        mask = rollout.response_mask
+        # 2. Score them with the frozen models.
+        raw, reference, token_rewards = self._score(rollout)
         extra = self._extra(rollout)
         self.rewards = (raw + extra).sum(dim=1)
-        # 3. the policy that wrote them, read as the updates will read it: the ratio starts at 1 in
-        # any precision
-        with torch.no_grad(), self._precision():
-            read = [
-                rollout.read(self.actor, rows, known)
-                for rows in self._passes(torch.arange(len(draws)))
-            ]
-        log_probs, values, expected = (torch.cat(parts) for parts in zip(*read, strict=True))
+        # 3. Read them with the policy as the updates will, so that the ratio starts at exactly 1.
+        log_probs, values, expected = self._read(rollout, token_rewards)
         gap = self._require_sane(rollout, log_probs, reference)
-        # 4. advantages
-        written = rollout.written
-        rewards = penalised_rewards(raw + extra, log_probs, reference, written, self.beta, c)
-        objective = rewards.sum(dim=1)
-        if known is not None:  # what the state pays that a token leads to
+        # 4. Compute advantages.
+        if token_rewards is None:
+            paid = penalised_rewards(raw + extra, log_probs, reference, mask, self.beta, c)
+            rewards = paid
+        else:  # a state pays its expected reward, so a token earns that of the state it leads to
+            paid = extra + expected
             rewards = extra + torch.nn.functional.pad(expected[:, 1:], (0, 1))
-            objective = (extra + expected).sum(dim=1)
+        scale = 1.0
         if c.whiten_rewards:
-            unit = self._moments((rewards if known is None else extra + expected)[written])[1]
-            rewards, known = rewards / unit, None if known is None else known.scaled(1 / unit)
-        dense = gae(rewards, values, written, c.gae_lambda)
-        advantages = (
-            dense if c.baseline == "value" else group_advantages(rewards, written, c.samples)
-        )
-        mean, deviation = self._moments(advantages[written])
+            scale = self._moments(paid[mask])[1]
+            rewards = rewards / scale
+        dense = gae(rewards, values, mask, c.gae_lambda)
+        returns = dense + values
+        advantages = dense if c.baseline == "value" else group_advantages(rewards, mask, c.samples)
+        mean, deviation = self._moments(advantages[mask])
         if c.normalise_advantages:
-            advantages = (advantages - mean) / deviation * written
-            known = None if known is None else known.scaled(1 / deviation)
-        # 5. updates
-        updates = self._update(
-            rollout, known, Targets(log_probs, values, advantages, dense + values, written)
-        )
+            advantages = (advantages - mean) / deviation * mask
+            scale *= deviation
+        # 5. Update the policy and the value head.
+        if token_rewards is not None and scale != 1:
+            token_rewards = token_rewards.scaled(1 / scale)
+        targets = Targets(log_probs, values, advantages, returns, mask)
+        updates = self._update(rollout, token_rewards, targets)
         self.done += 1
-        batch = {
-            "reward": self.rewards.mean(),
-            "penalised_reward": objective.mean(),
-            "kl": (log_probs - reference).sum(dim=1).mean(),
-            "log_prob": log_probs.sum(dim=1).mean(),
-            "tokens": written.sum(dim=1).double().mean(),
-            "ended": rollout.ended.double().mean(),
-            "explained": _explained(dense[written], (dense + values)[written]),
-        }
-        row = dict(
-            zip(batch, self.group.mean([float(value) for value in batch.values()]), strict=True)
+        row = self._averages(
+            reward=self.rewards,
+            penalised_reward=paid.sum(dim=1),
+            kl=(log_probs - reference).sum(dim=1),
+            log_prob=log_probs.sum(dim=1),
+            tokens=mask.sum(dim=1).double(),
+            ended=rollout.ended.double(),
+            explained=explained_variance(dense[mask], returns[mask]),
         )
-        row |= {
-            "step": self.done,
-            "beta": self.beta,
-            "advantage_deviation": deviation,
-            "generation_gap": gap,
-        } | updates
+        row |= {"step": self.done, "beta": self.beta}
+        row |= {"advantage_deviation": deviation, "generation_gap": gap} | updates
         if c.adaptive_kl is not None:
             self.beta *= 1 + 0.1 * min(max(row["kl"] / c.adaptive_kl - 1, -0.2), 0.2)
         return row
 
-    def _score(self, rollout: Rollout) -> tuple[torch.Tensor, torch.Tensor, Known | None]:
-        """Rewards ``r̂(s,a)`` and ``log π̂(a|s)``, ``(N, T)``, 0 at padding; and what is known of
-        every token.
-        """
+    def _sample(self) -> Rollout:
+        """Choose prompts, and sample responses to each in neighbouring rows."""
         c = self.config
-        if c.reward == "expected":
-            read = [self._read(actor, rollout) for actor in self._readers]
-            (anchor, reference), (teacher, rewards) = read[0], read[-1]
-            models: tuple[tuple[Head, torch.Tensor, float], ...] = (
-                (*anchor, self.beta),
-                (*teacher, c.alpha),
+        order = torch.randperm(len(self.prompts), generator=self.generator)
+        repeats = math.ceil(c.prompts_per_step / len(self.prompts))
+        chosen = order.repeat(repeats)[: c.prompts_per_step]
+        shape = c.prompts_per_step * c.samples, c.max_tokens
+        uniforms = torch.rand(*shape, generator=self.generator, dtype=torch.double)
+        mine, numbers = (
+            x.tensor_split(self.group.size)[self.group.rank] for x in (chosen, uniforms)
+        )
+        with self._precision():
+            return generate(
+                self.actor,
+                [self.prompts[i] for i in mine.tolist()],
+                c.max_tokens,
+                self.end_tokens,
+                uniforms=numbers,
+                samples=c.samples,
+                group=self.group if self.sharded else Workers(),
             )
-            if len(read) == 1:  # one law instead of the same law twice
-                models = ((*anchor, c.alpha + self.beta),)
-            return c.alpha * rewards, reference, Known(models, self.beta + c.entropy)
-        texts = rollout.texts()
-        scored = [scorer.score_ids(*texts, progress=False) for scorer in self._readers]
-        reference = self._table(
-            rollout, "log-probabilities", [score.log_probs for score in scored[0]]
-        )
-        rewards = self._table(rollout, "rewards", [score.rewards for score in scored[-1]])
-        return rewards * (c.alpha > 0), reference, None
 
-    def _reader(self, lm: CausalLM) -> Actor | EndogenousReward:
-        """What reads a frozen model: every token's law, or the rewards of the tokens drawn."""
-        c = self.config
-        if c.reward == "expected":
-            return Actor(lm)
-        return EndogenousReward(lm, reading=c.reading, end_tokens=self.end_tokens)
-
-    def _read(
-        self, actor: Actor, rollout: Rollout
-    ) -> tuple[tuple[Head, torch.Tensor], torch.Tensor]:
-        """Head and hidden states of a frozen model, and its log-probabilities of the tokens
-        drawn.
-        """
-        passes = self._passes(torch.arange(len(rollout.ids)))
-        with evaluation(actor.model):
-            parts = [rollout.hidden(actor, rows) for rows in passes]
-        hidden, written = torch.cat(parts), rollout.written
-        tokens = rollout.ids[:, -written.shape[1] :]
-        with torch.no_grad():
-            found = torch.cat([actor.head.log_probs(hidden[rows], tokens[rows]) for rows in passes])
-        return (actor.head, hidden), self._finite(
-            "log-probabilities", found.masked_fill(~written, 0)
-        )
+    def _score(self, rollout: Rollout) -> tuple[torch.Tensor, torch.Tensor, TokenRewards | None]:
+        return self._readers.score(rollout, self.beta)
 
     def _extra(self, rollout: Rollout) -> torch.Tensor:
-        """Rewards that are known of the tokens drawn only: ``(N, T)``, 0 at padding."""
+        """Return the rewards of sampled tokens that are not endogenous: ``(N, T)``."""
         found = torch.zeros_like(rollout.log_probs)
         if self.extra is not None:
-            found = self._table(rollout, "rewards", self.extra(*rollout.texts()))
+            rows = self.extra(*rollout.texts())
+            found = token_table(rollout, "rewards", rows, self.group)
         if self.end_tokens and self.config.missing_end:
-            found = found - self.config.missing_end * (
-                _last(rollout.written) & ~rollout.ended[:, None]
-            )
+            cut = last_tokens(rollout.response_mask) & ~rollout.ended[:, None]
+            found = found - self.config.missing_end * cut
         return found
 
-    def _table(self, rollout: Rollout, name: str, rows: Sequence[np.ndarray]) -> torch.Tensor:
-        """One number for each token of each response: ``(N, T)``, 0 at padding."""
-        lengths = rollout.written.sum(dim=1).tolist()
-        if [len(row) for row in rows] != lengths:
-            raise ValueError(
-                f"{name}: must be one for each token of each response; check the reward"
-            )
-        table = torch.zeros_like(rollout.log_probs)
-        flat = np.concatenate([np.asarray(row, dtype=np.float32) for row in rows])
-        table[rollout.written] = torch.from_numpy(flat).to(table)
-        return self._finite(name, table)
-
-    def _finite(self, name: str, table: torch.Tensor) -> torch.Tensor:
-        bad = table[~table.isfinite()]
-        if self.group.any(len(bad) > 0):
-            raise Diverged(
-                f"{name} hold {float(bad[0]) if len(bad) else 'what is not finite'}; check the "
-                "reward"
-            )
-        return table
+    @torch.no_grad()
+    def _read(self, rollout: Rollout, token_rewards: TokenRewards | None) -> ActorOutput:
+        with self._precision():
+            read = [
+                rollout.read(self.actor, rows, token_rewards)
+                for rows in self._passes(torch.arange(len(rollout.ids)))
+            ]
+        return ActorOutput(*(torch.cat(parts) for parts in zip(*read, strict=True)))
 
     def _require_sane(
         self, rollout: Rollout, log_probs: torch.Tensor, reference: torch.Tensor
     ) -> float:
-        """That the batch is worth learning from; returns how far reading a token is from generating
-        it, nats.
-        """
-        tokens = rollout.written.sum(dim=1)
-        kl = (log_probs - reference).sum() / tokens.sum()
-        gap = (log_probs - rollout.log_probs).abs().max()
-        empty = (rollout.ended & (tokens == 1)).double().mean()
-        kl_, gap_, empty_ = self.group.mean([float(kl), float(gap), float(empty)])
-        if self.config.stop_kl is not None and not kl_ <= self.config.stop_kl:
+        """Raise `Diverged` if the batch is not worth learning from; return the generation gap."""
+        tokens = rollout.response_mask.sum(dim=1)
+        kl, gap, empty = self.group.mean(
+            [
+                float((log_probs - reference).sum() / tokens.sum()),
+                float((log_probs - rollout.log_probs).abs().max()),
+                float((rollout.ended & (tokens == 1)).double().mean()),
+            ]
+        )
+        # comparisons are written so that NaN fails them
+        if self.config.stop_kl is not None and not kl <= self.config.stop_kl:
             raise Diverged(
-                f"KL to the frozen model is {kl_:.3g} nats a token, above "
+                f"KL to the frozen model is {kl:.3g} nats a token, above "
                 f"stop_kl={self.config.stop_kl}"
             )
-        if empty_ == 1:
+        if empty == 1:
             raise Diverged(
                 "every response is empty, its first token an end token; raise beta or check the "
                 "prompts"
             )
-        if self.config.dtype == "float32" and not gap_ <= MAX_GAP:
-            what = (
-                f"log-probabilities read at once differ by {gap_:.3g} nats from those of generation"
-            )
+        if self.config.dtype == "float32" and not gap <= MAX_GAP:
             raise Diverged(
-                f"{what}: {self.lm.name} does not handle the cache or left padding; give another "
-                "model"
+                f"log-probabilities read at once differ by {gap:.3g} nats from those of "
+                f"generation: {self.lm.name} does not handle the cache or left padding; give "
+                "another model"
             )
-        return gap_
+        return gap
 
-    def _update(self, rollout: Rollout, known: Known | None, targets: Targets) -> dict[str, float]:
-        """Optimiser steps on minibatches, until all epochs are done or ``target_kl`` is passed."""
-        c, logged = self.config, []
+    def _update(
+        self, rollout: Rollout, token_rewards: TokenRewards | None, targets: Targets
+    ) -> dict[str, float]:
+        """Take optimiser steps on minibatches, until all epochs are done or ``target_kl``."""
+        c = self.config
+        decay = min(1, (self.done + 1) / c.warmup) * (1 - self.done / c.steps if c.anneal else 1)
         for group, lr in zip(self.optimizer.param_groups, (c.lr, c.value_lr), strict=True):
-            group["lr"] = (
-                lr
-                * min(1, (self.done + 1) / c.warmup)
-                * (1 - self.done / c.steps if c.anneal else 1)
-            )
+            group["lr"] = lr * decay
+        logged = []
         for minibatch in self._minibatches(len(rollout.ids)):
             self.optimizer.zero_grad()
-            sums = torch.zeros(3)
-            for rows in self._passes(minibatch):
-                with self._precision():
-                    new = rollout.read(self.actor, rows, known)
-                parts = losses(new, Targets(*(table[rows] for table in targets)), c)
-                policy, value, moved = (part / len(minibatch) for part in parts)
-                (policy + value).backward()  # type: ignore[no-untyped-call]
-                sums += torch.tensor([float(x.detach()) for x in (policy, value, moved)])
-            row = self.group.mean(sums.tolist())
+            row = self._backward(rollout, minibatch, token_rewards, targets)
             _require_finite(*row)
             if c.target_kl is not None and row[2] > c.target_kl:
                 break
             if not self.sharded:
-                self.group.average(
-                    [p.grad for g in self.optimizer.param_groups for p in g["params"]]
-                )
+                gradients = [p.grad for g in self.optimizer.param_groups for p in g["params"]]
+                self.group.average(gradients)
             norm = torch.nn.utils.clip_grad_norm_(self.parameters, c.max_grad_norm or math.inf)
             row.append(float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm))
             _require_finite(*row)
             self.optimizer.step()
             logged.append(row)
         self.optimizer.zero_grad()
-        none = [
-            math.nan,
-            math.nan,
-            0.0,
-            math.nan,
-        ]  # without an update nothing moved, and there is no loss
+        none = [math.nan, math.nan, 0.0, math.nan]  # without an update there is no loss
         means = map(float, np.mean(logged or [none], axis=0))
-        return dict(
-            zip(("policy_loss", "value_loss", "moved", "gradient"), means, strict=True),
-            updates=len(logged),
-        )
+        names = ("policy_loss", "value_loss", "update_kl", "gradient")
+        return dict(zip(names, means, strict=True), updates=len(logged))
+
+    def _backward(
+        self,
+        rollout: Rollout,
+        minibatch: torch.Tensor,
+        token_rewards: TokenRewards | None,
+        targets: Targets,
+    ) -> list[float]:
+        """Add the gradient of a minibatch; return policy loss, value loss and KL of the update."""
+        sums = torch.zeros(3)
+        for rows in self._passes(minibatch):
+            with self._precision():
+                new = rollout.read(self.actor, rows, token_rewards)
+            parts = losses(new, Targets(*(table[rows] for table in targets)), self.config)
+            policy, value, update_kl = (part / len(minibatch) for part in parts)
+            (policy + value).backward()  # type: ignore[no-untyped-call]
+            sums += torch.tensor([float(x.detach()) for x in (policy, value, update_kl)])
+        return self.group.mean(sums.tolist())
 
     def _minibatches(self, n: int) -> Iterator[torch.Tensor]:
-        """Rows of a minibatch, this process's share of it; each pass over its `n` responses is in a
-        new order.
-        """
+        """Yield this process's rows of each minibatch, of its `n` responses, in a new order."""
         count = math.ceil(n * self.group.size / self.config.minibatch)
         for _ in range(self.config.epochs):
-            # one draw for any number of processes
+            # one permutation for any number of processes
             order = torch.randperm(n * self.group.size, generator=self.generator)
             yield from (order[order // n == self.group.rank] % n).tensor_split(min(count, n))
 
     def _passes(self, rows: torch.Tensor) -> Sequence[torch.Tensor]:
-        size = self.config.microbatch or max(1, self.config.minibatch // self.group.size)
-        return rows.tensor_split(math.ceil(len(rows) / size))
+        return passes(rows, self.config, self.group)
+
+    def _averages(self, **columns: torch.Tensor) -> dict[str, float]:
+        """Average the mean of each column over all processes."""
+        means = self.group.mean([float(column.mean()) for column in columns.values()])
+        return dict(zip(columns, means, strict=True))
 
     def _moments(self, x: torch.Tensor) -> tuple[float, float]:
-        """Mean and deviation over all processes."""
+        """Return mean and standard deviation (at least 1e-8) over all processes."""
         n, total = self.group.mean([len(x), float(x.double().sum())])
         mean = total / n
-        return mean, max(
-            math.sqrt(self.group.mean([float((x.double() - mean).square().sum())])[0] / n), 1e-8
-        )
+        variance = self.group.mean([float((x.double() - mean).square().sum())])[0] / n
+        return mean, max(math.sqrt(variance), 1e-8)
 
     def _precision(self) -> Any:
         low = self.config.dtype == "bfloat16"
         return torch.autocast(device_of(self.actor).type, torch.bfloat16) if low else nullcontext()
 
     def save(self, path: Path) -> None:
-        """Write everything that the next step depends on; a file that is there is replaced once all
-        is written.
+        """Write everything that the next step depends on, replacing the file once all is written.
+
+        Every process takes part, and the first one writes.
         """
         actor, optimizer = checkpoints.get_state_dict(
-            self.actor, self.optimizer, options=self._whole()
+            self.actor, self.optimizer, options=self._state_options()
         )
         if self.group.first:
             state = {
@@ -434,84 +402,64 @@ class Trainer:
         self.group.wait()
 
     def load(self, path: Path) -> None:
-        """Go on from there: on a CPU, to the same weights as if there had been no interruption, bit
-        for bit.
+        """Go on from a file that `save` has written.
 
         Raises:
-            ValueError: it is of a run with another configuration or from another model.
+            ValueError: the file is damaged, or of a run with another configuration, model or
+                prompts.
 
         """
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        mine, its = self.config.as_dict(results_only=True), state["config"]
-        for name in sorted(mine):
-            if mine[name] != its.get(name):
-                raise ValueError(
-                    f"{name}={mine[name]!r}: {path} has {its.get(name)!r}; go on with that, or "
-                    "start anew"
-                )
-        if state["model"][-1:] != self._identity[-1:]:
-            raise ValueError(
-                f"prompts: {path} is of a run on other prompts; give those, or start anew"
-            )
-        if state["model"] != self._identity:
-            which = "teacher" if state["model"][0] == self._identity[0] else "lm"
-            name = self.frozen[-1 if which == "teacher" else 0].name
-            raise ValueError(
-                f"{which}: {path} is of a run from another model than {name}; give that one"
-            )
+        state = read_checkpoint(path)
+        require_same_run(path, state, self.config, self._identity)
         checkpoints.set_state_dict(
             self.actor,
             self.optimizer,
             model_state_dict=state["actor"],
             optim_state_dict=state["optimizer"],
-            options=self._whole(),
+            options=self._state_options(),
         )
         self.generator.set_state(state["generator"])
-        self.done, self.beta = state["done"], state["beta"]
+        self.done = state["done"]
+        self.beta = state["beta"]
 
     def identity(self) -> dict[str, Any]:
-        """Everything that the result depends on: hyperparameters, and hashes of the models and of
-        the prompts.
-        """
-        config = self.config.as_dict(results_only=True)
-        return config | dict(zip(("lm", "reward_of", "prompts"), self._identity, strict=True))
+        """Return what the result depends on: hyperparameters, hashes of models and prompts."""
+        hashes = dict(zip(("lm", "reward_of", "prompts"), self._identity, strict=True))
+        return self.config.as_dict(results_only=True) | hashes
 
     @cached_property
     def _identity(self) -> list[str]:
-        """Of `π̂`, of the model whose reward is maximised, and of the prompts."""
+        """Hashes of `π̂`, of the model whose reward is maximised, and of the prompts."""
         prompts = hashlib.sha256(repr(self.prompts).encode()).hexdigest()
         return [fingerprint(self.frozen[0]), fingerprint(self.frozen[-1]), prompts]
 
-    def _whole(self) -> checkpoints.StateDictOptions:
-        some = self.config.lora is not None
+    def _state_options(self) -> checkpoints.StateDictOptions:
+        adapters = self.config.lora is not None
         return checkpoints.StateDictOptions(
-            full_state_dict=True, cpu_offload=True, ignore_frozen_params=some, strict=not some
+            full_state_dict=True,
+            cpu_offload=True,
+            ignore_frozen_params=adapters,
+            strict=not adapters,
         )
 
 
-def _require_finite(policy: float, value: float, moved: float, gradient: float = 0.0) -> None:
-    if not all(map(math.isfinite, (policy, value, moved, gradient))):
-        what = (
-            f"policy loss {policy:.3g}, value loss {value:.3g}, moved by {moved:.3g} nats, "
-            f"gradient {gradient:.3g}"
+def _require_finite(policy: float, value: float, update_kl: float, gradient: float = 0.0) -> None:
+    if not all(map(math.isfinite, (policy, value, update_kl, gradient))):
+        raise Diverged(
+            f"policy loss {policy:.3g}, value loss {value:.3g}, KL of the update {update_kl:.3g} "
+            f"nats, gradient {gradient:.3g}; use a smaller lr"
         )
-        raise Diverged(f"{what}; use a smaller lr")
-
-
-MAX_GAP = 0.05
-"""Nats; in float32 the two ways to read a token agree to about 1e-5."""
 
 
 def _require_prompts(
     prompts: Sequence[Sequence[int]], models: Sequence[CausalLM], config: PPOConfig
 ) -> None:
+    for i, prompt in enumerate(prompts):
+        if not len(prompt):
+            raise ValueError(f"prompts[{i}]: empty, must have at least one token")
     ids = [token for prompt in prompts for token in prompt] + list(config.end_tokens or ())
+    longest = max(map(len, prompts)) + config.max_tokens - 1
     for lm in models:
-        longest = max(map(len, prompts)) + config.max_tokens - 1
-        if not all(map(len, prompts)):
-            raise ValueError(
-                f"prompts[{list(map(len, prompts)).index(0)}]: empty, must have at least one token"
-            )
         if min(ids) < 0 or max(ids) >= lm.vocab_size:
             raise ValueError(
                 f"prompts and end_tokens: ids must be from 0 to {lm.vocab_size - 1} in {lm.name}"
@@ -521,45 +469,3 @@ def _require_prompts(
                 f"prompts: the longest needs {longest} positions, {lm.name} has {lm.context}; "
                 "shorten it"
             )
-
-
-def _policy(model: Any, config: PPOConfig) -> Any:
-    """A copy of the model to train: in float32, or with adapters on the model's own weights, which
-    are not copied.
-
-    In evaluation mode throughout: with dropout the ratio of new to old probability would not start
-    at 1.
-    """
-    if config.lora is None:
-        policy = copy.deepcopy(model).float().requires_grad_(True)
-    else:
-        try:
-            from peft import LoraConfig
-        except ImportError:
-            raise ValueError(
-                f"lora={config.lora}: peft is not installed: pip install 'endorm[train]'"
-            ) from None
-        # the same memory under other names: adapters freeze what they are put on
-        shared = {
-            id(p): torch.nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()
-        }
-        policy = copy.deepcopy(model, shared)
-        adapters = LoraConfig(
-            r=config.lora, lora_alpha=2 * config.lora, target_modules="all-linear"
-        )
-        with warnings.catch_warnings(), torch.random.fork_rng():
-            warnings.simplefilter(
-                "ignore"
-            )  # of layers that store their weight transposed, which are found out
-            torch.manual_seed(config.seed)
-            policy.add_adapter(adapters)
-        for parameter in policy.parameters():
-            if parameter.requires_grad:  # in bfloat16 a small step would round to none
-                parameter.data = parameter.data.float()
-    for (
-        part
-    ) in policy.modules():  # some layers read these in training mode, which checkpointing needs
-        for name in ("dropout", "attention_dropout", "activation_dropout", "layerdrop"):
-            if isinstance(getattr(part, name, None), float):
-                setattr(part, name, 0.0)
-    return policy.eval()

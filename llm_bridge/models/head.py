@@ -1,16 +1,15 @@
-"""Log-probabilities and soft values of a causal language model from its hidden states and slices of
-its head.
+"""Compute a causal LM's log-probabilities from its hidden states and its output head, in blocks.
 
-``V = log Σ exp f`` and ``log π(a) = f[a] − V`` at a position need one pass over the vocabulary with
-a running maximum and sum: ``(batch, time, vocabulary)`` logits never exist.
+With logits ``f`` at a position, ``V = log Σ_a exp f[a]`` and ``log π(a) = f[a] − V`` need one pass
+over the vocabulary with a running maximum and sum: a table ``(batch, time, vocabulary)`` of logits
+is never built.
 """
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,49 +18,65 @@ import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from llm_bridge.models.calls import call, largest_difference, require_distribution
 from llm_bridge.models.load import CausalLM
 
 __all__ = [
     "Head",
     "TokenStatistics",
-    "call",
-    "device_of",
-    "evaluation",
+    "block_size",
     "find_head",
-    "largest_difference",
-    "require_law",
+    "kept_logits",
     "token_statistics",
 ]
 
-CHUNK, POSITIONS = 4096, 1024
-"""Logits that exist at once: so many tokens of the vocabulary by so many positions."""
+CHUNK = 4096
+"""Tokens of the vocabulary in one block of logits, on a CPU."""
+
+POSITIONS = 1024
+"""Positions in one block of logits, on a CPU."""
 
 ON_GPU = 4
-"""A GPU's blocks have so many times the tokens and positions: it would wait between kernels that
-are smaller.
-"""
+"""Factor on both for a GPU, which would wait between kernels that are smaller."""
+
+FACTORS = {"logit_scale": 1, "lm_head_multiplier": 1, "output_multiplier": 1, "logits_scaling": -1}
+"""Config fields that scale the logits, each with its power; −1 means divide."""
+
+CAPS = ("final_logit_softcapping", "logits_soft_cap")
+"""Config fields that cap the logits by ``cap·tanh(f/cap)``."""
 
 
 def block_size(device: torch.device) -> tuple[int, int]:
-    """Tokens of the vocabulary and positions of a block of logits on this device."""
+    """Return tokens of the vocabulary and positions of a block of logits on this device.
+
+    Example:
+        >>> block_size(torch.device("cpu")), block_size(torch.device("cuda"))
+        ((4096, 1024), (16384, 4096))
+
+    """
     factor = ON_GPU if device.type == "cuda" else 1
     return factor * CHUNK, factor * POSITIONS
 
 
 def kept_logits(device: torch.device) -> int:
-    """Logits that a gradient may keep; where there are more, they are computed twice instead."""
+    """Return how many logits a gradient may keep; more are computed again in the backward pass.
+
+    Example:
+        >>> kept_logits(torch.device("cpu"))
+        16777216
+
+    """
     return 4 * math.prod(block_size(device))
 
 
-FACTORS = {"logit_scale": 1, "lm_head_multiplier": 1, "output_multiplier": 1, "logits_scaling": -1}
-"""What configurations call the factor on a head's output, and the power at which it is one."""
-
-CAPS = ("final_logit_softcapping", "logits_soft_cap")
-
-
 class TokenStatistics(NamedTuple):
-    """At each of `n` positions, arrays ``(n,)``: the token's ``log π(a|s)``, ``log Σ exp f``, and
-    ``f[a] = max f``.
+    """Statistics of one token at each of `n` positions.
+
+    Attributes:
+        log_probs: ``(n,)`` ``log π(a|s)``, nats.
+        normalizers: ``(n,)`` ``log Σ_a exp f[a]``, nats.
+        greedy: ``(n,)`` whether the token has the largest logit.
+
     """
 
     log_probs: np.ndarray
@@ -72,18 +87,33 @@ class TokenStatistics(NamedTuple):
 def token_statistics(
     blocks: Iterable[tuple[slice, int, torch.Tensor]], tokens: torch.Tensor, like: torch.Tensor
 ) -> TokenStatistics:
-    """Of `tokens` ``(n,)``, the logits arriving in blocks of positions and vocabulary, which are
-    overwritten.
+    """Compute log-probabilities of `tokens` from logits that arrive block by block.
 
-    Kept at each position: ``f[a]``, ``max f`` and ``Σ exp(f − max f)``; so ``log π`` is no
-    difference of large numbers.
+    At each position ``f[a]``, ``max f`` and ``Σ exp(f − max f)`` are kept, so that ``log π`` is not
+    a difference of two large numbers.
+
+    Args:
+        blocks: positions, first token of the vocabulary, and logits, as `Head.blocks` yields them;
+            the logits are overwritten.
+        tokens: ``(n,)`` token ids.
+        like: a tensor whose device is used, and whose precision if it is more than float32.
+
+    Example:
+        >>> logits = torch.tensor([[0.0, 1.0], [2.0, 0.0]])
+        >>> found = token_statistics([(slice(0, 2), 0, logits)], torch.tensor([1, 1]), logits)
+        >>> found.log_probs.round(4), found.greedy
+        (array([-0.3133, -2.1269], dtype=float32), array([ True, False]))
+
     """
-    tokens, dtype = tokens.to(like.device), torch.promote_types(like.dtype, torch.float32)
+    tokens = tokens.to(like.device)
+    dtype = torch.promote_types(like.dtype, torch.float32)
     top = torch.full_like(tokens, torch.finfo(dtype).min, dtype=dtype)
-    chosen, total = top.clone(), torch.zeros_like(top)
+    chosen = top.clone()
+    total = torch.zeros_like(top)
     for rows, start, block in blocks:
         logits = block.to(top)
-        index, width = tokens[rows] - start, logits.shape[-1]
+        width = logits.shape[-1]
+        index = tokens[rows] - start
         picked = logits.gather(-1, index.clamp(0, width - 1)[:, None])[:, 0]
         chosen[rows] = torch.where((index >= 0) & (index < width), picked, chosen[rows])
         higher = torch.maximum(top[rows], logits.amax(dim=-1))
@@ -97,11 +127,25 @@ def token_statistics(
 
 @dataclass(frozen=True)
 class Head:
-    """Logits ``f = cap·tanh(scale·(W x + b)/cap)``, a block at a time.
+    """Output head of a language model: logits ``f = cap·tanh(scale·(W x + b)/cap)``.
 
-    A plain linear head is sliced, and its products are in float32 at least. Any other (adapted,
-    quantised, hooked, offloaded) is called as it is, in its own precision, on fewer positions and
-    the whole vocabulary.
+    A plain linear head is sliced along the vocabulary and multiplied in float32 or better. Any
+    other head (adapted, quantised, hooked, offloaded) is called as a whole, in its own precision.
+
+    Attributes:
+        module: module that maps hidden states to logits.
+        vocab_size: logits that count; a padded head may have more.
+        scale: factor on the logits.
+        cap: bound of the logits; `None` for none.
+
+    Example:
+        >>> head = Head(torch.nn.Linear(2, 3, bias=False), vocab_size=3, scale=0.5)
+        >>> hidden = torch.ones(1, 4, 2)
+        >>> head.logits(hidden).shape
+        torch.Size([1, 4, 3])
+        >>> head.log_probs(hidden, torch.zeros(1, 4, dtype=torch.long)).shape
+        torch.Size([1, 4])
+
     """
 
     module: Any
@@ -111,26 +155,22 @@ class Head:
 
     @property
     def plain(self) -> bool:
-        """Whether the module is a weight and a bias and no more, apart from a hook that moves
-        tensors.
-        """
+        """Whether the module is a linear layer whose weight can be sliced."""
         module = self.module
         hooked = module._forward_hooks or module._forward_pre_hooks
+        # accelerate replaces `forward` too, but only to fetch the weights
         hooked = hooked or ("forward" in vars(module) and not hasattr(module, "_hf_hook"))
-        return (
-            type(module) is torch.nn.Linear and not hooked and module.weight.device.type != "meta"
-        )
+        linear = type(module) is torch.nn.Linear
+        return linear and not hooked and module.weight.device.type != "meta"
 
     def blocks(self, hidden: torch.Tensor) -> Iterator[tuple[slice, int, torch.Tensor]]:
-        """Positions, first token and logits of each block, for hidden states ``(n, width)``.
+        """Yield positions, first token and logits of each block, for hidden states ``(n, width)``.
 
-        The logits may be overwritten, and are by the next block.
+        The next block overwrites the logits.
         """
-        V, dtype, plain = (
-            self.vocab_size,
-            torch.promote_types(hidden.dtype, torch.float32),
-            self.plain,
-        )
+        V = self.vocab_size
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        plain = self.plain
         width, positions = block_size(hidden.device)
         if not plain:
             width, positions = V, max(1, width * positions // V)
@@ -144,17 +184,17 @@ class Head:
                     logits = self.module(hidden[rows])[..., :V].to(dtype)
                 if self.scale != 1.0:
                     logits = logits.mul_(self.scale)
-                yield (
-                    rows,
-                    start,
-                    logits if self.cap is None else logits.div_(self.cap).tanh_().mul_(self.cap),
-                )
+                if self.cap is not None:
+                    logits = logits.div_(self.cap).tanh_().mul_(self.cap)
+                yield rows, start, logits
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """All logits, in float32 at least and with gradients: ``(…, V)`` for hidden states ``(…,
-        width)``.
+        """Compute logits ``(…, V)`` of hidden states ``(…, width)``, in float32 or better.
+
+        Gradients flow through them.
         """
-        dtype, module = torch.promote_types(hidden.dtype, torch.float32), self.module
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        module = self.module
         if self.plain:
             with torch.autocast(hidden.device.type, enabled=False):
                 bias = None if module.bias is None else module.bias.to(dtype)
@@ -166,8 +206,12 @@ class Head:
         return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
 
     def log_probs(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """``log π(a|s)`` with gradients, nats: ``(n, T)`` for hidden states ``(n, T, width)`` and
-        tokens ``(n, T)``.
+        """Compute ``log π(a|s)`` ``(n, T)``, nats, with gradients.
+
+        Args:
+            hidden: ``(n, T, width)`` hidden states of the positions before the tokens.
+            tokens: ``(n, T)`` token ids.
+
         """
 
         def of_block(hidden: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor]:
@@ -184,84 +228,79 @@ class Head:
         models: Sequence[tuple[Head, torch.Tensor, float]],
         own: float,
     ) -> tuple[torch.Tensor, ...]:
-        """`log_probs`, and ``Σ_a π(a|s) (Σ_i w_i log μ_i(a|s) − own·log π(a|s))`` with gradients:
-        two ``(n, T)``.
+        """Compute `log_probs` and expected rewards of the policy, both ``(n, T)``, with gradients.
 
-        Each model is a head that reads `μ_i` from its own hidden states, without gradients, and
-        `w_i`.
+        The expected reward is ``Σ_a π(a|s) (Σ_i w_i log μ_i(a|s) − own·log π(a|s))``.
+
+        Args:
+            hidden: ``(n, T, width)`` hidden states of the policy.
+            tokens: ``(n, T)`` token ids, for the log-probabilities.
+            models: for each frozen `μ_i` its head, its hidden states ``(n, T, width)``, and `w_i`.
+            own: weight of ``−log π``, an entropy bonus.
+
         """
 
         def of_block(
             hidden: torch.Tensor, tokens: torch.Tensor, *others: torch.Tensor
         ) -> tuple[torch.Tensor, ...]:
-            law = torch.log_softmax(self.logits(hidden), dim=-1)
-            rewards = -own * law
+            log_policy = torch.log_softmax(self.logits(hidden), dim=-1)
+            rewards = -own * log_policy
             for (head, _, weight), states in zip(models, others, strict=True):
                 with torch.no_grad():
                     reference = torch.log_softmax(head.logits(states), dim=-1)
                 rewards = rewards + weight * reference
-            return law.gather(-1, tokens[:, None])[:, 0], (law.exp() * rewards).sum(dim=-1)
+            chosen = log_policy.gather(-1, tokens[:, None])[:, 0]
+            return chosen, (log_policy.exp() * rewards).sum(dim=-1)
 
         return self._in_blocks(of_block, hidden, tokens, *(states for _, states, _ in models))
 
     def _in_blocks(
         self, of_block: Any, hidden: torch.Tensor, tokens: torch.Tensor, *more: Any
     ) -> tuple[Any, ...]:
-        """Arrays ``(n, T)`` computed from blocks of positions.
+        """Apply `of_block` to blocks of positions and join its results to arrays ``(n, T)``.
 
-        The logits of a block exist at once; where there are several blocks, they are computed again
-        for the gradient.
+        Logits of one block exist at a time. With several blocks, the backward pass computes them
+        again.
         """
         pieces = math.ceil(tokens.numel() * self.vocab_size / kept_logits(hidden.device))
-        parts = [
-            x.tensor_split(pieces)
-            for x in (hidden.flatten(0, 1), tokens.flatten(), *(x.flatten(0, 1) for x in more))
-        ]
+        parts = [x.flatten(0, 1).tensor_split(pieces) for x in (hidden, tokens, *more)]
         blocks = list(zip(*parts, strict=True))
         if len(blocks) == 1:
-            return tuple(
-                x.reshape(tokens.shape).clone() for x in of_block(*blocks[0])
-            )  # FSDP wants no views
-        found = [checkpoint(of_block, *block, use_reentrant=False) for block in blocks]
-        return tuple(
-            torch.cat(column).reshape(tokens.shape).clone() for column in zip(*found, strict=True)
-        )
+            found = [of_block(*blocks[0])]
+        else:
+            found = [checkpoint(of_block, *block, use_reentrant=False) for block in blocks]
+        columns = [torch.cat(column) for column in zip(*found, strict=True)]
+        return tuple(x.reshape(tokens.shape).clone() for x in columns)  # FSDP wants no views
 
 
 class _Product:
-    """``W x + b`` for a range of tokens, in float32 at least, whatever the process allows elsewhere
-    (TF32).
+    """Product ``W x + b`` for a range of tokens, in float32 or better even where TF32 is allowed.
 
-    One piece of memory holds every block: allocators keep many of a size that comes again and
-    again.
+    All blocks share one buffer: allocators would keep several of a size that comes again and again.
     """
 
     def __init__(self, module: Any, hidden: torch.Tensor, dtype: torch.dtype) -> None:
-        self.weight, self.bias, self.dtype = module.weight, module.bias, dtype
+        self.weight = module.weight
+        self.bias = module.bias
+        self.dtype = dtype
         place = {"dtype": dtype, "device": module.weight.device}
         width, positions = block_size(module.weight.device)
-        self._logits = torch.empty(
-            min(len(hidden), positions) * min(width, len(module.weight)), **place
-        )
-        # GPUs multiply 16-bit numbers and add the products in float32: no less exact than after a
-        # cast
+        size = min(len(hidden), positions) * min(width, len(module.weight))
+        self._logits = torch.empty(size, **place)
+        # GPUs multiply 16-bit numbers and add in float32: as exact as casting them first
         exact = module.weight.is_cuda or module.weight.dtype == dtype
-        self._cast = (
-            None
-            if exact and hidden.dtype == module.weight.dtype
-            else torch.empty(width, hidden.shape[-1], **place)
-        )
+        needs_cast = not exact or hidden.dtype != module.weight.dtype
+        self._cast = torch.empty(width, hidden.shape[-1], **place) if needs_cast else None
         self._start = -1
 
     def __call__(self, hidden: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-        """Logits ``(n, stop − start)`` of tokens ``start … stop − 1``, valid until the next
-        call.
-        """
+        """Return logits ``(n, stop − start)`` of these tokens, valid until the next call."""
         weight = self.weight[start:stop]
         if self._cast is not None:
             if start != self._start:
                 self._cast[: stop - start].copy_(weight)
-            weight, self._start = self._cast[: stop - start], start
+                self._start = start
+            weight = self._cast[: stop - start]
         out = self._logits[: len(hidden) * (stop - start)].view(len(hidden), stop - start)
         hidden = hidden.to(self.weight.device)
         if weight.dtype != self.dtype:
@@ -287,24 +326,38 @@ def _full_precision() -> Iterator[None]:
 
 
 def find_head(lm: CausalLM) -> tuple[Any, Head | None, int]:
-    """Decoder and head that reproduce the model's own logits on a few tokens, or `None`; and the
-    number of logits.
+    """Find the decoder and the head that together reproduce the model's own logits.
 
-    Some models leave what the configuration declares unused, or use it inversely: their logits
-    decide.
+    Candidates are tried on a few tokens: some models ignore a scale that their configuration
+    declares, or use its inverse. Call this without gradients.
+
+    Returns:
+        Decoder, head, and number of logits. Decoder and head are `None` where nothing fits.
 
     Raises:
-        ValueError: an encoder-decoder, or the logits are no distribution's, see `require_law`.
+        ValueError: the model is an encoder-decoder, or its logits are not those of a distribution
+            (`require_distribution`).
+
+    Example:
+        >>> from llm_bridge.models.calls import evaluation
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> lm = letter_lm(4)
+        >>> with evaluation(lm.model):
+        ...     decoder, head, n_logits = find_head(lm)
+        >>> decoder is lm.model.model, head.plain, n_logits
+        (True, True, 4)
 
     """
-    model, config = lm.model, lm.model.config.get_text_config()
+    model = lm.model
+    config = model.config.get_text_config()
     if model.config.is_encoder_decoder:
         raise ValueError(
             f"{lm.name}: an encoder-decoder does not continue its prompt; give a decoder"
         )
     probe = torch.arange(min(4, lm.context or 4))[None] % lm.vocab_size
     own = call(model, probe).logits[0]
-    V, tolerance = own.shape[-1], max(1e-4, 4 * torch.finfo(own.dtype).eps)
+    V = own.shape[-1]
+    tolerance = max(1e-4, 4 * torch.finfo(own.dtype).eps)
     module = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     decoders = [model.get_decoder()] if hasattr(model, "get_decoder") else []
     decoders += [getattr(model, name) for name in ("base_model", "model") if hasattr(model, name)]
@@ -319,90 +372,15 @@ def find_head(lm: CausalLM) -> tuple[Any, Head | None, int]:
     for decoder, cap, scale in itertools.product(
         decoders if module is not None else (), (*caps, None), (*scales, 1.0)
     ):
-        head, found = (
-            Head(module, V, scale, cap),
-            torch.full_like(own, torch.nan, dtype=torch.double),
-        )
+        head = Head(module, V, scale, cap)
+        found = torch.full_like(own, torch.nan, dtype=torch.double)
         try:
             for rows, start, logits in head.blocks(call(decoder, probe)[0][0]):
                 found[rows, start : start + logits.shape[-1]] = logits
-            apart, scale = largest_difference(found, own)
-            if apart <= tolerance * scale:
+            apart, size = largest_difference(found, own)
+            if apart <= tolerance * size:
                 return decoder, head, V
         except (AttributeError, IndexError, TypeError, ValueError, RuntimeError):
             continue  # not a decoder with this head
-    require_law(lm.name, own, lambda row: probe[0, : row + 1].tolist())
+    require_distribution(lm.name, own, lambda row: probe[0, : row + 1].tolist())
     return None, None, V
-
-
-def require_law(
-    name: str, logits: torch.Tensor, tokens_before: Callable[[int], Sequence[int]]
-) -> None:
-    """Raise `ValueError` unless every row of logits ``(n, V)`` is a probability distribution's.
-
-    A logit of −∞ forbids its token. NaN, +∞, and −∞ of all tokens are refused, wherever a model is
-    read: no number that is made from them means anything.
-
-    Args:
-        name: of the model.
-        logits: or log-probabilities.
-        tokens_before: the token ids that the model had read, for a row's number.
-
-    """
-    top = logits.amax(dim=-1)  # NaN where one is
-    bad = (~top.isfinite()).nonzero()
-    if len(bad):
-        row = int(bad[0])
-        tokens, worst = [int(token) for token in tokens_before(row)], float(top[row])
-        what = "NaN" if math.isnan(worst) else "+∞" if worst > 0 else "−∞ for every token"
-        ids = f"{'… ' if len(tokens) > 16 else ''}{' '.join(map(str, tokens[-16:]))}"
-        raise ValueError(
-            f"{name}: its logits after the tokens {ids} are {what}; give another model or dtype"
-        )
-
-
-def largest_difference(one: torch.Tensor, two: torch.Tensor) -> tuple[float, float]:
-    """The largest ``|one − two|``, 0 where both are −∞, and the largest finite ``|two|``."""
-    apart = torch.where(one == two, 0.0, one - two).detach()
-    scale = torch.where(two.isfinite(), two, 0.0).detach()
-    return float(apart.abs().max()), float(scale.abs().max())
-
-
-def call(module: Any, ids: torch.Tensor, **options: Any) -> Any:
-    """The module's output for `ids`, with those of the `options` that it knows.
-
-    The mask is ones throughout: no token sees the padding after it, and where a sliding window
-    holds only what is masked some models give NaN, which spreads along the row.
-    """
-    known, ids = inspect.signature(module.forward).parameters, ids.to(device_of(module))
-    options = {"attention_mask": torch.ones_like(ids), "use_cache": False} | options
-    return module(input_ids=ids, **{name: x for name, x in options.items() if name in known})
-
-
-def device_of(module: Any) -> torch.device:
-    """Where the module takes its input; of weights kept elsewhere until needed, the hook that
-    fetches them says.
-    """
-    device: torch.device = next(module.parameters()).device
-    hooks = (
-        [getattr(part, "_hf_hook", None) for part in module.modules()]
-        if device.type == "meta"
-        else []
-    )
-    places = [getattr(hook, "execution_device", None) for hook in hooks]
-    return next((torch.device(place) for place in places if place is not None), device)
-
-
-@contextmanager
-def evaluation(model: Any) -> Iterator[None]:
-    """The model in evaluation mode, without gradients; every module's training flag as found
-    afterwards.
-    """
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.inference_mode(), torch.autocast(device_of(model).type, enabled=False):
-            yield
-    finally:
-        for module in training:
-            module.training = True

@@ -1,4 +1,4 @@
-"""Several processes on one job, as ``torchrun`` and ``accelerate launch`` start them."""
+"""Let several processes share one job, as ``torchrun`` and ``accelerate launch`` start them."""
 
 from __future__ import annotations
 
@@ -16,23 +16,33 @@ __all__ = ["Workers", "workers"]
 
 @dataclass(frozen=True)
 class Workers:
-    """This process among `size` of them, as the one of number `rank`."""
+    """This process and the others of its job.
+
+    Attributes:
+        rank: number of this process, from 0.
+        size: number of processes.
+
+    Example:
+        >>> Workers().first, Workers().mean([1.0, 2.0])
+        (True, [1.0, 2.0])
+
+    """
 
     rank: int = 0
     size: int = 1
 
     @property
     def first(self) -> bool:
-        """Whether this process speaks for all."""
+        """Whether this process writes the files of the job."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Return when every process is here."""
+        """Wait until every process has called this."""
         if self.size > 1:
             torch.distributed.barrier()
 
     def mean(self, numbers: Sequence[float]) -> list[float]:
-        """The average of each number over the processes."""
+        """Average each number over the processes."""
         if self.size == 1:
             return list(numbers)
         total = torch.tensor(numbers, dtype=torch.double)
@@ -40,11 +50,11 @@ class Workers:
         return [float(x) / self.size for x in total]
 
     def any(self, here: bool) -> bool:
-        """Whether it is so in any process."""
+        """Return whether the argument is true in any process."""
         return here if self.size == 1 else self.mean([float(here)])[0] > 0
 
     def average(self, tensors: Sequence[torch.Tensor | None]) -> None:
-        """Replace tensors, of one shape in every process, by their averages over the processes."""
+        """Replace tensors, of the same shapes in every process, by their averages, in place."""
         there = [tensor for tensor in tensors if tensor is not None]
         if self.size == 1 or not there:
             return
@@ -57,22 +67,24 @@ class Workers:
 
 @contextmanager
 def workers() -> Iterator[Workers]:
-    """The processes that the environment tells of (``WORLD_SIZE``, ``RANK``), connected; one where
-    it tells of none.
+    """Connect the processes that the environment names (``WORLD_SIZE``, ``RANK``); one by default.
 
-    They meet over gloo, on any hardware, and over NCCL too for what lies on GPUs.
+    They communicate over gloo and, for tensors on GPUs, NCCL.
+
+    Example:
+        >>> with workers() as group:
+        ...     group.size
+        1
+
     """
-    size, rank = (
-        int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", "1"), ("RANK", "0"))
-    )
+    size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield Workers()
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    torch.distributed.init_process_group(
-        backend, timeout=timedelta(days=7)
-    )  # the slowest share may take long
+    # the others wait at a barrier for the slowest, however long its share takes
+    torch.distributed.init_process_group(backend, timeout=timedelta(days=7))
     try:
-        yield Workers(rank, size)
+        yield Workers(int(os.environ.get("RANK", "0")), size)
     finally:
         torch.distributed.destroy_process_group()

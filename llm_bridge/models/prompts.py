@@ -1,9 +1,7 @@
-"""From a prompt and a response to token ids, and the questions that are put to a model acting as a
-judge.
+"""Turn a prompt and a response into token ids, and state the questions that a judge is asked.
 
-The response begins where the prompt's ids end. Texts are tokenised each by itself, so no token
-spans the join; in a chat template the prompt's ids must be a prefix of the whole's, or the pair is
-refused.
+Prompt and response are tokenised separately, so that no token spans the join. In a chat template
+the ids of the prompt must begin those of the whole conversation, or the pair is refused.
 """
 
 from __future__ import annotations
@@ -30,29 +28,54 @@ Prompt: TypeAlias = str | Sequence[Mapping[str, Any]]
 
 
 def prompt_ids(tokenizer: Any, prompt: Prompt, name: str = "prompt") -> list[int]:
-    """Ids of a text with the special tokens that go before one, or of a conversation with its
-    generation prompt.
+    """Encode a prompt: a text after its leading special tokens, or a chat with generation prompt.
+
+    Args:
+        tokenizer: a ``transformers`` tokenizer.
+        prompt: text or conversation.
+        name: what an error calls the prompt.
+
+    Raises:
+        ValueError: the tokenizer or its chat template refuses the prompt.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> prompt_ids(letter_lm(4).tokenizer, "cab")
+        [2, 0, 1]
+
     """
     if not isinstance(prompt, str):
         return _render(tokenizer, list(prompt), name, add_generation_prompt=True)
-    plain, whole = (
-        _encode(tokenizer, prompt, name),
-        _encode(tokenizer, prompt, name, special_tokens=True),
-    )
+    plain = _encode(tokenizer, prompt, name)
+    whole = _encode(tokenizer, prompt, name, special_tokens=True)
     if not plain:
         return whole[:1] if whole[:1] == [tokenizer.bos_token_id] else []
-    # special tokens that the tokenizer puts after a text do not go before a response
-    starts = range(len(whole) - len(plain) + 1)
-    return next(
-        (whole[: k + len(plain)] for k in starts if whole[k : k + len(plain)] == plain), whole
-    )
+    # a tokenizer may put special tokens after the text: they do not belong before a response
+    ends = range(len(plain), len(whole) + 1)
+    return next((whole[:k] for k in ends if whole[k - len(plain) : k] == plain), whole)
 
 
 def response_ids(
     tokenizer: Any, prompt: Prompt, before: Sequence[int], response: str, name: str = "response"
 ) -> list[int]:
-    """Ids of a response after those of its prompt: of the text alone, or all that the assistant's
-    turn adds to them.
+    """Encode a response: a text alone, or all that an assistant's turn adds to a conversation.
+
+    Args:
+        tokenizer: a ``transformers`` tokenizer.
+        prompt: text or conversation.
+        before: ids of the prompt, see `prompt_ids`.
+        response: text of the response.
+        name: what an error calls the response.
+
+    Raises:
+        ValueError: the chat template changes the prompt's ids once there is a response, or refuses
+            the conversation.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> response_ids(letter_lm(4).tokenizer, "cab", [2, 0, 1], "dd")
+        [3, 3]
+
     """
     if isinstance(prompt, str):
         return _encode(tokenizer, response, name)
@@ -77,18 +100,21 @@ def _encode(tokenizer: Any, text: str, name: str, *, special_tokens: bool = Fals
 
 def _render(tokenizer: Any, messages: list[Any], name: str, **options: Any) -> list[int]:
     try:
-        return list(
-            tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)[
-                "input_ids"
-            ]
-        )
-    except Exception as error:  # templates raise what they like
+        found = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
+        return list(found["input_ids"])
+    except Exception as error:  # a template can raise anything
         raise ValueError(f"{name}: the chat template refuses it ({first_line(error)})") from None
 
 
 def as_text(prompt: Prompt, system: str | None = None, separator: str = "\n\n") -> str:
-    """A conversation in one text: of several messages, each begins with its role; a system prompt
-    goes before all.
+    r"""Write a prompt as one text: a system prompt first, and roles where there are several turns.
+
+    Example:
+        >>> as_text([{"role": "user", "content": "Why?"}], system="Be brief.")
+        'Be brief.\n\nWhy?'
+        >>> as_text([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}])
+        'user: Hi\n\nassistant: Hello'
+
     """
     if not isinstance(prompt, str):
         lines = [f"{message['role']}: {message['content']}" for message in prompt]
@@ -98,9 +124,7 @@ def as_text(prompt: Prompt, system: str | None = None, separator: str = "\n\n") 
 
 @dataclass(frozen=True)
 class Question:
-    """What a judge is asked, and the answers it chooses from, each told from the others by a
-    token.
-    """
+    """A question to a judge and its possible answers, which differ in one token each."""
 
     text: str
     answers: tuple[str, ...]
@@ -119,9 +143,11 @@ POINTWISE = Question(
     "number only.",
     ("1", "2", "3", "4", "5"),
 )
+"""A rating of one response from 1 to 5."""
 
 PAIRWISE = Question(
     "Below are a question and two answers to it.\n\n[Question]\n{prompt}\n\n[Answer A]\n{first}\n\n"
     "[Answer B]\n{second}\n\nWhich answer is better? Reply with one letter, A or B.",
     ("A", "B"),
 )
+"""A choice between two responses, asked in both orders."""

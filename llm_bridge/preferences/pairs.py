@@ -1,11 +1,7 @@
-"""Preference data in: published benchmarks and plain JSON lines, each row a `Comparison` or a
-`Problem`.
-"""
+"""Read preference data, published benchmarks and plain JSON lines, into `Comparison` rows."""
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,22 +9,33 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
-HUB, NEWLINE = "hub:", b"\n"
+from llm_bridge.preferences.rows import (
+    HUB,
+    Place,
+    Problem,
+    Row,
+    hub_rows,
+    json_rows,
+    require_object,
+    require_text,
+    require_unicode,
+    shown,
+)
 
 __all__ = [
     "DSP_SYSTEMS",
     "FORMATS",
     "RM_BENCH_STYLES",
     "Comparison",
-    "Place",
-    "Problem",
+    "Key",
+    "guess_format",
     "iter_comparisons",
     "read_comparisons",
 ]
 
 Message: TypeAlias = dict[str, str]
 Key: TypeAlias = tuple[str, str, int]
-"""A response: the comparison's id, ``"chosen"`` or ``"rejected"``, and its index there."""
+"""Key of a response: comparison's id, ``"chosen"`` or ``"rejected"``, and its index there."""
 
 RM_BENCH_STYLES = ("concise", "plain", "markdown")
 """RM-Bench's styles in its own order: concise, detailed plain text, detailed markdown."""
@@ -42,49 +49,36 @@ DSP_SYSTEMS = {
     "literature": "You are a writer of literature. Answer in a literary manner: expressive and "
     "rich in images.",
 }
-"""System prompt of each domain of DSP, our wording; `normal`, the answers written without one, has
-none.
-"""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a row stands: a file and a line of it, or a hub data set; rows count from 0."""
-
-    source: str
-    line: int | None
-    row: int
-
-    def __str__(self) -> str:
-        return (
-            f"{self.source}: row {self.row}"
-            if self.line is None
-            else f"{self.source}:{self.line}: row {self.row}"
-        )
+"""System prompt of each domain of DSP, in our wording; the domain `normal` has none."""
 
 
 NOWHERE = Place("(memory)", None, 0)
 
 
 @dataclass(frozen=True)
-class Problem:
-    """A row that could not be used; as text one line, ``file:line: row N: what is wrong``.
-
-    It is no `fault` where nothing is wrong with the row, and there is only nothing in it to
-    compare.
-    """
-
-    place: Place
-    message: str
-    fault: bool = True
-
-    def __str__(self) -> str:
-        return f"{self.place}: {' '.join(self.message.split())}"
-
-
-@dataclass(frozen=True)
 class Comparison:
-    """Responses to one prompt, of which every chosen one should score above every rejected one."""
+    """Responses to one prompt; every chosen one should score above every rejected one.
+
+    Attributes:
+        id: identifier, unique in a data set.
+        prompt: text or conversation.
+        chosen: better responses, at least one.
+        rejected: worse responses, at least one.
+        subset: group that it is reported in.
+        system: system prompt, if any.
+        chosen_styles: style or domain of each chosen response, where the data set has them.
+        rejected_styles: those of the rejected responses.
+        place: where it was read.
+
+    Raises:
+        ValueError: there is no chosen or no rejected response.
+
+    Example:
+        >>> comparison = Comparison("math/0", "2 + 2?", ("4",), ("5", "6"), "math")
+        >>> [key for key, text in comparison.responses()]
+        [('math/0', 'chosen', 0), ('math/0', 'rejected', 0), ('math/0', 'rejected', 1)]
+
+    """
 
     id: str
     prompt: str | list[Message]
@@ -98,20 +92,16 @@ class Comparison:
 
     def __post_init__(self) -> None:
         if not self.chosen or not self.rejected:
-            raise ValueError(
-                f"{self.id}: no {'rejected' if self.chosen else 'chosen'} response; there is no "
-                "pair"
-            )
+            side = "rejected" if self.chosen else "chosen"
+            raise ValueError(f"{self.id}: no {side} response; there is no pair")
 
     @property
     def is_rm_bench(self) -> bool:
-        """Whether hard, normal and easy are defined, and a tie counts as wrong, as RM-Bench
-        publishes it.
-        """
+        """Whether RM-Bench's rules apply: hard, normal and easy, and a tie counts as wrong."""
         return self.chosen_styles == self.rejected_styles == RM_BENCH_STYLES
 
     def responses(self) -> Iterator[tuple[Key, str]]:
-        """Every response with the key its score goes by."""
+        """Yield the key and the text of every response."""
         for role, texts in (("chosen", self.chosen), ("rejected", self.rejected)):
             for index, text in enumerate(texts):
                 yield (self.id, role, index), text
@@ -120,11 +110,23 @@ class Comparison:
 def read_comparisons(
     *sources: str | Path, format: str | None = None, limit: int | None = None
 ) -> tuple[list[Comparison], list[Problem]]:
-    """Good comparisons of one or more sources and their problems, see `iter_comparisons`; at most
-    `limit` of each.
+    """Read the comparisons of one or more sources, and the problems of the rows that have none.
 
-    Files of the same name are told apart by their folders; an id that two sources have in common
-    all the same is a problem of the later row.
+    Files of the same name are told apart by their folders. An id that is already taken is a problem
+    of the later row.
+
+    Args:
+        sources: see `iter_comparisons`.
+        format: see `iter_comparisons`.
+        limit: most comparisons of each source; `None` for all.
+
+    Raises:
+        ValueError, OSError: `limit` is below 1, or see `iter_comparisons`.
+
+    Example::
+
+        comparisons, problems = read_comparisons("rm-bench/chat_filtered.json", limit=100)
+
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit}: must be at least 1; None for all")
@@ -151,13 +153,12 @@ def read_comparisons(
 def iter_comparisons(
     source: str | Path, format: str | None = None
 ) -> Iterator[Comparison | Problem]:
-    """Read a source row by row; a bad row yields a `Problem` and does not lose the others.
+    """Read a source row by row; a bad row yields a `Problem`, and reading continues.
 
-    Ids are ``subset/id``, or the row's number (from 0) where a row has none. The subset is the
-    row's own or the file's name, for RM-Bench the domain (``domain``, or ``chat`` for
+    Ids are ``subset/id``, or ``subset/`` and the row's number from 0 if it has no id. The subset is
+    the row's own or the file's name; for RM-Bench the domain (``domain``, or ``chat`` for
     ``chat_filtered.json``). DSP gives a comparison for each domain of a row, GSM8K one for each
-    question solved both rightly and wrongly; others have no pair, which is a `Problem` and no
-    fault.
+    question with right and wrong solutions; a GSM8K row without both is a `Problem` and no fault.
 
     Args:
         source: a JSON list, or JSON lines (always, for a name ending in ``.jsonl``); or
@@ -167,13 +168,19 @@ def iter_comparisons(
 
     Raises:
         ValueError, OSError: an unknown format, none that can be guessed, or a source that cannot be
-        read.
+            read.
+
+    Example::
+
+        for item in iter_comparisons("pairs.jsonl"):
+            print(item.place, item.message if isinstance(item, Problem) else item.id)
+
     """
     return _items(str(source), _stem(str(source)), format)
 
 
 def _stem(name: str, parents: int = 0) -> str:
-    """What a source is called in ids: its last part, and so many of the folders before it."""
+    """Return a source's name in ids: its last part, and that many of the folders before it."""
     path = Path(name.split(":")[1]) if name.startswith(HUB) else Path(name).with_suffix("")
     return "/".join(path.parts[-1 - parents :])
 
@@ -181,9 +188,12 @@ def _stem(name: str, parents: int = 0) -> str:
 def _items(name: str, stem: str, format: str | None) -> Iterator[Comparison | Problem]:
     if format is not None and format not in FORMATS:
         raise ValueError(f"format {format!r}: must be one of {', '.join(FORMATS)}")
-    rows, read, wrong = _hub_rows(name) if name.startswith(HUB) else _rows(Path(name)), [], []
+    rows = hub_rows(name) if name.startswith(HUB) else json_rows(Path(name))
+    read: list[Row] = []
+    wrong: list[str] = []
     try:
-        for row in rows:  # up to the first good object: what is wrong with the whole file is raised here and not later
+        # up to the first good object, so that what is wrong with the whole source raises here
+        for row in rows:
             read.append(row)
             try:
                 format = format or guess_format(row[1])
@@ -199,12 +209,20 @@ def _items(name: str, stem: str, format: str | None) -> Iterator[Comparison | Pr
 
 
 def guess_format(row: Any) -> str:
-    """The format of a file from its first object, by the first rule that fits.
+    """Guess the format of a file from its first object, by the first rule that fits.
 
     `query` and `responses`: ``dsp``. `output_1` and `output_2`: ``llmbar``. `question` and a field
-    that holds an object with `is_correct`: ``gsm8k``. `chosen` and `rejected`: ``rm-bench`` where
-    `chosen` is a list of texts, ``rewardbench`` where `prompt`, `subset` and `id` are there too,
-    ``jsonl`` otherwise. No other: ValueError.
+    that holds an object with `is_correct`: ``gsm8k``. `chosen` and `rejected`: ``rm-bench`` if
+    `chosen` is a list of texts, ``rewardbench`` if `prompt`, `subset` and `id` are there too,
+    ``jsonl`` otherwise.
+
+    Raises:
+        ValueError: no rule fits.
+
+    Example:
+        >>> guess_format({"prompt": "2 + 2?", "chosen": "4", "rejected": "5"})
+        'jsonl'
+
     """
     if not isinstance(row, dict):
         raise ValueError("no JSON object to guess the format from")
@@ -212,9 +230,8 @@ def guess_format(row: Any) -> str:
         return "dsp"
     if {"output_1", "output_2"} <= row.keys():
         return "llmbar"
-    if "question" in row and any(
-        isinstance(value, dict) and "is_correct" in value for value in row.values()
-    ):
+    marked = [value for value in row.values() if isinstance(value, dict) and "is_correct" in value]
+    if "question" in row and marked:
         return "gsm8k"
     if {"chosen", "rejected"} <= row.keys():
         if isinstance(row["chosen"], list) and all(isinstance(text, str) for text in row["chosen"]):
@@ -226,117 +243,37 @@ def guess_format(row: Any) -> str:
     )
 
 
-_Row: TypeAlias = tuple[
-    int | None, Any
-]  # a line and the value that begins there, or a ValueError: why there is none
-
-
-def _rows(path: Path) -> Iterator[_Row]:
-    with path.open("rb") as file:
-        start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
-        file.seek(0)
-        if start[:1] == b"[" and path.suffix != ".jsonl":
-            whole = file.read()
-            try:
-                text = whole.decode("utf-8-sig")
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"line {whole.count(NEWLINE, 0, error.start) + 1}: {error}"
-                ) from None
-            yield from _list_rows(text)
-            return
-        for number, line in enumerate(file, start=1):
-            try:
-                text = line.decode("utf-8-sig").strip()
-                if text:
-                    yield number, json.loads(text)
-            except (ValueError, RecursionError) as error:
-                yield number, ValueError(f"invalid JSON: {error}")
-
-
-def _hub_rows(name: str) -> Iterator[_Row]:
-    _, identity, split = [*name.split(":"), ""][:3]
-    try:
-        import datasets
-    except ImportError:
-        raise ValueError(
-            "data sets of the hub need the package datasets: pip install 'endorm[data]'"
-        ) from None
-    try:
-        loaded = datasets.load_dataset(identity, split=split or None)
-    except Exception as error:  # of many kinds, by what the hub answers
-        raise ValueError(f"cannot be loaded ({error}); give hub:NAME or hub:NAME:SPLIT") from None
-    if not split and len(loaded) != 1:
-        raise ValueError(
-            f"has the splits {', '.join(loaded)}: name one, {name}:{next(iter(loaded))}"
-        )
-    for row in loaded if split else next(iter(loaded.values())):
-        yield None, row
-
-
-_COMMA, _END = re.compile(r"\s*,\s*"), re.compile(r"\s*\]\s*\Z")
-
-
-def _list_rows(text: str) -> Iterator[_Row]:
-    """Elements of a JSON list one by one, with the lines they begin at; where the list breaks it
-    cannot go on.
-    """
-    decoder, line, counted = json.JSONDecoder(), 1, 0
-    place = len(text) - len(text[text.index("[") + 1 :].lstrip())
-    while not (counted == 0 and _END.match(text, place)):
-        line, counted = line + text.count("\n", counted, place), place
-        try:
-            value, place = decoder.raw_decode(text, place)
-        except (ValueError, RecursionError) as error:
-            yield line, ValueError(f"invalid JSON, nothing after it was read: {error}")
-            return
-        yield line, value
-        comma = _COMMA.match(text, place)
-        if comma is None:
-            if not _END.match(text, place):
-                yield (
-                    line,
-                    ValueError(
-                        "invalid JSON: the list is broken after the row before; nothing more was "
-                        "read"
-                    ),
-                )
-            return
-        place = comma.end()
-
-
-_Reader: TypeAlias = Callable[
-    [dict[str, Any], str, int], list[Comparison]
-]  # a row, its file's stem, its number there
+_Reader: TypeAlias = Callable[[dict[str, Any], str, int], list[Comparison]]
+"""Reads a row, given its file's stem and its number there."""
 
 
 def _comparisons(
-    source: str, stem: str, rows: Iterable[_Row], reader: _Reader
+    source: str, stem: str, rows: Iterable[Row], reader: _Reader
 ) -> Iterator[Comparison | Problem]:
     seen: set[str] = set()
     for number, (line, row) in enumerate(rows):
         place = Place(source, line, number)
         try:
-            if not isinstance(row, dict):
-                raise (
-                    row
-                    if isinstance(row, ValueError)
-                    else ValueError(f"must be an object, got {_show(row)}")
-                )
-            comparisons = reader(row, stem, number)
+            comparisons = reader(require_object(row), stem, number)
             for comparison in comparisons:
-                _require_characters("id", comparison.id)
-                if comparison.id in seen:
-                    raise ValueError(f"id {comparison.id!r} is there already")
-                if not comparison.chosen_styles and set(comparison.chosen) & set(
-                    comparison.rejected
-                ):
-                    raise ValueError("one response is both chosen and rejected")
+                _require_good(comparison, seen)
         except ValueError as error:
             yield Problem(place, str(error), fault=not isinstance(error, _NoPair))
         else:
             seen.update(comparison.id for comparison in comparisons)
             yield from (replace(comparison, place=place) for comparison in comparisons)
+
+
+def _require_good(comparison: Comparison, seen: set[str]) -> None:
+    require_unicode("id", comparison.id)
+    if comparison.id in seen:
+        raise ValueError(f"id {comparison.id!r} is there already")
+    if not comparison.chosen_styles and set(comparison.chosen) & set(comparison.rejected):
+        raise ValueError("one response is both chosen and rejected")
+
+
+class _NoPair(ValueError):
+    """A good row without two responses to compare."""
 
 
 def _pair(
@@ -345,17 +282,12 @@ def _pair(
     missing = [name for name in required if row.get(name) is None]
     if missing:
         raise ValueError(f"{missing[0]} is missing")
-    subset = stem if row.get("subset") is None else _text(row, "subset")
-    systems = set() if row.get("system") is None else {_text(row, "system")}
-    chosen, rejected = (
-        _conversation(row, "chosen", "assistant"),
-        _conversation(row, "rejected", "assistant"),
-    )
-    prompts = [
-        [] if row.get("prompt") is None else _conversation(row, "prompt", "user"),
-        chosen[:-1],
-        rejected[:-1],
-    ]
+    subset = stem if row.get("subset") is None else require_text(row, "subset")
+    systems = set() if row.get("system") is None else {require_text(row, "system")}
+    chosen = _conversation(row, "chosen", "assistant")
+    rejected = _conversation(row, "rejected", "assistant")
+    own = [] if row.get("prompt") is None else _conversation(row, "prompt", "user")
+    prompts = [own, chosen[:-1], rejected[:-1]]
     for messages in prompts:
         if messages and messages[0]["role"] == "system":
             systems.add(messages.pop(0)["content"])
@@ -374,58 +306,48 @@ def _pair(
 
 
 def _rm_bench(row: dict[str, Any], stem: str, number: int) -> list[Comparison]:
-    styles, named = RM_BENCH_STYLES, stem.removesuffix("_filtered")
-    domain = (
-        _text(row, "domain")
-        if row.get("domain")
-        else named
-        if named != stem
-        else _text(row, "subset")
-    )
+    styles = RM_BENCH_STYLES
+    if row.get("domain"):
+        domain = require_text(row, "domain")
+    elif stem.endswith("_filtered"):
+        domain = stem.removesuffix("_filtered")
+    else:
+        domain = require_text(row, "subset")
     for role in ("chosen", "rejected"):
         if not isinstance(row.get(role), list) or len(row[role]) != len(styles):
             raise ValueError(
-                f"{role} must be a list of {len(styles)} responses, got {_show(row.get(role))}"
+                f"{role} must be a list of {len(styles)} responses, got {shown(row.get(role))}"
             )
     chosen, rejected = (
-        tuple(_text({role: t}, role) for t in row[role]) for role in ("chosen", "rejected")
+        tuple(require_text({role: t}, role) for t in row[role]) for role in ("chosen", "rejected")
     )
-    return [
-        Comparison(
-            _id(row, domain, number),
-            _text(row, "prompt"),
-            chosen,
-            rejected,
-            domain,
-            None,
-            styles,
-            styles,
-        )
-    ]
+    identity, prompt = _id(row, domain, number), require_text(row, "prompt")
+    return [Comparison(identity, prompt, chosen, rejected, domain, None, styles, styles)]
 
 
 def _dsp(row: dict[str, Any], stem: str, number: int) -> list[Comparison]:
-    query, responses = _text(row, "query"), row.get("responses")
+    query = require_text(row, "query")
+    responses = row.get("responses")
     if not isinstance(responses, dict) or len(responses) < 2:
-        raise ValueError(f"responses must be an object of two or more, got {_show(responses)}")
-    texts = {domain: _text(responses, domain) for domain in responses}
+        raise ValueError(f"responses must be an object of two or more, got {shown(responses)}")
+    texts = {domain: require_text(responses, domain) for domain in responses}
     comparisons = []
     for domain, text in texts.items():
-        styles = (domain,), tuple(name for name in texts if name != domain)
-        sides = (text,), tuple(texts[name] for name in styles[1])
-        comparisons.append(
-            Comparison(
-                _id(row, domain, number), query, *sides, domain, DSP_SYSTEMS.get(domain), *styles
-            )
-        )
+        others = tuple(name for name in texts if name != domain)
+        sides = (text,), tuple(texts[name] for name in others)
+        identity, system = _id(row, domain, number), DSP_SYSTEMS.get(domain)
+        comparisons.append(Comparison(identity, query, *sides, domain, system, (domain,), others))
     return comparisons
 
 
 def _llmbar(row: dict[str, Any], stem: str, number: int) -> list[Comparison]:
     if row.get("label") not in (1, 2):
-        raise ValueError(f"label must be 1 or 2, got {_show(row.get('label'))}")
-    chosen, rejected = ((_text(row, f"output_{n}"),) for n in (row["label"], 3 - row["label"]))
-    return [Comparison(_id(row, stem, number), _text(row, "input"), chosen, rejected, stem)]
+        raise ValueError(f"label must be 1 or 2, got {shown(row.get('label'))}")
+    chosen, rejected = (
+        (require_text(row, f"output_{n}"),) for n in (row["label"], 3 - row["label"])
+    )
+    prompt = require_text(row, "input")
+    return [Comparison(_id(row, stem, number), prompt, chosen, rejected, stem)]
 
 
 def _gsm8k(row: dict[str, Any], stem: str, number: int) -> list[Comparison]:
@@ -434,18 +356,14 @@ def _gsm8k(row: dict[str, Any], stem: str, number: int) -> list[Comparison]:
         if isinstance(solution, dict):
             if not isinstance(solution.get("is_correct"), bool):
                 raise ValueError(f"{name}: is_correct must be true or false")
-            marked[solution["is_correct"]].append(_text(solution, "solution"))
+            marked[solution["is_correct"]].append(require_text(solution, "solution"))
     sides = tuple(marked[True]), tuple(marked[False])
-    question = _text(row, "question")
+    question = require_text(row, "question")
     if not any(sides):
         raise ValueError("no marked solution")
     if not all(sides):
         raise _NoPair(f"no pair: every solution is {'right' if sides[0] else 'wrong'}")
     return [Comparison(_id(row, stem, number), question, *sides, stem)]
-
-
-class _NoPair(ValueError):
-    """A good row without two responses to compare."""
 
 
 FORMATS: dict[str, _Reader] = {
@@ -456,44 +374,24 @@ FORMATS: dict[str, _Reader] = {
     "gsm8k": _gsm8k,
     "jsonl": _pair,
 }
+"""Reader of each format's rows, see `guess_format`."""
 
 
 def _conversation(row: dict[str, Any], field: str, role: str) -> list[Message]:
-    """A field as messages; plain text is one message of `role`."""
+    """Read a field as messages; plain text is one message of `role`."""
     messages = row.get(field)
     if not isinstance(messages, list):
-        return [{"role": role, "content": _text(row, field)}]
+        return [{"role": role, "content": require_text(row, field)}]
     if not messages or not all(isinstance(message, dict) for message in messages):
-        raise ValueError(f"{field} must be text or a list of messages, got {_show(messages)}")
+        raise ValueError(f"{field} must be text or a list of messages, got {shown(messages)}")
     return [
-        {part: _text(message, part, f"{field}: ") for part in ("role", "content")}
+        {part: require_text(message, part, f"{field}: ") for part in ("role", "content")}
         for message in messages
     ]
-
-
-def _text(row: dict[str, Any], field: str, where: str = "") -> str:
-    text = row.get(field)
-    if text is None:
-        raise ValueError(f"{where}{field} is missing")
-    if not isinstance(text, str):
-        raise ValueError(f"{where}{field} must be text, got {_show(text)}")
-    if not text.strip():
-        raise ValueError(f"{where}{field} is empty")
-    _require_characters(f"{where}{field}", text)
-    return text
-
-
-def _require_characters(name: str, text: str) -> None:
-    if any("\ud800" <= c <= "\udfff" for c in text):
-        raise ValueError(f"{name} holds half a surrogate pair, which is no text")
 
 
 def _id(row: dict[str, Any], subset: str, number: int) -> str:
     value = row.get("id")
     if isinstance(value, bool) or not isinstance(value, str | int | None):
-        raise ValueError(f"id must be text or a whole number, got {_show(value)}")
+        raise ValueError(f"id must be text or a whole number, got {shown(value)}")
     return f"{subset}/{number if value in (None, '') else value}"
-
-
-def _show(value: Any) -> str:
-    return json.dumps(value)[:40]

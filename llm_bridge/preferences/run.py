@@ -1,10 +1,8 @@
-"""Scoring many comparisons: a fixed plan of batches, a line for each result as it is found, and
-going on after a stop.
+"""Score many comparisons in a run folder: by fixed batches, in several processes, resumable.
 
-The batches depend on the work alone, not on the number of processes or on what was done before:
-process `r` of `n` takes each `n`-th batch that is still to do. So results are the same, to the
-byte, for one process, for several, and after any number of interruptions, on one machine with as
-many threads.
+The batches depend on the work alone, not on the number of processes or on what was done before;
+process `r` of `n` takes each `n`-th batch that is still to do. So results are the same to the byte
+for any number of processes and interruptions, on one machine with as many threads.
 """
 
 from __future__ import annotations
@@ -18,7 +16,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from llm_bridge.preferences.pairs import Comparison, Key, Problem
+from llm_bridge.preferences.pairs import Comparison, Key
+from llm_bridge.preferences.rows import Problem
 from llm_bridge.preferences.scorers import Record, Request, Scorer
 from llm_bridge.read.reward import batches
 from theory.storage.runs import RunFolder, read_lines
@@ -26,13 +25,22 @@ from theory.storage.runs import RunFolder, read_lines
 __all__ = ["RESPONSES", "Plan", "Results", "digest", "plan", "read_records", "results", "run"]
 
 RESPONSES = "responses.jsonl"
+"""File of the records in a run folder, a line for each."""
+
 IDENTITY = ("id", "role", "index")
+"""Fields of a line that are its key."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All the work: comparisons that can be scored, their requests in order, and the batches that
-    these go in.
+    """All the work of a run.
+
+    Attributes:
+        comparisons: those that can be scored.
+        requests: their requests, in order.
+        batches: numbers of the requests that are scored together.
+        problems: why other comparisons cannot be scored.
+
     """
 
     comparisons: list[Comparison]
@@ -44,13 +52,22 @@ class Plan:
 def plan(
     scorer: Scorer, comparisons: Sequence[Comparison], batch_tokens: int, *, progress: bool = True
 ) -> Plan:
-    """Tokenise everything; a comparison that cannot be scored becomes a problem and does not lose
-    the others.
+    """Tokenise all comparisons; one that cannot be scored becomes a problem.
+
+    Args:
+        scorer: method of scoring.
+        comparisons: comparisons, in order.
+        batch_tokens: most tokens of a batch.
+        progress: show progress on a terminal.
+
+    Example::
+
+        work = plan(scorer, comparisons, batch_tokens=16_384)
+
     """
     kept, requests, problems = [], [], []
-    for comparison in tqdm(
-        comparisons, desc="tokenising", disable=None if progress else True, leave=False
-    ):
+    disable = None if progress else True
+    for comparison in tqdm(comparisons, desc="tokenising", disable=disable, leave=False):
         try:
             work = scorer.requests(comparison)
         except ValueError as error:
@@ -58,18 +75,19 @@ def plan(
         else:
             kept.append(comparison)
             requests += work
-    return Plan(
-        kept,
-        requests,
-        list(batches([request.size for request in requests], batch_tokens)),
-        problems,
-    )
+    sizes = [request.size for request in requests]
+    return Plan(kept, requests, list(batches(sizes, batch_tokens)), problems)
 
 
 @dataclass(frozen=True)
 class Results:
-    """What is known at the end: comparisons that were scored, records by key without arrays,
-    problems.
+    """Results of a finished run.
+
+    Attributes:
+        comparisons: those that were scored.
+        records: records by key, without their lists.
+        problems: why others were not scored.
+
     """
 
     comparisons: list[Comparison]
@@ -78,42 +96,60 @@ class Results:
 
 
 def run(scorer: Scorer, work: Plan, folder: RunFolder, *, progress: bool = True) -> int:
-    """Score what is not yet in the folder, each process into a file of its own, and put all lines
-    in order at the end.
+    """Score what is not yet in the folder.
 
-    A line is written as soon as its batch is scored. Raises what the model raises, apart from
-    ValueError: a request that is refused gets a line that says why. Returns the number of tokens
-    that were still to read, by all processes.
+    Each process writes to a file of its own, a line as soon as its batch is scored; at the end all
+    lines are put in order in one file. A request that is refused (ValueError) gets a line that says
+    why; any other error of the model is raised.
+
+    Args:
+        scorer: method of scoring.
+        work: see `plan`.
+        folder: run folder, entered.
+        progress: show progress on a terminal.
+
+    Returns:
+        Number of tokens that were still to read, by all processes.
+
+    Example::
+
+        with RunFolder("out", {"model": "gpt2"}, lines=[RESPONSES]) as folder:
+            run(scorer, work, folder)
+        results(folder.path, work).records
+
     """
-    workers, lines = folder.processes, folder.lines(RESPONSES, _key)
+    workers = folder.processes
+    lines = folder.lines(RESPONSES, _key)
     done = set(lines)
     workers.wait()  # nobody writes before all have read
     todo = [batch for batch in work.batches if any(work.requests[i].key not in done for i in batch)]
     share = todo[workers.rank :: workers.size]
-    sizes = [sum(work.requests[i].size for batch in some for i in batch) for some in (share, todo)]
     disable = None if progress else True
-    with tqdm(total=sizes[0], desc="scoring", unit="tok", unit_scale=True, disable=disable) as bar:
+    total = _tokens(work, share)
+    with tqdm(total=total, desc="scoring", unit="tok", unit_scale=True, disable=disable) as bar:
         for batch in share:
             requests = [work.requests[i] for i in batch]
-            keys = [dict(zip(IDENTITY, request.key, strict=True)) for request in requests]
+            records = _records(scorer, requests)
             lines.append(
                 *(
-                    key | record
-                    for key, record in zip(keys, _records(scorer, requests), strict=True)
+                    dict(zip(IDENTITY, request.key, strict=True)) | record
+                    for request, record in zip(requests, records, strict=True)
                 )
             )
-            bar.update(sum(request.size for request in requests))
+            bar.update(_tokens(work, [batch]))
     workers.wait()
     if workers.first:
         lines.merge(request.key for request in work.requests)
     workers.wait()
-    return sizes[1]
+    return _tokens(work, todo)
+
+
+def _tokens(work: Plan, some: Sequence[Sequence[int]]) -> int:
+    return sum(work.requests[i].size for batch in some for i in batch)
 
 
 def _records(scorer: Scorer, requests: list[Request]) -> list[Record]:
-    """Records of a batch; where it is refused, of each request by itself, or why there is none: an
-    ``error``.
-    """
+    """Score a batch, or its requests one by one if it is refused; a refused one is an ``error``."""
     try:
         return [_finite(record) for record in scorer.records(requests)]
     except ValueError as error:
@@ -123,6 +159,7 @@ def _records(scorer: Scorer, requests: list[Request]) -> list[Record]:
 
 
 def _finite(record: Record) -> Record:
+    """Return a record of finite numbers, else one with an ``error``."""
     for name, value in record.items():
         for x in value if isinstance(value, list) else [value]:
             if isinstance(x, float) and not math.isfinite(x):
@@ -132,7 +169,20 @@ def _finite(record: Record) -> Record:
 
 
 def results(folder: Path, work: Plan) -> Results:
-    """What a finished run has found; a comparison with a refused response is a problem."""
+    """Read what a finished run has found; a comparison with a refused response is a problem.
+
+    Args:
+        folder: folder of the run.
+        work: plan of the run.
+
+    Raises:
+        ValueError: a line is not one of a run.
+
+    Example::
+
+        found = results(Path("out"), work)
+
+    """
     records: dict[Key, Record] = {}
     refused: dict[str, str] = {}
     for key, record in read_records(folder / RESPONSES):
@@ -143,18 +193,20 @@ def results(folder: Path, work: Plan) -> Results:
         }
     problems = [Problem(c.place, refused[c.id]) for c in work.comparisons if c.id in refused]
     kept = [c for c in work.comparisons if c.id not in refused]
-    return Results(
-        kept,
-        {key: record for key, record in records.items() if key[0] not in refused},
-        [*work.problems, *problems],
-    )
+    scored = {key: record for key, record in records.items() if key[0] not in refused}
+    return Results(kept, scored, [*work.problems, *problems])
 
 
 def read_records(path: Path) -> Iterator[tuple[Key, Record]]:
-    """Yield keys and whole records of a file of lines; a last line that was not finished is none.
+    """Yield the keys and whole records of a file of lines, without an unfinished last line.
 
     Raises:
         ValueError: a line is not one of a run.
+
+    Example::
+
+        for (id, role, index), record in read_records(Path("out") / RESPONSES):
+            ...
 
     """
     return read_lines(
@@ -167,6 +219,14 @@ def _key(row: Mapping[str, Any]) -> Key:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file."""
+    """Return the SHA-256 of a file.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     digest(Path(file.name))[:8]
+        'e3b0c442'
+
+    """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from llm_bridge.models.head import TokenStatistics, call, evaluation, find_head, token_statistics
+from llm_bridge.models.calls import call, evaluation
+from llm_bridge.models.head import TokenStatistics, find_head, token_statistics
 from llm_bridge.models.load import CausalLM, require_same_tokenizer
 from llm_bridge.models.prompts import Prompt, prompt_ids, response_ids
 from llm_bridge.read.prefixes import require_integer

@@ -1,13 +1,15 @@
-"""A language model as an actor: sampling responses, and reading them with gradients.
+"""Sample responses of a language model, and read them with gradients.
 
-A batch has prompts padded on the left and responses padded on the right, so that responses start in
-one column:
+A batch has prompts padded on the left and responses padded on the right, so that all responses
+start in one column. Each token is read in the column before it (diagram in
+`llm_bridge.read.prefixes`):
 
-    column      0 …            P−1      P      …  P+T−1
-    token       (pad) prompt            a₁     …  a_T (pad)
-    state       –              s₁       s₂     …  –              log π(a_h|s_h) and V(s_h) are read
-    in column P+h−2 position    0 0 1 …                                          counts the tokens
-    that are not padding
+    column       0 …           P−1    P     …   P+T−2   P+T−1
+    token        (pad) prompt         a₁    …   a_{T−1} a_T (pad)
+    state        –             s₁     s₂    …   s_T     –          log π(a_h|s_h) and V(s_h) are
+    position     0 0 0 1 …                                         read in column P+h−2
+
+Positions count the tokens that are not padding.
 """
 
 from __future__ import annotations
@@ -20,65 +22,75 @@ import numpy as np
 import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from llm_bridge.models.head import Head, device_of, find_head, require_law
+from llm_bridge.models.calls import device_of, require_distribution
+from llm_bridge.models.head import Head, find_head
 from llm_bridge.models.load import CausalLM
 from llm_bridge.models.processes import Workers
 
-__all__ = ["Actor", "Diverged", "Ids", "Known", "NoLaw", "Rollout", "generate"]
+__all__ = [
+    "Actor",
+    "ActorOutput",
+    "Diverged",
+    "Ids",
+    "NoDistribution",
+    "Rollout",
+    "TokenRewards",
+    "generate",
+]
 
 Ids: TypeAlias = Sequence[int] | np.ndarray
 
 
 class Diverged(RuntimeError):
-    """Training was stopped, for the reason given. Weights are those before the update at fault."""
+    """Training was stopped, for the reason given; weights are those before the failed update."""
 
 
-class NoLaw(Diverged):
-    """A state has logits of no probability distribution.
+class NoDistribution(Diverged):
+    """The logits of a state have no softmax.
 
     Attributes:
-        reading: what to say where nothing is trained: the model, the tokens it had read, and its
-            logits.
+        detail: message for callers that train nothing: the model, the tokens it had read, and what
+            is wrong with its logits.
 
     """
 
-    def __init__(self, reading: str) -> None:
+    def __init__(self, detail: str) -> None:
         super().__init__("the policy's logits are NaN; use a smaller lr")
-        self.reading = reading
+        self.detail = detail
 
 
-class Known(NamedTuple):
-    """What is known of *every* token at a state: ``k(s,a) = Σ_i w_i log μ_i(a|s) − own·log
-    π(a|s)``, reward units.
+class TokenRewards(NamedTuple):
+    """A reward known for *every* token of a state, from the distributions of frozen models.
+
+    ``k(s,a) = Σ_i w_i log μ_i(a|s) − own·log π(a|s)``, reward units, with `π` the policy trained.
 
     Attributes:
         models: for each `μ_i` its head, its last hidden states ``(n, T, width)``, and `w_i`.
-        own: weight of ``log π``.
+        own: weight of ``−log π``, an entropy bonus.
 
     """
 
     models: tuple[tuple[Head, torch.Tensor, float], ...]
     own: float
 
-    def rows(self, rows: torch.Tensor | slice) -> Known:
-        """Of these rows."""
-        return Known(
-            tuple((head, hidden[rows], weight) for head, hidden, weight in self.models), self.own
-        )
+    def rows(self, rows: torch.Tensor | slice) -> TokenRewards:
+        """Return the rewards of some responses."""
+        models = tuple((head, hidden[rows], weight) for head, hidden, weight in self.models)
+        return TokenRewards(models, self.own)
 
-    def scaled(self, factor: float) -> Known:
-        """In another unit."""
+    def scaled(self, factor: float) -> TokenRewards:
+        """Return these rewards times a factor."""
         models = tuple((head, hidden, factor * weight) for head, hidden, weight in self.models)
-        return Known(models, factor * self.own)
+        return TokenRewards(models, factor * self.own)
 
 
-class Reading(NamedTuple):
-    """Arrays ``(n, T)``, 0 where there is no token.
+class ActorOutput(NamedTuple):
+    """Output of an `Actor` for responses: arrays ``(n, T)``, 0 where there is no token.
 
     Attributes:
         log_probs: ``log π(a_h|s_h)``, nats.
-        values: of the value head, reward units.
-        expected: ``Σ_a π(a|s_h) k(s_h,a)``, reward units; zeros where nothing is `Known`.
+        values: output of the value head, reward units.
+        expected: ``Σ_a π(a|s_h) k(s_h,a)``, reward units, for given `TokenRewards`; else zeros.
 
     """
 
@@ -88,14 +100,26 @@ class Reading(NamedTuple):
 
 
 class Actor(torch.nn.Module):
-    """The policy and, on its last hidden state, a linear value head that starts at zero.
+    """A policy with a linear value head on its last hidden state, which starts at zero.
 
-    The output head is applied where it is read only, in float32, a block of positions at a time
-    (`Head.log_probs`).
+    The output head is applied in float32, a block of positions at a time (`Head.log_probs`).
+
+    Args:
+        lm: language model; its weights are used and not copied.
+        value_to_trunk: let the gradient of the value head change the language model too.
+        gradient_checkpointing: compute each layer's activations again in the backward pass.
 
     Raises:
-        ValueError: no hidden states and head reproduce the model's logits, or these are no
-            distribution's.
+        ValueError: no hidden states and head reproduce the model's logits, or these have no
+            softmax.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> actor = Actor(letter_lm(4))
+        >>> ids = torch.tensor([[0, 1, 2]])
+        >>> output = actor(ids[:, :-1], torch.ones(1, 2, dtype=torch.bool), ids[:, 1:])
+        >>> output.log_probs.shape, output.values.tolist()
+        (torch.Size([1, 2]), [[0.0, 0.0]])
 
     """
 
@@ -110,18 +134,16 @@ class Actor(torch.nn.Module):
                 f"{lm.name}: no hidden states and head give its logits; it can be scored, not "
                 "trained"
             )
-        self.name, self.model, self.head, self.value_to_trunk = (
-            lm.name,
-            lm.model,
-            head,
-            value_to_trunk,
-        )
-        self._decoder = [decoder]  # in a list, not to be registered twice
+        self.name = lm.name
+        self.model = lm.model
+        self.head = head
+        self.value_to_trunk = value_to_trunk
+        self._decoder = [decoder]  # in a list, so that torch does not register it twice
         self.layers = [
             part for part in decoder.modules() if isinstance(part, GradientCheckpointingLayer)
         ]
         self.gradient_checkpointing = gradient_checkpointing
-        if gradient_checkpointing:  # one name from transformers 5 on, another before
+        if gradient_checkpointing:  # transformers 5 renamed the method
             names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
             next(getattr(lm.model, name) for name in names if hasattr(lm.model, name))()
         width = lm.model.config.get_text_config().hidden_size
@@ -135,77 +157,71 @@ class Actor(torch.nn.Module):
         mask: torch.Tensor,
         tokens: torch.Tensor | None = None,
         cache: Any = None,
-        known: Known | None = None,
+        token_rewards: TokenRewards | None = None,
     ) -> Any:
-        """What the model says of `tokens`, each after the column of `ids` that it belongs to, or of
-        the next token.
+        """Read given tokens, or the distribution of the next token.
 
         Args:
-            ids: ``(n, k)`` the last `k` columns; with a `cache`, those that are not yet in it.
-            mask: ``(n, K)`` whether there is a token, in all `K ≥ k` columns.
-            tokens: ``(n, T)`` what followed each of the last `T` columns; `None` for the laws after
-                the last one.
-            cache: of the columns before `ids`.
-            known: of every token in the states of `tokens`.
+            ids: ``(n, k)`` token ids of the last `k` columns; with a `cache`, of the new ones.
+            mask: ``(n, K)`` whether there is a token, in all ``K ≥ k`` columns.
+            tokens: ``(n, T)`` token after each of the last `T` columns; `None` for the
+                distribution after the last column.
+            cache: cache of the columns before `ids`.
+            token_rewards: rewards in the states of `tokens`.
 
         Returns:
-            A `Reading` of `tokens`. Without them: ``log π(·)``, ``(n, V)``, and the cache of all
-            `K` columns.
+            An `ActorOutput` of `tokens`; without them ``log π(·)`` ``(n, V)``, nats, and the cache
+            of all `K` columns.
 
         """
-        for layer in (
-            self.layers
-        ):  # transformers checkpoints a layer in training mode; what is in it stays out of that
-            layer.training = (
-                self.gradient_checkpointing and tokens is not None and torch.is_grad_enabled()
-            )
+        checkpointed = (
+            self.gradient_checkpointing and tokens is not None and torch.is_grad_enabled()
+        )
+        for layer in self.layers:
+            # transformers checkpoints a layer if this is set; its parts stay in evaluation mode
+            layer.training = checkpointed
         if tokens is None:
             hidden, cache = self._hidden(ids, mask, cache, use_cache=True)
             return torch.log_softmax(self.head.logits(hidden[:, -1]), dim=-1), cache
         hidden = self._hidden(ids, mask)[0][:, -tokens.shape[1] :]
         with torch.autocast(hidden.device.type, enabled=False):
-            values = self.value((hidden if self.value_to_trunk else hidden.detach()).float()).sum(
-                dim=-1
-            )
-        if known is None:
+            features = hidden if self.value_to_trunk else hidden.detach()
+            values = self.value(features.float()).sum(dim=-1)
+        if token_rewards is None:
             log_probs = self.head.log_probs(hidden, tokens)
-            return Reading(log_probs, values, torch.zeros_like(log_probs))
-        log_probs, expected = self.head.expectations(hidden, tokens, known.models, known.own)
-        return Reading(log_probs, values, expected)
+            return ActorOutput(log_probs, values, torch.zeros_like(log_probs))
+        log_probs, expected = self.head.expectations(hidden, tokens, *token_rewards)
+        return ActorOutput(log_probs, values, expected)
 
     def hidden(self, ids: torch.Tensor, mask: torch.Tensor, T: int) -> torch.Tensor:
-        """Last hidden states of the last `T` columns, ``(n, T, width)``."""
+        """Return the last hidden states of the last `T` columns: ``(n, T, width)``."""
         states: torch.Tensor = self._hidden(ids, mask)[0][:, -T:]
         return states
 
     def _hidden(
         self, ids: torch.Tensor, mask: torch.Tensor, cache: Any = None, use_cache: bool = False
     ) -> Any:
+        # positions are given to the model: left to itself, it may count the padding
+        positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
         output = self._decoder[0](
             input_ids=ids,
             attention_mask=mask.long(),
-            position_ids=_positions(mask)[:, -ids.shape[1] :],
+            position_ids=positions[:, -ids.shape[1] :],
             past_key_values=cache,
             use_cache=use_cache,
         )
         return output[0], getattr(output, "past_key_values", None)
 
 
-def _positions(mask: torch.Tensor) -> torch.Tensor:
-    """Positions are given to the model: left to itself, it may count the padding."""
-    return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
-
-
 @dataclass(frozen=True, eq=False)
 class Rollout:
-    """`N` prompts with a response to each, in the layout of the module's diagram.
+    """`N` prompts with a response each, laid out as in the module's diagram.
 
     Attributes:
-        ids: ``(N, P + T)`` token ids, 0 where there is none.
-        mask: ``(N, P + T)`` whether there is one.
-        log_probs: ``(N, T)`` ``log π(a_h|s_h)`` as it was when the token was drawn, nats; 0 where
-            there is none.
-        ended: ``(N,)`` whether the response has its end token, or was cut.
+        ids: ``(N, P + T)`` token ids, 0 at padding.
+        mask: ``(N, P + T)`` whether there is a token.
+        log_probs: ``(N, T)`` ``log π(a_h|s_h)`` of the policy that sampled, nats; 0 at padding.
+        ended: ``(N,)`` whether the response has its end token; else it was cut.
 
     """
 
@@ -215,17 +231,15 @@ class Rollout:
     ended: torch.Tensor
 
     @property
-    def written(self) -> torch.Tensor:
+    def response_mask(self) -> torch.Tensor:
         """``(N, T)`` whether there is a token of the response."""
         return self.mask[:, -self.log_probs.shape[1] :]
 
     def texts(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Token ids of the prompts and of the responses, without padding."""
-        ids, mask, P = (
-            self.ids.cpu().numpy(),
-            self.mask.cpu().numpy(),
-            self.ids.shape[1] - self.log_probs.shape[1],
-        )
+        """Return the token ids of the prompts and of the responses, without padding."""
+        ids = self.ids.cpu().numpy()
+        mask = self.mask.cpu().numpy()
+        P = ids.shape[1] - self.log_probs.shape[1]
         pairs = list(zip(ids, mask, strict=True))
         return [i[:P][m[:P]] for i, m in pairs], [i[P:][m[P:]] for i, m in pairs]
 
@@ -233,17 +247,22 @@ class Rollout:
         self,
         actor: torch.nn.Module,
         rows: torch.Tensor | slice = slice(None),
-        known: Known | None = None,
-    ) -> Reading:
-        """These rows, as `actor` is now; the hidden states of `known` are those of all rows."""
-        ids, mask, written = self.ids[rows], self.mask[rows], self.written[rows]
-        known = None if known is None else known.rows(rows)
-        # the last token is not fed: it predicts nothing, and needs a position
-        reading = actor(ids[:, :-1], mask[:, :-1], ids[:, -written.shape[1] :], known=known)
-        return Reading(*(table.masked_fill(~written, 0) for table in reading))
+        token_rewards: TokenRewards | None = None,
+    ) -> ActorOutput:
+        """Read some responses with `actor` as it is now; `token_rewards` are those of all rows."""
+        ids = self.ids[rows]
+        mask = self.mask[rows]
+        responses = self.response_mask[rows]
+        if token_rewards is not None:
+            token_rewards = token_rewards.rows(rows)
+        # the last token is not fed: its output predicts nothing, and it would need a position
+        output = actor(
+            ids[:, :-1], mask[:, :-1], ids[:, -responses.shape[1] :], token_rewards=token_rewards
+        )
+        return ActorOutput(*(table.masked_fill(~responses, 0) for table in output))
 
     def hidden(self, actor: Actor, rows: torch.Tensor | slice = slice(None)) -> torch.Tensor:
-        """``(n, T, width)`` last hidden states in ``s₁ … s_T`` of these rows."""
+        """Return the last hidden states in ``s₁ … s_T`` of some rows: ``(n, T, width)``."""
         return actor.hidden(self.ids[rows, :-1], self.mask[rows, :-1], self.log_probs.shape[1])
 
 
@@ -259,8 +278,7 @@ def generate(
     temperature: float = 1.0,
     group: Workers = Workers(),  # noqa: B008
 ) -> Rollout:
-    """Draw responses to prompts (token ids, of any length from 1 on), all at once, each token fed
-    once.
+    """Sample responses to prompts, all at once, feeding each token once.
 
     A response ends after one of `end_tokens`, or is cut after `max_tokens`. A token is where the
     cumulative probability passes a uniform number, so equal numbers give equal responses on any
@@ -268,72 +286,80 @@ def generate(
 
     Args:
         actor: an `Actor`.
-        prompts: `N / samples` of them.
-        max_tokens: `T`.
-        end_tokens: none: each response has `T` tokens.
-        uniforms: ``(N, T)`` independent in [0, 1), in double precision; `None` for the most
+        prompts: ``N / samples`` prompts, token ids, of any lengths from 1 on.
+        max_tokens: most tokens `T` of a response.
+        end_tokens: ids that end a response; if none, each response has `T` tokens.
+        uniforms: ``(N, T)`` independent numbers in [0, 1), in double precision; `None` for the most
             probable token each time.
         samples: responses to each prompt, in neighbouring rows.
-        temperature: at which tokens are drawn; `Rollout.log_probs` are then those of that law.
-        group: processes among which the actor is sharded: they go on until all are done.
+        temperature: temperature of sampling; `Rollout.log_probs` are of that distribution.
+        group: processes over which the actor is sharded: they continue until all are done.
 
     Raises:
-        NoLaw: a logit is NaN or +∞, or all are −∞.
+        NoDistribution: a logit is NaN or +∞, or all are −∞.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> actor = Actor(letter_lm(4))
+        >>> rollout = generate(actor, [[0], [1, 2]], 3, uniforms=torch.rand(2, 3).double())
+        >>> [len(ids) for ids in rollout.texts()[1]], rollout.log_probs.shape
+        ([3, 3], torch.Size([2, 3]))
 
     """
-    device, width = device_of(actor), max(map(len, prompts))
+    device = device_of(actor)
+    width = max(map(len, prompts))
     ids = torch.zeros(len(prompts), width, dtype=torch.long)
     mask = torch.zeros(len(prompts), width, dtype=torch.bool)
     for i, prompt in enumerate(prompts):
-        ids[i, width - len(prompt) :], mask[i, width - len(prompt) :] = (
-            torch.as_tensor(prompt),
-            True,
-        )
+        ids[i, width - len(prompt) :] = torch.as_tensor(prompt)
+        mask[i, width - len(prompt) :] = True
     ids, mask = ids.to(device), mask.to(device)
-    law, cache = actor(ids, mask)
+    log_policy, cache = actor(ids, mask)
     if samples > 1:  # a prompt is read once for all of its samples
-        ids, mask, law = (x.repeat_interleave(samples, dim=0) for x in (ids, mask, law))
+        ids, mask, log_policy = (
+            x.repeat_interleave(samples, dim=0) for x in (ids, mask, log_policy)
+        )
         cache.batch_repeat_interleave(samples)
     ends = torch.tensor(list(end_tokens), dtype=torch.long, device=device)
     alive = torch.ones(len(ids), dtype=torch.bool, device=device)
     log_probs: list[torch.Tensor] = []
     while True:
-        _require_law(actor, law, ids, mask, alive)
-        law = law if temperature == 1 else torch.log_softmax(law / temperature, dim=-1)
-        token = _draw(
-            law, None if uniforms is None else uniforms[:, len(log_probs), None].to(device)
-        )
-        log_probs.append(law.gather(1, token)[:, 0].masked_fill(~alive, 0))
-        ids, mask = (
-            torch.cat([ids, token * alive[:, None]], dim=1),
-            torch.cat([mask, alive[:, None]], dim=1),
-        )
+        _require_distribution(actor, log_policy, ids, mask, alive)
+        if temperature != 1:
+            log_policy = torch.log_softmax(log_policy / temperature, dim=-1)
+        column = None if uniforms is None else uniforms[:, len(log_probs), None].to(device)
+        token = _sample(log_policy, column)
+        log_probs.append(log_policy.gather(1, token)[:, 0].masked_fill(~alive, 0))
+        ids = torch.cat([ids, token * alive[:, None]], dim=1)
+        mask = torch.cat([mask, alive[:, None]], dim=1)
         alive = alive & ~torch.isin(token[:, 0], ends)
         if len(log_probs) == max_tokens or not group.any(bool(alive.any())):
             break
-        law, cache = actor(ids[:, -1:], mask, cache=cache)
+        log_policy, cache = actor(ids[:, -1:], mask, cache=cache)
     return Rollout(ids, mask, torch.stack(log_probs, dim=1), ~alive)
 
 
-def _require_law(
+def _require_distribution(
     actor: torch.nn.Module,
-    law: torch.Tensor,
+    log_policy: torch.Tensor,
     ids: torch.Tensor,
     mask: torch.Tensor,
     alive: torch.Tensor,
 ) -> None:
-    """Raise `NoLaw` where a response that goes on has no distribution of its next token."""
+    """Raise `NoDistribution` unless every response that continues has a next-token distribution."""
     name = getattr(actor, "name", "the policy")
     try:
-        require_law(name, law[alive], lambda row: ids[alive][row][mask[alive][row]].tolist())
+        require_distribution(
+            name, log_policy[alive], lambda row: ids[alive][row][mask[alive][row]].tolist()
+        )
     except ValueError as error:
-        raise NoLaw(str(error)) from None
+        raise NoDistribution(str(error)) from None
 
 
-def _draw(law: torch.Tensor, uniforms: torch.Tensor | None) -> torch.Tensor:
-    """The token at which the cumulative probability passes each number: ``(N, 1)``."""
+def _sample(log_policy: torch.Tensor, uniforms: torch.Tensor | None) -> torch.Tensor:
+    """Return the token ``(N, 1)`` at which the cumulative probability passes each number."""
     if uniforms is None:
-        return law.argmax(dim=-1, keepdim=True)
-    cumulative = law.double().exp().cumsum(dim=-1)
+        return log_policy.argmax(dim=-1, keepdim=True)
+    cumulative = log_policy.double().exp().cumsum(dim=-1)
     token = torch.searchsorted(cumulative, uniforms * cumulative[:, -1:], right=True)
-    return token.clamp(max=law.shape[-1] - 1)
+    return token.clamp(max=log_policy.shape[-1] - 1)

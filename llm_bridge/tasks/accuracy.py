@@ -1,17 +1,16 @@
-"""How often a model answers right, by writing its answers: where the token tree is too large to
-enumerate.
-"""
+"""Measure how often a model answers right, by sampling, where its token tree is too large."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from llm_bridge.models.head import evaluation
+from llm_bridge.models.calls import evaluation
 from llm_bridge.models.load import CausalLM, encode_prompt
 from llm_bridge.read.prefixes import require_integer
 from llm_bridge.read.reward import find_end_tokens
@@ -19,17 +18,17 @@ from llm_bridge.read.rollout import Actor, generate
 from llm_bridge.tasks.generated import Task
 from theory.arrays.namespace import require_positive
 
-__all__ = ["Written", "evaluate_tasks", "write"]
+__all__ = ["SampledTexts", "evaluate_tasks", "sample_texts"]
 
 
 @dataclass(frozen=True, eq=False)
-class Written:
+class SampledTexts:
     """Responses of a model, `k` to each of `P` prompts.
 
     Attributes:
         texts: `P` lists of `k` texts, without end tokens.
-        log_probs: ``(P, k)`` ``log π(τ|s₁)`` of the law that was sampled, nats.
-        ended: ``(P, k)`` whether the model ended the response, or it was cut.
+        log_probs: ``(P, k)`` ``log π(τ|s₁)`` of the distribution sampled from, nats.
+        ended: ``(P, k)`` whether the response has its end token; else it was cut.
 
     """
 
@@ -38,7 +37,7 @@ class Written:
     ended: np.ndarray
 
 
-def write(
+def sample_texts(
     lm: CausalLM,
     prompts: Sequence[str],
     max_tokens: int,
@@ -48,24 +47,28 @@ def write(
     end_tokens: Sequence[int] | None = None,
     seed: int | None = 0,
     batch: int = 256,
-    progress: bool = True,
-) -> Written:
-    """Write responses, `batch` of them at a time, prompts of like length together.
+) -> SampledTexts:
+    """Sample responses, prompts of similar length together.
 
     Args:
-        lm: the model.
+        lm: model to sample from.
         prompts: `P` texts.
-        max_tokens: where a response is cut.
+        max_tokens: most tokens of a response.
         samples: responses to each prompt.
-        temperature: of each token's law.
+        temperature: temperature of sampling.
         end_tokens: ids that end a response; `None` for those of the tokenizer.
-        seed: of the draws; `None` for the most probable token each time (greedy decoding).
-        batch: responses written at once.
-        progress: show it on a terminal.
+        seed: seed of sampling; `None` for the most probable token each time (greedy decoding).
+        batch: responses sampled at once.
 
     Raises:
-        ValueError: an argument is out of range (greedy decoding is ``seed=None``), or a prompt is
-            empty, cannot be encoded, or leaves no room for `max_tokens`.
+        ValueError: an argument is out of range (for greedy decoding use ``seed=None``), or a prompt
+            is empty, cannot be encoded, or leaves no room for `max_tokens`.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> found = sample_texts(letter_lm(4), ["a", "bc"], 3, samples=2, end_tokens=())
+        >>> [len(text) for text in found.texts[0]], found.ended.tolist()
+        ([3, 3], [[False, False], [False, False]])
 
     """
     for name, value in (("max_tokens", max_tokens), ("samples", samples), ("batch", batch)):
@@ -75,16 +78,16 @@ def write(
     ends = find_end_tokens(lm, end_tokens)
     generator = torch.Generator().manual_seed(seed or 0)
     texts: list[list[str]] = [[] for _ in prompts]
-    log_probs, ended = np.empty((len(ids), samples)), np.empty((len(ids), samples), dtype=bool)
+    log_probs = np.empty((len(ids), samples))
+    ended = np.empty((len(ids), samples), dtype=bool)
     actor = Actor(lm)
     with (
         evaluation(lm.model),
-        tqdm(total=len(ids), desc=lm.name, disable=None if progress else True, leave=False) as bar,
+        tqdm(total=len(ids), desc=lm.name, disable=None, leave=False) as bar,
     ):
         for rows in _batches(ids, max(1, batch // samples)):
-            uniforms = torch.rand(
-                len(rows) * samples, max_tokens, generator=generator, dtype=torch.double
-            )
+            shape = len(rows) * samples, max_tokens
+            uniforms = torch.rand(*shape, generator=generator, dtype=torch.double)
             rollout = generate(
                 actor,
                 [ids[i] for i in rows],
@@ -101,10 +104,11 @@ def write(
                 log_probs[i] = rollout.log_probs[of_one].sum(dim=1).double().cpu()
                 ended[i] = rollout.ended[of_one].cpu()
             bar.update(len(rows))
-    return Written(texts, log_probs, ended)
+    return SampledTexts(texts, log_probs, ended)
 
 
 def _batches(ids: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
+    """Yield numbers of prompts, the longest first: a batch that does not fit fails at once."""
     order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
     for start in range(0, len(order), size):
         yield order[start : start + size]
@@ -120,22 +124,29 @@ def evaluate_tasks(
     seed: int = 0,
     batch: int = 256,
 ) -> dict[str, float]:
-    """For each task, the share of right answers: ``name/greedy``, ``name/sampled`` and
-    ``name/cut``, the share cut.
+    """Measure the share of right answers to each task.
 
     Args:
-        lm: the model.
-        tasks: what it is asked.
-        max_tokens: where a response is cut; what is cut is judged as it stands.
-        samples: responses to each prompt for ``sampled``, which is their average; 0 to leave it
-            out.
+        lm: model to evaluate.
+        tasks: tasks with different names.
+        max_tokens: most tokens of a response; one that is cut is judged as it stands.
+        samples: responses to each prompt for ``sampled``; 0 to leave it out.
         end_tokens: ids that end a response; `None` for those of the tokenizer.
-        seed: of the samples.
-        batch: responses written at once.
+        seed: seed of the samples.
+        batch: responses sampled at once.
+
+    Returns:
+        By ``name/greedy`` and ``name/sampled`` the share of right answers by greedy decoding and on
+        average over samples; by ``name/cut`` the share of greedy responses that were cut.
 
     Raises:
-        ValueError: no task, or two of one name, of which one would take the other's place; and as
-            `write`.
+        ValueError: there is no task, or two have one name; and as `sample_texts`.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> task = Task("letters", ("a", "b"), ("aa", "bb"))
+        >>> sorted(evaluate_tasks(letter_lm(4), [task], 2, end_tokens=()))
+        ['letters/cut', 'letters/greedy', 'letters/sampled']
 
     """
     names = [task.name for task in tasks]
@@ -146,18 +157,13 @@ def evaluate_tasks(
         )
     found: dict[str, float] = {}
     for task in tasks:
-        greedy = write(lm, task.prompts, max_tokens, end_tokens=end_tokens, batch=batch, seed=None)
+        options: dict[str, Any] = {"end_tokens": end_tokens, "batch": batch}
+        greedy = sample_texts(lm, task.prompts, max_tokens, seed=None, **options)
         found[f"{task.name}/greedy"] = float(task.correct(greedy.texts).mean())
         found[f"{task.name}/cut"] = float(1 - greedy.ended.mean())
         if samples:
-            drawn = write(
-                lm,
-                task.prompts,
-                max_tokens,
-                samples=samples,
-                end_tokens=end_tokens,
-                batch=batch,
-                seed=seed,
+            sampled = sample_texts(
+                lm, task.prompts, max_tokens, samples=samples, seed=seed, **options
             )
-            found[f"{task.name}/sampled"] = float(task.correct(drawn.texts).mean())
+            found[f"{task.name}/sampled"] = float(task.correct(sampled.texts).mean())
     return found

@@ -1,5 +1,6 @@
-"""Tasks whose answers can be checked: adding numbers, sorting letters;
-`llm_bridge.tasks.mathematics` has word problems.
+"""Make tasks whose answers can be checked: adding numbers and sorting letters.
+
+`llm_bridge.tasks.mathematics` reads word problems.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ __all__ = [
 ]
 
 NUMBERS = 10**6
-"""Prompts of the addition task: every string of six digits."""
+"""Number of prompts of the addition task: all strings of six digits."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,20 @@ class Task:
     """`P` prompts, the right answer to each, and how a response is judged.
 
     Attributes:
-        name: what reports call it.
+        name: name in reports.
         prompts: `P` texts as the model reads them.
-        answers: `P` texts.
-        extract: the answer that a response gives, `None` where it gives none; by default all of it.
-        same: whether the right answer (first) and a response's are the same; by default letter by
-            letter.
+        answers: `P` right answers.
+        extract: gives the answer in a response, `None` if there is none; by default all of it.
+        same: whether the right answer (first) and a response's are the same; by default whether
+            their letters are.
 
     Raises:
-        ValueError: no prompts, or not one answer for each.
+        ValueError: there are no prompts, or not one answer for each.
+
+    Example:
+        >>> task = Task("sums", ("1+1=", "2+3="), ("2", "5"), extract=str.strip)
+        >>> task.correct([" 2", "6"])
+        array([ True, False])
 
     """
 
@@ -59,31 +65,33 @@ class Task:
             )
 
     def judge(self, response: str, answer: str) -> bool:
-        """Whether a response is right; one without an answer is wrong."""
+        """Return whether a response is right; one without an answer is wrong."""
         given = self.extract(response)
         return given is not None and self.same(answer, given)
 
     def correct(self, responses: Sequence[str] | Sequence[Sequence[str]]) -> np.ndarray:
-        """Whether responses are right: ``(P,)`` bool for one response a prompt, ``(P, k)`` for `k`
-        of them.
+        """Return whether responses are right, as booleans.
+
+        Args:
+            responses: `P` texts, or `P` lists of `k` texts.
+
+        Returns:
+            ``(P,)`` or ``(P, k)``.
 
         Raises:
-            ValueError: not one response for each prompt, or not as many for one prompt as for
-                another.
+            ValueError: not one entry for each prompt, or lists of different lengths.
 
         """
         self._require_responses(responses)
+        rows = list(zip(responses, self.answers, strict=True))
         if isinstance(responses[0], str):
-            pairs = zip(responses, self.answers, strict=True)
-            return np.array([self.judge(str(one), answer) for one, answer in pairs], dtype=bool)
-        rows = zip(responses, self.answers, strict=True)
+            return np.array([self.judge(str(one), answer) for one, answer in rows], dtype=bool)
         return np.array(
             [[self.judge(one, answer) for one in row] for row, answer in rows], dtype=bool
         )
 
     def majority(self, responses: Sequence[Sequence[str]]) -> list[str]:
-        """Of `k` responses to each prompt one that gives the most frequent answer, see `majority`:
-        `P` texts.
+        """Select, of the responses to each prompt, the first with the most frequent answer.
 
         Raises:
             ValueError: as `correct`.
@@ -93,7 +101,7 @@ class Task:
         return [row[majority([self.extract(one) for one in row], self.same)] for row in responses]
 
     def split(self, n: int) -> tuple[Task, Task]:
-        """The first `n` prompts and the others: to train on, and to evaluate on.
+        """Split off the first `n` prompts, such as to train on, from the others.
 
         Raises:
             ValueError: one of the two would be empty.
@@ -106,7 +114,7 @@ class Task:
         return self.take(range(n)), self.take(range(n, len(self.prompts)))
 
     def take(self, places: Iterable[int]) -> Task:
-        """The prompts at these places, in this order."""
+        """Select the prompts at these positions, in this order."""
         kept = [(self.prompts[i], self.answers[i]) for i in places]
         return replace(self, prompts=tuple(p for p, _ in kept), answers=tuple(a for _, a in kept))
 
@@ -123,14 +131,17 @@ class Task:
 
 
 def majority(answers: Sequence[str | None], same: Callable[[str, str], bool] = operator.eq) -> int:
-    """The place of the most frequent answer's first occurrence; of a tie, the answer that comes
-    first.
+    """Return the position of the first answer that is as frequent as any.
 
-    `None`, no answer, does not vote; where all are `None`, 0. An answer joins the first group whose
-    first answer it is the `same` as.
+    `None`, no answer, does not vote; if all are `None` the result is 0. An answer joins the first
+    group whose first answer is the `same`.
 
     Raises:
-        ValueError: no answers.
+        ValueError: there are no answers.
+
+    Example:
+        >>> majority(["3", None, "4", "4"])
+        2
 
     """
     if not len(answers):
@@ -144,35 +155,37 @@ def majority(answers: Sequence[str | None], same: Callable[[str, str], bool] = o
 
 
 ADDITION_LEVELS = ("carries-0", "carries-1", "carries-2", "carries-3", "thousands")
-"""Benchmarks of graded difficulty on the addition task.
+"""Levels of difficulty of the addition task.
 
-``carries-c``: `c` of the three columns (ones, tens, hundreds) add up, with the carry that comes
-into them, to 10 or more. Every prompt is of one of these four. ``thousands``: the sum is 1000 or
-more, that is, the column of the hundreds carries. It overlaps with ``carries-1`` to ``carries-3``
-and has all of ``carries-3``.
+``carries-c``: `c` of the three columns (ones, tens, hundreds) carry, that is, add up to 10 or more
+with the carry into them. Each prompt is in one of these four. ``thousands``: the sum is 1000 or
+more, that is, the hundreds carry; it overlaps with ``carries-1`` to ``carries-3``.
 """
 
 
 def _carries(prompts: Any) -> list[Any]:
-    """Whether the ones, the tens and the hundreds of prompts, read as numbers, carry."""
+    """Return whether the ones, tens and hundreds of prompts, read as numbers, carry."""
     first, second = divmod(prompts, 1000)
     return [first % power + second % power >= power for power in (10, 100, 1000)]
 
 
 @cache
 def _levels() -> np.ndarray:
-    """Which prompts belong to a level: ``(5, 10⁶)``, bool; prompt `i` is the text of `i`."""
+    """Return whether each prompt, numbered by its digits, belongs to each level: ``(5, 10⁶)``."""
     carries = _carries(np.arange(NUMBERS))
     count = np.sum(carries, axis=0)
     return np.stack([*(count == c for c in range(4)), carries[-1]])
 
 
 def addition_levels(prompt: str) -> tuple[str, ...]:
-    """The levels of `ADDITION_LEVELS` that a prompt belongs to: one by its carries, and
-    ``thousands`` or not.
+    """Return the levels of `ADDITION_LEVELS` that a prompt belongs to.
 
     Raises:
         ValueError: the prompt is not six digits.
+
+    Example:
+        >>> addition_levels("999001"), addition_levels("123456")
+        (('carries-3', 'thousands'), ('carries-0',))
 
     """
     _require_digits(prompt)
@@ -181,11 +194,14 @@ def addition_levels(prompt: str) -> tuple[str, ...]:
 
 
 def addition_answer(prompt: str) -> str:
-    """``"123456"`` (two numbers of three digits, nothing between them) has the answer ``"0579"``:
-    four digits.
+    """Add two numbers of three digits that stand side by side; the answer has four digits.
 
     Raises:
         ValueError: the prompt is not six digits.
+
+    Example:
+        >>> addition_answer("123456")
+        '0579'
 
     """
     _require_digits(prompt)
@@ -198,43 +214,63 @@ def _require_digits(prompt: str) -> None:
 
 
 def addition(n: int, seed: int = 0, *, level: str | None = None) -> Task:
-    """`n` different sums of two three-digit numbers, drawn evenly from all 10⁶ or from a level, in
-    random order.
+    """Sample `n` different sums of two three-digit numbers, in random order.
 
     Args:
         n: number of prompts.
-        seed: of the draw.
-        level: one of `ADDITION_LEVELS`, which then is the task's name; `None` for all sums.
+        seed: seed of the sample.
+        level: sample from this one of `ADDITION_LEVELS`, which is then the task's name; `None` for
+            all 10⁶ sums.
 
     Raises:
-        ValueError: there are not so many, or an unknown level.
+        ValueError: there are fewer than `n` sums, or the level is unknown.
+
+    Example:
+        >>> task = addition(100, level="carries-0")
+        >>> task.name, len(set(task.prompts))
+        ('carries-0', 100)
 
     """
     if level is not None and level not in ADDITION_LEVELS:
         raise ValueError(f"level={level!r}: must be one of {', '.join(ADDITION_LEVELS)}")
-    numbers = (
-        np.arange(NUMBERS)
-        if level is None
-        else np.flatnonzero(_levels()[ADDITION_LEVELS.index(level)])
-    )
+    if level is None:
+        numbers = np.arange(NUMBERS)
+    else:
+        numbers = np.flatnonzero(_levels()[ADDITION_LEVELS.index(level)])
     if not 0 < n <= len(numbers):
         raise ValueError(f"n={n}: must be from 1 to {len(numbers):,}")
-    prompts = [
-        f"{number:06d}" for number in np.random.default_rng(seed).choice(numbers, n, replace=False)
-    ]
+    chosen = np.random.default_rng(seed).choice(numbers, n, replace=False)
+    prompts = [f"{number:06d}" for number in chosen]
     return Task(level or "addition", tuple(prompts), tuple(map(addition_answer, prompts)))
 
 
 def sorting_answer(prompt: str) -> str:
-    """The letters of the prompt in alphabetical order."""
+    """Sort the letters of a prompt.
+
+    Example:
+        >>> sorting_answer("CABBA")
+        'AABBC'
+
+    """
     return "".join(sorted(prompt))
 
 
 def sorting(n: int | None = None, seed: int = 0, *, letters: str = "ABC", length: int = 6) -> Task:
-    """`n` different words of `length` letters in random order; `None` for all of them.
+    """Sample `n` different words to sort, in random order; all of them if `n` is `None`.
+
+    Args:
+        n: number of prompts.
+        seed: seed of the sample.
+        letters: letters that words are made of.
+        length: letters in a word.
 
     Raises:
-        ValueError: there are not so many.
+        ValueError: there are fewer than `n` words.
+
+    Example:
+        >>> task = sorting(letters="AB", length=2)
+        >>> sorted(zip(task.prompts, task.answers))
+        [('AA', 'AA'), ('AB', 'AB'), ('BA', 'AB'), ('BB', 'BB')]
 
     """
     words = ["".join(word) for word in itertools.product(letters, repeat=length)]

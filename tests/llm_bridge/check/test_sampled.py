@@ -14,12 +14,13 @@ pytest.importorskip("transformers")
 from letters import biased, llama
 from tiny import tiny
 
-from llm_bridge.check import sampled as module
+from llm_bridge.check import draws, sampled
 from llm_bridge.check.comparison import compare
-from llm_bridge.check.draws import Draws, draw
+from llm_bridge.check.confidence import bounded_interval, mean_interval, share_interval
+from llm_bridge.check.draws import Draws, ModelPair, Sampling, TemperedActor, draw
 from llm_bridge.check.exact import model_instance
-from llm_bridge.check.sampled import estimate, estimates
-from llm_bridge.models.cloned import _tokenizer
+from llm_bridge.check.sampled import estimates
+from llm_bridge.models.cloned import letter_tokenizer
 from llm_bridge.models.load import CausalLM, encode_prompt
 from llm_bridge.models.spec import ModelSpec
 from llm_bridge.read.beam import beam_search
@@ -33,6 +34,11 @@ from theory.solve.reward import preference_tv
 
 PROMPTS, H, ALPHA = ("A", "BAB"), 3, 0.7
 ENDS = (4,)
+
+
+def estimate(lm, expert, prompts, horizon, n, **options):
+    others = {name: options.pop(name) for name in ("alpha", "confidence") if name in options}
+    return sampled.estimate(lm, expert, prompts, Sampling(horizon, n, **options), **others)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +56,7 @@ def instance(models):
 @pytest.fixture(scope="module")
 def pair(models):
     lm, expert = models
-    return module._Pair((Actor(expert), 0.8), (Actor(lm), 1.0))
+    return ModelPair(TemperedActor(Actor(expert), 0.8), TemperedActor(Actor(lm), 1.0))
 
 
 def exact(instance):
@@ -117,8 +123,8 @@ def test_numbers_of_a_response_are_unbiased(models, pair, instance):
         mass = sum(np.exp(x[kept]) for x in each) / 2
         written = rollout(encode_prompt(models[0], prompt, H), every.tokens[kept], ENDS)
         with torch.no_grad():
-            log_e, log_p, *sums, largest, counts, ratios = module._read(pair, written, 2**20)
-        assert counts.tolist() == written.written.sum(dim=1).tolist()
+            log_e, log_p, *sums, largest, counts, ratios = draws._read(pair, written, 2**20)
+        assert counts.tolist() == written.response_mask.sum(dim=1).tolist()
         assert len(ratios) == counts.sum()
         for found, log_law in ((log_e, each[0]), (log_p, each[1])):
             np.testing.assert_allclose(found, log_law[kept], atol=1e-5)
@@ -164,11 +170,9 @@ def test_intervals_cover_as_often_as_they_say(models, pair, instance):
     trials, n = 400, 300
     ids, truth = [encode_prompt(models[0], p, H) for p in PROMPTS], exact(instance)
     generator = torch.Generator().manual_seed(7)
+    sampling = Sampling(H, trials * n, end_tokens=ENDS, memory=2**27)
     with torch.no_grad():
-        drawn = [
-            draw(pair, own, ids, trials * n, H, end_tokens=ENDS, generator=generator, memory=2**27)
-            for own in (0, 1)
-        ]
+        drawn = [draw(pair, own, ids, sampling, generator) for own in (0, 1)]
     log_e, log_p = (
         log_prob(x, instance.rl_response)[:, 0] for x in (instance.expert, instance.policy)
     )
@@ -265,7 +269,10 @@ def test_intervals_of_rare_events_cover_at_least_as_often_as_they_say(p, pairs, 
     )
     for law in laws:
         counts = rng.binomial(pairs, law, (trials, n_prompts)).sum(axis=1)
-        for of, mean in ((module._share, 1.0), (lambda x, c: module._bounded(x / 2, c), 0.5)):
+        for of, mean in (
+            (share_interval, 1.0),
+            (lambda x, c: bounded_interval(x / 2, c), 0.5),
+        ):
             found = {}
             for k in np.unique(counts):
                 events = (np.arange(pairs * n_prompts) < k).astype(float).reshape(n_prompts, pairs)
@@ -282,20 +289,20 @@ def test_a_share_is_clopper_and_pearsons():
     """Figures of the binomial's tails: with k of n each end has the tail probability asked for."""
     events = np.zeros((2, 30))
     events[0, :4] = 1
-    value, low, high, _ = module._share(events, 0.9)
+    value, low, high, _ = share_interval(events, 0.9)
     assert value == pytest.approx(4 / 60)
     assert stats.binom.sf(3, 60, low) == pytest.approx(0.05)
     assert stats.binom.cdf(4, 60, high) == pytest.approx(0.05)
-    assert module._share(0 * events, 0.95) == pytest.approx((0, 0, 1 - 0.025 ** (1 / 60), True))
-    assert module._share(1 + 0 * events, 0.95) == pytest.approx((1, 0.025 ** (1 / 60), 1, True))
-    assert module._share(events, 0.2) == module._share(events, 0.5)  # tails of at most a quarter
+    assert share_interval(0 * events, 0.95) == pytest.approx((0, 0, 1 - 0.025 ** (1 / 60), True))
+    assert share_interval(1 + 0 * events, 0.95) == pytest.approx((1, 0.025 ** (1 / 60), 1, True))
+    assert share_interval(events, 0.2) == share_interval(events, 0.5)  # tails of at most a quarter
 
 
 def test_an_interval_of_bounded_numbers_is_that_of_bets_that_win_too_seldom():
     """The end is where the average of the bets' products is 1/tail; 0 and 1 are no certainty."""
     rng = np.random.default_rng(1)
     numbers = rng.beta(1, 10, (3, 70))
-    value, low, high, guaranteed = module._bounded(numbers, 0.9)
+    value, low, high, guaranteed = bounded_interval(numbers, 0.9)
     assert guaranteed
     stakes = 0.5 ** np.arange(4 + 4)  # 2^4 is the least above √210
     for end, x in ((low, numbers), (1 - high, 1 - numbers)):
@@ -303,12 +310,12 @@ def test_an_interval_of_bounded_numbers_is_that_of_bets_that_win_too_seldom():
         assert wealth == pytest.approx(1 / 0.05, rel=1e-6)
     assert low < value < high
     assert high - low < 0.6 * (lambda one: one.high - one.low)(
-        module._share(rng.random((3, 70)) < value, 0.9)
+        share_interval(rng.random((3, 70)) < value, 0.9)
     )
-    nothing = module._bounded(np.zeros((1, 50)), 0.95)
+    nothing = bounded_interval(np.zeros((1, 50)), 0.95)
     assert nothing[:2] == (0, 0)
     assert nothing.high == pytest.approx(1 - (0.025 / 7) ** (1 / 50), rel=0.02)
-    assert module._bounded(np.ones((1, 50)), 0.95) == pytest.approx((1, 1 - nothing.high, 1, True))
+    assert bounded_interval(np.ones((1, 50)), 0.95) == pytest.approx((1, 1 - nothing.high, 1, True))
 
 
 def test_the_model_reads_what_the_tables_say(shared_models):
@@ -339,8 +346,8 @@ def test_one_model_at_two_temperatures_and_nothing_to_tell_apart(models):
         assert same.estimates[name] == (0.0, 0.0, 0.0, False), name
     for name in (
         "TV(π_E(τ), π̂(τ))",
-        f"{module.PAIRS}: mean TV",
-        f"{module.PAIRS}: ordered the other way",
+        f"{sampled.PAIRS}: mean TV",
+        f"{sampled.PAIRS}: ordered the other way",
     ):
         one = same.estimates[name]
         assert one[:2] == (0.0, 0.0)
@@ -360,7 +367,7 @@ def test_one_model_at_two_temperatures_and_nothing_to_tell_apart(models):
 def test_what_is_close_is_of_the_tokens_that_the_expert_draws(models, monkeypatch):
     drawn = []
     monkeypatch.setattr(
-        module,
+        sampled,
         "draw",
         lambda *arguments, **options: drawn.append(draw(*arguments, **options)) or drawn[-1],
     )
@@ -384,9 +391,9 @@ def quantile(numbers, share):
 def test_quantiles_are_of_each_prompt():
     """The least number that at most the rest exceeds; of no tokens there is none."""
     numbers = np.array([4.0, 1.0, 3.0, 2.0, np.inf])
-    assert module._quantiles(numbers).tolist() == [3.0, np.inf, np.inf]
-    assert module._quantiles(np.arange(1.0, 101.0)[::-1]).tolist() == [50.0, 90.0, 99.0]
-    assert np.isnan(module._quantiles(np.zeros(0))).all()
+    assert sampled._quantiles(numbers).tolist() == [3.0, np.inf, np.inf]
+    assert sampled._quantiles(np.arange(1.0, 101.0)[::-1]).tolist() == [50.0, 90.0, 99.0]
+    assert np.isnan(sampled._quantiles(np.zeros(0))).all()
 
 
 def test_blocks_do_not_matter(models, pair):
@@ -396,7 +403,7 @@ def test_blocks_do_not_matter(models, pair):
         with torch.no_grad():
             generator = torch.Generator().manual_seed(1)
             found.append(
-                draw(pair, 1, ids, 6, H, end_tokens=ENDS, generator=generator, memory=memory)
+                draw(pair, 1, ids, Sampling(H, 6, end_tokens=ENDS, memory=memory), generator)
             )
     for name in (*NAMES, "largest_ratio"):
         np.testing.assert_allclose(*(getattr(each, name) for each in found), atol=1e-6)
@@ -410,14 +417,14 @@ def test_blocks_do_not_matter(models, pair):
 def test_a_pass_holds_what_both_models_need(models, monkeypatch):
     """The larger of the two says how many responses are written at once, whoever writes them."""
     lm, expert = models
-    sizes, written = [], module.generate
+    sizes, written = [], draws.generate
 
     def recorded(actor, prompts, *arguments, samples=1, **options):
         sizes.append(len(prompts) * samples)
         return written(actor, prompts, *arguments, samples=samples, **options)
 
-    monkeypatch.setattr(module, "generate", recorded)
-    monkeypatch.setattr(module, "_rows", lambda actor, *_: 3 if actor.model is lm.model else 50)
+    monkeypatch.setattr(draws, "generate", recorded)
+    monkeypatch.setattr(draws, "_rows", lambda actor, *_: 3 if actor.model is lm.model else 50)
     estimate(lm, expert, PROMPTS, H, 8)
     assert sizes == [3, 3, 2] * 4
 
@@ -439,7 +446,7 @@ def test_a_model_of_16_bits_against_itself():
 def test_models_that_do_not_fit_together(models):
     lm, expert = models
     other = CausalLM(
-        expert.model, _tokenizer(4, 3), "other"
+        expert.model, letter_tokenizer(4, 3), "other"
     )  # as many tokens, which mean something else
     with pytest.raises(
         ValueError, match=r"llama-1 and other: different vocabularies .*; compare models that share"
@@ -550,7 +557,7 @@ def test_tokens_that_a_model_forbids():
     )
     assert 0 < one["KL(π̂‖π_E)"].low < one["KL(π̂‖π_E)"].value < np.inf
     assert one["TV(π_E(τ), π̂(τ))"].value < 1
-    pairs = [value for name, value in one.items() if name.startswith(module.PAIRS)]
+    pairs = [value for name, value in one.items() if name.startswith(sampled.PAIRS)]
     assert len(pairs) == 3
     for value in pairs:  # two responses that π̂ forbids are in no order
         assert np.isnan(value[:3]).all()
@@ -558,13 +565,13 @@ def test_tokens_that_a_model_forbids():
     assert back["V^{π_E} − V^{π̂}"] == (np.inf, np.inf, np.inf, False)
     assert back["KL(π̂‖π_E)"].value == np.inf
     assert np.isfinite(back["KL(π_E‖π̂)"]).all()
-    assert np.isfinite(back[f"{module.PAIRS}: mean TV"]).all()
+    assert np.isfinite(back[f"{sampled.PAIRS}: mean TV"]).all()
 
 
 def test_an_interval_is_students():
     """Three numbers without skewness: mean ± t₂ s/√3, with t₂ = 4.3027 from a table."""
     numbers = np.array([[1.0, 2.0, 3.0]])
-    value, low, high, guaranteed = module._interval([numbers], 0.95)
+    value, low, high, guaranteed = mean_interval([numbers], 0.95)
     assert not guaranteed
     assert value == pytest.approx(2)
     assert high - value == pytest.approx(4.3027 / np.sqrt(3), rel=1e-4)
@@ -572,10 +579,10 @@ def test_an_interval_is_students():
     prompts = np.array(
         [[1.0, 2.0, 3.0], [5.0, 5.0, 5.0]]
     )  # the second adds no variance, nor degrees of freedom
-    wide = module._interval([prompts], 0.95)
+    wide = mean_interval([prompts], 0.95)
     assert wide.high - wide.value == pytest.approx((high - value) / 2)
-    assert module._interval([prompts], 0.95, 3.0).low == 3.0
-    assert module._interval([numbers / 2, numbers / 2], 0.95).high - 2 == pytest.approx(
+    assert mean_interval([prompts], 0.95, 3.0).low == 3.0
+    assert mean_interval([numbers / 2, numbers / 2], 0.95).high - 2 == pytest.approx(
         2.7764 * np.sqrt(2 / 12), rel=1e-4
     )  # two parts, t₄
 
@@ -583,9 +590,9 @@ def test_an_interval_is_students():
 def test_rare_large_numbers_widen_an_interval_upwards():
     """With one number in twenty large, what was not seen is more likely to be large than small."""
     numbers = np.repeat([[0.0, 1.0]], [190, 10], axis=1)
-    value, low, high, _ = module._interval([numbers], 0.95)
+    value, low, high, _ = mean_interval([numbers], 0.95)
     assert high - value > 1.2 * (value - low)
-    mirrored = module._interval([-numbers], 0.95)
+    mirrored = mean_interval([-numbers], 0.95)
     assert mirrored == pytest.approx((-value, -high, -low, False))
 
 

@@ -18,6 +18,7 @@ from llm_bridge.commands.main import main
 from llm_bridge.commands.options import read_prompts
 from llm_bridge.models.cloned import train_on_demonstrations
 from llm_bridge.models.load import save
+from llm_bridge.read import beam
 from theory.claims.statements import STATEMENTS
 from theory.solve.soft import soft_optimal
 from theory.storage.runs import RunFolder
@@ -327,6 +328,8 @@ def test_sampled_goes_on_where_it_was_stopped(models, tmp_path, capsys, monkeypa
         return read(*arguments)
 
     monkeypatch.setattr(draws, "_read", stopping)
+    searches, search = [], beam._search
+    monkeypatch.setattr(beam, "_search", lambda *a: searches.append(1) or search(*a))
     stop = 0
     assert main([*argv, str(tmp_path / "whole")]) == 0
     blocks = len(calls)
@@ -336,14 +339,17 @@ def test_sampled_goes_on_where_it_was_stopped(models, tmp_path, capsys, monkeypa
         calls.clear()
         assert main([*argv, str(out)]) == 130
         assert not (out / "check.json").exists()
-        for path in out.glob("draws*"):
+        for path in out.glob("*.jsonl"):
             with path.open("ab") as file:
                 file.write(b"[[0.5, 0.")
         calls.clear()
+        searches.clear()
         stop = 0
         assert main([*argv, str(out)]) == 0
+        assert not searches
         assert len(calls) == blocks - int(out.name) + 1
         assert {path.name for path in out.iterdir()} == {
+            "beam.jsonl",
             "check.json",
             "draws_expert.jsonl",
             "draws_policy.jsonl",

@@ -24,7 +24,7 @@ from llm_bridge.improve.target import ExactTarget
 from llm_bridge.improve.trainer import Trainer
 from llm_bridge.models.load import fingerprint
 from llm_bridge.models.spec import ModelSpec
-from llm_bridge.tasks.accuracy import evaluate_tasks, write
+from llm_bridge.tasks.accuracy import evaluate_tasks, sample_texts
 from llm_bridge.tasks.generated import Task, addition, sorting
 from theory.mdp.distances import kl
 from theory.mdp.values import trajectory_entropy
@@ -150,15 +150,16 @@ def test_the_reward_of_a_teacher(folder, problems, tmp_path):
     assert noted["lm"] != noted["reward_of"] == fingerprint(ModelSpec(teacher).load())
 
 
-def test_it_can_be_asked_to_end_and_go_on(folder, problems, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_can_be_asked_to_end_and_go_on(number, folder, problems, tmp_path, capsys, monkeypatch):
     step = Trainer.step
 
     def ending(trainer):
         if trainer.done == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return step(trainer)
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     command = [
         "ppo",
         "--model",
@@ -174,7 +175,7 @@ def test_it_can_be_asked_to_end_and_go_on(folder, problems, tmp_path, capsys, mo
     monkeypatch.setattr(Trainer, "step", ending)
     assert main([*command, "--out", str(tmp_path / "stopped")]) == 130
     assert "stopped after batch 2; go on with --resume" in capsys.readouterr().err
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(number) == before
     monkeypatch.setattr(Trainer, "step", step)
     assert main([*command, "--out", str(tmp_path / "stopped"), "--resume"]) == 0
     assert main([*command, "--out", str(tmp_path / "whole")]) == 0
@@ -345,18 +346,18 @@ def test_bad_input_is_one_line(folder, problems, tmp_path, capsys, options, mess
 def test_written_responses_are_those_of_the_model(folder):
     lm = ModelSpec(folder).load()
     prompts = ["one", "a much longer prompt", "x"]
-    greedy = write(lm, prompts, 5, seed=None, end_tokens=())
+    greedy = sample_texts(lm, prompts, 5, seed=None, end_tokens=())
     for prompt, (text,) in zip(prompts, greedy.texts, strict=True):
         ids = torch.tensor([lm.tokenizer(prompt)["input_ids"]])
         for _ in range(5):
             ids = torch.cat([ids, lm.model(ids).logits[:, -1].argmax(-1, keepdim=True)], dim=1)
         assert text == lm.tokenizer.decode(ids[0, -5:])
-    drawn = write(lm, prompts, 4, samples=300, end_tokens=(), batch=128)
+    drawn = sample_texts(lm, prompts, 4, samples=300, end_tokens=(), batch=128)
     assert [len(texts) for texts in drawn.texts] == [300] * 3
     assert drawn.log_probs.shape == (3, 300)
-    again = write(lm, prompts, 4, samples=300, end_tokens=(), batch=128)
+    again = sample_texts(lm, prompts, 4, samples=300, end_tokens=(), batch=128)
     assert again.texts == drawn.texts
-    cold = write(lm, prompts, 4, samples=300, temperature=0.2, end_tokens=())
+    cold = sample_texts(lm, prompts, 4, samples=300, temperature=0.2, end_tokens=())
     assert all(
         len(set(one)) < len(set(two)) for one, two in zip(cold.texts, drawn.texts, strict=True)
     )
@@ -387,7 +388,7 @@ def test_no_task_takes_another_s_place(folder, names):
 def test_end_tokens_end_what_is_written(folder):
     lm = ModelSpec(folder).load()
     task = Task("empty", ("one", "two"), ("", ""))
-    written = write(lm, task.prompts, 6, samples=200)
+    written = sample_texts(lm, task.prompts, 6, samples=200)
     assert 0 < written.ended.mean() < 1
     assert not any("</s>" in text for texts in written.texts for text in texts)
     right = task.correct(written.texts)

@@ -11,9 +11,9 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from letters import PROMPTS, SMALL, changed, model
+from letters import PROMPTS, SMALL, changed, model, train
 
-from llm_bridge.improve import ppo
+from llm_bridge.improve import trainer as module
 from llm_bridge.improve.config import PPOConfig
 from llm_bridge.improve.ppo import (
     Targets,
@@ -22,11 +22,10 @@ from llm_bridge.improve.ppo import (
     losses,
     penalised_rewards,
 )
-from llm_bridge.improve.run import train
 from llm_bridge.improve.target import ExactTarget
 from llm_bridge.improve.trainer import Trainer
 from llm_bridge.read.reward import EndogenousReward
-from llm_bridge.read.rollout import Actor, Diverged, Reading, Rollout, generate
+from llm_bridge.read.rollout import Actor, ActorOutput, Diverged, Rollout, generate
 from llm_bridge.read.tree import token_tree
 from theory.mdp.distances import kl
 from theory.mdp.responses import Responses, log_prob
@@ -131,7 +130,7 @@ def test_penalties(table):
 
 def test_clipping_is_off_where_it_is_none():
     old = Targets(*(torch.tensor([[x]]) for x in (0.0, 0.0, 1.0, 2.0)), torch.tensor([[True]]))
-    new = Reading(torch.tensor([[1.0]]), torch.tensor([[1.5]]), torch.tensor([[0.25]]))
+    new = ActorOutput(torch.tensor([[1.0]]), torch.tensor([[1.5]]), torch.tensor([[0.25]]))
     policy, value, moved = losses(new, old, changed(SMALL, clip=None))
     assert float(policy) == pytest.approx(-np.e - 0.25)
     assert float(value) == pytest.approx(0.5 * 0.5**2)
@@ -151,7 +150,7 @@ def test_a_clipped_ratio_has_no_gradient_on_one_side_only(advantage, flat):
         log_probs = torch.tensor([[shift]], requires_grad=True)
         zero = torch.zeros(1, 1)
         old = Targets(zero, zero, torch.tensor([[advantage]]), zero, torch.tensor([[True]]))
-        losses(Reading(log_probs, zero, zero), old, changed(SMALL, clip=0.2))[0].backward()
+        losses(ActorOutput(log_probs, zero, zero), old, changed(SMALL, clip=0.2))[0].backward()
         gradients[name] = float(log_probs.grad)
         if name != flat:
             assert gradients[name] == pytest.approx(-advantage * np.exp(shift))
@@ -197,14 +196,14 @@ def everything(trainer, beta=None):
     mask = torch.stack([torch.arange(width + H) >= width + H - length for _, length in rows])
     rollout = Rollout(ids, mask, torch.zeros(len(ids), H), torch.zeros(len(ids), dtype=torch.bool))
     raw, reference, known = trainer._score(rollout)
-    log_probs, values, expected = rollout.read(trainer.actor, known=known)
+    log_probs, values, expected = rollout.read(trainer.actor, token_rewards=known)
     if known is None:
         rewards = penalised_rewards(
-            raw, log_probs.detach(), reference, rollout.written, beta or c.beta, c
+            raw, log_probs.detach(), reference, rollout.response_mask, beta or c.beta, c
         )
     else:
         rewards = torch.nn.functional.pad(expected.detach()[:, 1:], (0, 1))
-    advantages = gae(rewards, values.detach(), rollout.written, c.gae_lambda)
+    advantages = gae(rewards, values.detach(), rollout.response_mask, c.gae_lambda)
     return Exact(advantages, rewards, log_probs, expected, reference)
 
 
@@ -416,7 +415,7 @@ def test_a_missing_end_costs(lm):
     assert 0 < rollout.ended.double().mean() < 1
     charged = trainer._extra(rollout).sum(dim=1)
     assert charged.tolist() == pytest.approx([0.0 if ended else -0.8 for ended in rollout.ended])
-    last = rollout.written.sum(dim=1) - 1
+    last = rollout.response_mask.sum(dim=1) - 1
     assert (trainer._extra(rollout).gather(1, last[:, None])[:, 0] == charged).all()
 
 
@@ -561,8 +560,8 @@ def test_a_policy_that_has_gone_is_no_early_stop(lm, monkeypatch):
     ordinary batch.
     """
     zero = torch.zeros((), requires_grad=True)
-    monkeypatch.setattr(ppo, "losses", lambda *_: (zero, zero, torch.tensor(torch.inf)))
-    with pytest.raises(Diverged, match=r"moved by inf nats.*use a smaller lr"):
+    monkeypatch.setattr(module, "losses", lambda *_: (zero, zero, torch.tensor(torch.inf)))
+    with pytest.raises(Diverged, match=r"KL of the update inf nats.*use a smaller lr"):
         Trainer(lm, PROMPTS, changed(SMALL, target_kl=0.1)).step()
 
 

@@ -15,9 +15,9 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from letters import PROMPTS, SMALL, changed, model, weights
+from letters import PROMPTS, SMALL, changed, model, train, weights
 
-from llm_bridge.improve.run import read_metrics, train
+from llm_bridge.improve.run import read_metrics
 from llm_bridge.improve.target import ExactTarget
 from llm_bridge.improve.trainer import Trainer
 from llm_bridge.models.processes import workers
@@ -328,6 +328,24 @@ def test_batches_must_be_shared_evenly(lm):
 
     with pytest.raises(ValueError, match="prompts_per_step=4: must be a multiple of 3 processes"):
         Trainer(lm, PROMPTS, SMALL, group=Workers(0, 3))
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "other"])
+def test_a_damaged_checkpoint_is_named_with_the_remedy(lm, tmp_path, how):
+    train(lm, PROMPTS, changed(SMALL, steps=1), out=tmp_path)
+    path = tmp_path / "checkpoint.pt"
+    whole = path.read_bytes()
+    path.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "other": b"not a zip"}[how])
+    damaged = rf"{path}: damaged \(.*\); remove it to begin at step 0, or restore a copy"
+    with pytest.raises(ValueError, match=damaged) as found:
+        train(lm, PROMPTS, changed(SMALL, steps=1), out=tmp_path, resume=True)
+    assert "\n" not in str(found.value)
+    torch.save({"config": {}}, path)
+    with pytest.raises(ValueError, match="it lacks actor, beta, done"):
+        train(lm, PROMPTS, changed(SMALL, steps=1), out=tmp_path, resume=True)
+    path.unlink()
+    with pytest.warns(UserWarning, match="no checkpoint to go on from; begins at step 0"):
+        assert train(lm, PROMPTS, changed(SMALL, steps=1), out=tmp_path, resume=True).done == 1
 
 
 # --- Stopped for a reason -------------------------------------------------------------------------

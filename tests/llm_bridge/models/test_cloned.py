@@ -6,7 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from llm_bridge.models.cloned import _tokenizer, train_on_demonstrations
+from llm_bridge.models.cloned import letter_tokenizer, train_on_demonstrations
 from llm_bridge.models.load import encode_prompt, save
 from llm_bridge.models.spec import ModelSpec
 from llm_bridge.read.tree import token_tree
@@ -72,7 +72,7 @@ def test_vocabulary(trained):
     assert trained.tokenizer.decode([3, 0, 2]) == "Aac"
     with pytest.raises(ValueError, match="use symbols of trained's vocabulary"):
         encode_prompt(trained, "C", 1)
-    large = _tokenizer(30, 2)
+    large = letter_tokenizer(30, 2)
     assert len(large.get_vocab()) == 32
     assert large(large.decode(list(range(32))))["input_ids"] == list(range(32))
 

@@ -13,14 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit
 
-from llm_bridge.preferences.accuracy import (
-    aligned,
-    bootstrap,
-    domain_matrix,
-    fit_length,
-    summary,
-    win_table,
-)
+from llm_bridge.preferences.accuracy import aligned, domain_matrix, summary, win_table
+from llm_bridge.preferences.intervals import bootstrap
+from llm_bridge.preferences.length import fit_length
 from llm_bridge.preferences.pairs import RM_BENCH_STYLES, Comparison, read_comparisons
 
 SHARED = (

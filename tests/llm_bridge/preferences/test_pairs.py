@@ -14,10 +14,10 @@ from llm_bridge.preferences.pairs import (
     FORMATS,
     RM_BENCH_STYLES,
     Comparison,
-    Problem,
     iter_comparisons,
     read_comparisons,
 )
+from llm_bridge.preferences.rows import Problem
 
 SHARED = (
     Path(os.environ.get("ENDORM_SHARED", Path(__file__).resolve().parents[4] / "shared")) / "data"
@@ -228,8 +228,8 @@ def wrong(row, message, format="jsonl"):
 @pytest.mark.parametrize(
     ("row", "message", "format"),
     [
-        wrong([1, 2], "must be an object, got [1, 2]"),
-        wrong(None, "must be an object, got null"),
+        wrong([1, 2], "must be a JSON object, got [1, 2]"),
+        wrong(None, "must be a JSON object, got null"),
         wrong({"chosen": "a", "rejected": "b"}, "prompt is missing"),
         wrong({"prompt": [system("s")], "chosen": "a", "rejected": "b"}, "prompt is missing"),
         wrong({"prompt": "q", "rejected": "b"}, "chosen is missing"),

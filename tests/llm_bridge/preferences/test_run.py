@@ -17,7 +17,8 @@ from tiny import tiny
 
 from llm_bridge.models.processes import Workers
 from llm_bridge.preferences import run as scoring
-from llm_bridge.preferences.pairs import Comparison, Place
+from llm_bridge.preferences.pairs import Comparison
+from llm_bridge.preferences.rows import Place
 from llm_bridge.preferences.scorers import Conversation, Endogenous, Request
 from llm_bridge.read.reward import EndogenousReward
 from theory.storage.runs import RunFolder

@@ -9,7 +9,7 @@ transformers = pytest.importorskip("transformers")
 from tiny import byte_tokenizer, tiny
 
 from llm_bridge.models.prompts import PAIRWISE, POINTWISE, VERIFIER, Question
-from llm_bridge.preferences import scorers
+from llm_bridge.preferences import judges, scorers
 from llm_bridge.preferences.pairs import Comparison
 from llm_bridge.preferences.scorers import Conversation
 from llm_bridge.read.reward import EndogenousReward, RewardReading
@@ -181,7 +181,7 @@ def test_verifier(chat):
     differs by response.
     """
     lm = tiny(chat=chat, context=1024)
-    scorer = scorers.Verifier(EndogenousReward(lm), Conversation(lm, chat))
+    scorer = judges.GenerativeVerifier(EndogenousReward(lm), Conversation(lm, chat))
     _, records = ask(scorer)
     for (_, text), record in zip(COMPARISON.responses(), records, strict=True):
         asked = VERIFIER.text.format(prompt="Be brief.\n\nWhat is ½?", response=text)
@@ -197,7 +197,7 @@ def test_verifier(chat):
 
 def test_pointwise():
     lm = tiny(context=1024)
-    scorer = scorers.Pointwise(EndogenousReward(lm), Conversation(lm, False))
+    scorer = judges.Pointwise(EndogenousReward(lm), Conversation(lm, False))
     _, records = ask(scorer)
     for (_, text), record in zip(COMPARISON.responses(), records, strict=True):
         asked = POINTWISE.text.format(prompt="Be brief.\n\nWhat is ½?", response=text)
@@ -210,7 +210,7 @@ def test_pointwise():
 def test_a_rating_of_answers_that_underflow():
     """A model that gives all five next to nothing still has a rating of them."""
     lm = tiny(context=1024)
-    scorer = scorers.Pointwise(EndogenousReward(lm), Conversation(lm, False))
+    scorer = judges.Pointwise(EndogenousReward(lm), Conversation(lm, False))
     requests = scorer.requests(COMPARISON)
     log_probs = np.array([[-800.0, -801.0, -802.0, -803.0, -804.0]] * len(requests))
     scorer._answers = lambda requests: (log_probs, None)
@@ -222,7 +222,7 @@ def test_a_rating_of_answers_that_underflow():
 
 def test_pairwise_asks_in_both_orders():
     lm = tiny(context=1024)
-    scorer = scorers.Pairwise(EndogenousReward(lm), Conversation(lm, False))
+    scorer = judges.Pairwise(EndogenousReward(lm), Conversation(lm, False))
     requests, records = ask(scorer)
     assert [request.key for request in requests] == [("a/0", "pair", k) for k in range(6)]
     a, b = ids("A")[0], ids("B")[0]
@@ -241,10 +241,10 @@ def test_pairwise_asks_in_both_orders():
 
 
 def test_a_judge_needs_tokens_that_tell_its_answers_apart():
-    class Vague(scorers.Pointwise):
+    class Vague(judges.Pointwise):
         question = Question("{prompt}{response}", ("1", "10"))
 
-    class Begun(scorers.Pointwise):
+    class Begun(judges.Pointwise):
         question = Question("{prompt}{response}", ("is 1", "is 2"))
 
     lm = tiny()
@@ -266,7 +266,9 @@ def test_a_question_too_long_for_the_model():
     with pytest.raises(
         ValueError, match=r"chosen\[0\]: the question has \d+ tokens, tiny-0 has 100 positions"
     ):
-        scorers.Verifier(EndogenousReward(lm), Conversation(lm, False)).requests(COMPARISON)
+        judges.GenerativeVerifier(EndogenousReward(lm), Conversation(lm, False)).requests(
+            COMPARISON
+        )
 
 
 @pytest.mark.parametrize("pad", [None, 258])

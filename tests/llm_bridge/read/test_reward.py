@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llm_bridge.models import head as module
-from llm_bridge.models.cloned import _tokenizer
+from llm_bridge.models.cloned import letter_tokenizer
 from llm_bridge.models.load import CausalLM
 from llm_bridge.models.spec import ModelSpec
 from llm_bridge.read.reward import EndogenousReward, RewardReading, batches
@@ -281,7 +281,7 @@ def test_rewards_telescope(llama, gauge, terminal, alpha):
 @pytest.mark.parametrize(("gauge", "terminal"), GAUGES)
 def test_agrees_with_the_token_tree(terminal, gauge):
     H, A, alpha = 3, 5, 0.7
-    lm = CausalLM(build("Llama", vocab_size=7), _tokenizer(A, 2), "tree")
+    lm = CausalLM(build("Llama", vocab_size=7), letter_tokenizer(A, 2), "tree")
     policy = token_tree(lm, ["A"], H, terminal_layer=terminal == "bootstrap").policy
     reading = RewardReading(alpha, gauge, terminal)
     mdp = reading.of_policy(policy)
@@ -310,7 +310,7 @@ def test_stories(shared_models):
 
 def test_rows_beyond_the_tokenizer_count():
     model = build("Llama", vocab_size=20)  # the tokenizer names 7
-    reward = EndogenousReward(model, _tokenizer(5, 2))
+    reward = EndogenousReward(model, letter_tokenizer(5, 2))
     scores = reward.score(["A"], ["abc"])
     assert reward.vocab_size == 20
     assert error(scores, model) <= 1e-5
@@ -494,7 +494,8 @@ def test_aggregations(llama):
 
 WORDS = ["<s>", "</s>", "<turn>", "<end>", "\n", "user", "assistant", "system", *"abcdefgh"]
 TEMPLATE = (
-    "{{ '<s>' }}{% for m in messages %}{{ '<turn> ' + m.role + ' ' + m.content + ' <end> \\n ' }}{% endfor %}"
+    "{{ '<s>' }}{% for m in messages %}"
+    "{{ '<turn> ' + m.role + ' ' + m.content + ' <end> \\n ' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<turn> assistant ' }}{% endif %}"
 )
 
@@ -651,7 +652,7 @@ def test_refusals(chat, refused, message):
 def test_other_refusals(chat):
     with pytest.raises(ValueError, match="LlamaForCausalLM and other: different vocabularies"):
         EndogenousReward(chat, chat_tokenizer()).aggregate(
-            [], "anchored", EndogenousReward(CausalLM(chat, _tokenizer(5, 2), "other"))
+            [], "anchored", EndogenousReward(CausalLM(chat, letter_tokenizer(5, 2), "other"))
         )
     seq2seq = transformers.T5ForConditionalGeneration(
         transformers.T5Config(vocab_size=8, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)

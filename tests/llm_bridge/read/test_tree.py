@@ -9,10 +9,10 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from llm_bridge.models.cloned import _tokenizer
+from llm_bridge.models.cloned import letter_tokenizer
 from llm_bridge.models.load import CausalLM
 from llm_bridge.models.spec import ModelSpec
-from llm_bridge.read import tree as module
+from llm_bridge.read import prefixes as module
 from llm_bridge.read.reward import EndogenousReward, RewardReading
 from llm_bridge.read.tree import REST, parse_tokens, token_tree
 from theory.mdp.distances import kl, max_log_ratio, renyi, trajectory_tv
@@ -53,7 +53,7 @@ def lm(request):
             eos_token_id=None,
         )
         model = transformers.LlamaForCausalLM(config)
-    return CausalLM(model.double().eval(), _tokenizer(5, 2), request.param)
+    return CausalLM(model.double().eval(), letter_tokenizer(5, 2), request.param)
 
 
 def llama(seed=1, context=16, **changes):
@@ -74,13 +74,15 @@ def llama(seed=1, context=16, **changes):
         **(shape | changes),
     )
     return CausalLM(
-        transformers.LlamaForCausalLM(config).double().eval(), _tokenizer(5, 2), f"llama-{seed}"
+        transformers.LlamaForCausalLM(config).double().eval(),
+        letter_tokenizer(5, 2),
+        f"llama-{seed}",
     )
 
 
 def memory_for(lm, length, layers, branching, rows):
     """The `memory` at which `rows` prefixes go through the model in one pass."""
-    reader = module._TreeReader(lm, layers, branching, 1)
+    reader = module.TreeReader(lm, layers, branching, 1)
     with pytest.raises(ValueError, match=r"memory=1: a prefix of .* tokens takes") as error:
         reader.at_once([[0] * length])
     return rows * int(str(error.value).split(" takes ")[1].split()[0])
@@ -236,7 +238,7 @@ def test_real_models_equal_encoding_again(shared_models, name, monkeypatch):
     lm = ModelSpec(shared_models / name).load()
     prompts = ["ABCABC", "CCBBAA"] if name == "nano-sort" else ["123456", "998877"]
     cached = token_tree(lm, prompts, 3)
-    monkeypatch.setattr(module._TreeReader, "shares_cache", lambda *_: False)
+    monkeypatch.setattr(module.TreeReader, "shares_cache", lambda *_: False)
     again = token_tree(lm, prompts, 3)
     for a, b in zip(cached.policy.log_probs, again.policy.log_probs, strict=True):
         np.testing.assert_allclose(np.exp(a), np.exp(b), atol=2e-6)
@@ -270,9 +272,9 @@ def test_each_prefix_is_read_once(lm, options, branching, layers, rows, monkeypa
     prompts, lengths = ["A", "BA", "B", "AaB"], [1, 2, 1, 3]
     memory = memory_for(lm, 3, layers, branching, rows)
     checked, _ = fed(lm, prompts, 3, memory=memory, **options)
-    monkeypatch.setattr(module._TreeReader, "shares_cache", lambda *_: True)
+    monkeypatch.setattr(module.TreeReader, "shares_cache", lambda *_: True)
     measured = cache_bytes(lm)
-    monkeypatch.setattr(module._TreeReader, "_cache_bytes", lambda _: measured)
+    monkeypatch.setattr(module.TreeReader, "_cache_bytes", lambda _: measured)
     shapes, _ = fed(lm, prompts, 3, memory=memory, **options)
     below = sum(branching**h for h in range(1, layers))
     assert sum(n for n, _ in shapes) == len(prompts) * (1 + below)
@@ -286,7 +288,7 @@ def test_each_prefix_is_read_once(lm, options, branching, layers, rows, monkeypa
 
 
 def cache_bytes(lm):
-    return module._TreeReader(lm, 2, 2, 1).cache_bytes
+    return module.TreeReader(lm, 2, 2, 1).cache_bytes
 
 
 def test_the_cache_of_a_token_is_measured():
@@ -331,7 +333,7 @@ def test_caches_stay_within_memory(top_k, rows, monkeypatch):
 def test_one_prefix_must_fit_into_memory(lm, monkeypatch):
     need = memory_for(lm, 2, 3, V_MODEL, 1)
     token_tree(lm, ["BA", "A"], 3, memory=need)
-    monkeypatch.setattr(module, "_Tables", None)  # nothing is allocated
+    monkeypatch.setattr("llm_bridge.read.tree._Tables", None)  # nothing is allocated
     with pytest.raises(
         ValueError,
         match=rf"memory={need - 1}: a prefix of 4 tokens takes {need} bytes; give at least",

@@ -10,23 +10,17 @@ import threading
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import byte_tokenizer
 
 from llm_bridge.models.load import encode
 from llm_bridge.models.prompts import prompt_ids
-from llm_bridge.tasks import mathematics
+from llm_bridge.tasks import equivalence
+from llm_bridge.tasks.answers import boxed, final_answer
+from llm_bridge.tasks.equivalence import equivalent
 from llm_bridge.tasks.generated import majority
-from llm_bridge.tasks.mathematics import (
-    BENCHMARKS,
-    BOXED,
-    DATA,
-    boxed,
-    equivalent,
-    final_answer,
-    problems,
-)
+from llm_bridge.tasks.mathematics import BENCHMARKS, BOXED, DATA, problems
 
 judging = pytest.mark.skipif(
     importlib.util.find_spec("math_verify") is None,
@@ -373,6 +367,7 @@ def test_not_the_same(answer, given):
 
 
 @judging
+@settings(deadline=None)  # the judging process is started in it
 @given(st.text("0123456789.,%$\\{}frac/-+e x()^", max_size=12))
 def test_judging_never_raises(text):
     assert equivalent("12", text) in (True, False)
@@ -415,7 +410,7 @@ def test_marked_solutions_of_gsm8k(data):
 @judging
 @pytest.mark.parametrize("tower", ["9^{9^{9^{9}}}", "(10^{10})!"])
 def test_an_answer_that_takes_too_long_is_wrong(monkeypatch, tower):
-    monkeypatch.setattr(mathematics, "SECONDS", 1.0)
+    monkeypatch.setattr(equivalence, "SECONDS", 1.0)
     start = time.perf_counter()
     assert not equivalent("17", f"{tower}+x")
     assert time.perf_counter() - start < 30
@@ -441,7 +436,7 @@ def test_judging_in_threads():
 @judging
 def test_the_worker_ends_with_the_program():
     code = (
-        "from llm_bridge import mathematics as m; assert m.equivalent('a+b', 'b+a'); "
+        "from llm_bridge.tasks import equivalence as m; assert m.equivalent('a+b', 'b+a'); "
         "print(m._worker.process.pid)\n"
         "import sys; assert 'torch' not in sys.modules and 'math_verify' not in sys.modules"
     )
@@ -472,7 +467,7 @@ def test_without_math_verify(monkeypatch):
 def test_a_math_verify_that_does_not_work(monkeypatch, tmp_path):
     (tmp_path / "math_verify.py").write_text("raise ImportError('no antlr')")
     monkeypatch.syspath_prepend(tmp_path)
-    mathematics._worker.close()
+    equivalence._worker.close()
     equivalent.cache_clear()
     with pytest.raises(
         ValueError,

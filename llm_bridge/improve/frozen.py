@@ -1,0 +1,156 @@
+"""Read the frozen models of a training run: the reward, and the anchor of the KL penalty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from llm_bridge.improve.config import PPOConfig
+from llm_bridge.models.calls import evaluation
+from llm_bridge.models.head import Head
+from llm_bridge.models.load import CausalLM
+from llm_bridge.models.processes import Workers
+from llm_bridge.read.reward import EndogenousReward
+from llm_bridge.read.rollout import Actor, Diverged, Rollout, TokenRewards
+
+__all__ = ["FrozenModels", "passes", "require_finite", "token_table"]
+
+
+class FrozenModels:
+    """The anchor `π̂`, and the model whose endogenous reward is maximised, which may be the same.
+
+    Args:
+        models: `π̂`, and the teacher if there is one.
+        config: hyperparameters of the run.
+        end_tokens: ids that end a response.
+        group: processes of the run.
+
+    Example::
+
+        frozen = FrozenModels([lm], config, (), Workers())
+        rewards, reference, token_rewards = frozen.score(rollout, config.beta)
+
+    """
+
+    def __init__(
+        self,
+        models: Sequence[CausalLM],
+        config: PPOConfig,
+        end_tokens: Sequence[int],
+        group: Workers,
+    ) -> None:
+        self.config = config
+        self.group = group
+        self._readers: list[Any] = [
+            Actor(lm)
+            if config.reward == "expected"
+            else EndogenousReward(lm, reading=config.reading, end_tokens=end_tokens)
+            for lm in models
+        ]
+
+    def score(
+        self, rollout: Rollout, beta: float
+    ) -> tuple[torch.Tensor, torch.Tensor, TokenRewards | None]:
+        """Score the tokens of a rollout.
+
+        Args:
+            rollout: responses to score.
+            beta: coefficient of the KL penalty.
+
+        Returns:
+            Rewards ``r̂(s,a)`` and ``log π̂(a|s)``, ``(N, T)``, 0 at padding; and with
+            ``reward="expected"`` the rewards of every token, penalty included.
+
+        Raises:
+            Diverged: a reward or log-probability is not finite.
+
+        """
+        c = self.config
+        if c.reward == "expected":
+            read = [self._read(actor, rollout) for actor in self._readers]
+            (anchor, reference), (teacher, log_teacher) = read[0], read[-1]
+            models: tuple[tuple[Head, torch.Tensor, float], ...]
+            if len(read) == 1:  # one distribution instead of the same one twice
+                models = ((*anchor, c.alpha + beta),)
+            else:
+                models = ((*anchor, beta), (*teacher, c.alpha))
+            return c.alpha * log_teacher, reference, TokenRewards(models, beta + c.entropy)
+        texts = rollout.texts()
+        scored = [scorer.score_ids(*texts, progress=False) for scorer in self._readers]
+        log_probs = [score.log_probs for score in scored[0]]
+        reference = token_table(rollout, "log-probabilities", log_probs, self.group)
+        rewards = token_table(
+            rollout, "rewards", [score.rewards for score in scored[-1]], self.group
+        )
+        return rewards * (c.alpha > 0), reference, None
+
+    def _read(
+        self, actor: Actor, rollout: Rollout
+    ) -> tuple[tuple[Head, torch.Tensor], torch.Tensor]:
+        """Return head and hidden states of a model, and ``log π(a|s)`` of the sampled tokens."""
+        some = passes(torch.arange(len(rollout.ids)), self.config, self.group)
+        with evaluation(actor.model):
+            hidden = torch.cat([rollout.hidden(actor, rows) for rows in some])
+        mask = rollout.response_mask
+        tokens = rollout.ids[:, -mask.shape[1] :]
+        with torch.no_grad():
+            found = torch.cat([actor.head.log_probs(hidden[rows], tokens[rows]) for rows in some])
+        log_probs = require_finite("log-probabilities", found.masked_fill(~mask, 0), self.group)
+        return (actor.head, hidden), log_probs
+
+
+def passes(rows: torch.Tensor, config: PPOConfig, group: Workers) -> Sequence[torch.Tensor]:
+    """Split rows into those that go through a model at once.
+
+    Example:
+        >>> config = PPOConfig(minibatch=2)
+        >>> [rows.tolist() for rows in passes(torch.arange(4), config, Workers())]
+        [[0, 1], [2, 3]]
+
+    """
+    size = config.microbatch or max(1, config.minibatch // group.size)
+    return rows.tensor_split(math.ceil(len(rows) / size))
+
+
+def token_table(
+    rollout: Rollout, name: str, rows: Sequence[np.ndarray], group: Workers
+) -> torch.Tensor:
+    """Arrange one number for each token of each response as ``(N, T)``, 0 at padding.
+
+    Raises:
+        ValueError: there is not one number for each token.
+        Diverged: a number is not finite.
+
+    Example:
+        >>> mask = torch.tensor([[True, True, False]])
+        >>> rollout = Rollout(mask.long(), mask, torch.zeros(1, 2), torch.tensor([False]))
+        >>> token_table(rollout, "rewards", [np.array([0.5])], Workers())
+        tensor([[0.5000, 0.0000]])
+
+    """
+    lengths = rollout.response_mask.sum(dim=1).tolist()
+    if [len(row) for row in rows] != lengths:
+        raise ValueError(f"{name}: must be one for each token of each response; check the reward")
+    table = torch.zeros_like(rollout.log_probs)
+    flat = np.concatenate([np.asarray(row, dtype=np.float32) for row in rows])
+    table[rollout.response_mask] = torch.from_numpy(flat).to(table)
+    return require_finite(name, table, group)
+
+
+def require_finite(name: str, table: torch.Tensor, group: Workers) -> torch.Tensor:
+    """Return a table that is finite in every process, or raise `Diverged` in all of them.
+
+    Example:
+        >>> require_finite("rewards", torch.ones(2), Workers())
+        tensor([1., 1.])
+
+    """
+    bad = table[~table.isfinite()]
+    if group.any(len(bad) > 0):
+        number = float(bad[0]) if len(bad) else "what is not finite"
+        raise Diverged(f"{name} hold {number}; check the reward")
+    return table

@@ -1,0 +1,177 @@
+"""Score responses by asking a language model for its judgement of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.special import softmax
+
+from llm_bridge.models.load import encode
+from llm_bridge.models.prompts import PAIRWISE, POINTWISE, VERIFIER, Prompt, Question
+from llm_bridge.preferences.accuracy import PAIR
+from llm_bridge.preferences.pairs import Comparison
+from llm_bridge.preferences.scorers import Conversation, Record, Request, columns, compact_ids
+from llm_bridge.read.reward import EndogenousReward
+
+__all__ = ["GenerativeVerifier", "Judge", "Pairwise", "Pointwise"]
+
+
+class Judge:
+    """A model asked a `Question`, read by the probabilities of the tokens that begin its answers.
+
+    Tokens that all answers begin with (a space, a template's empty reasoning) are read as part of
+    the prompt.
+
+    Args:
+        reward: the model, and its `α`.
+        conversation: how the question is put to it.
+
+    Raises:
+        ValueError: no single token tells the answers apart.
+
+    Example::
+
+        scorer = GenerativeVerifier(EndogenousReward(lm), Conversation(lm, chat=True))
+        scorer.records(scorer.requests(comparison))
+
+    """
+
+    question: Question
+
+    def __init__(self, reward: EndogenousReward, conversation: Conversation) -> None:
+        self.reward = reward
+        self.conversation = conversation
+        answers = [self._encode("?", answer)[1] for answer in self.question.answers]
+        shared = 0
+        while shared < min(map(len, answers)) and len({answer[shared] for answer in answers}) == 1:
+            shared += 1
+        self._prefix = answers[0][:shared]
+        self._tokens = [answer[shared] for answer in answers if len(answer) > shared]
+        if len(set(self._tokens)) < len(answers):
+            words = ", ".join(self.question.answers)
+            raise ValueError(
+                f"{reward.lm.name}: no token tells the answers {words} apart; use another --method"
+            )
+
+    def _encode(self, text: str, answer: str) -> tuple[list[int], list[int]]:
+        if self.conversation.chat:
+            prompt: Prompt = [{"role": "user", "content": text}]
+        else:
+            prompt = text + self.conversation.separator
+        return self.reward.encode(prompt, answer, eos=False)
+
+    def _row(self, name: str, **texts: str) -> np.ndarray:
+        question = self.question.text.format(**texts)
+        ids = self._encode(question, self.question.answers[0])[0] + self._prefix
+        lm = self.reward.lm
+        if lm.context is not None and len(ids) > lm.context:
+            raise ValueError(
+                f"{name}: the question has {len(ids)} tokens, {lm.name} has {lm.context} positions"
+            )
+        return compact_ids(ids)
+
+    def requests(self, comparison: Comparison) -> list[Request]:
+        """Return a request for each response."""
+        prompt = self.conversation.question(comparison)
+        requests = []
+        for key, text in comparison.responses():
+            row = self._row(f"{key[1]}[{key[2]}]", prompt=prompt, response=text)
+            tokens = len(encode(self.reward.lm.tokenizer, text, special_tokens=False))
+            requests.append(Request(key, (row,), {"tokens": tokens}))
+        return requests
+
+    def _answers(self, requests: Sequence[Request]) -> tuple[np.ndarray, np.ndarray]:
+        """Return ``log π`` of the answers ``(n, k)`` and soft values ``(n,)`` after every row."""
+        rows = [row for request in requests for row in request.rows]
+        log_probs, values = self.reward.next_tokens(rows, self._tokens)
+        return log_probs.astype(float), values.astype(float)
+
+
+class GenerativeVerifier(Judge):
+    """The generative reward model (arXiv 2408.15240): is the answer correct, yes or no?
+
+    Columns: ``log_prob`` is ``log π(Yes)``; ``reward_sum`` is the endogenous reward of the response
+    "Yes", its logit, whose ``V(s₁)`` differs from response to response and so does not
+    cancel; ``log_odds`` is ``log π(Yes)/π(No)``.
+    """
+
+    question = VERIFIER
+
+    def records(self, requests: Sequence[Request]) -> list[Record]:
+        """Return a record of each response."""
+        log_probs, values = self._answers(requests)
+        yes, no = log_probs.T
+        found = {
+            "log_prob": yes,
+            "reward_sum": self.reward.reading.alpha * yes + values,
+            "soft_value_prompt": values,
+            "log_odds": yes - no,
+        }
+        rows = np.column_stack(list(found.values())).tolist()
+        return [
+            dict(request.facts) | dict(zip(found, row, strict=True))
+            for request, row in zip(requests, rows, strict=True)
+        ]
+
+    def columns(self, records: Sequence[Record]) -> dict[str, np.ndarray]:
+        """Return three readings of one answer."""
+        return columns(records, "log_prob", "reward_sum", "log_odds")
+
+
+class Pointwise(Judge):
+    """A rating from 1 to 5: column ``rating`` is its expectation, `mass` the five's probability."""
+
+    question = POINTWISE
+
+    def records(self, requests: Sequence[Request]) -> list[Record]:
+        """Return a record of each response."""
+        log_probs = self._answers(requests)[0]
+        shares = softmax(log_probs, axis=1)  # also of five answers that all underflow
+        ratings = shares @ np.arange(1, 1 + shares.shape[1])
+        mass = np.exp(log_probs).sum(1)
+        found = zip(requests, ratings.tolist(), mass.tolist(), strict=True)
+        return [
+            dict(request.facts) | {"rating": rating, "mass": total}
+            for request, rating, total in found
+        ]
+
+    def columns(self, records: Sequence[Record]) -> dict[str, np.ndarray]:
+        """Return the expected rating."""
+        return columns(records, "rating")
+
+
+class Pairwise(Judge):
+    """Which of two answers is better, asked in both orders.
+
+    Columns: ``first`` and ``second`` are the log-odds of the chosen response in the first and in
+    the second place, ``log_odds`` their mean.
+    """
+
+    question = PAIRWISE
+
+    def requests(self, comparison: Comparison) -> list[Request]:
+        """Return a request for each pair, of two rows."""
+        prompt = self.conversation.question(comparison)
+        requests: list[Request] = []
+        for i, chosen in enumerate(comparison.chosen):
+            for j, rejected in enumerate(comparison.rejected):
+                name = f"chosen[{i}] with rejected[{j}]"
+                rows = tuple(
+                    self._row(name, prompt=prompt, first=one, second=two)
+                    for one, two in ((chosen, rejected), (rejected, chosen))
+                )
+                requests.append(Request((comparison.id, PAIR, len(requests)), rows, {}))
+        return requests
+
+    def records(self, requests: Sequence[Request]) -> list[Record]:
+        """Return a record of each pair."""
+        log_probs, _ = self._answers(requests)
+        odds = (log_probs[:, 0] - log_probs[:, 1]).reshape(-1, 2) * (1, -1)
+        return [
+            {"log_odds": (one + two) / 2, "first": one, "second": two} for one, two in odds.tolist()
+        ]
+
+    def columns(self, records: Sequence[Record]) -> dict[str, np.ndarray]:
+        """Return the mean of both orders, and each, which shows the effect of the order."""
+        return columns(records, "log_odds", "first", "second")
