@@ -77,7 +77,6 @@ class Truth:
     Attributes:
         certain: boolean array, where the answer is yes.
         possible: boolean array, where it is not no.
-
     """
 
     __array_ufunc__ = None
@@ -681,7 +680,6 @@ def _exact_doubles(values: Any) -> np.ndarray:
 
     Raises:
         ValueError: one is not, and would be rounded: a large integer, or a long double.
-
     """
     array = np.asarray(values)
     if array.dtype.kind not in "fiub":
@@ -995,7 +993,6 @@ def enclose(values: Any, bits: int) -> Enclosure:
     Raises:
         ValueError: one is not real, or not a double (a large integer, a long double), and would be
             rounded.
-
     """
     return Doubles.of(values) if bits == DOUBLE else Balls.of(values)
 

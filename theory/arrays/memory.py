@@ -37,7 +37,6 @@ def require_memory(n_bytes: int, what: str, remedy: str) -> None:
     Raises:
         ValueError: `n_bytes` is more than this machine can give; names `what`, its size, and the
             `remedy`.
-
     """
     room = int(available_memory() * MEMORY_SHARE)
     if n_bytes > room:

@@ -33,6 +33,7 @@ __all__ = [
     "as_float",
     "blocks",
     "constant",
+    "exp",
     "expand",
     "forbid",
     "is_enclosure",
@@ -64,6 +65,16 @@ def array_namespace(*arrays: Array) -> Any:
     return (
         NAMESPACE if any(map(is_enclosure, arrays)) else array_api_compat.array_namespace(*arrays)
     )
+
+
+def exp(x: Array) -> Array:
+    """``e^x``, elementwise, in the namespace of `x`.
+
+    Example:
+        >>> exp(np.array([0.0, float("-inf")])).tolist()
+        [1.0, 0.0]
+    """
+    return array_namespace(x).exp(x)
 
 
 def as_array(values: Any) -> Array:
@@ -178,7 +189,6 @@ def require_positive(name: str, value: Any) -> Array | float:
 
     Raises:
         ValueError: names the argument and the value.
-
     """
     try:
         array = as_float(value)
@@ -201,7 +211,6 @@ def soft_maximum(q: Array, alpha: Array | float) -> Array:
 
     Returns:
         ``(*batch, n)`` in reward units.
-
     """
     if is_enclosure(
         q
@@ -235,7 +244,6 @@ def log_mean_exp(log_probs: Array, x: Array) -> Array:
 
     Returns:
         ``(*batch, n)``, nats; ``-inf`` where no token is left.
-
     """
     if is_enclosure(x):  # 1-Lipschitz in `x`
         return x.carry(lambda exact: _log_mean_exp(log_probs, exact), x.radius().max(axis=-1))

@@ -15,7 +15,7 @@ from theory.arrays.namespace import Array, array_namespace, as_array, expand
 from theory.claims import bounds
 from theory.claims.statements import STATEMENTS
 from theory.claims.verdict import Statement
-from theory.mdp.distances import divergences
+from theory.mdp.distances import divergence_terms
 from theory.solve.discounted import (
     DiscountedMDP,
     endogenous_reward,
@@ -240,7 +240,7 @@ class DiscountedInstance:
     # --- Distances between the policies ---
 
     def _divergence(self, policy: Array, other: Array) -> Array:
-        rows = divergences(policy, other, policy - other)
+        rows = divergence_terms(policy, other, policy - other)
         xp = array_namespace(rows)
         return self.expected(policy, xp.broadcast_to(xp.sum(rows, axis=-1)[:, None], rows.shape))
 

@@ -49,7 +49,6 @@ class Demonstrations:
         ValueError: a shape does not fit, a count is negative or not finite, a forbidden token was
             chosen, a data set is empty, or the counts are not a flow. Names the layer and the
             value.
-
     """
 
     dynamics: Dynamics
@@ -74,7 +73,6 @@ class Demonstrations:
         Raises:
             ValueError: no responses, a wrong length, a token or a prompt that is not there, or a
                 forbidden token.
-
         """
         prompts, tokens = _check_responses(dynamics, responses)
         V = dynamics.vocab_size
@@ -114,7 +112,6 @@ class Demonstrations:
         Raises:
             ValueError: `n` is not a positive integer, the axes do not broadcast, or the counts do
                 not fit into memory.
-
         """
         rng = np.random.default_rng(seed)
         dynamics = expert.dynamics
@@ -153,7 +150,6 @@ class Demonstrations:
 
         Args:
             policy: a NumPy policy, without or with batch axes.
-
         """
         visits = occupancy(policy)
         return cls(
@@ -169,7 +165,6 @@ class Demonstrations:
             OSError: the file does not exist or is not a whole ``.npz``.
             ValueError: what it holds is not a data set on `dynamics` (the counts of others are not
                 a flow here).
-
         """
         arrays = read_arrays(path, "Demonstrations.save", r"counts_\d+")
         names = [f"counts_{h}" for h in range(dynamics.horizon)]
@@ -206,7 +201,6 @@ class Demonstrations:
 
         Raises:
             ValueError: as `from_responses`.
-
         """
         return self + Demonstrations.from_responses(self.dynamics, responses)
 
@@ -284,7 +278,6 @@ def fitted_model(demonstrations: Demonstrations, smoothing: Smoothing = 0.0) -> 
 
     Raises:
         ValueError: `smoothing` is none of these, or back-off has no windows or no counts.
-
     """
     dynamics = demonstrations.dynamics
     weights: Sequence[np.ndarray]

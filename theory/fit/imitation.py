@@ -104,7 +104,6 @@ class Fit:
             placeholders.
         optimum: where the optimiser stopped; `None` where the answer is in closed form.
         errors: for `soft_q_learning`, the largest ``|Q − Q*|`` after each round, reward units.
-
     """
 
     dynamics: Dynamics
@@ -126,7 +125,6 @@ class Fit:
 
         Raises:
             ValueError: the fits of a batch forbid different tokens.
-
         """
         return endogenous_reward(self.policy, self.alpha)
 
@@ -152,7 +150,6 @@ def next_token_mle(
     Raises:
         ValueError: `alpha` is not positive, `smoothing` is neither, or back-off has no windows or
             no counts.
-
     """
     alpha = require_positive("alpha", alpha)
     log_probs = fitted_model(demonstrations, smoothing).log_probs
@@ -187,7 +184,6 @@ def endogenous(
 
     Raises:
         ValueError: as `next_token_mle`, or `gauge` is neither.
-
     """
     alpha = require_positive("alpha", alpha)
     if gauge not in ("logits", "logprob"):
@@ -256,7 +252,6 @@ def maxent_irl(
     Raises:
         ValueError: a batch; an argument out of range or of wrong shape; or linear features that
             determine no finite reward.
-
     """
     alpha = require_single(demonstrations, alpha)
     if not 0 <= l2 < np.inf:
@@ -325,7 +320,6 @@ def inverse_soft_q(
     Raises:
         ValueError: a batch, or `alpha` is not positive; with `printed`, a frequency of ``(1−α)/m``
             or less, where the objective has no upper bound even within the gauge.
-
     """
     alpha = require_single(demonstrations, alpha)
     rows = Rows(demonstrations, alpha, printed)
@@ -379,7 +373,6 @@ def soft_q_learning(
 
     Raises:
         ValueError: a batch, or an argument out of range.
-
     """
     if mdp.batch_shape or np.ndim(alpha):
         raise ValueError(
@@ -455,7 +448,6 @@ def potential_residual(
 
     Raises:
         ValueError: the dynamics differ, or nothing is to be compared.
-
     """
     require_same_dynamics(one.dynamics, two.dynamics)
     dynamics, following, worst = one.dynamics, None, []

@@ -63,7 +63,6 @@ class Preferences:
         prompts: ``(N,)`` indices of prompts.
         chosen: ``(N, H)`` tokens of the response that won.
         rejected: ``(N, H)`` tokens of the one that lost.
-
     """
 
     dynamics: Dynamics
@@ -79,7 +78,6 @@ class Preferences:
             ValueError: no pair; a response of the wrong length, with a token or prompt that does
                 not exist, or with a token that is forbidden; a pair of responses to different
                 prompts, or of equal ones. Names the argument, the index and the value.
-
         """
         prompts, tokens = _check_responses("chosen", chosen, dynamics)
         others, losers = _check_responses("rejected", rejected, dynamics)
@@ -160,7 +158,6 @@ def sample_preferences(mdp: TokenMDP, policy: Policy, n: int, seed: Seed = None)
     Raises:
         ValueError: `n` is below 1; other dynamics; a policy that nearly always writes the same
             response.
-
     """
     require_same_dynamics(mdp.dynamics, policy.dynamics)
     if n < 1:
@@ -236,7 +233,6 @@ class RewardFit:
         log_likelihood: of the data, nats, without the penalty.
         gradient_norm: Euclidean norm of the gradient of what is maximised, in the weights: zero at
             the maximum.
-
     """
 
     reward: TokenMDP
@@ -265,7 +261,6 @@ class RewardFit:
         Raises:
             ValueError: as `Preferences.of`, though the prompts of a pair may differ and the
                 responses be equal.
-
         """
         dynamics = self.reward.dynamics
         pairs = [
@@ -312,7 +307,6 @@ def fit_reward(
         ValueError: features of the wrong shape; a negative `l2`; a matrix too large for memory; or
             ``l2 = 0`` and *separable* pairs, which leave the likelihood without a maximiser
             (`separable_pairs`).
-
     """
     if not 0 <= l2 < math.inf:
         raise ValueError(f"l2={l2}: must be finite and not negative")
@@ -540,7 +534,6 @@ def separable_pairs(preferences: Preferences, features: Sequence[Any] | None = N
 
     Raises:
         ValueError: as `fit_reward` without a penalty, but for separable pairs.
-
     """
     return _separable(_compare(preferences, features))
 
@@ -605,7 +598,6 @@ def rlhf(
 
     Raises:
         ValueError: as `fit_reward`; other dynamics; `beta` is not positive and finite.
-
     """
     require_same_dynamics(preferences.dynamics, anchor.dynamics)
     beta = require_positive("beta", beta)

@@ -50,7 +50,6 @@ def worst_clone(mdp: TokenMDP, expert: Policy, epsilon: Any) -> Solution:
 
     Raises:
         ValueError: `epsilon` is not positive, or the dynamics differ.
-
     """
     return _extreme_clone(mdp, expert, epsilon, sign=1.0)
 
@@ -97,7 +96,6 @@ def worst_kl(expert: Policy, epsilon: Any) -> Solution:
 
     Raises:
         ValueError: `epsilon` is not positive, or there are more than `SMALL_VOCABULARY` tokens.
-
     """
     V = expert.dynamics.vocab_size
     if V > SMALL_VOCABULARY:

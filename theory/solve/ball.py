@@ -49,7 +49,6 @@ def caps(log_probs: Array, epsilon: Any) -> Array:
     Args:
         log_probs: ``log p``, ``(*batch, n, V)``, nats.
         epsilon: radius, scalar or ``batch``.
-
     """
     caps_: Array = np.exp(_log_caps(log_probs, _radius(epsilon)))
     return caps_
@@ -62,7 +61,6 @@ def floors(log_probs: Array, epsilon: Any) -> Array:
     Args:
         log_probs: ``log p``, ``(*batch, n, V)``, nats.
         epsilon: radius, scalar or ``batch``.
-
     """
     floors_: Array = np.exp(_log_floors(log_probs, _radius(epsilon)))
     return floors_
@@ -146,7 +144,6 @@ def extreme_tilt(log_p: Array, cost: Array, radius: Array | float) -> tuple[Arra
     Returns:
         `p̂`, in which what is too small for a double is zero, and ``log p̂``, in which it is ``log
         p − ε``.
-
     """
     xp = array_namespace(log_p)
     eps = expand(radius, 2)

@@ -88,7 +88,6 @@ class DiscountedMDP:
         discount: `γ`, between 0 and 1.
         initial_weights: ``(n,)``, the distribution of the first state.
         reward_range: the interval that every reward lies in. Bounds scale with its width.
-
     """
 
     rewards: np.ndarray
@@ -118,7 +117,6 @@ class DiscountedMDP:
 
         Raises:
             ValueError: names the argument and the value.
-
         """
         table, links = np.asarray(rewards, dtype=np.float64), np.asarray(next_states)
         if table.ndim != 2 or 0 in table.shape:
@@ -182,7 +180,6 @@ class DiscountedMDP:
 
         Raises:
             ValueError: names the argument and the value.
-
         """
         if not isinstance(size, int | np.integer) or size < 1:
             raise ValueError(
@@ -357,7 +354,6 @@ def fixed_values(mdp: DiscountedMDP, table: Array, reduce: Reduce, *parameters: 
         table: `x`, ``(n, V)``, finite.
         reduce: `soft_maxima`, `maxima` or `means`: contracts by `γ` in the largest norm.
         parameters: of `reduce`, in the arithmetic of `table`.
-
     """
     plain, known = mdp.with_rewards(_nearest(table)), [_nearest(x) for x in parameters]
     if reduce is means and is_enclosure(table):
@@ -436,7 +432,6 @@ def soft_value_iteration(mdp: DiscountedMDP, alpha: float, tolerance: float = 1e
     Raises:
         ValueError: `alpha` is not a positive number; or doubles cannot certify `tolerance`, and
             what they can.
-
     """
     alpha = require_number("alpha", alpha)
 
@@ -482,7 +477,6 @@ def worst_clone(
 
     Raises:
         ValueError: an argument is not what it should be; or doubles cannot certify `tolerance`.
-
     """
     log_p, defect = require_policy("expert", expert, mdp)
     endless = np.ndim(epsilon) == 0 and epsilon == math.inf
@@ -511,7 +505,6 @@ def expected_sums(mdp: DiscountedMDP, policy: Array, table: Array) -> Solution:
 
     Raises:
         ValueError: `policy` is not a policy, or `table` is infinite where it has probability.
-
     """
     log_p, defect = require_policy("policy", policy, mdp)
     p = np.exp(log_p)
@@ -551,7 +544,6 @@ def kl_values(mdp: DiscountedMDP, policy: Array, other: Array) -> Solution:
 
     Raises:
         ValueError: it is infinite, because `other` misses a token that `policy` writes.
-
     """
     with np.errstate(invalid="ignore"):
         return expected_sums(
@@ -578,7 +570,6 @@ def endogenous_reward(
     Raises:
         ValueError: an argument is not what it should be, or `policy` gives a token probability
             zero.
-
     """
     log_p, _ = require_policy("policy", policy, mdp)
     if not np.isfinite(log_p).all():

@@ -86,7 +86,6 @@ def kl_optimal(reward: TokenMDP, anchor: Policy, beta: Any) -> Solution:
     Raises:
         ValueError: `beta` is not positive and finite, the dynamics differ, every response of the
             anchor to a prompt is forbidden, or the policy does not fit into memory.
-
     """
     beta = require_positive("beta", beta)
     require_same_dynamics(reward.dynamics, anchor.dynamics)
@@ -164,7 +163,6 @@ def regularised_objective(reward: TokenMDP, policy: Policy, anchor: Policy, beta
 
     Raises:
         ValueError: `beta` is not positive and finite, or the dynamics differ.
-
     """
     beta = expand(require_positive("beta", beta), 2)
     require_same_dynamics(reward.dynamics, policy.dynamics)
@@ -190,7 +188,6 @@ def distil(student: Policy, teacher: Policy, alpha: Any, beta: Any) -> Solution:
 
     Raises:
         ValueError: see `kl_optimal`; the two must share a response to each prompt.
-
     """
     return kl_optimal(endogenous_reward(teacher, alpha, gauge="logprob"), student, beta)
 
@@ -212,7 +209,6 @@ def hybrid_reward(reward: TokenMDP, check: TokenMDP, weight: Any) -> TokenMDP:
 
     Raises:
         ValueError: `weight` is not finite, or the dynamics differ.
-
     """
     require_same_dynamics(reward.dynamics, check.dynamics)
     weight = as_float(weight)
@@ -269,7 +265,6 @@ def iterate(
 
     Raises:
         ValueError: `scheme` is none of these, `beta` is missing or has no use, or see `kl_optimal`.
-
     """
     _require_scheme(scheme)
     if (beta is None) != (scheme == "plain"):
@@ -305,7 +300,6 @@ def scheme_exponent(scheme: Scheme, alpha: Any, beta: Any, rounds: float) -> Arr
 
     Raises:
         ValueError: names the argument and the value.
-
     """
     _require_scheme(scheme)
     if not rounds >= 0:
@@ -371,7 +365,6 @@ def sharpening_curve(
 
     Raises:
         ValueError: names the argument and the value.
-
     """
     exponents = as_float(exponents)
     if policy.batch_shape or reward.batch_shape or np.ndim(alpha) or exponents.ndim != 1:
@@ -408,7 +401,6 @@ def sharpening_slope(reward: TokenMDP, policy: Policy, exponent: Any = 1.0) -> A
 
     Raises:
         ValueError: names the argument and the value.
-
     """
     require_same_dynamics(reward.dynamics, policy.dynamics)
     sharpened = power_policy(policy, exponent)
@@ -442,7 +434,6 @@ def best_exponent(
     Raises:
         ValueError: `low` or `high` is not positive and finite or they are not in order, or there
             are batch axes.
-
     """
     low, high = require_positive("low", low), require_positive("high", high)
     if not low < high:

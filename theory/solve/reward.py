@@ -66,7 +66,6 @@ def endogenous_reward(
 
     Raises:
         ValueError: the gauge or the terminal rule needs normalisers that the policy does not carry.
-
     """
     alpha = require_positive("alpha", alpha)
     values = _gauge_values(policy, alpha, gauge, terminal)
@@ -141,7 +140,6 @@ def shape_reward(mdp: TokenMDP, potential: tuple[Array, ...]) -> TokenMDP:
 
     Returns:
         The shaped MDP: the same optimal policies, plain and soft; returns lower by ``Φ(s₁)``.
-
     """
     rewards = []
     for h, reward in enumerate(mdp.rewards):

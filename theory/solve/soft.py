@@ -66,7 +66,6 @@ def soft_values(mdp: TokenMDP, alpha: Any) -> tuple[Array, ...]:
 
     Raises:
         ValueError: `alpha` is not positive and finite.
-
     """
     alpha = require_positive("alpha", alpha)
     return tuple(reversed([value + shift for _, _, value, shift in _sweep(mdp, alpha)]))
@@ -84,7 +83,6 @@ def soft_optimal(mdp: TokenMDP, alpha: Any) -> Solution:
 
     Raises:
         ValueError: `alpha` is not positive and finite, or the policy does not fit into memory.
-
     """
     alpha = require_positive("alpha", alpha)
     batch = int(np.prod(mdp.batch_shape))
@@ -146,7 +144,6 @@ def power_policy(policy: Policy, exponent: Any) -> Policy:
 
     Raises:
         ValueError: `exponent` is not positive and finite.
-
     """
     reward = endogenous_reward(policy, require_positive("exponent", exponent), gauge="logprob")
     return soft_optimal(reward, 1.0).policy

@@ -66,7 +66,6 @@ def worst_map(mdp: TokenMDP, expert: Policy, epsilon: Any) -> MapAdversary:
     Raises:
         ValueError: `epsilon` is not positive, the dynamics differ, or the tree does not fit into
             memory.
-
     """
     require_same_dynamics(mdp.dynamics, expert.dynamics)
     radius = _radius(epsilon)
@@ -116,7 +115,6 @@ def _water_level(log_p: Array, radius: Array | float, log_m: Array, mass: Any) -
 
     Returns:
         ``(*batch, n)``; ``-inf`` where the row is empty.
-
     """
     log_p, log_m, eps = np.broadcast_arrays(log_p, log_m, expand(radius, 2))
     path = log_p + log_m

@@ -54,7 +54,6 @@ def worst_preference(
     Raises:
         ValueError: `epsilon` is not positive, `alpha` is not positive and finite, the dynamics
             differ, or a pair has two prompts.
-
     """
     errors: Array = np.maximum(*_both_directions(mdp, expert, epsilon, alpha, first, second))
     return errors
@@ -116,7 +115,6 @@ def preference_attaining_policy(
 
     Raises:
         ValueError: see `worst_preference`; or the tree does not fit into memory.
-
     """
     raised, lowered = _both_directions(mdp, expert, epsilon, alpha, first, second)
     up, down = (first, second) if raised.item() >= lowered.item() else (second, first)
@@ -169,7 +167,6 @@ def worst_preference_pair(
 
     Raises:
         ValueError: there are batch axes, or more than `MAX_PAIR_RESPONSES` responses to a prompt.
-
     """
     dynamics = mdp.dynamics
     n = dynamics.vocab_size**dynamics.horizon

@@ -88,7 +88,6 @@ def read_arrays(path: str | Path, writer: str, names: str) -> dict[str, np.ndarr
     Raises:
         OSError: the file does not exist or is not a whole ``.npz``.
         ValueError: an array has another name.
-
     """
     if not Path(path).is_file():
         raise OSError(f"{path}: no such file; give an .npz written by {writer}")

@@ -71,7 +71,6 @@ class RunFolder:
     Raises:
         OSError: the folder cannot be written.
         ValueError: another run is writing there, or the folder has a run of another identity.
-
     """
 
     def __init__(
@@ -117,7 +116,6 @@ class RunFolder:
             identity: everything that the result depends on, as JSON values by name.
             lines: names of the files of lines: a folder that has one of them and no identity is
                 refused.
-
         """
         now = json.loads(json_line(identity))
         self._require_same(now, lines)  # every process, so that none waits for one that was refused
@@ -143,7 +141,6 @@ class RunFolder:
             name: of the file, such as ``"metrics.jsonl"``.
             parse: makes of a row what reading gives; raises ValueError, KeyError or TypeError where
                 it is none.
-
         """
         return Lines(self.path / name, parse, self.processes.rank)
 
@@ -257,7 +254,6 @@ def read_lines(path: Path, parse: Callable[[Any], T]) -> Iterator[T]:
     Raises:
         OSError: there is no such file.
         ValueError: a line is damaged, or `parse` refuses it; names file and line.
-
     """
     for _, row in _scan(path, parse):
         yield row

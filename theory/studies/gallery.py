@@ -575,7 +575,6 @@ def verifier_disagreement(
 
     Raises:
         ValueError: names the argument and the value.
-
     """
     if not 0 < accept[0] < accept[1] < 1:
         raise ValueError(

@@ -71,7 +71,6 @@ class Cell:
             knows how far this `π̂` is on average; at most ``HR``.
         stepwise: ``R Σ_h TV_RR(h, ε_π)``, the worst clone in the ball of this `π̂`; ``HR`` where
             ``ε_π`` is infinite.
-
     """
 
     expert: Expert
@@ -144,7 +143,6 @@ class LearningCurve:
 
         Raises:
             ValueError: an error is not finite.
-
         """
         x = np.log([getattr(cell, axis) for cell in cells])
         values = np.abs([getattr(cell, quantity) for cell in cells])
@@ -231,7 +229,6 @@ def learning_curve(
     Raises:
         ValueError: an argument is out of range, or the folder has cells of other options or damaged
             ones.
-
     """
     options: dict[str, Any] = {
         "alpha": alpha,
@@ -332,7 +329,6 @@ class Budget:
             temperature 1).
         regrets: by name: ``clone``, ``rl`` on the endogenous reward of the clone, ``rlhf_expert``
             and ``rlhf_uniform``: RLHF from pairs that the expert, or the uniform policy, wrote.
-
     """
 
     alpha: float
@@ -369,7 +365,6 @@ def budget_comparison(
 
     Raises:
         ValueError: no `sizes` or `alphas`, or fewer than two seeds.
-
     """
     for name, values in (("sizes", sizes), ("alphas", alphas)):
         if not len(values):

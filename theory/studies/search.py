@@ -58,7 +58,6 @@ def clone_fraction(bound: Callable[[int, float], Array]) -> Objective:
     Args:
         bound: a cloning bound of `theory.claims.bounds` in ``(H, ε)``, for instance
             `clone_gap_stepwise`.
-
     """
 
     def fraction(mdp: TokenMDP, alpha: Any, epsilon: float) -> Array:
@@ -131,7 +130,6 @@ def search(
         ValueError: a size is below 1, a parameter is not positive and finite, the trees do not fit
             into memory, or the objective is NaN on all that was found.
         ImportError: torch is not installed.
-
     """
     sizes = {"vocab_size": vocab_size, "horizon": horizon, "restarts": restarts, "steps": steps}
     for name, size in sizes.items():

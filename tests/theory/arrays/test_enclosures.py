@@ -28,7 +28,7 @@ from theory.arrays.enclosures import (
     precision,
 )
 from theory.arrays.namespace import array_namespace, log_mean_exp, soft_maximum
-from theory.mdp.distances import divergences
+from theory.mdp.distances import divergence_terms
 from theory.solve.soft import log_softmax
 
 BITS = 400
@@ -652,7 +652,9 @@ def test_divergences_hold_every_value(bits, p, q, rp, rq, rt):
     with precision(bits), mp.workprec(BITS):
         t = p - q
         rt = 0.0 if math.isinf(t) else rt + 1e-12
-        found = divergences(made([(p, rp)], bits), made([(q, rq)], bits), made([(t, rt)], bits))
+        found = divergence_terms(
+            made([(p, rp)], bits), made([(q, rq)], bits), made([(t, rt)], bits)
+        )
         for x in points((p, rp)):
             for y in points((q, rq)):
                 if not mp.isinf(x - y) and abs((x - y) - mpf(t)) > mpf(rt):
@@ -668,7 +670,7 @@ def test_divergences_hold_every_value(bits, p, q, rp, rq, rt):
 
 def test_divergences_are_known_where_a_policy_never_writes():
     """A token that only the other writes adds its probability: doubles must know that much."""
-    found = divergences(Doubles.of([-INF]), Doubles.of([math.log(0.25)]), Doubles.of([-INF]))
+    found = divergence_terms(Doubles.of([-INF]), Doubles.of([math.log(0.25)]), Doubles.of([-INF]))
     assert abs(found.nearest() - 0.25) < 1e-15
     assert found.upper() - found.lower() < 1e-14
 
