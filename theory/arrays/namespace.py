@@ -43,6 +43,7 @@ __all__ = [
     "log_mean_exp",
     "pick",
     "require_positive",
+    "require_positive_number",
     "root",
     "scatter_add",
     "soft_maximum",
@@ -199,6 +200,14 @@ def require_positive(name: str, value: Any) -> Array | float:
         shown = array if is_enclosure(array) else float(array[bad][0])
         raise ValueError(f"{name}={shown}: must be positive and finite")
     return array if array.ndim or is_enclosure(array) else float(array)
+
+
+def require_positive_number(name: str, value: Any) -> float:
+    """`value` as one positive, finite number."""
+    number = require_positive(name, value)
+    if not isinstance(number, float):
+        raise ValueError(f"{name} has shape {number.shape}: must be one number")
+    return number
 
 
 def soft_maximum(q: Array, alpha: Array | float) -> Array:

@@ -14,6 +14,7 @@ __all__ = [
     "check_allowed",
     "check_next_states",
     "check_prompt_weights",
+    "check_reward_range",
     "check_rewards",
     "check_shapes",
 ]
@@ -55,6 +56,21 @@ def check_shapes(
     return tuple(table.shape[-2] for table in tables), V
 
 
+def check_reward_range(reward_range: tuple[float, float]) -> tuple[float, float]:
+    """Return the interval of the rewards as two floats, or raise ValueError.
+
+    Example:
+        >>> check_reward_range((0, 2))
+        (0.0, 2.0)
+    """
+    low, high = map(float, reward_range)
+    if not (np.isfinite(low) and np.isfinite(high) and low <= high):
+        raise ValueError(
+            f"reward_range={reward_range}: must be two finite numbers (low, high), low <= high"
+        )
+    return low, high
+
+
 def check_rewards(
     tables: tuple[Array, ...],
     masks: tuple[np.ndarray | None, ...],
@@ -67,11 +83,7 @@ def check_rewards(
         Traceback (most recent call last):
         ValueError: rewards[0] holds 2 at (0, 1), outside reward_range=(0, 1): pass reward_range=...
     """
-    low, high = reward_range
-    if not (np.isfinite(low) and np.isfinite(high) and low <= high):
-        raise ValueError(
-            f"reward_range={reward_range}: must be two finite numbers (low, high), low <= high"
-        )
+    low, high = check_reward_range(reward_range)
     checked = []
     for h, (table, mask) in enumerate(zip(tables, masks, strict=True)):
         xp = array_namespace(table)

@@ -25,8 +25,8 @@ from theory.mdp.dynamics import require_tree_memory
 from theory.mdp.policy import Policy
 from theory.mdp.token_mdp import TokenMDP
 from theory.mdp.values import plain_value
-from theory.solve.adversary import worst_clone
 from theory.solve.soft import soft_optimal
+from theory.solve.worst_clone import worst_clone
 
 __all__ = ["Found", "Objective", "clone_fraction", "kl_fraction", "pinsker_fraction", "search"]
 

@@ -19,8 +19,8 @@ from theory.claims.verdict import HOLDS, Contradiction, Statement, check, summar
 from theory.mdp.policy import Policy
 from theory.mdp.responses import Responses
 from theory.mdp.token_mdp import TokenMDP
-from theory.solve.adversary import worst_clone
 from theory.solve.soft import soft_optimal
+from theory.solve.worst_clone import worst_clone
 from theory.studies.gallery import indifferent_learner, random_tree
 
 BY_NAME = {statement.name: statement for statement in STATEMENTS}

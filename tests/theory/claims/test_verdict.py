@@ -29,8 +29,8 @@ from theory.claims.verdict import (
 from theory.mdp.policy import Policy
 from theory.mdp.responses import sample_log_ratio_ball
 from theory.mdp.token_mdp import TokenMDP
-from theory.solve.adversary import worst_clone
 from theory.solve.soft import soft_optimal
+from theory.solve.worst_clone import worst_clone
 from theory.solve.worst_map import worst_map
 from theory.studies.gallery import coin_payoff, indifferent_learner, random_tree, swapped_pair
 

@@ -12,10 +12,11 @@ from theory.claims.discounted import DISCOUNTED_STATEMENTS, DiscountedInstance
 from theory.claims.instance import Instance
 from theory.claims.statements import STATEMENTS
 from theory.claims.verdict import Statement, check, summarise, summarise_each
+from theory.mdp.discounted import DiscountedMDP
 from theory.mdp.policy import Policy
 from theory.mdp.responses import Responses
 from theory.mdp.token_mdp import TokenMDP
-from theory.solve.discounted import DiscountedMDP, soft_value_iteration
+from theory.solve.discounted import soft_value_iteration
 from theory.solve.soft import soft_optimal
 from theory.studies import groups as verify
 

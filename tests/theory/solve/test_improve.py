@@ -34,7 +34,6 @@ from theory.mdp.policy import Policy
 from theory.mdp.responses import log_prob, map_response
 from theory.mdp.token_mdp import TokenMDP
 from theory.mdp.values import covariance, occupancy, plain_value, trajectory_entropy
-from theory.solve.adversary import worst_clone
 from theory.solve.improve import (
     SCHEMES,
     best_exponent,
@@ -49,6 +48,7 @@ from theory.solve.improve import (
 )
 from theory.solve.reward import endogenous_reward
 from theory.solve.soft import plain_optimal, power_policy, soft_optimal
+from theory.solve.worst_clone import worst_clone
 from theory.solve.worst_map import worst_map
 from theory.studies.gallery import (
     indifferent_learner,

@@ -21,9 +21,9 @@ from theory.mdp.responses import (
 )
 from theory.mdp.token_mdp import TokenMDP
 from theory.mdp.values import plain_value
-from theory.solve.adversary import worst_clone
 from theory.solve.reward import endogenous_reward, preference_tv, returns
 from theory.solve.soft import power_policy, soft_optimal, soft_values
+from theory.solve.worst_clone import worst_clone
 from theory.solve.worst_map import worst_map
 from theory.studies.gallery import (
     coin_payoff,

@@ -15,8 +15,8 @@ from theory.claims import bounds
 from theory.mdp.distances import kl, max_log_ratio
 from theory.mdp.token_mdp import TokenMDP
 from theory.mdp.values import plain_value
-from theory.solve.adversary import worst_clone
 from theory.solve.soft import soft_optimal
+from theory.solve.worst_clone import worst_clone
 from theory.studies.gallery import majority_vote, random_tree
 from theory.studies.search import clone_fraction, kl_fraction, pinsker_fraction, search
 
