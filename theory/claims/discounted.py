@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from theory.arrays.enclosures import enclose, precision
 from theory.arrays.namespace import (
     Array,
     array_namespace,
@@ -18,6 +17,7 @@ from theory.arrays.namespace import (
     expand,
     require_positive_number,
 )
+from theory.arrays.precision import enclose, precision
 from theory.claims import bounds
 from theory.claims.statements import STATEMENTS
 from theory.claims.verdict import Statement

@@ -2,7 +2,7 @@
 are made of.
 
 Read by a person, a quantity is a double, averaged over the prompts. A verdict reads the same
-quantities of `Instance.enclosed`, where they are enclosures (`theory.arrays.enclosures`) and one
+quantities of `Instance.enclosed`, where they are enclosures (`theory.arrays.enclosure`) and one
 for each prompt: what holds for every prompt holds on average over any distribution of prompts.
 """
 
@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from theory.arrays.enclosures import Truth, enclose, precision
 from theory.arrays.namespace import (
     Array,
     array_namespace,
@@ -27,6 +26,8 @@ from theory.arrays.namespace import (
     is_torch_array,
     require_positive,
 )
+from theory.arrays.precision import enclose, precision
+from theory.arrays.truth import Truth
 from theory.claims import bounds
 from theory.mdp.distances import (
     kl,

@@ -1,7 +1,7 @@
 """Verdicts: what is proved of a statement on instances, in enclosures of doubles, then in balls.
 
 A statement *holds*, is *violated*, stays *undecided*, or *does not apply*. Both sides are
-enclosures (`theory.arrays.enclosures`): intervals that contain the exact number, rounding included.
+enclosures (`theory.arrays.enclosure`): intervals that contain the exact number, rounding included.
 Where the slack ``right − left`` may have either sign they are evaluated again with more bits, until
 the sign is certain or `PRECISIONS` is used up. So no tolerance turns *undecided* into *holds*, and
 nothing is read off an empty set: an assumption is yes, no or uncertain, and what is not a number,
@@ -23,8 +23,10 @@ from typing import Any, Literal, Protocol, Self
 import numpy as np
 from tqdm import tqdm
 
-from theory.arrays.enclosures import DOUBLE, Enclosure, Truth, Undecided, enclose, precision
+from theory.arrays.enclosure import Enclosure
 from theory.arrays.namespace import Array, as_array, is_enclosure
+from theory.arrays.precision import DOUBLE, enclose, precision
+from theory.arrays.truth import Truth, Undecided
 
 __all__ = [
     "Check",

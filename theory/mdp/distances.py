@@ -101,7 +101,7 @@ def _below_one(t: Array) -> Array:
         xp = array_namespace(t)
         radius = t.radius()
         # The derivative is t e^t: at most (|mid| + radius) e^{mid + radius} within the radius.
-        slack = radius * (abs(t.centre()) + radius) * xp.exp(t.centre() + radius)
+        slack = radius * (abs(t.midpoint()) + radius) * xp.exp(t.midpoint() + radius)
         return t.carry(_below_one_exact, xp.where(xp.abs(t) == float("inf"), 0.0, slack))
     return _below_one_exact(t)
 
@@ -119,7 +119,7 @@ def _above_one(t: Array) -> Array:
         xp = array_namespace(t)
         radius = t.radius()
         # The derivative 1 − e^{−t} is monotone: its largest size is at an end.
-        slopes = (xp.abs(xp.expm1(-(t.centre() + side * radius))) for side in (-1, 1))
+        slopes = (xp.abs(xp.expm1(-(t.midpoint() + side * radius))) for side in (-1, 1))
         return t.carry(_above_one_exact, radius * xp.maximum(*slopes))
     return _above_one_exact(t)
 

@@ -75,7 +75,7 @@ def expectation(prob: Array, log_probs: Array, values: Array) -> Array:
     if is_enclosure(values) and values.coarse:
         # Probabilities sum to one, so what all values share is taken out first: the errors of the
         # probabilities then multiply the remaining differences only.
-        shared = xp.max(xp.where(xp.isfinite(values), values, NEVER), axis=-1).centre()
+        shared = xp.max(xp.where(xp.isfinite(values), values, NEVER), axis=-1).midpoint()
         shared = xp.where(xp.isfinite(shared), shared, 0.0)
         return shared + xp.sum(
             _expected_terms(prob, log_probs, values - shared[..., None]), axis=-1

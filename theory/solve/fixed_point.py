@@ -134,7 +134,7 @@ def means(q: Array, log_probs: Array) -> Array:
     if is_enclosure(q) and q.coarse:
         # Probabilities sum to one, so what all values share is taken out first: the errors of the
         # probabilities then multiply the remaining differences only.
-        shared = q.max(axis=-1).centre()
+        shared = q.max(axis=-1).midpoint()
         return shared + xp.sum(p * (q - shared[..., None]), axis=-1)
     return xp.sum(p * q, axis=-1)
 
@@ -202,11 +202,11 @@ def fixed_point(mdp: DiscountedMDP, table: Array, reduce: Reduce, *parameters: A
         scale = 2.0 ** min(-math.frexp(size)[1], 1000)  # exact, and the system is solved near one
         q = table + values[mdp.next_states] * mdp.discount
         # A row depends on differences only: the largest entry is taken out before rounding.
-        differences = (q - q.max(axis=-1, keepdims=True).centre()).nearest()
+        differences = (q - q.max(axis=-1, keepdims=True).midpoint()).nearest()
         step = spsolve(_newton_matrix(plain, rows(differences, *known)), (rest * scale).nearest())
         if not np.isfinite(step).all():
             break
-        values = (values + type(table).of(step) / scale).centre()
+        values = (values + type(table).of(step) / scale).midpoint()
         rest = residual(values)
     bound = type(table).of(_largest(rest)) / (type(table).of(1.0) - mdp.discount)
     return values.widen(bound)

@@ -129,7 +129,7 @@ def _anchored_backup(total: Array, log_anchor: Array, beta: Array | float) -> tu
     if is_enclosure(total):  # the value is 1-Lipschitz in `total`
         radius = total.radius()
         most = radius.max(axis=-1, keepdims=True)
-        rows, value = _anchored_rows(total.centre(), log_anchor, beta)
+        rows, value = _anchored_rows(total.midpoint(), log_anchor, beta)
         return rows.widen((radius + most) / expand(beta, 2)), value.widen(most[..., 0])
     return _anchored_rows(total, log_anchor, beta)
 

@@ -19,7 +19,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from theory.arrays.enclosures import Truth, Undecided
 from theory.arrays.namespace import (
     Array,
     array_namespace,
@@ -28,6 +27,7 @@ from theory.arrays.namespace import (
     require_positive,
     token_major,
 )
+from theory.arrays.truth import Truth, Undecided
 from theory.mdp.dynamics import Dynamics
 from theory.mdp.policy import Policy
 from theory.mdp.responses import Responses, response_sum

@@ -197,7 +197,7 @@ def _sweep(
             value = soft_maximum(_q_table(mdp, h, children), alpha)
         yield h, children, value, shift
         if is_enclosure(value) and value.coarse:
-            shared = value.max(axis=-1, keepdims=True).centre()
+            shared = value.max(axis=-1, keepdims=True).midpoint()
             value = value - shared
             shift = shift + shared
 

@@ -15,19 +15,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from mpmath import mp, mpf
 
-from theory.arrays.enclosures import (
-    EPS,
-    NAMESPACE,
-    TINY,
-    ULPS,
-    Balls,
-    Doubles,
-    Truth,
-    Undecided,
-    enclose,
-    precision,
-)
+from theory.arrays.balls import Balls
+from theory.arrays.doubles import EPS, TINY, ULPS, Doubles
+from theory.arrays.enclosure import NAMESPACE
 from theory.arrays.namespace import array_namespace, log_mean_exp, soft_maximum
+from theory.arrays.precision import enclose, precision
+from theory.arrays.truth import Truth, Undecided
 from theory.mdp.distances import divergence_terms
 from theory.solve.soft import log_softmax
 
@@ -107,10 +100,10 @@ def made(pairs, bits):
     """An array of enclosures of the numbers within a radius of a centre."""
     centre, radius = (np.array(x, dtype=float) for x in zip(*pairs, strict=True))
     if bits == 53:
-        return Doubles._made_of(centre, radius)
+        return Doubles._from_parts(centre, radius)
     data = np.empty(len(pairs), dtype=object)
     data[:] = [arb(m, r) if r else arb(m) for m, r in pairs]
-    return Balls._made_of(data)
+    return Balls._from_parts(data)
 
 
 def points(pair):

@@ -12,7 +12,8 @@ import pytest
 from extreme import extreme_instance, faults, one_state_layers
 from reference import Oracle, describe
 
-from theory.arrays.enclosures import Doubles, precision
+from theory.arrays.doubles import Doubles
+from theory.arrays.precision import precision
 from theory.claims.instance import Instance
 from theory.claims.statements import STATEMENTS
 from theory.claims.verdict import HOLDS, Contradiction, Statement, check, summarise, summarise_each

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from theory.arrays.enclosures import precision
+from theory.arrays.precision import precision
 from theory.claims import bounds
 from theory.claims.instance import POOL, VISITED, Instance, single
 from theory.claims.statements import STATEMENTS

@@ -13,8 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import alphas, epsilons, policies_in_ball, random_policy, seeds, token_mdps
 
-from theory.arrays.enclosures import NAMESPACE, Balls, Doubles, enclose, is_enclosure, precision
+from theory.arrays.balls import Balls
+from theory.arrays.doubles import Doubles
+from theory.arrays.enclosure import NAMESPACE, is_enclosure
 from theory.arrays.namespace import array_namespace
+from theory.arrays.precision import enclose, precision
 from theory.claims.instance import Instance, single
 from theory.claims.statements import STATEMENTS
 from theory.claims.verdict import (

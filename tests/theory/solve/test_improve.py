@@ -27,7 +27,7 @@ from strategies import (
 )
 
 import theory.arrays.memory
-from theory.arrays.enclosures import enclose, precision
+from theory.arrays.precision import enclose, precision
 from theory.claims.instance import Instance
 from theory.mdp.distances import kl, renyi
 from theory.mdp.policy import Policy
