@@ -24,6 +24,7 @@ __all__ = [
     "Responses",
     "all_responses",
     "best_continuations",
+    "check_responses",
     "greedy_path",
     "greedy_response",
     "log_prob",
@@ -46,6 +47,68 @@ class Responses(NamedTuple):
     """``(N,)`` indices of prompts."""
     tokens: Array
     """``(N, H)``, or ``(*batch, N, H)`` where each problem of a batch has its own."""
+
+
+def check_responses(
+    name: str, responses: Responses, dynamics: Dynamics, *, batch: bool = False
+) -> Responses:
+    """Return responses as integer arrays, or raise ValueError.
+
+    Args:
+        name: of the argument, for the message.
+        responses: ``prompts (N,)`` and ``tokens (N, H)``.
+        dynamics: the dynamics to which they must belong.
+        batch: whether `tokens` may have batch axes, ``(*batch, N, H)``.
+
+    Raises:
+        ValueError: no response, a wrong shape, a token or prompt that does not exist, or a
+            forbidden token. Names the argument, the index and the value.
+
+    Example:
+        >>> from theory import TokenMDP
+        >>> dynamics = TokenMDP.tree([[[0, 0]]]).dynamics
+        >>> check_responses("chosen", Responses(np.array([0]), np.array([[2]])), dynamics)
+        Traceback (most recent call last):
+        ValueError: chosen.tokens[0, 0] is 2: must be from 0 to 1
+    """
+    H = dynamics.horizon
+    try:
+        prompts, tokens = (np.asarray(part) for part in responses)
+    except ValueError:
+        raise ValueError(
+            f"{name}.tokens holds responses of different lengths: each must have {H} tokens"
+        ) from None
+    if not tokens.size:
+        raise ValueError(f"{name} is empty: give at least one response")
+    own = tokens.shape[-2:] if batch else tokens.shape
+    if prompts.ndim != 1 or own != (len(prompts), H):
+        raise ValueError(
+            f"{name} has shapes {prompts.shape} and {tokens.shape}: must be prompts (N,), tokens "
+            f"(N, {H})"
+        )
+    sizes = {"prompts": dynamics.n_prompts, "tokens": dynamics.vocab_size}
+    for part, array in (("prompts", prompts), ("tokens", tokens)):
+        n = sizes[part]
+        if not np.issubdtype(array.dtype, np.integer):
+            raise ValueError(
+                f"{name}.{part} has dtype {array.dtype}: must hold integers from 0 to {n - 1}"
+            )
+        for at in np.argwhere((array < 0) | (array >= n))[:1]:
+            raise ValueError(
+                f"{name}.{part}{at.tolist()} is {array[tuple(at)]}: must be from 0 to {n - 1}"
+            )
+    prompts = prompts.astype(np.int64)
+    tokens = tokens.astype(np.int64)
+    for h, states in enumerate(dynamics.walk(prompts, tokens)):
+        mask = dynamics.allowed[h]
+        chosen = tokens[..., h]
+        for at in [] if mask is None else np.argwhere(~mask[states, chosen])[:1]:
+            state = np.broadcast_to(states, chosen.shape)[tuple(at)]
+            raise ValueError(
+                f"{name}.tokens{[*at.tolist(), h]} is {chosen[tuple(at)]}, forbidden in state "
+                f"{state} of layer {h}: leave the response out or allow the token"
+            )
+    return Responses(prompts, tokens)
 
 
 def response_sum(dynamics: Dynamics, tables: Sequence[Array], responses: Responses) -> Array:

@@ -145,10 +145,8 @@ class RunFolder:
     @property
     def foreign(self) -> bool:
         """Whether the folder has files and no note of which run they are."""
-        ours = (
-            LOCK,
-            f"{RUN}.partial",
-        )  # left by a run that was killed before it noted its identity
+        # files of a run that was killed before it noted its identity
+        ours = (LOCK, f"{RUN}.partial")
         return not (self.path / RUN).exists() and any(
             path.name not in ours for path in self.path.iterdir()
         )
@@ -251,7 +249,7 @@ class Lines(Generic[T]):
             file.writelines(kept)
 
     def merge(self, order: Iterable[T]) -> None:
-        """Put the lines of all processes into one file, each once, in the `order` of their parsed values.
+        """Put the lines of all processes into one file, each once, ordered by their parsed values.
 
         Lines are copied from file to file: none is kept in memory.
         """

@@ -19,7 +19,8 @@ from theory.arrays.memory import require_memory
 from theory.claims import bounds
 from theory.fit.demonstrations import Demonstrations
 from theory.fit.imitation import next_token_mle
-from theory.fit.preferences import rlhf, sample_preferences
+from theory.fit.preferences import sample_preferences
+from theory.fit.rlhf import rlhf
 from theory.mdp.distances import kl, max_log_ratio
 from theory.mdp.policy import Policy
 from theory.mdp.responses import map_response
