@@ -466,11 +466,12 @@ def _learn(arguments: argparse.Namespace) -> int:
     if not 0 <= arguments.seed < 2**63:
         raise ValueError(f"--seed={arguments.seed}: must be from 0 to 2^63 - 1")
     check_out(arguments.out)
-    names = ("alpha", "window", "prompts", "smoothing", "seeds", "seed")
+    names = ("alpha", "window", "prompts", "smoothing", "seeds")
     options = {name: getattr(arguments, name) for name in names}
+    setting = learning.LearningSetting(vocab_size=arguments.vocab, **options)
     with RunFolder(arguments.out) as run:
         curve = learning.learning_curve(
-            horizons, sizes, experts=experts, vocab_size=arguments.vocab, **options, run=run
+            horizons, sizes, experts=experts, setting=setting, seed=arguments.seed, run=run
         )
         plot.save(plot.learning_figure(curve), arguments.out, "learning")
     print(curve.render())

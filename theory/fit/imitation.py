@@ -62,7 +62,14 @@ __all__ = [
 
 
 class Optimum(NamedTuple):
-    """Result of an optimiser."""
+    """Result of an optimiser.
+
+    Example:
+        >>> data = Demonstrations(TokenMDP.tree([[[0, 0]]]).dynamics, (np.array([[3, 1]]),))
+        >>> optimum = inverse_soft_q(data, alpha=1.0).optimum
+        >>> round(optimum.objective, 4), abs(optimum.gap) < 1e-9
+        (-0.5623, True)
+    """
 
     objective: float
     """Maximum found, reward units per response."""
@@ -90,6 +97,11 @@ class Fit:
             placeholders.
         optimum: where the optimiser stopped; `None` where the answer is in closed form.
         errors: for `soft_q_learning`, the largest ``|Q − Q*|`` after each round, reward units.
+
+    Example:
+        >>> data = Demonstrations(TokenMDP.tree([[[0, 0]]]).dynamics, (np.array([[3, 1]]),))
+        >>> np.exp(endogenous(data, alpha=2.0).policy.log_probs[0]).round(4).tolist()
+        [[0.75, 0.25]]
     """
 
     dynamics: Dynamics

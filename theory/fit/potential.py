@@ -15,7 +15,13 @@ __all__ = ["Potential", "potential_residual"]
 
 
 class Potential(NamedTuple):
-    """A potential ``Φ``, and the largest difference that it leaves unexplained."""
+    """A potential ``Φ``, and the largest difference that it leaves unexplained.
+
+    Example:
+        >>> reward = TokenMDP.tree([[[0.0, 1.0]]])
+        >>> potential_residual(reward, reward).residual.tolist()
+        0.0
+    """
 
     potential: tuple[np.ndarray, ...]
     """`H` arrays ``(*batch, n_h)``, reward units."""

@@ -63,7 +63,12 @@ def identifiable_rank(dynamics: Dynamics) -> int:
 
 
 class Contrast(NamedTuple):
-    """Differences of returns, with their standard errors."""
+    """Differences of returns, with their standard errors.
+
+    Example:
+        >>> Contrast(np.array([1.0]), np.array([math.inf])).standard_error.tolist()
+        [inf]
+    """
 
     estimate: np.ndarray
     """``(N,)``, reward units."""
@@ -87,6 +92,13 @@ class RewardFit:
         log_likelihood: of the data, nats, without the penalty.
         gradient_norm: Euclidean norm of the gradient of the objective in the weights: zero at the
             maximum.
+
+    Example:
+        >>> dynamics = TokenMDP.tree([[[0, 0]]]).dynamics
+        >>> won, lost = np.array([[1], [0]]), np.array([[0], [1]])
+        >>> fit = fit_reward(Preferences(dynamics, np.zeros(2, int), won, lost))
+        >>> fit.rank, round(fit.log_likelihood, 4)  # 2 log ½
+        (1, -1.3863)
     """
 
     reward: TokenMDP

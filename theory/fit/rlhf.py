@@ -16,7 +16,12 @@ __all__ = ["RLHF", "rlhf"]
 
 
 class RLHF(NamedTuple):
-    """Result of RLHF's two steps: the policy, the fitted reward, and the fit itself."""
+    """Result of RLHF's two steps: the policy, the fitted reward, and the fit itself.
+
+    Example:
+        >>> RLHF._fields
+        ('policy', 'reward', 'fit')
+    """
 
     policy: Policy
     reward: TokenMDP

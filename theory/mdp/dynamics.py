@@ -30,7 +30,13 @@ __all__ = ["Dynamics", "SuccessorRule", "Table", "Tree", "Window", "require_tree
 
 
 class SuccessorRule(Protocol):
-    """Protocol of the rules that link layers; `h` is the layer that is left, `V` the vocabulary."""
+    """Protocol of the rules that link layers; `h` is the layer that is left, `V` the vocabulary.
+
+    Example:
+        >>> rule: SuccessorRule = Window(1)
+        >>> rule.children(1, np.array([5.0, 7.0]), vocab_size=2).tolist()
+        [[5.0, 7.0], [5.0, 7.0]]
+    """
 
     def children(self, h: int, next_value: Array, vocab_size: int) -> Array:
         """Return the value of each successor: ``(*batch, n_{h+1})`` to ``(*batch, n_h, V)``."""

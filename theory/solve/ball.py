@@ -211,7 +211,12 @@ def _left_by_cheaper(share: Array, cost: Array) -> Array:
 
 
 def stack_tokens(columns: list[Array]) -> Array:
-    """Stack one array per token to a table, stored token-major."""
+    """Stack one array per token to a table, stored token-major.
+
+    Example:
+        >>> stack_tokens([np.array([1.0, 2.0]), np.array([3.0, 4.0])]).tolist()
+        [[1.0, 3.0], [2.0, 4.0]]
+    """
     xp = array_namespace(*columns)
     return xp.moveaxis(xp.stack(columns, axis=0), 0, -1)
 

@@ -47,7 +47,13 @@ __all__ = [
 
 
 class CertifiedSolution(NamedTuple):
-    """A stationary policy and values, with a certificate."""
+    """A stationary policy and values, with a certificate.
+
+    Example:
+        >>> mdp = DiscountedMDP.table([[0.0, 1.0]], [[0, 0]], discount=0.9)
+        >>> value_iteration(mdp).error < 1e-12
+        True
+    """
 
     policy: np.ndarray
     """``(n, V)``, log-probabilities."""

@@ -367,6 +367,12 @@ class SharpeningCurve:
     """Value, divergence and entropy of the power policies ``π̂^κ``, averaged over prompts.
 
     Each array has the shape of `exponents`.
+
+    Example:
+        >>> mdp = TokenMDP.tree([[[0.0, 1.0]]])
+        >>> right = Policy.from_probs(mdp.dynamics, [[[0.25, 0.75]]])
+        >>> sharpening_curve(mdp, right, 1.0, [1.0, 2.0]).map_probability.round(4).tolist()
+        [0.75, 0.9]
     """
 
     exponents: Array
@@ -457,7 +463,14 @@ def sharpening_slope(reward: TokenMDP, policy: Policy, exponent: Any = 1.0) -> A
 
 
 class BestExponent(NamedTuple):
-    """The exponent of greatest true value."""
+    """The exponent of greatest true value.
+
+    Example:
+        >>> mdp = TokenMDP.tree([[[0.0, 1.0]]])
+        >>> right = Policy.from_probs(mdp.dynamics, [[[0.25, 0.75]]])
+        >>> best_exponent(mdp, right, high=10.0).exponent  # sharpening only helps
+        10.0
+    """
 
     exponent: float
     value: float

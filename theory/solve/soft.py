@@ -43,7 +43,13 @@ SAFE_EXPONENT = 600.0
 
 
 class Solution(NamedTuple):
-    """A policy and its values."""
+    """A policy and its values.
+
+    Example:
+        >>> policy, values = plain_optimal(TokenMDP.tree([[[0.0, 1.0]]]))
+        >>> values[0].tolist()
+        [1.0]
+    """
 
     policy: Policy
     values: tuple[Array, ...]

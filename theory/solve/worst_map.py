@@ -30,7 +30,14 @@ MAP_TOLERANCE = 1e-12
 
 
 class MapAdversary(NamedTuple):
-    """The worst most probable response that a policy of the ball can have, for each prompt."""
+    """The worst most probable response that a policy of the ball can have, for each prompt.
+
+    Example:
+        >>> from theory import soft_optimal
+        >>> mdp = TokenMDP.tree([[[0.0, 1.0]]])
+        >>> worst_map(mdp, soft_optimal(mdp, 1.0).policy, epsilon=0.7).responses.tokens.tolist()
+        [[0]]
+    """
 
     responses: Responses
     """One per prompt; tokens ``(*batch, P, H)``."""

@@ -33,7 +33,12 @@ T = TypeVar("T")
 
 
 class Processes(Protocol):
-    """Protocol of the processes of one run, see `llm_bridge.models.processes.Workers`."""
+    """Protocol of the processes of one run, see `llm_bridge.models.processes.Workers`.
+
+    Example:
+        >>> RunFolder("out").processes.size  # without `processes` a run is alone
+        1
+    """
 
     @property
     def rank(self) -> int:

@@ -37,7 +37,7 @@ from theory.mdp.token_mdp import TokenMDP
 from theory.mdp.values import plain_value
 from theory.solve.reward import endogenous_reward, returns, shape_reward, with_rewards
 from theory.solve.soft import plain_optimal
-from theory.studies.gallery import verifier_disagreement
+from theory.studies.sharpening import verifier_disagreement
 
 check = settings(derandomize=True, deadline=None, max_examples=30)
 

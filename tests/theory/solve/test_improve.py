@@ -50,13 +50,8 @@ from theory.solve.reward import endogenous_reward
 from theory.solve.soft import plain_optimal, power_policy, soft_optimal
 from theory.solve.worst_clone import worst_clone
 from theory.solve.worst_map import worst_map
-from theory.studies.gallery import (
-    indifferent_learner,
-    map_is_wrong,
-    randomised_response,
-    rise_then_fall,
-    swapped_pair,
-)
+from theory.studies.gallery import indifferent_learner, randomised_response, swapped_pair
+from theory.studies.sharpening import map_is_wrong, rise_then_fall
 
 check = settings(derandomize=True, deadline=None, max_examples=30)
 betas = st.floats(math.log(1e-3), math.log(1e3)).map(math.exp)

@@ -29,15 +29,12 @@ from theory.studies.gallery import (
     coin_payoff,
     indifferent_learner,
     majority_vote,
-    map_is_not_greedy,
-    map_is_right,
-    map_is_wrong,
     randomised_response,
-    rise_then_fall,
     swapped_pair,
     swapped_pair_gap,
     vote_and_pay,
 )
+from theory.studies.sharpening import map_is_not_greedy, map_is_right, map_is_wrong, rise_then_fall
 
 
 def stepwise_fraction(mdp, alpha, epsilon):
