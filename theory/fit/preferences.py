@@ -116,7 +116,8 @@ def sample_preferences(mdp: TokenMDP, policy: Policy, n: int, seed: Seed = None)
         for tokens in (one, two):
             tokens[equal] = sample(policy, len(equal), rng, prompts=prompts[equal]).tokens
     else:
-        response, prompt = one[equal[0]].tolist(), prompts[equal[0]]
+        response = one[equal[0]].tolist()
+        prompt = prompts[equal[0]]
         raise ValueError(
             f"policy: its responses to prompt {prompt} are always {response}; use one that varies"
         )

@@ -79,7 +79,7 @@ def soft_q_learning(
     for h, (mask, table) in enumerate(zip(dynamics.allowed, behaviour.log_probs, strict=True)):
         if mask is not None and (table > -np.inf)[~mask].any():
             raise ValueError(
-                f"behaviour: writes a token of layer {h} that the MDP forbids; use a policy of "
+                f"behaviour: chooses a token of layer {h} that the MDP forbids; use a policy of "
                 "this MDP"
             )
     exact = soft_q_values(mdp, alpha)

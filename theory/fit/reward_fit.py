@@ -263,7 +263,8 @@ def _compare(preferences: Preferences, features: Sequence[Any] | None) -> _Compa
     dense = design[:, columns].toarray()
     _, singular, basis = np.linalg.svd(dense, full_matrices=False)
     rank = int((singular > max(m, c) * np.finfo(float).eps * singular.max(initial=0.0)).sum())
-    singular, basis = singular[:rank], basis[:rank].T
+    singular = singular[:rank]
+    basis = basis[:rank].T
     rows = dense @ basis / singular
     return _Comparisons(
         table,

@@ -155,7 +155,7 @@ def sample(policy: Policy, n: int, seed: Seed = None, *, prompts: Any = None) ->
         n: number of responses.
         seed: a seed or a `numpy.random.Generator`; the same seed gives the same responses on one
             machine.
-        prompts: ``(n,)`` indices; drawn from the prompt distribution by default.
+        prompts: ``(n,)`` indices; sampled from the prompt distribution by default.
 
     Example:
         >>> from theory import TokenMDP

@@ -99,7 +99,9 @@ def kl_optimal(reward: TokenMDP, anchor: Policy, beta: Any) -> Solution:
         "the KL-optimal policy",
         "use a smaller MDP or batch",
     )
-    log_probs, values, normalizers = [], [], []
+    log_probs: list[Array] = []
+    values: list[Array] = []
+    normalizers: list[Array] = []
     value: Array | None = None
     for h in reversed(range(d.horizon)):
         total = forbid(reward.rewards[h] + d.children(h, value), d.allowed[h])

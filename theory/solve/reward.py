@@ -86,7 +86,8 @@ def endogenous_reward(
     alpha = require_positive("alpha", alpha)
     values = _gauge_values(policy, alpha, gauge, terminal)
     dynamics = policy.dynamics
-    rewards, masks = [], []
+    rewards: list[Array] = []
+    masks: list[np.ndarray | None] = []
     for h, log_probs in enumerate(policy.log_probs):
         xp = array_namespace(log_probs)
         chosen = ~(log_probs == float("-inf"))

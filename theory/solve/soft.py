@@ -146,7 +146,8 @@ def plain_optimal(mdp: TokenMDP) -> Solution:
         >>> [value.tolist() for value in plain_optimal(mdp).values]
         [[2.0], [0.5, 1.0]]
     """
-    log_probs, values = [], []
+    log_probs: list[Array] = []
+    values: list[Array] = []
     for q in best_continuations(mdp.dynamics, mdp.rewards):
         log_probs.append(greedy_rows(q))
         values.append(array_namespace(q).max(q, axis=-1))
@@ -224,7 +225,9 @@ def _soft_backup(
     shift_needed = largest_q / alpha > SAFE_EXPONENT
     for block in blocks(n):
         size = block.stop - block.start
-        q, top, out = scratch[:, :size], shift[:size], value[block]
+        q = scratch[:, :size]
+        top = shift[:size]
+        out = value[block]
         total = (
             reward[:, block]
             if children is None

@@ -82,7 +82,8 @@ def _both_directions(
             "first and second answer different prompts: a preference compares responses to one "
             "prompt"
         )
-    radius, alpha = require_radius(epsilon), expand(require_positive("alpha", alpha), 1)
+    radius = require_radius(epsilon)
+    alpha = expand(require_positive("alpha", alpha), 1)
     delta = returns(mdp, first) - returns(mdp, second)
     most = np.abs(delta) + CERTAIN
     with np.errstate(over="ignore"):
@@ -153,10 +154,10 @@ def preference_attaining_policy(
         if (s_up, a_up) == (s_down, a_down):
             continue
         log_p = centre.log_probs[h]
-        moves: dict[int, list[tuple[int, float]]] = {}  # by state, which the two may share
-        moves.setdefault(s_up, []).append((a_up, log_caps(log_p, radius)[s_up, a_up]))
-        moves.setdefault(s_down, []).append((a_down, log_floors(log_p, radius)[s_down, a_down]))
-        for state, tokens in moves.items():
+        changes: dict[int, list[tuple[int, float]]] = {}  # by state, which the two may share
+        changes.setdefault(s_up, []).append((a_up, log_caps(log_p, radius)[s_up, a_up]))
+        changes.setdefault(s_down, []).append((a_down, log_floors(log_p, radius)[s_down, a_down]))
+        for state, tokens in changes.items():
             tables[h][state] = _row_with(log_p[state], radius, tokens)
     return Policy(centre.dynamics, tuple(tables))
 

@@ -57,7 +57,9 @@ class Processes(Protocol):
 
 
 class _Alone:
-    rank, size, first = 0, 1, True
+    rank = 0
+    size = 1
+    first = True
 
     def wait(self) -> None:
         pass

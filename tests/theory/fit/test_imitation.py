@@ -1053,6 +1053,6 @@ def test_behaviour_must_not_write_what_is_forbidden():
     mdp = TokenMDP.tree([np.zeros((1, 2))], allowed=[np.array([[True, False]])])
     free = Policy.from_probs(TokenMDP.tree([np.zeros((1, 2))]).dynamics, [np.array([[0.5, 0.5]])])
     with pytest.raises(
-        ValueError, match="behaviour: writes a token of layer 0 that the MDP forbids"
+        ValueError, match="behaviour: chooses a token of layer 0 that the MDP forbids"
     ):
         soft_q_learning(mdp, 0.5, rounds=2, behaviour=free)
