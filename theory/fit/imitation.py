@@ -29,11 +29,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from theory.arrays.namespace import (
-    Array,
-    expand,
-    require_positive,
-)
+from theory.arrays.namespace import Array, expand, require_positive
 from theory.fit.demonstrations import Demonstrations
 from theory.fit.objectives import (
     MaxEntDual,
@@ -51,14 +47,7 @@ from theory.mdp.token_mdp import TokenMDP
 from theory.solve.reward import Gauge, endogenous_reward
 from theory.solve.soft import soft_q_values
 
-__all__ = [
-    "Fit",
-    "Optimum",
-    "endogenous",
-    "inverse_soft_q",
-    "maxent_irl",
-    "next_token_mle",
-]
+__all__ = ["Fit", "Optimum", "endogenous", "inverse_soft_q", "maxent_irl", "next_token_mle"]
 
 
 class Optimum(NamedTuple):

@@ -13,12 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from theory.arrays.namespace import (
-    Array,
-    array_namespace,
-    as_float,
-    token_major,
-)
+from theory.arrays.namespace import Array, array_namespace, as_float, token_major
 from theory.mdp.checks import (
     check_allowed,
     check_next_states,

@@ -19,14 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from theory.arrays.namespace import (
-    Array,
-    array_namespace,
-    as_float,
-    expand,
-    like,
-    token_major,
-)
+from theory.arrays.namespace import Array, array_namespace, as_float, expand, like, token_major
 
 __all__ = [
     "capped",

@@ -7,11 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from theory.arrays.namespace import (
-    Array,
-    array_namespace,
-    token_major,
-)
+from theory.arrays.namespace import Array, array_namespace, token_major
 from theory.mdp.policy import Policy, require_same_dynamics
 from theory.mdp.token_mdp import TokenMDP
 from theory.solve.ball import extreme_tilt, require_radius

@@ -6,11 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from theory.arrays.namespace import (
-    Array,
-    expand,
-    token_major,
-)
+from theory.arrays.namespace import Array, expand, token_major
 from theory.mdp.policy import Policy, require_same_dynamics
 from theory.mdp.responses import Responses
 from theory.mdp.token_mdp import TokenMDP

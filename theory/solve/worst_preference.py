@@ -6,12 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from theory.arrays.namespace import (
-    Array,
-    expand,
-    pick,
-    require_positive,
-)
+from theory.arrays.namespace import Array, expand, pick, require_positive
 from theory.mdp.policy import Policy, require_same_dynamics
 from theory.mdp.responses import Responses, all_responses, log_prob
 from theory.mdp.token_mdp import TokenMDP

@@ -113,8 +113,7 @@ def map_is_wrong(accuracy: float = 0.9, alpha: float = 1.0) -> Instance:
 
 
 def rise_then_fall(alpha: float = 1.0) -> Instance:
-    """Sharpening first raises accuracy and then lowers it: the power policies ``π̂^κ`` on two
-    prompts.
+    """Sharpening first raises accuracy and then lowers it: power policies ``π̂^κ`` on two prompts.
 
     V = 4, H = 2. For prompt 0 one response of 16 is right and has mass 0.4: a small `κ` finds it.
     For prompt 1 one is wrong and has mass 0.07, above the others' 0.062: a large `κ` finds that.
