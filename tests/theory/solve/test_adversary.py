@@ -278,13 +278,18 @@ class Plan:
         n = starts[-1]
         self.leaves = np.arange(starts[-2], n)
         equal, self.right, below = [], [], []
+        reach = np.ones(n)  # path probabilities under the expert, the unit of each variable
+        units = []  # of each state's rows
         for h, s in [(layer, state) for layer in range(H) for state in range(V**layer)]:
             children = starts[h] + s * V + np.arange(V)
             total = np.zeros(n)
             total[children] = 1.0
             parent = np.zeros(n)
+            unit = reach[starts[h - 1] + s] if h > 0 else 1.0
             if h > 0:
                 parent[starts[h - 1] + s] = 1.0
+            reach[children] = unit * np.exp(expert.log_probs[h][s])
+            units.append(unit if unit > 0 else 1.0)
             equal.append(total - parent)
             self.right.append(0.0 if h else 1.0)
             for a, child in enumerate(children):
@@ -294,10 +299,15 @@ class Plan:
                 below.append(
                     (np.exp(-epsilon) * p * parent - own, -np.exp(-epsilon) * p * constant)
                 )
-        self.equal, self.below = np.array(equal), np.array([row for row, _ in below])
+        # Variables and rows in these units, so that tolerances are relative to each path's probability.
+        units = np.array(units)
+        self.reach = reach
+        self.equal = np.array(equal) * reach / units[:, None]
+        self.below = np.array([row for row, _ in below]) * reach / units.repeat(2 * V)[:, None]
         self.limit = np.array([limit for _, limit in below])
 
     def least(self, cost):
+        cost = cost * self.reach
         solved = linprog(
             cost, self.below, self.limit, self.equal, self.right, bounds=(0, None), method="highs"
         )
@@ -313,11 +323,11 @@ class Plan:
         rows = np.zeros(
             (len(others), n + 1)
         )  # the last variable bounds every other leaf from above
-        rows[np.arange(len(others)), others] = 1.0
+        rows[np.arange(len(others)), others] = self.reach[others]
         rows[:, n] = -1.0
         widen = [np.pad(m, ((0, 0), (0, 1))) for m in (self.below, self.equal)]
         cost = np.zeros(n + 1)
-        cost[leaf], cost[n] = -1.0, 1.0
+        cost[leaf], cost[n] = -self.reach[leaf], 1.0
         limit = np.concatenate([self.limit, np.zeros(len(others))])
         solved = linprog(
             cost, np.vstack([widen[0], rows]), limit, widen[1], self.right, bounds=(0, None)
