@@ -299,7 +299,7 @@ class Plan:
                 below.append(
                     (np.exp(-epsilon) * p * parent - own, -np.exp(-epsilon) * p * constant)
                 )
-        # Variables and rows in these units, so that tolerances are relative to each path's probability.
+        # In these units the solver's tolerances are relative to each path's probability.
         units = np.array(units)
         self.reach = reach
         self.equal = np.array(equal) * reach / units[:, None]
