@@ -25,8 +25,8 @@ from theory.claims.instance import Instance
 from theory.claims.statements import STATEMENTS
 from theory.mdp.responses import sample_log_ratio_ball
 from theory.mdp.token_mdp import TokenMDP
-from theory.solve.adversary import worst_clone
 from theory.solve.soft import soft_optimal
+from theory.solve.worst_clone import worst_clone
 from theory.solve.worst_map import worst_map
 from theory.studies.gallery import coin_payoff_gap, random_tree
 

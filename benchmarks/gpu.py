@@ -44,9 +44,9 @@ def solver_names():
     from theory.mdp.responses import map_response
     from theory.mdp.token_mdp import TokenMDP
     from theory.mdp.values import occupancy, plain_value, trajectory_entropy
-    from theory.solve.adversary import worst_clone
     from theory.solve.reward import endogenous_reward
     from theory.solve.soft import plain_optimal, soft_optimal, soft_values
+    from theory.solve.worst_clone import worst_clone
 
     return SimpleNamespace(
         TokenMDP=TokenMDP,
@@ -68,8 +68,8 @@ def bridge_names():
     import transformers
 
     from llm_bridge.improve import trainer
-    from llm_bridge.improve.cost import cost
     from llm_bridge.improve.config import PPOConfig
+    from llm_bridge.improve.cost import cost
     from llm_bridge.models import head
     from llm_bridge.models.load import CausalLM
     from llm_bridge.read.reward import EndogenousReward

@@ -311,7 +311,8 @@ def trl_missing():
         importlib.util.find_spec("trl.experimental") is None
         or importlib.util.find_spec("trl.experimental.ppo") is None
     ):
-        return f"version {importlib.metadata.version('trl')} has no trl.experimental.ppo: pip install trl==1.12.0"
+        version = importlib.metadata.version("trl")
+        return f"version {version} has no trl.experimental.ppo: pip install trl==1.12.0"
     return ""
 
 
@@ -399,14 +400,16 @@ def describe(setting):
 
 
 SIDES = f"""
-Both: float32, one response a prompt, no end tokens, temperature 1, Adam without weight decay, one pass a minibatch, no
-dropout, no gradient checkpointing, nothing saved, reported or evaluated.
-{OURS}: frozen model read once, for reward and KL; policy read once more after generation; value head on the policy's
-last hidden state, without gradient to it; gradient clipped; output head applied to the tokens of responses only, and
-the frozen one's with it, again in every epoch, for the expected reward.
+Both: float32, one response a prompt, no end tokens, temperature 1, Adam without weight decay, one
+pass a minibatch, no dropout, no gradient checkpointing, nothing saved, reported or evaluated.
+{OURS}: frozen model read once, for reward and KL; policy read once more after generation; value
+head on the policy's last hidden state, without gradient to it; gradient clipped; output head
+applied to the tokens of responses only, and the frozen one's with it, again in every epoch, for
+the expected reward.
 {DENSE}: the same with the reward of the token drawn; the frozen head is applied once.
-{TRL}: frozen model read once, for the KL; a reward network and a value network of the policy's architecture and size,
-the latter trained with the policy; log-probabilities taken from generation; logits of all columns; nothing clipped.
+{TRL}: frozen model read once, for the KL; a reward network and a value network of the policy's
+architecture and size, the latter trained with the policy; log-probabilities taken from generation;
+logits of all columns; nothing clipped.
 {FREE}: the same without these two networks; it reads the policy one time fewer than we do."""
 
 

@@ -114,12 +114,14 @@ def planted(statement, delta):
     """The statement with its right side on the wrong side of the left by `delta` of its size, or
     more.
     """
-    if statement.equality:
-        right = lambda i: (
-            statement.bound.of(i) + delta * (abs(statement.bound.of(i)) + i.temperature * 1e-3)
-        )
-    else:
-        right = lambda i: statement.quantity.of(i) - delta * (abs(statement.quantity.of(i)) + 1e-3)  # noqa: E731
+
+    def right(i):
+        if statement.equality:
+            true = statement.bound.of(i)
+            return true + delta * (abs(true) + i.temperature * 1e-3)
+        left = statement.quantity.of(i)
+        return left - delta * (abs(left) + 1e-3)
+
     return changed(statement, right=right)
 
 

@@ -34,9 +34,10 @@ from theory.mdp.responses import map_response, sample_log_ratio_ball
 from theory.mdp.token_mdp import TokenMDP
 from theory.mdp.values import plain_value
 from theory.reports.report import Column, Report, Table
-from theory.solve.adversary import worst_clone, worst_kl
 from theory.solve.reward import returns
 from theory.solve.soft import soft_optimal
+from theory.solve.worst_clone import worst_clone
+from theory.solve.worst_kl import worst_kl
 from theory.solve.worst_map import worst_map
 from theory.studies.groups import worst_instances
 

@@ -8,7 +8,7 @@ def test_core_imports_neither_torch_nor_pyplot():
     code = (
         "import sys, theory.arrays.namespace, theory.mdp.dynamics, theory.solve.soft, "
         "theory.mdp.token_mdp, theory.mdp.policy, theory.solve.reward,"
-        "theory.fit.imitation, theory.solve.improve, theory.fit.preferences, "
+        "theory.fit.imitation, theory.solve.improve, theory.fit.rlhf, "
         "theory.claims.statements, theory.studies.groups;"
         "print([m for m in ('torch', 'matplotlib.pyplot', 'transformers', 'flint') if m in "
         "sys.modules])"

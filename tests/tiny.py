@@ -12,7 +12,8 @@ ROWS = 264
 """Logits of a model: six more than its tokenizer has tokens."""
 
 CHAT = (
-    "{{ bos_token }}{% for m in messages %}<{{ m['role'][0] }}>{{ m['content'] }}{{ eos_token }}{% endfor %}"
+    "{{ bos_token }}{% for m in messages %}<{{ m['role'][0] }}>{{ m['content'] }}{{ eos_token }}"
+    "{% endfor %}"
     "{% if add_generation_prompt %}<a>{% endif %}"
 )
 

@@ -19,9 +19,10 @@ from theory.claims.findings import BUDGET, Finding, decide_each
 from theory.claims.instance import VISITED, Instance
 from theory.claims.statements import STATEMENTS
 from theory.mdp.responses import greedy_response
-from theory.solve.adversary import worst_clone, worst_kl
 from theory.solve.ball import SMALL_VOCABULARY
 from theory.solve.reward import returns
+from theory.solve.worst_clone import worst_clone
+from theory.solve.worst_kl import worst_kl
 from theory.solve.worst_map import worst_map
 
 __all__ = ["SHARES", "Comparison", "compare", "within"]

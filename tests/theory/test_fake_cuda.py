@@ -26,7 +26,7 @@ from strategies import build
 
 from theory.claims import bounds
 from theory.mdp.distances import (
-    divergences,
+    divergence_terms,
     kl,
     max_log_ratio,
     renyi,
@@ -45,7 +45,6 @@ from theory.mdp.values import (
     trajectory_entropy,
 )
 from theory.solve import improve
-from theory.solve.adversary import best_clone, worst_clone
 from theory.solve.ball import extreme_tilt
 from theory.solve.reward import (
     bradley_terry,
@@ -55,6 +54,7 @@ from theory.solve.reward import (
     shape_reward,
 )
 from theory.solve.soft import plain_optimal, power_policy, soft_optimal, soft_q_values, soft_values
+from theory.solve.worst_clone import best_clone, worst_clone
 from theory.studies.search import clone_fraction, kl_fraction, pinsker_fraction
 
 ALPHA, BETA, EPSILON = 0.7, 0.4, 0.3
@@ -70,7 +70,7 @@ CALLS = {
     "regularised_value": lambda x: regularised_value(x.mdp, x.policy, x.alpha),
     "trajectory_entropy": lambda x: trajectory_entropy(x.policy),
     "kl": lambda x: [kl(x.policy, x.other), kl(x.policy, x.other, per_prompt=True)],
-    "divergences": lambda x: divergences(x.policy.log_probs[0], x.other.log_probs[0], x.ratio),
+    "divergences": lambda x: divergence_terms(x.policy.log_probs[0], x.other.log_probs[0], x.ratio),
     "squared_hellinger": lambda x: squared_hellinger(x.policy, x.other),
     "trajectory_tv": lambda x: trajectory_tv(x.policy, x.other),
     "renyi": lambda x: renyi(x.policy, x.other, x.alpha + 1),

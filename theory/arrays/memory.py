@@ -1,4 +1,4 @@
-"""Memory: what is free, and refusing what would not fit before it is allocated."""
+"""Memory: how much is free, and refusing what would not fit before it is allocated."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ MEMORY_SHARE = 0.8
 
 
 def available_memory() -> int:
-    """Bytes that a new array may take: free memory, or what the control group still allows if that
-    is less.
+    """Bytes that a new array may take: free memory, or the rest of the control group if less.
+
+    Example:
+        >>> available_memory() > 0
+        True
     """
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
@@ -38,6 +41,10 @@ def require_memory(n_bytes: int, what: str, remedy: str) -> None:
         ValueError: `n_bytes` is more than this machine can give; names `what`, its size, and the
             `remedy`.
 
+    Example:
+        >>> require_memory(2**60, "the table", "use a shorter horizon")
+        Traceback (most recent call last):
+        ValueError: the table needs about 10^9 GB and ... can be used here; use a shorter horizon
     """
     room = int(available_memory() * MEMORY_SHARE)
     if n_bytes > room:

@@ -1,18 +1,16 @@
-"""Arrays: NumPy or torch, one code for both, and the layout that makes the sweeps fast.
+"""Arrays: NumPy, torch or enclosures, one code for all, and the layout that makes sweeps fast.
 
-Axis convention of the whole package
-------------------------------------
-A *table* holds one number for each state and token of a layer: shape ``(*batch, n_h, V)``. A
-*value* holds one number for each state: ``(*batch, n_h)``. Leading axes, where present, are a
-batch: many problems on the same dynamics, solved by one array program. `alpha` and `epsilon` are
-scalars or of shape ``batch``.
+Axes are those stated in `theory`. Every function computes in the array namespace of its input:
+torch tensors stay torch tensors, on their device and with their gradients, and enclosures
+(`theory.arrays.enclosure`) enclose every result.
 
 NumPy tables are stored *token-major*: the memory order is that of ``(V, *batch, n_h)``, so that
 reductions over tokens run along contiguous memory. That changes speed only, never a result.
 
-Every function computes in the array namespace of its input: torch tensors stay torch tensors, on
-their device and with their gradients, and enclosures (`theory.arrays.enclosures`) enclose every
-result.
+Types of arrays: `Array` is `Any`, and shapes stand in docstrings. Annotations with shapes
+(jaxtyping) were considered and left out: the size of the state axis differs from layer to layer
+within one tuple, which they cannot say, and enclosures have no dtype, which they need. An alias for
+each role would check nothing, and repeat the docstring.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ import array_api_compat
 import numpy as np
 from array_api_compat import device, is_numpy_array, is_torch_array
 
-from theory.arrays.enclosures import NAMESPACE, is_enclosure
+from theory.arrays.enclosure import NAMESPACE, is_enclosure
 
 __all__ = [
     "Array",
@@ -33,6 +31,7 @@ __all__ = [
     "as_float",
     "blocks",
     "constant",
+    "exp",
     "expand",
     "forbid",
     "is_enclosure",
@@ -42,6 +41,7 @@ __all__ = [
     "log_mean_exp",
     "pick",
     "require_positive",
+    "require_positive_number",
     "root",
     "scatter_add",
     "soft_maximum",
@@ -49,33 +49,50 @@ __all__ = [
 ]
 
 Array: TypeAlias = Any
-"""A NumPy array or a torch tensor. (No static type covers both; shapes are given in each
-docstring.)
-"""
+"""A NumPy array, a torch tensor or an `Enclosure`: no static type covers them."""
 
 BLOCK = 16_384
-"""States per block of a sweep: with a small vocabulary, a block of doubles stays inside a core's L2
-cache.
-"""
+"""States per block of a sweep: of a small vocabulary, a block of doubles fits a core's L2 cache."""
 
 
 def array_namespace(*arrays: Array) -> Any:
-    """The array-API namespace of `arrays`: that of enclosures if one of them is one."""
+    """Return the array-API namespace of `arrays`: that of enclosures if one of them is one.
+
+    Example:
+        >>> array_namespace(np.zeros(2)).sum(np.ones(2)).item()
+        2.0
+    """
     return (
         NAMESPACE if any(map(is_enclosure, arrays)) else array_api_compat.array_namespace(*arrays)
     )
 
 
+def exp(x: Array) -> Array:
+    """``e^x``, elementwise, in the namespace of `x`.
+
+    Example:
+        >>> exp(np.array([0.0, float("-inf")])).tolist()
+        [1.0, 0.0]
+    """
+    return array_namespace(x).exp(x)
+
+
 def as_array(values: Any) -> Array:
-    """`values` as an array: torch tensors and enclosures as they are, everything else as
-    NumPy's.
+    """Return `values` as an array: torch tensors and enclosures as they are, the rest as NumPy's.
+
+    Example:
+        >>> as_array([1, 2]).shape
+        (2,)
     """
     return values if is_torch_array(values) or is_enclosure(values) else np.asarray(values)
 
 
 def constant(value: Any, reference: Array) -> Array:
-    """`value` as an exact enclosure where `reference` is one, so that what is made of it is
-    enclosed, else as it is.
+    """Return `value` as an exact enclosure, a tensor or a NumPy array, like `reference`.
+
+    Example:
+        >>> constant(0.1, np.zeros(2)).tolist()
+        0.1
     """
     if is_enclosure(reference):
         return type(reference).of(value)
@@ -85,8 +102,14 @@ def constant(value: Any, reference: Array) -> Array:
 
 
 def as_float(values: Any) -> Array:
-    """Floating-point array of `values`: torch tensors, ``float64``/``longdouble`` arrays and
-    enclosures as they are, the rest converted to ``float64``.
+    """Return `values` as a floating-point array.
+
+    Torch tensors, ``float64``/``longdouble`` arrays and enclosures are left as they are, the rest
+    is converted to ``float64``.
+
+    Example:
+        >>> as_float([1, 2]).tolist()
+        [1.0, 2.0]
     """
     if is_torch_array(values):
         return values if values.dtype.is_floating_point else values.double()
@@ -97,8 +120,11 @@ def as_float(values: Any) -> Array:
 
 
 def token_major(table: Array) -> Array:
-    """`table` ``(*batch, n, V)`` with the same numbers, stored token-major (torch tensors are left
-    alone).
+    """Return the same table ``(*batch, n, V)``, stored token-major; torch tensors are left alone.
+
+    Example:
+        >>> token_major(np.zeros((3, 2))).strides  # the states of a token lie side by side
+        (8, 24)
     """
     if not is_numpy_array(table):
         return table
@@ -106,8 +132,13 @@ def token_major(table: Array) -> Array:
 
 
 def like(values: Any, reference: Array) -> Array:
-    """`values` as an array of the namespace, dtype and device of `reference` (integer and boolean
-    dtypes kept).
+    """Return `values` in the namespace, dtype and device of `reference`.
+
+    Integer and boolean dtypes are kept.
+
+    Example:
+        >>> like([0, 1], np.zeros(2)).tolist()
+        [0, 1]
     """
     if not is_torch_array(reference):
         return as_array(values)
@@ -117,8 +148,11 @@ def like(values: Any, reference: Array) -> Array:
 
 
 def expand(scalars: Array | float, axes: int) -> Array | float:
-    """`scalars` of shape ``batch`` with `axes` axes of length one appended; a plain number is
-    returned as it is.
+    """Append `axes` axes of length one to `scalars` of shape ``batch``; a number stays a number.
+
+    Example:
+        >>> expand(np.array([0.5, 2.0]), 2).shape
+        (2, 1, 1)
     """
     return (
         scalars
@@ -128,8 +162,11 @@ def expand(scalars: Array | float, axes: int) -> Array | float:
 
 
 def forbid(table: Array, allowed: np.ndarray | None) -> Array:
-    """`table` ``(*batch, n, V)`` with ``-inf`` on the tokens that the mask ``(n, V)`` does not
-    allow (`None`: all).
+    """Set the tokens of a table ``(*batch, n, V)`` to ``-inf`` that the mask ``(n, V)`` forbids.
+
+    Example:
+        >>> forbid(np.array([[1.0, 2.0]]), np.array([[True, False]])).tolist()
+        [[1.0, -inf]]
     """
     if allowed is None:
         return table
@@ -137,13 +174,26 @@ def forbid(table: Array, allowed: np.ndarray | None) -> Array:
 
 
 def blocks(n: int) -> Iterator[slice]:
-    """Slices that cover ``range(n)`` in cache-sized pieces."""
+    """Yield slices that cover ``range(n)`` in cache-sized pieces.
+
+    Example:
+        >>> [(block.start, block.stop) for block in blocks(BLOCK + 1)]
+        [(0, 16384), (16384, 16385)]
+    """
     return (slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK))
 
 
 def pick(table: Array, states: Array, tokens: Array) -> Array:
-    """``table[..., states, tokens]`` with the batch axes aligned: ``(*batch, n, V)`` and ``(*batch,
-    N)`` give ``(*batch, N)``. Index arrays without batch axes are shared by the whole batch.
+    """Gather ``table[..., states, tokens]`` with the batch axes aligned: ``(*batch, N)``.
+
+    Args:
+        table: ``(*batch, n, V)``.
+        states: ``(*batch, N)``, or ``(N,)`` for the whole batch.
+        tokens: likewise.
+
+    Example:
+        >>> pick(np.array([[1, 2], [3, 4]]), np.array([0, 1]), np.array([1, 0])).tolist()
+        [2, 3]
     """
     xp = array_namespace(table)
     batch = table.shape[:-2]
@@ -158,7 +208,12 @@ def pick(table: Array, states: Array, tokens: Array) -> Array:
 
 
 def scatter_add(mass: Array, index: np.ndarray, size: int) -> Array:
-    """Sum the last axis of `mass` ``(*batch, m)`` into `size` bins named by `index` ``(m,)``."""
+    """Sum the last axis of `mass` ``(*batch, m)`` into `size` bins named by `index` ``(m,)``.
+
+    Example:
+        >>> scatter_add(np.array([1.0, 2.0, 4.0]), np.array([0, 2, 0]), 3).tolist()
+        [5.0, 0.0, 2.0]
+    """
     if is_torch_array(mass):
         return mass.new_zeros((*mass.shape[:-1], size)).index_add(-1, like(index, mass), mass)
     batch = mass.shape[:-1]
@@ -174,11 +229,15 @@ def scatter_add(mass: Array, index: np.ndarray, size: int) -> Array:
 
 
 def require_positive(name: str, value: Any) -> Array | float:
-    """`value` as a float or floating-point array, all of it positive and finite.
+    """Return `value` as a float or floating-point array, all of it positive and finite.
 
     Raises:
         ValueError: names the argument and the value.
 
+    Example:
+        >>> require_positive("alpha", -1)
+        Traceback (most recent call last):
+        ValueError: alpha=-1.0: must be positive and finite
     """
     try:
         array = as_float(value)
@@ -189,6 +248,23 @@ def require_positive(name: str, value: Any) -> Array | float:
         shown = array if is_enclosure(array) else float(array[bad][0])
         raise ValueError(f"{name}={shown}: must be positive and finite")
     return array if array.ndim or is_enclosure(array) else float(array)
+
+
+def require_positive_number(name: str, value: Any) -> float:
+    """Return `value` as one positive, finite number.
+
+    Raises:
+        ValueError: names the argument and the value, or its shape.
+
+    Example:
+        >>> require_positive_number("alpha", [1.0, 2.0])
+        Traceback (most recent call last):
+        ValueError: alpha has shape (2,): must be one number
+    """
+    number = require_positive(name, value)
+    if not isinstance(number, float):
+        raise ValueError(f"{name} has shape {number.shape}: must be one number")
+    return number
 
 
 def soft_maximum(q: Array, alpha: Array | float) -> Array:
@@ -202,10 +278,12 @@ def soft_maximum(q: Array, alpha: Array | float) -> Array:
     Returns:
         ``(*batch, n)`` in reward units.
 
+    Example:
+        >>> soft_maximum(np.array([[0.0, 1000.0, -np.inf]]), 1.0).tolist()
+        [1000.0]
     """
-    if is_enclosure(
-        q
-    ):  # 1-Lipschitz in the largest norm, so the widths of a sweep add up and do not multiply
+    # 1-Lipschitz in the largest norm, so the widths of a sweep add up and do not multiply.
+    if is_enclosure(q):
         return q.carry(lambda exact: _soft_maximum(exact, alpha), q.radius().max(axis=-1))
     return _soft_maximum(q, alpha)
 
@@ -218,7 +296,12 @@ def _soft_maximum(q: Array, alpha: Array | float) -> Array:
 
 
 def root(x: Array) -> Array:
-    """Square root of numbers that are known not to be negative, though rounding may say so."""
+    """Square root of numbers known not to be negative, though rounding may make them so.
+
+    Example:
+        >>> root(np.array([4.0, -1e-20])).tolist()
+        [2.0, 0.0]
+    """
     if is_enclosure(x):
         return x.root()
     xp = array_namespace(x)
@@ -236,6 +319,10 @@ def log_mean_exp(log_probs: Array, x: Array) -> Array:
     Returns:
         ``(*batch, n)``, nats; ``-inf`` where no token is left.
 
+    Example:
+        >>> x = np.array([[1e-20, -1e-20]])
+        >>> log_mean_exp(np.log([[0.75, 0.25]]), x).tolist()  # not log(1) = 0
+        [...e-21]
     """
     if is_enclosure(x):  # 1-Lipschitz in `x`
         return x.carry(lambda exact: _log_mean_exp(log_probs, exact), x.radius().max(axis=-1))
@@ -243,18 +330,15 @@ def log_mean_exp(log_probs: Array, x: Array) -> Array:
 
 
 def _log_mean_exp(log_probs: Array, x: Array) -> Array:
-    never = float("-inf")
+    never = float("-inf")  # of a token that counts as nothing
     xp = array_namespace(log_probs, x)
     counted = ~(log_probs == never) & ~(x == never)
     exponent = xp.where(counted, x, 0.0)
     none = ~xp.any(counted, axis=-1)
-    if (
-        is_enclosure(x) and not x.coarse
-    ):  # with digits to spare, one may be taken from a sum near it
+    if is_enclosure(x) and not x.coarse:  # precision to spare: the plain formula will do
         mean = xp.sum(xp.where(counted, xp.exp(log_probs + exponent), 0.0), axis=-1)
         return xp.where(none, never, xp.log(xp.where(none, 1.0, mean)))
-    # where the mean is near one its logarithm is that of one plus the mean of expm1, which has no
-    # large terms
+    # Where the mean is near one: log1p of the mean of expm1, whose terms are small.
     small = xp.where(xp.abs(exponent) < 1.0, exponent, 0.0)
     less_one = xp.sum(xp.exp(log_probs) * xp.where(counted, xp.expm1(small), -1.0), axis=-1)
     near = xp.all(~counted | (xp.abs(exponent) < 1.0), axis=-1) & (less_one > -0.5)

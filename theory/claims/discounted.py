@@ -10,24 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from theory.arrays.enclosures import enclose, precision
-from theory.arrays.namespace import Array, array_namespace, as_array, expand
+from theory.arrays.namespace import (
+    Array,
+    array_namespace,
+    as_array,
+    expand,
+    require_positive_number,
+)
+from theory.arrays.precision import enclose, precision
 from theory.claims import bounds
 from theory.claims.quantities import Quantities
 from theory.claims.statement import Quantity, Statement
 from theory.claims.statements import CLONE_GAP, CLONING, DISTANCES, PREFERENCES, REWARDS, RL
-from theory.mdp.distances import divergences
-from theory.solve.discounted import (
-    DiscountedMDP,
-    endogenous_reward,
-    fixed_values,
-    maxima,
-    means,
-    reachable,
-    require_number,
-    require_policy,
-    soft_maxima,
-)
+from theory.mdp.discounted import DiscountedMDP, reachable, require_stationary
+from theory.mdp.distances import divergence_terms
+from theory.solve.discounted import endogenous_reward
+from theory.solve.fixed_point import fixed_point, maxima, means, soft_maxima
 from theory.solve.reward import preference_tv
 from theory.solve.soft import greedy_rows, log_softmax
 
@@ -75,8 +73,8 @@ class DiscountedInstance:
         endogenous_reward(
             mdp, policy, alpha, gauge
         )  # refuses what is not a policy, a temperature or a gauge
-        self.mdp, self.alpha = mdp, require_number("alpha", alpha)
-        self.policy: Array = require_policy("policy", policy, mdp)[0]
+        self.mdp, self.alpha = mdp, require_positive_number("alpha", alpha)
+        self.policy: Array = require_stationary("policy", policy, mdp)[0]
         self.rewards: Array = mdp.rewards
         self.gauge: Array = (
             np.zeros(len(mdp.rewards)) if gauge is None else np.asarray(gauge, dtype=np.float64)
@@ -157,7 +155,7 @@ class DiscountedInstance:
 
     def _soft(self, table: Array) -> tuple[Array, Array]:
         """Soft-optimal policy and soft values of a reward."""
-        values = fixed_values(self.mdp, table, soft_maxima, self.temperature)
+        values = fixed_point(self.mdp, table, soft_maxima, self.temperature)
         q = table + self.discount * values[self.mdp.next_states]
         if isinstance(q, np.ndarray):
             return log_softmax(q, self.alpha), values
@@ -165,7 +163,7 @@ class DiscountedInstance:
 
     def expected(self, policy: Array, table: Array) -> Array:
         """``E_π Σ_h γ^{h−1} x(s_h, a_h)`` from each state: ``(n,)``."""
-        return fixed_values(self.mdp, table, means, policy)
+        return fixed_point(self.mdp, table, means, policy)
 
     @cached_property
     def _solution(self) -> tuple[Array, Array]:
@@ -210,12 +208,12 @@ class DiscountedInstance:
     @cached_property
     def best_value(self) -> Array:
         """``max_π V^π``, plain."""
-        return fixed_values(self.mdp, self.rewards, maxima)
+        return fixed_point(self.mdp, self.rewards, maxima)
 
     @cached_property
     def return_range(self) -> Array:
         """Width of the range of the discounted return; no gap in value can be more."""
-        return self.best_value + fixed_values(self.mdp, -self.rewards, maxima)
+        return self.best_value + fixed_point(self.mdp, -self.rewards, maxima)
 
     @cached_property
     def rl_value(self) -> Array:
@@ -225,7 +223,7 @@ class DiscountedInstance:
     @cached_property
     def rl_shortfall(self) -> Array:
         """How far `π_RL` is from the best that `r̂` allows, over `α`: nats."""
-        best = fixed_values(self.mdp, self.endogenous, maxima)
+        best = fixed_point(self.mdp, self.endogenous, maxima)
         return (best - self.expected(self.continuations[1], self.endogenous)) / self.temperature
 
     @cached_property
@@ -241,7 +239,7 @@ class DiscountedInstance:
     # --- Distances between the policies ---
 
     def _divergence(self, policy: Array, other: Array) -> Array:
-        rows = divergences(policy, other, policy - other)
+        rows = divergence_terms(policy, other, policy - other)
         xp = array_namespace(rows)
         return self.expected(policy, xp.broadcast_to(xp.sum(rows, axis=-1)[:, None], rows.shape))
 
@@ -277,7 +275,7 @@ class DiscountedInstance:
         )
 
     def _greedy(self, table: Array) -> Array:
-        values = fixed_values(self.mdp, table, maxima)
+        values = fixed_point(self.mdp, table, maxima)
         return greedy_rows(table + self.mdp.discount * values[self.mdp.next_states])
 
     def _sums(self, table: Array) -> Array:

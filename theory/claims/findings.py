@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from theory.arrays.enclosures import DOUBLE
+from theory.arrays.precision import DOUBLE
 from theory.claims.quantities import Evaluable
 from theory.claims.statement import Statement
 from theory.claims.verdict import (

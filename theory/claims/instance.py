@@ -1,7 +1,7 @@
 """The quantities of an instance, which statements are made of.
 
 Read by a person, a quantity is a double, averaged over the prompts. A verdict reads the same
-quantities of `Problem.enclosed`, where they are enclosures (`theory.arrays.enclosures`) and one for
+quantities of `Problem.enclosed`, where they are enclosures (`theory.arrays.enclosure`) and one for
 each prompt: what holds for every prompt holds on average over any distribution of prompts.
 """
 
@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from theory.arrays.enclosures import Truth
 from theory.arrays.namespace import (
     Array,
     array_namespace,
@@ -21,6 +20,7 @@ from theory.arrays.namespace import (
     constant,
     expand,
 )
+from theory.arrays.truth import Truth
 from theory.claims import bounds
 from theory.claims.problem import Problem
 from theory.mdp.distances import (

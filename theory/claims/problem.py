@@ -10,13 +10,13 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from theory.arrays.enclosures import enclose, precision
 from theory.arrays.namespace import (
     Array,
     as_array,
     expand,
     is_enclosure,
 )
+from theory.arrays.precision import enclose, precision
 from theory.claims.checks import validate
 from theory.mdp.policy import Policy
 from theory.mdp.responses import (

@@ -57,7 +57,7 @@ class Condition(Generic[I]):
 
     Attributes:
         symbol: how it is written.
-        of: reads it: booleans, or a comparison of quantities (`theory.arrays.enclosures.Truth`).
+        of: reads it: booleans, or a comparison of quantities (`theory.arrays.enclosure.Truth`).
 
     """
 

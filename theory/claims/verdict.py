@@ -1,7 +1,7 @@
 """Verdicts: what is proved of a statement on one instance, or on each of a batch.
 
 A statement *holds*, is *violated*, stays *undecided*, or *does not apply*. Both sides are
-enclosures (`theory.arrays.enclosures`): intervals that contain the exact number, rounding included.
+enclosures (`theory.arrays.enclosure`): intervals that contain the exact number, rounding included.
 A verdict is read off their ends, so no tolerance turns *undecided* into *holds*; and nothing is
 read off an empty set: a condition is yes, no or uncertain, and what is not a number, or was not
 evaluated, is *undecided*.
@@ -19,8 +19,10 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from theory.arrays.enclosures import DOUBLE, Enclosure, Truth, Undecided, enclose, precision
+from theory.arrays.enclosure import Enclosure
 from theory.arrays.namespace import as_array, is_enclosure
+from theory.arrays.precision import DOUBLE, enclose, precision
+from theory.arrays.truth import Truth, Undecided
 from theory.claims.quantities import Evaluable
 from theory.claims.statement import Statement
 

@@ -90,7 +90,8 @@ def _worst_cases(
     """
     from theory.claims.bounds import every_bound
     from theory.mdp.values import plain_value
-    from theory.solve.adversary import worst_clone, worst_kl
+    from theory.solve.worst_clone import worst_clone
+    from theory.solve.worst_kl import worst_kl
     from theory.solve.worst_map import worst_map
     from theory.solve.worst_preference import worst_preference_pair
 

@@ -1,9 +1,9 @@
-"""Demonstrations: how often an expert chose each token in each state, which is all that any route
-to a reward reads.
+"""Demonstrations: how often an expert chose each token in each state.
 
 The log-likelihood of a policy, the feature expectations of MaxEnt IRL and the objective of inverse
 soft-Q learning are sums over demonstrated tokens, so the counts by state are a sufficient
-statistic. They form a *flow*: as many responses arrive in a state as tokens are chosen in it.
+statistic: all that any route to a reward reads. They form a *flow*: as many responses arrive in a
+state as tokens are chosen in it.
 """
 
 from __future__ import annotations
@@ -12,30 +12,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 
 from theory.arrays.memory import require_memory
 from theory.arrays.namespace import Array, token_major
-from theory.mdp.dynamics import Dynamics, Table, Window
+from theory.mdp.dynamics import Dynamics
 from theory.mdp.policy import Policy, Seed, require_same_dynamics
-from theory.mdp.responses import Responses
+from theory.mdp.responses import Responses, check_responses
 from theory.mdp.values import occupancy
 from theory.storage.files import read_arrays, replacing
 
-__all__ = ["Demonstrations", "fitted_model"]
-
-Smoothing = float | Literal["witten-bell"]
+__all__ = ["Demonstrations"]
 
 ROUNDING = 1e-9
-"""Weights are a flow where arrivals and departures agree to this fraction of the total weight."""
+"""Weights are a flow if arrivals and departures agree to this fraction of the total weight."""
 
 
 @dataclass(frozen=True, eq=False)
 class Demonstrations:
-    """How often each token was chosen in each state. Build with `from_responses`, `sample`,
-    `of_policy` or from counts.
+    """Counts of tokens by state. Build them with `from_responses`, `sample`, `of_policy` or counts.
 
     Counted responses are ``int64`` and exact; weights, such as the probabilities of `of_policy`,
     are ``float64``. The sum of the two is one of weights. Every function takes either, except where
@@ -50,6 +47,13 @@ class Demonstrations:
             chosen, a data set is empty, or the counts are not a flow. Names the layer and the
             value.
 
+    Example:
+        >>> from theory import TokenMDP
+        >>> dynamics = TokenMDP.tree([[[0, 0]], [[0, 0]] * 2]).dynamics
+        >>> responses = Responses(np.array([0, 0, 0]), np.array([[0, 1], [0, 0], [1, 1]]))
+        >>> data = Demonstrations.from_responses(dynamics, responses)
+        >>> [table.tolist() for table in data.counts]
+        [[[2, 1]], [[1, 1], [0, 1]]]
     """
 
     dynamics: Dynamics
@@ -74,9 +78,8 @@ class Demonstrations:
         Raises:
             ValueError: no responses, a wrong length, a token or a prompt that is not there, or a
                 forbidden token.
-
         """
-        prompts, tokens = _check_responses(dynamics, responses)
+        prompts, tokens = check_responses("responses", responses, dynamics, batch=True)
         V = dynamics.vocab_size
         batch = tokens.shape[:-2]
         sets = int(np.prod(batch))
@@ -90,31 +93,29 @@ class Demonstrations:
                 (chosen + size * np.arange(sets)[:, None]).reshape(-1), minlength=size * sets
             )
             counts.append(found.reshape(*batch, -1, V))
-            _check_forbidden(dynamics, h, counts[h], states, tokens[..., h])
         return cls(dynamics, tuple(counts))
 
     @classmethod
     def sample(
         cls, expert: Policy, n: Any, seed: Seed = None, *, batch: tuple[int, ...] = ()
     ) -> Self:
-        """The counts of `n` independent responses of `expert`, drawn without drawing the responses.
+        """Sample the counts of `n` independent responses of `expert`, not the responses.
 
         Of the responses in a state, the numbers that choose each token are multinomial,
         independently of how they came there; so the counts of a layer give those of the next, with
-        exactly the law of `from_responses` of `n` sampled responses. The cost does not depend on
-        `n`.
+        exactly the distribution of `from_responses` of `n` sampled responses. The cost does not
+        depend on `n`.
 
         Args:
             expert: a NumPy policy, without or with batch axes.
             n: number of responses, an integer or an array of them (``batch``).
             seed: a seed or a `numpy.random.Generator`.
-            batch: draw this many independent data sets; broadcast with the axes of `n` and of
+            batch: sample this many independent data sets; broadcast with the axes of `n` and of
                 `expert`.
 
         Raises:
             ValueError: `n` is not a positive integer, the axes do not broadcast, or the counts do
                 not fit into memory.
-
         """
         rng = np.random.default_rng(seed)
         dynamics = expert.dynamics
@@ -148,12 +149,10 @@ class Demonstrations:
 
     @classmethod
     def of_policy(cls, policy: Policy) -> Self:
-        """The limit of infinitely many responses, as weights: ``ρ_h(s) π(a|s)``, the probability of
-        each token.
+        """Weights in the limit of infinitely many responses: ``ρ_h(s) π(a|s)``.
 
         Args:
             policy: a NumPy policy, without or with batch axes.
-
         """
         visits = occupancy(policy)
         return cls(
@@ -169,7 +168,6 @@ class Demonstrations:
             OSError: the file does not exist or is not a whole ``.npz``.
             ValueError: what it holds is not a data set on `dynamics` (the counts of others are not
                 a flow here).
-
         """
         arrays = read_arrays(path, "Demonstrations.save", r"counts_\d+")
         names = [f"counts_{h}" for h in range(dynamics.horizon)]
@@ -185,14 +183,12 @@ class Demonstrations:
             raise ValueError(f"{path}: {error}") from None
 
     def save(self, path: str | Path) -> None:
-        """Write ``counts_0 … counts_{H-1}`` to an ``.npz`` file that `load` reads. It appears whole
-        or not at all.
-        """
+        """Write ``counts_0 … counts_{H-1}`` to an ``.npz`` file; it appears whole or not at all."""
         with replacing(path) as file:
             np.savez(file, **{f"counts_{h}": table for h, table in enumerate(self.counts)})  # type: ignore[arg-type]
 
     def __add__(self, other: Demonstrations) -> Demonstrations:
-        """Both data sets as one; batch axes broadcast."""
+        """Join both data sets; batch axes broadcast."""
         if not isinstance(other, Demonstrations):
             return NotImplemented
         require_same_dynamics(self.dynamics, other.dynamics)
@@ -201,17 +197,15 @@ class Demonstrations:
         )
 
     def update(self, responses: Responses) -> Demonstrations:
-        """These demonstrations and `responses` (this object stays as it is): data that arrive in
-        pieces.
+        """Return these demonstrations and `responses` together; this object stays as it is.
 
         Raises:
             ValueError: as `from_responses`.
-
         """
         return self + Demonstrations.from_responses(self.dynamics, responses)
 
     def __getitem__(self, index: Any) -> Demonstrations:
-        """Data sets of a batch: `index` goes to the leading axes."""
+        """Return data sets of a batch: `index` goes to the leading axes."""
         at = index if isinstance(index, tuple) else (index,)
         if len(at) > len(self.batch_shape):
             raise IndexError(f"index {index!r} for data sets of batch {self.batch_shape}")
@@ -244,14 +238,11 @@ class Demonstrations:
 
     @property
     def frequencies(self) -> tuple[np.ndarray, ...]:
-        """Occupancy in the data, ``counts/n``: `H` tables ``(*batch, n_h, V)``, each summing to
-        one.
-        """
+        """Occupancy in the data, ``counts/n``: `H` tables ``(*batch, n_h, V)``, each of sum one."""
         return tuple(table / self.n[..., None, None] for table in self.counts)
 
     def log_likelihood(self, policy: Policy) -> Array:
-        """Mean log-likelihood of the tokens of a response, ``(1/n) Σ_D log π(a|s)``: ``batch``,
-        nats (eq. 2).
+        """Mean log-likelihood of a response, ``(1/n) Σ_D log π(a|s)``: ``batch``, nats (eq. 2).
 
         Minus infinity where a token was demonstrated that `policy` never chooses.
         """
@@ -262,105 +253,11 @@ class Demonstrations:
         return total
 
 
-def fitted_model(demonstrations: Demonstrations, smoothing: Smoothing = 0.0) -> Policy:
-    """The next-token model of the counts, ``π̂(a|s) = n(s,a)/n(s)``, or of smoothed ones.
-
-    Args:
-        demonstrations: one data set or a batch.
-        smoothing: ``0`` for none; ``λ > 0`` for ``π̂(a|s) = (n(s,a) + λ)/(n(s) + λ m(s))`` over the
-            ``m(s)`` allowed tokens; ``"witten-bell"`` for back-off over windows on tree or window
-            dynamics,
-
-                p(a|s) = (n(s,a) + t(s) p(a|s'))/(n(s) + t(s)),
-
-            with ``t(s)`` the number of different tokens seen in `s`, and `s'` without its oldest
-            token; after the last token the prompt is dropped, and then ``p`` is uniform. Counts of
-            `s'` are those of the same step; where tokens are forbidden in `s`, ``p(·|s')`` is
-            restricted to the allowed ones.
-
-    Returns:
-        A policy whose logits are the logarithms of the smoothed counts: its gauge is ``log n(s)``
-        (0 for ``"witten-bell"``). A row without counts is uniform over the allowed tokens.
-
-    Raises:
-        ValueError: `smoothing` is none of these, or back-off has no windows or no counts.
-
-    """
-    dynamics = demonstrations.dynamics
-    weights: Sequence[np.ndarray]
-    if isinstance(smoothing, str):
-        if smoothing != "witten-bell":
-            raise ValueError(
-                f"smoothing={smoothing!r}: must be a number, 0 or more, or 'witten-bell'"
-            )
-        weights = _witten_bell(demonstrations)
-    else:
-        if not 0 <= smoothing < np.inf:
-            raise ValueError(
-                f"smoothing={smoothing!r}: must be a number, 0 or more, or 'witten-bell'"
-            )
-        weights = [table + float(smoothing) for table in demonstrations.counts]
-    logits = []
-    for table in weights:
-        table = np.where(table.sum(axis=-1, keepdims=True) > 0, table, 1.0)
-        with np.errstate(divide="ignore"):
-            logits.append(np.log(table))
-    return Policy.from_logits(dynamics, logits)
-
-
-def _witten_bell(demonstrations: Demonstrations) -> list[np.ndarray]:
-    """Rows of the formula in `fitted_model`, `H` tables ``(*batch, n_h, V)``."""
-    dynamics = demonstrations.dynamics
-    P, V, rule = dynamics.n_prompts, dynamics.vocab_size, dynamics.rule
-    if isinstance(rule, Table):
-        raise ValueError(
-            "smoothing='witten-bell': states of a table have no suffixes; give a number to add to "
-            "counts"
-        )
-    if demonstrations.counts[0].dtype != np.int64:
-        raise ValueError(
-            "smoothing='witten-bell': needs counts and the demonstrations hold weights; use of "
-            "responses"
-        )
-
-    def mixed(counts: np.ndarray, lower: np.ndarray) -> np.ndarray:
-        different = (counts > 0).sum(axis=-1, keepdims=True)
-        total = counts.sum(axis=-1, keepdims=True) + different
-        # A state that was never visited, n = t = 0, takes over what is known of its suffix.
-        return np.where(total > 0, (counts + different * lower) / np.maximum(total, 1), lower)
-
-    def backed_off(counts: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-        """Of counts ``(*batch, P, V^m, V)``; `mask` restricts the first suffix to what is allowed
-        here.
-        """
-        *batch, P, windows, _ = counts.shape
-        if windows > 1:
-            by_oldest = counts.reshape(*batch, P, V, windows // V, V)
-            lower = np.repeat(
-                backed_off(by_oldest.sum(axis=-3))[..., None, :, :], V, axis=-3
-            ).reshape(counts.shape)
-        else:
-            lower = mixed(counts.sum(axis=-3, keepdims=True), np.full(V, 1.0 / V))
-        if mask is not None:
-            lower = lower * mask
-            lower = lower / lower.sum(axis=-1, keepdims=True)
-        return mixed(counts, lower)
-
-    rows = []
-    for h, counts in enumerate(demonstrations.counts):
-        windows = V ** (min(h, rule.size) if isinstance(rule, Window) else h)
-        shape = (*demonstrations.batch_shape, P, windows, V)
-        mask = dynamics.allowed[h]
-        mask = None if mask is None else mask.reshape(P, windows, V)
-        rows.append(backed_off(counts.reshape(shape), mask).reshape(counts.shape))
-    return rows
-
-
 def _multinomial(rng: np.random.Generator, n: np.ndarray, probs: np.ndarray) -> np.ndarray:
-    """Counts of `n` ``(*shape,)`` draws from rows ``(*shape, V)``: ``(*shape, V)``."""
+    """Sample counts of `n` ``(*shape,)`` draws from rows ``(*shape, V)``: ``(*shape, V)``."""
     drawn: np.ndarray = rng.multinomial(n, probs / probs.sum(axis=-1, keepdims=True))
-    # What rounding leaves of the probabilities goes to the last token, which may be one that is
-    # never chosen.
+    # NumPy gives what rounding leaves over to the last token, which may have probability zero:
+    # such counts are given to the most probable token.
     stray = np.where(probs > 0, 0, drawn)
     if stray.any():
         drawn = drawn - stray
@@ -419,60 +316,5 @@ def _check_counts(dynamics: Dynamics, counts: Sequence[np.ndarray]) -> None:
         arrived = dynamics.push(h, table) if h + 1 < len(counts) else None
 
 
-def _check_responses(dynamics: Dynamics, responses: Responses) -> tuple[np.ndarray, np.ndarray]:
-    H, V, P = dynamics.horizon, dynamics.vocab_size, dynamics.n_prompts
-    try:
-        prompts, tokens = (np.asarray(x) for x in responses)
-    except ValueError:
-        raise ValueError(
-            f"responses.tokens holds responses of different lengths: each must have {H} tokens"
-        ) from None
-    if tokens.ndim < 2 or tokens.shape[-1] != H:
-        raise ValueError(
-            f"responses.tokens has shape {tokens.shape}: must be (N, {H}), {H} tokens for each "
-            "response"
-        )
-    if 0 in tokens.shape:
-        raise ValueError(
-            f"responses.tokens has shape {tokens.shape}: no demonstrations, give at least one "
-            "response"
-        )
-    if prompts.shape != tokens.shape[-2:-1]:
-        raise ValueError(
-            f"responses.prompts has shape {prompts.shape}: must be {tokens.shape[-2:-1]}, one per "
-            "response"
-        )
-    for name, array, size in (("prompts", prompts, P), ("tokens", tokens, V)):
-        if array.dtype.kind not in "iu":
-            raise ValueError(
-                f"responses.{name} has dtype {array.dtype}: must hold integers from 0 to {size - 1}"
-            )
-        outside = (array < 0) | (array >= size)
-        if outside.any():
-            where = _first(outside)
-            raise ValueError(
-                f"responses.{name}[{_list(where)}] is {array[where]}: must be from 0 to {size - 1}"
-            )
-    return prompts.astype(np.int64), tokens.astype(np.int64)
-
-
-def _check_forbidden(
-    dynamics: Dynamics, h: int, counts: np.ndarray, states: np.ndarray, tokens: np.ndarray
-) -> None:
-    mask = dynamics.allowed[h]
-    if mask is not None and (counts * ~mask).any():
-        where = _first(~mask[np.broadcast_to(states, tokens.shape), tokens])
-        state = np.broadcast_to(states, tokens.shape)[where]
-        raise ValueError(
-            f"responses.tokens[{_list(where)}, {h}] is {tokens[where]}, forbidden in state {state} "
-            f"of layer {h}: "
-            "drop the response or allow the token"
-        )
-
-
 def _first(flags: np.ndarray) -> tuple[int, ...]:
     return tuple(int(i) for i in np.argwhere(flags)[0])
-
-
-def _list(index: tuple[int, ...]) -> str:
-    return ", ".join(map(str, index))

@@ -1,25 +1,23 @@
-"""Four routes from demonstrations to one reward, and the way back.
+"""Four routes from demonstrations to one reward.
 
-=====================  ==========  ==========================================================
-====================== route                  equations   what it solves
-gauge: ``V̂(s)`` =====================  ==========
-==========================================================  ====================== `next_token_mle`
-2           max over `π` of ``Σ_D log π(a|s)``                          0 `maxent_irl`           6
-max over `r` of ``E_D r(τ) − E V_{r,α}(s₁)``                `α` times an entropy `inverse_soft_q`
-7, 8        max over `Q` of ``Σ_D [Q(s,a) − V_Q(s)]``                   where ``Σ_a Q = 0``
-`endogenous`           9–12        reads the logits of the fitted model                        ``α
-log n(s)``, or 0 =====================  ==========
-==========================================================  ======================
+================ ========= ============================================ ====================
+route            equations what it solves                               gauge: ``V̂(s)``
+================ ========= ============================================ ====================
+`next_token_mle` 2         max over `π` of ``Σ_D log π(a|s)``           0
+`maxent_irl`     6         max over `r` of ``E_D r(τ) − E V_{r,α}(s₁)`` `α` times an entropy
+`inverse_soft_q` 7, 8      max over `Q` of ``Σ_D [Q(s,a) − V_Q(s)]``    where ``Σ_a Q = 0``
+`endogenous`     9–12      reads the logits of the fitted model         ``α log n(s)``, or 0
+================ ========= ============================================ ====================
 
 All four give the empirical frequencies ``n(s,a)/n(s)`` in every visited state, and rewards that
 differ by a potential ``Φ(s⊕a) − Φ(s)``, their gauge. Both optimisers reach ``α`` times the mean
 log-likelihood of a response and no more.
 
-What data does not fix. On a state that was never visited no route says anything: `Fit.visited` is
-false there and its row is a placeholder, uniform over the allowed tokens. A token never seen in a
-visited state has probability zero in the limit, which no finite reward reaches: without `smoothing`
-or `l2` it is forbidden in the answer (``Q = −inf``), and ``ε_π`` against an expert that may write
-it is infinite.
+The data leave two things open. On a state that was never visited no route says anything:
+`Fit.visited` is false there and its row is a placeholder, uniform over the allowed tokens. A token
+never seen in a visited state has probability zero in the limit, which no finite reward reaches:
+without `smoothing` or `l2` it is forbidden in the answer (``Q = −inf``), and ``ε_π`` against an
+expert that may choose it is infinite.
 """
 
 from __future__ import annotations
@@ -31,59 +29,43 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from theory.arrays.namespace import (
-    Array,
-    expand,
-    forbid,
-    require_positive,
-    soft_maximum,
-    token_major,
-)
-from theory.fit.demonstrations import Demonstrations, Smoothing, fitted_model
-from theory.fit.saddle import (
-    Dual,
-    Rows,
-    ascend,
+from theory.arrays.namespace import Array, expand, require_positive
+from theory.fit.demonstrations import Demonstrations
+from theory.fit.objectives import (
+    MaxEntDual,
+    SoftQObjective,
     entropy_gauge,
     greatest_objective,
-    maximise,
     require_single,
     with_placeholders,
 )
+from theory.fit.optimise import ascend, maximise
+from theory.fit.smoothing import Smoothing, fitted_model
 from theory.mdp.dynamics import Dynamics
-from theory.mdp.policy import Policy, Seed, require_same_dynamics
-from theory.mdp.responses import sample
+from theory.mdp.policy import Policy
 from theory.mdp.token_mdp import TokenMDP
-from theory.mdp.values import occupancy
 from theory.solve.reward import Gauge, endogenous_reward
 from theory.solve.soft import soft_q_values
 
-__all__ = [
-    "Fit",
-    "Optimum",
-    "Potential",
-    "endogenous",
-    "inverse_soft_q",
-    "maxent_irl",
-    "next_token_mle",
-    "potential_residual",
-    "soft_q_learning",
-]
+__all__ = ["Fit", "Optimum", "endogenous", "inverse_soft_q", "maxent_irl", "next_token_mle"]
 
 
 class Optimum(NamedTuple):
-    """Where an optimiser stopped."""
+    """Result of an optimiser.
+
+    Example:
+        >>> data = Demonstrations(TokenMDP.tree([[[0, 0]]]).dynamics, (np.array([[3, 1]]),))
+        >>> optimum = inverse_soft_q(data, alpha=1.0).optimum
+        >>> round(optimum.objective, 4), abs(optimum.gap) < 1e-9
+        (-0.5623, True)
+    """
 
     objective: float
-    """What was maximised, reward units per response."""
+    """Maximum found, reward units per response."""
     gap: float
-    """Duality gap, reward units: how far `objective` is from its supremum; NaN where none is
-    known.
-    """
+    """Duality gap, reward units: the supremum less `objective`; NaN where it is not known."""
     residual: float
-    """Largest absolute entry of the gradient: for MaxEnt IRL, by which the expectations of a
-    feature differ.
-    """
+    """Largest absolute entry of the gradient; for MaxEnt IRL, of a feature expectation's error."""
     iterations: int
     converged: bool
     """Whether a Newton step (for ``"gradient"``: the gradient) is below the tolerance."""
@@ -93,7 +75,7 @@ class Optimum(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """What a route found: soft Q-values, and with them a policy and a reward.
+    """Result of a route: soft Q-values, and with them a policy and a reward.
 
     Attributes:
         dynamics: the dynamics of the demonstrations.
@@ -105,6 +87,10 @@ class Fit:
         optimum: where the optimiser stopped; `None` where the answer is in closed form.
         errors: for `soft_q_learning`, the largest ``|Q − Q*|`` after each round, reward units.
 
+    Example:
+        >>> data = Demonstrations(TokenMDP.tree([[[0, 0]]]).dynamics, (np.array([[3, 1]]),))
+        >>> np.exp(endogenous(data, alpha=2.0).policy.log_probs[0]).round(4).tolist()
+        [[0.75, 0.25]]
     """
 
     dynamics: Dynamics
@@ -116,17 +102,17 @@ class Fit:
 
     @cached_property
     def policy(self) -> Policy:
-        """``π̂ = softmax(Q/α)``; its gauge is ``V_Q/α``."""
+        """The policy ``π̂ = softmax(Q/α)``; its gauge is ``V_Q/α``."""
         return Policy.from_logits(self.dynamics, self.q, temperature=self.alpha)
 
     @cached_property
     def reward(self) -> TokenMDP:
-        """``r̂(s,a) = Q(s,a) − V_Q(s⊕a)``, ``V_Q = α log Σ exp(Q/α)`` (eq. 8). A token with ``Q =
-        −inf`` is forbidden.
+        """The reward ``r̂(s,a) = Q(s,a) − V_Q(s⊕a)``, ``V_Q = α log Σ exp(Q/α)`` (eq. 8).
+
+        A token with ``Q = −inf`` is forbidden.
 
         Raises:
             ValueError: the fits of a batch forbid different tokens.
-
         """
         return endogenous_reward(self.policy, self.alpha)
 
@@ -153,6 +139,10 @@ def next_token_mle(
         ValueError: `alpha` is not positive, `smoothing` is neither, or back-off has no windows or
             no counts.
 
+    Example:
+        >>> data = Demonstrations(TokenMDP.tree([[[0, 0]]]).dynamics, (np.array([[3, 1]]),))
+        >>> next_token_mle(data, alpha=2.0).reward.rewards[0].round(4).tolist()  # 2 log ¾, 2 log ¼
+        [[-0.5754, -2.7726]]
     """
     alpha = require_positive("alpha", alpha)
     log_probs = fitted_model(demonstrations, smoothing).log_probs
@@ -188,6 +178,10 @@ def endogenous(
     Raises:
         ValueError: as `next_token_mle`, or `gauge` is neither.
 
+    Example:
+        >>> data = Demonstrations(TokenMDP.tree([[[0, 0]]]).dynamics, (np.array([[3, 1]]),))
+        >>> endogenous(data, alpha=2.0).reward.rewards[0].round(4).tolist()  # 2 log 3, 2 log 1
+        [[2.1972, 0.0]]
     """
     alpha = require_positive("alpha", alpha)
     if gauge not in ("logits", "logprob"):
@@ -220,8 +214,8 @@ def maxent_irl(
 
     The inner problem is solved exactly by `soft_optimal`, which leaves the concave dual
 
-        L(r) = E_D r(τ) − E V_{r,α}(s₁) − (l2/2)‖θ‖²,    ∂L/∂r(s,a) = occupancy in the data −
-        occupancy of π_r,
+        L(r) = E_D r(τ) − E V_{r,α}(s₁) − (l2/2)‖θ‖²,
+        ∂L/∂r(s,a) = occupancy in the data − occupancy of π_r,
 
     of ``r = θ`` (one weight for each state and token) or ``r(s,a) = θ·φ(s,a)``. Prompts are
     averaged as they are in the data; under another prompt distribution `L` has no upper bound. The
@@ -257,32 +251,37 @@ def maxent_irl(
         ValueError: a batch; an argument out of range or of wrong shape; or linear features that
             determine no finite reward.
 
+    Example:
+        >>> data = Demonstrations(TokenMDP.tree([[[0, 0]]]).dynamics, (np.array([[3, 1]]),))
+        >>> fit = maxent_irl(data, alpha=2.0)
+        >>> reward = fit.reward.rewards[0][0]
+        >>> round(float(reward[0] - reward[1]), 4), fit.optimum.converged  # 2 log 3
+        (2.1972, True)
     """
     alpha = require_single(demonstrations, alpha)
     if not 0 <= l2 < np.inf:
         raise ValueError(f"l2={l2!r}: must be 0 or a positive finite number")
     if solver not in ("lbfgs", "gradient"):
         raise ValueError(f"solver={solver!r}: must be 'lbfgs' or 'gradient'")
-    dual = Dual(demonstrations, alpha, l2, features)
+    dual = MaxEntDual(demonstrations, alpha, l2, features)
     if solver == "lbfgs":
         theta, iterations, converged = maximise(dual, tolerance, max_iterations)
         if features is not None and l2 == 0 and not (converged and dual.is_determined(theta)):
             raise ValueError(
                 "features: no finite weights attain the feature expectations of the data (they "
-                "single out responses "
-                f"that were never seen), or max_iterations={max_iterations} is too few; pass l2 > 0"
+                "single out responses that were never seen), or "
+                f"max_iterations={max_iterations} is too few; pass l2 > 0"
             )
     else:
         theta, iterations, converged = ascend(dual, tolerance, max_iterations)
     objective, gradient = dual.value_and_gradient(theta)
     q = soft_q_values(dual.mdp(theta), alpha)
     if l2 > 0:
-        gap = float(gradient @ gradient) / (
-            2 * l2
-        )  # the primal is αH(π) − ‖E_D φ − E_π φ‖²/(2·l2), at π_r
+        # The primal is αH(π) − ‖E_D φ − E_π φ‖²/(2·l2), taken at π_r.
+        gap = float(gradient @ gradient) / (2 * l2)
     elif features is not None:
-        # of the greatest entropy with the feature expectations of π_r, which are those of the data
-        # at the end only
+        # π_r has the greatest entropy for its own feature expectations, which are those of the data
+        # at the end only.
         gap = abs(float(theta @ gradient)) if converged else np.nan
     else:
         gap = greatest_objective(demonstrations, alpha) - objective
@@ -303,8 +302,7 @@ def inverse_soft_q(
     tolerance: float = 1e-9,
     max_iterations: int = 10_000,
 ) -> Fit:
-    """Inverse soft-Q learning, offline (eqs. 7–8): maximise ``(1/n) Σ_D [Q(s,a) − V_Q(s)]`` over
-    `Q` directly.
+    """Inverse soft-Q learning (eqs. 7–8): maximise ``(1/n) Σ_D [Q(s,a) − V_Q(s)]`` over `Q`.
 
     ``V_Q(s) = α log Σ_a exp(Q(s,a)/α)``; the reward of the answer is ``r̂(s,a) = Q(s,a) −
     V_Q(s⊕a)``. The objective does not see a constant added to a row; the answer is in the gauge
@@ -326,9 +324,13 @@ def inverse_soft_q(
         ValueError: a batch, or `alpha` is not positive; with `printed`, a frequency of ``(1−α)/m``
             or less, where the objective has no upper bound even within the gauge.
 
+    Example:
+        >>> data = Demonstrations(TokenMDP.tree([[[0, 0]]]).dynamics, (np.array([[3, 1]]),))
+        >>> inverse_soft_q(data, alpha=2.0).q[0].round(4).tolist()  # ±log 3
+        [[1.0986, -1.0986]]
     """
     alpha = require_single(demonstrations, alpha)
-    rows = Rows(demonstrations, alpha, printed)
+    rows = SoftQObjective(demonstrations, alpha, printed)
     theta, iterations, converged = maximise(rows, tolerance, max_iterations)
     objective, gradient = rows.value_and_gradient(theta)
     gap = float("nan") if printed else greatest_objective(demonstrations, alpha) - objective
@@ -336,150 +338,3 @@ def inverse_soft_q(
     return Fit(
         demonstrations.dynamics, rows.q_tables(theta), alpha, demonstrations.visited, optimum
     )
-
-
-# --- The way back, and comparison -----------------------------------------------------------------
-
-
-def soft_q_learning(
-    mdp: TokenMDP,
-    alpha: float,
-    *,
-    rounds: int = 1000,
-    parallel: int = 32,
-    power: float = 0.6,
-    behaviour: Policy | None = None,
-    seed: Seed = None,
-) -> Fit:
-    """Soft Q-learning from sampled responses: forward from a reward to its soft-optimal policy,
-    with no model.
-
-    In each round `parallel` responses are written, and each token that occurs in them moves its
-    Q-value once, by
-
-        Q(s,a) ← Q(s,a) + N(s,a)^{−power} [r(s,a) + V_Q(s⊕a) − Q(s,a)],    V_Q = α log Σ exp(Q/α),
-
-    with `N` the number of rounds so far in which it occurred. On the reward that a route found, it
-    recovers `π̂`.
-
-    Args:
-        mdp: one token MDP; its rewards are read only where a response comes by.
-        alpha: temperature in reward units.
-        rounds: number of rounds.
-        parallel: responses written in each.
-        power: step sizes, from 1 (averages, Watkins's classic choice, slow where targets still
-            move) to 0. Transitions of token MDPs are deterministic, so that even 0, which forgets
-            the old value, converges.
-        behaviour: the policy that writes the responses; uniform over the allowed tokens by default.
-        seed: a seed or a `numpy.random.Generator`.
-
-    Returns:
-        The fit; `visited` are the states that were met, and `errors` the largest ``|Q − Q*|`` after
-        each round over what `behaviour` can reach, ``Q*`` the exact Q-values.
-
-    Raises:
-        ValueError: a batch, or an argument out of range.
-
-    """
-    if mdp.batch_shape or np.ndim(alpha):
-        raise ValueError(
-            f"mdp of batch {mdp.batch_shape}, alpha of shape {np.shape(alpha)}: take one at a time"
-        )
-    for name, number in (("rounds", rounds), ("parallel", parallel)):
-        if number < 1:
-            raise ValueError(f"{name}={number}: must be at least 1")
-    if not 0 <= power <= 1:
-        raise ValueError(f"power={power}: must be from 0 to 1")
-    alpha, dynamics = float(require_positive("alpha", alpha)), mdp.dynamics
-    q = [
-        forbid(np.zeros(r.shape), mask)
-        for r, mask in zip(mdp.rewards, dynamics.allowed, strict=True)
-    ]
-    behaviour = Policy.from_logits(dynamics, q) if behaviour is None else behaviour
-    require_same_dynamics(dynamics, behaviour.dynamics)
-    for h, (mask, table) in enumerate(zip(dynamics.allowed, behaviour.log_probs, strict=True)):
-        if mask is not None and (table > -np.inf)[~mask].any():
-            raise ValueError(
-                f"behaviour: writes a token of layer {h} that the MDP forbids; use a policy of "
-                "this MDP"
-            )
-    exact = soft_q_values(mdp, alpha)
-    reached = [
-        (m > 0)[:, None] & (t > -np.inf)
-        for m, t in zip(occupancy(behaviour), behaviour.log_probs, strict=True)
-    ]
-    met = [np.zeros(r.shape, dtype=np.int64) for r in mdp.rewards]
-    rng, errors = np.random.default_rng(seed), np.empty(rounds)
-    for i in range(rounds):
-        responses = sample(behaviour, parallel, rng)
-        states = dynamics.walk(responses.prompts, responses.tokens)
-        for h, s in enumerate(states):
-            a = responses.tokens[:, h]
-            following = soft_maximum(q[h + 1][states[h + 1]], alpha) if h + 1 < mdp.horizon else 0.0
-            met[h][s, a] += 1  # a pair that occurs twice in a round counts, and moves, once
-            q[h][s, a] += met[h][s, a] ** -power * (mdp.rewards[h][s, a] + following - q[h][s, a])
-        errors[i] = np.max(
-            [
-                np.abs(a[where] - b[where]).max()
-                for a, b, where in zip(q, exact, reached, strict=True)
-            ]
-        )
-    visited = tuple(count.sum(axis=-1) > 0 for count in met)
-    return Fit(dynamics, tuple(token_major(table) for table in q), alpha, visited, errors=errors)
-
-
-class Potential(NamedTuple):
-    """A potential ``Φ``, and what it leaves unexplained."""
-
-    potential: tuple[np.ndarray, ...]
-    """`H` arrays ``(*batch, n_h)``, reward units."""
-    residual: Array
-    """Largest ``|r₁ − r₂ − Φ(s⊕a) + Φ(s)|``: ``batch``, reward units."""
-
-
-def potential_residual(
-    one: TokenMDP, two: TokenMDP, visited: Sequence[np.ndarray] | None = None
-) -> Potential:
-    """Fit the potential of ``r₁(s,a) − r₂(s,a) = Φ(s⊕a) − Φ(s)``, ``Φ = 0`` after the last token.
-
-    Layer by layer from the last, ``Φ(s)`` is halfway between the least and the greatest ``Φ(s⊕a) −
-    r₁ + r₂`` of a row. If the rewards differ by a potential it is found and the residual is zero;
-    if some ``Φ`` leaves a residual `δ`, this one leaves at most ``2Hδ``.
-
-    Args:
-        one: `r₁`.
-        two: `r₂`, on the same dynamics.
-        visited: the state-tokens to compare, `H` boolean tables ``(n_h, V)`` such as
-            `Demonstrations.seen`: with a token, some token of its successor. All that both allow,
-            by default.
-
-    Raises:
-        ValueError: the dynamics differ, or nothing is to be compared.
-
-    """
-    require_same_dynamics(one.dynamics, two.dynamics)
-    dynamics, following, worst = one.dynamics, None, []
-    potential: list[np.ndarray] = []
-    for h in reversed(range(one.horizon)):
-        compared = np.ones((dynamics.layer_sizes[h], dynamics.vocab_size), dtype=bool)
-        for mask in (
-            one.dynamics.allowed[h],
-            two.dynamics.allowed[h],
-            None if visited is None else visited[h],
-        ):
-            compared = compared if mask is None else compared & mask
-        moved = dynamics.children(h, following) - (one.rewards[h] - two.rewards[h])
-        least = np.where(compared, moved, np.inf).min(axis=-1)
-        greatest = np.where(compared, moved, -np.inf).max(axis=-1)
-        some = compared.any(axis=-1)
-        following = np.where(
-            some, (np.where(some, least, 0.0) + np.where(some, greatest, 0.0)) / 2, 0.0
-        )
-        potential.append(following)
-        worst.append(np.where(some, greatest - least, -np.inf).max(axis=-1) / 2)
-    residual = np.max(np.stack(worst), axis=0)
-    if (residual < 0).any():
-        raise ValueError(
-            "visited: no state-token is left to compare; give at least one that both rewards allow"
-        )
-    return Potential(tuple(reversed(potential)), residual)

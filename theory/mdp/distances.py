@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from theory.arrays.namespace import (
     Array,
     array_namespace,
     as_float,
+    exp,
     expand,
     is_enclosure,
     like,
@@ -17,95 +19,141 @@ from theory.arrays.namespace import (
     require_positive,
 )
 from theory.mdp.dynamics import require_tree_memory
-from theory.mdp.policy import NEVER, Policy, _exp, require_same_dynamics
-from theory.mdp.values import _leaves, _mean, by_layer
+from theory.mdp.policy import NEVER, Policy, require_same_dynamics
+from theory.mdp.values import by_layer, expectation
 
-__all__ = ["divergences", "kl", "max_log_ratio", "renyi", "squared_hellinger", "trajectory_tv"]
+__all__ = [
+    "divergence_terms",
+    "kl",
+    "log_ratios",
+    "max_log_ratio",
+    "renyi",
+    "squared_hellinger",
+    "trajectory_tv",
+]
 
 
 def kl(policy: Policy, other: Policy, *, per_prompt: bool = False) -> Array:
-    """``KL(π(τ)‖π'(τ)) = E_π[log π(τ|s₁) − log π'(τ|s₁)]``, nats; infinite where `other` misses
-    support.
+    """``KL(π(τ)‖π'(τ)) = E_π[log π(τ|s₁) − log π'(τ|s₁)]``, nats; may be infinite.
 
-    Averaged over prompts (``batch``), or with `per_prompt` one number each (``(*batch, P)``). A
-    row's divergence is ``Σ_a [p log(p/p') − p + p']``, no term of which is negative, so that
-    policies that nearly agree lose no digits.
+    A row's divergence is summed as ``Σ_a [p log(p/p') − p + p']``, no term of which is negative, so
+    that policies that nearly agree lose no digits.
+
+    Args:
+        policy: `π`.
+        other: `π'`; where it misses a token that `π` may choose, the divergence is infinite.
+        per_prompt: return one number for each prompt, ``(*batch, P)``, not their average ``batch``.
+
+    Raises:
+        ValueError: the dynamics differ.
+
+    Example:
+        >>> from theory import TokenMDP
+        >>> d = TokenMDP.tree([[[0, 0]]]).dynamics
+        >>> p, q = (Policy.from_probs(d, [[row]]) for row in ([0.5, 0.5], [0.25, 0.75]))
+        >>> print(round(float(kl(p, q)), 4))  # ½ log 2 + ½ log ⅔ = ½ log 4/3
+        0.1438
     """
     require_same_dynamics(policy.dynamics, other.dynamics)
-    rows = by_layer(divergences, policy.log_probs, other.log_probs, log_ratios(policy, other))
+    rows = by_layer(divergence_terms, policy.log_probs, other.log_probs, log_ratios(policy, other))
     following: Array | None = None
-    for h, prob in reversed(list(enumerate(by_layer(_exp, policy.log_probs)))):
+    for h, prob in reversed(list(enumerate(by_layer(exp, policy.log_probs)))):
         here = array_namespace(rows[h]).sum(rows[h], axis=-1)
         if following is not None:
-            here = here + _mean(prob, policy.log_probs[h], policy.dynamics.children(h, following))
+            here = here + expectation(
+                prob, policy.log_probs[h], policy.dynamics.children(h, following)
+            )
         following = here
     return following if per_prompt else policy.dynamics.average(following)
 
 
-def divergences(log_p: Array, log_q: Array, ratio: Array) -> Array:
-    """``p log(p/q) − p + q``, not negative: ``(*batch, n, V)``, from ``log(p/q)``; infinite where
-    only `q` is zero.
+def divergence_terms(log_p: Array, log_q: Array, ratio: Array) -> Array:
+    """Terms ``p log(p/q) − p + q ≥ 0`` of a divergence: ``(*batch, n, V)``; ``∞`` at q = 0 < p.
+
+    Args:
+        log_p: ``log p``, nats.
+        log_q: ``log q``, nats.
+        ratio: ``log(p/q)``, given apart because a caller may know it more precisely.
+
+    Example:
+        >>> p, q = np.array([[0.5, 0.5]]), np.array([[0.25, 0.75]])
+        >>> terms = divergence_terms(np.log(p), np.log(q), np.log(p / q))
+        >>> terms.sum(axis=-1).round(4).tolist()  # the KL divergence of the row
+        [0.1438]
     """
     xp = array_namespace(log_p, log_q, ratio)
     if is_enclosure(ratio) and not ratio.coarse:  # with digits to spare, terms may cancel
         p = xp.exp(log_p)
         terms = p * xp.where(log_p == NEVER, 0.0, ratio) - p + xp.exp(log_q)
         return xp.where(ratio == float("inf"), float("inf"), terms)
-    # where p ≤ q it is q (t e^t − expm1 t), elsewhere p (t + expm1(−t)); both are exact for every t
-    # = log(p/q)
-    with np.errstate(
-        invalid="ignore"
-    ):  # zero times infinity, where `p` underflows and `q` is zero: not used
-        one, two = xp.exp(log_q) * _below_one(ratio), xp.exp(log_p) * _above_one(ratio)
-    return xp.where(ratio <= 0, one, xp.where(ratio == float("inf"), float("inf"), two))
+    # With t = log(p/q): q (t e^t − expm1 t) where p ≤ q, elsewhere p (t + expm1(−t)). Neither
+    # cancels, whatever t is. Where `p` underflows and `q` is zero, 0·∞ is computed and not used.
+    with np.errstate(invalid="ignore"):
+        p_smaller = xp.exp(log_q) * _below_one(ratio)
+        p_larger = xp.exp(log_p) * _above_one(ratio)
+    infinite = ratio == float("inf")
+    return xp.where(ratio <= 0, p_smaller, xp.where(infinite, float("inf"), p_larger))
 
 
 def _below_one(t: Array) -> Array:
-    """``t e^t − expm1(t)``, from 1 at ``−∞`` to 0 at 0."""
+    """``t e^t − expm1(t)``, which falls from 1 at ``−∞`` to 0 at 0."""
     if is_enclosure(t):
-        radius, xp = t.radius(), array_namespace(t)
-        moved = radius * (abs(t.centre()) + radius) * xp.exp(t.centre() + radius)
-        return t.carry(_below_one_exact, xp.where(xp.abs(t) == float("inf"), 0.0, moved))
+        xp = array_namespace(t)
+        radius = t.radius()
+        # The derivative is t e^t: at most (|mid| + radius) e^{mid + radius} within the radius.
+        slack = radius * (abs(t.midpoint()) + radius) * xp.exp(t.midpoint() + radius)
+        return t.carry(_below_one_exact, xp.where(xp.abs(t) == float("inf"), 0.0, slack))
     return _below_one_exact(t)
 
 
 def _below_one_exact(t: Array) -> Array:
     xp = array_namespace(t)
-    inside = xp.where(
-        t < -700.0, -700.0, xp.where(t > 1.0, 1.0, t)
-    )  # where it is 1 to 300 digits, or not used
+    # Below −700 the function is 1 to 300 digits; above 0 its value is not used.
+    inside = xp.where(t < -700.0, -700.0, xp.where(t > 1.0, 1.0, t))
     return xp.where(t < -700.0, 1.0, inside * xp.exp(inside) - xp.expm1(inside))
 
 
 def _above_one(t: Array) -> Array:
-    """``t + expm1(−t)``, from 0 at 0."""
+    """``t + expm1(−t)``, for ``t ≥ 0``; 0 at 0."""
     if is_enclosure(t):
-        radius, xp = t.radius(), array_namespace(t)
-        slopes = (xp.abs(xp.expm1(-(t.centre() + side * radius))) for side in (-1, 1))
+        xp = array_namespace(t)
+        radius = t.radius()
+        # The derivative 1 − e^{−t} is monotone: its largest size is at an end.
+        slopes = (xp.abs(xp.expm1(-(t.midpoint() + side * radius))) for side in (-1, 1))
         return t.carry(_above_one_exact, radius * xp.maximum(*slopes))
     return _above_one_exact(t)
 
 
 def _above_one_exact(t: Array) -> Array:
     xp = array_namespace(t)
-    inside = xp.where(t < -1.0, -1.0, t)
+    inside = xp.where(t < -1.0, -1.0, t)  # below 0 its value is not used
     return inside + xp.expm1(-inside)
 
 
 def squared_hellinger(policy: Policy, other: Policy) -> Array:
-    """``1 − BC = ½ Σ_τ (√π(τ|s₁) − √π'(τ|s₁))²`` for each prompt: ``(*batch, P)``, from 0 (equal)
-    to 1 (disjoint).
+    """Squared Hellinger distance ``½ Σ_τ (√π(τ|s₁) − √π'(τ|s₁))²`` per prompt: ``(*batch, P)``.
 
-    ``BC = Σ_τ √(π π')`` is the Bhattacharyya coefficient. ``1 − BC(s) = Σ_a ½(√p − √p')² + √(pp')
-    (1 − BC(s⊕a))``, all terms positive, so that policies that nearly agree lose no digits.
+    From 0 (equal) to 1 (disjoint). It is ``1 − BC`` with the Bhattacharyya coefficient
+    ``BC = Σ_τ √(π π')``, and ``1 − BC(s) = Σ_a ½(√p − √p')² + √(pp') (1 − BC(s⊕a))`` has positive
+    terms only, so that policies that nearly agree lose no digits.
+
+    Raises:
+        ValueError: the dynamics differ.
+
+    Example:
+        >>> from theory import TokenMDP
+        >>> d = TokenMDP.tree([[[0, 0]]]).dynamics
+        >>> one, fair = (Policy.from_probs(d, [[row]]) for row in ([1.0, 0.0], [0.5, 0.5]))
+        >>> squared_hellinger(one, fair).round(4).tolist()  # 1 − √½
+        [0.2929]
     """
     require_same_dynamics(policy.dynamics, other.dynamics)
-    apart = by_layer(_hellinger_terms, policy.log_probs, other.log_probs, log_ratios(policy, other))
-    roots = by_layer(lambda one, two: _exp((one + two) / 2), policy.log_probs, other.log_probs)
+    rows = by_layer(_hellinger_terms, policy.log_probs, other.log_probs, log_ratios(policy, other))
+    overlaps = by_layer(lambda p, q: exp((p + q) / 2), policy.log_probs, other.log_probs)
     following: Array | None = None
-    for h, (terms, root) in reversed(list(enumerate(zip(apart, roots, strict=True)))):
+    for h, (terms, overlap) in reversed(list(enumerate(zip(rows, overlaps, strict=True)))):
         if following is not None:
-            terms = terms + root * policy.dynamics.children(h, following)
+            terms = terms + overlap * policy.dynamics.children(h, following)
         following = array_namespace(terms).sum(terms, axis=-1)
     return following
 
@@ -113,13 +161,12 @@ def squared_hellinger(policy: Policy, other: Policy) -> Array:
 def _hellinger_terms(log_p: Array, log_q: Array, ratio: Array) -> Array:
     """``½(√p − √q)²``: ``(*batch, n, V)``, from ``log(p/q)``."""
     xp = array_namespace(log_p, log_q, ratio)
-    apart = xp.expm1(-xp.abs(ratio) / 2)  # of the less probable to the more probable of the two
-    return xp.exp(xp.where(ratio <= 0, log_q, log_p)) * apart * apart / 2
+    relative = xp.expm1(-xp.abs(ratio) / 2)  # (√smaller − √larger)/√larger
+    return xp.exp(xp.where(ratio <= 0, log_q, log_p)) * relative * relative / 2
 
 
 def renyi(policy: Policy, other: Policy, order: Any) -> Array:
-    """Rényi divergence ``D_q(π(τ)‖π'(τ)) = log Σ_τ π^q π'^{1−q} / (q − 1)`` of order ``q > 1``:
-    ``(*batch, P)``, nats.
+    """Rényi divergence ``log Σ_τ π^q π'^{1−q} / (q − 1)``, order ``q > 1``: ``(*batch, P)``, nats.
 
     Nondecreasing in `q`: KL for ``q → 1``, the greatest ``log π(τ)/π'(τ)`` for ``q → ∞``;
     infinite where `π'` misses support. Where every
@@ -137,15 +184,22 @@ def renyi(policy: Policy, other: Policy, order: Any) -> Array:
     Raises:
         ValueError: `order` is not above 1 and finite, or the dynamics differ.
 
+    Example:
+        >>> from theory import TokenMDP
+        >>> d = TokenMDP.tree([[[0, 0]]]).dynamics
+        >>> p, q = (Policy.from_probs(d, [[row]]) for row in ([0.5, 0.5], [0.25, 0.75]))
+        >>> renyi(p, q, 2.0).round(4).tolist()  # log(¼/¼ + ¼/¾) = log 4/3
+        [0.2877]
     """
     require_same_dynamics(policy.dynamics, other.dynamics)
     excess = require_positive("order - 1", as_float(order) - 1)
     value: Array | None = None
     for h, ratio in reversed(list(enumerate(log_ratios(policy, other)))):
         log_probs = policy.log_probs[h]
-        xp, never = array_namespace(log_probs, ratio), log_probs == NEVER
+        xp = array_namespace(log_probs, ratio)
+        never = log_probs == NEVER
         tilt = xp.where(never, 0.0, ratio) * expand(excess, 2) + policy.dynamics.children(h, value)
-        infinite = (tilt == float("inf")) & ~never  # a token that `other` never writes
+        infinite = (tilt == float("inf")) & ~never  # a token that `other` never chooses
         finite = log_mean_exp(log_probs, xp.where(infinite | never, 0.0, tilt))
         value = xp.where(xp.any(infinite, axis=-1), float("inf"), finite)
     assert value is not None
@@ -153,12 +207,17 @@ def renyi(policy: Policy, other: Policy, order: Any) -> Array:
 
 
 def trajectory_tv(policy: Policy, other: Policy) -> Array:
-    """``TV(π(τ|s₁), π'(τ|s₁)) = ½ Σ_τ |π(τ|s₁) − π'(τ|s₁)|`` for each prompt, over all responses:
-    ``(*batch, P)``.
+    """Total variation ``½ Σ_τ |π(τ|s₁) − π'(τ|s₁)|`` over responses, per prompt: ``(*batch, P)``.
 
     Raises:
         ValueError: the tree of all responses does not fit into memory.
 
+    Example:
+        >>> from theory import TokenMDP
+        >>> d = TokenMDP.tree([[[0, 0]]]).dynamics
+        >>> p, q = (Policy.from_probs(d, [[row]]) for row in ([0.5, 0.5], [0.25, 0.75]))
+        >>> trajectory_tv(p, q).round(4).tolist()
+        [0.25]
     """
     require_same_dynamics(policy.dynamics, other.dynamics)
     d = policy.dynamics
@@ -167,9 +226,10 @@ def trajectory_tv(policy: Policy, other: Policy) -> Array:
     require_tree_memory(d.vocab_size, d.horizon, d.n_prompts, what, bytes_per_prefix=48 * batch)
     states = d.prefix_states()
     tables = (policy.log_probs, other.log_probs, log_ratios(policy, other))
-    log_one, log_two, log_ratio = (_leaves(each, states, d.n_prompts) for each in tables)
+    log_one, log_two, log_ratio = (_all_sums(each, states, d.n_prompts) for each in tables)
     xp = array_namespace(log_one, log_two, log_ratio)
-    never_one, never_two = log_one == NEVER, log_two == NEVER
+    never_one = log_one == NEVER
+    never_two = log_two == NEVER
     both = ~never_one & ~never_two
     larger = xp.exp(
         xp.where(never_one, log_two, xp.where(never_two, log_one, xp.maximum(log_one, log_two)))
@@ -178,8 +238,24 @@ def trajectory_tv(policy: Policy, other: Policy) -> Array:
     return xp.sum(xp.where(never_one & never_two, 0.0, larger * gap), axis=-1) / 2
 
 
+def _all_sums(tables: Sequence[Array], states: list[np.ndarray], n_prompts: int) -> Array:
+    """Sum of a per-token quantity along every response to each prompt: ``(*batch, P, V^H)``."""
+    total: Array = 0.0
+    for table, index in zip(tables, states, strict=True):
+        total = (total + table[..., index, :]).reshape((*table.shape[:-2], -1, 1))
+    return total.reshape((*total.shape[:-2], n_prompts, -1))
+
+
 def log_ratios(policy: Policy, other: Policy) -> list[Array]:
-    """``log π(a|s) − log π'(a|s)`` by layer; zero where neither ever chooses the token."""
+    """``log π(a|s) − log π'(a|s)`` by layer; 0 where neither policy ever chooses the token.
+
+    Example:
+        >>> from theory import TokenMDP
+        >>> d = TokenMDP.tree([[[0, 0]]]).dynamics
+        >>> p, q = (Policy.from_probs(d, [[row]]) for row in ([0.5, 0.5], [0.25, 0.75]))
+        >>> log_ratios(p, q)[0].round(4).tolist()
+        [[0.6931, -0.4055]]
+    """
     return by_layer(_log_ratio, policy.log_probs, other.log_probs)
 
 
@@ -191,11 +267,25 @@ def _log_ratio(one: Array, two: Array) -> Array:
 
 
 def max_log_ratio(policy: Policy, other: Policy, *, per_prompt: bool = False) -> Array:
-    """``ε_π = max |log π(a|s) − log π'(a|s)|`` over what can happen: ``batch``, nats, or ``(*batch,
-    P)``.
+    """``ε_π = max |log π(a|s) − log π'(a|s)|`` over what can happen: ``batch``, nats.
 
-    Counted are the states that follow a prompt of positive weight with positive probability under
+    The states that count follow a prompt of positive weight with positive probability under
     `policy` or `other`. Infinite where one of them has a token there that the other never chooses.
+
+    Args:
+        policy: `π`.
+        other: `π'`.
+        per_prompt: return one number for each prompt, ``(*batch, P)``, whatever its weight.
+
+    Raises:
+        ValueError: the dynamics differ.
+
+    Example:
+        >>> from theory import TokenMDP
+        >>> d = TokenMDP.tree([[[0, 0]]]).dynamics
+        >>> p, q = (Policy.from_probs(d, [[row]]) for row in ([0.5, 0.5], [0.25, 0.75]))
+        >>> print(round(float(max_log_ratio(p, q)), 4))  # log 2
+        0.6931
     """
     require_same_dynamics(policy.dynamics, other.dynamics)
     following: Array | None = None
@@ -205,9 +295,9 @@ def max_log_ratio(policy: Policy, other: Policy, *, per_prompt: bool = False) ->
         largest = xp.abs(ratio)
         if following is not None:
             below = policy.dynamics.children(h, following)
-            written = ~((one == NEVER) & (two == NEVER))
+            chosen = ~((one == NEVER) & (two == NEVER))
             largest = xp.maximum(
-                largest, below if bool(xp.all(written)) else xp.where(written, below, 0.0)
+                largest, below if bool(xp.all(chosen)) else xp.where(chosen, below, 0.0)
             )
         following = xp.max(largest, axis=-1)
     if per_prompt:

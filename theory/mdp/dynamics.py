@@ -1,20 +1,18 @@
 """Token dynamics: which state of the next layer a token leads to.
 
-A response is `H` tokens. Layer `h` (from 0) holds the states in which the token of step `h` is
-chosen; it has `n_h` of them. One *successor rule* says where a token leads:
+One *successor rule* says where token `a` leads from state `s` of layer `h`:
 
-=========== ================================= ============================
-=================================== rule        successor of ``(s, a)``           ``n_h``
-for =========== ================================= ============================
-=================================== `Tree`      ``s·V + a``                       ``P·V^h``
-the token MDP itself: a state is a prefix `Window`    the last `k` tokens               ``P·V^min(h,
-k)``            rewards that read `k` tokens; long `H` `Table`     ``next_states[h][s, a]``
-any                          other quotients; ends of responses ===========
-================================= ============================ ===================================
+======== ======================== ================== ===========================================
+rule     successor of ``(s, a)``  ``n_h``            for
+======== ======================== ================== ===========================================
+`Tree`   ``s·V + a``              ``P·V^h``          the token MDP itself: a state is a prefix
+`Window` the last `k` tokens      ``P·V^min(h, k)``  rewards that read `k` tokens; long horizons
+`Table`  ``next_states[h][s, a]`` any                other quotients; responses that end early
+======== ======================== ================== ===========================================
 
 The last two are exact quotients of the tree: states with the same future are one state. Only the
 rules know which is which; every algorithm of the package is a sweep over layers that asks for
-`children` (backward) or calls `push` (forward).
+`children` (backward) or calls `push` (forward). Axes: see `theory`.
 """
 
 from __future__ import annotations
@@ -32,23 +30,32 @@ __all__ = ["Dynamics", "SuccessorRule", "Table", "Tree", "Window", "require_tree
 
 
 class SuccessorRule(Protocol):
-    """How layers are linked. `h` is the layer that is left, `V` the vocabulary size."""
+    """Protocol of the rules that link layers; `h` is the layer that is left, `V` the vocabulary.
+
+    Example:
+        >>> rule: SuccessorRule = Window(1)
+        >>> rule.children(1, np.array([5.0, 7.0]), vocab_size=2).tolist()
+        [[5.0, 7.0], [5.0, 7.0]]
+    """
 
     def children(self, h: int, next_value: Array, vocab_size: int) -> Array:
-        """Value of each successor: ``(*batch, n_{h+1})`` to ``(*batch, n_h, V)``."""
+        """Return the value of each successor: ``(*batch, n_{h+1})`` to ``(*batch, n_h, V)``."""
 
     def push(self, h: int, mass: Array, size: int) -> Array:
-        """Mass that arrives in each state: ``(*batch, n_h, V)`` to ``(*batch, n_{h+1})``; `size` is
-        ``n_{h+1}``.
-        """
+        """Sum mass ``(*batch, n_h, V)`` by successor: ``(*batch, n_{h+1})``, of length `size`."""
 
     def step(self, h: int, states: Array, tokens: Array, vocab_size: int) -> Array:
-        """Successor of each ``(state, token)``, elementwise."""
+        """Return the successor of each ``(state, token)``, elementwise."""
 
 
 @dataclass(frozen=True)
 class Tree:
-    """Every prefix is a state of its own; prefix ``s`` followed by token ``a`` is ``s·V + a``."""
+    """Rule under which every prefix is a state: prefix ``s``, then token ``a``, is ``s·V + a``.
+
+    Example:
+        >>> Tree().step(0, np.array([0, 1]), np.array([1, 1]), vocab_size=2).tolist()
+        [1, 3]
+    """
 
     def children(self, h: int, next_value: Array, vocab_size: int) -> Array:  # noqa: D102
         return next_value.reshape((*next_value.shape[:-1], -1, vocab_size))
@@ -62,10 +69,16 @@ class Tree:
 
 @dataclass(frozen=True)
 class Window:
-    """A state is the prompt and the last `size` tokens; before that many were written, all of them.
+    """Rule under which a state is the prompt and the last `size` tokens (or all, if fewer).
 
-    State ``s`` of layer ``h`` is ``prompt·V^m + (tokens read as a number in base V)``, ``m = min(h,
-    size)``.
+    State ``s`` of layer ``h`` is ``prompt·V^m + (tokens read as a number in base V)``,
+    ``m = min(h, size)``.
+
+    Example:
+        Two tokens are remembered; after 0, 1 (state 1) the token 1 leads to the window 1, 1:
+
+        >>> Window(2).step(2, np.array([1]), np.array([1]), vocab_size=2).tolist()
+        [3]
     """
 
     size: int
@@ -101,8 +114,14 @@ class Window:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Successors by table: ``next_states[h]`` of shape ``(n_h, V)`` indexes layer ``h + 1``, for
-    ``h < H - 1``.
+    """Rule that reads successors from tables: ``next_states[h][s, a]``, a state of layer `h + 1`.
+
+    There are ``H − 1`` tables ``(n_h, V)``: the last token leads nowhere.
+
+    Example:
+        >>> rule = Table((np.array([[0, 2]]),))
+        >>> rule.step(0, np.array([0]), np.array([1]), vocab_size=2).tolist()
+        [2]
     """
 
     next_states: tuple[np.ndarray, ...]
@@ -121,7 +140,7 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class Dynamics:
-    """States, successors, forbidden tokens and prompts: everything of a token MDP but its reward.
+    """States, successors, forbidden tokens and prompts: a token MDP without its reward.
 
     Attributes:
         vocab_size: number of tokens `V`.
@@ -132,6 +151,13 @@ class Dynamics:
             a token.
         eos: the token that ends a response, where the dynamics were built with one.
 
+    Example:
+        >>> from theory import TokenMDP
+        >>> dynamics = TokenMDP.window([[[0, 1]], [[0, 1]] * 2, [[0, 1]] * 2], window=1).dynamics
+        >>> dynamics.horizon, dynamics.layer_sizes
+        (3, (1, 2, 2))
+        >>> dynamics.successors(1).tolist()  # a state is the last token
+        [[0, 1], [0, 1]]
     """
 
     vocab_size: int
@@ -153,29 +179,22 @@ class Dynamics:
 
     @property
     def n_prefixes(self) -> int:
-        """Number of (state, token) pairs over all layers: the numbers in one table of this
-        shape.
-        """
+        """Number of (state, token) pairs over all layers; on a tree, the number of its prefixes."""
         return self.vocab_size * sum(self.layer_sizes)
 
     def children(self, h: int, next_value: Array | None) -> Array | float:
-        """Value of each successor of layer `h`, ``(*batch, n_h, V)``; zero after the last token
-        (`None`).
-        """
+        """Return the value of each successor of layer `h`: ``(*batch, n_h, V)``; 0 at the end."""
         return 0.0 if next_value is None else self.rule.children(h, next_value, self.vocab_size)
 
     def push(self, h: int, mass: Array) -> Array:
-        """Mass ``(*batch, n_h, V)`` on (state, token), summed by successor: ``(*batch,
-        n_{h+1})``.
-        """
+        """Sum mass ``(*batch, n_h, V)`` on (state, token) by successor: ``(*batch, n_{h+1})``."""
         return self.rule.push(h, mass, self.layer_sizes[h + 1])
 
     def walk(self, prompts: Array, tokens: Array) -> list[Array]:
-        """States visited while `tokens` ``(*batch, N, H)`` are written after `prompts` ``(N,)``.
+        """Return the states visited while `tokens` ``(*batch, N, H)`` follow `prompts` ``(N,)``.
 
         Returns:
             `H` integer arrays ``(*batch, N)``: the state in which each token is chosen.
-
         """
         states = [prompts]
         for h in range(tokens.shape[-1] - 1):
@@ -183,23 +202,20 @@ class Dynamics:
         return states
 
     def average(self, value: Array) -> Array:
-        """Average of a first-layer value ``(*batch, P)`` over the prompts: ``batch``."""
+        """Average a first-layer value ``(*batch, P)`` over the prompts: ``batch``."""
         xp = array_namespace(value)
         weights = like(self.prompt_weights, value)
         # A prompt of weight zero may have an infinite value (a KL, say) and does not count.
         return xp.sum(xp.where(weights > 0, value, 0.0) * weights, axis=-1)
 
     def same_as(self, other: Dynamics) -> bool:
-        """Whether two dynamics have the same states, successors and prompts (what they forbid may
-        differ).
-        """
+        """Whether states, successors and prompts are the same; forbidden tokens may differ."""
         if self is other:
             return True
         if (self.vocab_size, self.layer_sizes) != (other.vocab_size, other.layer_sizes):
             return False
-        same_weights = (
-            self.prompt_weights is other.prompt_weights
-        )  # balls, if inexact, do not equal themselves
+        # An inexact enclosure does not compare equal to itself, so identity comes first.
+        same_weights = self.prompt_weights is other.prompt_weights
         if not (same_weights or np.array_equal(self.prompt_weights, other.prompt_weights)):
             return False
         return self.rule == other.rule or all(
@@ -207,16 +223,16 @@ class Dynamics:
         )
 
     def successors(self, h: int) -> np.ndarray:
-        """Successor of each state and token of layer `h`: integers ``(n_h, V)``."""
-        states, tokens = np.arange(self.layer_sizes[h])[:, None], np.arange(self.vocab_size)
+        """Return the successor of each state and token of layer `h`: integers ``(n_h, V)``."""
+        states = np.arange(self.layer_sizes[h])[:, None]
+        tokens = np.arange(self.vocab_size)
         return np.asarray(self.rule.step(h, states, tokens, self.vocab_size))
 
     def prefix_states(self) -> list[np.ndarray]:
-        """The state of each prefix of the full tree, by layer: `H` integer arrays ``(P·V^h,)``.
+        """Return the state that each prefix of the tree is in: `H` integer arrays ``(P·V^h,)``.
 
         Raises:
             ValueError: the tree does not fit into memory.
-
         """
         require_tree_memory(
             self.vocab_size, self.horizon, self.n_prompts, "unrolling these dynamics to a tree"
@@ -230,7 +246,7 @@ class Dynamics:
         return states
 
     def as_tree(self) -> Dynamics:
-        """The same dynamics with every prefix a state of its own."""
+        """Return the same dynamics with every prefix a state of its own."""
         states = self.prefix_states()
         allowed = tuple(
             None if mask is None else mask[index]
@@ -240,18 +256,17 @@ class Dynamics:
         return Dynamics(self.vocab_size, sizes, Tree(), self.prompt_weights, allowed, self.eos)
 
     def by_prompt(self) -> tuple[Dynamics, list[np.ndarray]]:
-        """What follows one prompt, where all are alike, and the states of each prompt: `H` integer
-        arrays ``(P, m_h)``.
+        """Return the dynamics after one prompt, the same for all, and the states of each prompt.
 
-        ``table[states[h]]`` of a layer's table is then a batch ``(P,)`` of tables on the dynamics
-        of one prompt.
+        The states are `H` integer arrays ``(P, m_h)``: ``table[states[h]]`` of a layer's table is a
+        batch ``(P,)`` of tables on the dynamics of one prompt.
 
         Raises:
             ValueError: two responses meet in one state after the first prompt and not after
                 another, or prompts forbid different tokens.
-
         """
-        tokens, states = np.arange(self.vocab_size), [np.arange(self.n_prompts)[:, None]]
+        tokens = np.arange(self.vocab_size)
+        states = [np.arange(self.n_prompts)[:, None]]
         tables: list[np.ndarray] = []
         for h in range(self.horizon - 1):
             following = np.asarray(self.rule.step(h, states[h][..., None], tokens, self.vocab_size))
@@ -259,10 +274,7 @@ class Dynamics:
             tables.append(table.reshape(following.shape[1:]))
             own = np.empty((self.n_prompts, len(reached)), dtype=following.dtype)
             own[:, tables[h]] = following
-            if (
-                np.take_along_axis(own, tables[h].reshape(1, -1), axis=1)
-                != following.reshape(len(own), -1)
-            ).any():
+            if not np.array_equal(own[:, tables[h]], following):
                 raise ValueError(
                     f"layer {h + 1}: responses meet in a state after one prompt and not after "
                     "another"
@@ -296,16 +308,19 @@ def require_tree_memory(
     bytes_per_prefix: int = 8,
     remedy: str = REMEDY,
 ) -> None:
-    """Refuse a full tree that does not fit, before any of it is allocated.
+    """Refuse a full tree that does not fit into memory, before any of it is allocated.
 
     Raises:
         ValueError: names the number of prefixes, the size, and what would fit.
 
+    Example:
+        >>> require_tree_memory(2, 100, 1, "the tree")
+        Traceback (most recent call last):
+        ValueError: the tree: about 10^30 prefixes (vocab_size=2, horizon=100, prompts=1) needs ...
     """
-    layers = (
+    n_prefixes = n_prompts * (
         horizon if vocab_size == 1 else (vocab_size**horizon - 1) * vocab_size // (vocab_size - 1)
     )
-    n_prefixes = n_prompts * layers
     count = f"{n_prefixes:,}" if n_prefixes < 10**15 else f"about 10^{math.log10(n_prefixes):.0f}"
     which = (
         f"{what}: {count} prefixes (vocab_size={vocab_size}, horizon={horizon}, "

@@ -1,7 +1,6 @@
-"""Policies by layers of log-probabilities, and what a policy does: values, occupancy, entropy, KL,
-responses.
+"""Policies: one table of log-probabilities for each layer.
 
-Values come in two kinds, and every name says which:
+Values come in two kinds, and every name of the package says which:
 
 - *plain* value ``V^π_r = E_π[r(τ)]``;
 - *regularised* value ``V^π_{r,α} = E_π[r(τ)] + α·H(π(τ))``, ``H`` the trajectory entropy in nats.
@@ -35,14 +34,14 @@ __all__ = ["Policy"]
 Seed = int | np.random.Generator | None
 
 NEVER = float("-inf")
+"""Log-probability of a token that is never chosen."""
 
 
 @dataclass(frozen=True, eq=False)
 class Policy:
-    """A policy ``π(a|s)`` on token dynamics. Build one with `from_logits`, `from_log_probs` or
-    `from_probs`.
+    """A policy ``π(a|s)``. Build one with `from_logits`, `from_log_probs` or `from_probs`.
 
-    The log-probabilities are stored as given and read as exact logits: ``-inf`` is a token that is
+    Log-probabilities are stored as given and read as exact logits; ``-inf`` is a token that is
     never chosen.
 
     Attributes:
@@ -53,6 +52,12 @@ class Policy:
             logits. They are the *gauge* in which `theory.solve.reward.endogenous_reward` reads its
             reward; the policy itself does not depend on them.
 
+    Example:
+        >>> from theory import TokenMDP
+        >>> dynamics = TokenMDP.tree([[[0.0, 1.0]]]).dynamics
+        >>> policy = Policy.from_logits(dynamics, [[[0.0, 2.0]]], temperature=2.0)
+        >>> np.exp(policy.log_probs[0]).round(3).tolist()  # softmax of (0, 1)
+        [[0.269, 0.731]]
     """
 
     dynamics: Dynamics
@@ -61,8 +66,7 @@ class Policy:
 
     @classmethod
     def from_logits(cls, dynamics: Dynamics, logits: Sequence[Any], temperature: Any = 1.0) -> Self:
-        """``softmax(logits/temperature)``; its normalisers are kept as its gauge. Forbidden tokens
-        get ``-inf``.
+        """Build ``softmax(logits/temperature)``; its normalisers are kept as the gauge.
 
         Args:
             dynamics: the dynamics to act on.
@@ -71,7 +75,6 @@ class Policy:
 
         Raises:
             ValueError: a shape does not fit, a logit is NaN or ``+inf``, a state has no token left.
-
         """
         temperature = require_positive("temperature", temperature)
         log_probs: list[Array] = []
@@ -100,12 +103,11 @@ class Policy:
     def from_log_probs(
         cls, dynamics: Dynamics, log_probs: Sequence[Any], tolerance: float = 1e-9
     ) -> Self:
-        """A policy from its log-probabilities, kept as they are.
+        """Build a policy from its log-probabilities, which are kept as they are.
 
         Raises:
             ValueError: a shape does not fit, or a row does not sum to one within `tolerance`; names
                 the layer.
-
         """
         tables = _check_tables("log_probs", log_probs, dynamics)
         for h, table in enumerate(tables):
@@ -126,11 +128,10 @@ class Policy:
 
     @classmethod
     def from_probs(cls, dynamics: Dynamics, probs: Sequence[Any], tolerance: float = 1e-9) -> Self:
-        """A policy from its probabilities.
+        """Build a policy from its probabilities.
 
         Raises:
             ValueError: as `from_log_probs`, or a probability is negative.
-
         """
         tables = _check_tables("probs", probs, dynamics)
         for h, table in enumerate(tables):
@@ -151,11 +152,10 @@ class Policy:
         return tuple(self.log_probs[0].shape[:-2])
 
     def as_tree(self) -> Policy:
-        """The same policy with every prefix a state of its own.
+        """Return the same policy with every prefix a state of its own.
 
         Raises:
             ValueError: the tree does not fit into memory.
-
         """
         states = self.dynamics.prefix_states()
         log_probs = tuple(
@@ -174,10 +174,6 @@ def require_same_dynamics(one: Dynamics, two: Dynamics) -> None:
             f"different dynamics: layers {one.layer_sizes[:4]}…, V={one.vocab_size} against layers "
             f"{two.layer_sizes[:4]}…, V={two.vocab_size}; build both on the same TokenMDP.dynamics"
         )
-
-
-def _exp(table: Array) -> Array:
-    return array_namespace(table).exp(table)
 
 
 def _check_tables(name: str, tables: Sequence[Any], dynamics: Dynamics) -> list[Array]:

@@ -1,4 +1,4 @@
-"""Responses: all of them, sampled, most probable, and sums along them."""
+"""Responses: all of them, sampled ones, the most probable one, and sums along them."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ from theory.mdp.policy import Policy, Seed
 __all__ = [
     "Responses",
     "all_responses",
+    "best_continuations",
+    "check_responses",
+    "greedy_path",
     "greedy_response",
     "log_prob",
     "map_response",
@@ -33,7 +36,12 @@ __all__ = [
 
 
 class Responses(NamedTuple):
-    """Responses to prompts: the prompt of each and its tokens."""
+    """Responses to prompts: the prompt of each and its tokens.
+
+    Example:
+        >>> Responses(np.array([0, 0]), np.array([[1, 0], [1, 1]])).tokens.shape  # N = 2, H = 2
+        (2, 2)
+    """
 
     prompts: Array
     """``(N,)`` indices of prompts."""
@@ -41,10 +49,78 @@ class Responses(NamedTuple):
     """``(N, H)``, or ``(*batch, N, H)`` where each problem of a batch has its own."""
 
 
+def check_responses(
+    name: str, responses: Responses, dynamics: Dynamics, *, batch: bool = False
+) -> Responses:
+    """Return responses as integer arrays, or raise ValueError.
+
+    Args:
+        name: of the argument, for the message.
+        responses: ``prompts (N,)`` and ``tokens (N, H)``.
+        dynamics: the dynamics to which they must belong.
+        batch: whether `tokens` may have batch axes, ``(*batch, N, H)``.
+
+    Raises:
+        ValueError: no response, a wrong shape, a token or prompt that does not exist, or a
+            forbidden token. Names the argument, the index and the value.
+
+    Example:
+        >>> from theory import TokenMDP
+        >>> dynamics = TokenMDP.tree([[[0, 0]]]).dynamics
+        >>> check_responses("chosen", Responses(np.array([0]), np.array([[2]])), dynamics)
+        Traceback (most recent call last):
+        ValueError: chosen.tokens[0, 0] is 2: must be from 0 to 1
+    """
+    H = dynamics.horizon
+    try:
+        prompts, tokens = (np.asarray(part) for part in responses)
+    except ValueError:
+        raise ValueError(
+            f"{name}.tokens holds responses of different lengths: each must have {H} tokens"
+        ) from None
+    if not tokens.size:
+        raise ValueError(f"{name} is empty: give at least one response")
+    own = tokens.shape[-2:] if batch else tokens.shape
+    if prompts.ndim != 1 or own != (len(prompts), H):
+        raise ValueError(
+            f"{name} has shapes {prompts.shape} and {tokens.shape}: must be prompts (N,), tokens "
+            f"(N, {H})"
+        )
+    sizes = {"prompts": dynamics.n_prompts, "tokens": dynamics.vocab_size}
+    for part, array in (("prompts", prompts), ("tokens", tokens)):
+        n = sizes[part]
+        if not np.issubdtype(array.dtype, np.integer):
+            raise ValueError(
+                f"{name}.{part} has dtype {array.dtype}: must hold integers from 0 to {n - 1}"
+            )
+        for at in np.argwhere((array < 0) | (array >= n))[:1]:
+            raise ValueError(
+                f"{name}.{part}{at.tolist()} is {array[tuple(at)]}: must be from 0 to {n - 1}"
+            )
+    prompts = prompts.astype(np.int64)
+    tokens = tokens.astype(np.int64)
+    for h, states in enumerate(dynamics.walk(prompts, tokens)):
+        mask = dynamics.allowed[h]
+        chosen = tokens[..., h]
+        for at in [] if mask is None else np.argwhere(~mask[states, chosen])[:1]:
+            state = np.broadcast_to(states, chosen.shape)[tuple(at)]
+            raise ValueError(
+                f"{name}.tokens{[*at.tolist(), h]} is {chosen[tuple(at)]}, forbidden in state "
+                f"{state} of layer {h}: leave the response out or allow the token"
+            )
+    return Responses(prompts, tokens)
+
+
 def response_sum(dynamics: Dynamics, tables: Sequence[Array], responses: Responses) -> Array:
     """Sum of a per-token quantity along each response: ``(*batch, N)``.
 
     With a reward's tables this is the return ``r(τ) = Σ_h r(s_h, a_h)``.
+
+    Example:
+        >>> from theory import TokenMDP
+        >>> mdp = TokenMDP.tree([[[0.0, 1.0]], [[0.5, 0.2], [1.0, 0.0]]])
+        >>> response_sum(mdp.dynamics, mdp.rewards, all_responses(mdp.dynamics)).tolist()
+        [0.5, 0.2, 2.0, 1.0]
     """
     states = dynamics.walk(responses.prompts, responses.tokens)
     terms = [
@@ -58,12 +134,20 @@ def response_sum(dynamics: Dynamics, tables: Sequence[Array], responses: Respons
 
 
 def log_prob(policy: Policy, responses: Responses) -> Array:
-    """``log π(τ|s₁)`` of each response: ``(*batch, N)``, nats."""
+    """``log π(τ|s₁)`` of each response: ``(*batch, N)``, nats.
+
+    Example:
+        >>> from theory import TokenMDP
+        >>> dynamics = TokenMDP.tree([[[0, 0]]]).dynamics
+        >>> policy = Policy.from_probs(dynamics, [[[0.25, 0.75]]])
+        >>> np.exp(log_prob(policy, all_responses(dynamics))).round(6).tolist()
+        [0.25, 0.75]
+    """
     return response_sum(policy.dynamics, policy.log_probs, responses)
 
 
 def sample(policy: Policy, n: int, seed: Seed = None, *, prompts: Any = None) -> Responses:
-    """Draw `n` responses. NumPy policies only.
+    """Sample `n` responses of a NumPy policy.
 
     Args:
         policy: the policy, without or with batch axes (each problem of a batch draws its own
@@ -71,8 +155,13 @@ def sample(policy: Policy, n: int, seed: Seed = None, *, prompts: Any = None) ->
         n: number of responses.
         seed: a seed or a `numpy.random.Generator`; the same seed gives the same responses on one
             machine.
-        prompts: ``(n,)`` indices; drawn from the prompt distribution by default.
+        prompts: ``(n,)`` indices; sampled from the prompt distribution by default.
 
+    Example:
+        >>> from theory import TokenMDP
+        >>> policy = Policy.from_probs(TokenMDP.tree([[[0, 0]]]).dynamics, [[[0.25, 0.75]]])
+        >>> print(round(sample(policy, 100_000, seed=0).tokens.mean(), 2))
+        0.75
     """
     rng = np.random.default_rng(seed)
     dynamics = policy.dynamics
@@ -96,12 +185,16 @@ def sample(policy: Policy, n: int, seed: Seed = None, *, prompts: Any = None) ->
 
 
 def all_responses(dynamics: Dynamics) -> Responses:
-    """Every response to every prompt, prompt by prompt: ``N = P·V^H``, in order of the tokens read
-    as a number.
+    """Every response to every prompt, ``N = P·V^H``, sorted by prompt, then by tokens.
 
     Raises:
         ValueError: they do not fit into memory.
 
+    Example:
+        >>> from theory import TokenMDP
+        >>> dynamics = TokenMDP.window([[[0, 0]], [[0, 0]] * 2], window=1).dynamics
+        >>> all_responses(dynamics).tokens.tolist()
+        [[0, 0], [0, 1], [1, 0], [1, 1]]
     """
     V, H, P = dynamics.vocab_size, dynamics.horizon, dynamics.n_prompts
     require_tree_memory(V, H, P, "listing every response", bytes_per_prefix=8 * H)
@@ -111,24 +204,45 @@ def all_responses(dynamics: Dynamics) -> Responses:
 
 
 def greedy_response(policy: Policy) -> Responses:
-    """For each prompt the response that takes the most probable token at every step (first of
-    equals).
+    """For each prompt the response of the most probable token at every step (first of equals).
+
+    Example:
+        Greedy decoding need not find the most probable response (here 1, 0 with probability 0.4):
+
+        >>> from theory import TokenMDP
+        >>> dynamics = TokenMDP.tree([[[0, 0]], [[0, 0]] * 2]).dynamics
+        >>> policy = Policy.from_probs(dynamics, [[[0.6, 0.4]], [[0.5, 0.5], [1.0, 0.0]]])
+        >>> greedy_response(policy).tokens.tolist(), map_response(policy).tokens.tolist()
+        ([[0, 0]], [[1, 0]])
     """
-    return follow(policy.dynamics, policy.log_probs)
+    return greedy_path(policy.dynamics, policy.log_probs)
 
 
 def map_response(policy: Policy) -> Responses:
     """For each prompt the single most probable response: sequence-level MAP, not greedy decoding.
 
     ``m(s) = max_a [log π(a|s) + m(s⊕a)]``; of equals, the one with the first token is taken.
+
+    Example:
+        >>> from theory import TokenMDP
+        >>> dynamics = TokenMDP.tree([[[0, 0]], [[0, 0]] * 2]).dynamics
+        >>> policy = Policy.from_probs(dynamics, [[[0.6, 0.4]], [[0.5, 0.5], [1.0, 0.0]]])
+        >>> np.exp(log_prob(policy, map_response(policy))).round(6).tolist()
+        [0.4]
     """
-    return follow(policy.dynamics, best_continuations(policy.dynamics, policy.log_probs))
+    return greedy_path(policy.dynamics, best_continuations(policy.dynamics, policy.log_probs))
 
 
 def best_continuations(dynamics: Dynamics, tables: Sequence[Array]) -> list[Array]:
     """``x(s,a) + max_{τ'} x(τ'|s⊕a)`` for a per-token quantity: `H` tables ``(*batch, n_h, V)``.
 
     Forbidden tokens are ``-inf``. With a reward's tables these are the plain-optimal Q-values.
+
+    Example:
+        >>> from theory import TokenMDP
+        >>> mdp = TokenMDP.tree([[[0.0, 1.0]], [[0.5, 0.2], [1.0, 0.0]]])
+        >>> best_continuations(mdp.dynamics, mdp.rewards)[0].tolist()
+        [[0.5, 2.0]]
     """
     totals: list[Array] = []
     following: Array | None = None
@@ -139,9 +253,14 @@ def best_continuations(dynamics: Dynamics, tables: Sequence[Array]) -> list[Arra
     return totals[::-1]
 
 
-def follow(dynamics: Dynamics, tables: Sequence[Array]) -> Responses:
-    """For each prompt the response that takes the largest entry of its row at every step (first of
-    equals).
+def greedy_path(dynamics: Dynamics, tables: Sequence[Array]) -> Responses:
+    """For each prompt the response of the largest entry of every row on its way (first of equals).
+
+    Example:
+        >>> from theory import TokenMDP
+        >>> mdp = TokenMDP.tree([[[0.0, 1.0]], [[0.5, 0.2], [1.0, 0.0]]])
+        >>> greedy_path(mdp.dynamics, mdp.rewards).tokens.tolist()
+        [[1, 0]]
     """
     xp = array_namespace(tables[0])
     batch = tables[0].shape[:-2]
@@ -158,8 +277,7 @@ def follow(dynamics: Dynamics, tables: Sequence[Array]) -> Responses:
 def sample_log_ratio_ball(
     policy: Policy, epsilon: Any, seed: Seed = None, spread: float = 4.0
 ) -> Policy:
-    """A random policy with ``max_log_ratio`` at most `epsilon` (up to rounding), often on the
-    ball's boundary.
+    """Sample a policy with ``max_log_ratio`` at most `epsilon`, often on the ball's boundary.
 
     Each row is ``π(a|s)·exp(clip(u_a + c, −ε, ε))`` with ``u`` uniform in ``±spread·ε`` and `c`
     such that it sums to one. NumPy policies only.
@@ -171,6 +289,13 @@ def sample_log_ratio_ball(
         spread: how far the proposals overshoot the ball; the larger, the more entries lie on the
             boundary.
 
+    Example:
+        >>> from theory import TokenMDP
+        >>> from theory.mdp.distances import max_log_ratio
+        >>> expert = Policy.from_probs(TokenMDP.tree([[[0, 0]]]).dynamics, [[[0.25, 0.75]]])
+        >>> near = sample_log_ratio_ball(expert, 0.1, seed=0)
+        >>> bool(max_log_ratio(near, expert) <= 0.1 + 1e-12)  # up to rounding
+        True
     """
     rng = np.random.default_rng(seed)
     radius = expand(require_positive("epsilon", epsilon), 2)
@@ -182,7 +307,8 @@ def sample_log_ratio_ball(
         for _ in range(60):  # bisection on c: the sum grows from at most e^-ε to at least e^ε
             middle = (low + high) / 2
             total = np.exp(table + np.clip(u + middle, -radius, radius)).sum(axis=-1, keepdims=True)
-            low, high = np.where(total < 1, middle, low), np.where(total < 1, high, middle)
+            low = np.where(total < 1, middle, low)
+            high = np.where(total < 1, high, middle)
         table = table + np.clip(u + (low + high) / 2, -radius, radius)
         tables.append(token_major(table - np.log(np.exp(table).sum(axis=-1, keepdims=True))))
     return Policy(policy.dynamics, tuple(tables))

@@ -1,8 +1,7 @@
 """Token MDPs: dynamics and a reward.
 
-The state is what has been written, the action the next token, the transition appends it; a response
-is `H` tokens. See `theory.mdp.dynamics` for how states are numbered and `theory.arrays.namespace`
-for the shape of tables and values.
+The state is the text so far, the action the next token, the transition appends it; a response is
+`H` tokens. See `theory.mdp.dynamics` for how states are numbered and `theory` for the axes.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ from typing import Any, Self
 
 import numpy as np
 
-from theory.arrays.namespace import (
-    Array,
-    array_namespace,
-    as_float,
-    is_numpy_array,
-    like,
-    token_major,
+from theory.arrays.namespace import Array, array_namespace, as_float, token_major
+from theory.mdp.checks import (
+    check_allowed,
+    check_next_states,
+    check_prompt_weights,
+    check_rewards,
+    check_shapes,
 )
 from theory.mdp.dynamics import Dynamics, SuccessorRule, Table, Tree, Window
 from theory.storage.files import read_arrays, replacing
@@ -35,14 +34,22 @@ ARRAYS = r"(reward|next|allowed)_\d+|prompt_weights|reward_range|rule|window|eos
 
 @dataclass(frozen=True, eq=False)
 class TokenMDP:
-    """A token MDP. Build one with `tree`, `window` or `table`, which validate; the raw constructor
-    does not.
+    """A token MDP. Build one with `tree`, `window` or `table`, which check their arguments.
 
     Attributes:
         dynamics: states, successors, forbidden tokens, prompts.
         rewards: `H` tables ``(*batch, n_h, V)``, reward units; zero on forbidden tokens.
         reward_range: the interval that every reward lies in. Bounds scale with its width.
 
+    Example:
+        Two tokens, V = 2: one prompt, then the two prefixes of one token.
+
+        >>> mdp = TokenMDP.tree([[[0.0, 1.0]], [[0.5, 0.2], [1.0, 0.0]]])
+        >>> mdp.horizon, mdp.dynamics.layer_sizes
+        (2, (1, 2))
+        >>> ends = TokenMDP.tree([[[0.0, 1.0]], [[0.5, 0.2], [1.0, 0.0]]], eos=0)
+        >>> ends.rewards[1].tolist()  # after token 1, and the absorbing state after the end
+        [[1.0, 0.0], [0.0, 0.0]]
     """
 
     dynamics: Dynamics
@@ -59,7 +66,7 @@ class TokenMDP:
         allowed: Sequence[Any] | None = None,
         eos: int | None = None,
     ) -> Self:
-        """The token MDP itself: every prefix is a state.
+        """Build the token MDP itself: every prefix is a state.
 
         Args:
             rewards: ``rewards[h]`` of shape ``(*batch, P·V^h, V)``; prefix ``s`` followed by ``a``
@@ -74,7 +81,6 @@ class TokenMDP:
 
         Raises:
             ValueError: names the argument, the layer and the value.
-
         """
         return cls._build(rewards, Tree(), None, prompt_weights, reward_range, allowed, eos)
 
@@ -89,7 +95,7 @@ class TokenMDP:
         allowed: Sequence[Any] | None = None,
         eos: int | None = None,
     ) -> Self:
-        """A token MDP whose reward reads the prompt and the last `window` tokens only.
+        """Build a token MDP whose reward reads the prompt and the last `window` tokens only.
 
         Args:
             rewards: ``rewards[h]`` of shape ``(*batch, P·V^min(h, window), V)``.
@@ -101,7 +107,6 @@ class TokenMDP:
 
         Raises:
             ValueError: names the argument, the layer and the value.
-
         """
         if not isinstance(window, int | np.integer) or window < 1:
             raise ValueError(
@@ -122,7 +127,7 @@ class TokenMDP:
         allowed: Sequence[Any] | None = None,
         eos: int | None = None,
     ) -> Self:
-        """A token MDP whose successors are given by table.
+        """Build a token MDP whose successors are given by table.
 
         Args:
             rewards: ``rewards[h]`` of shape ``(*batch, n_h, V)``.
@@ -135,7 +140,6 @@ class TokenMDP:
 
         Raises:
             ValueError: names the argument, the layer and the value.
-
         """
         return cls._build(rewards, None, next_states, prompt_weights, reward_range, allowed, eos)
 
@@ -151,14 +155,14 @@ class TokenMDP:
         eos: int | None,
     ) -> Self:
         tables = tuple(token_major(as_float(table)) for table in rewards)
-        sizes, vocab_size = _check_shapes(tables, rule)
+        sizes, vocab_size = check_shapes(tables, rule)
         if rule is None:
             assert next_states is not None
-            rule = Table(_check_next_states(next_states, sizes, vocab_size))
-        masks = _check_allowed(allowed, sizes, vocab_size)
-        weights = _check_prompt_weights(prompt_weights, sizes[0])
+            rule = Table(check_next_states(next_states, sizes, vocab_size))
+        masks = check_allowed(allowed, sizes, vocab_size)
+        weights = check_prompt_weights(prompt_weights, sizes[0])
         dynamics = Dynamics(vocab_size, sizes, rule, weights, masks)
-        tables = _check_rewards(tables, masks, reward_range)
+        tables = check_rewards(tables, masks, reward_range)
         mdp = cls(dynamics, tables, (float(reward_range[0]), float(reward_range[1])))
         return mdp if eos is None else mdp._ended_by(eos)
 
@@ -183,11 +187,10 @@ class TokenMDP:
         return self.reward_range[1] - self.reward_range[0]
 
     def as_tree(self) -> TokenMDP:
-        """The same MDP with every prefix a state of its own.
+        """Return the same MDP with every prefix a state of its own.
 
         Raises:
             ValueError: the tree does not fit into memory.
-
         """
         states = self.dynamics.prefix_states()
         rewards = tuple(
@@ -196,35 +199,30 @@ class TokenMDP:
         return TokenMDP(self.dynamics.as_tree(), rewards, self.reward_range)
 
     def _ended_by(self, eos: int) -> Self:
-        """Route `eos` to one absorbing state a layer and drop the states that can no longer be
-        reached.
-        """
+        """Route `eos` to one absorbing state a layer and drop states that are no longer reached."""
         dynamics = self.dynamics
         V, H = dynamics.vocab_size, dynamics.horizon
         if not isinstance(eos, int | np.integer) or not 0 <= eos < V:
             raise ValueError(f"eos={eos!r} is not a token: give an index from 0 to {V - 1}")
         tokens = np.arange(V)
-        live = np.arange(
-            dynamics.n_prompts
-        )  # states of the layer that are reached without eos, in order
-        rewards, next_states, allowed, sizes = [], [], [], []
+        live = np.arange(dynamics.n_prompts)  # states of the layer reached without eos, in order
+        rewards: list[Array] = []
+        next_states: list[np.ndarray] = []
+        allowed: list[np.ndarray] = []
         for h in range(H):
             ended = int(h > 0)  # from the second layer on, the last state is the absorbing one
-            n = len(live) + ended
             mask = dynamics.allowed[h]
             permitted = np.ones((len(live), V), dtype=bool) if mask is None else mask[live]
             allowed.append(np.concatenate([permitted, np.broadcast_to(tokens == eos, (ended, V))]))
             reward = self.rewards[h][..., live, :]
             xp = array_namespace(reward)
-            after_end = xp.zeros_like(
-                self.rewards[h][..., :ended, :]
-            )  # not of `reward`: no state may be live
+            # shaped after the whole layer, not after `reward`: no state may be live
+            after_end = xp.zeros_like(self.rewards[h][..., :ended, :])
             rewards.append(token_major(xp.concat([reward, after_end], axis=-2)))
-            sizes.append(n)
             if h + 1 < H:
                 following = dynamics.rule.step(h, live[:, None], tokens, V)
                 following_live = np.unique(following[:, tokens != eos][permitted[:, tokens != eos]])
-                link = np.full((n, V), len(following_live))
+                link = np.full((len(live) + ended, V), len(following_live))
                 position = np.searchsorted(following_live, following).clip(
                     max=max(len(following_live) - 1, 0)
                 )
@@ -232,9 +230,10 @@ class TokenMDP:
                 link[: len(live)][kept] = position[kept]
                 next_states.append(link)
                 live = following_live
+        sizes = tuple(map(len, allowed))
         masks = tuple(None if mask.all() else mask for mask in allowed)
         ended_dynamics = Dynamics(
-            V, tuple(sizes), Table(tuple(next_states)), dynamics.prompt_weights, masks, int(eos)
+            V, sizes, Table(tuple(next_states)), dynamics.prompt_weights, masks, int(eos)
         )
         low, high = self.reward_range
         return replace(
@@ -245,21 +244,19 @@ class TokenMDP:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write the MDP to an ``.npz`` file that `load` reads: ``reward_h`` ``(n_h, V)`` for each
-        layer, ``next_h`` for table dynamics, ``allowed_h`` where tokens are forbidden,
-        ``prompt_weights``, and the scalars ``rule``, ``window``, ``eos``, ``reward_range``. The
-        file appears whole or not at all.
+        """Write an ``.npz`` file that `load` reads; it appears whole or not at all.
+
+        It holds ``reward_h`` ``(n_h, V)`` for each layer, ``next_h`` for table dynamics,
+        ``allowed_h`` where tokens are forbidden, ``prompt_weights``, and the scalars ``rule``,
+        ``window``, ``eos``, ``reward_range``.
         """
         dynamics = self.dynamics
         rule = dynamics.rule
         arrays: dict[str, Any] = {f"reward_{h}": np.asarray(r) for h, r in enumerate(self.rewards)}
-        arrays |= {
-            f"allowed_{h}": mask for h, mask in enumerate(dynamics.allowed) if mask is not None
-        }
-        arrays |= {
-            "prompt_weights": dynamics.prompt_weights,
-            "reward_range": np.array(self.reward_range),
-        }
+        masks = enumerate(dynamics.allowed)
+        arrays |= {f"allowed_{h}": mask for h, mask in masks if mask is not None}
+        arrays["prompt_weights"] = dynamics.prompt_weights
+        arrays["reward_range"] = np.array(self.reward_range)
         arrays["rule"] = np.array(type(rule).__name__.lower())
         if isinstance(rule, Window):
             arrays["window"] = np.array(rule.size)
@@ -272,14 +269,14 @@ class TokenMDP:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read an MDP from an ``.npz`` file. Only ``reward_0 … reward_{H-1}`` must be there:
-        without a ``rule`` the file holds a table if it has ``next_0``, a window if it has
-        ``window``, else a tree.
+        """Read an MDP from an ``.npz`` file, written by `save` or by hand.
+
+        Only ``reward_0 … reward_{H-1}`` must be there: without a ``rule`` the file holds a table if
+        it has ``next_0``, a window if it has ``window``, else a tree.
 
         Raises:
             OSError: the file does not exist or is not a whole ``.npz``.
             ValueError: what it holds is not a token MDP; names the array.
-
         """
         arrays = read_arrays(path, "TokenMDP.save", ARRAYS)
         try:
@@ -290,29 +287,9 @@ class TokenMDP:
     @classmethod
     def _from_arrays(cls, arrays: dict[str, np.ndarray]) -> Self:
         H = sum(name.startswith("reward_") and name[7:].isdigit() for name in arrays)
-        missing = [f"reward_{h}" for h in range(H) if f"reward_{h}" not in arrays]
-        if H == 0 or missing:
-            raise ValueError(
-                f"{missing[0] if missing else 'reward_0'} is missing; store one reward_h per layer "
-                "from 0"
-            )
-        for name, array in arrays.items():
-            if name.startswith(("reward_", "prompt_weights")) and (array.dtype.kind not in "fiub"):
-                raise ValueError(f"{name} has dtype {array.dtype}: must hold real numbers")
         default = "table" if "next_0" in arrays else "window" if "window" in arrays else "tree"
         rule = str(arrays.get("rule", default))
-        read = {"rule", "eos", "prompt_weights", "reward_range"}
-        read |= {f"{kind}_{h}" for kind in ("reward", "allowed") for h in range(H)}
-        if rule == "window":
-            read.add("window")
-        if rule == "table":
-            read |= {f"next_{h}" for h in range(H - 1)}
-        unread = sorted(arrays.keys() - read)
-        if unread:
-            raise ValueError(
-                f"{unread[0]} is not read: rule={rule!r}, a horizon of {H}; leave it out or "
-                "correct those"
-            )
+        _check_names(arrays, H, rule)
         rewards = [arrays[f"reward_{h}"] for h in range(H)]
         masks = [arrays.get(f"allowed_{h}") for h in range(H)]
         options: dict[str, Any] = {"prompt_weights": arrays.get("prompt_weights"), "allowed": masks}
@@ -330,9 +307,33 @@ class TokenMDP:
         if "eos" not in arrays:
             return mdp
         eos = _integer("eos", arrays["eos"])
+        # `save` writes an MDP with an end as a table with masks; any other file was written by
+        # hand, and its end is not yet built in.
         if rule != "table" or all(mask is None for mask in masks):
-            return mdp._ended_by(eos)  # written by hand: the end is not yet built in
+            return mdp._ended_by(eos)
         return replace(mdp, dynamics=replace(mdp.dynamics, eos=eos))
+
+
+def _check_names(arrays: dict[str, np.ndarray], H: int, rule: str) -> None:
+    """Raise ValueError unless all layers are there, hold numbers, and every array is read."""
+    missing = [f"reward_{h}" for h in range(max(H, 1)) if f"reward_{h}" not in arrays]
+    if missing:
+        raise ValueError(f"{missing[0]} is missing; store one reward_h per layer from 0")
+    for name, array in arrays.items():
+        if name.startswith(("reward_", "prompt_weights")) and array.dtype.kind not in "fiub":
+            raise ValueError(f"{name} has dtype {array.dtype}: must hold real numbers")
+    read = {"rule", "eos", "prompt_weights", "reward_range"}
+    read |= {f"{kind}_{h}" for kind in ("reward", "allowed") for h in range(H)}
+    if rule == "window":
+        read.add("window")
+    if rule == "table":
+        read |= {f"next_{h}" for h in range(H - 1)}
+    unread = sorted(arrays.keys() - read)
+    if unread:
+        raise ValueError(
+            f"{unread[0]} is not read: rule={rule!r}, a horizon of {H}; leave it out or correct "
+            "those"
+        )
 
 
 def _integer(name: str, value: np.ndarray | None) -> int:
@@ -347,152 +348,3 @@ def _pair(value: np.ndarray) -> tuple[float, float]:
             f"reward_range must be two numbers (low, high), got shape {np.shape(value)}"
         )
     return float(value[0]), float(value[1])
-
-
-def _check_shapes(
-    tables: tuple[Array, ...], rule: SuccessorRule | None
-) -> tuple[tuple[int, ...], int]:
-    if not tables:
-        raise ValueError(
-            "rewards is empty: the horizon must be at least 1, one (n_h, V) table per layer"
-        )
-    for h, table in enumerate(tables):
-        if table.ndim < 2:
-            raise ValueError(
-                f"rewards[{h}] has shape {tuple(table.shape)}: must be (n_{h}, V), states by tokens"
-            )
-    batch, (n_prompts, V) = tables[0].shape[:-2], tables[0].shape[-2:]
-    if V < 1 or n_prompts < 1 or 0 in batch:
-        raise ValueError(
-            f"rewards[0] has shape {tuple(tables[0].shape)}: needs at least one prompt and one "
-            "token"
-        )
-    for h, table in enumerate(tables):
-        n = table.shape[-2]
-        if rule is not None:
-            n = n_prompts * V ** (min(h, rule.size) if isinstance(rule, Window) else h)
-        expected = (*batch, n, V)
-        if tuple(table.shape) != expected or n < 1:
-            wanted = (
-                f"{expected} ({type(rule).__name__.lower()} with {n_prompts} prompt(s) and {V} "
-                "token(s))"
-            )
-            raise ValueError(f"rewards[{h}] has shape {tuple(table.shape)}: must be {wanted}")
-    return tuple(table.shape[-2] for table in tables), V
-
-
-def _check_rewards(
-    tables: tuple[Array, ...],
-    masks: tuple[np.ndarray | None, ...],
-    reward_range: tuple[float, float],
-) -> tuple[Array, ...]:
-    low, high = reward_range
-    if not (np.isfinite(low) and np.isfinite(high) and low <= high):
-        raise ValueError(
-            f"reward_range={reward_range}: must be two finite numbers (low, high), low <= high"
-        )
-    checked = []
-    for h, (table, mask) in enumerate(zip(tables, masks, strict=True)):
-        xp = array_namespace(table)
-        counted = table
-        if mask is not None:
-            counted = token_major(xp.where(like(mask, table), table, xp.zeros_like(table)))
-        bad = ~xp.isfinite(counted)
-        if bool(xp.any(bad)):
-            raise ValueError(
-                f"rewards[{h}] holds {float(counted[bad][0])} at {_first(bad)}: rewards must be "
-                "finite; "
-                "forbid a token with allowed=, not with an infinite reward"
-            )
-        # A masked reward is stored as zero and need not lie in the range.
-        outside = (counted < low) | (counted > high)
-        if mask is not None:
-            outside = outside & like(mask, table)
-        if bool(xp.any(outside)):
-            raise ValueError(
-                f"rewards[{h}] holds {float(counted[outside][0]):.6g} at {_first(outside)}, "
-                "outside "
-                f"reward_range=({low:g}, {high:g}): pass reward_range=(low, high)"
-            )
-        checked.append(counted)
-    return tuple(checked)
-
-
-def _first(flags: Array) -> tuple[int, ...]:
-    flags = flags if is_numpy_array(flags) else flags.cpu().numpy()
-    return tuple(int(i) for i in np.argwhere(flags)[0])
-
-
-def _check_next_states(
-    next_states: Layers, sizes: tuple[int, ...], vocab_size: int
-) -> tuple[np.ndarray, ...]:
-    tables = tuple(np.asarray(table) for table in next_states)
-    if len(tables) != len(sizes) - 1:
-        raise ValueError(
-            f"next_states has {len(tables)} tables for {len(sizes)} layers: one per layer but the "
-            "last"
-        )
-    for h, table in enumerate(tables):
-        if table.shape != (sizes[h], vocab_size):
-            raise ValueError(
-                f"next_states[{h}] has shape {table.shape}: must be {(sizes[h], vocab_size)}"
-            )
-        if not np.issubdtype(table.dtype, np.integer):
-            raise ValueError(
-                f"next_states[{h}] has dtype {table.dtype}: must hold integer states of layer "
-                f"{h + 1}"
-            )
-        if table.min() < 0 or table.max() >= sizes[h + 1]:
-            raise ValueError(
-                f"next_states[{h}] holds {table.min()} to {table.max()}: "
-                f"layer {h + 1} has states 0 to {sizes[h + 1] - 1}"
-            )
-    return tables
-
-
-def _check_allowed(
-    allowed: Sequence[Any] | None, sizes: tuple[int, ...], vocab_size: int
-) -> tuple[np.ndarray | None, ...]:
-    if allowed is None:
-        return (None,) * len(sizes)
-    if len(allowed) != len(sizes):
-        raise ValueError(
-            f"allowed has {len(allowed)} entries for {len(sizes)} layers: one (n_h, V) mask or "
-            "None each"
-        )
-    masks: list[np.ndarray | None] = []
-    for h, mask in enumerate(allowed):
-        array = None if mask is None else np.asarray(mask)
-        if array is not None:
-            if array.shape != (sizes[h], vocab_size) or array.dtype != np.bool_:
-                raise ValueError(
-                    f"allowed[{h}] has shape {array.shape}, dtype {array.dtype}: "
-                    f"must be boolean {(sizes[h], vocab_size)}"
-                )
-            if not array.any(axis=-1).all():
-                state = int(np.argmin(array.any(axis=-1)))
-                raise ValueError(
-                    f"allowed[{h}] forbids every token of state {state}: at least one must be "
-                    "allowed"
-                )
-        masks.append(array)
-    return tuple(masks)
-
-
-def _check_prompt_weights(weights: Any, n_prompts: int) -> np.ndarray:
-    if weights is None:
-        return np.full(n_prompts, 1.0 / n_prompts)
-    array = np.asarray(weights, dtype=np.float64)
-    if array.shape != (n_prompts,):
-        raise ValueError(
-            f"prompt_weights has shape {array.shape}: must be ({n_prompts},), one per state of "
-            "layer 0"
-        )
-    if not np.isfinite(array).all() or (array < 0).any() or abs(array.sum() - 1.0) > 1e-9:
-        raise ValueError(
-            f"prompt_weights must be non-negative and sum to 1, got sum {array.sum():.12g}"
-        )
-    # Weights that sum to one up to rounding stay as they are: what was saved and loaded is the same
-    # MDP, bit by bit.
-    settled = abs(array.sum() - 1.0) <= n_prompts * np.finfo(np.float64).eps
-    return array.copy() if settled else np.asarray(array / array.sum())

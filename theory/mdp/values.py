@@ -1,4 +1,4 @@
-"""Values and occupancies of a policy: backward sweeps over the layers."""
+"""Values, occupancies and covariances of a policy: sweeps over the layers."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ import numpy as np
 from theory.arrays.namespace import (
     Array,
     array_namespace,
+    exp,
     is_enclosure,
     like,
     require_positive,
 )
-from theory.mdp.policy import NEVER, Policy, _exp, require_same_dynamics
+from theory.mdp.policy import NEVER, Policy, require_same_dynamics
 from theory.mdp.token_mdp import TokenMDP
 
 __all__ = [
+    "by_layer",
     "covariance",
+    "expectation",
+    "expected_sums",
     "occupancy",
     "plain_value",
     "plain_values",
@@ -28,41 +32,67 @@ __all__ = [
 
 
 def expected_sums(policy: Policy, tables: Sequence[Array]) -> tuple[Array, ...]:
-    """Expected sum of a per-token quantity under `policy` from each state on: `H` arrays ``(*batch,
-    n_h)``.
+    """Expected sum of a per-token quantity from each state on: `H` arrays ``(*batch, n_h)``.
 
     ``W(s) = Σ_a π(a|s) [x(s,a) + W(s⊕a)]``. A token of probability zero contributes nothing,
-    whatever its `x`.
+    whatever its `x`. With a reward's tables this is `plain_values`.
+
+    Args:
+        policy: `π`.
+        tables: `x`, `H` tables ``(*batch, n_h, V)``.
+
+    Example:
+        Number of tokens 1 in a response of two, each with probability 3/4:
+
+        >>> from theory import TokenMDP
+        >>> mdp = TokenMDP.window([[[0.0, 1.0]], [[0.0, 1.0]] * 2], window=1)
+        >>> policy = Policy.from_probs(mdp.dynamics, [[[0.25, 0.75]], [[0.25, 0.75]] * 2])
+        >>> expected_sums(policy, mdp.rewards)[0].tolist()
+        [1.5]
     """
     sums: list[Array] = []
     following: Array | None = None
-    tables = by_layer(_of_chosen, policy.log_probs, tables)
-    for h, prob in reversed(list(enumerate(by_layer(_exp, policy.log_probs)))):
-        following = _mean(
+    tables = by_layer(_zero_unless_chosen, policy.log_probs, tables)
+    for h, prob in reversed(list(enumerate(by_layer(exp, policy.log_probs)))):
+        following = expectation(
             prob, policy.log_probs[h], tables[h] + policy.dynamics.children(h, following)
         )
         sums.append(following)
     return tuple(reversed(sums))
 
 
-def _mean(prob: Array, log_probs: Array, values: Array) -> Array:
-    """``Σ_a π(a|s) x(s,a)``: ``(*batch, n, V)`` to ``(*batch, n)``."""
+def expectation(prob: Array, log_probs: Array, values: Array) -> Array:
+    """Average over tokens, ``Σ_a π(a|s) x(s,a)``: ``(*batch, n, V)`` to ``(*batch, n)``.
+
+    A token of probability zero does not count; an infinite `x` of any other does.
+
+    Example:
+        >>> p = np.array([[0.5, 0.5, 0.0]])
+        >>> expectation(p, np.log([[0.5, 0.5, 1e-9]]), np.array([[1.0, 3.0, 7.0]])).tolist()
+        [2.0]
+    """
     xp = array_namespace(prob, values)
     if is_enclosure(values) and values.coarse:
-        # Probabilities sum to one, so what all values share is taken out, and their own errors
-        # weigh the rest only.
-        shared = xp.max(xp.where(xp.isfinite(values), values, NEVER), axis=-1).centre()
+        # Probabilities sum to one, so what all values share is taken out first: the errors of the
+        # probabilities then multiply the remaining differences only.
+        shared = xp.max(xp.where(xp.isfinite(values), values, NEVER), axis=-1).midpoint()
         shared = xp.where(xp.isfinite(shared), shared, 0.0)
-        return shared + xp.sum(_expected(prob, log_probs, values - shared[..., None]), axis=-1)
-    return xp.sum(_expected(prob, log_probs, values), axis=-1)
+        return shared + xp.sum(
+            _expected_terms(prob, log_probs, values - shared[..., None]), axis=-1
+        )
+    return xp.sum(_expected_terms(prob, log_probs, values), axis=-1)
 
 
 def by_layer(function: Callable[..., Array], *tables: Sequence[Array]) -> list[Array]:
-    """``function(tables[0][h], tables[1][h], …)`` for each layer `h`, where it acts on each state
-    by itself.
+    """Apply a function that treats each state by itself to every layer: ``f(tables[0][h], …)``.
 
-    Enclosures of many layers, whose every operation takes longer than its arithmetic, are joined to
-    one table before and parted after it.
+    Enclosures spend more on each operation than on its arithmetic, so those of many layers are
+    joined to one table before and split after.
+
+    Example:
+        >>> layers = [np.ones((1, 2)), np.ones((2, 2))]
+        >>> [table.tolist() for table in by_layer(np.add, layers, layers)]
+        [[[2.0, 2.0]], [[2.0, 2.0], [2.0, 2.0]]]
     """
     if not any(is_enclosure(each[0]) for each in tables) or len(tables[0]) < 8:
         return [function(*layers) for layers in zip(*tables, strict=True)]
@@ -74,66 +104,106 @@ def by_layer(function: Callable[..., Array], *tables: Sequence[Array]) -> list[A
         joined.append(
             xp.concatenate([xp.broadcast_to(t, (*batch, *t.shape[-2:])) for t in each], axis=-2)
         )
-    found, ends = function(*joined), np.cumsum(sizes)
+    found = function(*joined)
+    ends = np.cumsum(sizes)
     return [found[..., end - size : end, :] for end, size in zip(ends, sizes, strict=True)]
 
 
-def _of_chosen(log_probs: Array, table: Array) -> Array:
-    """`table`, and zero for tokens that are never chosen."""
+def _zero_unless_chosen(log_probs: Array, table: Array) -> Array:
+    """Return `table` with zeros for tokens that are never chosen."""
     xp = array_namespace(log_probs, table)
     return xp.where(~(log_probs == NEVER), table, 0.0)
 
 
-def _expected(prob: Array, log_probs: Array, values: Array) -> Array:
-    """``p(a)·x(a)``; zero for a token that is never chosen, infinite for an infinite `x`, however
-    small its `p`.
-    """
+def _expected_terms(prob: Array, log_probs: Array, values: Array) -> Array:
+    """Return ``p(a)·x(a)``: 0 for a token never chosen, infinite for any other infinite `x`."""
     xp = array_namespace(prob, values)
     if bool(xp.all(xp.isfinite(values))):
         return prob * values
-    chosen, infinite = ~(log_probs == NEVER), xp.abs(values) == float("inf")
+    chosen = ~(log_probs == NEVER)
+    infinite = xp.abs(values) == float("inf")
     counted = xp.where(chosen & ~infinite, values, 0.0)
     return xp.where(chosen & infinite, values, prob * counted)
 
 
 def plain_values(mdp: TokenMDP, policy: Policy) -> tuple[Array, ...]:
-    """Plain value from each state on, ``V^π_r(s)``: `H` arrays ``(*batch, n_h)``, reward units."""
+    """Plain value from each state on, ``V^π_r(s)``: `H` arrays ``(*batch, n_h)``, reward units.
+
+    Example:
+        >>> from theory import TokenMDP
+        >>> mdp = TokenMDP.tree([[[0.0, 1.0]], [[1.0, 1.0], [0.0, 1.0]]])
+        >>> uniform = Policy.from_logits(mdp.dynamics, [np.zeros((1, 2)), np.zeros((2, 2))])
+        >>> [value.tolist() for value in plain_values(mdp, uniform)]
+        [[1.25], [1.0, 0.5]]
+    """
     require_same_dynamics(mdp.dynamics, policy.dynamics)
     return expected_sums(policy, mdp.rewards)
 
 
 def plain_value(mdp: TokenMDP, policy: Policy) -> Array:
-    """Plain value ``V^π_r = E_π[r(τ)]``, averaged over prompts: ``batch``, reward units."""
+    """Plain value ``V^π_r = E_π[r(τ)]``, averaged over prompts: ``batch``, reward units.
+
+    Example:
+        >>> from theory import TokenMDP
+        >>> mdp = TokenMDP.tree([[[0.0, 1.0]]])
+        >>> print(plain_value(mdp, Policy.from_probs(mdp.dynamics, [[[0.25, 0.75]]])))
+        0.75
+    """
     return mdp.dynamics.average(plain_values(mdp, policy)[0])
 
 
 def trajectory_entropy(policy: Policy) -> Array:
-    """Entropy of the response, ``H(π(τ)) = −E_π[log π(τ|s₁)]``, averaged over prompts: ``batch``,
-    nats.
+    """Entropy ``H(π(τ)) = −E_π[log π(τ|s₁)]`` of the response: ``batch``, nats, prompts averaged.
+
+    Example:
+        Two fair coins carry two bits:
+
+        >>> from theory import TokenMDP
+        >>> dynamics = TokenMDP.window([[[0, 0]], [[0, 0]] * 2], window=1).dynamics
+        >>> uniform = Policy.from_logits(dynamics, [np.zeros((1, 2)), np.zeros((2, 2))])
+        >>> round(float(trajectory_entropy(uniform) / np.log(2)), 6)
+        2.0
     """
     return policy.dynamics.average(expected_sums(policy, [-table for table in policy.log_probs])[0])
 
 
 def regularised_value(mdp: TokenMDP, policy: Policy, alpha: Any) -> Array:
-    """Regularised value ``V^π_{r,α} = E_π[r(τ)] + α·H(π(τ))``, averaged over prompts: ``batch``,
-    reward units.
+    """Regularised value ``V^π_{r,α} = E_π[r(τ)] + α·H(π(τ))``: ``batch``, reward units.
+
+    Prompts are averaged. `alpha` is the temperature, scalar or ``batch``.
+
+    Example:
+        The soft-optimal policy attains the soft value, the maximum ``α log Σ_a exp(r/α)``:
+
+        >>> from theory import TokenMDP, soft_optimal
+        >>> mdp = TokenMDP.tree([[[0.0, 1.0]]])
+        >>> policy, values = soft_optimal(mdp, alpha=1.0)
+        >>> print(round(float(regularised_value(mdp, policy, 1.0)), 4), values[0].round(4))
+        1.3133 [1.3133]
     """
     return plain_value(mdp, policy) + require_positive("alpha", alpha) * trajectory_entropy(policy)
 
 
 def covariance(policy: Policy, first: Sequence[Array], second: Sequence[Array]) -> Array:
-    """``Cov_π(x(τ), y(τ))`` of the sums of two per-token quantities, for each prompt: ``(*batch,
-    P)``.
+    """``Cov_π(x(τ), y(τ))`` of the sums of two per-token quantities, per prompt: ``(*batch, P)``.
 
-    ``x(s,a) + X(s⊕a) − X(s)``, ``X`` the expected sum from a state on, are martingale differences,
-    so the covariance is the expected sum of the products of those of `x` and `y`: one more sweep,
-    no response enumerated, no difference of large numbers.
+    With ``X`` the expected sum of `x` from a state on, ``x(s,a) + X(s⊕a) − X(s)`` are martingale
+    differences, so the covariance is the expected sum of the products of those of `x` and `y`: one
+    more sweep, no response enumerated, no difference of large numbers.
 
     Args:
         policy: `π`.
         first: `x`, `H` tables ``(*batch, n_h, V)``.
-        second: `y`, likewise. What `π` never writes does not count, whatever its `x` and `y`.
+        second: `y`, likewise. A token that `π` never chooses does not count.
 
+    Example:
+        The variance of the number of heads of two fair coins is 2 · ¼:
+
+        >>> from theory import TokenMDP
+        >>> mdp = TokenMDP.window([[[0, 1]], [[0, 1]] * 2], window=1)
+        >>> fair = Policy.from_logits(mdp.dynamics, [np.zeros((1, 2)), np.zeros((2, 2))])
+        >>> covariance(fair, mdp.rewards, mdp.rewards).tolist()
+        [0.5]
     """
     products = [
         a * b for a, b in zip(_advantages(policy, first), _advantages(policy, second), strict=True)
@@ -142,27 +212,25 @@ def covariance(policy: Policy, first: Sequence[Array], second: Sequence[Array]) 
 
 
 def _advantages(policy: Policy, tables: Sequence[Array]) -> list[Array]:
-    """``x(s,a) + X(s⊕a) − X(s)`` by layer; no meaning where `policy` never chooses `a`."""
+    """``x(s,a) + X(s⊕a) − X(s)`` by layer; meaningless where `policy` never chooses `a`."""
     sums = (*expected_sums(policy, tables), None)
     found = []
     for h, (table, log_probs) in enumerate(zip(tables, policy.log_probs, strict=True)):
         xp = array_namespace(log_probs)
-        x = xp.where(log_probs == float("-inf"), 0.0, table)
+        x = xp.where(log_probs == NEVER, 0.0, table)
         found.append(x + policy.dynamics.children(h, sums[h + 1]) - sums[h][..., None])
     return found
 
 
-def _leaves(tables: Sequence[Array], states: list[np.ndarray], n_prompts: int) -> Array:
-    """Sum of a per-token quantity along every response to each prompt: ``(*batch, P, V^H)``."""
-    total: Array = 0.0
-    for table, index in zip(tables, states, strict=True):
-        total = (total + table[..., index, :]).reshape((*table.shape[:-2], -1, 1))
-    return total.reshape((*total.shape[:-2], n_prompts, -1))
-
-
 def occupancy(policy: Policy) -> tuple[Array, ...]:
-    """Probability of being in each state: `H` arrays ``(*batch, n_h)``, each layer summing to
-    one.
+    """Probability of being in each state: `H` arrays ``(*batch, n_h)``, each layer of sum one.
+
+    Example:
+        >>> from theory import TokenMDP
+        >>> dynamics = TokenMDP.tree([[[0, 1]], [[0, 1]] * 2]).dynamics
+        >>> policy = Policy.from_probs(dynamics, [[[0.25, 0.75]], [[0.5, 0.5]] * 2])
+        >>> [layer.tolist() for layer in occupancy(policy)]
+        [[1.0], [0.25, 0.75]]
     """
     dynamics = policy.dynamics
     first = policy.log_probs[0]
@@ -170,6 +238,6 @@ def occupancy(policy: Policy) -> tuple[Array, ...]:
     mass = xp.zeros_like(first[..., 0]) + like(dynamics.prompt_weights, first)
     layers = [mass]
     for h in range(policy.horizon - 1):
-        mass = dynamics.push(h, mass[..., None] * _exp(policy.log_probs[h]))
+        mass = dynamics.push(h, mass[..., None] * exp(policy.log_probs[h]))
         layers.append(mass)
     return tuple(layers)

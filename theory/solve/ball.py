@@ -1,25 +1,37 @@
-"""One row of the log-ratio ball: the distributions within `ε` nats of a given one, and its extreme
-points.
+"""The log-ratio ball around an expert, one row at a time: its bounds and its extreme points.
+
+The ball around an expert `π_E` holds the policies with ``|log π̂(a|s) − log π_E(a|s)| ≤ ε`` for
+every state and token; rows sum to one and a token of probability zero stays so. The ball is
+rectangular over states: what `π̂` does in one state restricts nothing in another. The worst cases
+`worst_clone`, `worst_kl`, `worst_map` and `worst_preference` are therefore found state by state, by
+sweeps over the layers, and nothing is sampled. `π̂` may depend on the whole prefix, also where
+states recur; ``ε`` is a scalar or of shape ``batch``, in nats.
+
+``ε = ∞`` is the limit of large radii: the extreme is then one over all policies that give no
+probability to a token of probability zero, and the policy returned, which may leave out tokens of
+the expert, attains it.
 """
 
 from __future__ import annotations
 
-import math
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from theory.arrays.namespace import (
-    Array,
-    array_namespace,
-    as_float,
-    expand,
-    like,
-    token_major,
-)
+from theory.arrays.namespace import Array, array_namespace, as_float, expand, like, token_major
 
-__all__ = ["caps", "extreme_tilt", "floors"]
+__all__ = [
+    "capped",
+    "extreme_tilt",
+    "log_caps",
+    "log_caps_and_rest",
+    "log_floors",
+    "log_or_floor",
+    "require_radius",
+    "stack_tokens",
+    "without_token",
+]
 
 SMALL_VOCABULARY = 8
 """Up to this many tokens, comparing each pair of them is faster than sorting."""
@@ -27,49 +39,17 @@ SMALL_VOCABULARY = 8
 LARGE = float(np.finfo(np.float64).max) / 2
 """Stands for an infinite radius where it is added to ``log p``, which may be ``-inf``."""
 
-CERTAIN = 100.0
-"""``σ`` of this much more than ``|Δ*|``, against ``σ(Δ*)``, is one or zero as far as doubles can
-tell.
-"""
 
-LOG_OVERFLOW = 1000.0
-"""``e^{−t}`` is zero from here on."""
+def require_radius(epsilon: Any) -> Array | float:
+    """Return `epsilon` as a float or floating-point array; it may be infinite.
 
-NEAR = 0.25
-"""Up to this ``|t|``, `SERIES` is more precise than the function."""
+    Raises:
+        ValueError: it is no number, or not positive.
 
-SERIES = [1.0 / (k * math.factorial(k - 2)) for k in range(2, 17)]
-"""Taylor coefficients of ``(t e^t − e^t + 1)/t²``."""
-
-
-def caps(log_probs: Array, epsilon: Any) -> Array:
-    """Largest probability that the ball and normalisation allow, ``up(a) = min(e^ε p_a, 1 −
-    e^{−ε}(1 − p_a))``.
-
-    Args:
-        log_probs: ``log p``, ``(*batch, n, V)``, nats.
-        epsilon: radius, scalar or ``batch``.
-
+    Example:
+        >>> require_radius(1), require_radius(float("inf"))
+        (1.0, inf)
     """
-    caps_: Array = np.exp(_log_caps(log_probs, _radius(epsilon)))
-    return caps_
-
-
-def floors(log_probs: Array, epsilon: Any) -> Array:
-    """Smallest probability that the ball and normalisation allow, ``down(a) = max(e^{−ε} p_a, 1 −
-    e^ε(1 − p_a))``.
-
-    Args:
-        log_probs: ``log p``, ``(*batch, n, V)``, nats.
-        epsilon: radius, scalar or ``batch``.
-
-    """
-    floors_: Array = np.exp(_log_floors(log_probs, _radius(epsilon)))
-    return floors_
-
-
-def _radius(epsilon: Any) -> Array | float:
-    """`epsilon` as a float or floating-point array, all of it positive; it may be infinite."""
     try:
         array = as_float(epsilon)
     except (TypeError, ValueError):
@@ -80,23 +60,55 @@ def _radius(epsilon: Any) -> Array | float:
     return array if array.ndim else float(array)
 
 
-def _log_caps(log_p: Array, radius: Array | float) -> Array:
-    return _caps_and_left_over(log_p, radius)[0]
+def log_caps(log_p: Array, radius: Array | float) -> Array:
+    """Largest log-probability of each token in the ball: `log_caps_and_rest` without the rest.
 
-
-def _caps_and_left_over(log_p: Array, radius: Array | float) -> tuple[Array, Array]:
-    """``log up = log p + min(ε, log(1 + (1 − e^{−ε}) o))``, `o` the odds against a token, and
-    ``1 − up = max(1 − e^ε p, e^{−ε}(1 − p))``: ``(*batch, n, V)`` each.
+    Example:
+        >>> np.exp(log_caps(np.log([[0.1, 0.9]]), np.log(2))).round(4).tolist()
+        [[0.2, 0.95]]
     """
-    eps, log_rest, known = expand(radius, 2), _log_rest(log_p), log_p > -np.inf
+    return log_caps_and_rest(log_p, radius)[0]
+
+
+def log_caps_and_rest(log_p: Array, radius: Array | float) -> tuple[Array, Array]:
+    """Largest log-probability of each token in the ball, and what it leaves to the others.
+
+    The ball and normalisation allow ``up(a) = min(e^ε p_a, 1 − e^{−ε}(1 − p_a))``, computed as
+    ``log up = log p + min(ε, log(1 + (1 − e^{−ε}) o))``, `o` the odds against the token, and
+    ``1 − up = max(1 − e^ε p, e^{−ε}(1 − p))``.
+
+    Args:
+        log_p: ``log p``, ``(*batch, n, V)``, nats.
+        radius: ε, scalar or ``batch``, from `require_radius`.
+
+    Returns:
+        ``log up`` and ``1 − up``, ``(*batch, n, V)`` each.
+
+    Example:
+        >>> log_up, rest = log_caps_and_rest(np.log([[0.1, 0.9]]), np.log(2))
+        >>> rest.round(4).tolist()
+        [[0.8, 0.05]]
+    """
+    eps = expand(radius, 2)
+    log_rest = _log_rest(log_p)
+    known = log_p > -np.inf
     by_others = np.logaddexp(0.0, log_rest - np.where(known, log_p, 0.0) + np.log(-np.expm1(-eps)))
-    left = np.maximum(1.0 - _capped(log_p, eps), np.exp(log_rest - eps))
+    left = np.maximum(1.0 - capped(log_p, eps), np.exp(log_rest - eps))
     return np.minimum(log_p + np.where(known, np.minimum(eps, by_others), 0.0), 0.0), left
 
 
-def _log_floors(log_p: Array, radius: Array | float) -> Array:
-    """``log down = log p − min(ε, −log(1 − (e^ε − 1) o))``, `o` the odds against a token."""
-    eps, known = expand(radius, 2), log_p > -np.inf
+def log_floors(log_p: Array, radius: Array | float) -> Array:
+    """Least log-probability of each token in the ball: ``(*batch, n, V)``, nats.
+
+    ``down(a) = max(e^{−ε} p_a, 1 − e^ε(1 − p_a))``, computed as
+    ``log down = log p − min(ε, −log(1 − (e^ε − 1) o))``, `o` the odds against the token.
+
+    Example:
+        >>> np.exp(log_floors(np.log([[0.1, 0.9]]), np.log(2))).round(4).tolist()
+        [[0.05, 0.8]]
+    """
+    eps = expand(radius, 2)
+    known = log_p > -np.inf
     log_odds = _log_rest(log_p) - np.where(known, log_p, 0.0)
     taken = log_odds + np.minimum(eps, LARGE) + np.log(-np.expm1(-eps))
     with np.errstate(divide="ignore"):
@@ -104,25 +116,36 @@ def _log_floors(log_p: Array, radius: Array | float) -> Array:
     return log_p - np.where(known, np.minimum(eps, by_others), 0.0)
 
 
-def _capped(log_p: Array, eps: Array | float) -> Array:
-    """``min(e^ε p, 1)``."""
+def capped(log_p: Array, eps: Array | float) -> Array:
+    """``min(e^ε p, 1)``, elementwise, for any ε.
+
+    Example:
+        >>> capped(np.log([0.1, 0.9]), np.log(2)).round(4).tolist()
+        [0.2, 1.0]
+    """
     return np.exp(np.minimum(log_p + np.minimum(eps, LARGE), 0.0))
 
 
 def _log_rest(log_p: Array) -> Array:
-    """``log Σ_{b≠a} p_b`` for each token `a`: of the most probable one from the others, as ``1 −
-    p`` would cancel.
+    """``log Σ_{b≠a} p_b`` for each token `a`.
+
+    The most probable token's is summed over the others, because ``1 − p`` would cancel there.
     """
     top = np.argmax(log_p, axis=-1)[..., None]
-    others = token_major(_without(log_p, top[..., 0]))
+    others = token_major(without_token(log_p, top[..., 0]))
     second = np.maximum(others.max(axis=-1, keepdims=True), -LARGE)
     with np.errstate(divide="ignore"):
         rest_of_top = second + np.log(np.exp(others - second).sum(axis=-1, keepdims=True))
     return np.where(np.arange(log_p.shape[-1]) == top, rest_of_top, np.log(1.0 - np.exp(others)))
 
 
-def _log_normal(p: Array, log_low: Array) -> Array:
-    """``log p``, and `log_low` where `p` is too small to be a normal number."""
+def log_or_floor(p: Array, log_low: Array) -> Array:
+    """``log p``, and `log_low` where `p` is too small to be a normal number.
+
+    Example:
+        >>> log_or_floor(np.array([1.0, 0.0]), np.array([-5.0, -800.0])).tolist()
+        [0.0, -800.0]
+    """
     xp = array_namespace(p)
     normal = p > xp.finfo(p.dtype).smallest_normal
     if bool(xp.all(normal)):
@@ -131,40 +154,39 @@ def _log_normal(p: Array, log_low: Array) -> Array:
 
 
 def extreme_tilt(log_p: Array, cost: Array, radius: Array | float) -> tuple[Array, Array]:
-    """Tilt each row `p` to the row `p̂` of the ball that has the least expected cost, the knapsack
-    of `worst_clone`.
+    """Tilt each row `p` to the row `p̂` of the ball with the least expected cost.
 
-    Of what the floors leave, ``1 − e^{−ε}``, a token can take the share ``(1 + e^ε) p``, or all if
-    that is more. So ``p̂ = e^{−ε} p + (1 − e^{−ε}) g`` with ``g(a)`` what the tokens before `a`
-    leave of its share: nothing overflows.
+    The floors ``e^{−ε} p`` leave ``1 − e^{−ε}``, of which a token can take the share
+    ``s = min((1 + e^ε) p, 1)``. So ``p̂ = e^{−ε} p + (1 − e^{−ε}) g``, ``g(a)`` what the cheaper
+    tokens leave of the share of `a`: nothing overflows.
 
     Args:
         log_p: the expert's rows, ``(*batch, n, V)``, nats.
-        cost: what each token leads to, of the same shape.
+        cost: cost of each token, of the same shape.
         radius: ε, scalar or ``batch``.
 
     Returns:
-        `p̂`, in which what is too small for a double is zero, and ``log p̂``, in which it is ``log
-        p − ε``.
+        `p̂`, 0 where it is too small for a double, and ``log p̂``, which is ``log p − ε`` there.
 
+    Example:
+        >>> p_hat, _ = extreme_tilt(np.log([[0.5, 0.5]]), np.array([[0.0, 1.0]]), np.log(2))
+        >>> p_hat.round(6).tolist()  # the dearer token at its floor
+        [[0.75, 0.25]]
     """
     xp = array_namespace(log_p)
     eps = expand(radius, 2)
     eps = like(np.asarray(eps) if isinstance(eps, float) else eps, log_p)
-    at_most = xp.clip(
-        eps, None, float(xp.finfo(log_p.dtype).max) / 2
-    )  # as ε = ∞ and log p = −∞ have no sum
+    # ε = ∞ and log p = −∞ have no sum, so an infinite radius is replaced by a large one.
+    at_most = xp.clip(eps, None, float(xp.finfo(log_p.dtype).max) / 2)
     share = xp.exp(xp.clip(log_p + (at_most + xp.log1p(xp.exp(-eps))), None, 0.0))
     taken = xp.minimum(xp.clip(_left_by_cheaper(share, cost), 0.0, None), share)
     log_floor = log_p - eps
     p_hat = xp.exp(log_floor) - xp.expm1(-eps) * taken
-    return p_hat, _log_normal(p_hat, log_floor)
+    return p_hat, log_or_floor(p_hat, log_floor)
 
 
 def _left_by_cheaper(share: Array, cost: Array) -> Array:
-    """One less the shares of the tokens of lower cost (of equals, of lower index) than each:
-    ``(*batch, n, V)``.
-    """
+    """One less the shares of all cheaper tokens (of equals, of lower index): ``(*batch, n, V)``."""
     xp = array_namespace(share, cost)
     share, cost = xp.broadcast_arrays(share, cost)
     V = share.shape[-1]
@@ -174,88 +196,29 @@ def _left_by_cheaper(share: Array, cost: Array) -> Array:
             a_first = cost[..., a] <= cost[..., b]
             left[b] -= a_first * share[..., a]
             left[a] -= ~a_first * share[..., b]
-        return _stack_tokens(left)
+        return stack_tokens(left)
     order = xp.argsort(cost, axis=-1, stable=True)
     in_order = xp.take_along_axis(share, order, axis=-1)
     rank = xp.argsort(order, axis=-1)
     return xp.take_along_axis(1.0 + in_order - xp.cumulative_sum(in_order, axis=-1), rank, axis=-1)
 
 
-def _stack_tokens(columns: list[Array]) -> Array:
-    """One array per token as a table, stored token-major."""
+def stack_tokens(columns: list[Array]) -> Array:
+    """Stack one array per token to a table, stored token-major.
+
+    Example:
+        >>> stack_tokens([np.array([1.0, 2.0]), np.array([3.0, 4.0])]).tolist()
+        [[1.0, 3.0], [2.0, 4.0]]
+    """
     xp = array_namespace(*columns)
     return xp.moveaxis(xp.stack(columns, axis=0), 0, -1)
 
 
-def _most_divergent_tilt(
-    log_p: Array, radius: Array | float, below: Array | float
-) -> tuple[Array, Array]:
-    """``t = log p̂/p`` of the best vertex of each row ``(*batch, n, V)``, and its objective
-    ``(*batch, n)``.
+def without_token(log_p: Array, tokens: Array | int) -> Array:
+    """Rows with ``-inf`` at one token each, `tokens` a number or ``(*batch, n)``.
+
+    Example:
+        >>> without_token(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([0, 1])).tolist()
+        [[-inf, 2.0], [3.0, -inf]]
     """
-    log_p, eps, below = np.broadcast_arrays(log_p, expand(radius, 2), below)
-    V, known = log_p.shape[-1], log_p > -np.inf
-    ends = [np.where(known, t, 0.0) for t in (-eps, eps)]
-    # Raised to a probability of e, a token leaves the others less than nothing: no vertex, and no
-    # overflow
-    bounded = [ends[0], np.minimum(ends[1], 1.0 - log_p)]
-    growths = [_growth(log_p, t) for t in bounded]
-    worths = [_worth(log_p, t, below) for t in bounded]
-    best, best_tilt = np.full(log_p.shape[:-1], -np.inf), np.zeros(log_p.shape)
-    for free in range(V):
-        others = [a for a in range(V) if a != free]
-        growth = worth = np.zeros((1, *best.shape))
-        for a in (
-            others
-        ):  # bit k of the number of a vertex is the end at which the k-th of the others is
-            growth = np.concatenate([growth + end[..., a] for end in growths])
-            worth = np.concatenate([worth + end[..., a] for end in worths])
-        tilt, possible = _tilt_of_the_rest(log_p[..., free], growth, eps[..., 0])
-        value = np.where(
-            possible, worth + _worth(log_p[..., free], tilt, below[..., free]), -np.inf
-        )
-        vertex = np.argmax(value, axis=0)[None]
-        value, tilt = (np.take_along_axis(x, vertex, axis=0)[0] for x in (value, tilt))
-        tilts = {
-            a: np.where(vertex[0] >> k & 1, ends[1][..., a], ends[0][..., a])
-            for k, a in enumerate(others)
-        }
-        row = _stack_tokens([tilts.get(a, tilt) for a in range(V)])
-        best_tilt = np.where((value > best)[..., None], row, best_tilt)
-        best = np.maximum(best, value)
-    return best_tilt, best
-
-
-def _growth(log_p: Array, t: Array) -> Array:
-    """``p (e^t − 1)``, small where `t` is small, without overflow."""
-    return -np.sign(t) * np.exp(log_p + np.maximum(t, 0.0)) * np.expm1(-np.abs(t))
-
-
-def _worth(log_p: Array, t: Array, below: Array) -> Array:
-    """``p (t e^t − e^t + 1)`` without cancellation, and ``p e^t`` times what is below; `t` may be
-    ``-inf``.
-    """
-    p, p_hat, near = np.exp(log_p), np.exp(log_p + t), np.clip(t, -NEAR, NEAR)
-    by_series = p * near**2 * np.polynomial.polynomial.polyval(near, SERIES)
-    divergence = np.where(near == t, by_series, p_hat * (np.maximum(t, -LOG_OVERFLOW) - 1.0) + p)
-    return divergence + p_hat * below
-
-
-def _tilt_of_the_rest(log_p: Array, growth: Array, eps: Array) -> tuple[Array, Array]:
-    """``log p̂/p`` of the token that gives what the others have grown by, and where the ball allows
-    it; else zero.
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        log_part = np.log(np.abs(growth)) - log_p
-        tilt = np.where(
-            growth < 0, np.logaddexp(0.0, log_part), np.log1p(-np.exp(np.minimum(log_part, 0.0)))
-        )
-    possible = (
-        (log_p > -np.inf) & ((growth <= 0) | (log_part < 0)) & (np.abs(tilt) <= eps * (1 + 1e-12))
-    )
-    return np.where(possible, np.clip(tilt, -eps, eps), 0.0), possible
-
-
-def _without(log_p: Array, tokens: Array | int) -> Array:
-    """Rows ``(*batch, n, V)`` without one token each, `tokens` a number or ``(*batch, n)``."""
     return np.where(np.arange(log_p.shape[-1]) == np.asarray(tokens)[..., None], -np.inf, log_p)

@@ -1,14 +1,13 @@
-"""Improving with the endogenous reward: KL-regularised RL, iteration, distillation, checked
-rewards, over-optimisation.
+"""Improving with the endogenous reward: KL-regularised RL, iteration, distillation, sharpening.
 
 RL on a reward `r` with a KL anchor `μ` at coefficient `β` must end at
 
     argmax_π V^π_r − β KL(π‖μ),        π_β(τ|s₁) = μ(τ|s₁) exp(r(τ)/β) / Z(s₁),
 
 and on the endogenous reward ``r̂(τ) = α log π̂(τ|s₁) + V̂(s₁)`` of the anchor itself at the *power
-policy* ``π̂^κ``, ``κ = 1 + α/β``. All that iteration can do is move along that one family:
-`SCHEMES`. What it is worth in the true reward is `sharpening_curve`, its exact slope
-`sharpening_slope`, and its maximum `best_exponent`.
+policy* ``π̂^κ``, ``κ = 1 + α/β``. Iteration can only move along that one family: `SCHEMES`. Its
+value in the true reward is `sharpening_curve`, the exact slope of that `sharpening_slope`, and its
+maximum `best_exponent`.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from theory.arrays.namespace import (
     token_major,
 )
 from theory.mdp.distances import kl, log_ratios
-from theory.mdp.policy import Policy, require_same_dynamics
+from theory.mdp.policy import NEVER, Policy, require_same_dynamics
 from theory.mdp.responses import log_prob, map_response
 from theory.mdp.token_mdp import TokenMDP
 from theory.mdp.values import covariance, expected_sums, plain_value, trajectory_entropy
@@ -58,14 +57,11 @@ __all__ = [
     "sharpening_slope",
 ]
 
-NEVER = float("-inf")
-
 # --- The KL-regularised optimum -------------------------------------------------------------------
 
 
 def kl_optimal(reward: TokenMDP, anchor: Policy, beta: Any) -> Solution:
-    """The maximiser of ``V^π_r − β KL(π(τ)‖μ(τ))``, which is ``π(τ|s₁) ∝ μ(τ|s₁) exp(r(τ)/β)``, and
-    its values.
+    """The maximiser ``π(τ|s₁) ∝ μ(τ|s₁) exp(r(τ)/β)`` of ``V^π_r − β KL(π‖μ)``, and its values.
 
     One backward sweep: ``V(s) = β log Σ_a μ(a|s) exp((r(s,a) + V(s⊕a))/β)``, ``π(a|s) = μ(a|s)
     exp((r + V' − V)/β)``. It is the soft-optimal policy of ``r + β log μ`` at temperature `β`, and
@@ -75,7 +71,7 @@ def kl_optimal(reward: TokenMDP, anchor: Policy, beta: Any) -> Solution:
 
     Args:
         reward: `r`, a token MDP.
-        anchor: `μ`, on the same dynamics. What it never writes, the maximiser never writes.
+        anchor: `μ`, on the same dynamics. What it never chooses, the maximiser never chooses.
         beta: KL coefficient, reward units per nat, scalar or ``batch``. The three batches
             broadcast. (A torch scalar is read as a number: one whose gradient is wanted needs an
             axis, ``beta[None]``.)
@@ -89,6 +85,12 @@ def kl_optimal(reward: TokenMDP, anchor: Policy, beta: Any) -> Solution:
         ValueError: `beta` is not positive and finite, the dynamics differ, every response of the
             anchor to a prompt is forbidden, or the policy does not fit into memory.
 
+    Example:
+        >>> mdp = TokenMDP.tree([[[0.0, np.log(3)]]], reward_range=(0, 2))
+        >>> fair = Policy.from_probs(mdp.dynamics, [[[0.5, 0.5]]])
+        >>> policy, values = kl_optimal(mdp, fair, beta=1.0)
+        >>> np.exp(policy.log_probs[0]).round(4).tolist(), values[0].round(4).tolist()  # log 2
+        ([[0.25, 0.75]], [0.6931])
     """
     beta = require_positive("beta", beta)
     require_same_dynamics(reward.dynamics, anchor.dynamics)
@@ -99,7 +101,9 @@ def kl_optimal(reward: TokenMDP, anchor: Policy, beta: Any) -> Solution:
         "the KL-optimal policy",
         "use a smaller MDP or batch",
     )
-    log_probs, values, normalizers = [], [], []
+    log_probs: list[Array] = []
+    values: list[Array] = []
+    normalizers: list[Array] = []
     value: Array | None = None
     for h in reversed(range(d.horizon)):
         total = forbid(reward.rewards[h] + d.children(h, value), d.allowed[h])
@@ -121,8 +125,7 @@ def kl_optimal(reward: TokenMDP, anchor: Policy, beta: Any) -> Solution:
 
 
 def _anchored_backup(total: Array, log_anchor: Array, beta: Array | float) -> tuple[Array, Array]:
-    """Log-probabilities ``(*batch, n, V)`` and value ``(*batch, n)`` of a layer; `total` is ``r +
-    V'``, ``-inf`` never.
+    """Log-probabilities and values of a layer; `total` is ``r + V'``, ``-inf`` where forbidden.
 
     A row without a possible token has value ``-inf`` and keeps the anchor's probabilities: nothing
     leads there.
@@ -130,7 +133,7 @@ def _anchored_backup(total: Array, log_anchor: Array, beta: Array | float) -> tu
     if is_enclosure(total):  # the value is 1-Lipschitz in `total`
         radius = total.radius()
         most = radius.max(axis=-1, keepdims=True)
-        rows, value = _anchored_rows(total.centre(), log_anchor, beta)
+        rows, value = _anchored_rows(total.midpoint(), log_anchor, beta)
         return rows.widen((radius + most) / expand(beta, 2)), value.widen(most[..., 0])
     return _anchored_rows(total, log_anchor, beta)
 
@@ -143,8 +146,8 @@ def _anchored_rows(total: Array, log_anchor: Array, beta: Array | float) -> tupl
     top = xp.where(dead, 0.0, top)
     scaled = (xp.where(possible, total, top) - top) / expand(beta, 2)
     logits = xp.where(possible | dead, log_anchor + scaled, NEVER)
-    # log E_μ exp((r + V' − top)/β): where β is large the mean is 1 less something of size 1/β,
-    # which β would blow up
+    # log E_μ exp((r + V' − top)/β): where β is large the mean is near one, and β would multiply
+    # the rounding of its logarithm.
     log_mean = log_mean_exp(log_anchor, xp.where(possible, scaled, NEVER))
     log_mean = xp.where(dead[..., 0], 0.0, log_mean)
     value = xp.where(dead[..., 0], NEVER, top[..., 0] + expand(beta, 1) * log_mean)
@@ -154,9 +157,9 @@ def _anchored_rows(total: Array, log_anchor: Array, beta: Array | float) -> tupl
 def regularised_objective(reward: TokenMDP, policy: Policy, anchor: Policy, beta: Any) -> Array:
     """``V^π_r − β KL(π(τ)‖μ(τ))``, averaged over prompts: ``batch``, reward units.
 
-    What PPO with a KL penalty maximises; at its maximum it is the average of
+    PPO with a KL penalty maximises this; at its maximum it is the average of
     ``kl_optimal(…).values[0]``, and below it by ``β KL(π‖π_β)`` elsewhere. ``-inf`` where `policy`
-    writes what the reward forbids or the anchor never writes.
+    chooses what the reward forbids or the anchor never chooses.
 
     Args:
         reward: `r`.
@@ -167,6 +170,11 @@ def regularised_objective(reward: TokenMDP, policy: Policy, anchor: Policy, beta
     Raises:
         ValueError: `beta` is not positive and finite, or the dynamics differ.
 
+    Example:
+        >>> mdp = TokenMDP.tree([[[0.0, 1.0]]])
+        >>> fair, sure = (Policy.from_probs(mdp.dynamics, [[row]]) for row in ([0.5, 0.5], [0, 1]))
+        >>> print(round(float(regularised_objective(mdp, sure, fair, beta=1.0)), 4))  # 1 − log 2
+        0.3069
     """
     beta = expand(require_positive("beta", beta), 2)
     require_same_dynamics(reward.dynamics, policy.dynamics)
@@ -181,8 +189,7 @@ def regularised_objective(reward: TokenMDP, policy: Policy, anchor: Policy, beta
 
 
 def distil(student: Policy, teacher: Policy, alpha: Any, beta: Any) -> Solution:
-    """The student improved on the teacher's endogenous reward: ``π(τ|s₁) ∝ π_student(τ|s₁) ·
-    π_teacher(τ|s₁)^{α/β}``.
+    """Improve a student on a teacher's endogenous reward: ``π_student(τ) · π_teacher(τ)^{α/β}``.
 
     Args:
         student: the anchor.
@@ -190,18 +197,28 @@ def distil(student: Policy, teacher: Policy, alpha: Any, beta: Any) -> Solution:
         alpha: temperature of that reward, scalar or ``batch``.
         beta: KL coefficient, scalar or ``batch``.
 
+    Returns:
+        The normalised product, and its values as `kl_optimal`.
+
     Raises:
         ValueError: see `kl_optimal`; the two must share a response to each prompt.
 
+    Example:
+        >>> dynamics = TokenMDP.tree([[[0, 0]]]).dynamics
+        >>> student = Policy.from_probs(dynamics, [[[0.5, 0.5]]])
+        >>> teacher = Policy.from_probs(dynamics, [[[0.1, 0.9]]])
+        >>> np.exp(distil(student, teacher, 1.0, 1.0).policy.log_probs[0]).round(4).tolist()
+        [[0.1, 0.9]]
     """
     return kl_optimal(endogenous_reward(teacher, alpha, gauge="logprob"), student, beta)
 
 
 def hybrid_reward(reward: TokenMDP, check: TokenMDP, weight: Any) -> TokenMDP:
-    """``r + w·check``: with ``r = r̂`` its `kl_optimal` policy is ``∝ π̂^{1+α/β} exp(w·check/β)``.
+    """Add a checked reward, ``r + w·check``, on what neither forbids.
 
-    For ``β → 0`` it plays the response of greatest ``α log π̂(τ) + w·check(τ)``: a right response
-    ``τ`` beats a wrong MAP response exactly from ``w = α log(π̂(τ_MAP)/π̂(τ))`` on.
+    With ``r = r̂`` its `kl_optimal` policy is ``∝ π̂^{1+α/β} exp(w·check/β)``. For ``β → 0`` it
+    plays the response of greatest ``α log π̂(τ) + w·check(τ)``: a right response ``τ`` beats a
+    wrong MAP response exactly from ``w = α log(π̂(τ_MAP)/π̂(τ))`` on.
 
     Args:
         reward: `r`.
@@ -215,6 +232,10 @@ def hybrid_reward(reward: TokenMDP, check: TokenMDP, weight: Any) -> TokenMDP:
     Raises:
         ValueError: `weight` is not finite, or the dynamics differ.
 
+    Example:
+        >>> reward, check = TokenMDP.tree([[[0.5, 1.0]]]), TokenMDP.tree([[[1.0, 0.0]]])
+        >>> hybrid_reward(reward, check, weight=2.0).rewards[0].tolist()
+        [[2.5, 1.0]]
     """
     require_same_dynamics(reward.dynamics, check.dynamics)
     weight = as_float(weight)
@@ -240,29 +261,27 @@ def hybrid_reward(reward: TokenMDP, check: TokenMDP, weight: Any) -> TokenMDP:
 
 Scheme = Literal["compound", "reread", "anchor", "plain"]
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
-"""What a round of self-improvement maximises, and the exponent of ``π̂`` after `K` rounds, ``c =
-α/β``:
+"""Schemes of self-improvement, and the exponent of ``π̂`` after `K` rounds, with ``c = α/β``:
 
-=========== ================== ============ ===========================
-====================================== scheme      reward read from   anchor       exponent after
-`K` rounds   for ``K → ∞`` =========== ================== ============ ===========================
-====================================== `compound`  the last round     last round   ``(1 + c)^K``
-MAP `reread`    the last round     π̂            ``1 + c + … + c^K``         ``1/(1 − c)`` if ``α <
-β``, else MAP `anchor`    π̂                  last round   ``1 + K c``                 MAP `plain`
-the last round     none         MAP, from the first on      MAP =========== ==================
-============ =========================== ======================================
+========== ================ ========== ====================== ====================================
+scheme     reward read from anchor     exponent, `K` rounds   for ``K → ∞``
+========== ================ ========== ====================== ====================================
+`compound` the last round   last round ``(1 + c)^K``          MAP
+`reread`   the last round   π̂          ``1 + c + … + c^K``    ``1/(1 − c)`` if ``α < β``, else MAP
+`anchor`   π̂                last round ``1 + K c``            MAP
+`plain`    the last round   none       MAP, from the first on MAP
+========== ================ ========== ====================== ====================================
 
-*MAP* is the uniform law on the most probable responses, for `plain` the first of them. The limit of
-`reread` maximises ``−α H(π) − β KL(π‖π̂)``: where it exists, re-reading is entropy minimisation
-with an anchor.
+*MAP* is the uniform distribution on the most probable responses, for `plain` the first of them. The
+limit of `reread` maximises ``−α H(π) − β KL(π‖π̂)``: where it exists, re-reading is entropy
+minimisation with an anchor.
 """
 
 
 def iterate(
     policy: Policy, alpha: Any, beta: Any = None, scheme: Scheme = "compound"
 ) -> Iterator[Policy]:
-    """Rounds of self-improvement: the policy after 1, 2, … rounds, each solved exactly. It does not
-    end.
+    """Rounds of self-improvement: yields the policy after 1, 2, … rounds, each solved exactly.
 
     Args:
         policy: `π̂`.
@@ -270,9 +289,16 @@ def iterate(
         beta: KL coefficient, scalar or ``batch``; `plain` takes none.
         scheme: one of `SCHEMES`.
 
+    Returns:
+        An iterator without end.
+
     Raises:
         ValueError: `scheme` is none of these, `beta` is missing or has no use, or see `kl_optimal`.
 
+    Example:
+        >>> policy = Policy.from_probs(TokenMDP.tree([[[0, 0]]]).dynamics, [[[0.25, 0.75]]])
+        >>> np.exp(next(iterate(policy, 1.0, 1.0)).log_probs[0]).round(4).tolist()  # squared
+        [[0.1, 0.9]]
     """
     _require_scheme(scheme)
     if (beta is None) != (scheme == "plain"):
@@ -297,8 +323,7 @@ def _rounds(first: Policy, alpha: Array | float, beta: Any, scheme: Scheme) -> I
 
 
 def scheme_exponent(scheme: Scheme, alpha: Any, beta: Any, rounds: float) -> Array:
-    """The exponent `κ` of `SCHEMES`: after `rounds` rounds the policy is ``power_policy(π̂, κ)``;
-    ``inf`` is the MAP.
+    """The exponent `κ` of `SCHEMES`: after `rounds` rounds the policy is ``power_policy(π̂, κ)``.
 
     Args:
         scheme: one of `SCHEMES`.
@@ -306,9 +331,15 @@ def scheme_exponent(scheme: Scheme, alpha: Any, beta: Any, rounds: float) -> Arr
         beta: KL coefficient, scalar or ``batch``; not read by `plain`.
         rounds: `K`, from 0; ``math.inf`` for the limit.
 
+    Returns:
+        ``batch``; ``inf`` stands for the MAP.
+
     Raises:
         ValueError: names the argument and the value.
 
+    Example:
+        >>> [float(scheme_exponent(s, 1.0, 1.0, 3)) for s in ("compound", "reread", "anchor")]
+        [7.999..., 4.0, 4.0]
     """
     _require_scheme(scheme)
     if not rounds >= 0:
@@ -337,8 +368,15 @@ def _require_scheme(scheme: str) -> None:
 
 @dataclass(frozen=True)
 class SharpeningCurve:
-    """What the power policies ``π̂^κ`` are worth; each array has the shape of `exponents`, averaged
-    over prompts.
+    """Value, divergence and entropy of the power policies ``π̂^κ``, averaged over prompts.
+
+    Each array has the shape of `exponents`.
+
+    Example:
+        >>> mdp = TokenMDP.tree([[[0.0, 1.0]]])
+        >>> right = Policy.from_probs(mdp.dynamics, [[[0.25, 0.75]]])
+        >>> sharpening_curve(mdp, right, 1.0, [1.0, 2.0]).map_probability.round(4).tolist()
+        [0.75, 0.9]
     """
 
     exponents: Array
@@ -346,9 +384,7 @@ class SharpeningCurve:
     value: Array
     """True plain value ``V^{π_κ}_{r*}``, reward units. It may rise, fall, or rise and then fall."""
     endogenous_value: Array
-    """``α E log π̂(τ|s₁)``, the plain value of `r̂` less ``E V̂(s₁)``, reward units. It never
-    falls: slope ``α Var``.
-    """
+    """``α E log π̂(τ|s₁)``, value of `r̂` less ``E V̂(s₁)``; it never falls, slope ``α Var``."""
     kl: Array
     """``KL(π_κ(τ)‖π̂(τ))``, nats."""
     entropy: Array
@@ -362,8 +398,7 @@ class SharpeningCurve:
 def sharpening_curve(
     reward: TokenMDP, policy: Policy, alpha: Any, exponents: Any
 ) -> SharpeningCurve:
-    """The over-optimisation curve of RL on the endogenous reward, exactly, all exponents in one
-    batch.
+    """The over-optimisation curve of RL on the endogenous reward: exact, all exponents in a batch.
 
     Args:
         reward: the true reward `r*`.
@@ -374,6 +409,13 @@ def sharpening_curve(
     Raises:
         ValueError: names the argument and the value.
 
+    Example:
+        Sharpening a policy that prefers the wrong token:
+
+        >>> mdp = TokenMDP.tree([[[0.0, 1.0]]])
+        >>> wrong = Policy.from_probs(mdp.dynamics, [[[0.75, 0.25]]])
+        >>> sharpening_curve(mdp, wrong, 1.0, [1.0, 2.0]).value.round(4).tolist()
+        [0.25, 0.1]
     """
     exponents = as_float(exponents)
     if policy.batch_shape or reward.batch_shape or np.ndim(alpha) or exponents.ndim != 1:
@@ -395,11 +437,10 @@ def sharpening_curve(
 
 
 def sharpening_slope(reward: TokenMDP, policy: Policy, exponent: Any = 1.0) -> Array:
-    """``dV^{π_κ}_r/dκ = E Cov_{π_κ}(r(τ), log π̂(τ))``, ``π_κ ∝ π̂^κ``, averaged over prompts:
-    ``batch``, reward units.
+    """Slope ``dV^{π_κ}_r/dκ = E Cov_{π_κ}(r(τ), log π̂(τ))`` of `sharpening_curve`: ``batch``.
 
-    At ``κ = 1`` its sign says whether sharpening helps at first: it does where, response by
-    response to the same prompt, `π̂` likes what pays. As ``r*(τ) = α log π_E(τ) + V*(s₁)``, it is
+    At ``κ = 1`` its sign says whether sharpening helps at first: it does where, among responses to
+    the same prompt, `π̂` prefers those that pay. As ``r*(τ) = α log π_E(τ) + V*(s₁)``, the slope is
     ``α Var_{π_κ}(log π̂) ≥ 0`` for ``π̂ = π_E``, and it is not negative as long as ``log π_E − log
     π̂`` has no greater variance than ``log π̂``.
 
@@ -408,9 +449,17 @@ def sharpening_slope(reward: TokenMDP, policy: Policy, exponent: Any = 1.0) -> A
         policy: `π̂`.
         exponent: `κ`, positive, scalar or ``batch``.
 
+    Returns:
+        Reward units, averaged over prompts.
+
     Raises:
         ValueError: names the argument and the value.
 
+    Example:
+        >>> mdp = TokenMDP.tree([[[0.0, 1.0]]])
+        >>> wrong = Policy.from_probs(mdp.dynamics, [[[0.75, 0.25]]])
+        >>> print(round(float(sharpening_slope(mdp, wrong)), 4))  # −(3/16) log 3
+        -0.206
     """
     require_same_dynamics(reward.dynamics, policy.dynamics)
     sharpened = power_policy(policy, exponent)
@@ -418,7 +467,14 @@ def sharpening_slope(reward: TokenMDP, policy: Policy, exponent: Any = 1.0) -> A
 
 
 class BestExponent(NamedTuple):
-    """The exponent of greatest true value."""
+    """The exponent of greatest true value.
+
+    Example:
+        >>> mdp = TokenMDP.tree([[[0.0, 1.0]]])
+        >>> right = Policy.from_probs(mdp.dynamics, [[[0.25, 0.75]]])
+        >>> best_exponent(mdp, right, high=10.0).exponent  # sharpening only helps
+        10.0
+    """
 
     exponent: float
     value: float
@@ -428,12 +484,11 @@ class BestExponent(NamedTuple):
 def best_exponent(
     reward: TokenMDP, policy: Policy, low: float = 1.0, high: float = 1e3
 ) -> BestExponent:
-    """The `κ` in ``[low, high]`` of greatest ``V^{π_κ}_r``: an end, or a zero of `sharpening_slope`
-    to rounding.
+    """The `κ` in ``[low, high]`` of greatest ``V^{π_κ}_r``: an end, or a zero of the slope.
 
-    Every fall of the slope through zero on a grid of 200 exponents (4 % apart by default) is
-    refined, and the best of these and the ends is taken; an end, where no zero is better by more
-    than rounding. NumPy, no batch axes.
+    Every fall of `sharpening_slope` through zero on a grid of 200 exponents (4 % apart by default)
+    is refined to rounding, and the best of these and the ends is taken; an end, where no zero is
+    better by more than rounding. NumPy, no batch axes.
 
     Args:
         reward: the true reward `r*`.
@@ -445,8 +500,14 @@ def best_exponent(
         ValueError: `low` or `high` is not positive and finite or they are not in order, or there
             are batch axes.
 
+    Example:
+        >>> mdp = TokenMDP.tree([[[0.0, 1.0]]])
+        >>> wrong = Policy.from_probs(mdp.dynamics, [[[0.75, 0.25]]])
+        >>> best_exponent(mdp, wrong)  # sharpening only harms
+        BestExponent(exponent=1.0, value=0.25)
     """
-    low, high = require_positive("low", low), require_positive("high", high)
+    low = require_positive("low", low)
+    high = require_positive("high", high)
     if not low < high:
         raise ValueError(f"low={low}, high={high}: low must be below high")
     if reward.batch_shape or policy.batch_shape:
@@ -457,11 +518,13 @@ def best_exponent(
     grid = np.geomspace(low, high, 200)
     slopes = sharpening_slope(reward, policy, grid)
     falls = np.flatnonzero((slopes[:-1] > 0) & (slopes[1:] <= 0))
-    below, above = grid[falls], grid[falls + 1]
+    below = grid[falls]
+    above = grid[falls + 1]
     for _ in range(52 if falls.size else 0):  # bisection, all falls at once, to the last bit
         middle = (below + above) / 2
         rising = sharpening_slope(reward, policy, middle) > 0
-        below, above = np.where(rising, middle, below), np.where(rising, above, middle)
+        below = np.where(rising, middle, below)
+        above = np.where(rising, above, middle)
     found = np.array([low, high, *below])
     values = plain_value(reward, power_policy(policy, found))
     rounding = 1e-14 * policy.horizon * max(map(abs, reward.reward_range))

@@ -19,7 +19,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from theory.arrays.enclosures import Truth, Undecided
 from theory.arrays.namespace import (
     Array,
     array_namespace,
@@ -28,12 +27,20 @@ from theory.arrays.namespace import (
     require_positive,
     token_major,
 )
+from theory.arrays.truth import Truth, Undecided
 from theory.mdp.dynamics import Dynamics
 from theory.mdp.policy import Policy
 from theory.mdp.responses import Responses, response_sum
 from theory.mdp.token_mdp import TokenMDP
 
-__all__ = ["bradley_terry", "endogenous_reward", "preference_tv", "returns", "shape_reward"]
+__all__ = [
+    "bradley_terry",
+    "endogenous_reward",
+    "preference_tv",
+    "returns",
+    "shape_reward",
+    "with_rewards",
+]
 
 Gauge = Literal["logits", "logprob"]
 Terminal = Literal["zero", "bootstrap"]
@@ -67,11 +74,20 @@ def endogenous_reward(
     Raises:
         ValueError: the gauge or the terminal rule needs normalisers that the policy does not carry.
 
+    Example:
+        Logits that are soft Q-values give back the reward they were solved for:
+
+        >>> mdp = TokenMDP.tree([[[0.5, 1.0]], [[0.5, 0.2], [1.0, 0.3]]])
+        >>> from theory.solve.soft import soft_q_values
+        >>> policy = Policy.from_logits(mdp.dynamics, soft_q_values(mdp, 0.5), temperature=0.5)
+        >>> [table.round(9).tolist() for table in endogenous_reward(policy, 0.5).rewards]
+        [[[0.5, 1.0]], [[0.5, 0.2], [1.0, 0.3]]]
     """
     alpha = require_positive("alpha", alpha)
     values = _gauge_values(policy, alpha, gauge, terminal)
     dynamics = policy.dynamics
-    rewards, masks = [], []
+    rewards: list[Array] = []
+    masks: list[np.ndarray | None] = []
     for h, log_probs in enumerate(policy.log_probs):
         xp = array_namespace(log_probs)
         chosen = ~(log_probs == float("-inf"))
@@ -111,10 +127,10 @@ def _gauge_values(
 
 
 def _shared_support(chosen: Array, h: int) -> np.ndarray | None:
-    """The policy's support as a mask of the dynamics, which a batch must share."""
+    """Return the policy's support as a mask of the dynamics, which a batch must share."""
     if isinstance(chosen, Truth):
-        raise Undecided(f"layer {h}: it is not certain which tokens the policy writes")
-    if bool(chosen.all()):  # where it is: a GPU's memory is far from here
+        raise Undecided(f"layer {h}: it is not certain which tokens the policy chooses")
+    if bool(chosen.all()):  # asked where it is: a GPU's memory is far from here
         return None
     mask = np.asarray(chosen.cpu() if hasattr(chosen, "cpu") else chosen)
     mask = mask.reshape(-1, *mask.shape[-2:])
@@ -127,13 +143,18 @@ def _shared_support(chosen: Array, h: int) -> np.ndarray | None:
 
 
 def returns(mdp: TokenMDP, responses: Responses) -> Array:
-    """Return of each response, ``r(τ) = Σ_h r(s_h, a_h)``: ``(*batch, N)``, reward units."""
+    """Return of each response, ``r(τ) = Σ_h r(s_h, a_h)``: ``(*batch, N)``, reward units.
+
+    Example:
+        >>> mdp = TokenMDP.tree([[[0.0, 1.0]], [[0.5, 0.2], [1.0, 0.0]]])
+        >>> returns(mdp, Responses(np.array([0]), np.array([[1, 0]]))).tolist()
+        [2.0]
+    """
     return response_sum(mdp.dynamics, mdp.rewards, responses)
 
 
 def shape_reward(mdp: TokenMDP, potential: tuple[Array, ...]) -> TokenMDP:
-    """Potential-based shaping ``r(s,a) + Φ(s⊕a) − Φ(s)`` with ``Φ = 0`` after the last token (Ng et
-    al. 1999).
+    """Potential-based shaping ``r(s,a) + Φ(s⊕a) − Φ(s)``, ``Φ = 0`` at the end (Ng et al. 1999).
 
     Args:
         mdp: the token MDP.
@@ -142,6 +163,11 @@ def shape_reward(mdp: TokenMDP, potential: tuple[Array, ...]) -> TokenMDP:
     Returns:
         The shaped MDP: the same optimal policies, plain and soft; returns lower by ``Φ(s₁)``.
 
+    Example:
+        >>> mdp = TokenMDP.tree([[[0.0, 1.0]], [[0.5, 0.2], [1.0, 0.0]]])
+        >>> shaped = shape_reward(mdp, (np.zeros(1), np.array([0.25, 0.5])))
+        >>> [table.round(9).tolist() for table in shaped.rewards]
+        [[[0.25, 1.5]], [[0.25, -0.05], [0.5, -0.5]]]
     """
     rewards = []
     for h, reward in enumerate(mdp.rewards):
@@ -151,18 +177,29 @@ def shape_reward(mdp: TokenMDP, potential: tuple[Array, ...]) -> TokenMDP:
 
 
 def with_rewards(dynamics: Dynamics, rewards: tuple[Array, ...]) -> TokenMDP:
-    """A `TokenMDP` on `dynamics` whose `reward_range` is that of the rewards found."""
+    """A `TokenMDP` on `dynamics` whose `reward_range` is that of the rewards.
+
+    Example:
+        >>> mdp = TokenMDP.tree([[[0.0, 1.0]]])
+        >>> with_rewards(mdp.dynamics, (np.array([[-3.0, 2.0]]),)).reward_range
+        (-3.0, 2.0)
+    """
     plain = [r.detach() if hasattr(r, "detach") else r for r in rewards]
     if is_enclosure(plain[0]):
-        low, high = min(r.lower().min() for r in plain), max(r.upper().max() for r in plain)
+        low = min(r.lower().min() for r in plain)
+        high = max(r.upper().max() for r in plain)
     else:
-        low, high = min(float(r.min()) for r in plain), max(float(r.max()) for r in plain)
+        low = min(float(r.min()) for r in plain)
+        high = max(float(r.max()) for r in plain)
     return TokenMDP(dynamics, rewards, (low, high))
 
 
 def bradley_terry(delta: Array) -> Array:
-    """Probability that the first response is preferred, ``σ(r(τ) − r(τ'))`` (eq. 3), without
-    overflow.
+    """Probability ``σ(r(τ) − r(τ'))`` that the first response is preferred (eq. 3), elementwise.
+
+    Example:
+        >>> bradley_terry(np.array([0.0, 1.0, -1000.0])).round(4).tolist()
+        [0.5, 0.7311, 0.0]
     """
     xp = array_namespace(delta)
     tail = xp.exp(-xp.abs(delta))
@@ -170,10 +207,14 @@ def bradley_terry(delta: Array) -> Array:
 
 
 def preference_tv(delta: Array, other: Array) -> Array:
-    """Total variation ``|σ(Δ) − σ(Δ')|`` between two Bradley–Terry preferences.
+    """Total variation ``|σ(Δ) − σ(Δ')|`` between two Bradley–Terry preferences, elementwise.
 
     Computed as ``sinh(|Δ−Δ'|/2) / (2 cosh(Δ/2) cosh(Δ'/2))`` in log-space, so that neither a small
     difference nor a large return loses its digits.
+
+    Example:
+        >>> preference_tv(np.array([40.0]), np.array([41.0])).tolist()  # 1 − σ(40) = 4.2e-18
+        [2.6854...e-18]
     """
     xp = array_namespace(delta, other)
     gap = xp.abs(delta - other)

@@ -39,13 +39,17 @@ __all__ = [
 ]
 
 SAFE_EXPONENT = 600.0
-"""``exp(±600)`` and sums of a few of them are far from overflow and underflow in double
-precision.
-"""
+"""``exp(±600)`` and sums of many of them neither overflow nor underflow in double precision."""
 
 
 class Solution(NamedTuple):
-    """A policy and its values."""
+    """A policy and its values.
+
+    Example:
+        >>> policy, values = plain_optimal(TokenMDP.tree([[[0.0, 1.0]]]))
+        >>> values[0].tolist()
+        [1.0]
+    """
 
     policy: Policy
     values: tuple[Array, ...]
@@ -53,20 +57,24 @@ class Solution(NamedTuple):
 
 
 def soft_values(mdp: TokenMDP, alpha: Any) -> tuple[Array, ...]:
-    """Soft value of every state, ``V*(s) = α log Σ_a exp(Q*(s,a)/α)`` with ``Q*(s,a) = r(s,a) +
-    V*(s⊕a)``.
+    """Soft value of every state, ``V*(s) = α log Σ_a exp(Q*(s,a)/α)``.
+
+    ``Q*(s,a) = r(s,a) + V*(s⊕a)``, and the value after the last token is zero.
 
     Args:
         mdp: the token MDP.
         alpha: temperature in reward units, scalar or ``batch``.
 
     Returns:
-        `H` arrays ``(*batch, n_h)``, reward units; no policy is stored. The value after the last
-        token is zero.
+        `H` arrays ``(*batch, n_h)``, reward units; no policy is stored.
 
     Raises:
         ValueError: `alpha` is not positive and finite.
 
+    Example:
+        >>> mdp = TokenMDP.tree([[[0.0, 1.0]]])
+        >>> soft_values(mdp, alpha=1.0)[0].round(4).tolist()  # log(1 + e)
+        [1.3133]
     """
     alpha = require_positive("alpha", alpha)
     return tuple(reversed([value + shift for _, _, value, shift in _sweep(mdp, alpha)]))
@@ -85,6 +93,10 @@ def soft_optimal(mdp: TokenMDP, alpha: Any) -> Solution:
     Raises:
         ValueError: `alpha` is not positive and finite, or the policy does not fit into memory.
 
+    Example:
+        >>> mdp = TokenMDP.tree([[[0.0, 1.0]]])
+        >>> np.exp(soft_optimal(mdp, alpha=1.0).policy.log_probs[0]).round(4).tolist()
+        [[0.2689, 0.7311]]
     """
     alpha = require_positive("alpha", alpha)
     batch = int(np.prod(mdp.batch_shape))
@@ -97,7 +109,7 @@ def soft_optimal(mdp: TokenMDP, alpha: Any) -> Solution:
     values: list[Array] = []
     for h, children, value, shift in _sweep(mdp, alpha):
         q = _q_table(mdp, h, children)
-        # enclosures have digits to spare, where doubles are normalised
+        # Plain arrays are normalised once more, against rounding; an enclosure bounds its own.
         log_probs.append(
             (q - value[..., None]) / expand(alpha, 2) if is_enclosure(q) else log_softmax(q, alpha)
         )
@@ -108,8 +120,14 @@ def soft_optimal(mdp: TokenMDP, alpha: Any) -> Solution:
 
 
 def soft_q_values(mdp: TokenMDP, alpha: Any) -> tuple[Array, ...]:
-    """Soft Q-values ``Q*(s,a) = r(s,a) + V*(s⊕a)``: `H` tables ``(*batch, n_h, V)``, ``-inf`` on
-    forbidden tokens.
+    """Soft Q-values ``Q*(s,a) = r(s,a) + V*(s⊕a)``: `H` tables ``(*batch, n_h, V)``.
+
+    They are ``-inf`` on forbidden tokens; `alpha` as in `soft_values`.
+
+    Example:
+        >>> mdp = TokenMDP.tree([[[0.0, 1.0]], [[0.0, 0.0], [0.0, 1.0]]])
+        >>> soft_q_values(mdp, alpha=1.0)[0].round(4).tolist()  # log 2, 1 + log(1 + e)
+        [[0.6931, 2.3133]]
     """
     values = (*soft_values(mdp, alpha), None)
     return tuple(
@@ -118,13 +136,18 @@ def soft_q_values(mdp: TokenMDP, alpha: Any) -> tuple[Array, ...]:
 
 
 def plain_optimal(mdp: TokenMDP) -> Solution:
-    """A deterministic policy of greatest plain value, and the plain-optimal values ``max_π
-    V^π_r(s)``.
+    """A deterministic policy of greatest plain value, and the values ``max_π V^π_r(s)``.
 
     Of equally good tokens the first is chosen. ``α → 0`` of `soft_optimal`, up to how ties are
     shared.
+
+    Example:
+        >>> mdp = TokenMDP.tree([[[0.0, 1.0]], [[0.5, 0.2], [1.0, 0.0]]])
+        >>> [value.tolist() for value in plain_optimal(mdp).values]
+        [[2.0], [0.5, 1.0]]
     """
-    log_probs, values = [], []
+    log_probs: list[Array] = []
+    values: list[Array] = []
     for q in best_continuations(mdp.dynamics, mdp.rewards):
         log_probs.append(greedy_rows(q))
         values.append(array_namespace(q).max(q, axis=-1))
@@ -132,21 +155,24 @@ def plain_optimal(mdp: TokenMDP) -> Solution:
 
 
 def power_policy(policy: Policy, exponent: Any) -> Policy:
-    """The sequence-level power ``π^κ(τ|s₁) / Σ_τ' π^κ(τ'|s₁)``: `π` sharpened (κ > 1) or flattened
-    (κ < 1).
+    """The sequence-level power ``π^κ(τ|s₁)``, normalised: sharper for κ > 1, flatter for κ < 1.
 
     It is the soft-optimal policy of the reward ``κ log π`` at temperature 1, and with ``κ = 1 +
     α/β`` the maximiser of ``V^π'_{r̂} − β KL(π'‖π)``, `r̂` the endogenous reward of `π` at
-    temperature `α`. Not a token-level temperature: each conditional needs the sum over
+    temperature `α`. It is not a token-level temperature: each conditional needs the sum over
     continuations.
 
     Args:
-        policy: `π`. What it never writes stays so.
+        policy: `π`. What it never chooses stays so.
         exponent: `κ`, positive, scalar or ``batch``.
 
     Raises:
         ValueError: `exponent` is not positive and finite.
 
+    Example:
+        >>> policy = Policy.from_probs(TokenMDP.tree([[[0, 0]]]).dynamics, [[[0.25, 0.75]]])
+        >>> np.exp(power_policy(policy, 2.0).log_probs[0]).round(4).tolist()  # 1 : 9
+        [[0.1, 0.9]]
     """
     reward = endogenous_reward(policy, require_positive("exponent", exponent), gauge="logprob")
     return soft_optimal(reward, 1.0).policy
@@ -155,27 +181,21 @@ def power_policy(policy: Policy, exponent: Any) -> Policy:
 def _sweep(
     mdp: TokenMDP, alpha: Array | float
 ) -> Iterator[tuple[int, Array | float, Array, Array | float]]:
-    """Layers from the last to the first: ``(h, successor values, soft value of layer h, what to add
-    to both)``.
+    """Yield the last layer first: `h`, successor values, soft values, and a shift of both.
 
-    Enclosures of doubles are kept apart from what the values of a layer share: it grows with the
-    horizon and would be rounded in every step, and policies do not depend on it.
+    Enclosures of doubles are kept apart from what the values of a layer share, the shift: it grows
+    with the horizon and would be rounded in every step, and policies do not depend on it.
     """
     value: Array = None
     shift: Array | float = 0.0
     for h in reversed(range(mdp.horizon)):
         children = mdp.dynamics.children(h, value)
-        reward, mask = mdp.rewards[h], mdp.dynamics.allowed[h]
-        if (
-            is_numpy_array(reward)
-            and reward.ndim == 2
-            and mask is None
-            and isinstance(alpha, float)
-        ):
+        reward = mdp.rewards[h]
+        single = is_numpy_array(reward) and reward.ndim == 2 and isinstance(alpha, float)
+        if single and mdp.dynamics.allowed[h] is None:
+            # |Q| is at most the rewards still to come and the entropies of the tokens after this
+            steps = mdp.horizon - h
             largest_reward = max(map(abs, mdp.reward_range))
-            steps = (
-                mdp.horizon - h
-            )  # |Q| is at most the rewards still to come and the entropy they may carry
             largest_q = steps * largest_reward + (steps - 1) * alpha * math.log(mdp.vocab_size)
             value = _soft_backup(
                 reward.T, None if isinstance(children, float) else children.T, alpha, largest_q
@@ -184,15 +204,15 @@ def _sweep(
             value = soft_maximum(_q_table(mdp, h, children), alpha)
         yield h, children, value, shift
         if is_enclosure(value) and value.coarse:
-            shared = value.max(axis=-1, keepdims=True).centre()
-            value, shift = value - shared, shift + shared
+            shared = value.max(axis=-1, keepdims=True).midpoint()
+            value = value - shared
+            shift = shift + shared
 
 
 def _soft_backup(
     reward: np.ndarray, children: np.ndarray | None, alpha: float, largest_q: float
 ) -> np.ndarray:
-    """`soft_maximum` of ``reward + children``, in blocks that fit the cache, without the layer's
-    Q-table.
+    """`soft_maximum` of ``reward + children`` in blocks that fit the cache, without a Q-table.
 
     `reward` and `children` are ``(V, n)``; no ``|Q|`` exceeds `largest_q`. Where ``|Q|/α`` is small
     the exponential needs no shift, which saves two passes; elsewhere the largest entry of each row
@@ -205,7 +225,9 @@ def _soft_backup(
     shift_needed = largest_q / alpha > SAFE_EXPONENT
     for block in blocks(n):
         size = block.stop - block.start
-        q, top, out = scratch[:, :size], shift[:size], value[block]
+        q = scratch[:, :size]
+        top = shift[:size]
+        out = value[block]
         total = (
             reward[:, block]
             if children is None
@@ -227,8 +249,13 @@ def _q_table(mdp: TokenMDP, h: int, children: Array | float) -> Array:
 
 
 def log_softmax(q: Array, alpha: Array | float) -> Array:
-    """``log softmax(q/α)`` over tokens, from differences of `q` so that large values cancel before
-    the division.
+    """``log softmax(q/α)`` over tokens: ``(*batch, n, V)``, nats.
+
+    It is computed from differences of `q`, so that large values cancel before the division.
+
+    Example:
+        >>> log_softmax(np.array([[1e6, 1e6 + 1.0]]), alpha=1.0).round(4).tolist()
+        [[-1.3133, -0.3133]]
     """
     if is_enclosure(q):
         radius = q.radius()
@@ -244,7 +271,12 @@ def _log_softmax(q: Array, alpha: Array | float) -> Array:
 
 
 def greedy_rows(q: Array) -> Array:
-    """Log-probabilities of the rows that take their first largest entry, ``(*batch, n, V)``."""
+    """Log-probabilities of the policy that takes the first largest entry: ``(*batch, n, V)``.
+
+    Example:
+        >>> greedy_rows(np.array([[0.0, 2.0, 2.0]])).tolist()
+        [[-inf, 0.0, -inf]]
+    """
     xp = array_namespace(q)
     first_best = xp.argmax(q, axis=-1, keepdims=True)
     tokens = xp.arange(q.shape[-1], device=first_best.device)

@@ -6,47 +6,45 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from theory.arrays.namespace import (
-    Array,
-    expand,
-    token_major,
-)
+from theory.arrays.namespace import Array, expand, token_major
 from theory.mdp.policy import Policy, require_same_dynamics
 from theory.mdp.responses import Responses
 from theory.mdp.token_mdp import TokenMDP
 from theory.solve.ball import (
     LARGE,
-    _capped,
-    _caps_and_left_over,
-    _log_normal,
-    _radius,
-    _without,
+    capped,
+    log_caps_and_rest,
+    log_or_floor,
+    require_radius,
+    without_token,
 )
 
 __all__ = ["MapAdversary", "worst_map"]
 
 MAP_TOLERANCE = 1e-12
-"""Relative tolerance on ``log π̂(τ)`` with which a response counts as no less probable than
-another.
-"""
+"""Relative tolerance on ``log π̂(τ)`` within which two responses count as equally probable."""
 
 
 class MapAdversary(NamedTuple):
-    """The worst most probable response that a policy of the ball can have, for each prompt."""
+    """The worst most probable response that a policy of the ball can have, for each prompt.
+
+    Example:
+        >>> from theory import soft_optimal
+        >>> mdp = TokenMDP.tree([[[0.0, 1.0]]])
+        >>> worst_map(mdp, soft_optimal(mdp, 1.0).policy, epsilon=0.7).responses.tokens.tolist()
+        [[0]]
+    """
 
     responses: Responses
     """One per prompt; tokens ``(*batch, P, H)``."""
     returns: Array
-    """``(*batch, P)``, their true returns, reward units."""
+    """True returns ``(*batch, P)``, reward units."""
     policy: Policy
-    """A policy of the ball, on the tree of all prefixes, to which no response is more probable than
-    these.
-    """
+    """On the tree of all prefixes: a policy of the ball with these MAP responses."""
 
 
 def worst_map(mdp: TokenMDP, expert: Policy, epsilon: Any) -> MapAdversary:
-    """The least return that the most probable (MAP) response of a policy in the ball can have, per
-    prompt: exact.
+    """Least return of the most probable (MAP) response over the ball, for each prompt: exact.
 
     The ball is rectangular over states, and on the tree the subtrees beside a response are disjoint
     from it. So ``τ`` can be made a MAP response iff at every step ``k``
@@ -56,7 +54,7 @@ def worst_map(mdp: TokenMDP, expert: Policy, epsilon: Any) -> MapAdversary:
     its own tokens at their caps, and ``t(s,a)`` the least level under which every path through a
     sibling of `a` can be held while the siblings share ``1 − up(a)``. With ``U_k = log ∏_{j<k}
     up_j`` that is ``max_k [U_k + log t(s_k, a_k)] ≤ U_H``: one backward sweep for `t`, one forward
-    sweep for the condition, which is checked with relative tolerance `MAP_TOLERANCE`.
+    sweep for the condition, which is checked with relative tolerance `MAP_TOLERANCE`. NumPy only.
 
     Args:
         mdp: the true reward; dynamics that are not a tree are unrolled.
@@ -67,10 +65,19 @@ def worst_map(mdp: TokenMDP, expert: Policy, epsilon: Any) -> MapAdversary:
         ValueError: `epsilon` is not positive, the dynamics differ, or the tree does not fit into
             memory.
 
+    Example:
+        Token 0 can reach probability ½ from ``ε = log((1 + e)/2) ≈ 0.62`` on:
+
+        >>> from theory import soft_optimal
+        >>> mdp = TokenMDP.tree([[[0.0, 1.0]]])
+        >>> expert = soft_optimal(mdp, alpha=1.0).policy
+        >>> [worst_map(mdp, expert, epsilon).returns.tolist() for epsilon in (0.6, 0.7)]
+        [[1.0], [0.0]]
     """
     require_same_dynamics(mdp.dynamics, expert.dynamics)
-    radius = _radius(epsilon)
-    tree, centre = mdp.as_tree(), expert.as_tree()
+    radius = require_radius(epsilon)
+    tree = mdp.as_tree()
+    centre = expert.as_tree()
     P, V, H = tree.dynamics.n_prompts, tree.vocab_size, tree.horizon
     below = _least_levels(centre, radius)
     log_up, met, total = _sweep_to_leaves(tree, centre, radius, below)
@@ -86,9 +93,7 @@ def worst_map(mdp: TokenMDP, expert: Policy, epsilon: Any) -> MapAdversary:
 
 
 def _least_levels(centre: Policy, radius: Array | float) -> list[Array]:
-    """``log M(s)``, least possible largest path probability below each state: layers ``0 … H``,
-    ``(*batch, n_h)``.
-    """
+    """Least possible largest path probability below each state, ``log M(s)``: layers ``0 … H``."""
     V = centre.dynamics.vocab_size
     levels = [np.zeros(centre.dynamics.layer_sizes[-1] * V)]
     for log_p in reversed(centre.log_probs):
@@ -101,8 +106,7 @@ def _by_parent(level: Array, vocab_size: int) -> Array:
 
 
 def _water_level(log_p: Array, radius: Array | float, log_m: Array, mass: Any) -> Array:
-    """Least ``log t`` for which a row of the ball with sum `mass` has ``p̂_b M_b ≤ t`` for every
-    token.
+    """Least ``log t`` for which a row of the ball with sum `mass` has ``p̂_b M_b ≤ t`` for all `b`.
 
     Needed are ``e^{−ε}p_b M_b ≤ t`` and ``Σ_b min(e^ε p_b, t/M_b) ≥ mass``. The sum is the least
     over all sets `S` of ``Σ_S e^ε p + t Σ_{not S} 1/M``, found at a set of lowest ``e^ε p M``; so
@@ -116,28 +120,25 @@ def _water_level(log_p: Array, radius: Array | float, log_m: Array, mass: Any) -
 
     Returns:
         ``(*batch, n)``; ``-inf`` where the row is empty.
-
     """
     log_p, log_m, eps = np.broadcast_arrays(log_p, log_m, expand(radius, 2))
     path = log_p + log_m
     order = np.argsort(path, axis=-1)
-    cap = np.take_along_axis(_capped(log_p, eps), order, axis=-1)
+    cap = np.take_along_axis(capped(log_p, eps), order, axis=-1)
     slope = np.take_along_axis(np.where(log_p > -np.inf, -log_m, -np.inf), order, axis=-1)
-    capped = np.cumsum(cap, axis=-1) - cap
+    cheaper = np.cumsum(cap, axis=-1) - cap
     slopes = np.flip(np.logaddexp.accumulate(np.flip(slope, axis=-1), axis=-1), axis=-1)
     with np.errstate(divide="ignore"):
-        to_share = np.log(np.maximum(np.asarray(mass)[..., None] - capped, 0.0))
+        to_share = np.log(np.maximum(np.asarray(mass)[..., None] - cheaper, 0.0))
     roots = np.where(slopes > -np.inf, to_share - np.where(slopes > -np.inf, slopes, 0.0), -np.inf)
     level: Array = np.maximum(roots, path - eps).max(axis=-1)
     return level
 
 
 def _sibling_levels(log_p: Array, radius: Array | float, log_m: Array, left: Array) -> Array:
-    """``log t(s,a)`` for each token: least level of the paths through its siblings, which share
-    what is `left`.
-    """
+    """``log t(s,a)``: least level of the paths through the siblings of `a`, which share `left`."""
     levels = [
-        _water_level(_without(log_p, a), radius, log_m, left[..., a])
+        _water_level(without_token(log_p, a), radius, log_m, left[..., a])
         for a in range(log_p.shape[-1])
     ]
     return np.stack(levels, axis=-1)
@@ -146,13 +147,11 @@ def _sibling_levels(log_p: Array, radius: Array | float, log_m: Array, left: Arr
 def _sweep_to_leaves(
     tree: TokenMDP, centre: Policy, radius: Array | float, below: list[Array]
 ) -> tuple[Array, Array, Array]:
-    """``U_H``, ``max_k [U_k + log t(s_k, a_k)]`` and the return of every response: ``(*batch,
-    P·V^H)`` each.
-    """
+    """``U_H``, ``max_k [U_k + log t(s_k, a_k)]`` and the return, ``(*batch, P·V^H)`` each."""
     log_up = total = np.zeros(tree.dynamics.n_prompts)
     met = np.full(tree.dynamics.n_prompts, -np.inf)
     for h, log_p in enumerate(centre.log_probs):
-        log_cap, left = _caps_and_left_over(log_p, radius)
+        log_cap, left = log_caps_and_rest(log_p, radius)
         siblings = _sibling_levels(log_p, radius, _by_parent(below[h + 1], tree.vocab_size), left)
         met = np.maximum(met[..., None], log_up[..., None] + siblings)
         log_up = log_up[..., None] + log_cap
@@ -164,8 +163,9 @@ def _sweep_to_leaves(
 def _map_policy(
     centre: Policy, radius: Array | float, below: list[Array], responses: Responses
 ) -> Policy:
-    """Along the responses the caps, their siblings held at the level; elsewhere the rows that
-    attain ``M(s)``.
+    """Policy with the responses at their caps and their siblings held at the level.
+
+    Elsewhere it has the rows that attain ``M(s)``.
     """
     batch = responses.tokens.shape[:-2]
     tables = []
@@ -180,8 +180,8 @@ def _map_policy(
             np.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (log_p, log_m, rows)
         )
         own_p, own_m = (np.take_along_axis(x, at, axis=-2) for x in (log_p, log_m))
-        others = _without(own_p, token)
-        log_cap, left = _caps_and_left_over(own_p, radius)
+        others = without_token(own_p, token)
+        log_cap, left = log_caps_and_rest(own_p, radius)
         left = np.take_along_axis(left, token[..., None], axis=-1)[..., 0]
         held = _rows_at_level(
             others, radius, own_m, _water_level(others, radius, own_m, left), left
@@ -195,17 +195,17 @@ def _map_policy(
 def _rows_at_level(
     log_p: Array, radius: Array | float, log_m: Array, level: Array, mass: Any
 ) -> Array:
-    """Rows of the ball, as logs, with sum `mass` and ``p̂_b M_b ≤ t``: each the same share of the
-    way from its floor ``e^{−ε}p`` to its ceiling ``min(e^ε p, t/M)``.
+    """Rows of the ball, as logs, with sum `mass` and ``p̂_b M_b ≤ t``.
+
+    Each token goes the same share of the way from its floor ``e^{−ε}p`` to its ceiling
+    ``min(e^ε p, t/M)``.
     """
     eps = expand(radius, 2)
     log_floor = log_p - eps
     log_cap = np.minimum(log_p + np.minimum(eps, LARGE), 0.0)
-    floor, ceiling = (
-        np.exp(log_floor),
-        np.exp(np.clip(level[..., None] - log_m, log_floor, log_cap)),
-    )
+    floor = np.exp(log_floor)
+    ceiling = np.exp(np.clip(level[..., None] - log_m, log_floor, log_cap))
     room = (ceiling - floor).sum(axis=-1, keepdims=True)
     missing = np.asarray(mass)[..., None] - floor.sum(axis=-1, keepdims=True)
     way = np.clip(missing, 0.0, room) / np.where(room > 0, room, 1.0)
-    return _log_normal(floor + way * (ceiling - floor), log_floor)
+    return log_or_floor(floor + way * (ceiling - floor), log_floor)

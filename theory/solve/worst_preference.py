@@ -1,4 +1,4 @@
-"""The policy of the log-ratio ball whose reward misjudges a pair of responses most."""
+"""The policy of the log-ratio ball whose reward misjudges a pair of responses most (NumPy only)."""
 
 from __future__ import annotations
 
@@ -6,16 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from theory.arrays.namespace import (
-    Array,
-    expand,
-    pick,
-    require_positive,
-)
+from theory.arrays.namespace import Array, expand, pick, require_positive
 from theory.mdp.policy import Policy, require_same_dynamics
 from theory.mdp.responses import Responses, all_responses, log_prob
 from theory.mdp.token_mdp import TokenMDP
-from theory.solve.ball import CERTAIN, _log_caps, _log_floors, _radius
+from theory.solve.ball import log_caps, log_floors, require_radius
 from theory.solve.reward import preference_tv, returns
 
 __all__ = ["preference_attaining_policy", "worst_preference", "worst_preference_pair"]
@@ -25,6 +20,9 @@ MAX_PAIR_RESPONSES = 4096
 
 PAIRS_AT_ONCE = 1 << 18
 """Pairs in one array program of `worst_preference_pair`."""
+
+CERTAIN = 100.0
+"""``|Δ̂|`` is clipped to ``|Δ*|`` plus this: ``σ`` there is 0 or 1 to double precision."""
 
 
 def worst_preference(
@@ -55,6 +53,15 @@ def worst_preference(
         ValueError: `epsilon` is not positive, `alpha` is not positive and finite, the dynamics
             differ, or a pair has two prompts.
 
+    Example:
+        One token each: ``σ(1) − σ(1 − 2·0.1)``, two tokens that move by 0.1 nats in opposite ways.
+
+        >>> from theory import soft_optimal
+        >>> mdp = TokenMDP.tree([[[0.0, 1.0, 0.5]]])
+        >>> expert = soft_optimal(mdp, alpha=1.0).policy
+        >>> one, two = (Responses(np.array([0]), np.array([[token]])) for token in (1, 0))
+        >>> worst_preference(mdp, expert, 0.1, 1.0, one, two).round(4).tolist()
+        [0.0411]
     """
     errors: Array = np.maximum(*_both_directions(mdp, expert, epsilon, alpha, first, second))
     return errors
@@ -63,29 +70,32 @@ def worst_preference(
 def _both_directions(
     mdp: TokenMDP, expert: Policy, epsilon: Any, alpha: Any, first: Responses, second: Responses
 ) -> tuple[Array, Array]:
-    """TV with the first response raised, and with the second raised: ``(*batch, N)`` each."""
+    """Error with the first response raised, and with the second raised: ``(*batch, N)`` each."""
     require_same_dynamics(mdp.dynamics, expert.dynamics)
     if not np.array_equal(first.prompts, second.prompts):
         raise ValueError(
             "first and second answer different prompts: a preference compares responses to one "
             "prompt"
         )
-    radius, alpha = _radius(epsilon), expand(require_positive("alpha", alpha), 1)
+    radius = require_radius(epsilon)
+    alpha = expand(require_positive("alpha", alpha), 1)
     delta = returns(mdp, first) - returns(mdp, second)
     most = np.abs(delta) + CERTAIN
     with np.errstate(over="ignore"):
         raised = alpha * _greatest_log_ratio(expert, radius, first, second)
         lowered = -alpha * _greatest_log_ratio(expert, radius, second, first)
-    return preference_tv(delta, np.clip(raised, -most, most)), preference_tv(
-        delta, np.clip(lowered, -most, most)
+    return (
+        preference_tv(delta, np.clip(raised, -most, most)),
+        preference_tv(delta, np.clip(lowered, -most, most)),
     )
 
 
 def _greatest_log_ratio(
     expert: Policy, radius: Array | float, up: Responses, down: Responses
 ) -> Array:
-    """``max_π̂ [log π̂(τ) − log π̂(τ')] = Σ_{h after parting} [log up(a_h) − log down(a'_h)]``,
-    ``(*batch, N)``.
+    """Greatest ``log π̂(τ) − log π̂(τ')`` over the ball: ``(*batch, N)``.
+
+    ``Σ_{h after parting} [log up(a_h) − log down(a'_h)]``.
     """
     walk = expert.dynamics.walk
     parted = (up.tokens != down.tokens).cumsum(axis=-1) > 0
@@ -94,8 +104,8 @@ def _greatest_log_ratio(
         expert.log_probs, walk(up.prompts, up.tokens), walk(down.prompts, down.tokens), strict=True
     )
     for h, (log_p, s_up, s_down) in enumerate(steps):
-        cap = pick(_log_caps(log_p, radius), s_up, up.tokens[..., h])
-        floor = pick(_log_floors(log_p, radius), s_down, down.tokens[..., h])
+        cap = pick(log_caps(log_p, radius), s_up, up.tokens[..., h])
+        floor = pick(log_floors(log_p, radius), s_down, down.tokens[..., h])
         total = total + np.where(parted[..., h], cap - floor, 0.0)
     return total
 
@@ -103,8 +113,7 @@ def _greatest_log_ratio(
 def preference_attaining_policy(
     mdp: TokenMDP, expert: Policy, epsilon: Any, alpha: Any, first: Responses, second: Responses
 ) -> Policy:
-    """A policy of the ball, on the tree of all prefixes, that attains `worst_preference` for one
-    pair.
+    """A policy of the ball, on the tree of prefixes, that attains `worst_preference` for a pair.
 
     Args:
         mdp: see `worst_preference`, here without batch axes.
@@ -117,10 +126,19 @@ def preference_attaining_policy(
     Raises:
         ValueError: see `worst_preference`; or the tree does not fit into memory.
 
+    Example:
+        >>> from theory import soft_optimal
+        >>> mdp = TokenMDP.tree([[[0.0, 1.0, 0.5]]])
+        >>> expert = soft_optimal(mdp, alpha=1.0).policy
+        >>> one, two = (Responses(np.array([0]), np.array([[token]])) for token in (1, 0))
+        >>> policy = preference_attaining_policy(mdp, expert, 0.1, 1.0, one, two)
+        >>> (policy.log_probs[0] - expert.log_probs[0]).round(3).tolist()  # ±ε on the pair
+        [[0.1, -0.1, 0.089]]
     """
     raised, lowered = _both_directions(mdp, expert, epsilon, alpha, first, second)
     up, down = (first, second) if raised.item() >= lowered.item() else (second, first)
-    centre, radius = expert.as_tree(), float(_radius(epsilon))
+    centre = expert.as_tree()
+    radius = float(require_radius(epsilon))
     walk = centre.dynamics.walk
     tables = [table.copy() for table in centre.log_probs]
     for h, states in enumerate(
@@ -131,22 +149,21 @@ def preference_attaining_policy(
         if (s_up, a_up) == (s_down, a_down):
             continue
         log_p = centre.log_probs[h]
-        moves: dict[int, list[tuple[int, float]]] = {}
-        moves.setdefault(s_up, []).append((a_up, _log_caps(log_p, radius)[s_up, a_up]))
-        moves.setdefault(s_down, []).append((a_down, _log_floors(log_p, radius)[s_down, a_down]))
-        for state, tokens in moves.items():
+        changes: dict[int, list[tuple[int, float]]] = {}  # by state, which the two may share
+        changes.setdefault(s_up, []).append((a_up, log_caps(log_p, radius)[s_up, a_up]))
+        changes.setdefault(s_down, []).append((a_down, log_floors(log_p, radius)[s_down, a_down]))
+        for state, tokens in changes.items():
             tables[h][state] = _row_with(log_p[state], radius, tokens)
     return Policy(centre.dynamics, tuple(tables))
 
 
-def _row_with(log_p: Array, radius: float, moved: list[tuple[int, float]]) -> Array:
-    """The row ``(V,)`` with some tokens moved to given log-probabilities and the others scaled to
-    what is left.
-    """
+def _row_with(log_p: Array, radius: float, fixed: list[tuple[int, float]]) -> Array:
+    """Row ``(V,)`` with given log-probabilities for some tokens, the others scaled to the rest."""
     row = log_p.copy()
     others = np.ones(len(row), dtype=bool)
-    for token, log_probability in moved:
-        row[token], others[token] = log_probability, False
+    for token, log_probability in fixed:
+        row[token] = log_probability
+        others[token] = False
     log_rest = np.logaddexp.reduce(log_p[others], initial=-np.inf)
     if log_rest > -np.inf:
         with np.errstate(divide="ignore"):
@@ -158,8 +175,7 @@ def _row_with(log_p: Array, radius: float, moved: list[tuple[int, float]]) -> Ar
 def worst_preference_pair(
     mdp: TokenMDP, expert: Policy, epsilon: Any, alpha: Any
 ) -> tuple[Array, Responses, Responses]:
-    """The largest `worst_preference` over all pairs of responses to one prompt: the total variation
-    and the pair.
+    """Largest `worst_preference` over all pairs of responses to one prompt, and the pair.
 
     Args:
         mdp: see `worst_preference`, here without batch axes.
@@ -170,6 +186,12 @@ def worst_preference_pair(
     Raises:
         ValueError: there are batch axes, or more than `MAX_PAIR_RESPONSES` responses to a prompt.
 
+    Example:
+        >>> from theory import soft_optimal
+        >>> mdp = TokenMDP.tree([[[0.0, 1.0, 0.5]]])
+        >>> error, one, two = worst_preference_pair(mdp, soft_optimal(mdp, 1.0).policy, 0.1, 1.0)
+        >>> print(round(float(error), 4), one.tokens, two.tokens)
+        0.048 [[0]] [[2]]
     """
     dynamics = mdp.dynamics
     n = dynamics.vocab_size**dynamics.horizon
@@ -190,10 +212,12 @@ def worst_preference_pair(
         own = possible[possible // n == prompt]
         for one in np.array_split(own, max(1, len(own) ** 2 // PAIRS_AT_ONCE)):
             i, j = np.meshgrid(one, own, indexing="ij")
-            i, j = i[i <= j], j[i <= j]  # with itself too: then the error is zero
-            if not i.size:
+            once = i <= j  # each pair once, and each response with itself: an error of zero
+            if not once.any():
                 continue
-            first, second = (Responses(every.prompts[k], every.tokens[k]) for k in (i, j))
+            first, second = (
+                Responses(every.prompts[k[once]], every.tokens[k[once]]) for k in (i, j)
+            )
             errors = worst_preference(mdp, expert, epsilon, alpha, first, second)
             k = int(np.argmax(errors))
             if best is None or errors[k] > best[0]:

@@ -1,5 +1,4 @@
-"""Files that appear whole or not at all, archives that are read whole or not at all, and the one
-form of JSON.
+"""Files that appear whole or not at all, archives read whole or not at all, and one form of JSON.
 
 JSON has no numbers that are not finite. They are written as the texts ``"inf"``, ``"-inf"`` and
 ``"nan"``, so that `json.loads` and every other reader takes the file; `number` turns them back.
@@ -23,8 +22,17 @@ __all__ = ["json_line", "number", "read_arrays", "replacing", "write_json"]
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[BinaryIO]:
-    """A binary file to write, which takes the place of `path` when the block ends well and is
-    removed otherwise.
+    """Open a binary file that replaces `path` if the block ends well, and is removed otherwise.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "result")
+        >>> with replacing(path) as file:
+        ...     _ = file.write(b"whole")
+        ...     path.exists()
+        False
+        >>> path.read_bytes()
+        b'whole'
     """
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
@@ -37,33 +45,47 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write a value as indented JSON; the file appears whole or not at all."""
+    """Write a value as indented JSON; the file appears whole or not at all.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "result.json")
+        >>> write_json(path, {"gap": np.inf})
+        >>> json.loads(path.read_text())
+        {'gap': 'inf'}
+    """
     with replacing(path) as file:
         file.write(_encoded(value, indent=1))
 
 
 def json_line(row: Any) -> bytes:
-    """Return a value as one line of JSON, with its line break."""
+    r"""Return a value as one line of JSON, with its line break.
+
+    Example:
+        >>> json_line({"values": np.array([0.5, np.nan])})
+        b'{"values": [0.5, "nan"]}\n'
+    """
     return _encoded(row)
 
 
 def number(value: Any) -> Any:
-    """Return ``inf``, ``-inf`` or ``nan`` for the text that stands for it in JSON, and anything
-    else as it is.
+    """Return ``inf``, ``-inf`` or ``nan`` for its text in JSON, and anything else as it is.
+
+    Example:
+        >>> number("-inf"), number(0.5)
+        (-inf, 0.5)
     """
     return float(value) if value in ("inf", "-inf", "nan") else value
 
 
 def _encoded(value: Any, indent: int | None = None) -> bytes:
     text = json.dumps(_plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
-    # a surrogate by itself has no UTF-8: escaped as \udXXX, which is how JSON writes it
+    # A surrogate by itself has no UTF-8: it is escaped as \udXXX, as JSON would write it.
     return f"{text}\n".encode(errors="backslashreplace")
 
 
 def _plain(value: Any) -> Any:
-    """Replace NumPy's scalars and arrays by numbers and lists, paths by text, and non-finite
-    numbers by their texts.
-    """
+    """Replace NumPy's types, paths and numbers that are not finite by what JSON has."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, dict):
@@ -76,7 +98,7 @@ def _plain(value: Any) -> Any:
 
 
 def read_arrays(path: str | Path, writer: str, names: str) -> dict[str, np.ndarray]:
-    """The arrays of an ``.npz`` file that the method `writer` wrote.
+    """Read the arrays of an ``.npz`` file that the method `writer` wrote.
 
     Args:
         path: the file.
@@ -89,6 +111,10 @@ def read_arrays(path: str | Path, writer: str, names: str) -> dict[str, np.ndarr
         OSError: the file does not exist or is not a whole ``.npz``.
         ValueError: an array has another name.
 
+    Example:
+        >>> read_arrays("missing.npz", "TokenMDP.save", "reward")
+        Traceback (most recent call last):
+        OSError: missing.npz: no such file; give an .npz written by TokenMDP.save
     """
     if not Path(path).is_file():
         raise OSError(f"{path}: no such file; give an .npz written by {writer}")
@@ -101,9 +127,7 @@ def read_arrays(path: str | Path, writer: str, names: str) -> dict[str, np.ndarr
             unknown = sorted(name for name in archive.files if not re.fullmatch(names, name))
             if not unknown:
                 return {name: _array(name, archive[name]) for name in archive.files}
-    except (
-        Exception
-    ) as error:  # a damaged archive can raise anything: zlib, struct, tokenizer errors
+    except Exception as error:  # a damaged archive can raise anything: zlib, struct, tokenizer
         reason = " ".join(str(error).split())
         raise OSError(
             f"{path}: not a whole .npz file ({reason}); write it again with {writer}"
@@ -114,6 +138,6 @@ def read_arrays(path: str | Path, writer: str, names: str) -> dict[str, np.ndarr
 
 
 def _array(name: str, value: Any) -> np.ndarray:
-    if not isinstance(value, np.ndarray):  # a member of the archive whose name lacks .npy is bytes
+    if not isinstance(value, np.ndarray):  # NumPy gives bytes for a member without .npy
         raise ValueError(f"{name} is no array")
     return value

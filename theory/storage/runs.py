@@ -1,12 +1,13 @@
-"""The folder of a run: whose it is, one writer at a time, lines as they come, and going on after a
-stop.
+"""The folder of a run: whose it is, one writer at a time, lines as they come, resuming.
 
-    run.json      everything that the result depends on; another run is refused
-    run.lock      held while a run writes there; the system lets go of it when the process ends,
-    however it does NAME.jsonl    rows, each a line, whole as soon as it is written; NAME.1.jsonl, …
-    of further processes until the end
+::
 
-All else in a folder is written whole or not at all (`theory.storage.files`).
+    run.json    everything that the result depends on; another run is refused
+    run.lock    held while a run writes there; the system releases it when the process ends
+    NAME.jsonl  rows, one a line, each whole as soon as it is written; further processes write
+                NAME.1.jsonl, … until the end
+
+Everything else in a folder is written whole or not at all (`theory.storage.files`).
 """
 
 from __future__ import annotations
@@ -24,14 +25,20 @@ from theory.storage.files import json_line, replacing, write_json
 
 __all__ = ["Lines", "Processes", "RunFolder", "read_lines"]
 
-RUN, LOCK = "run.json", "run.lock"
+RUN = "run.json"
+LOCK = "run.lock"
 REMEDY = "give another --out"
 
 T = TypeVar("T")
 
 
 class Processes(Protocol):
-    """The processes of one run, such as `llm_bridge.models.processes.Workers`."""
+    """Protocol of the processes of one run, see `llm_bridge.models.processes.Workers`.
+
+    Example:
+        >>> RunFolder("out").processes.size  # without `processes` a run is alone
+        1
+    """
 
     @property
     def rank(self) -> int:
@@ -39,7 +46,7 @@ class Processes(Protocol):
 
     @property
     def size(self) -> int:
-        """How many there are."""
+        """Number of processes."""
 
     @property
     def first(self) -> bool:
@@ -50,14 +57,16 @@ class Processes(Protocol):
 
 
 class _Alone:
-    rank, size, first = 0, 1, True
+    rank = 0
+    size = 1
+    first = True
 
     def wait(self) -> None:
         pass
 
 
 class RunFolder:
-    """Claims a folder for one run while the block is entered.
+    """Claim a folder for one run while the block is entered.
 
     The first process makes the folder, locks it and notes the identity. A block that fails before
     it has written anything leaves the folder as it was, so that a mistaken option can be corrected.
@@ -72,6 +81,18 @@ class RunFolder:
         OSError: the folder cannot be written.
         ValueError: another run is writing there, or the folder has a run of another identity.
 
+    Example:
+        >>> import tempfile
+        >>> path = tempfile.mkdtemp()
+        >>> with RunFolder(path, {"seed": 0}) as folder:
+        ...     rows = folder.lines("rows.jsonl", parse=dict)
+        ...     rows.append({"step": 1}, {"step": 2})
+        ...     list(rows)
+        [{'step': 1}, {'step': 2}]
+        >>> with RunFolder(path, {"seed": 1}):
+        ...     pass
+        Traceback (most recent call last):
+        ValueError: ... has a run with seed = 0, not 1: give another --out, or remove it
     """
 
     def __init__(
@@ -82,8 +103,10 @@ class RunFolder:
         lines: Sequence[str] = (),
         processes: Processes = _Alone(),  # noqa: B008
     ) -> None:
-        self.path, self.processes = Path(path), processes
-        self._identity, self._names = identity, lines
+        self.path = Path(path)
+        self.processes = processes
+        self._identity = identity
+        self._names = lines
         self._stack = ExitStack()
 
     def __enter__(self) -> RunFolder:
@@ -111,13 +134,12 @@ class RunFolder:
         self._stack.__exit__(kind, error, trace)
 
     def identify(self, identity: Mapping[str, Any], *, lines: Sequence[str] = ()) -> None:
-        """Note what the run is, or raise if the folder has another one.
+        """Note the identity of the run, or raise if the folder has a run of another.
 
         Args:
             identity: everything that the result depends on, as JSON values by name.
             lines: names of the files of lines: a folder that has one of them and no identity is
                 refused.
-
         """
         now = json.loads(json_line(identity))
         self._require_same(now, lines)  # every process, so that none waits for one that was refused
@@ -129,21 +151,20 @@ class RunFolder:
 
     @property
     def foreign(self) -> bool:
-        """Whether the folder has files, and no note of which run they are."""
-        ours = (LOCK, f"{RUN}.partial")  # of a run that was killed before it could say what it is
+        """Whether the folder has files and no note of which run they are."""
+        # files of a run that was killed before it noted its identity
+        ours = (LOCK, f"{RUN}.partial")
         return not (self.path / RUN).exists() and any(
             path.name not in ours for path in self.path.iterdir()
         )
 
     def lines(self, name: str, parse: Callable[[Any], T]) -> Lines[T]:
-        """Open a file of rows to read and to add to; an unfinished last line, which a kill leaves,
-        is cut off.
+        """Open a file of rows to read and to append to; an unfinished last line is cut off.
 
         Args:
             name: of the file, such as ``"metrics.jsonl"``.
-            parse: makes of a row what reading gives; raises ValueError, KeyError or TypeError where
+            parse: maps a row to what reading gives; raises ValueError, KeyError or TypeError where
                 it is none.
-
         """
         return Lines(self.path / name, parse, self.processes.rank)
 
@@ -167,7 +188,7 @@ class RunFolder:
                 )
 
     def _forget(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Take the identity back where the block failed and nothing else was written."""
+        """Remove the identity again if the block failed and nothing else was written."""
         if kind is not None and {path.name for path in self.path.iterdir()} <= {RUN, LOCK}:
             (self.path / RUN).unlink()
 
@@ -193,15 +214,23 @@ def _locked(path: Path) -> BinaryIO:
 
 
 class Lines(Generic[T]):
-    """Rows that are only added: each process writes to a file of its own, and reading gives those
-    of all files.
+    """Rows that are only added: each process appends to its own file, and reading gives all files.
 
     Iterating parses each whole line, in order; ValueError names file and line of one that is
     damaged.
+
+    Example:
+        >>> import tempfile
+        >>> rows = Lines(Path(tempfile.mkdtemp(), "rows.jsonl"), parse=int)
+        >>> rows.append(3, 1, 2)
+        >>> rows.merge(order=[1, 2, 3])
+        >>> list(rows)
+        [1, 2, 3]
     """
 
     def __init__(self, path: Path, parse: Callable[[Any], T], rank: int = 0) -> None:
-        self.path, self.parse = path, parse
+        self.path = path
+        self.parse = parse
         self._own = path if rank == 0 else path.with_suffix(f".{rank}{path.suffix}")
         if self._own.exists():
             with self._own.open("rb+") as file:
@@ -227,8 +256,7 @@ class Lines(Generic[T]):
             file.writelines(kept)
 
     def merge(self, order: Iterable[T]) -> None:
-        """Put the lines of all processes into one file, each once, and in this order of what they
-        parse to.
+        """Put the lines of all processes into one file, each once, ordered by their parsed values.
 
         Lines are copied from file to file: none is kept in memory.
         """
@@ -252,12 +280,18 @@ class Lines(Generic[T]):
 
 
 def read_lines(path: Path, parse: Callable[[Any], T]) -> Iterator[T]:
-    """Yield what `parse` makes of each whole line of a file; an unfinished last line is none.
+    r"""Yield the parsed lines of a file; an unfinished last line is left out.
 
     Raises:
         OSError: there is no such file.
         ValueError: a line is damaged, or `parse` refuses it; names file and line.
 
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "rows.jsonl")
+        >>> _ = path.write_text('{"a": 1}\n{"a": 2}\n{"a"')
+        >>> [row["a"] for row in read_lines(path, dict)]
+        [1, 2]
     """
     for _, row in _scan(path, parse):
         yield row
@@ -278,6 +312,6 @@ def _scan(path: Path, parse: Callable[[Any], T]) -> Iterator[tuple[bytes, T]]:
 
 
 def _shards(path: Path) -> list[Path]:
-    """Files of the rows of all processes, that of the first at the front."""
+    """Return the existing files of all processes, that of the first process first."""
     further = sorted(path.parent.glob(f"{path.stem}.[0-9]*{path.suffix}"))
     return [*([path] if path.exists() else []), *further]

@@ -1,9 +1,8 @@
-"""Named instances. Each says what it shows, and a test shows it."""
+"""Named instances that attain or approach a bound. Each says what it shows, and a test shows it."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,26 +10,20 @@ from theory.arrays.memory import require_memory
 from theory.arrays.namespace import require_positive
 from theory.claims.bounds import tv_randomised_response
 from theory.claims.instance import Instance
-from theory.mdp.dynamics import Dynamics, Tree, require_tree_memory
+from theory.mdp.dynamics import require_tree_memory
 from theory.mdp.policy import Policy, Seed
 from theory.mdp.token_mdp import TokenMDP
 from theory.solve.soft import soft_optimal
 
 __all__ = [
-    "Verifier",
     "coin_payoff",
     "coin_payoff_gap",
     "indifferent_learner",
     "majority_vote",
-    "map_is_not_greedy",
-    "map_is_right",
-    "map_is_wrong",
     "random_tree",
     "randomised_response",
-    "rise_then_fall",
     "swapped_pair",
     "swapped_pair_gap",
-    "verifier_disagreement",
     "vote_and_pay",
 ]
 
@@ -43,11 +36,14 @@ def random_tree(
     batch: tuple[int, ...] = (),
     seed: Seed = None,
 ) -> TokenMDP:
-    """A token MDP with independent uniform rewards: the typical case, in which no bound is ever
-    nearly reached.
+    """A token MDP with independent uniform rewards: the typical case, far from every bound.
 
     Raises:
         ValueError: a size is below 1, or the tree does not fit into memory.
+
+    Example:
+        >>> random_tree(vocab_size=3, horizon=2, seed=0).dynamics.layer_sizes
+        (1, 3)
     """
     for name, size in (("vocab_size", vocab_size), ("horizon", horizon), ("n_prompts", n_prompts)):
         if size < 1:
@@ -61,18 +57,18 @@ def random_tree(
 def coin_payoff(
     horizon: int, alpha: float, *, coin_fraction: float = 0.5, vocab_size: int = 2
 ) -> TokenMDP:
-    """The family on which cloning loses ``H^{3/2}``; states (step, heads so far), then (step,
-    outcome).
+    """The family on which cloning loses ``H^{3/2}``.
 
-    In the first `n` steps half the tokens are heads and half are tails, and none pays. If heads
-    win, each of the ``m`` steps left is a *payoff step*: the last token pays 1, the others 0. If
-    heads lose, each is a *level step*: every token pays ``b = α log((e^{1/α} + V − 1)/V)``. After a
-    tie (`n` even) payoff and level steps alternate, payoff first, so that a tie pays half of a win;
-    of an odd ``m`` the step left over is a payoff step.
+    States are (step, heads so far), then (step, outcome). In the first `n` steps half the tokens
+    are heads and half are tails, and none pays. If heads win, each of the ``m`` steps left is a
+    *payoff step*: the last token pays 1, the others 0. If heads lose, each is a *level step*: every
+    token pays ``b = α log((e^{1/α} + V − 1)/V)``. After a tie (`n` even) payoff and level steps
+    alternate, payoff first, so that a tie pays half of a win; of an odd ``m`` the step left over is
+    a payoff step.
 
     Payoff and level steps have the same *soft* value, ``b + α log V``: entropy in one, reward in
     the other. So the expert is uniform over the coins whatever follows. Their *plain* values
-    differ, ``p = e^{1/α}/(e^{1/α} + V − 1)`` against ``b < p``: a bias of ε a coin moves about
+    differ, ``p = e^{1/α}/(e^{1/α} + V − 1)`` against ``b < p``: a bias of ε a coin shifts about
     ``ε√n`` of the probability of winning, and with it ``m`` steps' worth of value.
     `coin_payoff_gap` has the worst policy of a ball in closed form.
 
@@ -86,6 +82,11 @@ def coin_payoff(
     Raises:
         ValueError: names the argument and the value; or the table, of about ``V·n²`` numbers, does
             not fit into memory.
+
+    Example:
+        >>> mdp = coin_payoff(horizon=4, alpha=1.0)
+        >>> np.exp(soft_optimal(mdp, 1.0).policy.log_probs[0]).round(9).tolist()  # a fair coin
+        [[0.5, 0.5]]
     """
     coins = _count_coins(horizon, coin_fraction, vocab_size)
     level = _level(require_positive("alpha", alpha), vocab_size)
@@ -94,13 +95,13 @@ def coin_payoff(
         "the coin–payoff table",
         "use coin_payoff_gap, or a shorter horizon",
     )
-    LOST, WON, TIE = 0, 1, 2
+    LOST, WON, TIE = 0, 1, 2  # states of the steps after the coins
     outcomes = 2 if coins % 2 else 3
-    rewards, next_states = [], []
+    is_heads = np.arange(vocab_size) >= vocab_size // 2
+    rewards: list[np.ndarray] = []
+    next_states: list[np.ndarray] = []
     for h in range(coins):
-        after = np.arange(h + 1)[:, None] + (
-            np.arange(vocab_size) >= vocab_size // 2
-        )  # heads, with this coin
+        after = np.arange(h + 1)[:, None] + is_heads  # heads, with this coin
         if h + 1 == coins:
             after = np.select([2 * after > coins, 2 * after < coins], [WON, LOST], TIE)
         rewards.append(np.zeros((h + 1, vocab_size)))
@@ -117,12 +118,11 @@ def coin_payoff(
 def coin_payoff_gap(
     horizon: int, epsilon: float, alpha: float, *, coin_fraction: float = 0.5, vocab_size: int = 2
 ) -> float:
-    """``V^{π_E} − min_π̂ V^π̂`` of `coin_payoff` over the ball of radius ε: exact, in closed form,
-    at any horizon.
+    """``V^{π_E} − min_π̂ V^π̂`` of `coin_payoff` over the ball of radius ε: exact, at any horizon.
 
     A level step is worth `b` under every policy. A payoff step is worth `p` under the expert and
-    ``w = p − λ`` under the worst policy, which floors the one rewarded token: ``λ = (1 − e^{−ε})
-    min(p, e^ε(1 − p))``.
+    ``w = p − λ`` under the worst policy, which floors the one rewarded token:
+    ``λ = (1 − e^{−ε}) min(p, e^ε(1 − p))``.
 
     *The worst side of every coin is the same.* Let ``F(k)`` be the number of payoff steps after `k`
     heads: 0, ``⌈m/2⌉`` or ``m``, nondecreasing. From the last coin on, `π̂` is worth ``m b + (w −
@@ -153,10 +153,19 @@ def coin_payoff_gap(
 
     Raises:
         ValueError: names the argument and the value.
+
+    Example:
+        Four times the horizon and half the radius lose four times as much, as ``ε H^{3/2}`` does:
+
+        >>> short, long = (coin_payoff_gap(h, 1 / h**0.5, 0.2) for h in (400, 1600))
+        >>> print(round(long / short, 1))
+        4.0
     """
     coins = _count_coins(horizon, coin_fraction, vocab_size)
-    epsilon, alpha = require_positive("epsilon", epsilon), require_positive("alpha", alpha)
-    m, r = horizon - coins, coins // 2
+    epsilon = require_positive("epsilon", epsilon)
+    alpha = require_positive("alpha", alpha)
+    m = horizon - coins
+    r = coins // 2
     left_over = m % 2 if coins % 2 == 0 else 0
     tie = float(np.prod(1 - 0.5 / np.arange(1, r + 1)))  # C(2r, r) 4^{−r}
     beta = -math.expm1(-epsilon)
@@ -166,11 +175,11 @@ def coin_payoff_gap(
     lost = beta * _sigmoid(-odds_against) * math.exp(min(0.0, odds_against + epsilon))  # λ = p − w
 
     expected = (m + left_over * tie) / 2  # E_{π_E} F
-    moved = m / 2 * float(tv_randomised_response(coins, epsilon + math.log1p(beta)))
+    shift = m / 2 * float(tv_randomised_response(coins, epsilon + math.log1p(beta)))
     tilt = left_over * tie / 2 * (-math.expm1(r * math.log1p(-(beta**2))) if beta < 1 else 1.0)
     if ahead >= lost:
-        return ahead * (moved + tilt) + lost * max(expected - moved - tilt, 0.0)
-    return ahead * expected + (lost - ahead) * (expected + moved - tilt)
+        return ahead * (shift + tilt) + lost * max(expected - shift - tilt, 0.0)
+    return ahead * expected + (lost - ahead) * (expected + shift - tilt)
 
 
 def _count_coins(horizon: int, coin_fraction: float, vocab_size: int) -> int:
@@ -188,18 +197,14 @@ def _count_coins(horizon: int, coin_fraction: float, vocab_size: int) -> int:
 
 
 def _level(alpha: float, vocab_size: int) -> float:
-    """``b = α log((e^{1/α} + V − 1)/V)``, the mean over ``(0, 1/α)`` of the payoff step's `p`,
-    without overflow.
-    """
+    """Reward ``b = α log((e^{1/α} + V − 1)/V)`` of a level step, without overflow."""
     if 1 / alpha < 500:
         return alpha * math.log1p(math.expm1(1 / alpha) / vocab_size)
     return 1.0 + alpha * math.log((1.0 + (vocab_size - 1) * math.exp(-1 / alpha)) / vocab_size)
 
 
 def _payoff_over_level(alpha: float, vocab_size: int) -> float:
-    """``p − b > 0`` to full precision: with ``p(t) = e^t/(e^t + V − 1)`` it is ``α ∫_0^{1/α} t
-    p'(t) dt``.
-    """
+    """``p − b > 0`` to full precision: ``α ∫_0^{1/α} t p'(t) dt``, ``p(t) = e^t/(e^t + V − 1)``."""
     if alpha >= 1:  # the two are close, and the integrand is smooth: p' = p(1 − p)
         nodes, weights = np.polynomial.legendre.leggauss(16)
         t = (1 + nodes) / (2 * alpha)
@@ -208,9 +213,8 @@ def _payoff_over_level(alpha: float, vocab_size: int) -> float:
     others = (vocab_size - 1) * math.exp(-1 / alpha)  # (1 − p)/p
     if others > 1:
         return 1 / (1 + others) - _level(alpha, vocab_size)
-    return alpha * (math.log(vocab_size) - math.log1p(others)) - others / (
-        1 + others
-    )  # (1 − b) − (1 − p)
+    # (1 − b) − (1 − p)
+    return alpha * (math.log(vocab_size) - math.log1p(others)) - others / (1 + others)
 
 
 def _sigmoid(x: float) -> float:
@@ -218,8 +222,7 @@ def _sigmoid(x: float) -> float:
 
 
 def swapped_pair(horizon: int, alpha: float, epsilon: float, *, slack: float = 1e-3) -> Instance:
-    """Two responses that swap: RL on the endogenous reward loses ``(1 − slack)·2αHε``, at any
-    horizon.
+    """Two responses that swap: RL on `r̂` loses ``(1 − slack)·2αHε``, at any horizon.
 
     V = 4. Tokens 0 and 1 of the first step open the paths A and B, on which token 0 stays; every
     other token leaves for a state that pays nothing. A pays ``2αε(1 − slack)`` a step more than B.
@@ -234,6 +237,15 @@ def swapped_pair(horizon: int, alpha: float, epsilon: float, *, slack: float = 1
         epsilon: radius of the ball, nats; B's reward must not be negative, ``2αε(1 − slack) ≤ min(α
             log 2, 1)``.
         slack: how far below the bound the instance stays, so that B is strictly the most probable.
+
+    Raises:
+        ValueError: names the argument and the value.
+
+    Example:
+        >>> instance = swapped_pair(horizon=8, alpha=1.0, epsilon=0.1)
+        >>> from theory.mdp.responses import map_response
+        >>> [map_response(p).tokens[0].tolist() for p in (instance.policy, instance.expert)]
+        [[1, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 0]]
     """
     _check_pair(horizon, slack)
     stay = _swapped_reward(require_positive("alpha", alpha))
@@ -243,11 +255,9 @@ def swapped_pair(horizon: int, alpha: float, epsilon: float, *, slack: float = 1
             f"alpha={alpha}, epsilon={epsilon}: needs 2·alpha·epsilon <= {stay:.4g}, what A pays a "
             "step"
         )
-    A, B, LEFT = 0, 1, 2
-    rewards, next_states = (
-        [np.array([[stay, stay - step, 0.0, 0.0]])],
-        [np.array([[A, B, LEFT, LEFT]])],
-    )
+    A, B, LEFT = 0, 1, 2  # states after the first step
+    rewards = [np.array([[stay, stay - step, 0.0, 0.0]])]
+    next_states = [np.array([[A, B, LEFT, LEFT]])]
     for _ in range(1, horizon):
         rewards.append(
             np.array([[stay, 0, 0, 0], [stay - step, 0, 0, 0], [0, 0, 0, 0]], dtype=float)
@@ -257,27 +267,29 @@ def swapped_pair(horizon: int, alpha: float, epsilon: float, *, slack: float = 1
     expert = soft_optimal(mdp, alpha).policy
     tables = []
     for h, log_probs in enumerate(expert.log_probs):
-        moved = np.exp(log_probs)
+        probs = np.exp(log_probs)
         lowered = (0, A) if h == 0 else (A, 0)
         raised = (0, B) if h == 0 else (B, 0)
         fixed = [lowered, raised]
-        moved[lowered] *= math.exp(-epsilon)
-        moved[raised] *= math.exp(epsilon)
-        for state in range(len(moved)):
+        probs[lowered] *= math.exp(-epsilon)
+        probs[raised] *= math.exp(epsilon)
+        for state in range(len(probs)):
             others = [a for a in range(4) if (state, a) not in fixed]
-            moved[state, others] *= (1 - sum(moved[s, a] for s, a in fixed if s == state)) / moved[
-                state, others
-            ].sum()
-        tables.append(np.log(moved))
+            left = 1 - sum(probs[s, a] for s, a in fixed if s == state)
+            probs[state, others] *= left / probs[state, others].sum()
+        tables.append(np.log(probs))
     return Instance(mdp, expert, Policy(mdp.dynamics, tuple(tables)), alpha)
 
 
 def swapped_pair_gap(horizon: int, alpha: float, epsilon: float, *, slack: float = 1e-3) -> float:
-    """``max_π V^π − V^{π_RL}`` of the worst `swapped_pair` in the ball of radius ε, ``(1 −
-    slack)·2αHε``: closed form.
+    """``max_π V^π − V^{π_RL}`` of the worst `swapped_pair` in the ball of radius ε: closed form.
 
-    Where ε is too large for the pair, that of the largest radius that it allows: the smaller ball
-    is in the larger one.
+    It is ``(1 − slack)·2αHε``. Where ε is too large for the pair, that of the largest radius that
+    it allows: the smaller ball is in the larger one.
+
+    Example:
+        >>> round(swapped_pair_gap(horizon=8, alpha=1.0, epsilon=0.1, slack=0.0), 9)
+        1.6
     """
     _check_pair(horizon, slack)
     step = 2 * require_positive("alpha", alpha) * require_positive("epsilon", epsilon)
@@ -296,17 +308,26 @@ def _swapped_reward(alpha: float) -> float:
 
 
 def randomised_response(horizon: int, alpha: float, epsilon: float) -> Instance:
-    """One recurring state, V = 2, ``π_E = (e^ε, 1)/(1 + e^ε)``, and `π̂` the swap: three bounds
-    hold with equality.
+    """One recurring state, V = 2: three bounds hold with equality.
 
-    Token 0 pays ``αε``, token 1 nothing. Every step is a randomised response, so ``TV(π_E(τ),
-    π̂(τ)) = TV_RR(H, ε)`` and ``KL = Hε tanh(ε/2)``. For the responses of 0s and of 1s ``Δ* = αHε =
-    −Δ̂``: *theorem-1-sharp* is attained.
+    ``π_E = (e^ε, 1)/(1 + e^ε)``, and `π̂` is the swap of it. Token 0 pays ``αε``, token 1 nothing.
+    Every step is a randomised response, so ``TV(π_E(τ), π̂(τ)) = TV_RR(H, ε)`` and ``KL = Hε
+    tanh(ε/2)``. For the responses of 0s and of 1s ``Δ* = αHε = −Δ̂``: *theorem-1-sharp* is
+    attained.
 
     Args:
         horizon: `H`.
         alpha: temperature.
         epsilon: radius, nats; ``αε <= 1`` keeps the reward in [0, 1].
+
+    Raises:
+        ValueError: names the argument and the value.
+
+    Example:
+        >>> instance = randomised_response(horizon=5, alpha=1.0, epsilon=0.5)
+        >>> from theory.mdp.distances import kl
+        >>> print(round(float(kl(instance.policy, instance.expert)), 6))  # 2.5 tanh ¼
+        0.612297
     """
     pay = require_positive("alpha", alpha) * require_positive("epsilon", epsilon)
     if pay > 1:
@@ -322,8 +343,7 @@ def randomised_response(horizon: int, alpha: float, epsilon: float) -> Instance:
 
 
 def majority_vote(horizon: int, alpha: float, epsilon: float, *, vocab_size: int = 2) -> TokenMDP:
-    """What makes cloning worst when `α` or `V` is free: ``Σ_h TV_RR(h, ε)`` is approached at every
-    `H`.
+    """The family on which cloning is worst when `α` or `V` is free: it nears ``Σ_h TV_RR(h, ε)``.
 
     States (step, ayes so far). The first `k` tokens vote no, the others aye; a step pays 1 if the
     ayes lead after its vote, and in a tie if it votes aye. In each state `k` brings the expert's
@@ -340,11 +360,26 @@ def majority_vote(horizon: int, alpha: float, epsilon: float, *, vocab_size: int
         alpha: temperature at which the expert will be soft-optimal.
         epsilon: radius of the ball, nats.
         vocab_size: `V`, at least 2.
+
+    Raises:
+        ValueError: names the argument and the value.
+
+    Example:
+        >>> from theory.mdp.values import plain_value
+        >>> from theory.solve.worst_clone import worst_clone
+        >>> mdp = majority_vote(horizon=2, alpha=10.0, epsilon=0.1)
+        >>> expert = soft_optimal(mdp, 10.0).policy
+        >>> gap = plain_value(mdp, expert) - worst_clone(mdp, expert, 0.1).values[0][0]
+        >>> bound = sum(tv_randomised_response(h, 0.1) for h in (1, 2))
+        >>> print(round(float(gap / bound), 6))
+        1.0
     """
-    alpha, epsilon = require_positive("alpha", alpha), require_positive("epsilon", epsilon)
+    alpha = require_positive("alpha", alpha)
+    epsilon = require_positive("epsilon", epsilon)
     if vocab_size < 2:
         raise ValueError(f"vocab_size={vocab_size}: must be at least 2, an aye and a no")
-    rewards, next_states = [], []
+    rewards: list[np.ndarray] = []
+    next_states: list[np.ndarray] = []
     value = np.zeros(horizon + 1)
     for h in reversed(range(horizon)):
         ayes = np.arange(h + 1)[:, None] + np.arange(2)  # after a no, after an aye
@@ -363,13 +398,12 @@ def majority_vote(horizon: int, alpha: float, epsilon: float, *, vocab_size: int
 
 
 def vote_and_pay(horizon: int, alpha: float, *, vocab_size: int = 4, paying: int = 1) -> TokenMDP:
-    """`coin_payoff` with a coin and a payoff in the same step: at fixed `α` and `V`, cloning loses
-    more of ``H^{3/2}``.
+    """A coin and a payoff in the same step: at fixed `α` and `V` a larger share of ``H^{3/2}``.
 
-    States (step, heads so far). A token is a coin and one of ``m = V/2`` symbols. Where heads lead
-    after its coin, the first `paying` symbols pay 1, the others 0; elsewhere every token pays `b`,
-    the soft value of those symbols. So the expert's coins are fair in every state, and the plain
-    value of a step is ``p`` or ``b``, with
+    See `coin_payoff`. States (step, heads so far). A token is a coin and one of ``m = V/2``
+    symbols. Where heads lead after its coin, the first `paying` symbols pay 1, the others 0;
+    elsewhere every token pays `b`, the soft value of those symbols. So the expert's coins are fair
+    in every state, and the plain value of a step is ``p`` or ``b``, with
 
         p = q/(q + (1−q) e^{−1/α}),   b = 1 + α log(q + (1−q) e^{−1/α}),   q = paying/m.
 
@@ -385,6 +419,12 @@ def vote_and_pay(horizon: int, alpha: float, *, vocab_size: int = 4, paying: int
     Raises:
         ValueError: names the argument and the value; or the table, of about ``V H²`` numbers, does
             not fit into memory.
+
+    Example:
+        >>> mdp = vote_and_pay(horizon=3, alpha=0.5)
+        >>> coins = np.exp(soft_optimal(mdp, 0.5).policy.log_probs[0]).reshape(2, 2).sum(axis=-1)
+        >>> coins.round(9).tolist()
+        [0.5, 0.5]
     """
     symbols = vocab_size // 2
     if vocab_size < 4 or vocab_size % 2:
@@ -411,22 +451,30 @@ def vote_and_pay(horizon: int, alpha: float, *, vocab_size: int = 4, paying: int
 def indifferent_learner(
     horizon: int, alpha: float, *, vocab_size: int = 3, low: int = 2
 ) -> Instance:
-    """What RL on the endogenous reward loses to the expert itself: ``αHε(1 + tanh(ε/2))``, attained
-    at every horizon.
+    """RL on `r̂` loses ``αHε(1 + tanh(ε/2))`` against the expert: the most that it can.
 
-    One recurring state. The first `low` tokens pay 0, the others ``2αε``, with ``ε = log(low/(V −
-    low))``. Then `π_E` is ``e^{∓ε}/V``, a uniform `π̂` is ε away from it, all responses tie, and
-    the one of 0s is a MAP response.
+    One recurring state. The first `low` tokens pay 0, the others ``2αε``, with
+    ``ε = log(low/(V − low))``. Then `π_E` is ``e^{∓ε}/V``, a uniform `π̂` is ε away from it, all
+    responses tie, and the one of 0s is a MAP response.
 
-    No instance loses more. By telescoping ``V^{π_E} − V^{π_RL} = α(E_{π_E} log π_E(τ) − log
-    π_E(τ_RL))``, and ``E_{π_E} log π̂(τ) <= log π̂(τ_RL)``, so it is at most ``α(KL(π_E‖π̂) + Hε)
-    <= αHε(tanh(ε/2) + 1)``.
+    No instance loses more. By telescoping
+    ``V^{π_E} − V^{π_RL} = α(E_{π_E} log π_E(τ) − log π_E(τ_RL))``, and
+    ``E_{π_E} log π̂(τ) <= log π̂(τ_RL)``, so it is at most
+    ``α(KL(π_E‖π̂) + Hε) <= αHε(tanh(ε/2) + 1)``.
 
     Args:
         horizon: `H`.
         alpha: temperature; ``2αε <= 1`` keeps the rewards in [0, 1].
         vocab_size: `V`.
         low: number of tokens that pay nothing, more than half and less than all.
+
+    Raises:
+        ValueError: names the argument and the value.
+
+    Example:
+        >>> instance = indifferent_learner(horizon=3, alpha=0.5)
+        >>> np.exp(instance.expert.log_probs[0]).round(4).tolist()  # ½/3, ½/3, 2/3
+        [[0.1667, 0.1667, 0.6667]]
     """
     if not vocab_size < 2 * low < 2 * vocab_size:
         raise ValueError(
@@ -441,152 +489,4 @@ def indifferent_learner(
     uniform = np.full((1, vocab_size), -math.log(vocab_size))
     return Instance(
         mdp, soft_optimal(mdp, alpha).policy, Policy(mdp.dynamics, (uniform,) * horizon), alpha
-    )
-
-
-def map_is_not_greedy(map_mass: float = 0.36, first: float = 0.4) -> tuple[TokenMDP, float]:
-    """An MDP and a temperature whose soft-optimal policy has a MAP response that greedy decoding
-    misses.
-
-    The policy writes token 1 with probability `first` and then token 0, which makes (1, 0) a
-    response of mass `map_mass`; after token 0 any token has ½. At 0.36 greedy takes (0, ·) with
-    0.30. Greedy misses the MAP as long as ``first < ½``, so `map_mass` may be anything below ½;
-    above ½ ``first > map_mass`` is too, and greedy finds it (Huang et al. 2024: a response of mass
-    above ½ is the greedy one; this family shows that ½ is tight).
-
-    Args:
-        map_mass: mass of the MAP response, above that of any other response.
-        first: probability of its first token, above `map_mass`.
-    """
-    if not max((1 - first) / 2, first - map_mass) < map_mass < first < 1:
-        raise ValueError(
-            f"map_mass={map_mass}, first={first}: (1, 0) must have less mass than token 1 and be "
-            "the MAP"
-        )
-    second = map_mass / first
-    probs = [np.array([[1 - first, first]]), np.array([[0.5, 0.5], [second, 1 - second]])]
-    rewards: list[Any] = [np.log(table) for table in probs]
-    low = min(float(table.min()) for table in rewards)
-    return TokenMDP.tree(rewards, reward_range=(low, 0.0)), 1.0
-
-
-def map_is_right(accuracy: float = 0.4, alpha: float = 1.0) -> Instance:
-    """Sharpening always helps: one response of 16 is right, and `π̂` likes it best (`accuracy`,
-    above 1/16).
-    """
-    if not 1 / 16 < accuracy < 1:
-        raise ValueError(
-            f"accuracy={accuracy}: must be above 1/16 and below 1, so that the right response is "
-            "the MAP"
-        )
-    return _one_against_fifteen([accuracy], [True], alpha)
-
-
-def map_is_wrong(accuracy: float = 0.9, alpha: float = 1.0) -> Instance:
-    """Sampling is right with probability `accuracy`, and RL on the endogenous reward is always
-    wrong.
-
-    V = 4, H = 2. One response of 16 is wrong (it pays 0, the others 1), and in `π̂` it is the most
-    probable: the right ones share `accuracy`, 1/15 each. RL on `r̂` finds what the policy likes
-    best, not what is right.
-
-    Args:
-        accuracy: of `π̂`; below 15/16, so that the wrong response is the MAP.
-        alpha: temperature at which the expert is soft-optimal for being right.
-    """
-    if not 0 < accuracy < 15 / 16:
-        raise ValueError(
-            f"accuracy={accuracy}: must be positive and below 15/16, else the wrong response is "
-            "not the MAP"
-        )
-    return _one_against_fifteen([1 - accuracy], [False], alpha)
-
-
-def rise_then_fall(alpha: float = 1.0) -> Instance:
-    """Sharpening first raises accuracy and then lowers it: the power policies ``π̂^κ`` on two
-    prompts.
-
-    V = 4, H = 2. For prompt 0 one response of 16 is right and has mass 0.4: a small `κ` finds it.
-    For prompt 1 one is wrong and has mass 0.07, above the others' 0.062: a large `κ` finds that.
-    Accuracy starts at 0.665, passes 0.95 and ends at ½. ``π̂^κ`` is soft-optimal at temperature 1
-    for the reward ``κ log π̂``.
-    """
-    return _one_against_fifteen([0.4, 0.07], [True, False], alpha)
-
-
-def _one_against_fifteen(mass: list[float], right: list[bool], alpha: float) -> Instance:
-    """For each prompt, response (0, 0) has `mass` in `π̂` and is `right` or not; the others share
-    the rest, and are the opposite. The last token pays 1 for a right response.
-    """
-    probs = np.stack([np.array([m] + [(1 - m) / 15] * 15).reshape(4, 4) for m in mass])
-    first = probs.sum(axis=-1)
-    second = (probs / first[..., None]).reshape(-1, 4)
-    pays = (
-        np.stack([np.where(np.arange(16) == 0, r, not r).reshape(4, 4) for r in right])
-        .reshape(-1, 4)
-        .astype(float)
-    )
-    mdp = TokenMDP.tree([np.zeros((len(mass), 4)), pays])
-    return Instance(
-        mdp,
-        soft_optimal(mdp, alpha).policy,
-        Policy.from_probs(mdp.dynamics, [first, second]),
-        alpha,
-    )
-
-
-class Verifier(NamedTuple):
-    """A verifier's verdict on two responses: "Yes" (token 0) or "No" (1), after a prompt that holds
-    the response.
-    """
-
-    policy: Policy
-    """Two prompts, one for each response; H = 1, V = 2."""
-    log_probs: np.ndarray
-    """``(2,)``: ``α log π(Yes|y)``, reward units."""
-    logits: np.ndarray
-    """``(2,)``: the logit of "Yes", reward units."""
-    soft_values: np.ndarray
-    """``(2,)``: ``V(y) = α log Σ_a exp(logit_a/α)``, reward units."""
-
-
-def verifier_disagreement(
-    accept: tuple[float, float] = (0.4, 0.7), lead: float = 1.0, alpha: float = 1.0
-) -> Verifier:
-    """A verifier that accepts the second response more often and has the larger logit of "Yes" on
-    the first.
-
-    The state ``s₁ = (x, y, "is it right?")`` holds the response, so its soft value does not cancel
-    between two of them:
-
-        logit_Yes(y) = α log π(Yes|y) + V(y).
-
-    Let ``L`` be the difference of the logits and ``ΔV`` that of the soft values, first less second.
-    Then ``α Δ log π(Yes) = L − ΔV``: the two rewards order the responses differently if and only if
-    ``L(L − ΔV) < 0``, that is, if ``ΔV`` has the sign of ``L`` and is larger. They are the gauges
-    ``logits`` and ``logprob`` of one `endogenous_reward`. Adding ``c(y)`` to both logits of a state
-    changes no probability and adds ``c(y)`` to that of "Yes": any verifier that is not indifferent
-    has logits that order the responses the other way.
-
-    Args:
-        accept: ``π(Yes|y)`` of the first and of the second response, increasing.
-        lead: ``L``, positive: the logits of "Yes" are `lead` and 0.
-        alpha: temperature.
-
-    Raises:
-        ValueError: names the argument and the value.
-
-    """
-    if not 0 < accept[0] < accept[1] < 1:
-        raise ValueError(
-            f"accept={accept}: must be two increasing probabilities, else the two rewards agree"
-        )
-    lead, alpha = float(require_positive("lead", lead)), float(require_positive("alpha", alpha))
-    p, yes = np.array(accept), np.array([lead, 0.0])
-    no = yes + alpha * (np.log1p(-p) - np.log(p))
-    dynamics = Dynamics(2, (2,), Tree(), np.array([0.5, 0.5]), (None,))
-    policy = Policy.from_logits(dynamics, [np.stack([yes, no], axis=1)], temperature=alpha)
-    assert policy.log_normalizers is not None
-    return Verifier(
-        policy, alpha * policy.log_probs[0][:, 0], yes, alpha * policy.log_normalizers[0]
     )

@@ -19,13 +19,15 @@ from theory.claims.instance import Instance
 from theory.claims.problem import POOL
 from theory.claims.statement import Statement
 from theory.claims.statements import STATEMENTS
+from theory.mdp.discounted import DiscountedMDP
 from theory.mdp.policy import Policy
 from theory.mdp.responses import sample_log_ratio_ball
 from theory.mdp.token_mdp import TokenMDP
-from theory.solve.adversary import worst_clone, worst_kl
-from theory.solve.discounted import DiscountedMDP, soft_value_iteration
+from theory.solve.discounted import soft_value_iteration
 from theory.solve.discounted import worst_clone as discounted_worst_clone
 from theory.solve.soft import soft_optimal
+from theory.solve.worst_clone import worst_clone
+from theory.solve.worst_kl import worst_kl
 from theory.solve.worst_map import worst_map
 from theory.solve.worst_preference import preference_attaining_policy, worst_preference_pair
 from theory.studies import gallery

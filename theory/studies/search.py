@@ -1,12 +1,11 @@
-"""Instance search: gradient ascent through the solver for the token MDP that comes nearest to a
-bound.
+"""Instance search: gradient ascent for the token MDP that comes nearest to a bound.
 
 An *objective* maps ``(mdp, alpha, epsilon)`` to the attained fraction left/right of a bound at an
 exact worst case, one number for each MDP of the batch, in NumPy or with torch gradients. The worst
-case over the ball is solved inside it; `search` moves the rewards, and `α` where it is free. What
-is found is a lower bound on the largest fraction.
+case over the ball is solved inside it; `search` varies the rewards, and `α` where it is free. The
+result is a lower bound on the largest fraction.
 
-Only the `search` itself needs torch.
+Only `search` itself needs torch.
 """
 
 from __future__ import annotations
@@ -25,10 +24,18 @@ from theory.mdp.dynamics import require_tree_memory
 from theory.mdp.policy import Policy
 from theory.mdp.token_mdp import TokenMDP
 from theory.mdp.values import plain_value
-from theory.solve.adversary import worst_clone
 from theory.solve.soft import soft_optimal
+from theory.solve.worst_clone import worst_clone
 
-__all__ = ["Found", "Objective", "clone_fraction", "kl_fraction", "pinsker_fraction", "search"]
+__all__ = [
+    "Ascent",
+    "Found",
+    "Objective",
+    "clone_fraction",
+    "kl_fraction",
+    "pinsker_fraction",
+    "search",
+]
 
 Objective = Callable[[TokenMDP, Any, float], Array]
 """``(mdp, alpha, epsilon)`` to the attained fraction of a bound, ``batch``; rewards in [0, 1]."""
@@ -37,11 +44,33 @@ LEARNING_RATE = 0.2
 """Adam's first step in logits of the rewards and in ``log α``; it falls to zero along a cosine."""
 
 POLISHED = 8
-"""How many of the starts are rounded and refined."""
+"""Number of starts that are rounded and refined."""
+
+
+class Ascent(NamedTuple):
+    """Effort of a search: number of starts and steps, and the seed.
+
+    Example:
+        >>> Ascent(restarts=8)
+        Ascent(restarts=8, steps=400, seed=0)
+    """
+
+    restarts: int = 64
+    """Random starts, one batch."""
+    steps: int = 400
+    """Steps of Adam."""
+    seed: int = 0
+    """Seed of the starts."""
 
 
 class Found(NamedTuple):
-    """The best instance that a search found."""
+    """The best instance that a search found.
+
+    Example:
+        >>> mdp = TokenMDP.tree([[[0.0, 1.0]]])
+        >>> Found(mdp, alpha=10.0, epsilon=0.1, ratio=1.0).ratio
+        1.0
+    """
 
     mdp: TokenMDP
     """On the tree, one prompt, rewards in [0, 1], NumPy."""
@@ -52,13 +81,16 @@ class Found(NamedTuple):
 
 
 def clone_fraction(bound: Callable[[int, float], Array]) -> Objective:
-    """``(V^{π_E} − min_π̂ V^π̂) / bound(H, ε)``: how much of a cloning bound the worst policy of
-    the ball attains.
+    """Objective ``(V^{π_E} − min_π̂ V^π̂) / bound(H, ε)``: share of a cloning bound that is attained.
 
     Args:
         bound: a cloning bound of `theory.claims.bounds` in ``(H, ε)``, for instance
             `clone_gap_stepwise`.
 
+    Example:
+        >>> fraction = clone_fraction(bounds.clone_gap_stepwise)
+        >>> fraction(TokenMDP.tree([[[0.0, 1.0]]]), 10.0, 0.1).round(3).tolist()  # at ε = 1/α: 1
+        1.0
     """
 
     def fraction(mdp: TokenMDP, alpha: Any, epsilon: float) -> Array:
@@ -68,24 +100,29 @@ def clone_fraction(bound: Callable[[int, float], Array]) -> Objective:
 
 
 def pinsker_fraction(mdp: TokenMDP, alpha: Any, epsilon: float) -> Array:
-    """``(V^{π_E} − V^π̂) / (H √(KL(π̂‖π_E)/2))`` at the `π̂` of the ball with the least plain
-    value.
+    """Objective ``(V^{π_E} − V^π̂) / (H √(KL(π̂‖π_E)/2))`` at the worst clone `π̂` of the ball.
 
     *clone-pinsker* with `H`, what rewards in [0, 1] allow, for the range of the return. Zero where
     `π̂` is `π_E`.
+
+    Example:
+        >>> pinsker_fraction(TokenMDP.tree([[[0.0, 1.0]]]), 1.0, 0.1).round(3).tolist()
+        0.8...
     """
     gap, policy, expert = _worst_clone_gap(mdp, alpha, epsilon)
     nats = kl(policy, expert)
     xp = array_namespace(nats)
-    nats = xp.where(
-        nats > 0, nats, xp.ones_like(nats)
-    )  # there the gap is zero, and 0/0 would be NaN
+    # Where the divergence is zero the gap is too, and 0/0 would be NaN.
+    nats = xp.where(nats > 0, nats, xp.ones_like(nats))
     return gap / (mdp.horizon * xp.clip(xp.sqrt(nats / 2), None, 1.0))
 
 
 def kl_fraction(mdp: TokenMDP, alpha: Any, epsilon: float) -> Array:
-    """``KL(π̂‖π_E) / (Hε tanh(ε/2))`` (*kl-ball*) at the `π̂` of the ball with the least plain
-    value.
+    """Objective ``KL(π̂‖π_E) / (Hε tanh(ε/2))`` (*kl-ball*) at the worst clone `π̂` of the ball.
+
+    Example:
+        >>> kl_fraction(TokenMDP.tree([[[0.0, 1.0]]]), 10.0, 0.1).round(3).tolist()
+        1.0
     """
     _, policy, expert = _worst_clone_gap(mdp, alpha, epsilon)
     return kl(policy, expert) / float(bounds.kl_ball(mdp.horizon, epsilon))
@@ -105,17 +142,14 @@ def search(
     epsilon: float,
     *,
     alpha: float | None = None,
-    restarts: int = 64,
-    steps: int = 400,
-    seed: int = 0,
+    ascent: Ascent = Ascent(),  # noqa: B008
 ) -> Found:
-    """Token MDP of largest `objective`: Adam on all rewards of the tree from many starts at once,
-    then rounding.
+    """Search for the token MDP of largest `objective`: Adam on all rewards, then rounding.
 
-    Rewards are logistic in free parameters. What the best `POLISHED` starts reached is taken as it
-    is and with each reward rounded to 0 or 1 (extreme rewards are often best), with ``log α``
-    refined, and the best of all is returned. The same arguments give the same answer on one
-    machine.
+    Rewards are logistic in free parameters, and all starts run as one batch. What the best
+    `POLISHED` starts reached is taken as it is and with each reward rounded to 0 or 1 (extreme
+    rewards are often best), with ``log α`` refined, and the best of all is returned. The same
+    arguments give the same answer on one machine.
 
     Args:
         objective: what to maximise, see `Objective`.
@@ -123,16 +157,19 @@ def search(
         horizon: `H`; the tree has about ``V^H`` rewards.
         epsilon: radius of the ball, nats.
         alpha: temperature; free by default, started on a grid from 0.1 to ``10 H/ε``.
-        restarts: random starts, one batch.
-        steps: steps of Adam.
-        seed: seed of the starts.
+        ascent: number of starts and steps, and the seed.
 
     Raises:
         ValueError: a size is below 1, a parameter is not positive and finite, the trees do not fit
             into memory, or the objective is NaN on all that was found.
         ImportError: torch is not installed.
 
+    Example:
+        >>> found = search(clone_fraction(bounds.clone_gap_stepwise), 2, 2, 0.1)  # doctest: +SKIP
+        >>> round(found.ratio, 6)  # doctest: +SKIP
+        1.0
     """
+    restarts, steps, _ = ascent
     sizes = {"vocab_size": vocab_size, "horizon": horizon, "restarts": restarts, "steps": steps}
     for name, size in sizes.items():
         if size < 1:
@@ -140,10 +177,9 @@ def search(
     radius = float(require_positive("epsilon", epsilon))
     free = alpha is None
     fixed = None if alpha is None else float(require_positive("alpha", alpha))
-    # rewards, gradients, two moments, and what the backward sweep keeps of the solver: a few dozen
-    # numbers each
+    # Rewards, gradients, two moments and the backward sweep's tape: a few dozen numbers a prefix.
     require_tree_memory(vocab_size, horizon, restarts, "searching trees", bytes_per_prefix=8 * 32)
-    tables, alphas = _ascend(objective, vocab_size, horizon, radius, fixed, restarts, steps, seed)
+    tables, alphas = _ascend(objective, vocab_size, horizon, radius, fixed, ascent)
     scores = objective(TokenMDP.tree(tables), alphas, radius)
     found: list[Found] = []
     for i in np.argsort(-scores, kind="stable")[:POLISHED]:
@@ -165,15 +201,12 @@ def _ascend(
     H: int,
     epsilon: float,
     alpha: float | None,
-    restarts: int,
-    steps: int,
-    seed: int,
+    ascent: Ascent,
 ) -> tuple[list[Array], Array]:
-    """Rewards ``(restarts, V^h, V)`` by layer and temperatures ``(restarts,)`` after Adam, as NumPy
-    arrays.
-    """
+    """Rewards ``(restarts, V^h, V)`` by layer and temperatures ``(restarts,)`` after Adam."""
     import torch
 
+    restarts, steps, seed = ascent
     rng = np.random.default_rng(seed)
     shapes = [(restarts, V**h, V) for h in range(H)]
     dynamics = TokenMDP.tree([np.zeros(shape[1:]) for shape in shapes]).dynamics
@@ -194,17 +227,14 @@ def _ascend(
         (-objective(mdp, torch.exp(log_alpha), epsilon)).sum().backward()
         optimiser.step()
         schedule.step()
-    return [torch.sigmoid(table.detach()).numpy() for table in logits], np.exp(
-        log_alpha.detach().numpy()
-    )
+    tables = [torch.sigmoid(table.detach()).numpy() for table in logits]
+    return tables, np.exp(log_alpha.detach().numpy())
 
 
 def _refine_alpha(
     objective: Objective, mdp: TokenMDP, alpha: float, epsilon: float, free: bool
 ) -> list[Found]:
-    """The instance and, where `alpha` is `free`, the same with the best value within a factor `e`
-    that is found.
-    """
+    """The instance and, if `alpha` is `free`, the same with the best value in a factor `e`."""
     candidates = [alpha]
     if free:
 

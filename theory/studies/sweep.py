@@ -1,6 +1,4 @@
-"""Curves: exact worst cases against the horizon, preference error against ε, and the exponents
-fitted to them.
-"""
+"""Curves of exact worst cases against the horizon and against ε, and exponents fitted to them."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ from theory.mdp.responses import sample_log_ratio_ball
 from theory.solve.improve import SharpeningCurve, sharpening_curve
 from theory.solve.soft import soft_optimal
 from theory.solve.worst_preference import worst_preference_pair
-from theory.studies import gallery
+from theory.studies import sharpening
 from theory.studies.gallery import coin_payoff_gap, random_tree, swapped_pair_gap
 
 __all__ = [
@@ -39,18 +37,19 @@ __all__ = [
 
 HORIZONS = tuple(2**k for k in range(1, 17))
 COIN_FRACTIONS = (0.3, 0.5, 0.6)
-"""Shares of the horizon spent on coins; at each horizon the one on which cloning loses most is
-taken.
-"""
+"""Shares of the horizon spent on coins: at each horizon the one is used that costs cloning most."""
 
 FAMILIES = {"coin-payoff": "clone", "swapped-pair": "rl"}
-"""Family of instances, and how the names of its numbers in `HorizonCurve` begin."""
+"""Families of instances, and the prefix of their fields in `HorizonCurve`."""
 
 
 @dataclass(frozen=True)
 class Exponent:
-    """Slope of a straight line through points on log axes, with the half-width of its 95 %
-    interval.
+    """Slope of a straight line on log axes, with the half-width of its 95 % interval.
+
+    Example:
+        >>> print(Exponent(1.5, 0.02))
+        1.50 ± 0.02
     """
 
     slope: float
@@ -61,7 +60,7 @@ class Exponent:
 
 
 def fit_exponent(x: Any, y: Any) -> Exponent:
-    """Least-squares slope of ``log y`` against ``log x``, Student-t interval.
+    """Least-squares slope of ``log y`` against ``log x``, with a Student-t interval.
 
     The points of an exact curve have no noise: the interval measures how far the curve is from a
     power law.
@@ -69,6 +68,10 @@ def fit_exponent(x: Any, y: Any) -> Exponent:
     Raises:
         ValueError: a number is not positive and finite, or there are fewer than three different
             `x`.
+
+    Example:
+        >>> print(fit_exponent([1, 2, 4, 8], [3, 12, 48, 192]))
+        2.00 ± 0.00
     """
     from scipy.special import stdtrit
 
@@ -86,8 +89,12 @@ def fit_exponent(x: Any, y: Any) -> Exponent:
 
 @dataclass(frozen=True)
 class HorizonCurve:
-    """Worst cases and their bounds at each horizon, plain values, reward units, rewards in [0,
-    1].
+    """Worst cases and bounds at each horizon: plain values, reward units, rewards in [0, 1].
+
+    Example:
+        >>> curve = horizon_curve([64, 128], epsilon_over_sqrt=0.1)
+        >>> curve.rule, curve.epsilons.round(4).tolist()
+        ('0.1/√H', [0.0125, 0.0088])
     """
 
     vocab_size: int
@@ -98,11 +105,9 @@ class HorizonCurve:
     over_sqrt: bool
     horizons: tuple[int, ...]
     clone: tuple[float, ...]
-    """``V^{π_E} − min_π̂ V^π̂`` on coin–payoff: exact there, so that no smaller bound holds for
-    every token MDP.
-    """
+    """``V^{π_E} − min_π̂ V^π̂`` on coin–payoff: exact, so no bound for all token MDPs is smaller."""
     coin_fractions: tuple[float, ...]
-    """Which of `COIN_FRACTIONS` that was."""
+    """The entry of `COIN_FRACTIONS` that attains `clone`."""
     clone_paper: tuple[float, ...]
     clone_composition: tuple[float, ...]
     clone_stepwise: tuple[float, ...]
@@ -119,7 +124,7 @@ class HorizonCurve:
 
     @property
     def rule(self) -> str:
-        """The radius as a formula in `H`."""
+        """Radius as a formula in `H`."""
         return f"{self.epsilon:g}/√H" if self.over_sqrt else f"{self.epsilon:g}"
 
     @property
@@ -128,22 +133,18 @@ class HorizonCurve:
         return np.array([_radius(self.epsilon, self.over_sqrt, h) for h in self.horizons])
 
     def per_epsilon(self, name: str) -> np.ndarray:
-        """A field divided by ε at each horizon: what is left of a bound is its power of `H`."""
+        """Divide a field by ε at each horizon: only its power of `H` is left of a bound."""
         scaled: np.ndarray = np.array(getattr(self, name)) / self.epsilons
         return scaled
 
     def exponent(self, name: str) -> Exponent | None:
-        """Exponent in `H` of a field over ε, fitted to all horizons; `None` for fewer than
-        three.
-        """
+        """Exponent in `H` of a field over ε at all horizons; `None` for fewer than three."""
         return (
             fit_exponent(self.horizons, self.per_epsilon(name)) if len(self.horizons) > 2 else None
         )
 
     def local_exponent(self, name: str) -> float | None:
-        """Exponent in `H` of a field over ε between the two longest horizons; `None` for a single
-        one.
-        """
+        """Exponent in `H` of a field over ε at the two longest horizons; `None` for one."""
         if len(self.horizons) < 2:
             return None
         rise, run = (
@@ -153,7 +154,7 @@ class HorizonCurve:
         return float(rise / run)
 
     def as_dict(self, families: Collection[str] = tuple(FAMILIES)) -> dict[str, Any]:
-        """Numbers for a report, with the exponents; of the families named only."""
+        """Return numbers of the families named, with their exponents, for a report."""
         names = [FAMILIES[family] for family in families]
         fits = {name: self.exponent(name) for name in names}
         numbers = asdict(self)
@@ -178,8 +179,7 @@ def horizon_curve(
     epsilon: float | None = None,
     epsilon_over_sqrt: float | None = None,
 ) -> HorizonCurve:
-    """What cloning and RL on the endogenous reward can lose against `H`, exactly, beside their
-    bounds.
+    """Worst cases of cloning and of RL on the endogenous reward against `H`: exact, with bounds.
 
     Args:
         horizons: increasing, each at least 2.
@@ -187,12 +187,17 @@ def horizon_curve(
         vocab_size: `V` of the coin–payoff family, even.
         epsilon: the same radius at every horizon, nats.
         epsilon_over_sqrt: the radius times ``√H``; 0.01 by default. So the total variation of the
-            laws of a response stays what it is; at a fixed radius it grows to one, and nothing can
-            lose more than `H`.
+            distributions of a response stays what it is; at a fixed radius it grows to one, and
+            nothing can lose more than `H`.
 
     Raises:
         ValueError: both radii are given, horizons do not increase, or a parameter is not one of the
             families'; names it.
+
+    Example:
+        >>> curve = horizon_curve([4096, 8192, 16384])
+        >>> print(curve.exponent("clone"), "|", curve.exponent("rl"))
+        1.48 ± 0.02 | 1.00 ± 0.00
     """
     if epsilon is not None and epsilon_over_sqrt is not None:
         raise ValueError(
@@ -244,15 +249,13 @@ def _radius(scale: float, over_sqrt: bool, horizon: int) -> float:
 def _worst_coin_payoff(
     horizon: int, epsilon: float, alpha: float, vocab_size: int
 ) -> tuple[float, float]:
-    """The largest gap over `COIN_FRACTIONS`, and the fraction that has it."""
+    """Largest gap over `COIN_FRACTIONS`, and the fraction that has it."""
     gap = partial(coin_payoff_gap, horizon, epsilon, alpha, vocab_size=vocab_size)
     return max((gap(coin_fraction=share), share) for share in COIN_FRACTIONS)
 
 
 def _first(holds: Callable[[int], bool], horizons: Sequence[int]) -> int | None:
-    """A horizon from which `holds` does: between the first of `horizons` where it does and the one
-    before.
-    """
+    """Return the horizon from which `holds` is true, by bisection before the first that has it."""
     first = next((k for k, h in enumerate(horizons) if holds(h)), None)
     if first is None:
         return None
@@ -264,8 +267,12 @@ def _first(holds: Callable[[int], bool], horizons: Sequence[int]) -> int | None:
 
 
 def headlines(curves: Sequence[HorizonCurve]) -> list[HorizonCurve]:
-    """For each radius rule the curve on which cloning is worst beside RL's bound, at the longest
-    horizon.
+    """For each radius rule the curve of largest cloning loss over RL's bound at the longest H.
+
+    Example:
+        >>> curves = [horizon_curve([64, 128], alpha=alpha) for alpha in (0.1, 0.5)]
+        >>> [curve.alpha for curve in headlines(curves)]
+        [0.1]
     """
     rules = dict.fromkeys(curve.rule for curve in curves)
     return [
@@ -279,8 +286,12 @@ def headlines(curves: Sequence[HorizonCurve]) -> list[HorizonCurve]:
 
 @dataclass(frozen=True)
 class PreferenceCurve:
-    """Preference error against ε on one token MDP: the worst of the ball, a sampled policy, and
-    both bounds.
+    """Preference error against ε: worst of the ball, a sampled policy, and both bounds.
+
+    Example:
+        >>> curve = preference_curve(horizon=2, vocab_size=2, points=3)
+        >>> print(curve)
+        preferences, α = 1, H = 2: the exact worst case is at least ... of the sharp bound; ...
     """
 
     alpha: float
@@ -307,8 +318,22 @@ class PreferenceCurve:
 def preference_curve(
     *, alpha: float = 1.0, horizon: int = 4, vocab_size: int = 3, points: int = 25, seed: int = 0
 ) -> PreferenceCurve:
-    """Largest ``TV(P_{r*}, P_{r̂})`` over all pairs of responses, against ε, on a random token
-    tree.
+    """Largest ``TV(P_{r*}, P_{r̂})`` over pairs of responses against ε, on a random token tree.
+
+    Args:
+        alpha: temperature, reward units.
+        horizon: `H`.
+        vocab_size: `V`.
+        points: number of radii, from 0.01 to 3 nats.
+        seed: of the tree and the sampled policies.
+
+    Raises:
+        ValueError: `points` is below 1.
+
+    Example:
+        >>> curve = preference_curve(horizon=2, vocab_size=2, points=2)
+        >>> curve.sampled[0] <= curve.worst[0] <= curve.sharp[0] <= curve.paper[0]
+        True
     """
     if points < 1:
         raise ValueError(f"points={points}: must be at least 1")
@@ -317,7 +342,7 @@ def preference_curve(
     expert = soft_optimal(mdp, alpha).policy
     epsilons = np.geomspace(1e-2, 3.0, points)
     worst = [float(worst_preference_pair(mdp, expert, eps, alpha)[0]) for eps in epsilons]
-    drawn = [
+    sampled = [
         Instance(mdp, expert, sample_log_ratio_ball(expert, eps, rng), alpha) for eps in epsilons
     ]
     return PreferenceCurve(
@@ -325,20 +350,23 @@ def preference_curve(
         horizon,
         tuple(map(float, epsilons)),
         tuple(worst),
-        tuple(float(instance.pair_tv.max()) for instance in drawn),
+        tuple(float(instance.pair_tv.max()) for instance in sampled),
         tuple(map(float, bounds.preference_tv_paper(horizon, epsilons, alpha))),
         tuple(map(float, bounds.preference_tv_sharp(horizon, epsilons, alpha))),
     )
 
 
 def sharpening_curves(points: int = 160) -> dict[str, SharpeningCurve]:
-    """What sharpening does to the true value on three instances of the gallery, on a grid of
-    exponents.
+    """True value against the exponent on three instances of `theory.studies.sharpening`, by name.
+
+    Example:
+        >>> [float(curve.value[-1].round(2)) for curve in sharpening_curves(points=3).values()]
+        [1.0, 0.0, 0.5]
     """
     instances = {
-        "helps: the MAP is right": gallery.map_is_right(),
-        "hurts: the MAP is wrong": gallery.map_is_wrong(),
-        "rises, then falls": gallery.rise_then_fall(),
+        "helps: the MAP is right": sharpening.map_is_right(),
+        "hurts: the MAP is wrong": sharpening.map_is_wrong(),
+        "rises, then falls": sharpening.rise_then_fall(),
     }
     exponents = np.geomspace(1, 200, points)
     return {

@@ -31,9 +31,9 @@ from theory.mdp.policy import Policy
 from theory.mdp.responses import Responses, sample_log_ratio_ball
 from theory.mdp.token_mdp import TokenMDP
 from theory.mdp.values import plain_value
-from theory.solve.adversary import worst_clone
 from theory.solve.reward import endogenous_reward
 from theory.solve.soft import power_policy, soft_optimal
+from theory.solve.worst_clone import worst_clone
 from theory.solve.worst_map import worst_map
 from theory.studies.gallery import coin_payoff, random_tree
 

@@ -40,7 +40,8 @@ from theory.mdp.token_mdp import TokenMDP
 from theory.mdp.values import plain_value
 from theory.solve.reward import bradley_terry, preference_tv, returns, shape_reward
 from theory.solve.soft import soft_optimal
-from theory.studies.gallery import coin_payoff, map_is_not_greedy, random_tree
+from theory.studies.gallery import coin_payoff, random_tree
+from theory.studies.sharpening import map_is_not_greedy
 
 V, H, PROMPTS, ALPHA = 3, 4, ("A", "B"), 0.25
 ENDS = (V, V + 1)

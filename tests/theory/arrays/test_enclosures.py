@@ -15,20 +15,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from mpmath import mp, mpf
 
-from theory.arrays.enclosures import (
-    EPS,
-    NAMESPACE,
-    TINY,
-    ULPS,
-    Balls,
-    Doubles,
-    Truth,
-    Undecided,
-    enclose,
-    precision,
-)
+from theory.arrays.balls import Balls
+from theory.arrays.doubles import EPS, TINY, ULPS, Doubles
+from theory.arrays.enclosure import NAMESPACE
 from theory.arrays.namespace import array_namespace, log_mean_exp, soft_maximum
-from theory.mdp.distances import divergences
+from theory.arrays.precision import enclose, precision
+from theory.arrays.truth import Truth, Undecided
+from theory.mdp.distances import divergence_terms
 from theory.solve.soft import log_softmax
 
 BITS = 400
@@ -107,10 +100,10 @@ def made(pairs, bits):
     """An array of enclosures of the numbers within a radius of a centre."""
     centre, radius = (np.array(x, dtype=float) for x in zip(*pairs, strict=True))
     if bits == 53:
-        return Doubles._made_of(centre, radius)
+        return Doubles._from_parts(centre, radius)
     data = np.empty(len(pairs), dtype=object)
     data[:] = [arb(m, r) if r else arb(m) for m, r in pairs]
-    return Balls._made_of(data)
+    return Balls._from_parts(data)
 
 
 def points(pair):
@@ -652,7 +645,9 @@ def test_divergences_hold_every_value(bits, p, q, rp, rq, rt):
     with precision(bits), mp.workprec(BITS):
         t = p - q
         rt = 0.0 if math.isinf(t) else rt + 1e-12
-        found = divergences(made([(p, rp)], bits), made([(q, rq)], bits), made([(t, rt)], bits))
+        found = divergence_terms(
+            made([(p, rp)], bits), made([(q, rq)], bits), made([(t, rt)], bits)
+        )
         for x in points((p, rp)):
             for y in points((q, rq)):
                 if not mp.isinf(x - y) and abs((x - y) - mpf(t)) > mpf(rt):
@@ -668,7 +663,7 @@ def test_divergences_hold_every_value(bits, p, q, rp, rq, rt):
 
 def test_divergences_are_known_where_a_policy_never_writes():
     """A token that only the other writes adds its probability: doubles must know that much."""
-    found = divergences(Doubles.of([-INF]), Doubles.of([math.log(0.25)]), Doubles.of([-INF]))
+    found = divergence_terms(Doubles.of([-INF]), Doubles.of([math.log(0.25)]), Doubles.of([-INF]))
     assert abs(found.nearest() - 0.25) < 1e-15
     assert found.upper() - found.lower() < 1e-14
 

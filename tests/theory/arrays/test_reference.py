@@ -27,10 +27,10 @@ from reference import (
 )
 
 from theory.claims.statements import STATEMENTS
+from theory.mdp.discounted import DiscountedMDP
 from theory.mdp.policy import Policy
 from theory.mdp.responses import Responses, all_responses, map_response
 from theory.mdp.token_mdp import TokenMDP
-from theory.solve.discounted import DiscountedMDP
 
 DIGITS = 60
 INF = mpf("inf")

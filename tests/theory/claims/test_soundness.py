@@ -13,7 +13,8 @@ from extreme import extreme_instance, faults, one_state_layers
 from planted import changed, claim
 from reference import Oracle, describe
 
-from theory.arrays.enclosures import Doubles, precision
+from theory.arrays.doubles import Doubles
+from theory.arrays.precision import precision
 from theory.claims.findings import decide, decide_each
 from theory.claims.instance import Instance
 from theory.claims.statements import STATEMENTS
@@ -21,8 +22,8 @@ from theory.claims.verdict import HOLDS, Contradiction, check
 from theory.mdp.policy import Policy
 from theory.mdp.responses import Responses
 from theory.mdp.token_mdp import TokenMDP
-from theory.solve.adversary import worst_clone
 from theory.solve.soft import soft_optimal
+from theory.solve.worst_clone import worst_clone
 from theory.studies.gallery import indifferent_learner, random_tree
 
 BY_NAME = {statement.name: statement for statement in STATEMENTS}

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from theory.arrays.enclosures import precision
+from theory.arrays.precision import precision
 from theory.claims import bounds
 from theory.claims.findings import decide
 from theory.claims.instance import VISITED, Instance
@@ -25,7 +25,8 @@ from theory.mdp.token_mdp import TokenMDP
 from theory.mdp.values import plain_value, plain_values
 from theory.solve.reward import endogenous_reward, returns, shape_reward
 from theory.solve.soft import plain_optimal, power_policy, soft_optimal
-from theory.studies.gallery import coin_payoff, map_is_not_greedy, random_tree, swapped_pair
+from theory.studies.gallery import coin_payoff, random_tree, swapped_pair
+from theory.studies.sharpening import map_is_not_greedy
 from theory.studies.sweep import fit_exponent, horizon_curve
 
 BY_NAME = {statement.name: statement for statement in STATEMENTS}

@@ -14,8 +14,11 @@ from hypothesis import strategies as st
 from planted import changed, claim
 from strategies import alphas, epsilons, policies_in_ball, random_policy, seeds, token_mdps
 
-from theory.arrays.enclosures import NAMESPACE, Balls, Doubles, enclose, is_enclosure, precision
+from theory.arrays.balls import Balls
+from theory.arrays.doubles import Doubles
+from theory.arrays.enclosure import NAMESPACE, is_enclosure
 from theory.arrays.namespace import array_namespace
+from theory.arrays.precision import enclose, precision
 from theory.claims.findings import decide, decide_each
 from theory.claims.instance import Instance
 from theory.claims.statements import STATEMENTS
@@ -23,8 +26,8 @@ from theory.claims.verdict import EQUAL_WITHIN, NOT_EVALUATED, PRECISIONS, check
 from theory.mdp.policy import Policy
 from theory.mdp.responses import sample_log_ratio_ball
 from theory.mdp.token_mdp import TokenMDP
-from theory.solve.adversary import worst_clone
 from theory.solve.soft import soft_optimal
+from theory.solve.worst_clone import worst_clone
 from theory.solve.worst_map import worst_map
 from theory.studies.gallery import coin_payoff, indifferent_learner, random_tree, swapped_pair
 

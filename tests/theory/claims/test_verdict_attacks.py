@@ -17,7 +17,7 @@ from theory.claims.verdict import check
 from theory.mdp.policy import Policy
 from theory.mdp.responses import Responses
 from theory.mdp.token_mdp import TokenMDP
-from theory.solve.discounted import DiscountedMDP, soft_value_iteration
+from theory.solve.discounted import soft_value_iteration
 from theory.solve.soft import soft_optimal
 from theory.studies import groups as verify
 

@@ -23,7 +23,8 @@ from strategies import (
 )
 
 import theory.arrays.memory
-from theory.fit.demonstrations import Demonstrations, fitted_model
+from theory.fit.demonstrations import Demonstrations
+from theory.fit.smoothing import fitted_model
 from theory.mdp.policy import Policy
 from theory.mdp.responses import Responses, log_prob, sample
 from theory.mdp.token_mdp import TokenMDP
@@ -533,24 +534,24 @@ def _responses(prompts, tokens):
     [
         (
             _responses([], np.zeros((0, 2), dtype=int)),
-            "no demonstrations, give at least one response",
+            "responses is empty: give at least one response",
         ),
-        (_responses([0], [[0, 1, 0]]), r"responses.tokens has shape \(1, 3\): must be \(N, 2\)"),
-        (_responses([0], [0, 1]), r"responses.tokens has shape \(2,\)"),
+        (_responses([0], [[0, 1, 0]]), r"responses has shapes \(1,\) and \(1, 3\): .*\(N, 2\)"),
+        (_responses([0], [0, 1]), r"responses has shapes \(1,\) and \(2,\)"),
         (_responses([0], [[0, 2]]), r"responses.tokens\[0, 1\] is 2: must be from 0 to 1"),
         (
             _responses([0, 0], [[0, 1], [-1, 0]]),
             r"responses.tokens\[1, 0\] is -1: must be from 0 to 1",
         ),
         (_responses([0, 3], [[0, 1], [1, 0]]), r"responses.prompts\[1\] is 3: must be from 0 to 1"),
-        (_responses([0], [[0, 1], [1, 0]]), r"responses.prompts has shape \(1,\): must be \(2,\)"),
+        (_responses([0], [[0, 1], [1, 0]]), r"responses has shapes \(1,\) and \(2, 2\)"),
         (
             _responses([0], [[0.0, 1.0]]),
             "responses.tokens has dtype float64: must hold integers from 0 to 1",
         ),
         (
             _responses([0], [[1, 1]]),
-            r"responses.tokens\[0, 0\] is 1, forbidden in state 0 of layer 0: drop",
+            r"responses.tokens\[0, 0\] is 1, forbidden in state 0 of layer 0: leave",
         ),
     ],
 )

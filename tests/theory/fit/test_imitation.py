@@ -21,16 +21,17 @@ from strategies import (
     token_mdps,
 )
 
-import theory.fit.saddle
-from theory.fit.demonstrations import Demonstrations, fitted_model
+import theory.fit.objectives
+from theory.fit.demonstrations import Demonstrations
 from theory.fit.imitation import (
     endogenous,
     inverse_soft_q,
     maxent_irl,
     next_token_mle,
-    potential_residual,
-    soft_q_learning,
 )
+from theory.fit.potential import potential_residual
+from theory.fit.q_learning import soft_q_learning
+from theory.fit.smoothing import fitted_model
 from theory.mdp.distances import kl, max_log_ratio
 from theory.mdp.policy import Policy
 from theory.mdp.responses import sample
@@ -701,8 +702,8 @@ def test_gradient_and_curvature_by_differences(case, seed, l2):
     _, alpha, _, data = case
     rng = np.random.default_rng(seed)
     for problem in (
-        theory.fit.saddle.Dual(data, alpha, l2, None),
-        theory.fit.saddle.Rows(data, alpha, False),
+        theory.fit.objectives.MaxEntDual(data, alpha, l2, None),
+        theory.fit.objectives.SoftQObjective(data, alpha, False),
     ):
         theta = alpha * rng.normal(size=problem.n_variables)
         direction = alpha * rng.normal(size=len(theta))
@@ -1052,6 +1053,6 @@ def test_behaviour_must_not_write_what_is_forbidden():
     mdp = TokenMDP.tree([np.zeros((1, 2))], allowed=[np.array([[True, False]])])
     free = Policy.from_probs(TokenMDP.tree([np.zeros((1, 2))]).dynamics, [np.array([[0.5, 0.5]])])
     with pytest.raises(
-        ValueError, match="behaviour: writes a token of layer 0 that the MDP forbids"
+        ValueError, match="behaviour: chooses a token of layer 0 that the MDP forbids"
     ):
         soft_q_learning(mdp, 0.5, rounds=2, behaviour=free)

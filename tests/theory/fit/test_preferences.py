@@ -28,21 +28,16 @@ from strategies import (
     token_mdps,
 )
 
-from theory.fit.preferences import (
-    Preferences,
-    fit_reward,
-    identifiable_rank,
-    rlhf,
-    sample_preferences,
-    separable_pairs,
-)
+from theory.fit.preferences import Preferences, sample_preferences
+from theory.fit.reward_fit import fit_reward, identifiable_rank, separable_pairs
+from theory.fit.rlhf import rlhf
 from theory.mdp.policy import Policy
 from theory.mdp.responses import Responses, all_responses, log_prob, map_response
 from theory.mdp.token_mdp import TokenMDP
 from theory.mdp.values import plain_value
 from theory.solve.reward import endogenous_reward, returns, shape_reward, with_rewards
 from theory.solve.soft import plain_optimal
-from theory.studies.gallery import verifier_disagreement
+from theory.studies.sharpening import verifier_disagreement
 
 check = settings(derandomize=True, deadline=None, max_examples=30)
 
@@ -713,7 +708,7 @@ def test_a_small_penalty_places_a_pair_that_is_always_won(l2):
 def test_what_is_not_preferences_is_refused():
     mdp = TokenMDP.tree([np.zeros((1, 2))], allowed=[np.array([[True, False]])])
     free = Policy.from_probs(TokenMDP.tree([np.zeros((1, 2))]).dynamics, [np.array([[0.5, 0.5]])])
-    with pytest.raises(ValueError, match=r"tokens\[\d+, 0\] is 1, forbidden there"):
+    with pytest.raises(ValueError, match=r"tokens\[\d+, 0\] is 1, forbidden in state 0"):
         sample_preferences(mdp, free, 20, 0)
     with pytest.raises(ValueError, match=r"chosen\.tokens\[0, 0\] is 9: must be from 0 to 1"):
         Preferences(free.dynamics, np.array([0]), np.array([[9]]), np.array([[1]]))

@@ -5,8 +5,8 @@ skipped.
 import numpy as np
 import pytest
 
-from theory.solve.adversary import best_clone, worst_clone
 from theory.solve.soft import soft_optimal
+from theory.solve.worst_clone import best_clone, worst_clone
 from theory.studies.gallery import random_tree
 
 stormpy = pytest.importorskip("stormpy", reason="stormpy is not installed: pip install stormpy")

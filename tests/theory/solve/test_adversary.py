@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose
 from scipy.optimize import linprog
 from strategies import build, random_policy, same_mdp_three_ways, seeds
 
+from theory.mdp.discounted import DiscountedMDP
 from theory.mdp.distances import kl, max_log_ratio
 from theory.mdp.policy import Policy
 from theory.mdp.responses import (
@@ -25,12 +26,12 @@ from theory.mdp.responses import (
 )
 from theory.mdp.token_mdp import TokenMDP
 from theory.mdp.values import plain_value, plain_values
-from theory.solve.adversary import best_clone, worst_clone, worst_kl
-from theory.solve.ball import caps, floors
-from theory.solve.discounted import DiscountedMDP
+from theory.solve.ball import log_caps, log_floors, require_radius
 from theory.solve.discounted import worst_clone as discounted_worst_clone
 from theory.solve.reward import preference_tv, returns
 from theory.solve.soft import plain_optimal, soft_optimal
+from theory.solve.worst_clone import best_clone, worst_clone
+from theory.solve.worst_kl import worst_kl
 from theory.solve.worst_map import worst_map
 from theory.solve.worst_preference import (
     preference_attaining_policy,
@@ -66,6 +67,14 @@ def problems(
     return mdp, random_policy(mdp.dynamics, rng, draw(st.sampled_from([0.3, 1.5, 4.0])))
 
 
+def row_caps(log_p, epsilon):
+    return np.exp(log_caps(log_p, require_radius(epsilon)))
+
+
+def row_floors(log_p, epsilon):
+    return np.exp(log_floors(log_p, require_radius(epsilon)))
+
+
 def assert_in_ball(policy, expert, epsilon):
     assert (max_log_ratio(policy, expert) <= np.asarray(epsilon) * (1 + 1e-12) + 1e-12).all()
     for table in policy.log_probs:
@@ -89,7 +98,7 @@ def test_caps_and_floors_are_the_extremes_of_a_row(problem, epsilon):
     _, expert = problem
     table = expert.log_probs[0]
     for row, high, low in zip(
-        np.exp(table), caps(table, epsilon), floors(table, epsilon), strict=True
+        np.exp(table), row_caps(table, epsilon), row_floors(table, epsilon), strict=True
     ):
         for a in range(len(row)):
             for sign, claimed in ((1.0, low[a]), (-1.0, high[a])):
@@ -99,7 +108,7 @@ def test_caps_and_floors_are_the_extremes_of_a_row(problem, epsilon):
 
 def test_certain_and_impossible_tokens_stay():
     table = np.array([[0.0, -np.inf]])
-    assert caps(table, 0.7).tolist() == floors(table, 0.7).tolist() == [[1.0, 0.0]]
+    assert row_caps(table, 0.7).tolist() == row_floors(table, 0.7).tolist() == [[1.0, 0.0]]
 
 
 def row_program(p, cost, epsilon):
@@ -269,13 +278,18 @@ class Plan:
         n = starts[-1]
         self.leaves = np.arange(starts[-2], n)
         equal, self.right, below = [], [], []
+        reach = np.ones(n)  # path probabilities under the expert, the unit of each variable
+        units = []  # of each state's rows
         for h, s in [(layer, state) for layer in range(H) for state in range(V**layer)]:
             children = starts[h] + s * V + np.arange(V)
             total = np.zeros(n)
             total[children] = 1.0
             parent = np.zeros(n)
+            unit = reach[starts[h - 1] + s] if h > 0 else 1.0
             if h > 0:
                 parent[starts[h - 1] + s] = 1.0
+            reach[children] = unit * np.exp(expert.log_probs[h][s])
+            units.append(unit if unit > 0 else 1.0)
             equal.append(total - parent)
             self.right.append(0.0 if h else 1.0)
             for a, child in enumerate(children):
@@ -285,10 +299,15 @@ class Plan:
                 below.append(
                     (np.exp(-epsilon) * p * parent - own, -np.exp(-epsilon) * p * constant)
                 )
-        self.equal, self.below = np.array(equal), np.array([row for row, _ in below])
+        # In these units the solver's tolerances are relative to each path's probability.
+        units = np.array(units)
+        self.reach = reach
+        self.equal = np.array(equal) * reach / units[:, None]
+        self.below = np.array([row for row, _ in below]) * reach / units.repeat(2 * V)[:, None]
         self.limit = np.array([limit for _, limit in below])
 
     def least(self, cost):
+        cost = cost * self.reach
         solved = linprog(
             cost, self.below, self.limit, self.equal, self.right, bounds=(0, None), method="highs"
         )
@@ -304,11 +323,11 @@ class Plan:
         rows = np.zeros(
             (len(others), n + 1)
         )  # the last variable bounds every other leaf from above
-        rows[np.arange(len(others)), others] = 1.0
+        rows[np.arange(len(others)), others] = self.reach[others]
         rows[:, n] = -1.0
         widen = [np.pad(m, ((0, 0), (0, 1))) for m in (self.below, self.equal)]
         cost = np.zeros(n + 1)
-        cost[leaf], cost[n] = -1.0, 1.0
+        cost[leaf], cost[n] = -self.reach[leaf], 1.0
         limit = np.concatenate([self.limit, np.zeros(len(others))])
         solved = linprog(
             cost, np.vstack([widen[0], rows]), limit, widen[1], self.right, bounds=(0, None)
@@ -688,7 +707,9 @@ def test_caps_and_floors_at_any_radius(name, epsilon):
         with localcontext(PRECISE):
             exact = [exact_bounds(exact_row(log_p), epsilon) for log_p in table]
         for found, wanted in zip(
-            (floors(table, epsilon), caps(table, epsilon)), zip(*exact, strict=True), strict=True
+            (row_floors(table, epsilon), row_caps(table, epsilon)),
+            zip(*exact, strict=True),
+            strict=True,
         ):
             assert_allclose(found, np.array(wanted, dtype=float), rtol=3e-13, atol=1e-300)
 
@@ -784,8 +805,8 @@ def test_no_worst_case_falls_as_the_radius_grows(name):
                 best_clone(mdp, expert, epsilon).values[0],
                 worst_kl(expert, epsilon).values[0],
                 -worst_map(mdp, expert, epsilon).returns,
-                *(-floors(table, epsilon).reshape(-1) for table in expert.log_probs),
-                *(caps(table, epsilon).reshape(-1) for table in expert.log_probs),
+                *(-row_floors(table, epsilon).reshape(-1) for table in expert.log_probs),
+                *(row_caps(table, epsilon).reshape(-1) for table in expert.log_probs),
             ]
         )
         for epsilon in radii
@@ -891,4 +912,4 @@ def test_a_radius_that_is_none_is_named(bad):
             with pytest.raises(ValueError, match=f"epsilon={bad}: must be positive"):
                 solve(mdp, expert, epsilon)
     with pytest.raises(ValueError, match="epsilon='wide': must be a positive number"):
-        caps(expert.log_probs[0], "wide")
+        require_radius("wide")

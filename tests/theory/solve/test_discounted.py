@@ -16,25 +16,24 @@ from planted import changed
 from scipy.optimize import linprog
 from strategies import read_number, seeds
 
-import theory.solve.adversary
+import theory.solve.worst_clone
 from theory.claims import bounds
 from theory.claims import discounted as discounted_statements
 from theory.claims.discounted import DISCOUNTED_STATEMENTS, DiscountedInstance
 from theory.claims.findings import decide, decide_each
 from theory.claims.verdict import check
+from theory.mdp.discounted import DiscountedMDP, reachable
 from theory.mdp.policy import Policy
 from theory.mdp.responses import sample_log_ratio_ball
 from theory.mdp.token_mdp import TokenMDP
 from theory.mdp.values import plain_values as finite_plain_values
-from theory.solve import discounted, soft
+from theory.solve import fixed_point, soft
 from theory.solve.discounted import (
-    DiscountedMDP,
     endogenous_reward,
     entropy_values,
     expected_sums,
     kl_values,
     plain_values,
-    reachable,
     regularised_values,
     soft_value_iteration,
     value_iteration,
@@ -289,7 +288,7 @@ def test_newton_crosses_a_corridor_longer_than_its_steps():
 @pytest.mark.parametrize("alpha", [0.02, 0.3, 5.0])
 def test_newton_needs_a_handful_of_steps_near_one(alpha, monkeypatch):
     """Where plain iteration alone would need hundreds of thousands."""
-    monkeypatch.setattr(discounted, "MAX_STEPS", 6)
+    monkeypatch.setattr(fixed_point, "MAX_STEPS", 6)
     mdp = random_mdp(np.random.default_rng(5), 100, 3, 0.9999)
     expert = soft_value_iteration(mdp, alpha, 1e-9).policy
     for solution in (
@@ -375,7 +374,7 @@ def test_plain_values_and_adversaries_are_limits_of_finite_horizons(mdp, seed, e
         (plain_values(mdp, policy), finite_plain_values(finite, layers)[0]),
         (
             worst_clone(mdp, policy, epsilon),
-            theory.solve.adversary.worst_clone(finite, layers, epsilon).values[0],
+            theory.solve.worst_clone.worst_clone(finite, layers, epsilon).values[0],
         ),
     ):
         tail = infinite.values - first

@@ -27,14 +27,13 @@ from strategies import (
 )
 
 import theory.arrays.memory
-from theory.arrays.enclosures import enclose, precision
+from theory.arrays.precision import enclose, precision
 from theory.claims.instance import Instance
 from theory.mdp.distances import kl, renyi
 from theory.mdp.policy import Policy
 from theory.mdp.responses import log_prob, map_response
 from theory.mdp.token_mdp import TokenMDP
 from theory.mdp.values import covariance, occupancy, plain_value, trajectory_entropy
-from theory.solve.adversary import worst_clone
 from theory.solve.improve import (
     SCHEMES,
     best_exponent,
@@ -49,14 +48,10 @@ from theory.solve.improve import (
 )
 from theory.solve.reward import endogenous_reward
 from theory.solve.soft import plain_optimal, power_policy, soft_optimal
+from theory.solve.worst_clone import worst_clone
 from theory.solve.worst_map import worst_map
-from theory.studies.gallery import (
-    indifferent_learner,
-    map_is_wrong,
-    randomised_response,
-    rise_then_fall,
-    swapped_pair,
-)
+from theory.studies.gallery import indifferent_learner, randomised_response, swapped_pair
+from theory.studies.sharpening import map_is_wrong, rise_then_fall
 
 check = settings(derandomize=True, deadline=None, max_examples=30)
 betas = st.floats(math.log(1e-3), math.log(1e3)).map(math.exp)

@@ -10,8 +10,8 @@ import pytest
 
 from theory.mdp.token_mdp import TokenMDP
 from theory.mdp.values import plain_value, plain_values
-from theory.solve.adversary import worst_clone
 from theory.solve.soft import soft_optimal
+from theory.solve.worst_clone import worst_clone
 from theory.studies.gallery import coin_payoff, coin_payoff_gap
 
 getcontext().prec = 60

@@ -21,23 +21,20 @@ from theory.mdp.responses import (
 )
 from theory.mdp.token_mdp import TokenMDP
 from theory.mdp.values import plain_value
-from theory.solve.adversary import worst_clone
 from theory.solve.reward import endogenous_reward, preference_tv, returns
 from theory.solve.soft import power_policy, soft_optimal, soft_values
+from theory.solve.worst_clone import worst_clone
 from theory.solve.worst_map import worst_map
 from theory.studies.gallery import (
     coin_payoff,
     indifferent_learner,
     majority_vote,
-    map_is_not_greedy,
-    map_is_right,
-    map_is_wrong,
     randomised_response,
-    rise_then_fall,
     swapped_pair,
     swapped_pair_gap,
     vote_and_pay,
 )
+from theory.studies.sharpening import map_is_not_greedy, map_is_right, map_is_wrong, rise_then_fall
 
 
 def stepwise_fraction(mdp, alpha, epsilon):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,24 +23,26 @@ from theory.solve.reward import returns
 from theory.solve.soft import plain_optimal, soft_optimal
 from theory.storage.runs import RunFolder
 from theory.studies import learning
+from theory.studies.budget import BudgetSetting, budget_comparison
 from theory.studies.gallery import random_tree
 from theory.studies.learning import (
     QUANTITIES,
     Cell,
     LearningCurve,
-    budget_comparison,
+    LearningSetting,
     learning_curve,
     measure,
 )
 
 SMALL = {"alpha": 0.3, "vocab_size": 3, "window": 1, "prompts": 2, "smoothing": 0.5, "seeds": 4}
+SETTING = LearningSetting(**SMALL)
 
 
 @pytest.mark.parametrize("expert", learning.EXPERTS)
 def test_a_cell_against_every_response(expert):
     """The same random numbers, each MDP by itself, and values as sums over all responses."""
     H, n = 3, 50
-    cell = measure(expert, H, n, **SMALL, seed=7)
+    cell = measure(expert, H, n, SETTING, seed=7)
     own = [np.random.default_rng([7, k, H]) for k in range(4)]
     rewards = [np.stack([rng.random((2 * 3 ** min(h, 1), 3)) for rng in own]) for h in range(H)]
     rng = np.random.default_rng([7, 4, H, learning.EXPERTS.index(expert), n])
@@ -84,7 +87,7 @@ def test_a_cell_against_every_response(expert):
 @pytest.mark.parametrize("expert", learning.EXPERTS)
 @pytest.mark.parametrize("n", [3, 1000, 10**12])
 def test_bounds_hold_and_errors_vanish(expert, n, smoothing):
-    cell = measure(expert, 6, n, **SMALL | {"smoothing": smoothing})
+    cell = measure(expert, 6, n, replace(SETTING, smoothing=smoothing))
     clone, rl = np.array(cell.clone), np.array(cell.rl)
     assert (clone <= np.array(cell.pinsker) + 1e-12).all()
     assert (clone <= np.array(cell.stepwise) + 1e-12).all()
@@ -95,21 +98,23 @@ def test_bounds_hold_and_errors_vanish(expert, n, smoothing):
 
 
 def test_a_cell_does_not_depend_on_the_grid():
-    one = learning_curve([2, 5], [10, 40], **SMALL)
-    (other,) = learning_curve([5], [40], experts=["stochastic"], **SMALL).cells
+    one = learning_curve([2, 5], [10, 40], setting=SETTING)
+    (other,) = learning_curve([5], [40], experts=["stochastic"], setting=SETTING).cells
     assert other == one.select("stochastic", horizon=5, n=40)[0]
     assert len(one.cells) == 8
 
 
-def resumed(folder, sizes, **changes):
+def resumed(folder, sizes, *, seed=0, **changes):
     with RunFolder(folder) as run:
-        return learning_curve([2, 3], sizes, **SMALL | changes, run=run)
+        return learning_curve(
+            [2, 3], sizes, setting=replace(SETTING, **changes), seed=seed, run=run
+        )
 
 
 def test_a_stopped_curve_goes_on(tmp_path, monkeypatch):
     path = tmp_path / "learning.jsonl"
     whole = resumed(tmp_path, [10, 20])
-    assert whole == learning_curve([2, 3], [10, 20], **SMALL)
+    assert whole == learning_curve([2, 3], [10, 20], setting=SETTING)
     text = path.read_bytes()
     assert text.count(b"\n") == 8
     path.write_bytes(text[: len(text) // 2])  # in the middle of a line
@@ -237,7 +242,7 @@ def test_an_error_that_is_nan_is_not_zero(monkeypatch):
     monkeypatch.setattr(
         learning, "plain_value", lambda mdp, policy: np.full(mdp.batch_shape, np.nan)
     )
-    assert np.isnan(measure("stochastic", 2, 10, **SMALL).clone).all()
+    assert np.isnan(measure("stochastic", 2, 10, SETTING).clone).all()
 
 
 def test_smoothing_is_a_bias():
@@ -245,7 +250,7 @@ def test_smoothing_is_a_bias():
     is cloned.
     """
     errors = [
-        measure("deterministic", 4, 10_000, **SMALL | {"smoothing": s}).size("clone")
+        measure("deterministic", 4, 10_000, replace(SETTING, smoothing=s)).size("clone")
         for s in (0.0, 0.05, 0.5)
     ]
     assert errors[0] == 0
@@ -284,8 +289,10 @@ def test_nothing_to_learn_is_drawn(tmp_path):
     ],
 )
 def test_wrong_arguments(changes, message):
+    grid = {"horizons": [2], "sizes": [5], "experts": learning.EXPERTS}
+    setting = replace(SETTING, **{k: v for k, v in changes.items() if k not in grid})
     with pytest.raises(ValueError, match=message):
-        learning_curve(**{"horizons": [2], "sizes": [5]} | SMALL | changes)
+        learning_curve(**grid | {k: v for k, v in changes.items() if k in grid}, setting=setting)
 
 
 def test_the_command(tmp_path, capsys):
@@ -339,7 +346,7 @@ def test_wrong_options(tmp_path, capsys, options, message):
 
 def test_budgets():
     """Cloning ends at the expert's own regret, and what optimises a reward at none."""
-    (small, large) = budget_comparison([10, 20_000], [0.5], vocab_size=3, horizon=2, seeds=4)
+    (small, large) = budget_comparison([10, 20_000], [0.5], BudgetSetting(3, 2, seeds=4))
     assert (small.n, large.n, large.alpha) == (10, 20_000, 0.5)
     assert list(large.regrets) == ["clone", "rl", "rlhf_expert", "rlhf_uniform"]
     own = []
@@ -352,10 +359,8 @@ def test_budgets():
         assert -1e-12 <= large.regrets[name][0] < 0.02 < small.regrets["rlhf_uniform"][0]
     assert all(error >= 0 for _, error in small.regrets.values())
     for changes, message in (
-        ({"seeds": 1}, "seeds=1: must be at least 2"),
+        ({"setting": BudgetSetting(2, 2, seeds=1)}, "seeds=1: must be at least 2"),
         ({"sizes": []}, "sizes=.*not be empty"),
     ):
         with pytest.raises(ValueError, match=message):
-            budget_comparison(
-                **{"sizes": [10], "alphas": [0.5], "vocab_size": 2, "horizon": 2} | changes
-            )
+            budget_comparison(**{"sizes": [10], "alphas": [0.5]} | changes)

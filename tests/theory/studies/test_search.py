@@ -15,10 +15,10 @@ from theory.claims import bounds
 from theory.mdp.distances import kl, max_log_ratio
 from theory.mdp.token_mdp import TokenMDP
 from theory.mdp.values import plain_value
-from theory.solve.adversary import worst_clone
 from theory.solve.soft import soft_optimal
+from theory.solve.worst_clone import worst_clone
 from theory.studies.gallery import majority_vote, random_tree
-from theory.studies.search import clone_fraction, kl_fraction, pinsker_fraction, search
+from theory.studies.search import Ascent, clone_fraction, kl_fraction, pinsker_fraction, search
 
 torch = pytest.importorskip("torch")
 
@@ -79,7 +79,7 @@ def test_gradients_agree_with_finite_differences(name, V, H):
     ("name", "V", "H"), [("stepwise", 2, 3), ("pinsker", 3, 2), ("kl", 2, 2), ("stepwise", 4, 2)]
 )
 def test_found_instances_are_valid_and_their_ratios_exact(name, V, H):
-    found = search(OBJECTIVES[name], V, H, 0.3, restarts=16, steps=60)
+    found = search(OBJECTIVES[name], V, H, 0.3, ascent=Ascent(16, 60))
     assert found.mdp.batch_shape == ()
     assert (found.mdp.vocab_size, found.mdp.horizon, found.mdp.reward_range) == (V, H, (0.0, 1.0))
     assert all(table.min() >= 0 and table.max() <= 1 for table in found.mdp.rewards)
@@ -102,7 +102,7 @@ def test_search_beats_random_search(V, H, alpha):
         if alpha is None
         else np.full(n, alpha)
     )
-    found = search(STEPWISE, V, H, epsilon, alpha=alpha, restarts=12, steps=120)
+    found = search(STEPWISE, V, H, epsilon, alpha=alpha, ascent=Ascent(12, 120))
     assert found.ratio > STEPWISE(mdp, alphas, epsilon).max()
     assert alpha is None or found.alpha == alpha
 
@@ -110,7 +110,7 @@ def test_search_beats_random_search(V, H, alpha):
 @pytest.mark.parametrize("epsilon", [0.01, 1.0])
 @pytest.mark.parametrize("horizon", [1, 2])
 def test_two_steps_attain_the_bound_with_binary_rewards(horizon, epsilon):
-    found = search(STEPWISE, 2, horizon, epsilon, restarts=16, steps=200)
+    found = search(STEPWISE, 2, horizon, epsilon, ascent=Ascent(16, 200))
     assert found.ratio == pytest.approx(1.0, abs=1e-8)
     assert all(set(np.unique(table)) <= {0.0, 1.0} for table in found.mdp.rewards)
     assert horizon == 2 or found.alpha == pytest.approx(1 / epsilon, rel=1e-6)
@@ -136,7 +136,7 @@ def test_one_step_at_fixed_temperature_against_its_closed_form(alpha, epsilon):
         ).fun,
         fraction(1.0),
     )
-    found = search(STEPWISE, 2, 1, epsilon, alpha=alpha, restarts=16, steps=200)
+    found = search(STEPWISE, 2, 1, epsilon, alpha=alpha, ascent=Ascent(16, 200))
     assert found.ratio == pytest.approx(best, rel=1e-6)
 
 
@@ -145,7 +145,7 @@ def test_one_step_at_fixed_temperature_against_its_closed_form(alpha, epsilon):
 )
 def test_best_known_fractions_of_two_tokens(horizon, epsilon, least):
     """Found, and at least what the majority vote attains at any temperature."""
-    found = search(STEPWISE, 2, horizon, epsilon, restarts=16, steps=200)
+    found = search(STEPWISE, 2, horizon, epsilon, ascent=Ascent(16, 200))
     assert found.ratio >= least
     alphas = np.geomspace(0.1, 10 * horizon / epsilon, 40)
     votes = [float(STEPWISE(majority_vote(horizon, a, epsilon), a, epsilon)) for a in alphas]
@@ -154,7 +154,7 @@ def test_best_known_fractions_of_two_tokens(horizon, epsilon, least):
 
 def test_the_same_seed_finds_the_same_instance():
     one, two, other = (
-        search(STEPWISE, 3, 2, 0.3, restarts=6, steps=30, seed=seed) for seed in (5, 5, 6)
+        search(STEPWISE, 3, 2, 0.3, ascent=Ascent(6, 30, seed)) for seed in (5, 5, 6)
     )
     assert (one.alpha, one.ratio) == (two.alpha, two.ratio)
     for first, second in zip(one.mdp.rewards, two.mdp.rewards, strict=True):
@@ -164,16 +164,14 @@ def test_the_same_seed_finds_the_same_instance():
 
 @pytest.mark.parametrize("name", ["vocab_size", "horizon", "restarts", "steps", "epsilon", "alpha"])
 def test_bad_input_is_named(name):
-    arguments = {
-        "vocab_size": 2,
-        "horizon": 2,
-        "epsilon": 0.1,
-        "alpha": 1.0,
-        "restarts": 2,
-        "steps": 2,
-    } | {name: 0}
+    arguments = {"vocab_size": 2, "horizon": 2, "epsilon": 0.1, "alpha": 1.0}
+    ascent = Ascent(restarts=2, steps=2)
+    if name in arguments:
+        arguments[name] = 0
+    else:
+        ascent = ascent._replace(**{name: 0})
     with pytest.raises(ValueError, match=f"{name}=0"):
-        search(STEPWISE, **arguments)
+        search(STEPWISE, **arguments, ascent=ascent)
 
 
 def test_trees_that_do_not_fit_are_refused():
@@ -194,7 +192,7 @@ def test_what_has_nothing_to_attain_attains_nothing():
     for V in (1, 2):
         same = TokenMDP.tree([np.zeros((1, V)), np.zeros((V, V))])
         assert pinsker_fraction(same, 1.0, 0.5) == 0
-    assert search(pinsker_fraction, 1, 2, 0.5, restarts=2, steps=2).ratio == 0
+    assert search(pinsker_fraction, 1, 2, 0.5, ascent=Ascent(2, 2)).ratio == 0
 
 
 @pytest.mark.parametrize("everywhere", [False, True])
@@ -211,6 +209,6 @@ def test_nan_is_not_the_best_that_was_found(everywhere):
 
     if everywhere:
         with pytest.raises(ValueError, match="objective: NaN on every instance found"):
-            search(fraction, 2, 1, 0.5, restarts=2, steps=2, alpha=1.0)
+            search(fraction, 2, 1, 0.5, ascent=Ascent(2, 2), alpha=1.0)
     else:
-        assert 0 <= search(fraction, 2, 1, 0.5, restarts=2, steps=2, alpha=1.0).ratio <= 1
+        assert 0 <= search(fraction, 2, 1, 0.5, ascent=Ascent(2, 2), alpha=1.0).ratio <= 1

@@ -1,0 +1,75 @@
+"""The policies of the log-ratio ball with the least and the greatest plain value.
+
+Torch tensors are taken too, with their gradients.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from theory.arrays.namespace import Array, array_namespace, token_major
+from theory.mdp.policy import Policy, require_same_dynamics
+from theory.mdp.token_mdp import TokenMDP
+from theory.solve.ball import extreme_tilt, require_radius
+from theory.solve.soft import Solution
+
+__all__ = ["best_clone", "worst_clone"]
+
+
+def worst_clone(mdp: TokenMDP, expert: Policy, epsilon: Any) -> Solution:
+    """The policy of the ball with the least plain value ``min_π̂ V^π̂_r``, and its values: exact.
+
+    The ball is rectangular over states, so this is a backward induction, ``W(s) = min_p̂ Σ_a p̂(a)
+    [r(s,a) + W(s⊕a)]``, each step a fractional knapsack: every token starts at its floor
+    ``e^{−ε}p`` and what is left goes to the least continuation value first, up to the cap ``e^ε
+    p``. That raises to their caps exactly the tokens that hold the first ``1/(1 + e^ε)`` of the
+    expert's own mass in this order.
+
+    Args:
+        mdp: the true reward.
+        expert: the centre `π_E` of the ball.
+        epsilon: radius in nats, scalar or ``batch``.
+
+    Returns:
+        The policy and its values, `H` arrays ``(*batch, n_h)``, reward units.
+
+    Raises:
+        ValueError: `epsilon` is not positive, or the dynamics differ.
+
+    Example:
+        A fair coin, and log 2 nats: the token that pays is halved.
+
+        >>> mdp = TokenMDP.tree([[[0.0, 1.0]]])
+        >>> expert = Policy.from_probs(mdp.dynamics, [[[0.5, 0.5]]])
+        >>> worst_clone(mdp, expert, epsilon=0.6931471805599453).values[0].round(6).tolist()
+        [0.25]
+    """
+    return _extreme_clone(mdp, expert, epsilon, sign=1.0)
+
+
+def best_clone(mdp: TokenMDP, expert: Policy, epsilon: Any) -> Solution:
+    """The policy of the ball with the greatest plain value: `worst_clone` of the negative reward.
+
+    Example:
+        >>> mdp = TokenMDP.tree([[[0.0, 1.0]]])
+        >>> expert = Policy.from_probs(mdp.dynamics, [[[0.5, 0.5]]])
+        >>> best_clone(mdp, expert, epsilon=0.6931471805599453).values[0].round(6).tolist()
+        [0.75]
+    """
+    return _extreme_clone(mdp, expert, epsilon, sign=-1.0)
+
+
+def _extreme_clone(mdp: TokenMDP, expert: Policy, epsilon: Any, sign: float) -> Solution:
+    require_same_dynamics(mdp.dynamics, expert.dynamics)
+    radius = require_radius(epsilon)
+    log_probs: list[Array] = []
+    values: list[Array] = []
+    following: Array | None = None
+    for h in reversed(range(mdp.horizon)):
+        log_p = expert.log_probs[h]
+        total = mdp.rewards[h] + mdp.dynamics.children(h, following)
+        p_hat, log_p_hat = extreme_tilt(log_p, sign * total, radius)
+        following = array_namespace(p_hat).sum(p_hat * total, axis=-1)
+        log_probs.append(token_major(log_p_hat))
+        values.append(following)
+    return Solution(Policy(expert.dynamics, tuple(reversed(log_probs))), tuple(reversed(values)))
