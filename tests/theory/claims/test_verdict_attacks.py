@@ -14,6 +14,7 @@ from theory.claims.findings import Group, decide, decide_each
 from theory.claims.instance import Instance
 from theory.claims.statements import STATEMENTS
 from theory.claims.verdict import check
+from theory.mdp.discounted import DiscountedMDP
 from theory.mdp.policy import Policy
 from theory.mdp.responses import Responses
 from theory.mdp.token_mdp import TokenMDP
