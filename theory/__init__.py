@@ -24,24 +24,8 @@ Example:
     [[0.5, 0.2], [1.0, 0.0]]
 """
 
-from theory.claims.instance import Instance
-from theory.claims.statements import STATEMENTS
-from theory.mdp.policy import Policy
-from theory.mdp.responses import Responses
-from theory.mdp.token_mdp import TokenMDP
-from theory.solve.reward import endogenous_reward
-from theory.solve.soft import plain_optimal, soft_optimal, soft_values
-
-__all__ = [
-    "STATEMENTS",
-    "Instance",
-    "Policy",
-    "Responses",
-    "TokenMDP",
-    "endogenous_reward",
-    "plain_optimal",
-    "soft_optimal",
-    "soft_values",
-]
+import lazy_loader
 
 __version__ = "0.1.0"
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,29 @@
+# The public names, each with its module: a type checker reads them here, and a program loads a
+# module (most of them with torch) when it asks for one of its names (lazy_loader).
+from .check.comparison import Comparison as Comparison
+from .check.comparison import compare as compare
+from .check.exact import ModelInstance as ModelInstance
+from .check.exact import model_instance as model_instance
+from .check.exact import tabular_instance as tabular_instance
+from .check.sampled import estimate as estimate
+from .check.validation import Validation as Validation
+from .improve.config import PPOConfig as PPOConfig
+from .improve.run import train as train
+from .improve.target import ExactTarget as ExactTarget
+from .improve.trainer import Trainer as Trainer
+from .models.cloned import train_on_demonstrations as train_on_demonstrations
+from .models.load import CausalLM as CausalLM
+from .models.spec import ModelSpec as ModelSpec
+from .preferences.accuracy import summary as summary
+from .preferences.pairs import read_comparisons as read_comparisons
+from .read.beam import beam_search as beam_search
+from .read.reading import RewardReading as RewardReading
+from .read.reward import EndogenousReward as EndogenousReward
+from .read.reward import Score as Score
+from .read.rollout import generate as generate
+from .read.tree import TokenTree as TokenTree
+from .read.tree import token_tree as token_tree
+from .tasks.generated import Task as Task
+from .tasks.generated import addition as addition
+from .tasks.generated import sorting as sorting
+from .tasks.mathematics import problems as problems
