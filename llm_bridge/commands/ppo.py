@@ -180,8 +180,8 @@ def _asked_to_stop() -> Iterator[Callable[[], bool]]:
 
     def ask(number: int, _: Any) -> None:
         asked.set()
-        signal.signal(number, before[signal.Signals(number)])
         if number == signal.SIGINT:
+            signal.signal(number, before[signal.SIGINT])
             print("stopping after this batch; Ctrl-C again stops at once", file=sys.stderr)
 
     try:

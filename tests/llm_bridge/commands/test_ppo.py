@@ -94,7 +94,7 @@ def test_a_teacher_is_distilled_towards_its_exact_optimum(shared_models, tmp_pat
     command += ["--eval-prompts", "3", "--n-prompts", "20", "--out", str(tmp_path), *FEW]
     assert main(command) == 0
     lines = capsys.readouterr().out.splitlines()
-    rows = {line.split()[0]: line.split()[1:] for line in lines if line.startswith("  ")}
+    rows = {words[0]: words[1:] for line in lines if len(words := line.split()) == 5}
     lm = ModelSpec(model).load()
     teacher = ModelSpec(model, bits=3).load()
     config = PPOConfig(alpha=0.5, beta=0.5, max_tokens=6, end_tokens=())
