@@ -293,7 +293,7 @@ def run(arguments: argparse.Namespace) -> int:
     identity |= {"horizon": subject.horizon, "prompts": prompts}
     with RunFolder(request.options.out, identity, lines=[POINTS]) as folder:
         points = _Comparison(request, subject).points(folder)
-        off = off_the_diagonal(points, request.sampling.confidence)
+        off = off_the_diagonal(points)
         report = _report(request, subject, points, off)
         report.save(folder.path)
         found = {"run": identity, "holds": not off}
