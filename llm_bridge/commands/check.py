@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llm_bridge.commands.options import HORIZON, TreeOptions, read_pair, require_packages
+from llm_bridge.commands.options import EXPERT, HORIZON, TreeOptions, read_pair, require_packages
 from llm_bridge.models.spec import ModelSpec
 from theory.commands import shared
 from theory.commands.options import Command, Group, OptionError, option
@@ -288,14 +288,14 @@ def _load_pair(task: _Task) -> tuple[CausalLM, CausalLM, dict[str, Any], dict[st
     return lm, teacher, about, {"weights": fingerprint(lm), "expert_weights": fingerprint(teacher)}
 
 
-MODELS = "models (--expert may also be a token MDP, FILE.npz; by default --model itself, colder)"
+MODELS = "models (--expert may also be a token MDP, FILE.npz)"
 
 COMMAND = Command(
     "check",
     "the theorems on a real model: exact on its token tree, or sampled",
     (
         Group(ModelSpec, MODELS),
-        Group(ModelSpec, MODELS, prefix="expert-", optional=True),
+        Group(ModelSpec, MODELS, prefix="expert-", optional=True, defaults=EXPERT),
         Group(CheckOptions),
     ),
     run,

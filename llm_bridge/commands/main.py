@@ -13,12 +13,12 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from llm_bridge.commands import check, ppo, score, validate, verify
 from theory.commands import curves, learn, solve
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "main", "page"]
 
 COMMANDS = (
     verify.COMMAND,
@@ -65,11 +65,20 @@ def _run(arguments: argparse.Namespace) -> int:
     return code
 
 
+def page() -> str:
+    """Return the page of the documentation that has every option of every command."""
+    title = "# Options of the commands\n\nMade from the code by `make docs`.\n"
+    return "\n".join([title, *(command.markdown() for command in COMMANDS)])
+
+
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, as all others are."""
+    """A parser whose errors are one line, and that does not hide that its reader has gone."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        (file or sys.stderr).write(message)
 
 
 def _parser() -> argparse.ArgumentParser:

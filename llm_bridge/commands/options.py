@@ -14,6 +14,9 @@ from theory.commands import shared
 from theory.commands.options import Options, option
 
 __all__ = [
+    "AS_FIRST",
+    "EXPERT",
+    "HORIZON",
     "TreeOptions",
     "read_pair",
     "read_prompts",
@@ -23,6 +26,15 @@ __all__ = [
 
 HORIZON = 4
 """Tokens of a response where nothing else is said."""
+
+
+AS_FIRST = {"device": "that of --device", "device_map": "that of --device-map"}
+"""Defaults of a second model, for help."""
+
+EXPERT = AS_FIRST | {
+    "model": "--model itself",
+    "temperature": "1, or 0.9 where the models are otherwise the same",
+}
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from llm_bridge.commands.options import read_second, require_packages
+from llm_bridge.commands.options import AS_FIRST, read_second, require_packages
 from llm_bridge.improve.config import PPOConfig
 from llm_bridge.models.spec import ModelSpec
 from theory.commands import shared
@@ -368,6 +368,7 @@ COMMAND = Command(
             prefix="teacher-",
             without=WITHOUT,
             optional=True,
+            defaults=AS_FIRST,
         ),
         Group(PPOConfig),
     ),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from llm_bridge.commands.options import read_second, require_packages
+from llm_bridge.commands.options import AS_FIRST, read_second, require_packages
 from llm_bridge.models.spec import ModelSpec
 from llm_bridge.preferences.pairs import FORMATS, HUB, Problem, read_comparisons
 from llm_bridge.read.reading import RewardReading
@@ -86,8 +86,7 @@ class ScoreOptions(Options):
     html: int = option(20, help="comparisons shown token by token", low=0, group=REPORT)
     tolerance: float = option(
         0.1,
-        help="difference of matched lengths",
-        unit="of the longer one",
+        help="difference of matched lengths, as a share of the longer one",
         low=0,
         group=REPORT,
     )
@@ -350,10 +349,11 @@ COMMAND = Command(
         Group(RewardReading, "endogenous reward"),
         Group(
             ModelSpec,
-            "reference: also α log π/π_ref against this model, of the same dtype",
+            "reference: also α log π/π_ref against this model",
             prefix="reference-",
             without=("temperature",),
             optional=True,
+            defaults=AS_FIRST | {"dtype": "that of --dtype"},
         ),
     ),
     run,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm_bridge.commands.options import HORIZON, TreeOptions, read_pair, require_packages
+from llm_bridge.commands.options import EXPERT, HORIZON, TreeOptions, read_pair, require_packages
 from llm_bridge.models.spec import ModelSpec
 from theory.commands import shared
 from theory.commands.options import Command, Group, Options, option
@@ -125,7 +125,7 @@ COMMAND = Command(
     (
         Group(VerifyOptions),
         Group(ModelSpec, MODEL, optional=True),
-        Group(ModelSpec, MODEL, prefix="expert-", optional=True),
+        Group(ModelSpec, MODEL, prefix="expert-", optional=True, defaults=EXPERT),
         Group(TreeOptions, MODEL),
     ),
     run,

@@ -58,7 +58,6 @@ class PPOConfig(Options):
         "optimum is π̂ itself",
         unit="reward units per nat",
         low=0,
-        default_text="0",
         group=OBJECTIVE,
     )
     reward: Literal["expected", "dense", "sum"] = option(
@@ -78,6 +77,7 @@ class PPOConfig(Options):
     end_tokens: tuple[int, ...] | None = option(
         None,
         help="ids that end a response and belong to it; '' for none",
+        may_be_empty=True,
         low=0,
         default_text="the tokenizer's own",
         group=RESPONSES,
@@ -87,7 +87,6 @@ class PPOConfig(Options):
         help="subtracted from the reward of a response that was cut, where there are end tokens",
         unit="reward units",
         low=0,
-        default_text="0",
         group=RESPONSES,
     )
     prompts_per_step: int = option(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from theory.commands import shared
-from theory.commands.options import Command, Group, OptionError, Options, option
+from theory.commands.options import Command, Group, Options, option
 
 __all__ = ["COMMAND", "LearnOptions"]
 
@@ -46,18 +46,12 @@ class LearnOptions(Options):
         help="added to every count; its bias can be most of the error",
         low=0,
         unit="counts",
-        default_text="0",
     )
     seeds: int = option(20, help="MDPs and data sets of each point", low=1, high=10**6)
     seed: int = shared.seed()
     out: Path = shared.out(
         "out/learn", "learning.jsonl (a run that was stopped goes on from it) and the figure"
     )
-
-    def check(self) -> None:
-        """Refuse an empty list of experts."""
-        if not self.experts:
-            raise OptionError("experts", "must name at least one of stochastic, deterministic", "")
 
 
 def run(arguments: argparse.Namespace) -> int:

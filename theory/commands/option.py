@@ -35,6 +35,7 @@ class Option:
         main: with a prefix the prefix alone is its name (``--expert``, not ``--expert-model``).
         words: how several values are given: separated by commas, after one another, or by
             repeating the option.
+        may_be_empty: whether no value at all is one, where several may be given.
         default_text: what help shows as the default.
         remedy: what to do where the value is refused.
         group: title under which help lists it.
@@ -57,6 +58,7 @@ class Option:
     positional: bool = False
     main: bool = False
     words: Literal["commas", "following", "repeated"] = "commas"
+    may_be_empty: bool = False
     default_text: str = ""
     remedy: str = ""
     group: str = ""
@@ -137,6 +139,9 @@ class Option:
             self._check_one(value)
         elif not isinstance(value, tuple):
             raise OptionError(self.name, f"must be a tuple of {self._noun(plural=True)}", value)
+        elif not value and self.default != () and not self.may_be_empty:
+            text = f"must be at least one of the {self._noun(plural=True)} separated by commas"
+            raise OptionError(self.name, text, value)
         else:
             for one in value:
                 self._check_one(one)
@@ -146,7 +151,7 @@ class Option:
             raise OptionError(self.name, f"must be {self._wanted()}", value)
         if self.kind in (int, float):
             inside = (
-                math.isfinite(value)
+                (isinstance(value, Integral) or math.isfinite(value))
                 and (self.low is None or value >= self.low)
                 and (self.high is None or value <= self.high)
                 and (self.above is None or value > self.above)
@@ -200,22 +205,31 @@ class Option:
 
     def shown_default(self) -> str:
         """The default as it is typed; empty if there is none."""
-        if self.default_text or self.default in (None, False, ()):
+        if self.default_text or self.default is None or self.default == ():
             return self.default_text
-        if self.default is True:
-            return "on"
+        if self.kind is bool:
+            return "on" if self.default else ""
         values = self.default if self.many else (self.default,)
         return ",".join(_shown(value, plain=True) for value in values)
+
+    def extent(self) -> str:
+        """Range, unit, and the word that switches it off."""
+        return self._ended(self.range).partition(";")[0].strip()
 
     def described(self) -> str:
         """Help, unit, range and default in one line."""
         default = self.shown_default()
-        extent = " ".join(x for x in ("" if self.choices else self.range, self.unit) if x)
-        notes = [extent, f"default {default}" if default else ""]
+        notes = ["" if self.choices else self.extent(), f"default {default}" if default else ""]
         notes = [note for note in notes if note]
         return f"{self.help} ({'; '.join(notes)})" if notes else self.help
 
-    def add_to(self, parser: Any, prefix: str, required: bool) -> None:
+    def row(self, prefix: str = "") -> str:
+        """A row of a table in Markdown: name, meaning, range, default."""
+        default = "required" if self.required else self.shown_default()
+        words = (f"`{self.on_command_line(prefix)}`", self.help, self.extent(), default)
+        return f"| {' | '.join(word.replace('|', '/') for word in words)} |"
+
+    def add_to(self, parser: Any, prefix: str) -> None:
         """Add the argument; its value stays text, `None` where it is not given."""
         text = self.described().replace("%", "%%")
         if self.positional:
@@ -226,7 +240,7 @@ class Option:
             plain = self.default is False
             how["action"] = "store_true" if plain else argparse.BooleanOptionalAction
         else:
-            how["required"] = required and self.required
+            how["required"] = self.required
             metavar = self.metavar or ("{" + ",".join(self.choices) + "}" if self.choices else "")
             how["metavar"] = metavar or METAVARS[self.kind]
             if self.many and self.words == "commas" and not self.choices:

@@ -24,8 +24,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import types
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
@@ -79,12 +79,13 @@ class Options:
         """The options by the names of their fields."""
         hints = get_type_hints(cls)
         found = {}
-        for field in dataclasses.fields(cls):  # type: ignore[arg-type]  # subclasses are dataclasses
-            kind, nullable, many, choices = _understood(hints[field.name])
-            one: Option = field.metadata["option"]
-            found[field.name] = dataclasses.replace(
+        for one_field in dataclasses.fields(cls):  # type: ignore[arg-type]  # all are dataclasses
+            name = one_field.name
+            kind, nullable, many, choices = _understood(hints[name])
+            one: Option = one_field.metadata["option"]
+            found[name] = dataclasses.replace(
                 one,
-                name=field.name,
+                name=name,
                 kind=kind,
                 nullable=nullable,
                 many=many,
@@ -93,29 +94,9 @@ class Options:
         return found
 
     @classmethod
-    def add_to(
-        cls,
-        parser: argparse.ArgumentParser,
-        prefix: str = "",
-        *,
-        title: str = "",
-        without: Collection[str] = (),
-        optional: bool = False,
-    ) -> None:
-        """Add an argument to a parser for each field.
-
-        Args:
-            parser: the parser.
-            prefix: of every name, such as ``"expert-"``.
-            title: under which help lists the options that have no group of their own.
-            without: fields that this command has no use for.
-            optional: whether the command also runs without the options that have no default.
-
-        """
-        for name, one in cls.declared().items():
-            if name not in without:
-                group = _titled(parser, one.group or title)
-                one.add_to(group, prefix, required=not optional)
+    def add_to(cls, parser: argparse.ArgumentParser, prefix: str = "") -> None:
+        """Add an argument to a parser for each field, each name beginning with the prefix."""
+        Group(cls, prefix=prefix).add_to(parser)
 
     @classmethod
     def given(cls, namespace: argparse.Namespace, prefix: str = "") -> dict[str, Any]:
@@ -149,7 +130,8 @@ class Options:
             found.require_read(given)
         except OptionError as error:
             typed = given.get(error.name)
-            whole = isinstance(typed, str) and not declared[error.name].many
+            part = declared[error.name].many and not isinstance(error.value, tuple)
+            whole = isinstance(typed, str) and not part
             shown = f"{error.value:g}" if isinstance(error.value, float) else str(error.value)
             names = cls._typed(given, prefix)
             raise ValueError(error.spelled(names, str(typed) if whole else shown)) from None
@@ -201,24 +183,6 @@ class Options:
             if one.affects_results or not results_only
         }
 
-    @classmethod
-    def table(cls, prefix: str = "") -> str:
-        """The options as a table in Markdown: name, meaning, range, default.
-
-        >>> @dataclass(frozen=True)
-        ... class Solve(Options):
-        ...     alpha: float = option(1.0, help="temperature", unit="reward units", above=0)
-        >>> print(Solve.table())
-        | option | meaning | range | default |
-        | --- | --- | --- | --- |
-        | `--alpha` | temperature | above 0 reward units | 1 |
-        """
-        rows = [("option", "meaning", "range", "default"), ("---",) * 4]
-        for one in cls.declared().values():
-            extent = f"{one.range} {one.unit}".strip()
-            rows.append((f"`{one.on_command_line(prefix)}`", one.help, extent, one.shown_default()))
-        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
 
 def _understood(hint: Any) -> tuple[type, bool, bool, tuple[str, ...]]:
     """Kind, whether it may be `None`, whether it has several values, and its choices."""
@@ -257,9 +221,10 @@ class Group:
     Attributes:
         options: the dataclass.
         title: under which help lists those that have no group of their own.
-        prefix: of their names.
+        prefix: of their names, such as ``"expert-"``.
         without: fields that the command has no use for.
-        optional: whether the command also runs without them.
+        optional: whether the command also runs without those that have no default.
+        defaults: what help shows as defaults where the command has others.
 
     """
 
@@ -268,6 +233,25 @@ class Group:
     prefix: str = ""
     without: tuple[str, ...] = ()
     optional: bool = False
+    defaults: Mapping[str, str] = field(default_factory=dict)
+
+    def declared(self) -> list[Option]:
+        """The options as this command has them."""
+        return [
+            dataclasses.replace(
+                one,
+                group=one.group or self.title,
+                required=one.required and not self.optional,
+                default_text=self.defaults.get(name, one.default_text),
+            )
+            for name, one in self.options.declared().items()
+            if name not in self.without
+        ]
+
+    def add_to(self, parser: argparse.ArgumentParser) -> None:
+        """Add an argument to a parser for each option."""
+        for one in self.declared():
+            one.add_to(_titled(parser, one.group), self.prefix)
 
 
 @dataclass(frozen=True)
@@ -294,11 +278,32 @@ class Command:
         )
         parser.set_defaults(run=self.run)
         for group in self.groups:
-            group.options.add_to(
-                parser,
-                group.prefix,
-                title=group.title,
-                without=group.without,
-                optional=group.optional,
-            )
+            group.add_to(parser)
         return parser
+
+    def markdown(self) -> str:
+        """Every option, in tables under their titles: name, meaning, range, default.
+
+        >>> @dataclass(frozen=True)
+        ... class Solve(Options):
+        ...     alpha: float = option(1.0, help="temperature", unit="reward units", above=0)
+        >>> print(Command("solve", "solve it", (Group(Solve),), lambda namespace: 0).markdown())
+        ## endorm solve
+        <BLANKLINE>
+        Solve it.
+        <BLANKLINE>
+        | option | meaning | range | default |
+        | --- | --- | --- | --- |
+        | `--alpha` | temperature | above 0 reward units | 1 |
+        <BLANKLINE>
+        """
+        tables: dict[str, list[str]] = {}
+        for group in self.groups:
+            for one in group.declared():
+                tables.setdefault(one.group, []).append(one.row(group.prefix))
+        lines = [f"## endorm {self.name}", "", f"{self.help[0].upper()}{self.help[1:]}.", ""]
+        for title, rows in tables.items():
+            lines += [f"**{title[0].upper()}{title[1:]}**", ""] if title else []
+            lines += ["| option | meaning | range | default |", "| --- | --- | --- | --- |"]
+            lines += [*rows, ""]
+        return "\n".join(lines)

@@ -435,6 +435,10 @@ REFUSED = {
         "--top-k is not read with --expert=x.npz",
     ),
     "no such adapter": (["--prompt", "a", "--adapter", "{tmp}"], "no adapter there"),
+    "no such device": (
+        ["--prompt", "a", "--tokens", "ab", "--device", "nowhere"],
+        "device='nowhere': ",
+    ),
     "tree too large": (
         ["--prompt", "a", "--horizon", "9"],
         "or draw responses (endorm check --sampled N)",

@@ -3,17 +3,17 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from llm_bridge.commands.main import COMMANDS, main
+from llm_bridge.commands.main import COMMANDS, main, page
 
 EVERY = [
     pytest.param(command, group, one, id=f"{command.name} {one.on_command_line(group.prefix)}")
     for command in COMMANDS
     for group in command.groups
-    for name, one in group.options.declared().items()
-    if name not in group.without
+    for one in group.declared()
 ]
 NUMBERS = [case for case in EVERY if case.values[2].kind in (int, float)]
 
@@ -71,15 +71,17 @@ def test_no_name_is_there_twice_and_the_same_name_means_the_same(command):
     known = {}
     for other in COMMANDS:
         for group in other.groups:
-            for name, one in group.options.declared().items():
-                if name not in group.without:
-                    known.setdefault(one.spelled(group.prefix), []).append(one)
+            for one in group.declared():
+                known.setdefault(one.spelled(group.prefix), []).append(one)
     for group in command.groups:
-        for name, one in group.options.declared().items():
-            if name in group.without:
-                continue
+        for one in group.declared():
             for same in known[one.spelled(group.prefix)]:
                 assert (same.kind, same.many, same.unit) == (one.kind, one.many, one.unit)
+
+
+def test_the_page_of_options_is_that_of_the_code():
+    written = Path(__file__).resolve().parents[3] / "docs" / "commands.md"
+    assert written.read_text(encoding="utf-8") == page(), "run: make docs"
 
 
 def test_help_of_every_command_needs_no_torch():

@@ -141,6 +141,15 @@ def test_problems_are_trained_on_and_written(folder, problems, tmp_path, capsys)
     assert "batch 2" in capsys.readouterr().out
 
 
+def test_the_reward_of_a_teacher(folder, problems, tmp_path):
+    teacher = saved(tmp_path / "teacher", seed=3)
+    command = ["ppo", "--model", str(folder), "--data", str(problems), "--max-tokens", "4", *FEW]
+    command += ["--steps", "1", "--teacher", str(teacher), "--out", str(tmp_path / "run")]
+    assert main(command) == 0
+    noted = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert noted["lm"] != noted["reward_of"] == fingerprint(ModelSpec(teacher).load())
+
+
 def test_it_can_be_asked_to_end_and_go_on(folder, problems, tmp_path, capsys, monkeypatch):
     step = Trainer.step
 

@@ -295,6 +295,10 @@ def test_refusals(changes, message):
         ModelSpec("m", **changes)
 
 
+def test_a_path_names_a_model_too(tmp_path):
+    assert ModelSpec(tmp_path) == ModelSpec(str(tmp_path))
+
+
 def test_only_the_temperature_differs(tmp_path):
     one = ModelSpec(str(saved(tmp_path / "one")))
     assert one.default_expert().temperature == 0.9

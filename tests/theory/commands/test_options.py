@@ -18,7 +18,7 @@ class Every(Options):
     model: str = option(help="which model", main=True)
     alpha: float = option(1.0, help="temperature", unit="reward units", low=1e-9, high=1e9)
     share: float = option(0.95, help="100% of it", above=0, below=1)
-    count: int | None = option(None, help="how many", low=1)
+    count: int | None = option(None, help="how many", low=1, high=10**6)
     clip: float | None = option(0.2, help="off by none", above=0)
     horizons: tuple[int, ...] = option((2, 4), help="tokens", low=1, high=2**16, group="sizes")
     prompt: tuple[str, ...] = option((), help="a prompt", words="repeated")
@@ -76,10 +76,12 @@ def test_a_prefix_is_before_every_name_and_stands_for_the_main_one():
         ("--alpha x", "--alpha=x: must be a number, from 1e-09 to 1e+09 reward units"),
         ("--alpha nan", "--alpha=nan: must be from 1e-09 to 1e+09 reward units"),
         ("--share 1", "--share=1: must be above 0 and below 1"),
-        ("--count 1.5", "--count=1.5: must be a whole number, at least 1"),
-        ("--count 0", "--count=0: must be at least 1"),
+        ("--count 1.5", "--count=1.5: must be a whole number, from 1 to 1,000,000"),
+        ("--count 0", "--count=0: must be from 1 to 1,000,000"),
         ("--clip 0", "--clip=0: must be above 0, or none for off"),
         ("--horizons 3,0", "--horizons=0: must be from 1 to 65,536"),
+        ("--horizons=", "--horizons=: must be at least one of the whole numbers separated by"),
+        (f"--count {10**400}", "--count=1000"),
         ("--horizons 3,", "--horizons=: must be whole numbers separated by commas, from 1 to "),
         ("--reward none", "--reward=none: must be one of dense, sum"),
         ("--fast", "--fast needs --count"),
@@ -105,7 +107,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path):
         ({"alpha": math.inf}, "alpha=inf: must be from 1e-09 to 1e+09 reward units"),
         ({"alpha": "1"}, "alpha='1': must be a number, from 1e-09 to 1e+09 reward units"),
         ({"alpha": True}, "alpha=True: must be a number"),
-        ({"count": 2.0}, "count=2.0: must be a whole number, at least 1"),
+        ({"count": 2.0}, "count=2.0: must be a whole number, from 1 to 1,000,000"),
         ({"horizons": 3}, "horizons=3: must be a tuple of whole numbers"),
         ({"fast": 1}, "fast=1: must be True or False"),
         ({"fast": True}, "fast needs count"),
@@ -120,7 +122,7 @@ def test_the_same_checks_hold_in_python(values, message):
 
 def test_what_is_missing_is_named():
     parser = argparse.ArgumentParser()
-    Every.add_to(parser, optional=True)
+    Group(Every, optional=True).add_to(parser)
     with pytest.raises(ValueError, match="--model is missing"):
         Every.read(parser.parse_args([]))
     assert Every.read(parser.parse_args([]), model="m") == Every("m")
