@@ -494,7 +494,8 @@ def test_aggregations(llama):
 
 WORDS = ["<s>", "</s>", "<turn>", "<end>", "\n", "user", "assistant", "system", *"abcdefgh"]
 TEMPLATE = (
-    "{{ '<s>' }}{% for m in messages %}{{ '<turn> ' + m.role + ' ' + m.content + ' <end> \\n ' }}{% endfor %}"
+    "{{ '<s>' }}{% for m in messages %}"
+    "{{ '<turn> ' + m.role + ' ' + m.content + ' <end> \\n ' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<turn> assistant ' }}{% endif %}"
 )
 
