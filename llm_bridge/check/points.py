@@ -17,7 +17,10 @@ __all__ = [
     "Point",
     "PointUnit",
     "Sampling",
+    "bounded_variance",
+    "chance",
     "deviations",
+    "effective_number",
     "exact_point",
     "importance_mean",
     "interval_point",
@@ -32,8 +35,8 @@ PointUnit: TypeAlias = Literal["reward", "probability", "value"]
 ROUNDING = 2e-5
 """Relative error of what is measured in float32 without sampling; absolute where it is below 1."""
 
-FALSE_ALARM = 1e-3
-"""Probability that sampling alone puts any point of one validation off the diagonal."""
+FALSE_ALARM = 1e-4
+"""Probability that chance takes a sampled point farther from the diagonal than its tolerance."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Point(NamedTuple):
         high: upper end.
         unit: ``"reward"`` (of tokens and responses), ``"probability"`` or ``"value"`` (reward
             units).
-        sampled: whether the interval is one of confidence, and not of rounding.
+        tolerance: distance from the diagonal that rounding or chance can explain, see `chance`.
 
     """
 
@@ -72,7 +75,7 @@ class Point(NamedTuple):
     low: float
     high: float
     unit: PointUnit
-    sampled: bool = False
+    tolerance: float = 0.0
 
     @property
     def deviation(self) -> float:
@@ -124,24 +127,44 @@ def deviations(points: Sequence[Point]) -> dict[str, Deviation]:
     return found
 
 
-def off_the_diagonal(points: Sequence[Point], confidence: float = 0.95) -> list[Point]:
-    """Return the points whose distance neither rounding nor chance explains.
+def off_the_diagonal(points: Sequence[Point]) -> list[Point]:
+    """Return the points whose distance from the diagonal neither rounding nor chance explains.
 
-    An exact point must be inside its rounding. Of `m` sampled points each may be as far off as a
-    normal variable is with probability ``FALSE_ALARM/m``: where the predictions are right, any of
-    them is off with probability `FALSE_ALARM` at most (Bonferroni).
+    An interval of 95 % leaves one sampled point in twenty out; a tolerance one in 10,000.
 
-    Args:
-        points: all points of one validation.
-        confidence: of the intervals of sampled points.
-
-    >>> near = Point("x", "", 1.2, 0.0, -1.0, 1.0, "value", sampled=True)
-    >>> off_the_diagonal([near, near._replace(sampled=False)]) == [near._replace(sampled=False)]
+    >>> near = Point("x", "", 1.2, 0.0, -1.0, 1.0, "value", tolerance=2.0)
+    >>> off_the_diagonal([near, near._replace(predicted=2.1)]) == [near._replace(predicted=2.1)]
     True
     """
-    m = max(1, sum(point.sampled for point in points))
-    limit = ndtri(1 - FALSE_ALARM / (2 * m)) / normal_quantile(confidence)
-    return [p for p in points if not p.deviation <= (limit if p.sampled else 1.0)]
+    return [p for p in points if not abs(p.predicted - p.measured) <= p.tolerance]
+
+
+def chance(variance: float, width: float, n: float) -> float:
+    """Return how far the mean of `n` independent numbers may be from its expectation.
+
+    Bernstein's inequality: ``√(2 v L/n) + w L/(3 n)`` with ``L = log(2/FALSE_ALARM)`` is exceeded
+    with probability `FALSE_ALARM` at most. Unlike a normal interval it does not shrink to nothing
+    where all samples agree and rare ones were missed.
+
+    Args:
+        variance: of one number, averaged over the `n`, where the prediction is right.
+        width: of the range that a number is in.
+        n: how many.
+
+    >>> round(chance(variance=0.25, width=1.0, n=1000), 3)
+    0.074
+    """
+    log = np.log(2 / FALSE_ALARM)
+    return float(np.sqrt(2 * variance * log / n) + width * log / (3 * n))
+
+
+def bounded_variance(mean: float, bounds: tuple[float, float]) -> float:
+    """Return the largest variance of numbers within bounds that have this mean.
+
+    >>> bounded_variance(0.5, (0.0, 1.0))
+    0.25
+    """
+    return max(0.0, (mean - bounds[0]) * (bounds[1] - mean))
 
 
 def normal_quantile(confidence: float) -> float:
@@ -158,9 +181,8 @@ def exact_point(
 ) -> Point:
     """Make a point of a number that is not random, with the interval of its rounding."""
     half = ROUNDING * max(1.0, abs(measured))
-    return Point(
-        quantity, label, float(predicted), measured, measured - half, measured + half, unit
-    )
+    low, high = measured - half, measured + half
+    return Point(quantity, label, float(predicted), measured, low, high, unit, tolerance=half)
 
 
 def interval_point(
@@ -170,20 +192,26 @@ def interval_point(
     error: float,
     unit: PointUnit,
     confidence: float,
+    tolerance: float,
 ) -> Point:
     """Make a point with the normal interval of a standard error; `name` is quantity and label."""
     half = normal_quantile(confidence) * error
-    return Point(
-        *name, float(predicted), measured, measured - half, measured + half, unit, sampled=True
-    )
+    low, high = measured - half, measured + half
+    return Point(*name, float(predicted), measured, low, high, unit, tolerance)
 
 
 def mean_point(
-    name: tuple[str, str], predicted: float, values: np.ndarray, unit: PointUnit, confidence: float
+    name: tuple[str, str],
+    predicted: float,
+    values: np.ndarray,
+    unit: PointUnit,
+    confidence: float,
+    tolerance: float,
 ) -> Point:
     """Make a point of the mean of values ``(P, N)``, stratified by prompt."""
     error = np.sqrt((values.var(axis=1, ddof=1) / values.shape[1]).mean() / len(values))
-    return interval_point(name, predicted, float(values.mean()), float(error), unit, confidence)
+    mean = float(values.mean())
+    return interval_point(name, predicted, mean, float(error), unit, confidence, tolerance)
 
 
 def share_point(
@@ -200,7 +228,8 @@ def share_point(
     half = normal / scale * float(np.sqrt(share * (1 - share) / n + normal**2 / (4 * n**2)))
     low = min(middle - half, share)
     high = max(middle + half, share)
-    return Point(*name, float(predicted), share, low, high, "probability", sampled=True)
+    tolerance = chance(bounded_variance(predicted, (0.0, 1.0)), 1.0, n)
+    return Point(*name, float(predicted), share, low, high, "probability", tolerance)
 
 
 def importance_mean(values: np.ndarray, log_weights: np.ndarray) -> tuple[float, float]:
@@ -221,3 +250,16 @@ def importance_mean(values: np.ndarray, log_weights: np.ndarray) -> tuple[float,
     bias = -(residuals * weights).sum(axis=1) / (N - 1) / (N * mean**2)
     variance = (residuals**2).sum(axis=1) / (N - 1) / (N * mean**2)
     return float((ratio - bias).mean()), float(np.sqrt(variance.mean() / len(values)))
+
+
+def effective_number(log_weights: np.ndarray) -> float:
+    """Return how many equal weights estimate as well as these, ``(P, N)``, a mean for each row.
+
+    Kish's ``(Σ w)²/Σ w²`` of each row, and of the average over rows ``P² / Σ_p 1/n_p``.
+
+    >>> effective_number(np.zeros((2, 8)))
+    16.0
+    """
+    weights = np.exp(log_weights - log_weights.max(axis=1, keepdims=True))
+    of_row = weights.sum(axis=1) ** 2 / (weights**2).sum(axis=1)
+    return float(len(of_row) ** 2 / (1 / of_row).sum())

@@ -32,6 +32,9 @@ import torch
 from llm_bridge.check.points import (
     Point,
     Sampling,
+    bounded_variance,
+    chance,
+    effective_number,
     exact_point,
     importance_mean,
     interval_point,
@@ -50,7 +53,7 @@ from theory.arrays.namespace import require_positive
 from theory.mdp.policy import Policy
 from theory.mdp.responses import Responses, greedy_response, log_prob, map_response
 from theory.mdp.token_mdp import TokenMDP
-from theory.mdp.values import plain_value
+from theory.mdp.values import covariance, plain_value
 from theory.solve.reward import preference_tv, returns
 from theory.solve.soft import power_policy, soft_optimal
 
@@ -239,9 +242,10 @@ class Validation:
         error = ("mean preference error (TV)", label)
         tv = preference_tv(delta, other)
         confidence = self.sampling.confidence
+        allowed = chance(bounded_variance(predicted[1], (0.0, 1.0)), 1.0, P * pairs)
         return [
             share_point(agreement, predicted[0], (1 + signs) / 2, confidence),
-            mean_point(error, predicted[1], tv, "probability", confidence),
+            mean_point(error, predicted[1], tv, "probability", confidence, allowed),
         ]
 
     def values(self, truth: Truth, *, exponent: float = 2.0, width: int = 16) -> list[Point]:
@@ -278,17 +282,21 @@ class Validation:
         power = float(plain_value(mdp, power_policy(self.policy, exponent)))
         sampled = float(plain_value(mdp, self.policy))
         name = ("value of sampling", "")
-        sampling = (
-            share_point(name, sampled, worth, confidence)
-            if unit == "probability"
-            else mean_point(name, sampled, worth, unit, confidence)
-        )
+        extent = truth.bounds[1] - truth.bounds[0]
+        if unit == "probability":
+            sampling = share_point(name, sampled, worth, confidence)
+        else:
+            spread = self.policy.dynamics.average(covariance(self.policy, mdp.rewards, mdp.rewards))
+            allowed = chance(float(spread), extent, P * draws)
+            sampling = mean_point(name, sampled, worth, unit, confidence, allowed)
+        n = effective_number(log_probs * (exponent - 1))
+        allowed = chance(bounded_variance(power, truth.bounds), extent, n)
         powered = (f"value of π̂^{exponent:g}", "")
         return [
             sampling,
             self._of_one_response(truth, "greedy decoding", predicted, self._generated(1, None)[0]),
             self._of_one_response(truth, "the MAP response", predicted, *self._searched(width)),
-            interval_point(powered, power, estimate, error, unit, confidence),
+            interval_point(powered, power, estimate, error, unit, confidence, allowed),
         ]
 
     # --- Tables ---
@@ -391,7 +399,10 @@ class Validation:
         point = exact_point(
             f"value of {name}", "", predicted[name], float(worth.mean()), truth.unit
         )
-        return point._replace(low=min(point.low, float(low)), high=max(point.high, float(high)))
+        low = min(point.low, float(low))
+        high = max(point.high, float(high))
+        tolerance = max(point.measured - low, high - point.measured)
+        return point._replace(low=low, high=high, tolerance=tolerance)
 
     def _texts(self, ids: Sequence[np.ndarray]) -> list[str]:
         return [self.lm.tokenizer.decode(row) for row in ids]

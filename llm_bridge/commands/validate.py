@@ -17,7 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llm_bridge.check.points import Point, Sampling
-from llm_bridge.commands.options import HORIZON, TreeOptions, read_second, require_packages
+from llm_bridge.commands.options import (
+    AS_FIRST,
+    HORIZON,
+    TreeOptions,
+    read_second,
+    require_packages,
+)
 from llm_bridge.models.spec import ModelSpec
 from llm_bridge.read.reading import RewardReading
 from theory.commands import shared
@@ -293,7 +299,7 @@ def run(arguments: argparse.Namespace) -> int:
     identity |= {"horizon": subject.horizon, "prompts": prompts}
     with RunFolder(request.options.out, identity, lines=[POINTS]) as folder:
         points = _Comparison(request, subject).points(folder)
-        off = off_the_diagonal(points, request.sampling.confidence)
+        off = off_the_diagonal(points)
         report = _report(request, subject, points, off)
         report.save(folder.path)
         found = {"run": identity, "holds": not off}
@@ -365,7 +371,14 @@ COMMAND = Command(
     "a model's measured rewards, preferences and values against what tables predict",
     (
         Group(ModelSpec, MODELS, without=("temperature",), optional=True),
-        Group(ModelSpec, MODELS, prefix="expert-", without=("temperature",), optional=True),
+        Group(
+            ModelSpec,
+            MODELS,
+            prefix="expert-",
+            without=("temperature",),
+            optional=True,
+            defaults=AS_FIRST | {"dtype": "that of --dtype"},
+        ),
         Group(RewardReading, "reward"),
         Group(ValidateOptions),
         Group(TreeOptions, without=("tokens", "alpha", "memory")),

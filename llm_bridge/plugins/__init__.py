@@ -113,11 +113,11 @@ def read_variables(options: type[T], without: Collection[str] = ()) -> T:
     >>> os.environ["ENDORM_ALPHA"] = "0.5"
     >>> read_variables(RewardReading)
     RewardReading(alpha=0.5, gauge='logits', terminal='zero')
-    >>> os.environ["ENDORM_ALPHA"] = "hot"
+    >>> os.environ["ENDORM_GAUGE"] = "q"
     >>> read_variables(RewardReading)
     Traceback (most recent call last):
-    ValueError: ENDORM_ALPHA=hot: must be a number, from 1e-09 to 1e+09 reward units per nat
-    >>> del os.environ["ENDORM_ALPHA"]
+    ValueError: ENDORM_GAUGE=q: must be one of logits, logprob
+    >>> del os.environ["ENDORM_ALPHA"], os.environ["ENDORM_GAUGE"]
 
     """
     variables = {name: PREFIX + name.upper() for name in options.declared() if name not in without}
