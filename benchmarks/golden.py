@@ -456,11 +456,20 @@ class Text(tuple):
     __slots__ = ()
 
 
+def name_of(item):
+    """Name of an object in a list; of a finding its group and statement."""
+    if not isinstance(item, dict):
+        return ""
+    parts = (item.get("group"), item.get("statement"))
+    name = item.get("name") or ", ".join(part for part in parts if isinstance(part, str) and part)
+    return name if isinstance(name, str) else ""
+
+
 def flatten(value, path, table):
     """Put what a JSON value holds into a table, by path."""
     if isinstance(value, list) and value:
-        names = [item.get("name") if isinstance(item, dict) else None for item in value]
-        if all(isinstance(name, str) for name in names) and len(set(names)) == len(names):
+        names = [name_of(item) for item in value]
+        if all(names) and len(set(names)) == len(names):
             table[f"{path}/(order)"] = Order(names)
             value = dict(zip(names, value, strict=True))
         else:
