@@ -73,7 +73,7 @@ class Enclosure:
 
     def upper(self) -> np.ndarray:
         """Return doubles that are no less than the numbers."""
-        raise NotImplementedError
+        return np.asarray(-((-self).lower()))
 
     def sum(self, axis: Any = None, keepdims: bool = False) -> Self:
         """Sum over axes."""
@@ -276,20 +276,9 @@ class Enclosure:
     def __ne__(self, other: Any) -> Any:
         return ~self.compare("equal", self.of(other))
 
-    def _less(self, other: Self) -> Any:
-        return self.compare("less", other)
-
-    def _less_equal(self, other: Self) -> Any:
-        return self.compare("less_equal", other)
-
-    def _greater(self, other: Self) -> Any:
-        return other.compare("less", self)
-
-    def _greater_equal(self, other: Self) -> Any:
-        return other.compare("less_equal", self)
-
-    def _equal(self, other: Self) -> Any:
-        return self.compare("equal", other)
+    # NumPy's names of the comparisons
+    _less, _less_equal, _equal = __lt__, __le__, __eq__
+    _greater, _greater_equal = __gt__, __ge__
 
     def _square(self) -> Any:
         return self * self

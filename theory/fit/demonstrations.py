@@ -18,6 +18,7 @@ import numpy as np
 
 from theory.arrays.memory import require_memory
 from theory.arrays.namespace import Array, token_major
+from theory.mdp.checks import first_index
 from theory.mdp.dynamics import Dynamics
 from theory.mdp.policy import Policy, Seed, require_same_dynamics
 from theory.mdp.responses import Responses, check_responses
@@ -292,12 +293,12 @@ def _check_counts(dynamics: Dynamics, counts: Sequence[np.ndarray]) -> None:
         bad = ~((table >= 0) & np.isfinite(table))
         if bad.any():
             raise ValueError(
-                f"counts[{h}] holds {table[bad][0]} at {_first(bad)}: counts must be finite, not "
-                "negative"
+                f"counts[{h}] holds {table[bad][0]} at {first_index(bad)}: counts must be "
+                "finite, not negative"
             )
         mask = dynamics.allowed[h]
         if mask is not None and (table * ~mask).any():
-            where = _first((table > 0) & ~mask)
+            where = first_index((table > 0) & ~mask)
             raise ValueError(
                 f"counts[{h}] holds {table[where]} at {where}, a forbidden token: must be 0 there"
             )
@@ -307,14 +308,10 @@ def _check_counts(dynamics: Dynamics, counts: Sequence[np.ndarray]) -> None:
             raise ValueError(f"counts[{h}] sums to 0: a data set needs at least one response")
         slack = 0 if table.dtype == np.int64 else ROUNDING * total[..., None]
         if arrived is not None and (np.abs(left - arrived) > slack).any():
-            where = _first(np.abs(left - arrived) > slack)
+            where = first_index(np.abs(left - arrived) > slack)
             raise ValueError(
                 f"counts[{h}] has {left[where]} tokens in state {where} where counts[{h - 1}] "
                 f"sends {arrived[where]} "
                 "responses: count whole responses, on these dynamics"
             )
         arrived = dynamics.push(h, table) if h + 1 < len(counts) else None
-
-
-def _first(flags: np.ndarray) -> tuple[int, ...]:
-    return tuple(int(i) for i in np.argwhere(flags)[0])

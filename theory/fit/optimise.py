@@ -1,7 +1,6 @@
-"""Maximisers of the concave objectives of `theory.fit.objectives`.
+"""Maximiser of the concave objectives of `theory.fit.objectives`.
 
-`maximise` is L-BFGS on variables scaled by their curvature and then Newton steps by conjugate
-gradients; `ascend` is plain gradient ascent.
+L-BFGS on variables scaled by their curvature, and then Newton steps by conjugate gradients.
 """
 
 from __future__ import annotations
@@ -12,9 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from scipy.optimize import Bounds, minimize
 
-from theory.fit.objectives import MaxEntDual
-
-__all__ = ["ascend", "maximise"]
+__all__ = ["maximise"]
 
 MAX_NEWTON = 500
 """Newton steps after L-BFGS."""
@@ -57,6 +54,7 @@ def maximise(
         >>> from theory import TokenMDP
         >>> from theory.fit.demonstrations import Demonstrations
         >>> data = Demonstrations(TokenMDP.tree([[[0, 0]]]).dynamics, (np.array([[3, 1]]),))
+        >>> from theory.fit.objectives import MaxEntDual
         >>> theta, _, converged = maximise(MaxEntDual(data, 1.0, 0.0, None), 1e-9, 100)
         >>> round(float(theta[0] - theta[1]), 6), converged  # log 3
         (1.098612, True)
@@ -118,26 +116,3 @@ def _conjugate_gradients(
         length = rest @ rest
         direction = rest + length / before * direction
     return np.asarray(x)
-
-
-def ascend(dual: MaxEntDual, tolerance: float, max_iterations: int) -> tuple[np.ndarray, int, bool]:
-    """Gradient ascent ``θ ← θ + η ∂L/∂θ`` from zero, at a step that ascends for certain.
-
-    Returns:
-        The maximiser, the number of iterations, and whether it converged.
-
-    Example:
-        >>> from theory import TokenMDP
-        >>> from theory.fit.demonstrations import Demonstrations
-        >>> data = Demonstrations(TokenMDP.tree([[[0, 0]]]).dynamics, (np.array([[3, 1]]),))
-        >>> theta, _, _ = ascend(MaxEntDual(data, 1.0, 0.0, None), 1e-9, 1000)
-        >>> round(float(theta[0] - theta[1]), 6)
-        1.098612
-    """
-    theta = np.zeros(len(dual.target))
-    for iteration in range(max_iterations):
-        gradient = dual.value_and_gradient(theta)[1]
-        if np.abs(gradient).max() <= tolerance:
-            return theta, iteration, True
-        theta = theta + dual.safe_step * gradient
-    return theta, max_iterations, False

@@ -31,35 +31,10 @@ from theory.mdp.responses import Responses, check_responses
 from theory.mdp.token_mdp import TokenMDP
 from theory.solve.reward import with_rewards
 
-__all__ = ["Contrast", "RewardFit", "fit_reward", "identifiable_rank", "separable_pairs"]
+__all__ = ["Contrast", "RewardFit", "fit_reward", "separable_pairs"]
 
 MAX_STEPS = 200
 """Newton steps before a fit is given up; a dozen is usual."""
-
-
-def identifiable_rank(dynamics: Dynamics) -> int:
-    """Largest rank of a tabular fit: reachable (state, token) pairs less reachable states.
-
-    A fit of this rank identifies the difference of any two responses to one prompt. Proof: let a
-    reward have equal returns over all responses to each prompt. Then what is still to come from a
-    state on, ``Φ(s)``, depends neither on how it was reached nor on what follows, so ``r(s,a) =
-    Φ(s) − Φ(s⊕a)``; and every ``Φ`` gives such a reward. ``Φ ↦ r`` is one-to-one (``Φ = 0`` after
-    the last token), so these have as many dimensions as there are states.
-
-    Example:
-        >>> identifiable_rank(TokenMDP.tree([[[0, 0]], [[0, 0]] * 2]).dynamics)  # 4 responses: 3
-        3
-    """
-    rank = 0
-    reached = np.ones(dynamics.n_prompts, dtype=bool)
-    for h, mask in enumerate(dynamics.allowed):
-        usable = reached[:, None] & (
-            np.ones((len(reached), dynamics.vocab_size), dtype=bool) if mask is None else mask
-        )
-        rank += int(usable.sum()) - int(reached.sum())
-        if h + 1 < dynamics.horizon:
-            reached = dynamics.push(h, usable.astype(float)) > 0
-    return rank
 
 
 class Contrast(NamedTuple):
@@ -112,7 +87,15 @@ class RewardFit:
 
     @property
     def rank(self) -> int:
-        """Dimension of what the comparisons identify; if tabular, at most `identifiable_rank`."""
+        """Dimension of what the comparisons identify.
+
+        If the reward is tabular it is at most the number of reachable (state, token) pairs less
+        that of reachable states. Proof: let a reward have equal returns over all responses to each
+        prompt. Then what is still to come from a state on, ``Φ(s)``, depends neither on how it was
+        reached nor on what follows, so ``r(s,a) = Φ(s) − Φ(s⊕a)``; and every ``Φ`` gives such a
+        reward. ``Φ ↦ r`` is one-to-one (``Φ = 0`` after the last token), so these have as many
+        dimensions as there are states.
+        """
         return int(self.row_space.shape[1])
 
     def contrast(self, one: Responses, other: Responses) -> Contrast:

@@ -17,6 +17,7 @@ __all__ = [
     "check_reward_range",
     "check_rewards",
     "check_shapes",
+    "first_index",
 ]
 
 
@@ -93,8 +94,8 @@ def check_rewards(
         bad = ~xp.isfinite(counted)
         if bool(xp.any(bad)):
             raise ValueError(
-                f"rewards[{h}] holds {float(counted[bad][0])} at {_first(bad)}: rewards must be "
-                "finite; forbid a token with allowed=, not with an infinite reward"
+                f"rewards[{h}] holds {float(counted[bad][0])} at {first_index(bad)}: rewards must "
+                "be finite; forbid a token with allowed=, not with an infinite reward"
             )
         # A masked reward is stored as zero and need not lie in the range.
         outside = (counted < low) | (counted > high)
@@ -102,14 +103,20 @@ def check_rewards(
             outside = outside & like(mask, table)
         if bool(xp.any(outside)):
             raise ValueError(
-                f"rewards[{h}] holds {float(counted[outside][0]):.6g} at {_first(outside)}, "
+                f"rewards[{h}] holds {float(counted[outside][0]):.6g} at {first_index(outside)}, "
                 f"outside reward_range=({low:g}, {high:g}): pass reward_range=(low, high)"
             )
         checked.append(counted)
     return tuple(checked)
 
 
-def _first(flags: Array) -> tuple[int, ...]:
+def first_index(flags: Array) -> tuple[int, ...]:
+    """Return where the first flag is set.
+
+    Example:
+        >>> first_index(np.array([[False, True]]))
+        (0, 1)
+    """
     flags = flags if is_numpy_array(flags) else flags.cpu().numpy()
     return tuple(int(i) for i in np.argwhere(flags)[0])
 

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import shortest_path
 
-from theory.mdp.checks import check_reward_range
+from theory.mdp.checks import check_reward_range, first_index
 
 __all__ = ["DiscountedMDP", "reachable", "require_stationary"]
 
@@ -87,8 +87,7 @@ class DiscountedMDP:
         outside = ~((table >= low) & (table <= high))
         if outside.any():
             raise ValueError(
-                f"rewards holds {table[outside][0]:.6g} at "
-                f"{tuple(map(int, np.argwhere(outside)[0]))}, outside "
+                f"rewards holds {table[outside][0]:.6g} at {first_index(outside)}, outside "
                 f"reward_range=({low:g}, {high:g}): rewards must be finite; pass "
                 "reward_range=(low, high)"
             )
