@@ -439,19 +439,11 @@ class _Namespace:
 
     @staticmethod
     def any(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
-        return (
-            Truth.of(x).any(axis)
-            if isinstance(x, Truth)
-            else np.any(x, axis=axis, keepdims=keepdims)
-        )
+        return x.any(axis) if isinstance(x, Truth) else np.any(x, axis=axis, keepdims=keepdims)
 
     @staticmethod
     def all(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
-        return (
-            Truth.of(x).all(axis)
-            if isinstance(x, Truth)
-            else np.all(x, axis=axis, keepdims=keepdims)
-        )
+        return x.all(axis) if isinstance(x, Truth) else np.all(x, axis=axis, keepdims=keepdims)
 
     @staticmethod
     def argmax(*_: Any, **__: Any) -> Any:

@@ -66,15 +66,16 @@ class LinearFeatures:
 
     def expectation(self, weights: Sequence[np.ndarray]) -> np.ndarray:
         """Return ``Σ w(s,a) φ(s,a)`` of `H` tables of weights: ``(k,)``."""
-        return np.asarray(
-            sum(np.einsum("sa,sak->k", w, t) for w, t in zip(weights, self.phi, strict=True))
-        )
+        return _weighted(weights, self.phi)
 
     def square(self, weights: Sequence[np.ndarray]) -> np.ndarray:
         """Return ``Σ w(s,a) φ(s,a)²`` of `H` tables of weights: ``(k,)``."""
-        return np.asarray(
-            sum(np.einsum("sa,sak->k", w, t**2) for w, t in zip(weights, self.phi, strict=True))
-        )
+        return _weighted(weights, [table**2 for table in self.phi])
+
+
+def _weighted(weights: Sequence[np.ndarray], phi: Sequence[np.ndarray]) -> np.ndarray:
+    terms = (np.einsum("sa,sak->k", w, t) for w, t in zip(weights, phi, strict=True))
+    return np.asarray(sum(terms))
 
 
 def check_features(features: Sequence[Any], dynamics: Dynamics) -> list[np.ndarray]:

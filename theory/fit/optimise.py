@@ -6,10 +6,12 @@ L-BFGS on variables scaled by their curvature, and then Newton steps by conjugat
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from scipy.optimize import Bounds, minimize
+
+from theory.fit.objectives import MaxEntDual, SoftQObjective
 
 __all__ = ["maximise"]
 
@@ -23,22 +25,8 @@ FLAT = 1e-15
 """Gradient or curvature that counts as rounding, on variables scaled to curvatures near one."""
 
 
-class _Concave(Protocol):
-    """A concave objective in reward units per response, with its derivatives."""
-
-    alpha: float
-    n_variables: int
-    reach: float
-
-    def value_and_gradient(self, theta: np.ndarray) -> tuple[float, np.ndarray]: ...
-    def curvature(self, theta: np.ndarray, direction: np.ndarray) -> np.ndarray: ...
-    def scale(self, theta: np.ndarray) -> np.ndarray: ...
-    def size(self, direction: np.ndarray) -> float: ...
-    def shortened(self, step: np.ndarray) -> np.ndarray: ...
-
-
 def maximise(
-    problem: _Concave, tolerance: float, max_iterations: int
+    problem: MaxEntDual | SoftQObjective, tolerance: float, max_iterations: int
 ) -> tuple[np.ndarray, int, bool]:
     """Maximise by L-BFGS from zero, then Newton steps until one is below `tolerance`.
 
@@ -54,7 +42,6 @@ def maximise(
         >>> from theory import TokenMDP
         >>> from theory.fit.demonstrations import Demonstrations
         >>> data = Demonstrations(TokenMDP.tree([[[0, 0]]]).dynamics, (np.array([[3, 1]]),))
-        >>> from theory.fit.objectives import MaxEntDual
         >>> theta, _, converged = maximise(MaxEntDual(data, 1.0, 0.0, None), 1e-9, 100)
         >>> round(float(theta[0] - theta[1]), 6), converged  # log 3
         (1.098612, True)

@@ -65,8 +65,6 @@ class RewardFit:
             identify. A change of the weights orthogonal to it does not change the likelihood.
         covariance: ``(rank, rank)``: of the fitted weights, in that basis.
         log_likelihood: of the data, nats, without the penalty.
-        gradient_norm: Euclidean norm of the gradient of the objective in the weights: zero at the
-            maximum.
 
     Example:
         >>> dynamics = TokenMDP.tree([[[0, 0]]]).dynamics
@@ -83,7 +81,6 @@ class RewardFit:
     row_space: np.ndarray
     covariance: np.ndarray
     log_likelihood: float
-    gradient_norm: float
 
     @property
     def rank(self) -> int:
@@ -175,9 +172,7 @@ def fit_reward(
         )
     singular = problem.singular
     penalty = l2 / singular**2
-    u, gradient, fisher, log_likelihood = _newton(
-        problem.rows, problem.wins, problem.counts, penalty
-    )
+    u, fisher, log_likelihood = _newton(problem.rows, problem.wins, problem.counts, penalty)
     inverse = np.linalg.inv(fisher + np.diag(penalty))
     weights = np.zeros(problem.design.shape[1])
     weights[problem.columns] = problem.basis @ (u / singular)
@@ -189,7 +184,6 @@ def fit_reward(
         problem.basis,
         covariance=inverse @ fisher @ inverse / np.outer(singular, singular),
         log_likelihood=log_likelihood,
-        gradient_norm=float(np.linalg.norm(singular * gradient)),
     )
 
 
@@ -297,10 +291,10 @@ def _design(
 
 def _newton(
     rows: np.ndarray, wins: np.ndarray, counts: np.ndarray, penalty: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+) -> tuple[np.ndarray, np.ndarray, float]:
     """Maximise ``Σ [w log σ(x·u) + (n − w) log σ(−x·u)] − ½ Σ penalty u²``.
 
-    Returns the maximiser, the gradient, the Fisher information and the log-likelihood there.
+    Returns the maximiser, the Fisher information and the log-likelihood there.
     """
 
     def loss(u: np.ndarray, penalty: np.ndarray) -> float:
@@ -317,7 +311,7 @@ def _newton(
         gradient = rows.T @ (wins * q - (counts - wins) * p) - penalty * u
         fisher = rows.T @ (rows * (counts * p * q)[:, None])
         if done:
-            return u, gradient, fisher, -loss(u, 0.0 * penalty)
+            return u, fisher, -loss(u, 0.0 * penalty)
         step = np.linalg.solve(fisher + np.diag(penalty), gradient)
         gain = float(gradient @ step)  # twice what the quadratic model still promises
         # √gain is the distance to go in standard errors, and one full step more squares it.

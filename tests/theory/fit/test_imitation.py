@@ -779,7 +779,7 @@ def test_rare_states_are_as_exact_as_common_ones():
 def test_closed_forms_take_batches():
     mdp = build("window", np.random.default_rng(0), 2, 3, 4, window=1)
     alphas = np.array([0.2, 1.0, 3.0])
-    data = Demonstrations.sample(soft_optimal(mdp, 0.5).policy, 5000, 0, batch=(3,))
+    data = Demonstrations.sample(soft_optimal(mdp, 0.5).policy, np.full(3, 5000), 0)
     for route in (next_token_mle, endogenous):
         fit = route(data, alphas)
         for i, alpha in enumerate(alphas):
@@ -797,7 +797,7 @@ def test_closed_forms_take_batches():
     assert_allclose(
         smoothed.log_probs[2][1], fitted_model(data[1], "witten-bell").log_probs[2], rtol=1e-12
     )
-    sparse = Demonstrations.sample(soft_optimal(mdp, 0.5).policy, 5, 0, batch=(3,))
+    sparse = Demonstrations.sample(soft_optimal(mdp, 0.5).policy, np.full(3, 5), 0)
     assert next_token_mle(sparse, 1.0).policy.batch_shape == (3,)
     with pytest.raises(ValueError, match="different supports; take them one at a time"):
         _ = next_token_mle(sparse, 1.0).reward
@@ -1052,7 +1052,7 @@ def test_against_the_imitation_package(tmp_path):
             custom_logger=logger.configure(tmp_path, format_strs=[]),
         )
         irl.train(max_iter=5000)
-    theirs = Policy.from_probs(mdp.dynamics, [irl.policy.pi[h] for h in range(H)], tolerance=1e-5)
+    theirs = Policy.from_logits(mdp.dynamics, [np.log(irl.policy.pi[h]) for h in range(H)])
     assert row_tv(theirs, fit.policy, everywhere) < 1e-3
 
 
