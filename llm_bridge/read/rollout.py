@@ -307,9 +307,9 @@ def generate(
 
     """
     device = device_of(actor)
-    texts = [torch.as_tensor(prompt, dtype=torch.long, device=device) for prompt in prompts]
+    texts = [torch.as_tensor(prompt, dtype=torch.long) for prompt in prompts]
     ids, mask = (
-        pad_sequence(rows, batch_first=True, padding_side="left")
+        pad_sequence(rows, batch_first=True, padding_side="left").to(device)
         for rows in (texts, [torch.ones_like(text, dtype=torch.bool) for text in texts])
     )
     log_policy, cache = actor(ids, mask)

@@ -56,6 +56,10 @@ class Balls(Enclosure):
         with np.errstate(all="ignore"):
             return np.asarray(_least(self.data), dtype=np.float64)
 
+    def upper(self) -> np.ndarray:
+        """See `Enclosure.upper`."""
+        return np.asarray(-((-self).lower()))
+
     def is_finite(self) -> np.ndarray:
         """See `Enclosure.is_finite`."""
         return _flags(_is_finite, self.data)

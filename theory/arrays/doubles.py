@@ -75,12 +75,17 @@ class Doubles(Enclosure):
 
     def lower(self) -> np.ndarray:
         """See `Enclosure.lower`."""
+        return self._end(-1.0)
+
+    def upper(self) -> np.ndarray:
+        """See `Enclosure.upper`."""
+        return self._end(1.0)
+
+    def _end(self, side: float) -> np.ndarray:
         with np.errstate(all="ignore"):
-            least = np.nextafter(self.mid - self.rad, -np.inf)
-        found: np.ndarray = np.where(
-            self.rad == 0, self.mid, np.where(np.isnan(least), -np.inf, least)
-        )
-        return found
+            end = np.nextafter(self.mid + side * self.rad, side * np.inf)
+        known = np.where(np.isnan(end), side * np.inf, end)
+        return np.where(self.rad == 0, self.mid, known)
 
     def is_finite(self) -> np.ndarray:
         """See `Enclosure.is_finite`."""

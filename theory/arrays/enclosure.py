@@ -73,7 +73,7 @@ class Enclosure:
 
     def upper(self) -> np.ndarray:
         """Return doubles that are no less than the numbers."""
-        return np.asarray(-((-self).lower()))
+        raise NotImplementedError
 
     def sum(self, axis: Any = None, keepdims: bool = False) -> Self:
         """Sum over axes."""
