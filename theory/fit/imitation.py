@@ -127,7 +127,7 @@ def next_token_mle(
         demonstrations: one data set or a batch.
         alpha: temperature in reward units, scalar or ``batch``. The policy does not depend on it.
         smoothing: ``0`` for none, ``λ > 0`` to add to every count, or ``"witten-bell"`` for
-            back-off over windows; the formulas are in `theory.fit.demonstrations.fitted_model`.
+            back-off over windows; the formulas are in `theory.fit.smoothing.fitted_model`.
 
     Returns:
         The fit in the gauge ``V̂ ≡ 0``: ``Q = r̂ = α log π̂``. An unvisited state has the uniform

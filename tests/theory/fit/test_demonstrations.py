@@ -571,7 +571,7 @@ def test_other_refusals(monkeypatch):
             fitted_model(data, smoothing)
     with pytest.raises(ValueError, match="states of a table have no suffixes"):
         fitted_model(Demonstrations.sample(soft_optimal(table, 1.0).policy, 5, 0), "witten-bell")
-    with pytest.raises(ValueError, match="needs counts and the demonstrations hold weights"):
+    with pytest.raises(ValueError, match="needs counts, and the demonstrations hold weights"):
         fitted_model(Demonstrations.of_policy(soft_optimal(mdp, 1.0).policy), "witten-bell")
     monkeypatch.setattr(theory.arrays.memory, "available_memory", lambda: 1000)
     with pytest.raises(
