@@ -185,7 +185,7 @@ def _run(scorer: Scorer, work: Plan, folder: RunFolder, batch_tokens: int) -> in
     from llm_bridge.preferences import run as scoring
 
     try:
-        return scoring.run(scorer, work, folder, progress=folder.processes.first)
+        return scoring.run(scorer, work, folder)
     except torch.OutOfMemoryError:
         raise ValueError(
             f"--batch-tokens={batch_tokens}: out of memory; give fewer, and another --out"
@@ -200,7 +200,7 @@ def _scorer(task: _Task) -> tuple[Scorer, CausalLM, dict[str, Any]]:
 
     options = task.options
     explicit = options.method == "reward-model"
-    lm = task.model.load_reward_model() if explicit else task.model.load()
+    lm = task.model.load(reward_model=explicit)
     if options.chat_template is not None:
         lm.tokenizer.chat_template = _read(options.chat_template, "--chat-template")
     chat = bool(lm.tokenizer.chat_template) and not options.plain

@@ -39,8 +39,8 @@ POSITIONS = 1024
 ON_GPU = 4
 """Factor on both for a GPU, which would wait between kernels that are smaller."""
 
-FACTORS = {"logit_scale": 1, "lm_head_multiplier": 1, "output_multiplier": 1, "logits_scaling": -1}
-"""Config fields that scale the logits, each with its power; −1 means divide."""
+FACTORS = ("logit_scale", "lm_head_multiplier", "output_multiplier", "logits_scaling")
+"""Config fields that multiply or divide the logits."""
 
 CAPS = ("final_logit_softcapping", "logits_soft_cap")
 """Config fields that cap the logits by ``cap·tanh(f/cap)``."""
@@ -361,12 +361,9 @@ def find_head(lm: CausalLM) -> tuple[Any, Head | None, int]:
     module = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     decoders = [model.get_decoder()] if hasattr(model, "get_decoder") else []
     decoders += [getattr(model, name) for name in ("base_model", "model") if hasattr(model, name)]
-    factors = [(getattr(config, name, None), power) for name, power in FACTORS.items()]
+    factors = [getattr(config, name, None) for name in FACTORS]
     scales = [
-        float(x) ** sign
-        for x, power in factors
-        if isinstance(x, int | float) and x
-        for sign in (power, -power)
+        scale for x in factors if isinstance(x, int | float) and x for scale in (float(x), 1 / x)
     ]
     caps = [float(x) for name in CAPS if (x := getattr(config, name, None))]
     for decoder, cap, scale in itertools.product(

@@ -58,8 +58,15 @@ class CausalLM:
         positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return None if positions is None else int(positions)
 
+    def require_room(self, what: str, positions: int) -> None:
+        """Raise `ValueError` unless the model has that many positions."""
+        if self.context is not None and positions > self.context:
+            raise ValueError(
+                f"{what} need {positions} positions, {self.name} has {self.context}; shorten them"
+            )
 
-def load_checkpoint(spec: ModelSpec, *, reward_model: bool = False) -> CausalLM:
+
+def load_checkpoint(spec: ModelSpec, *, reward_model: bool) -> CausalLM:
     """Load model and tokenizer from a local folder or from the hub, as `ModelSpec.load` does before
     it changes the weights.
 
@@ -283,8 +290,12 @@ def _looks_like_path(name: str) -> bool:
     return name.startswith((".", "~", os.sep)) or name.count(os.sep) > 1 or os.path.exists(name)
 
 
+def _architectures(config: Any) -> list[str]:
+    return getattr(config, "architectures", None) or [type(config).__name__]
+
+
 def _require_causal(config: Any) -> None:
-    architectures = getattr(config, "architectures", None) or [type(config).__name__]
+    architectures = _architectures(config)
     # A masked language model would load (the auto class has a causal head for it) and predict the
     # wrong thing.
     masked = any(architecture.endswith("ForMaskedLM") for architecture in architectures)
@@ -293,10 +304,8 @@ def _require_causal(config: Any) -> None:
 
 
 def _require_one_label(config: Any) -> None:
-    architectures = getattr(config, "architectures", None) or [type(config).__name__]
-    if not any(
-        architecture.endswith("ForSequenceClassification") for architecture in architectures
-    ):
+    architectures = _architectures(config)
+    if not any(name.endswith("ForSequenceClassification") for name in architectures):
         raise ValueError(f"a {architectures[0]} is not a sequence classifier")
     if config.num_labels != 1:
         raise ValueError(f"it has {config.num_labels} labels, a reward model has one")

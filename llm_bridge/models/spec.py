@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from theory.commands.options import OptionError, Options, option
 
@@ -72,11 +72,6 @@ class ModelSpec(Options):
         if self.device is not None and self.device_map is not None:
             raise OptionError("device", "and {device_map}: give one of them")
 
-    @property
-    def weights(self) -> tuple[Any, ...]:
-        """What tells its weights from those of another specification."""
-        return self.model, self.dtype, self.bits, self.adapter, self.device, self.device_map
-
     def __str__(self) -> str:
         """How it is read, for reports that name the model themselves."""
         parts = [self.dtype, f"temperature {self.temperature:g}"]
@@ -84,30 +79,23 @@ class ModelSpec(Options):
         parts += [] if self.adapter is None else [f"adapter {Path(self.adapter).name}"]
         return ", ".join(parts)
 
-    def load(self) -> CausalLM:
+    def load(self, *, reward_model: bool = False) -> CausalLM:
         """Load the causal language model, merge the adapter, round the weights.
+
+        Args:
+            reward_model: load an explicit reward model instead, a sequence classifier with one
+                label.
 
         Raises:
             OSError: the model or the adapter cannot be loaded.
-            ValueError: it is no causal language model, its checkpoint is incomplete, the adapter
-                or the tokenizer is another model's, or there is nothing to round.
+            ValueError: it is no such model, its checkpoint is incomplete, the adapter or the
+                tokenizer is another model's, or there is nothing to round.
 
         """
         from llm_bridge.models.load import load_checkpoint
-
-        return self._changed(load_checkpoint(self))
-
-    def load_reward_model(self) -> CausalLM:
-        """Load an explicit reward model, a sequence classifier with one label, as `load` does a
-        causal one.
-        """
-        from llm_bridge.models.load import load_checkpoint
-
-        return self._changed(load_checkpoint(self, reward_model=True))
-
-    def _changed(self, lm: CausalLM) -> CausalLM:
         from llm_bridge.models.weights import merge_adapter, quantise
 
+        lm = load_checkpoint(self, reward_model=reward_model)
         if self.adapter is not None:
             lm = merge_adapter(lm, self.adapter)
         if self.bits is not None:
@@ -125,7 +113,8 @@ class ModelSpec(Options):
         from llm_bridge.models.load import require_same_vocabulary
 
         lm = self.load()
-        teacher = lm if self.weights == expert.weights else expert.load()
+        same = replace(expert, temperature=self.temperature) == self
+        teacher = lm if same else expert.load()
         require_same_vocabulary(lm, teacher)
         return lm, teacher
 

@@ -33,15 +33,17 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
 from llm_bridge.models.load import first_line
+from llm_bridge.models.prompts import Prompt
 from llm_bridge.models.spec import ModelSpec
-from llm_bridge.read.reward import Aggregation, EndogenousReward, Ids, RewardReading, Score
+from llm_bridge.read.prefixes import Ids
+from llm_bridge.read.reward import Aggregation, EndogenousReward, RewardReading, Score
 from theory.commands.options import OptionError, Options, option
 
 __all__ = [
@@ -58,9 +60,6 @@ __all__ = [
 ]
 
 T = TypeVar("T", bound=Options)
-
-Prompt: TypeAlias = str | Sequence[Mapping[str, Any]]
-"""A text, or a conversation of messages with ``role`` and ``content``."""
 
 Rewards: TypeAlias = Callable[[Sequence[Ids], Sequence[Ids]], list[float]]
 """From the ids of prompts and of their responses to a reward for each response."""

@@ -26,7 +26,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from llm_bridge.plugins import Prompt, encode_prompts, from_environment, id_rewards
-from llm_bridge.read.reward import Aggregation, EndogenousReward, Ids
+from llm_bridge.read.prefixes import Ids
+from llm_bridge.read.reward import Aggregation, EndogenousReward
 
 __all__ = ["endogenous_reward", "make_reward_func"]
 

@@ -27,14 +27,10 @@ __all__ = [
     "domain_matrix",
     "of_pairs",
     "summary",
-    "win_table",
 ]
 
-Scores: TypeAlias = (
-    Mapping[Key, float] | Sequence[tuple[Sequence[float] | Array, Sequence[float] | Array]]
-)
-"""Scores by response: by key (`Comparison.responses`), or chosen and rejected ones of each
-comparison in turn; or by pair (`of_pairs`)."""
+Scores: TypeAlias = Mapping[Key, float]
+"""Scores by key of the response (`Comparison.responses`), or of the pair (`of_pairs`)."""
 
 PAIR = "pair"
 """Role, in a key, of a chosen and a rejected response judged together."""
@@ -54,32 +50,20 @@ def aligned(
         name: what an error calls the scores.
 
     Raises:
-        ValueError: an id appears twice, a score is missing or NaN, or a shape does not fit.
+        ValueError: an id appears twice, or a score is missing or NaN.
 
     Example:
         >>> row = Comparison("s/0", "2 + 2?", ("4",), ("5", "6"), "s")
-        >>> aligned([row], [([1.0], [0.0, 2.0])])
+        >>> aligned([row], dict(zip([key for key, _ in row.responses()], [1.0, 0.0, 2.0])))
         [(array([1.]), array([0., 2.]))]
 
     """
     _require_different(comparisons)
-    if not isinstance(scores, Mapping) and len(scores) != len(comparisons):
-        raise ValueError(f"{name} are for {len(scores)} comparisons, not {len(comparisons)}")
     arrays = []
-    for n, comparison in enumerate(comparisons):
-        keys = [key for key, _ in comparison.responses()]
-        sizes = len(comparison.chosen), len(comparison.rejected)
-        if isinstance(scores, Mapping):
-            flat = _of_keys(keys, scores, name)
-            chosen, rejected = flat[: sizes[0]], flat[sizes[0] :]
-        else:
-            chosen, rejected = (np.asarray(side, dtype=float) for side in scores[n])
-        if (chosen.shape, rejected.shape) != ((sizes[0],), (sizes[1],)):
-            shapes = f"{chosen.shape} and {rejected.shape}"
-            raise ValueError(f"{name} of {comparison.id}: shapes {shapes}, not {sizes}")
-        if np.isnan(chosen).any() or np.isnan(rejected).any():
-            raise ValueError(f"{name} of {comparison.id}: NaN")
-        arrays.append((chosen, rejected))
+    for comparison in comparisons:
+        flat = _of_keys([key for key, _ in comparison.responses()], scores, name)
+        n = len(comparison.chosen)
+        arrays.append((flat[:n], flat[n:]))
     return arrays
 
 
@@ -89,11 +73,14 @@ def _require_different(comparisons: Sequence[Comparison]) -> None:
             raise ValueError(f"{times} comparisons have the id {identity!r}")
 
 
-def _of_keys(keys: Sequence[Key], scores: Mapping[Key, float], name: str) -> Array:
+def _of_keys(keys: Sequence[Key], scores: Scores, name: str) -> Array:
     missing = [key for key in keys if key not in scores]
     if missing:
         raise ValueError(f"{name} have nothing for {missing[0]}")
-    return np.array([scores[key] for key in keys], dtype=float)
+    found = np.array([scores[key] for key in keys], dtype=float)
+    if np.isnan(found).any():
+        raise ValueError(f"{name} of {keys[0][0]}: NaN")
+    return found
 
 
 def of_pairs(scores: Scores) -> bool:
@@ -106,53 +93,30 @@ def of_pairs(scores: Scores) -> bool:
         (True, False)
 
     """
-    return isinstance(scores, Mapping) and any(role == PAIR for _, role, _ in scores)
-
-
-def win_table(comparison: Comparison, chosen: Array, rejected: Array) -> Array:
-    """Compute wins ``(C, R)`` of chosen response `i` against rejected response `j`.
-
-    On RM-Bench rows and columns are the styles.
-
-    Raises:
-        ValueError: a score is NaN.
-
-    Example:
-        >>> row = Comparison("s/0", "2 + 2?", ("4",), ("5", "6"), "s")
-        >>> win_table(row, np.array([1.0]), np.array([0.0, 1.0]))
-        array([[1. , 0.5]])
-
-    """
-    return _wins(comparison, _signs(chosen, rejected))
+    return any(role == PAIR for _, role, _ in scores)
 
 
 def _signs(chosen: Array, rejected: Array) -> Array:
     """Compare each chosen with each rejected score: 1 above, 0 equal, −1 below; ``(C, R)``."""
-    if np.isnan(chosen).any() or np.isnan(rejected).any():
-        raise ValueError(
-            "scores: NaN, which is neither above nor below another, nor equal; leave the "
-            "comparison out"
-        )
     return (chosen[:, None] > rejected).astype(int) - (chosen[:, None] < rejected)
 
 
 def _wins(comparison: Comparison, signs: Array) -> Array:
+    """Return the wins ``(C, R)``: 1, 0, and for a tie 1/2, or 0 on RM-Bench."""
     tie = 0.0 if comparison.is_rm_bench else 0.5
     return np.where(signs == 0, tie, (signs > 0).astype(float))
 
 
 def _all_signs(comparisons: Sequence[Comparison], scores: Scores) -> list[Array]:
-    if not isinstance(scores, Mapping) or not of_pairs(scores):
+    if not of_pairs(scores):
         return [_signs(*sides) for sides in aligned(comparisons, scores)]
     _require_different(comparisons)
     tables = []
     for comparison in comparisons:
         shape = len(comparison.chosen), len(comparison.rejected)
         keys = [(comparison.id, PAIR, k) for k in range(shape[0] * shape[1])]
-        tables.append(_of_keys(keys, scores, "scores").reshape(shape))
-        if np.isnan(tables[-1]).any():
-            raise ValueError(f"scores of {comparison.id}: NaN")
-    return [np.sign(table) for table in tables]
+        tables.append(np.sign(_of_keys(keys, scores, "scores").reshape(shape)))
+    return tables
 
 
 def domain_matrix(comparisons: Sequence[Comparison], scores: Scores) -> dict[str, dict[str, float]]:
@@ -165,7 +129,7 @@ def domain_matrix(comparisons: Sequence[Comparison], scores: Scores) -> dict[str
 
     Example:
         >>> row = Comparison("a/0", "Why?", ("x",), ("y",), "a", None, ("a",), ("b",))
-        >>> domain_matrix([row], [([2.0], [1.0])])
+        >>> domain_matrix([row], {("a/0", "chosen", 0): 2.0, ("a/0", "rejected", 0): 1.0})
         {'a': {'a': 1.0, 'b': 0.0}}
 
     """
@@ -229,9 +193,10 @@ def summary(
         ValueError: there is no comparison, an option is out of range, or see `aligned`.
 
     Example:
-        >>> row = Comparison("s/0", "2 + 2?", ("4",), ("5", "6"), "s")
-        >>> summary([row], [([1.0], [0.0, 2.0])])["accuracy"]["value"]
-        0.5
+        >>> row = Comparison("s/0", "2 + 2?", ("4",), ("5",), "s")
+        >>> scores = {("s/0", "chosen", 0): 2.0, ("s/0", "rejected", 0): 1.0}
+        >>> summary([row], scores)["accuracy"]["value"]
+        1.0
 
     """
     if not comparisons:
@@ -255,12 +220,9 @@ def summary(
         for name in sorted({c.subset for c in comparisons})
     }
     report = asdict(options) | _report(judged, options) | {"subsets": subsets}
-    by_domain = [n for n, c in enumerate(comparisons) if c.chosen_styles == (c.subset,)]
+    by_domain = [c for c in comparisons if c.chosen_styles == (c.subset,)]
     if by_domain and not of_pairs(scores):
-        sides = aligned(comparisons, scores)
-        report["domains"] = domain_matrix(
-            [comparisons[n] for n in by_domain], [sides[n] for n in by_domain]
-        )
+        report["domains"] = domain_matrix(by_domain, scores)
     return report
 
 
@@ -293,9 +255,10 @@ def _judge(
     if tokens is not None:
         lengths["tokens"] = tokens
     wins = {"score": _wins(comparison, signs)}
-    for unit, (a, b) in lengths.items():
-        wins[f"shorter ({unit})"] = win_table(comparison, -a, -b)
-        wins[f"longer ({unit})"] = win_table(comparison, a, b)
+    for unit, sides in lengths.items():
+        longer = _signs(*sides)
+        wins[f"shorter ({unit})"] = _wins(comparison, -longer)
+        wins[f"longer ({unit})"] = _wins(comparison, longer)
     return _Judged(comparison, prompt, lengths, wins, int(np.sum(signs == 0)))
 
 
@@ -366,8 +329,9 @@ def _intervals(
     """Compute value and percentile interval of each column of numbers from `lowest` to 1."""
     tail = (1 - options.confidence) / 2
     units = np.array([one.prompt for one in judged])
-    subsets = [one.comparison.subset if one.comparison.is_rm_bench else "" for one in judged]
-    strata = np.array(subsets)
+    strata = np.array(
+        [one.comparison.subset if one.comparison.is_rm_bench else "" for one in judged]
+    )
     means = bootstrap(
         values, weights, strata, units, resamples=options.resamples, seed=options.seed
     )

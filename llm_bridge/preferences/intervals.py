@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,7 +12,6 @@ from theory.arrays.namespace import require_positive
 __all__ = ["bootstrap", "equal_units_interval"]
 
 Array: TypeAlias = NDArray[Any]
-Labels: TypeAlias = Sequence[Any] | Array | None
 
 EQUAL = 1e-12
 """Means of units that differ by less are equal: they were only added in another order."""
@@ -22,20 +20,20 @@ EQUAL = 1e-12
 def bootstrap(
     values: Array,
     weights: Array,
-    strata: Labels = None,
-    units: Labels = None,
+    strata: Array,
+    units: Array,
     *,
-    resamples: int = 2000,
-    seed: int = 0,
+    resamples: int,
+    seed: int,
 ) -> Array:
     """Compute weighted means of columns on resampled rows: ``(resamples, k)``.
 
     Args:
         values: ``(n, k)`` columns of finite numbers.
         weights: ``(n,)`` positive and finite.
-        strata: ``(n,)`` labels; units are resampled within their stratum. One by default.
+        strata: ``(n,)`` labels; units are resampled within their stratum.
         units: ``(n,)`` labels; rows of one unit (a prompt with several comparisons) are resampled
-            together. Each row its own by default.
+            together.
         resamples: number of resamples.
         seed: seed of the resampling.
 
@@ -44,7 +42,8 @@ def bootstrap(
             some resample would have a mean of nothing.
 
     Example:
-        >>> means = bootstrap(np.array([[0.0], [1.0]]), np.ones(2), resamples=1000)
+        >>> values, one = np.array([[0.0], [1.0]]), np.ones(2)
+        >>> means = bootstrap(values, one, one, np.arange(2), resamples=1000, seed=0)
         >>> means.shape, sorted(set(means[:, 0].tolist()))
         ((1000, 1), [0.0, 0.5, 1.0])
 
@@ -57,15 +56,12 @@ def bootstrap(
     if resamples < 1:
         raise ValueError(f"resamples={resamples}: must be at least 1")
     rng = np.random.default_rng(seed)
-    n = len(values)
-    names, stratum = np.unique([""] * n if strata is None else strata, return_inverse=True)
-    unit = np.arange(n) if units is None else np.unique(units, return_inverse=True)[1]
-    pairs, row_unit = np.unique(np.column_stack([stratum, unit]), axis=0, return_inverse=True)
-    sums = np.zeros((len(pairs), values.shape[1] + 1))
-    np.add.at(sums, row_unit.ravel(), weights[:, None] * np.column_stack([values, np.ones(n)]))
+    stratum, unit = _units(strata, units)
+    sums = np.zeros((len(stratum), values.shape[1] + 1))
+    np.add.at(sums, unit, weights[:, None] * np.column_stack([values, np.ones(len(values))]))
     totals = np.zeros((resamples, sums.shape[1]))
-    for s in range(len(names)):
-        block = sums[pairs[:, 0] == s]
+    for s in range(stratum.max() + 1):
+        block = sums[stratum == s]
         size = len(block)
         step = max(1, 4_000_000 // size)  # resamples at a time, to bound memory
         for start in range(0, resamples, step):
@@ -74,6 +70,13 @@ def bootstrap(
             counts = np.bincount(sampled.ravel(), minlength=m * size).reshape(m, size)
             totals[start : start + m] += counts @ block
     return np.asarray(totals[:, :-1] / totals[:, -1:])
+
+
+def _units(strata: Array, units: Array) -> tuple[Array, Array]:
+    """Return the stratum of each unit, and the unit of each row; numbers from 0 on."""
+    labels = [np.unique(labels, return_inverse=True)[1] for labels in (strata, units)]
+    keys, unit = np.unique(np.column_stack(labels), axis=0, return_inverse=True)
+    return keys[:, 0], unit.ravel()
 
 
 def equal_units_interval(
@@ -101,12 +104,10 @@ def equal_units_interval(
         array([0.692, 1.   ])
 
     """
-    stratum = np.unique(strata, return_inverse=True)[1]
-    unit = np.unique(units, return_inverse=True)[1]
-    keys, row = np.unique(np.column_stack([stratum, unit]), axis=0, return_inverse=True)
-    total = np.bincount(row.ravel(), weights)
-    means = np.bincount(row.ravel(), weights * values) / total
-    group = keys[:, 0] if np.ptp(means) > EQUAL else np.zeros(len(keys), dtype=int)
+    stratum, unit = _units(strata, units)
+    total = np.bincount(unit, weights)
+    means = np.bincount(unit, weights * values) / total
+    group = stratum if np.ptp(means) > EQUAL else np.zeros_like(stratum)
     if any(np.ptp(means[group == g]) > EQUAL for g in range(group.max() + 1)):
         return None
     sizes = np.bincount(group)

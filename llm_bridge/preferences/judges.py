@@ -11,13 +11,20 @@ from llm_bridge.models.load import encode
 from llm_bridge.models.prompts import PAIRWISE, POINTWISE, VERIFIER, Prompt, Question
 from llm_bridge.preferences.accuracy import PAIR
 from llm_bridge.preferences.pairs import Comparison
-from llm_bridge.preferences.scorers import Conversation, Record, Request, columns, compact_ids
+from llm_bridge.preferences.scorers import (
+    Conversation,
+    Record,
+    Request,
+    Scorer,
+    compact_ids,
+    with_facts,
+)
 from llm_bridge.read.reward import EndogenousReward
 
 __all__ = ["GenerativeVerifier", "Judge", "Pairwise", "Pointwise"]
 
 
-class Judge:
+class Judge(Scorer):
     """A model asked a `Question`, read by the probabilities of the tokens that begin its answers.
 
     Tokens that all answers begin with (a space, a template's empty reasoning) are read as part of
@@ -64,11 +71,7 @@ class Judge:
     def _row(self, name: str, **texts: str) -> np.ndarray:
         question = self.question.text.format(**texts)
         ids = self._encode(question, self.question.answers[0])[0] + self._prefix
-        lm = self.reward.lm
-        if lm.context is not None and len(ids) > lm.context:
-            raise ValueError(
-                f"{name}: the question has {len(ids)} tokens, {lm.name} has {lm.context} positions"
-            )
+        self.reward.lm.require_room(f"{name}: question and texts", len(ids))
         return compact_ids(ids)
 
     def requests(self, comparison: Comparison) -> list[Request]:
@@ -97,6 +100,7 @@ class GenerativeVerifier(Judge):
     """
 
     question = VERIFIER
+    names = ("log_prob", "reward_sum", "log_odds")
 
     def records(self, requests: Sequence[Request]) -> list[Record]:
         """Return a record of each response."""
@@ -108,37 +112,21 @@ class GenerativeVerifier(Judge):
             "soft_value_prompt": values,
             "log_odds": yes - no,
         }
-        rows = np.column_stack(list(found.values())).tolist()
-        return [
-            dict(request.facts) | dict(zip(found, row, strict=True))
-            for request, row in zip(requests, rows, strict=True)
-        ]
-
-    def columns(self, records: Sequence[Record]) -> dict[str, np.ndarray]:
-        """Return three readings of one answer."""
-        return columns(records, "log_prob", "reward_sum", "log_odds")
+        return with_facts(requests, found)
 
 
 class Pointwise(Judge):
     """A rating from 1 to 5: column ``rating`` is its expectation, `mass` the five's probability."""
 
     question = POINTWISE
+    names = ("rating",)
 
     def records(self, requests: Sequence[Request]) -> list[Record]:
         """Return a record of each response."""
         log_probs = self._answers(requests)[0]
         shares = softmax(log_probs, axis=1)  # also of five answers that all underflow
         ratings = shares @ np.arange(1, 1 + shares.shape[1])
-        mass = np.exp(log_probs).sum(1)
-        found = zip(requests, ratings.tolist(), mass.tolist(), strict=True)
-        return [
-            dict(request.facts) | {"rating": rating, "mass": total}
-            for request, rating, total in found
-        ]
-
-    def columns(self, records: Sequence[Record]) -> dict[str, np.ndarray]:
-        """Return the expected rating."""
-        return columns(records, "rating")
+        return with_facts(requests, {"rating": ratings, "mass": np.exp(log_probs).sum(1)})
 
 
 class Pairwise(Judge):
@@ -149,6 +137,7 @@ class Pairwise(Judge):
     """
 
     question = PAIRWISE
+    names = ("log_odds", "first", "second")
 
     def requests(self, comparison: Comparison) -> list[Request]:
         """Return a request for each pair, of two rows."""
@@ -167,11 +156,7 @@ class Pairwise(Judge):
     def records(self, requests: Sequence[Request]) -> list[Record]:
         """Return a record of each pair."""
         log_probs, _ = self._answers(requests)
-        odds = (log_probs[:, 0] - log_probs[:, 1]).reshape(-1, 2) * (1, -1)
-        return [
-            {"log_odds": (one + two) / 2, "first": one, "second": two} for one, two in odds.tolist()
-        ]
-
-    def columns(self, records: Sequence[Record]) -> dict[str, np.ndarray]:
-        """Return the mean of both orders, and each, which shows the effect of the order."""
-        return columns(records, "log_odds", "first", "second")
+        odds = log_probs[:, 0] - log_probs[:, 1]
+        first, second = odds[::2], -odds[1::2]
+        means = (first + second) / 2
+        return with_facts(requests, {"log_odds": means, "first": first, "second": second})

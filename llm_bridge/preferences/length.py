@@ -37,12 +37,7 @@ class LengthFit:
 
 
 def fit_length(
-    wins: Array,
-    difference: Array,
-    weights: Array | None = None,
-    units: Any = None,
-    *,
-    confidence: float = 0.95,
+    wins: Array, difference: Array, weights: Array, units: Array, *, confidence: float
 ) -> LengthFit:
     """Fit ``P(win) = σ(a + b·difference)`` by maximum likelihood; the value is ``σ(a)``.
 
@@ -53,8 +48,8 @@ def fit_length(
     Args:
         wins: ``(n,)`` from 0 to 1.
         difference: ``(n,)`` length of the chosen response minus that of the rejected one.
-        weights: ``(n,)``; pairs of weight zero do not count. All equal by default.
-        units: ``(n,)`` labels, such as the prompt of each pair; each its own by default.
+        weights: ``(n,)``; pairs of weight zero do not count.
+        units: ``(n,)`` labels, such as the prompt of each pair.
         confidence: confidence of the interval.
 
     Raises:
@@ -62,14 +57,13 @@ def fit_length(
             finite.
 
     Example:
-        >>> fit = fit_length(np.array([1, 1, 0, 1, 0]), np.array([20, 5, 5, -5, -10]))
+        >>> wins, difference = np.array([1, 1, 0, 1, 0]), np.array([20, 5, 5, -5, -10])
+        >>> fit = fit_length(wins, difference, np.ones(5), np.arange(5), confidence=0.95)
         >>> round(fit.value, 3), fit.note
         (0.556, '5 independent prompts: too few for an interval')
 
     """
-    y = np.asarray(wins, dtype=float)
-    x = np.asarray(difference, dtype=float)
-    w = np.ones(len(y)) if weights is None else np.asarray(weights, dtype=float)
+    y, x, w = (np.asarray(values, dtype=float) for values in (wins, difference, weights))
     _require("wins", y, (y >= 0) & (y <= 1), "must be from 0 to 1")
     _require("difference", x, np.isfinite(x), "must be finite")
     _require("weights", w, (w >= 0) & (w < np.inf), "must be finite and not negative")
@@ -78,8 +72,7 @@ def fit_length(
         raise ValueError(
             f"weights: of {len(w)} pairs none counts; give at least one with a positive weight"
         )
-    labels = (np.arange(len(y)) if units is None else np.asarray(units))[counts]
-    y, x, w = y[counts], x[counts], w[counts]
+    y, x, w, labels = y[counts], x[counts], w[counts], units[counts]
     w = w / w.sum()
     scale = float(np.sqrt(np.mean(x**2)))
     undetermined = _undetermined(y, x, scale)

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from llm_bridge.preferences.accuracy import Scores, aligned
+from llm_bridge.preferences.accuracy import aligned
 from llm_bridge.preferences.pairs import Comparison, Key
 from llm_bridge.preferences.token_texts import completed_texts, token_bytes
 from theory.reports.figures import CLONE, PALETTE, RL
@@ -115,10 +115,7 @@ def score_report(
 
 
 def token_sections(
-    comparisons: Sequence[Comparison],
-    records: Mapping[Key, Record],
-    tokenizer: Any,
-    scores: Scores | None = None,
+    comparisons: Sequence[Comparison], records: Mapping[Key, Record], tokenizer: Any
 ) -> list[Section]:
     """Return comparisons with each token coloured by its reward or by ``log π``, for a page.
 
@@ -126,27 +123,22 @@ def token_sections(
         comparisons: in the order of the page.
         records: each response's line of the run's ``responses.jsonl``.
         tokenizer: the one that gave `token_ids`.
-        scores: what orders the responses, as in `llm_bridge.preferences.accuracy`; `None` for
-            `reward_sum`.
 
     Raises:
-        ValueError: a response has no record or no score, see `aligned`.
+        ValueError: a response has no record, see `aligned`.
 
     """
-    sides = aligned(
-        comparisons, {key: record["reward_sum"] for key, record in records.items()}, "records"
-    )
-    if scores is not None:
-        sides = aligned(comparisons, scores)
+    sums = {key: record["reward_sum"] for key, record in records.items()}
+    sides = aligned(comparisons, sums, "records")
     judged = [_Judged(pair, *side) for pair, side in zip(comparisons, sides, strict=True)]
     used = [records[key] for comparison in comparisons for key, _ in comparison.responses()]
     limits = (_limit(record[name] for record in used) for name in ("rewards", "log_probs"))
-    tokens = _Tokens(records, tokenizer, scores is not None, *limits)
+    tokens = _Tokens(records, tokenizer, *limits)
     right = sum(one.right for one in judged)
     pairs = sum(one.margins.size for one in judged)
-    by = "reward sum" if scores is None else "score"
+    shown = f"{right} of {pairs} pairs are ordered right, by reward sum."
     return [
-        Text(f"Of the comparisons shown, {right} of {pairs} pairs are ordered right, by {by}."),
+        Text(f"Of the comparisons shown, {shown}"),
         Fragment(tokens.html(judged), _style()),
     ]
 
@@ -159,14 +151,11 @@ def _limit(values: Iterable[Sequence[float]]) -> float:
 
 
 class _Judged:
-    """A comparison with its scores and their margins, chosen minus rejected, shape (C, R)."""
+    """A comparison with the margins of its sums, chosen minus rejected, shape (C, R)."""
 
     def __init__(self, comparison: Comparison, chosen: Array, rejected: Array) -> None:
         self.comparison = comparison
-        self.scores = {"chosen": chosen, "rejected": rejected}
-        with np.errstate(invalid="ignore"):
-            margins = chosen[:, None] - rejected
-        self.margins = np.where(chosen[:, None] == rejected, 0.0, margins)  # also two of −∞
+        self.margins = chosen[:, None] - rejected
         self.names = {
             "chosen": _names(comparison.chosen, comparison.chosen_styles),
             "rejected": _names(comparison.rejected, comparison.rejected_styles),
@@ -221,7 +210,6 @@ class _Tokens:
 
     records: Mapping[Key, Record]
     tokenizer: Any
-    scored: bool
     reward_limit: float
     log_prob_limit: float
 
@@ -266,19 +254,21 @@ class _Tokens:
         sides = []
         for side, names in one.names.items():
             responses: list[Markup] = []
-            for index, (name, score) in enumerate(zip(names, one.scores[side], strict=True)):
+            for index, name in enumerate(names):
                 record = self.records[comparison.id, side, index]
-                responses += [element("h3", f"{side} {name}"), *self.response(record, score)]
+                responses += [element("h3", f"{side} {name}"), *self.response(record)]
             sides.append(element("div", *responses))
         yield element("div", *sides, class_="sides")
 
-    def response(self, record: Record, score: float) -> tuple[Markup, Markup]:
+    def response(self, record: Record) -> tuple[Markup, Markup]:
         """Return the numbers of a response, then its tokens."""
-        total = record["reward_sum"]
         n = record["tokens"]
-        numbers = {"score": score} if self.scored else {}
-        numbers |= {"reward sum": total, "per token": total / n, "log\u00a0π": record["log_prob"]}
-        numbers["V(s₁)"] = record["soft_value_prompt"]
+        numbers = {
+            "reward sum": record["reward_sum"],
+            "per token": record["reward_sum"] / n,
+            "log\u00a0π": record["log_prob"],
+            "V(s₁)": record["soft_value_prompt"],
+        }
         shown = [
             part
             for name, value in numbers.items()

@@ -136,7 +136,9 @@ def read_comparisons(
     stems = [_stem(name) for name in names]
     for name, stem in zip(names, stems, strict=True):
         start = len(found)
-        for item in _items(name, stem if stems.count(stem) == 1 else _stem(name, 1), format):
+        if stems.count(stem) > 1:
+            stem = _stem(name, 1)
+        for item in iter_comparisons(name, format, stem):
             if isinstance(item, Problem):
                 problems.append(item)
             elif item.id in found:
@@ -151,7 +153,7 @@ def read_comparisons(
 
 
 def iter_comparisons(
-    source: str | Path, format: str | None = None
+    source: str | Path, format: str | None = None, stem: str | None = None
 ) -> Iterator[Comparison | Problem]:
     """Read a source row by row; a bad row yields a `Problem`, and reading continues.
 
@@ -165,6 +167,7 @@ def iter_comparisons(
             ``hub:NAME`` or ``hub:NAME:SPLIT`` for a data set that the package ``datasets`` loads,
             by default its only split.
         format: one of `FORMATS`; `None` to guess it from the first object, see `guess_format`.
+        stem: name of the source in ids; `None` for the file's, without folders and suffix.
 
     Raises:
         ValueError, OSError: an unknown format, none that can be guessed, or a source that cannot be
@@ -176,18 +179,9 @@ def iter_comparisons(
             print(item.place, item.message if isinstance(item, Problem) else item.id)
 
     """
-    return _items(str(source), _stem(str(source)), format)
-
-
-def _stem(name: str, parents: int = 0) -> str:
-    """Return a source's name in ids: its last part, and that many of the folders before it."""
-    path = Path(name.split(":")[1]) if name.startswith(HUB) else Path(name).with_suffix("")
-    return "/".join(path.parts[-1 - parents :])
-
-
-def _items(name: str, stem: str, format: str | None) -> Iterator[Comparison | Problem]:
     if format is not None and format not in FORMATS:
         raise ValueError(f"format {format!r}: must be one of {', '.join(FORMATS)}")
+    name = str(source)
     rows = hub_rows(name) if name.startswith(HUB) else json_rows(Path(name))
     read: list[Row] = []
     wrong: list[str] = []
@@ -205,7 +199,13 @@ def _items(name: str, stem: str, format: str | None) -> Iterator[Comparison | Pr
             raise ValueError("no JSON object to guess the format from")
     except ValueError as error:
         raise ValueError(wrong[0] if wrong else f"{name}: {error}") from None
-    return _comparisons(name, stem, chain(read, rows), FORMATS[format])
+    return _comparisons(name, stem or _stem(name), chain(read, rows), FORMATS[format])
+
+
+def _stem(name: str, parents: int = 0) -> str:
+    """Return a source's name in ids: its last part, and that many of the folders before it."""
+    path = Path(name.split(":")[1]) if name.startswith(HUB) else Path(name).with_suffix("")
+    return "/".join(path.parts[-1 - parents :])
 
 
 def guess_format(row: Any) -> str:

@@ -95,7 +95,7 @@ class Results:
     problems: list[Problem]
 
 
-def run(scorer: Scorer, work: Plan, folder: RunFolder, *, progress: bool = True) -> int:
+def run(scorer: Scorer, work: Plan, folder: RunFolder) -> int:
     """Score what is not yet in the folder.
 
     Each process writes to a file of its own, a line as soon as its batch is scored; at the end all
@@ -106,7 +106,6 @@ def run(scorer: Scorer, work: Plan, folder: RunFolder, *, progress: bool = True)
         scorer: method of scoring.
         work: see `plan`.
         folder: run folder, entered.
-        progress: show progress on a terminal.
 
     Returns:
         Number of tokens that were still to read, by all processes.
@@ -124,7 +123,7 @@ def run(scorer: Scorer, work: Plan, folder: RunFolder, *, progress: bool = True)
     workers.wait()  # nobody writes before all have read
     todo = [batch for batch in work.batches if any(work.requests[i].key not in done for i in batch)]
     share = todo[workers.rank :: workers.size]
-    disable = None if progress else True
+    disable = None if workers.first else True
     total = _tokens(work, share)
     with tqdm(total=total, desc="scoring", unit="tok", unit_scale=True, disable=disable) as bar:
         for batch in share:

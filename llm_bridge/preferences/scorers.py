@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeAlias, get_args
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from llm_bridge.models.calls import call, device_of, evaluation
 from llm_bridge.models.load import CausalLM, require_same_tokenizer
@@ -28,8 +29,8 @@ __all__ = [
     "Request",
     "RewardModel",
     "Scorer",
-    "columns",
     "compact_ids",
+    "with_facts",
 ]
 
 Record: TypeAlias = dict[str, Any]
@@ -61,7 +62,14 @@ class Request:
 
 
 class Scorer(Protocol):
-    """A method of scoring the responses of comparisons."""
+    """A method of scoring the responses of comparisons.
+
+    Attributes:
+        names: fields of a record that are its scores; the first is the main one.
+
+    """
+
+    names: tuple[str, ...]
 
     def requests(self, comparison: Comparison) -> list[Request]:
         """Return the requests of a comparison; raise ValueError if it cannot be scored."""
@@ -71,17 +79,23 @@ class Scorer(Protocol):
 
     def columns(self, records: Sequence[Record]) -> dict[str, np.ndarray]:
         """Return the scores ``(n,)`` in records by name; the first is the main one."""
+        return {name: np.array([record[name] for record in records]) for name in self.names}
 
 
-def columns(records: Sequence[Record], *names: str) -> dict[str, np.ndarray]:
-    """Return fields of records as arrays.
+def with_facts(requests: Sequence[Request], found: Mapping[str, np.ndarray]) -> list[Record]:
+    """Return the records of requests: their facts, and a number ``(n,)`` of each name.
 
     Example:
-        >>> columns([{"score": 1.0}, {"score": 2.0}], "score")
-        {'score': array([1., 2.])}
+        >>> request = Request(("s/0", "chosen", 0), (), {"tokens": 3})
+        >>> with_facts([request], {"score": np.array([0.5])})
+        [{'tokens': 3, 'score': 0.5}]
 
     """
-    return {name: np.array([record[name] for record in records]) for name in names}
+    rows = np.column_stack(list(found.values())).tolist()
+    return [
+        dict(request.facts) | dict(zip(found, row, strict=True))
+        for request, row in zip(requests, rows, strict=True)
+    ]
 
 
 def compact_ids(ids: Sequence[int]) -> np.ndarray:
@@ -153,7 +167,7 @@ class Conversation:
         return comparison.system if self.system is None else self.system or None
 
 
-class Endogenous:
+class Endogenous(Scorer):
     """Scores by the endogenous reward, aggregated as in `llm_bridge.read.reward.aggregate`.
 
     A record has `reward_sum`, `log_prob`, `soft_value_prompt` and `end_value` of `Score`, and of
@@ -188,9 +202,11 @@ class Endogenous:
         self.conversation = conversation
         self.reference = reference
         self.truncate = truncate
+        self.names: tuple[str, ...] = ("reward_sum", "log_prob", "tokens")
         models = [one.lm for one in (reward, reference) if one is not None]
         self._context = min((lm.context for lm in models if lm.context is not None), default=None)
         if reference is not None:
+            self.names += ("reference_log_prob",)
             require_same_tokenizer(reward.lm, reference.lm)
 
     def requests(self, comparison: Comparison) -> list[Request]:
@@ -243,24 +259,24 @@ class Endogenous:
 
     def columns(self, records: Sequence[Record]) -> dict[str, np.ndarray]:
         """Return each aggregation; ``anchored`` only if there is a reference."""
-        names = ["reward_sum", "log_prob", "tokens"]
-        hows = list(get_args(Aggregation))
-        if self.reference is None:
-            hows.remove("anchored")
-        else:
-            names.append("reference_log_prob")
-        found = columns(records, *names)
-        return {how: aggregate(how, self.reward.reading.alpha, **found) for how in hows}
+        found = super().columns(records)
+        return {
+            how: aggregate(how, self.reward.reading.alpha, **found)
+            for how in get_args(Aggregation)
+            if how != "anchored" or self.reference is not None
+        }
 
 
-class RewardModel:
+class RewardModel(Scorer):
     """Scores by an explicit reward model, a sequence classifier with one label: column ``score``.
 
     Example::
 
-        scorer = RewardModel(load_reward_model("Skywork/…"), Conversation(lm, chat=True))
+        scorer = RewardModel(lm, Conversation(lm, chat=True))
 
     """
+
+    names = ("score",)
 
     def __init__(self, lm: CausalLM, conversation: Conversation) -> None:
         self.lm = lm
@@ -274,10 +290,7 @@ class RewardModel:
             name = f"{key[1]}[{key[2]}]"
             answer = response_ids(self.lm.tokenizer, prompt, before, text, name)
             row = compact_ids([*before, *answer])
-            if self.lm.context is not None and len(row) > self.lm.context:
-                raise ValueError(
-                    f"{name}: {len(row)} tokens, {self.lm.name} has {self.lm.context} positions"
-                )
+            self.lm.require_room(f"{name}: prompt and response", len(row))
             requests.append(Request(key, (row,), {"tokens": len(answer)}))
         return requests
 
@@ -290,21 +303,12 @@ class RewardModel:
         with evaluation(model):
             # a classifier finds the last token by the padding token: without one, a row at a time
             for batch in [[row] for row in rows] if pad is None else [rows]:
-                ids = torch.full((len(batch), max(map(len, batch))), 0 if pad is None else pad)
-                mask = torch.zeros_like(ids)
-                for n, row in enumerate(batch):
-                    ids[n, : len(row)] = torch.from_numpy(row)
-                    mask[n, : len(row)] = 1
+                texts = [torch.from_numpy(row).long() for row in batch]
+                ids = pad_sequence(texts, batch_first=True, padding_value=pad or 0)
+                mask = pad_sequence([torch.ones_like(text) for text in texts], batch_first=True)
                 logits = call(model, ids, attention_mask=mask.to(device_of(model))).logits
                 scores += logits[:, 0].double().tolist()
-        return [
-            dict(request.facts) | {"score": score}
-            for request, score in zip(requests, scores, strict=True)
-        ]
-
-    def columns(self, records: Sequence[Record]) -> dict[str, np.ndarray]:
-        """Return the score."""
-        return columns(records, "score")
+        return with_facts(requests, {"score": np.array(scores)})
 
 
 def _short(values: np.ndarray) -> list[float]:

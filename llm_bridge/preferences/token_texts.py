@@ -8,21 +8,16 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-__all__ = ["completed_texts", "token_bytes", "token_texts"]
-
-
-def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """Return the text that each token adds to those before it, special tokens too; in linear time.
-
-    A character split over tokens goes to the one that completes it, the others have ``""``. Joined,
-    the texts are the decoded ids, except that bytes which form no character may be another number
-    of ``"�"``.
-    """
-    return completed_texts(token_bytes(tokenizer, ids))
+__all__ = ["completed_texts", "token_bytes"]
 
 
 def completed_texts(pieces: Sequence[bytes]) -> list[str]:
-    """Return the characters that end in each piece of UTF-8."""
+    """Return the characters that end in each piece of UTF-8; in linear time.
+
+    A character split over tokens goes to the one that completes it, the others have ``""``. Joined,
+    the texts of `token_bytes` are the decoded ids, except that bytes which form no character may be
+    another number of ``"�"``.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     return [
         decoder.decode(piece, final=n == len(pieces)) for n, piece in enumerate(pieces, start=1)

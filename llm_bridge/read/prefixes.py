@@ -38,6 +38,7 @@ from llm_bridge.models.load import CausalLM
 from theory.arrays.memory import require_memory
 
 __all__ = [
+    "Ids",
     "PrefixReader",
     "TreeReader",
     "require_integer",
@@ -45,6 +46,9 @@ __all__ = [
     "require_token_ids",
     "select",
 ]
+
+Ids: TypeAlias = Sequence[int] | np.ndarray
+"""Token ids."""
 
 ERRORS = (AttributeError, IndexError, TypeError, ValueError, RuntimeError)
 """Errors of models that cannot continue from a cache."""

@@ -18,17 +18,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from llm_bridge.models.calls import call, evaluation
 from llm_bridge.models.head import TokenStatistics, find_head, token_statistics
 from llm_bridge.models.load import CausalLM, require_same_tokenizer
 from llm_bridge.models.prompts import Prompt, prompt_ids, response_ids
-from llm_bridge.read.prefixes import require_integer
+from llm_bridge.read.prefixes import Ids, require_integer
 from llm_bridge.read.reading import RewardReading
 
 __all__ = [
@@ -42,14 +43,6 @@ __all__ = [
 ]
 
 Aggregation = Literal["sum", "mean", "logprob", "anchored"]
-Ids: TypeAlias = Sequence[int] | np.ndarray
-
-
-def _require_one_of(name: str, value: Any, known: Any) -> None:
-    if value not in get_args(known):
-        raise ValueError(
-            f"{name}={value!r}: must be one of {', '.join(map(repr, get_args(known)))}"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,10 +140,16 @@ class EndogenousReward:
             warnings.warn(f"{lm.name}: {how}", stacklevel=2)
 
     def score(
-        self, prompts: Sequence[str], responses: Sequence[str], *, eos: bool = False
+        self, prompts: Sequence[Prompt], responses: Sequence[str], *, eos: bool = False
     ) -> list[Score]:
         """Score texts; `encode` says how they become tokens."""
-        return self._score_encoded(prompts, responses, eos)
+        self._require(prompts, responses)
+        names = [(f"prompts[{i}]", f"responses[{i}]") for i in range(len(prompts))]
+        pairs = zip(prompts, responses, names, strict=True)
+        encoded = [
+            self.encode(prompt, response, eos=eos, names=name) for prompt, response, name in pairs
+        ]
+        return self.score_ids([before for before, _ in encoded], [answer for _, answer in encoded])
 
     def score_messages(
         self,
@@ -162,7 +161,7 @@ class EndogenousReward:
         """Score assistant turns that follow conversations (lists of ``role`` and ``content``) in
         the chat template.
         """
-        return self._score_encoded(prompts, responses, eos)
+        return self.score(prompts, responses, eos=eos)
 
     def encode(
         self,
@@ -216,17 +215,6 @@ class EndogenousReward:
             ) else answer
         return before, answer[: self._end(answer) + eos]
 
-    def _score_encoded(
-        self, prompts: Sequence[Prompt], responses: Sequence[str], eos: bool
-    ) -> list[Score]:
-        self._require(prompts, responses)
-        names = [(f"prompts[{i}]", f"responses[{i}]") for i in range(len(prompts))]
-        pairs = zip(prompts, responses, names, strict=True)
-        encoded = [
-            self.encode(prompt, response, eos=eos, names=name) for prompt, response, name in pairs
-        ]
-        return self.score_ids([before for before, _ in encoded], [answer for _, answer in encoded])
-
     def score_ids(
         self, prompt_ids: Sequence[Ids], response_ids: Sequence[Ids], *, progress: bool = True
     ) -> list[Score]:
@@ -247,12 +235,7 @@ class EndogenousReward:
         for i, row in enumerate(rows):
             self._require_ids(f"prompts[{i}]", prompts[i])
             self._require_ids(f"responses[{i}]", answers[i])
-            if self.lm.context is not None and len(row) > self.lm.context:
-                need = (
-                    f"prompt and response need {len(row)} positions, {self.lm.name} has "
-                    f"{self.lm.context}"
-                )
-                raise ValueError(f"responses[{i}]: {need}; shorten them")
+            self.lm.require_room(f"responses[{i}]: prompt and response", len(row))
         states = [np.arange(len(p) - 1, len(row)) for p, row in zip(prompts, rows, strict=True)]
         tokens = [
             np.pad(a, (0, more)) for a, more in zip(answers, ahead, strict=True)
@@ -271,11 +254,7 @@ class EndogenousReward:
         self._require_ids("tokens", wanted)
         for i, row in enumerate(rows):
             self._require_ids(f"prompts[{i}]", row)
-            if self.lm.context is not None and len(row) > self.lm.context:
-                raise ValueError(
-                    f"prompts[{i}]: {len(row)} tokens, {self.lm.name} has {self.lm.context} "
-                    "positions"
-                )
+            self.lm.require_room(f"prompts[{i}]: its tokens", len(row))
         states = [np.full(len(wanted), len(row) - 1) for row in rows]
         found = self._read(rows, states, [wanted] * len(rows), progress=False)
         log_probs = np.array([one.log_probs for one in found]).reshape(len(rows), len(wanted))
@@ -290,7 +269,9 @@ class EndogenousReward:
         """One number for each response, as `aggregate` has it; the `reference` scores the same
         token ids.
         """
-        _require_one_of("how", how, Aggregation)
+        if how not in get_args(Aggregation):
+            known = ", ".join(map(repr, get_args(Aggregation)))
+            raise ValueError(f"how={how!r}: must be one of {known}")
         if (how == "anchored") != (reference is not None):
             raise ValueError(
                 f"how={how!r} {'needs' if reference is None else 'takes no'} reference"
@@ -373,9 +354,7 @@ class EndogenousReward:
         self, rows: list[np.ndarray], states: list[np.ndarray], tokens: torch.Tensor
     ) -> TokenStatistics:
         """One pass of the model, rows padded to the first."""
-        ids = torch.zeros(len(rows), len(rows[0]), dtype=torch.long)
-        for one, row in zip(ids, rows, strict=True):
-            one[: len(row)] = torch.from_numpy(row)
+        ids = pad_sequence([torch.from_numpy(row) for row in rows], batch_first=True)
         if self._head is None:
             n = len(rows[0]) - int(states[0][0])  # positions from the first state on
             logits = call(self.lm.model, ids, logits_to_keep=n).logits[0, -n:]

@@ -16,16 +16,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from llm_bridge.models.calls import device_of, require_distribution
 from llm_bridge.models.head import Head, find_head
 from llm_bridge.models.load import CausalLM
 from llm_bridge.models.processes import Workers
+from llm_bridge.read.prefixes import Ids
 
 __all__ = [
     "Actor",
@@ -37,8 +39,6 @@ __all__ = [
     "TokenRewards",
     "generate",
 ]
-
-Ids: TypeAlias = Sequence[int] | np.ndarray
 
 
 class Diverged(RuntimeError):
@@ -307,13 +307,11 @@ def generate(
 
     """
     device = device_of(actor)
-    width = max(map(len, prompts))
-    ids = torch.zeros(len(prompts), width, dtype=torch.long)
-    mask = torch.zeros(len(prompts), width, dtype=torch.bool)
-    for i, prompt in enumerate(prompts):
-        ids[i, width - len(prompt) :] = torch.as_tensor(prompt)
-        mask[i, width - len(prompt) :] = True
-    ids, mask = ids.to(device), mask.to(device)
+    texts = [torch.as_tensor(prompt, dtype=torch.long) for prompt in prompts]
+    ids, mask = (
+        pad_sequence(rows, batch_first=True, padding_side="left").to(device)
+        for rows in (texts, [torch.ones_like(text, dtype=torch.bool) for text in texts])
+    )
     log_policy, cache = actor(ids, mask)
     if samples > 1:  # a prompt is read once for all of its samples
         ids, mask, log_policy = (

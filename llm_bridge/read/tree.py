@@ -16,9 +16,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -189,26 +189,21 @@ def parse_tokens(lm: CausalLM, text: str) -> list[int]:
         raise ValueError("tokens='': give ids such as 1,2,3 or characters such as abc")
     if re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*,?\s*", text) and "," in text:
         return [int(part) for part in text.split(",") if part.strip()]
-    found = {character: _token_of(lm.tokenizer, character) for character in text}
-    bad = [character for character, token in found.items() if token is None]
-    if bad:
-        raise ValueError(
-            f"tokens={text!r}: {bad[0]!r} is not a single token of {lm.name}; give ids such as "
-            "1,2,3"
-        )
-    return [token for character in text if (token := found[character]) is not None]
+    return [_token_of(lm, character, text) for character in text]
 
 
-def _token_of(tokenizer: Any, character: str) -> int | None:
+def _token_of(lm: CausalLM, character: str, text: str) -> int:
     """Find the token for exactly `character`: by its name in the vocabulary, else by encoding."""
-    named = tokenizer.get_vocab().get(character)
+    named = lm.tokenizer.get_vocab().get(character)
     if named is not None:
         return int(named)
-    try:
-        ids = tokenizer(character, add_special_tokens=False)["input_ids"]
-    except Exception:  # tokenizers raise a bare Exception for a word without an id
-        return None
-    return int(ids[0]) if len(ids) == 1 and ids[0] != tokenizer.unk_token_id else None
+    with suppress(Exception):  # tokenizers raise a bare one for a word without an id
+        ids = lm.tokenizer(character, add_special_tokens=False)["input_ids"]
+        if len(ids) == 1 and ids[0] != lm.tokenizer.unk_token_id:
+            return int(ids[0])
+    raise ValueError(
+        f"tokens={text!r}: {character!r} is not a single token of {lm.name}; give ids such as 1,2,3"
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,6 @@ from llm_bridge.read.prefixes import require_integer
 from llm_bridge.read.reward import find_end_tokens
 from llm_bridge.read.rollout import Actor, generate
 from llm_bridge.tasks.generated import Task
-from theory.arrays.namespace import require_positive
 
 __all__ = ["SampledTexts", "evaluate_tasks", "sample_texts"]
 
@@ -27,13 +25,11 @@ class SampledTexts:
 
     Attributes:
         texts: `P` lists of `k` texts, without end tokens.
-        log_probs: ``(P, k)`` ``log π(τ|s₁)`` of the distribution sampled from, nats.
         ended: ``(P, k)`` whether the response has its end token; else it was cut.
 
     """
 
     texts: list[list[str]]
-    log_probs: np.ndarray
     ended: np.ndarray
 
 
@@ -43,7 +39,6 @@ def sample_texts(
     max_tokens: int,
     *,
     samples: int = 1,
-    temperature: float = 1.0,
     end_tokens: Sequence[int] | None = None,
     seed: int | None = 0,
     batch: int = 256,
@@ -55,14 +50,13 @@ def sample_texts(
         prompts: `P` texts.
         max_tokens: most tokens of a response.
         samples: responses to each prompt.
-        temperature: temperature of sampling.
         end_tokens: ids that end a response; `None` for those of the tokenizer.
         seed: seed of sampling; `None` for the most probable token each time (greedy decoding).
         batch: responses sampled at once.
 
     Raises:
-        ValueError: an argument is out of range (for greedy decoding use ``seed=None``), or a prompt
-            is empty, cannot be encoded, or leaves no room for `max_tokens`.
+        ValueError: an argument is out of range, or a prompt is empty, cannot be encoded, or leaves
+            no room for `max_tokens`.
 
     Example:
         >>> from llm_bridge.models.cloned import letter_lm
@@ -73,12 +67,10 @@ def sample_texts(
     """
     for name, value in (("max_tokens", max_tokens), ("samples", samples), ("batch", batch)):
         require_integer(name, value)
-    require_positive("temperature", temperature)
     ids = [encode_prompt(lm, prompt, max_tokens) for prompt in prompts]
     ends = find_end_tokens(lm, end_tokens)
     generator = torch.Generator().manual_seed(seed or 0)
     texts: list[list[str]] = [[] for _ in prompts]
-    log_probs = np.empty((len(ids), samples))
     ended = np.empty((len(ids), samples), dtype=bool)
     actor = Actor(lm)
     with (
@@ -94,17 +86,15 @@ def sample_texts(
                 max_tokens,
                 ends,
                 samples=samples,
-                temperature=temperature,
                 uniforms=None if seed is None else uniforms,
             )
             responses = [[t for t in row.tolist() if t not in ends] for row in rollout.texts()[1]]
             for k, i in enumerate(rows):
                 of_one = slice(k * samples, (k + 1) * samples)
                 texts[i] = lm.tokenizer.batch_decode(responses[of_one])
-                log_probs[i] = rollout.log_probs[of_one].sum(dim=1).double().cpu()
                 ended[i] = rollout.ended[of_one].cpu()
             bar.update(len(rows))
-    return SampledTexts(texts, log_probs, ended)
+    return SampledTexts(texts, ended)
 
 
 def _batches(ids: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
@@ -122,7 +112,6 @@ def evaluate_tasks(
     samples: int = 1,
     end_tokens: Sequence[int] | None = None,
     seed: int = 0,
-    batch: int = 256,
 ) -> dict[str, float]:
     """Measure the share of right answers to each task.
 
@@ -133,7 +122,6 @@ def evaluate_tasks(
         samples: responses to each prompt for ``sampled``; 0 to leave it out.
         end_tokens: ids that end a response; `None` for those of the tokenizer.
         seed: seed of the samples.
-        batch: responses sampled at once.
 
     Returns:
         By ``name/greedy`` and ``name/sampled`` the share of right answers by greedy decoding and on
@@ -157,13 +145,12 @@ def evaluate_tasks(
         )
     found: dict[str, float] = {}
     for task in tasks:
-        options: dict[str, Any] = {"end_tokens": end_tokens, "batch": batch}
-        greedy = sample_texts(lm, task.prompts, max_tokens, seed=None, **options)
+        greedy = sample_texts(lm, task.prompts, max_tokens, seed=None, end_tokens=end_tokens)
         found[f"{task.name}/greedy"] = float(task.correct(greedy.texts).mean())
         found[f"{task.name}/cut"] = float(1 - greedy.ended.mean())
         if samples:
             sampled = sample_texts(
-                lm, task.prompts, max_tokens, samples=samples, seed=seed, **options
+                lm, task.prompts, max_tokens, samples=samples, seed=seed, end_tokens=end_tokens
             )
             found[f"{task.name}/sampled"] = float(task.correct(sampled.texts).mean())
     return found

@@ -10,7 +10,6 @@ import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
 
 import numpy as np
 
@@ -19,10 +18,7 @@ __all__ = [
     "Task",
     "addition",
     "addition_answer",
-    "addition_levels",
-    "majority",
     "sorting",
-    "sorting_answer",
 ]
 
 NUMBERS = 10**6
@@ -82,23 +78,21 @@ class Task:
             ValueError: not one entry for each prompt, or lists of different lengths.
 
         """
-        self._require_responses(responses)
+        if isinstance(responses, str) or len(responses) != len(self.answers):
+            raise ValueError(
+                f"responses: {len(responses)}, must be one for each of {len(self.answers)} prompts"
+            )
+        sizes = {1 if isinstance(row, str) else len(row) for row in responses}
+        if len(sizes) > 1 or 0 in sizes or len({isinstance(row, str) for row in responses}) > 1:
+            raise ValueError(
+                f"responses: {sorted(sizes)} for a prompt, must be as many for one as for another"
+            )
         rows = list(zip(responses, self.answers, strict=True))
         if isinstance(responses[0], str):
             return np.array([self.judge(str(one), answer) for one, answer in rows], dtype=bool)
         return np.array(
             [[self.judge(one, answer) for one in row] for row, answer in rows], dtype=bool
         )
-
-    def majority(self, responses: Sequence[Sequence[str]]) -> list[str]:
-        """Select, of the responses to each prompt, the first with the most frequent answer.
-
-        Raises:
-            ValueError: as `correct`.
-
-        """
-        self._require_responses(responses)
-        return [row[majority([self.extract(one) for one in row], self.same)] for row in responses]
 
     def split(self, n: int) -> tuple[Task, Task]:
         """Split off the first `n` prompts, such as to train on, from the others.
@@ -118,41 +112,6 @@ class Task:
         kept = [(self.prompts[i], self.answers[i]) for i in places]
         return replace(self, prompts=tuple(p for p, _ in kept), answers=tuple(a for _, a in kept))
 
-    def _require_responses(self, responses: Sequence[str] | Sequence[Sequence[str]]) -> None:
-        if isinstance(responses, str) or len(responses) != len(self.answers):
-            raise ValueError(
-                f"responses: {len(responses)}, must be one for each of {len(self.answers)} prompts"
-            )
-        sizes = {1 if isinstance(row, str) else len(row) for row in responses}
-        if len(sizes) > 1 or 0 in sizes or len({isinstance(row, str) for row in responses}) > 1:
-            raise ValueError(
-                f"responses: {sorted(sizes)} for a prompt, must be as many for one as for another"
-            )
-
-
-def majority(answers: Sequence[str | None], same: Callable[[str, str], bool] = operator.eq) -> int:
-    """Return the position of the first answer that is as frequent as any.
-
-    `None`, no answer, does not vote; if all are `None` the result is 0. An answer joins the first
-    group whose first answer is the `same`.
-
-    Raises:
-        ValueError: there are no answers.
-
-    Example:
-        >>> majority(["3", None, "4", "4"])
-        2
-
-    """
-    if not len(answers):
-        raise ValueError("answers: empty; give at least one")
-    votes: dict[int, int] = {}
-    for i, answer in enumerate(answers):
-        if answer is not None:
-            leader = next((k for k in votes if same(str(answers[k]), answer)), i)
-            votes[leader] = votes.get(leader, 0) + 1
-    return max(votes, key=lambda k: votes[k], default=0)
-
 
 ADDITION_LEVELS = ("carries-0", "carries-1", "carries-2", "carries-3", "thousands")
 """Levels of difficulty of the addition task.
@@ -163,34 +122,13 @@ more, that is, the hundreds carry; it overlaps with ``carries-1`` to ``carries-3
 """
 
 
-def _carries(prompts: Any) -> list[Any]:
-    """Return whether the ones, tens and hundreds of prompts, read as numbers, carry."""
-    first, second = divmod(prompts, 1000)
-    return [first % power + second % power >= power for power in (10, 100, 1000)]
-
-
 @cache
 def _levels() -> np.ndarray:
     """Return whether each prompt, numbered by its digits, belongs to each level: ``(5, 10⁶)``."""
-    carries = _carries(np.arange(NUMBERS))
+    first, second = divmod(np.arange(NUMBERS), 1000)
+    carries = [first % power + second % power >= power for power in (10, 100, 1000)]
     count = np.sum(carries, axis=0)
     return np.stack([*(count == c for c in range(4)), carries[-1]])
-
-
-def addition_levels(prompt: str) -> tuple[str, ...]:
-    """Return the levels of `ADDITION_LEVELS` that a prompt belongs to.
-
-    Raises:
-        ValueError: the prompt is not six digits.
-
-    Example:
-        >>> addition_levels("999001"), addition_levels("123456")
-        (('carries-3', 'thousands'), ('carries-0',))
-
-    """
-    _require_digits(prompt)
-    carries = _carries(int(prompt))
-    return (f"carries-{sum(carries)}", *(["thousands"] if carries[-1] else []))
 
 
 def addition_answer(prompt: str) -> str:
@@ -204,13 +142,9 @@ def addition_answer(prompt: str) -> str:
         '0579'
 
     """
-    _require_digits(prompt)
-    return f"{int(prompt[:3]) + int(prompt[3:]):04d}"
-
-
-def _require_digits(prompt: str) -> None:
     if len(prompt) != 6 or not (prompt.isascii() and prompt.isdigit()):
         raise ValueError(f"prompt={prompt!r}: must be six digits, such as '123456' for 123 + 456")
+    return f"{int(prompt[:3]) + int(prompt[3:]):04d}"
 
 
 def addition(n: int, seed: int = 0, *, level: str | None = None) -> Task:
@@ -244,17 +178,6 @@ def addition(n: int, seed: int = 0, *, level: str | None = None) -> Task:
     return Task(level or "addition", tuple(prompts), tuple(map(addition_answer, prompts)))
 
 
-def sorting_answer(prompt: str) -> str:
-    """Sort the letters of a prompt.
-
-    Example:
-        >>> sorting_answer("CABBA")
-        'AABBC'
-
-    """
-    return "".join(sorted(prompt))
-
-
 def sorting(n: int | None = None, seed: int = 0, *, letters: str = "ABC", length: int = 6) -> Task:
     """Sample `n` different words to sort, in random order; all of them if `n` is `None`.
 
@@ -280,4 +203,4 @@ def sorting(n: int | None = None, seed: int = 0, *, letters: str = "ABC", length
             f"n={n}: must be from 1 to {len(words)}, the words of {length} letters from {letters!r}"
         )
     prompts = [words[i] for i in np.random.default_rng(seed).permutation(len(words))[:n]]
-    return Task("sorting", tuple(prompts), tuple(map(sorting_answer, prompts)))
+    return Task("sorting", tuple(prompts), tuple("".join(sorted(word)) for word in prompts))

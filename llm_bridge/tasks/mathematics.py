@@ -19,7 +19,7 @@ from llm_bridge.tasks.answers import boxed, final_answer
 from llm_bridge.tasks.equivalence import equivalent
 from llm_bridge.tasks.generated import Task
 
-__all__ = ["BENCHMARKS", "BOXED", "DATA", "problems"]
+__all__ = ["BOXED", "DATA", "problems"]
 
 BOXED = "{problem}\nPlease reason step by step, and put your final answer within \\boxed{}."
 """Prompt of Qwen2.5-Math; the problem replaces ``{problem}``, other braces are kept."""
@@ -35,10 +35,9 @@ DATA = {
     "gsm8k-train": "gsm8k/train.jsonl",
     "gsm8k": "gsm8k/test.jsonl",
 }
-"""Short names of data sets, and their files in a data folder."""
-
-BENCHMARKS = ("math500", "aime24", "amc23", "minerva", "olympiad")
-"""The five benchmarks of the paper's experiment with PPO."""
+"""Short names of data sets, and their files in a data folder; the first five are the benchmarks of
+the paper's experiment with PPO.
+"""
 
 
 def problems(

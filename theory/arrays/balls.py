@@ -129,23 +129,9 @@ class Balls(Enclosure):
     def __abs__(self) -> Balls:
         return _balls(abs(self.data))
 
-    def _add(self, other: Balls) -> Balls:
-        return self + other
-
-    def _subtract(self, other: Balls) -> Balls:
-        return self - other
-
-    def _multiply(self, other: Balls) -> Balls:
-        return self * other
-
-    def _divide(self, other: Balls) -> Balls:
-        return self / other
-
-    def _negative(self) -> Balls:
-        return -self
-
-    def _absolute(self) -> Balls:
-        return abs(self)
+    # NumPy's names of the operators
+    _add, _subtract, _multiply, _divide = __add__, __sub__, __mul__, __truediv__
+    _negative, _absolute = __neg__, __abs__
 
     @staticmethod
     def _maximum(a: Balls, b: Balls) -> Balls:
@@ -180,7 +166,7 @@ def _elementwise(name: str) -> Any:
     return lambda a: a._map(function)
 
 
-for _name in ("exp", "expm1", "log", "log1p", "tanh", "sinh", "cosh"):
+for _name in ("exp", "expm1", "log", "log1p", "tanh", "sinh"):
     setattr(Balls, f"_{_name}", _elementwise(_name))
 
 

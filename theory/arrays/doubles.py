@@ -75,21 +75,17 @@ class Doubles(Enclosure):
 
     def lower(self) -> np.ndarray:
         """See `Enclosure.lower`."""
-        with np.errstate(all="ignore"):
-            least = np.nextafter(self.mid - self.rad, -np.inf)
-        found: np.ndarray = np.where(
-            self.rad == 0, self.mid, np.where(np.isnan(least), -np.inf, least)
-        )
-        return found
+        return self._end(-1.0)
 
     def upper(self) -> np.ndarray:
         """See `Enclosure.upper`."""
+        return self._end(1.0)
+
+    def _end(self, side: float) -> np.ndarray:
         with np.errstate(all="ignore"):
-            most = np.nextafter(self.mid + self.rad, np.inf)
-        found: np.ndarray = np.where(
-            self.rad == 0, self.mid, np.where(np.isnan(most), np.inf, most)
-        )
-        return found
+            end = np.nextafter(self.mid + side * self.rad, side * np.inf)
+        known = np.where(np.isnan(end), side * np.inf, end)
+        return np.where(self.rad == 0, self.mid, known)
 
     def is_finite(self) -> np.ndarray:
         """See `Enclosure.is_finite`."""
@@ -293,20 +289,9 @@ class Doubles(Enclosure):
     def _sinh(a: Doubles) -> Doubles:
         mid = np.sinh(a.mid)
         slope = np.cosh((np.abs(a.mid) + a.rad) * GROW) * (1 + ULPS * EPS)
-        return _settled(mid, _growth(slope, a.rad, mid), np.isinf(a.mid), a.rad == 0)
-
-    @staticmethod
-    def _cosh(a: Doubles) -> Doubles:
-        mid = np.cosh(a.mid)
-        slope = np.cosh((np.abs(a.mid) + a.rad) * GROW) * (1 + ULPS * EPS)
-        return _settled(mid, _growth(slope, a.rad, mid), np.isinf(a.mid), a.rad == 0)
-
-
-def _growth(slope: np.ndarray, rad: np.ndarray, mid: np.ndarray) -> np.ndarray:
-    """Radius of a function from a bound on its slope within the radius `rad`, and its rounding."""
-    return np.asarray(
-        (np.where(rad > 0, slope * rad, 0.0) + ULPS * EPS * np.abs(mid)) * GROW + TINY
-    )
+        spread = np.where(a.rad > 0, slope * a.rad, 0.0)
+        rad = (spread + ULPS * EPS * np.abs(mid)) * GROW + TINY
+        return _settled(mid, rad, np.isinf(a.mid), a.rad == 0)
 
 
 def _known(mid: np.ndarray, rad: np.ndarray) -> Doubles:

@@ -276,20 +276,9 @@ class Enclosure:
     def __ne__(self, other: Any) -> Any:
         return ~self.compare("equal", self.of(other))
 
-    def _less(self, other: Self) -> Any:
-        return self.compare("less", other)
-
-    def _less_equal(self, other: Self) -> Any:
-        return self.compare("less_equal", other)
-
-    def _greater(self, other: Self) -> Any:
-        return other.compare("less", self)
-
-    def _greater_equal(self, other: Self) -> Any:
-        return other.compare("less_equal", self)
-
-    def _equal(self, other: Self) -> Any:
-        return self.compare("equal", other)
+    # NumPy's names of the comparisons
+    _less, _less_equal, _equal = __lt__, __le__, __eq__
+    _greater, _greater_equal = __gt__, __ge__
 
     def _square(self) -> Any:
         return self * self
@@ -450,19 +439,11 @@ class _Namespace:
 
     @staticmethod
     def any(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
-        return (
-            Truth.of(x).any(axis)
-            if isinstance(x, Truth)
-            else np.any(x, axis=axis, keepdims=keepdims)
-        )
+        return x.any(axis) if isinstance(x, Truth) else np.any(x, axis=axis, keepdims=keepdims)
 
     @staticmethod
     def all(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
-        return (
-            Truth.of(x).all(axis)
-            if isinstance(x, Truth)
-            else np.all(x, axis=axis, keepdims=keepdims)
-        )
+        return x.all(axis) if isinstance(x, Truth) else np.all(x, axis=axis, keepdims=keepdims)
 
     @staticmethod
     def argmax(*_: Any, **__: Any) -> Any:

@@ -11,18 +11,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
 from theory.arrays.memory import require_memory
 from theory.arrays.namespace import Array, token_major
+from theory.mdp.checks import first_index
 from theory.mdp.dynamics import Dynamics
 from theory.mdp.policy import Policy, Seed, require_same_dynamics
 from theory.mdp.responses import Responses, check_responses
 from theory.mdp.values import occupancy
-from theory.storage.files import read_arrays, replacing
 
 __all__ = ["Demonstrations"]
 
@@ -96,9 +95,7 @@ class Demonstrations:
         return cls(dynamics, tuple(counts))
 
     @classmethod
-    def sample(
-        cls, expert: Policy, n: Any, seed: Seed = None, *, batch: tuple[int, ...] = ()
-    ) -> Self:
+    def sample(cls, expert: Policy, n: Any, seed: Seed = None) -> Self:
         """Sample the counts of `n` independent responses of `expert`, not the responses.
 
         Of the responses in a state, the numbers that choose each token are multinomial,
@@ -108,10 +105,9 @@ class Demonstrations:
 
         Args:
             expert: a NumPy policy, without or with batch axes.
-            n: number of responses, an integer or an array of them (``batch``).
+            n: number of responses, an integer or an array of them (``batch``), one for each
+                independent data set; its axes broadcast with those of `expert`.
             seed: a seed or a `numpy.random.Generator`.
-            batch: sample this many independent data sets; broadcast with the axes of `n` and of
-                `expert`.
 
         Raises:
             ValueError: `n` is not a positive integer, the axes do not broadcast, or the counts do
@@ -125,12 +121,9 @@ class Demonstrations:
                 f"n={n!r}: must be one positive integer per data set, the number of responses"
             )
         try:
-            batch = np.broadcast_shapes(batch, numbers.shape, expert.batch_shape)
+            batch = np.broadcast_shapes(numbers.shape, expert.batch_shape)
         except ValueError:
-            shapes = (
-                f"batch={batch}, n of shape {numbers.shape}, an expert of batch "
-                f"{expert.batch_shape}"
-            )
+            shapes = f"n of shape {numbers.shape}, an expert of batch {expert.batch_shape}"
             raise ValueError(f"{shapes} do not broadcast: give axes that do") from None
         require_memory(
             16 * int(np.prod(batch)) * dynamics.n_prefixes,
@@ -160,33 +153,6 @@ class Demonstrations:
             tuple(m[..., None] * np.exp(t) for m, t in zip(visits, policy.log_probs, strict=True)),
         )
 
-    @classmethod
-    def load(cls, path: str | Path, dynamics: Dynamics) -> Self:
-        """Read the counts that `save` wrote, for the dynamics that they were counted on.
-
-        Raises:
-            OSError: the file does not exist or is not a whole ``.npz``.
-            ValueError: what it holds is not a data set on `dynamics` (the counts of others are not
-                a flow here).
-        """
-        arrays = read_arrays(path, "Demonstrations.save", r"counts_\d+")
-        names = [f"counts_{h}" for h in range(dynamics.horizon)]
-        if set(names) != set(arrays):
-            odd = min(set(names) ^ set(arrays))
-            raise ValueError(
-                f"{path}: {odd} is missing or too much; a horizon of {len(names)} has {names[0]} … "
-                f"{names[-1]}"
-            )
-        try:
-            return cls(dynamics, tuple(arrays[name] for name in names))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-
-    def save(self, path: str | Path) -> None:
-        """Write ``counts_0 … counts_{H-1}`` to an ``.npz`` file; it appears whole or not at all."""
-        with replacing(path) as file:
-            np.savez(file, **{f"counts_{h}": table for h, table in enumerate(self.counts)})  # type: ignore[arg-type]
-
     def __add__(self, other: Demonstrations) -> Demonstrations:
         """Join both data sets; batch axes broadcast."""
         if not isinstance(other, Demonstrations):
@@ -195,14 +161,6 @@ class Demonstrations:
         return Demonstrations(
             self.dynamics, tuple(a + b for a, b in zip(self.counts, other.counts, strict=True))
         )
-
-    def update(self, responses: Responses) -> Demonstrations:
-        """Return these demonstrations and `responses` together; this object stays as it is.
-
-        Raises:
-            ValueError: as `from_responses`.
-        """
-        return self + Demonstrations.from_responses(self.dynamics, responses)
 
     def __getitem__(self, index: Any) -> Demonstrations:
         """Return data sets of a batch: `index` goes to the leading axes."""
@@ -292,12 +250,12 @@ def _check_counts(dynamics: Dynamics, counts: Sequence[np.ndarray]) -> None:
         bad = ~((table >= 0) & np.isfinite(table))
         if bad.any():
             raise ValueError(
-                f"counts[{h}] holds {table[bad][0]} at {_first(bad)}: counts must be finite, not "
-                "negative"
+                f"counts[{h}] holds {table[bad][0]} at {first_index(bad)}: counts must be "
+                "finite, not negative"
             )
         mask = dynamics.allowed[h]
         if mask is not None and (table * ~mask).any():
-            where = _first((table > 0) & ~mask)
+            where = first_index((table > 0) & ~mask)
             raise ValueError(
                 f"counts[{h}] holds {table[where]} at {where}, a forbidden token: must be 0 there"
             )
@@ -307,14 +265,10 @@ def _check_counts(dynamics: Dynamics, counts: Sequence[np.ndarray]) -> None:
             raise ValueError(f"counts[{h}] sums to 0: a data set needs at least one response")
         slack = 0 if table.dtype == np.int64 else ROUNDING * total[..., None]
         if arrived is not None and (np.abs(left - arrived) > slack).any():
-            where = _first(np.abs(left - arrived) > slack)
+            where = first_index(np.abs(left - arrived) > slack)
             raise ValueError(
                 f"counts[{h}] has {left[where]} tokens in state {where} where counts[{h - 1}] "
                 f"sends {arrived[where]} "
                 "responses: count whole responses, on these dynamics"
             )
         arrived = dynamics.push(h, table) if h + 1 < len(counts) else None
-
-
-def _first(flags: np.ndarray) -> tuple[int, ...]:
-    return tuple(int(i) for i in np.argwhere(flags)[0])

@@ -1,6 +1,6 @@
 """Features of a reward: one for each state and token, or given ones.
 
-Both classes map weights `θ` to reward tables and back; `longest` bounds ``‖φ(τ)‖²``.
+Both classes map weights `θ` to reward tables and back.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ class TabularFeatures:
     def __init__(self, masks: Sequence[np.ndarray]) -> None:
         self.masks = masks
         self.ends = np.cumsum([0, *(int(mask.sum()) for mask in masks)])
-        self.longest = float(len(masks))  # each step adds one unit vector, in its own layer
 
     def tables(self, theta: np.ndarray) -> list[np.ndarray]:
         """Return the reward of weights `θ`: `H` tables ``(n_h, V)``."""
@@ -60,7 +59,6 @@ class LinearFeatures:
         self.phi = [
             np.where(mask[..., None], table, 0.0) for table, mask in zip(phi, masks, strict=True)
         ]
-        self.longest = sum(float(np.sqrt((t**2).sum(axis=-1)).max()) for t in self.phi) ** 2
 
     def tables(self, theta: np.ndarray) -> list[np.ndarray]:
         """Return the reward of weights `θ`: `H` tables ``(n_h, V)``."""
@@ -68,15 +66,16 @@ class LinearFeatures:
 
     def expectation(self, weights: Sequence[np.ndarray]) -> np.ndarray:
         """Return ``Σ w(s,a) φ(s,a)`` of `H` tables of weights: ``(k,)``."""
-        return np.asarray(
-            sum(np.einsum("sa,sak->k", w, t) for w, t in zip(weights, self.phi, strict=True))
-        )
+        return _weighted(weights, self.phi)
 
     def square(self, weights: Sequence[np.ndarray]) -> np.ndarray:
         """Return ``Σ w(s,a) φ(s,a)²`` of `H` tables of weights: ``(k,)``."""
-        return np.asarray(
-            sum(np.einsum("sa,sak->k", w, t**2) for w, t in zip(weights, self.phi, strict=True))
-        )
+        return _weighted(weights, [table**2 for table in self.phi])
+
+
+def _weighted(weights: Sequence[np.ndarray], phi: Sequence[np.ndarray]) -> np.ndarray:
+    terms = (np.einsum("sa,sak->k", w, t) for w, t in zip(weights, phi, strict=True))
+    return np.asarray(sum(terms))
 
 
 def check_features(features: Sequence[Any], dynamics: Dynamics) -> list[np.ndarray]:

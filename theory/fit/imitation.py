@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,7 +39,7 @@ from theory.fit.objectives import (
     require_single,
     with_placeholders,
 )
-from theory.fit.optimise import ascend, maximise
+from theory.fit.optimise import maximise
 from theory.fit.smoothing import Smoothing, fitted_model
 from theory.mdp.dynamics import Dynamics
 from theory.mdp.policy import Policy
@@ -68,7 +68,7 @@ class Optimum(NamedTuple):
     """Largest absolute entry of the gradient; for MaxEnt IRL, of a feature expectation's error."""
     iterations: int
     converged: bool
-    """Whether a Newton step (for ``"gradient"``: the gradient) is below the tolerance."""
+    """Whether a Newton step is below the tolerance."""
     weights: np.ndarray | None = None
     """Weights ``(k,)`` of linear features, where these were given."""
 
@@ -85,7 +85,6 @@ class Fit:
         visited: `H` boolean arrays ``(*batch, n_h)``; where false, the rows of `q` are
             placeholders.
         optimum: where the optimiser stopped; `None` where the answer is in closed form.
-        errors: for `soft_q_learning`, the largest ``|Q − Q*|`` after each round, reward units.
 
     Example:
         >>> data = Demonstrations(TokenMDP.tree([[[0, 0]]]).dynamics, (np.array([[3, 1]]),))
@@ -98,7 +97,6 @@ class Fit:
     alpha: Any
     visited: tuple[np.ndarray, ...]
     optimum: Optimum | None = None
-    errors: np.ndarray | None = None
 
     @cached_property
     def policy(self) -> Policy:
@@ -129,7 +127,7 @@ def next_token_mle(
         demonstrations: one data set or a batch.
         alpha: temperature in reward units, scalar or ``batch``. The policy does not depend on it.
         smoothing: ``0`` for none, ``λ > 0`` to add to every count, or ``"witten-bell"`` for
-            back-off over windows; the formulas are in `theory.fit.demonstrations.fitted_model`.
+            back-off over windows; the formulas are in `theory.fit.smoothing.fitted_model`.
 
     Returns:
         The fit in the gauge ``V̂ ≡ 0``: ``Q = r̂ = α log π̂``. An unvisited state has the uniform
@@ -159,11 +157,10 @@ def endogenous(
     alpha: Any,
     *,
     gauge: Gauge = "logits",
-    smoothing: Smoothing = 0.0,
 ) -> Fit:
     """The reward in the logits of the fitted model (eqs. 9–12): ``Q = α·f``, `f` the logits.
 
-    The logits of a model of counts are the logarithms of its (smoothed) counts, and their
+    The logits of a model of counts are the logarithms of its counts, and their
     normaliser is ``V̂(s) = α log n(s)``. On a tree ``n(s⊕a) = n(s,a)``, so in this gauge all of the
     reward sits in the last token.
 
@@ -172,11 +169,9 @@ def endogenous(
         alpha: temperature in reward units, scalar or ``batch``.
         gauge: ``"logits"``, or ``"logprob"`` for ``V̂ ≡ 0``; see
             `theory.solve.reward.endogenous_reward`.
-        smoothing: see `next_token_mle`. Rows of ``"witten-bell"`` are probabilities: both gauges
-            are ``V̂ ≡ 0``.
 
     Raises:
-        ValueError: as `next_token_mle`, or `gauge` is neither.
+        ValueError: `alpha` is not positive, or `gauge` is neither.
 
     Example:
         >>> data = Demonstrations(TokenMDP.tree([[[0, 0]]]).dynamics, (np.array([[3, 1]]),))
@@ -186,7 +181,7 @@ def endogenous(
     alpha = require_positive("alpha", alpha)
     if gauge not in ("logits", "logprob"):
         raise ValueError(f"gauge={gauge!r}: must be 'logits' or 'logprob'")
-    model = fitted_model(demonstrations, smoothing)
+    model = fitted_model(demonstrations)
     logits = list(model.log_probs)
     if gauge == "logits" and model.log_normalizers is not None:
         logits = [
@@ -206,7 +201,6 @@ def maxent_irl(
     *,
     features: Sequence[Any] | None = None,
     l2: float = 0.0,
-    solver: Literal["lbfgs", "gradient"] = "lbfgs",
     tolerance: float = 1e-9,
     max_iterations: int = 10_000,
 ) -> Fit:
@@ -235,12 +229,8 @@ def maxent_irl(
         features: ``φ``, `H` tables ``(n_h, V, k)``; tabular rewards by default. They may need `l2`
             for a finite answer.
         l2: ridge on `θ`, in 1/reward units.
-        solver: ``"lbfgs"`` is SciPy's, on variables scaled by their curvature, and then Newton
-            steps by conjugate gradients; ``"gradient"`` is plain gradient ascent at the step that
-            ascends for certain, slow.
-        tolerance: of the last Newton step, in nats of any reward; for ``"gradient"``, of the
-            largest gradient entry.
-        max_iterations: of either solver.
+        tolerance: of the last Newton step, in nats of any reward.
+        max_iterations: of L-BFGS.
 
     Returns:
         The fit, with ``Q*`` of the reward found. The dual does not see a potential; without `l2`, a
@@ -261,19 +251,14 @@ def maxent_irl(
     alpha = require_single(demonstrations, alpha)
     if not 0 <= l2 < np.inf:
         raise ValueError(f"l2={l2!r}: must be 0 or a positive finite number")
-    if solver not in ("lbfgs", "gradient"):
-        raise ValueError(f"solver={solver!r}: must be 'lbfgs' or 'gradient'")
     dual = MaxEntDual(demonstrations, alpha, l2, features)
-    if solver == "lbfgs":
-        theta, iterations, converged = maximise(dual, tolerance, max_iterations)
-        if features is not None and l2 == 0 and not (converged and dual.is_determined(theta)):
-            raise ValueError(
-                "features: no finite weights attain the feature expectations of the data (they "
-                "single out responses that were never seen), or "
-                f"max_iterations={max_iterations} is too few; pass l2 > 0"
-            )
-    else:
-        theta, iterations, converged = ascend(dual, tolerance, max_iterations)
+    theta, iterations, converged = maximise(dual, tolerance, max_iterations)
+    if features is not None and l2 == 0 and not (converged and dual.is_determined(theta)):
+        raise ValueError(
+            "features: no finite weights attain the feature expectations of the data (they "
+            "single out responses that were never seen), or "
+            f"max_iterations={max_iterations} is too few; pass l2 > 0"
+        )
     objective, gradient = dual.value_and_gradient(theta)
     q = soft_q_values(dual.mdp(theta), alpha)
     if l2 > 0:
@@ -281,8 +266,8 @@ def maxent_irl(
         gap = float(gradient @ gradient) / (2 * l2)
     elif features is not None:
         # π_r has the greatest entropy for its own feature expectations, which are those of the data
-        # at the end only.
-        gap = abs(float(theta @ gradient)) if converged else np.nan
+        # at the end.
+        gap = abs(float(theta @ gradient))
     else:
         gap = greatest_objective(demonstrations, alpha) - objective
         q = with_placeholders(demonstrations, entropy_gauge(dual.dynamics, q, alpha))

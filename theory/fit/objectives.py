@@ -189,11 +189,6 @@ class MaxEntDual:
             return np.asarray(np.clip(step, -self.alpha, self.alpha))
         return np.asarray(step / max(1.0, self.size(step)))
 
-    @property
-    def safe_step(self) -> float:
-        """Step ``1/(max ‖φ(τ)‖²/α + l2)``: its inverse bounds the curvature."""
-        return 1.0 / (self.features.longest / self.alpha + self.l2)
-
 
 class SoftQObjective:
     """Objective of inverse soft-Q learning: a sum over the `N` visited states.

@@ -1,20 +1,19 @@
-"""Maximisers of the concave objectives of `theory.fit.objectives`.
+"""Maximiser of the concave objectives of `theory.fit.objectives`.
 
-`maximise` is L-BFGS on variables scaled by their curvature and then Newton steps by conjugate
-gradients; `ascend` is plain gradient ascent.
+L-BFGS on variables scaled by their curvature, and then Newton steps by conjugate gradients.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from scipy.optimize import Bounds, minimize
 
-from theory.fit.objectives import MaxEntDual
+from theory.fit.objectives import MaxEntDual, SoftQObjective
 
-__all__ = ["ascend", "maximise"]
+__all__ = ["maximise"]
 
 MAX_NEWTON = 500
 """Newton steps after L-BFGS."""
@@ -26,22 +25,8 @@ FLAT = 1e-15
 """Gradient or curvature that counts as rounding, on variables scaled to curvatures near one."""
 
 
-class _Concave(Protocol):
-    """A concave objective in reward units per response, with its derivatives."""
-
-    alpha: float
-    n_variables: int
-    reach: float
-
-    def value_and_gradient(self, theta: np.ndarray) -> tuple[float, np.ndarray]: ...
-    def curvature(self, theta: np.ndarray, direction: np.ndarray) -> np.ndarray: ...
-    def scale(self, theta: np.ndarray) -> np.ndarray: ...
-    def size(self, direction: np.ndarray) -> float: ...
-    def shortened(self, step: np.ndarray) -> np.ndarray: ...
-
-
 def maximise(
-    problem: _Concave, tolerance: float, max_iterations: int
+    problem: MaxEntDual | SoftQObjective, tolerance: float, max_iterations: int
 ) -> tuple[np.ndarray, int, bool]:
     """Maximise by L-BFGS from zero, then Newton steps until one is below `tolerance`.
 
@@ -118,26 +103,3 @@ def _conjugate_gradients(
         length = rest @ rest
         direction = rest + length / before * direction
     return np.asarray(x)
-
-
-def ascend(dual: MaxEntDual, tolerance: float, max_iterations: int) -> tuple[np.ndarray, int, bool]:
-    """Gradient ascent ``θ ← θ + η ∂L/∂θ`` from zero, at a step that ascends for certain.
-
-    Returns:
-        The maximiser, the number of iterations, and whether it converged.
-
-    Example:
-        >>> from theory import TokenMDP
-        >>> from theory.fit.demonstrations import Demonstrations
-        >>> data = Demonstrations(TokenMDP.tree([[[0, 0]]]).dynamics, (np.array([[3, 1]]),))
-        >>> theta, _, _ = ascend(MaxEntDual(data, 1.0, 0.0, None), 1e-9, 1000)
-        >>> round(float(theta[0] - theta[1]), 6)
-        1.098612
-    """
-    theta = np.zeros(len(dual.target))
-    for iteration in range(max_iterations):
-        gradient = dual.value_and_gradient(theta)[1]
-        if np.abs(gradient).max() <= tolerance:
-            return theta, iteration, True
-        theta = theta + dual.safe_step * gradient
-    return theta, max_iterations, False

@@ -31,35 +31,10 @@ from theory.mdp.responses import Responses, check_responses
 from theory.mdp.token_mdp import TokenMDP
 from theory.solve.reward import with_rewards
 
-__all__ = ["Contrast", "RewardFit", "fit_reward", "identifiable_rank", "separable_pairs"]
+__all__ = ["Contrast", "RewardFit", "fit_reward", "separable_pairs"]
 
 MAX_STEPS = 200
 """Newton steps before a fit is given up; a dozen is usual."""
-
-
-def identifiable_rank(dynamics: Dynamics) -> int:
-    """Largest rank of a tabular fit: reachable (state, token) pairs less reachable states.
-
-    A fit of this rank identifies the difference of any two responses to one prompt. Proof: let a
-    reward have equal returns over all responses to each prompt. Then what is still to come from a
-    state on, ``Φ(s)``, depends neither on how it was reached nor on what follows, so ``r(s,a) =
-    Φ(s) − Φ(s⊕a)``; and every ``Φ`` gives such a reward. ``Φ ↦ r`` is one-to-one (``Φ = 0`` after
-    the last token), so these have as many dimensions as there are states.
-
-    Example:
-        >>> identifiable_rank(TokenMDP.tree([[[0, 0]], [[0, 0]] * 2]).dynamics)  # 4 responses: 3
-        3
-    """
-    rank = 0
-    reached = np.ones(dynamics.n_prompts, dtype=bool)
-    for h, mask in enumerate(dynamics.allowed):
-        usable = reached[:, None] & (
-            np.ones((len(reached), dynamics.vocab_size), dtype=bool) if mask is None else mask
-        )
-        rank += int(usable.sum()) - int(reached.sum())
-        if h + 1 < dynamics.horizon:
-            reached = dynamics.push(h, usable.astype(float)) > 0
-    return rank
 
 
 class Contrast(NamedTuple):
@@ -90,8 +65,6 @@ class RewardFit:
             identify. A change of the weights orthogonal to it does not change the likelihood.
         covariance: ``(rank, rank)``: of the fitted weights, in that basis.
         log_likelihood: of the data, nats, without the penalty.
-        gradient_norm: Euclidean norm of the gradient of the objective in the weights: zero at the
-            maximum.
 
     Example:
         >>> dynamics = TokenMDP.tree([[[0, 0]]]).dynamics
@@ -108,11 +81,18 @@ class RewardFit:
     row_space: np.ndarray
     covariance: np.ndarray
     log_likelihood: float
-    gradient_norm: float
 
     @property
     def rank(self) -> int:
-        """Dimension of what the comparisons identify; if tabular, at most `identifiable_rank`."""
+        """Dimension of what the comparisons identify.
+
+        If the reward is tabular it is at most the number of reachable (state, token) pairs less
+        that of reachable states. Proof: let a reward have equal returns over all responses to each
+        prompt. Then what is still to come from a state on, ``Φ(s)``, depends neither on how it was
+        reached nor on what follows, so ``r(s,a) = Φ(s) − Φ(s⊕a)``; and every ``Φ`` gives such a
+        reward. ``Φ ↦ r`` is one-to-one (``Φ = 0`` after the last token), so these have as many
+        dimensions as there are states.
+        """
         return int(self.row_space.shape[1])
 
     def contrast(self, one: Responses, other: Responses) -> Contrast:
@@ -192,9 +172,7 @@ def fit_reward(
         )
     singular = problem.singular
     penalty = l2 / singular**2
-    u, gradient, fisher, log_likelihood = _newton(
-        problem.rows, problem.wins, problem.counts, penalty
-    )
+    u, fisher, log_likelihood = _newton(problem.rows, problem.wins, problem.counts, penalty)
     inverse = np.linalg.inv(fisher + np.diag(penalty))
     weights = np.zeros(problem.design.shape[1])
     weights[problem.columns] = problem.basis @ (u / singular)
@@ -206,7 +184,6 @@ def fit_reward(
         problem.basis,
         covariance=inverse @ fisher @ inverse / np.outer(singular, singular),
         log_likelihood=log_likelihood,
-        gradient_norm=float(np.linalg.norm(singular * gradient)),
     )
 
 
@@ -314,10 +291,10 @@ def _design(
 
 def _newton(
     rows: np.ndarray, wins: np.ndarray, counts: np.ndarray, penalty: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+) -> tuple[np.ndarray, np.ndarray, float]:
     """Maximise ``Σ [w log σ(x·u) + (n − w) log σ(−x·u)] − ½ Σ penalty u²``.
 
-    Returns the maximiser, the gradient, the Fisher information and the log-likelihood there.
+    Returns the maximiser, the Fisher information and the log-likelihood there.
     """
 
     def loss(u: np.ndarray, penalty: np.ndarray) -> float:
@@ -334,7 +311,7 @@ def _newton(
         gradient = rows.T @ (wins * q - (counts - wins) * p) - penalty * u
         fisher = rows.T @ (rows * (counts * p * q)[:, None])
         if done:
-            return u, gradient, fisher, -loss(u, 0.0 * penalty)
+            return u, fisher, -loss(u, 0.0 * penalty)
         step = np.linalg.solve(fisher + np.diag(penalty), gradient)
         gain = float(gradient @ step)  # twice what the quadratic model still promises
         # √gain is the distance to go in standard errors, and one full step more squares it.

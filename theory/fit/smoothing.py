@@ -73,8 +73,8 @@ def _witten_bell(demonstrations: Demonstrations) -> list[np.ndarray]:
         )
     if demonstrations.counts[0].dtype != np.int64:
         raise ValueError(
-            "smoothing='witten-bell': needs counts and the demonstrations hold weights; use of "
-            "responses"
+            "smoothing='witten-bell': needs counts, and the demonstrations hold weights; use those "
+            "of responses"
         )
 
     def mixed(counts: np.ndarray, lower: np.ndarray) -> np.ndarray:

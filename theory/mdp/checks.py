@@ -13,10 +13,11 @@ from theory.mdp.dynamics import SuccessorRule, Window
 __all__ = [
     "check_allowed",
     "check_next_states",
-    "check_prompt_weights",
     "check_reward_range",
     "check_rewards",
     "check_shapes",
+    "check_weights",
+    "first_index",
 ]
 
 
@@ -93,8 +94,8 @@ def check_rewards(
         bad = ~xp.isfinite(counted)
         if bool(xp.any(bad)):
             raise ValueError(
-                f"rewards[{h}] holds {float(counted[bad][0])} at {_first(bad)}: rewards must be "
-                "finite; forbid a token with allowed=, not with an infinite reward"
+                f"rewards[{h}] holds {float(counted[bad][0])} at {first_index(bad)}: rewards must "
+                "be finite; forbid a token with allowed=, not with an infinite reward"
             )
         # A masked reward is stored as zero and need not lie in the range.
         outside = (counted < low) | (counted > high)
@@ -102,14 +103,20 @@ def check_rewards(
             outside = outside & like(mask, table)
         if bool(xp.any(outside)):
             raise ValueError(
-                f"rewards[{h}] holds {float(counted[outside][0]):.6g} at {_first(outside)}, "
+                f"rewards[{h}] holds {float(counted[outside][0]):.6g} at {first_index(outside)}, "
                 f"outside reward_range=({low:g}, {high:g}): pass reward_range=(low, high)"
             )
         checked.append(counted)
     return tuple(checked)
 
 
-def _first(flags: Array) -> tuple[int, ...]:
+def first_index(flags: Array) -> tuple[int, ...]:
+    """Return where the first flag is set.
+
+    Example:
+        >>> first_index(np.array([[False, True]]))
+        (0, 1)
+    """
     flags = flags if is_numpy_array(flags) else flags.cpu().numpy()
     return tuple(int(i) for i in np.argwhere(flags)[0])
 
@@ -184,25 +191,20 @@ def check_allowed(
     return tuple(masks)
 
 
-def check_prompt_weights(weights: Any, n_prompts: int) -> np.ndarray:
-    """Return the prompt distribution ``(P,)``, uniform for None, or raise ValueError.
+def check_weights(name: str, weights: Any, n: int) -> np.ndarray:
+    """Return the distribution ``(n,)`` of the first state, uniform for None, or raise ValueError.
 
     Example:
-        >>> check_prompt_weights(None, 4).tolist()
+        >>> check_weights("prompt_weights", None, 4).tolist()
         [0.25, 0.25, 0.25, 0.25]
     """
     if weights is None:
-        return np.full(n_prompts, 1.0 / n_prompts)
+        return np.full(n, 1.0 / n)
     array = np.asarray(weights, dtype=np.float64)
-    if array.shape != (n_prompts,):
-        raise ValueError(
-            f"prompt_weights has shape {array.shape}: must be ({n_prompts},), one per state of "
-            "layer 0"
-        )
+    if array.shape != (n,):
+        raise ValueError(f"{name} has shape {array.shape}: must be ({n},), one per first state")
     if not np.isfinite(array).all() or (array < 0).any() or abs(array.sum() - 1.0) > 1e-9:
-        raise ValueError(
-            f"prompt_weights must be non-negative and sum to 1, got sum {array.sum():.12g}"
-        )
+        raise ValueError(f"{name} must be non-negative and sum to 1, got sum {array.sum():.12g}")
     # Weights that sum to one up to rounding are kept, so that saving and loading changes no bit.
-    settled = abs(array.sum() - 1.0) <= n_prompts * np.finfo(np.float64).eps
+    settled = abs(array.sum() - 1.0) <= n * np.finfo(np.float64).eps
     return array.copy() if settled else np.asarray(array / array.sum())

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import shortest_path
 
-from theory.mdp.checks import check_reward_range
+from theory.mdp.checks import check_reward_range, check_weights, first_index
 
 __all__ = ["DiscountedMDP", "reachable", "require_stationary"]
 
@@ -87,12 +87,11 @@ class DiscountedMDP:
         outside = ~((table >= low) & (table <= high))
         if outside.any():
             raise ValueError(
-                f"rewards holds {table[outside][0]:.6g} at "
-                f"{tuple(map(int, np.argwhere(outside)[0]))}, outside "
+                f"rewards holds {table[outside][0]:.6g} at {first_index(outside)}, outside "
                 f"reward_range=({low:g}, {high:g}): rewards must be finite; pass "
                 "reward_range=(low, high)"
             )
-        weights = _check_initial_weights(initial_weights, len(table))
+        weights = check_weights("initial_weights", initial_weights, len(table))
         return cls(table, links, float(discount), weights, (low, high))
 
     @classmethod
@@ -152,15 +151,6 @@ class DiscountedMDP:
         return replace(
             self, rewards=rewards, reward_range=(float(rewards.min()), float(rewards.max()))
         )
-
-
-def _check_initial_weights(weights: Any, n: int) -> np.ndarray:
-    if weights is None:
-        return np.full(n, 1.0 / n)
-    array = np.asarray(weights)
-    if array.shape != (n,) or not (array >= 0).all() or not abs(array.sum() - 1.0) <= 1e-9:
-        raise ValueError(f"initial_weights: must be {n} non-negative numbers of sum 1, got {array}")
-    return array.astype(np.float64)
 
 
 def reachable(mdp: DiscountedMDP) -> np.ndarray:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
 
@@ -27,25 +27,6 @@ from theory.arrays.memory import require_memory
 from theory.arrays.namespace import Array, array_namespace, like, scatter_add
 
 __all__ = ["Dynamics", "SuccessorRule", "Table", "Tree", "Window", "require_tree_memory"]
-
-
-class SuccessorRule(Protocol):
-    """Protocol of the rules that link layers; `h` is the layer that is left, `V` the vocabulary.
-
-    Example:
-        >>> rule: SuccessorRule = Window(1)
-        >>> rule.children(1, np.array([5.0, 7.0]), vocab_size=2).tolist()
-        [[5.0, 7.0], [5.0, 7.0]]
-    """
-
-    def children(self, h: int, next_value: Array, vocab_size: int) -> Array:
-        """Return the value of each successor: ``(*batch, n_{h+1})`` to ``(*batch, n_h, V)``."""
-
-    def push(self, h: int, mass: Array, size: int) -> Array:
-        """Sum mass ``(*batch, n_h, V)`` by successor: ``(*batch, n_{h+1})``, of length `size`."""
-
-    def step(self, h: int, states: Array, tokens: Array, vocab_size: int) -> Array:
-        """Return the successor of each ``(state, token)``, elementwise."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +38,16 @@ class Tree:
         [1, 3]
     """
 
-    def children(self, h: int, next_value: Array, vocab_size: int) -> Array:  # noqa: D102
+    def children(self, h: int, next_value: Array, vocab_size: int) -> Array:
+        """Return the value of each successor: ``(*batch, n_{h+1})`` to ``(*batch, n_h, V)``."""
         return next_value.reshape((*next_value.shape[:-1], -1, vocab_size))
 
-    def push(self, h: int, mass: Array, size: int) -> Array:  # noqa: D102
+    def push(self, h: int, mass: Array, size: int) -> Array:
+        """Sum mass ``(*batch, n_h, V)`` by successor: ``(*batch, n_{h+1})``, of length `size`."""
         return mass.reshape((*mass.shape[:-2], -1))
 
-    def step(self, h: int, states: Array, tokens: Array, vocab_size: int) -> Array:  # noqa: D102
+    def step(self, h: int, states: Array, tokens: Array, vocab_size: int) -> Array:
+        """Return the successor of each ``(state, token)`` of layer `h`, elementwise."""
         return states * vocab_size + tokens
 
 
@@ -136,6 +120,10 @@ class Table:
 
     def step(self, h: int, states: Array, tokens: Array, vocab_size: int) -> Array:  # noqa: D102
         return like(self.next_states[h], states)[states, tokens]
+
+
+SuccessorRule: TypeAlias = Tree | Window | Table
+"""Rules that link a layer `h` with the next; what their methods do is said at `Tree`."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -100,20 +100,18 @@ class Policy:
         return cls(dynamics, tuple(log_probs), tuple(log_normalizers))
 
     @classmethod
-    def from_log_probs(
-        cls, dynamics: Dynamics, log_probs: Sequence[Any], tolerance: float = 1e-9
-    ) -> Self:
+    def from_log_probs(cls, dynamics: Dynamics, log_probs: Sequence[Any]) -> Self:
         """Build a policy from its log-probabilities, which are kept as they are.
 
         Raises:
-            ValueError: a shape does not fit, or a row does not sum to one within `tolerance`; names
-                the layer.
+            ValueError: a shape does not fit, or a row does not sum to one within 1e-9; names the
+                layer.
         """
         tables = _check_tables("log_probs", log_probs, dynamics)
         for h, table in enumerate(tables):
             xp = array_namespace(table)
             total = xp.sum(xp.exp(table), axis=-1)
-            off = ~(xp.abs(total - 1.0) <= tolerance)  # also where the sum is NaN
+            off = ~(xp.abs(total - 1.0) <= 1e-9)  # also where the sum is NaN
             if bool(xp.any(off)):
                 raise ValueError(
                     f"log_probs[{h}]: a row sums to {float(total[off][0]):.12g}, must be 1; use "
@@ -127,7 +125,7 @@ class Policy:
         return cls(dynamics, tuple(token_major(table) for table in tables))
 
     @classmethod
-    def from_probs(cls, dynamics: Dynamics, probs: Sequence[Any], tolerance: float = 1e-9) -> Self:
+    def from_probs(cls, dynamics: Dynamics, probs: Sequence[Any]) -> Self:
         """Build a policy from its probabilities.
 
         Raises:
@@ -139,7 +137,7 @@ class Policy:
                 raise ValueError(f"probs[{h}] holds a negative probability")
         with np.errstate(divide="ignore"):
             logs = [array_namespace(table).log(table) for table in tables]
-        return cls.from_log_probs(dynamics, logs, tolerance)
+        return cls.from_log_probs(dynamics, logs)
 
     @property
     def horizon(self) -> int:

@@ -17,9 +17,9 @@ from theory.arrays.namespace import Array, array_namespace, as_float, token_majo
 from theory.mdp.checks import (
     check_allowed,
     check_next_states,
-    check_prompt_weights,
     check_rewards,
     check_shapes,
+    check_weights,
 )
 from theory.mdp.dynamics import Dynamics, SuccessorRule, Table, Tree, Window
 from theory.storage.files import read_arrays, replacing
@@ -160,7 +160,7 @@ class TokenMDP:
             assert next_states is not None
             rule = Table(check_next_states(next_states, sizes, vocab_size))
         masks = check_allowed(allowed, sizes, vocab_size)
-        weights = check_prompt_weights(prompt_weights, sizes[0])
+        weights = check_weights("prompt_weights", prompt_weights, sizes[0])
         dynamics = Dynamics(vocab_size, sizes, rule, weights, masks)
         tables = check_rewards(tables, masks, reward_range)
         mdp = cls(dynamics, tables, (float(reward_range[0]), float(reward_range[1])))

@@ -216,8 +216,7 @@ def _advantages(policy: Policy, tables: Sequence[Array]) -> list[Array]:
     sums = (*expected_sums(policy, tables), None)
     found = []
     for h, (table, log_probs) in enumerate(zip(tables, policy.log_probs, strict=True)):
-        xp = array_namespace(log_probs)
-        x = xp.where(log_probs == NEVER, 0.0, table)
+        x = _zero_unless_chosen(log_probs, table)
         found.append(x + policy.dynamics.children(h, sums[h + 1]) - sums[h][..., None])
     return found
 

@@ -354,13 +354,8 @@ def test_written_responses_are_those_of_the_model(folder):
         assert text == lm.tokenizer.decode(ids[0, -5:])
     drawn = sample_texts(lm, prompts, 4, samples=300, end_tokens=(), batch=128)
     assert [len(texts) for texts in drawn.texts] == [300] * 3
-    assert drawn.log_probs.shape == (3, 300)
     again = sample_texts(lm, prompts, 4, samples=300, end_tokens=(), batch=128)
     assert again.texts == drawn.texts
-    cold = sample_texts(lm, prompts, 4, samples=300, temperature=0.2, end_tokens=())
-    assert all(
-        len(set(one)) < len(set(two)) for one, two in zip(cold.texts, drawn.texts, strict=True)
-    )
 
 
 def test_accuracy_by_writing_is_the_exact_one(shared_models):

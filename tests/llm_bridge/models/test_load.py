@@ -303,10 +303,10 @@ def test_reward_models_have_one_label(tmp_path):
         model = transformers.LlamaForSequenceClassification(config)
         save(CausalLM(model, tokenizer_of("abcd"), "toy"), tmp_path / str(labels))
     assert (
-        type(ModelSpec(tmp_path / "1").load_reward_model().model).__name__
+        type(ModelSpec(tmp_path / "1").load(reward_model=True).model).__name__
         == "LlamaForSequenceClassification"
     )
     with pytest.raises(
         ValueError, match=r"not a reward model that can be used here .it has 2 labels"
     ):
-        ModelSpec(tmp_path / "2").load_reward_model()
+        ModelSpec(tmp_path / "2").load(reward_model=True)

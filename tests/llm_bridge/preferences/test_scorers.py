@@ -264,7 +264,7 @@ def test_a_judge_needs_tokens_that_tell_its_answers_apart():
 def test_a_question_too_long_for_the_model():
     lm = tiny(context=100)
     with pytest.raises(
-        ValueError, match=r"chosen\[0\]: the question has \d+ tokens, tiny-0 has 100 positions"
+        ValueError, match=r"chosen\[0\]: question and texts need \d+ positions, tiny-0 has 100"
     ):
         judges.GenerativeVerifier(EndogenousReward(lm), Conversation(lm, False)).requests(
             COMPARISON
@@ -282,5 +282,5 @@ def test_reward_models(chat, pad):
             alone = lm.model(torch.tensor([row])).logits[0, 0]
         assert record["score"] == pytest.approx(float(alone), abs=1e-5)
     short = tiny("ForSequenceClassification", context=10, num_labels=1)
-    with pytest.raises(ValueError, match=r"chosen\[0\]: \d+ tokens, tiny-0 has 10 positions"):
+    with pytest.raises(ValueError, match=r"chosen\[0\]: .* need \d+ positions, tiny-0 has 10"):
         scorers.RewardModel(short, Conversation(short, False)).requests(COMPARISON)

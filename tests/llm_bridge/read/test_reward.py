@@ -239,7 +239,7 @@ def test_next_tokens_refuses_what_it_cannot_read(llama):
     with pytest.raises(ValueError, match=f"tokens: ids must be from 0 to {V - 1}"):
         reward.next_tokens([[1]], [V])
     with pytest.raises(
-        ValueError, match=rf"prompts\[0\]: {CONTEXT + 1} tokens, .* has {CONTEXT} positions"
+        ValueError, match=rf"prompts\[0\]: .* need {CONTEXT + 1} positions, .* has {CONTEXT}"
     ):
         reward.next_tokens([[1] * (CONTEXT + 1)], [1])
 
@@ -601,7 +601,7 @@ def call(method, *args, model=None, tokenizer=None, **kwargs):
     [
         (
             lambda _: RewardReading(alpha=0),
-            "alpha=0: must be from 1e-09 to 1e.09 reward units per nat",
+            "alpha=0: must be from 1e-09 to 1e.09 reward units",
         ),
         (lambda _: RewardReading(gauge="q"), "gauge='q': must be one of logits, logprob"),
         (

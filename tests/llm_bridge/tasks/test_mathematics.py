@@ -19,8 +19,7 @@ from llm_bridge.models.prompts import prompt_ids
 from llm_bridge.tasks import equivalence
 from llm_bridge.tasks.answers import boxed, final_answer
 from llm_bridge.tasks.equivalence import equivalent
-from llm_bridge.tasks.generated import majority
-from llm_bridge.tasks.mathematics import BENCHMARKS, BOXED, DATA, problems
+from llm_bridge.tasks.mathematics import BOXED, DATA, problems
 
 judging = pytest.mark.skipif(
     importlib.util.find_spec("math_verify") is None,
@@ -78,7 +77,6 @@ def test_answers_of_the_published_files(data):
         "2",
     )
     assert (first["gsm8k"], first["gsm8k-train"]) == ("18", "72")
-    assert set(BENCHMARKS) <= DATA.keys()
 
 
 @pytest.mark.parametrize(
@@ -387,7 +385,7 @@ def test_fractions_are_compared_exactly(one, two):
 
 
 @judging
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", ["math500", "aime24", "amc23", "minerva", "olympiad"])
 def test_right_answers_are_right(data, name):
     task, _ = problems(name, data)
     responses = [
@@ -448,11 +446,6 @@ def test_the_worker_ends_with_the_program():
         [sys.executable, "-c", f"import os; os.kill({done.stdout}, 0)"], capture_output=True
     )
     assert ended.returncode != 0
-
-
-@judging
-def test_equivalent_answers_vote_together():
-    assert majority(["3", "\\frac{1}{2}", None, "0.5", "2"], equivalent) == 1
 
 
 def test_without_math_verify(monkeypatch):

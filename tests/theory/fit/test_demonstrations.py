@@ -85,7 +85,8 @@ def test_pieces_add_up(mdp, seed):
     streamed = Demonstrations.from_responses(mdp.dynamics, Responses(prompts[:4], tokens[:4]))
     first = streamed
     for piece in (slice(4, 5), slice(5, 30)):
-        streamed = streamed.update(Responses(prompts[piece], tokens[piece]))
+        some = Responses(prompts[piece], tokens[piece])
+        streamed = streamed + Demonstrations.from_responses(mdp.dynamics, some)
     for one, two in zip(streamed.counts, whole.counts, strict=True):
         assert (one == two).all()
     assert (first.n, streamed.n) == (4, 30)  # what was added to stays as it was
@@ -221,7 +222,7 @@ def test_sampled_counts_have_that_law(rule, direct):
     """
     expert, sets = small_expert(rule), 20_000
     if direct:
-        data = Demonstrations.sample(expert, 3, 12, batch=(sets,))
+        data = Demonstrations.sample(expert, np.full(sets, 3), 12)
     else:
         prompts, tokens = sample(expert, 3 * sets, 12)
         every = [
@@ -252,7 +253,7 @@ def test_sampled_counts_have_that_law(rule, direct):
 def test_mean_of_sampled_counts(mdp, data):
     """``E n(s,a) = n ρ_h(s) π(a|s)``, within five standard errors of 4,000 data sets."""
     policy = data.draw(policies(mdp.dynamics))
-    drawn = Demonstrations.sample(policy, 10, data.draw(seeds), batch=(4000,))
+    drawn = Demonstrations.sample(policy, np.full(4000, 10), data.draw(seeds))
     for h, visits in enumerate(occupancy(policy)):
         p = visits[:, None] * np.exp(policy.log_probs[h])
         slack = 5 * np.sqrt(10 * p * (1 - p).clip(min=0) / 4000) + 5 / 4000
@@ -303,14 +304,14 @@ def test_sample_broadcasts_numbers_experts_and_seeds():
             total_variation(fitted_model(data[2, k]), expert, [m > 0.05 for m in occupancy(expert)])
             < 0.03
         )
-    assert Demonstrations.sample(experts, 5, 0, batch=(7, 2)).batch_shape == (7, 2)
-    again, once = (Demonstrations.sample(experts, 5, 0, batch=(7, 2)) for _ in range(2))
+    assert Demonstrations.sample(experts, np.full((7, 2), 5), 0).batch_shape == (7, 2)
+    again, once = (Demonstrations.sample(experts, np.full((7, 2), 5), 0) for _ in range(2))
     assert all((a == b).all() for a, b in zip(again.counts, once.counts, strict=True))
     with pytest.raises(
         ValueError,
-        match=r"batch=\(3,\), n of shape \(\), an expert of batch \(2,\) do not broadcast",
+        match=r"n of shape \(3,\), an expert of batch \(2,\) do not broadcast",
     ):
-        Demonstrations.sample(experts, 5, 0, batch=(3,))
+        Demonstrations.sample(experts, np.full(3, 5), 0)
 
 
 # --- Weights --------------------------------------------------------------------------------------
@@ -436,7 +437,7 @@ def test_witten_bell_of_a_batch_with_forbidden_tokens():
     mdp = build("window", np.random.default_rng(11), 2, 3, 4, window=2, masked=True)
     assert all(mask is not None for mask in mdp.dynamics.allowed)
     data = Demonstrations.sample(
-        random_policy(mdp.dynamics, np.random.default_rng(1)), 9, 2, batch=(2, 2)
+        random_policy(mdp.dynamics, np.random.default_rng(1)), np.full((2, 2), 9), 2
     )
     model = fitted_model(data, "witten-bell")
     free = replace(mdp.dynamics, allowed=(None,) * 4)
@@ -473,53 +474,6 @@ def test_back_off_carries_over_what_shorter_suffixes_tell():
     best = scores.pop("witten-bell")
     assert scores[0.0] == -np.inf  # a token of the expert that was never seen
     assert max(scores.values()) + 0.02 < best < held_out.log_likelihood(expert)
-
-
-# --- Files ----------------------------------------------------------------------------------------
-
-
-@check
-@given(mdp=token_mdps(), seed=seeds, weights=st.booleans())
-def test_saved_and_loaded(tmp_path_factory, mdp, seed, weights):
-    expert = random_policy(mdp.dynamics, np.random.default_rng(seed))
-    data = (
-        Demonstrations.of_policy(expert)
-        if weights
-        else Demonstrations.sample(expert, 9, seed, batch=(2,))
-    )
-    path = tmp_path_factory.mktemp("demonstrations") / "data.npz"
-    data.save(path)
-    again = Demonstrations.load(path, mdp.dynamics)
-    for one, two in zip(data.counts, again.counts, strict=True):
-        assert one.dtype == two.dtype
-        assert (one == two).all()
-    assert [p.name for p in path.parent.iterdir()] == ["data.npz"]
-
-
-def test_damaged_files(tmp_path):
-    mdp = build("tree", np.random.default_rng(0), 1, 2, 3)
-    data = Demonstrations.sample(soft_optimal(mdp, 1.0).policy, 20, 0)
-    path = tmp_path / "data.npz"
-    with pytest.raises(OSError, match="no such file"):
-        Demonstrations.load(path, mdp.dynamics)
-    path.write_bytes(b"not an archive")
-    with pytest.raises(OSError, match=r"not a whole .npz file"):
-        Demonstrations.load(path, mdp.dynamics)
-    data.save(path)
-    whole = path.read_bytes()
-    middle = whole.index(b"NUMPY")
-    path.write_bytes(whole[:middle] + b"XXXXX" + whole[middle + 5 :])
-    with pytest.raises(OSError, match=r"not a whole .npz file"):
-        Demonstrations.load(path, mdp.dynamics)
-    data.save(path)
-    other = build("tree", np.random.default_rng(0), 1, 2, 2)
-    with pytest.raises(ValueError, match="counts_2 is missing or too much"):
-        Demonstrations.load(path, other.dynamics)
-    table = TokenMDP.table(mdp.rewards, [np.array([[1, 0]]), np.array([[3, 1], [2, 0]])])
-    with pytest.raises(
-        ValueError, match=r"data.npz: counts\[1\] has .* count whole responses, on these dynamics"
-    ):
-        Demonstrations.load(path, table.dynamics)
 
 
 # --- Refusals -------------------------------------------------------------------------------------
@@ -617,13 +571,13 @@ def test_other_refusals(monkeypatch):
             fitted_model(data, smoothing)
     with pytest.raises(ValueError, match="states of a table have no suffixes"):
         fitted_model(Demonstrations.sample(soft_optimal(table, 1.0).policy, 5, 0), "witten-bell")
-    with pytest.raises(ValueError, match="needs counts and the demonstrations hold weights"):
+    with pytest.raises(ValueError, match="needs counts, and the demonstrations hold weights"):
         fitted_model(Demonstrations.of_policy(soft_optimal(mdp, 1.0).policy), "witten-bell")
     monkeypatch.setattr(theory.arrays.memory, "available_memory", lambda: 1000)
     with pytest.raises(
         ValueError, match=r"the table of counts needs .*use fewer data sets or states"
     ):
-        Demonstrations.sample(fitted_model(data), 5, 0, batch=(100,))
+        Demonstrations.sample(fitted_model(data), np.full(100, 5), 0)
 
 
 def test_responses_of_different_lengths_are_refused():

@@ -842,7 +842,7 @@ GOOD = {
         ({"discount": math.nan}, "discount=nan"),
         (
             {"initial_weights": np.full(4, 0.5)},
-            "initial_weights: must be 4 non-negative numbers of sum 1",
+            "initial_weights must be non-negative and sum to 1, got sum 2",
         ),
         ({"initial_weights": [1.5, -0.5, 0, 0]}, "initial_weights"),
         ({"reward_range": (1.0, 0.0)}, r"reward_range=\(1.0, 0.0\)"),

@@ -11,8 +11,6 @@ from theory.arrays.namespace import Array
 from theory.mdp.policy import require_same_dynamics
 from theory.mdp.token_mdp import TokenMDP
 
-__all__ = ["Potential", "potential_residual"]
-
 
 class Potential(NamedTuple):
     """A potential ``Φ``, and the largest difference that it leaves unexplained.
