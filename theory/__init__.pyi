@@ -19,6 +19,7 @@ from .fit.imitation import maxent_irl as maxent_irl
 from .fit.imitation import next_token_mle as next_token_mle
 from .fit.preferences import Preferences as Preferences
 from .fit.preferences import sample_preferences as sample_preferences
+from .fit.q_learning import soft_q_learning as soft_q_learning
 from .fit.reward_fit import fit_reward as fit_reward
 from .fit.rlhf import rlhf as rlhf
 from .mdp.discounted import DiscountedMDP as DiscountedMDP

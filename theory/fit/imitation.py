@@ -85,6 +85,7 @@ class Fit:
         visited: `H` boolean arrays ``(*batch, n_h)``; where false, the rows of `q` are
             placeholders.
         optimum: where the optimiser stopped; `None` where the answer is in closed form.
+        errors: for `soft_q_learning`, the largest ``|Q − Q*|`` after each round, reward units.
 
     Example:
         >>> data = Demonstrations(TokenMDP.tree([[[0, 0]]]).dynamics, (np.array([[3, 1]]),))
@@ -97,6 +98,7 @@ class Fit:
     alpha: Any
     visited: tuple[np.ndarray, ...]
     optimum: Optimum | None = None
+    errors: np.ndarray | None = None
 
     @cached_property
     def policy(self) -> Policy:

@@ -31,6 +31,7 @@ from theory.fit.imitation import (
     maxent_irl,
     next_token_mle,
 )
+from theory.fit.q_learning import soft_q_learning
 from theory.fit.smoothing import fitted_model
 from theory.mdp.distances import kl, max_log_ratio
 from theory.mdp.policy import Policy
@@ -802,6 +803,56 @@ def test_closed_forms_take_batches():
         _ = next_token_mle(sparse, 1.0).reward
 
 
+# --- Forward: soft Q-learning ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", ["tree", "window", "table"])
+@pytest.mark.parametrize("power", [0.0, 0.6, 0.9])
+def test_soft_q_learning_finds_the_policy_of_a_reward(rule, power):
+    alpha = 0.5
+    mdp, data = small_data(rule, n=100, alpha=alpha)
+    target = next_token_mle(data, alpha, smoothing=0.5)
+    fit = soft_q_learning(target.reward, alpha, rounds=1500, power=power, seed=1)
+    reached = [
+        m > 0 for m in occupancy(Policy.from_logits(mdp.dynamics, [0 * r for r in mdp.rewards]))
+    ]
+    assert all((v == r).all() for v, r in zip(fit.visited, reached, strict=True))
+    exact = soft_q_values(target.reward, alpha)
+    assert fit.errors[-1] == max(
+        np.abs(a - b)[r].max() for a, b, r in zip(fit.q, exact, reached, strict=True)
+    )
+    limit = {0.0: 1e-13, 0.6: 1e-3, 0.9: 0.05}[power]
+    assert fit.errors[-1] < limit < fit.errors[0]
+    assert row_tv(fit.policy, target.policy, reached) < limit
+
+
+def test_one_round_of_soft_q_learning_by_hand():
+    """V = 2, H = 2, one response a round: the second step is exact at once, the first an average of
+    what it saw.
+    """
+    mdp, alpha = TokenMDP.tree([[[0.0, 1.0]], [[1.0, 0.5], [0.25, 0.0]]]), 0.5
+    always = Policy.from_probs(mdp.dynamics, [[[0.0, 1.0]], [[0.5, 0.5], [1.0, 0.0]]])
+    fit = soft_q_learning(mdp, alpha, rounds=1, parallel=3, power=1.0, behaviour=always, seed=0)
+    first = 1.0 + alpha * math.log(2.0)  # V of two zeros
+    assert fit.q[0][0].tolist() == [0.0, pytest.approx(first)]
+    assert fit.q[1].tolist() == [[0.0, 0.0], [0.25, 0.0]]
+    fit = soft_q_learning(mdp, alpha, rounds=3, parallel=3, power=1.0, behaviour=always, seed=0)
+    later = 1.0 + alpha * math.log(math.exp(0.25 / alpha) + 1.0)
+    assert fit.q[0][0, 1] == pytest.approx((first + 2 * later) / 3)
+    assert [v.tolist() for v in fit.visited] == [[True], [False, True]]
+    assert len(fit.errors) == 3
+
+
+def test_soft_q_learning_respects_forbidden_tokens_and_seeds():
+    mdp = build("tree", np.random.default_rng(4), 2, 3, 3, masked=True)
+    one, two = (soft_q_learning(mdp, 0.3, rounds=400, power=0.0, seed=5) for _ in range(2))
+    for a, b, exact in zip(one.q, two.q, soft_q_values(mdp, 0.3), strict=True):
+        assert (a == b).all()
+        assert (np.isneginf(a) == np.isneginf(exact)).all()
+    assert one.errors[-1] < 1e-13
+    assert (np.diff(one.errors) < 1e-15).sum() > 300
+
+
 # --- Potentials -----------------------------------------------------------------------------------
 
 
@@ -908,6 +959,22 @@ def test_other_refusals():
         endogenous(data, 0.5, gauge="soft")
     with pytest.raises(ValueError, match="smoothing='none'"):
         next_token_mle(data, 0.5, smoothing="none")
+    for options, message in [
+        ({"rounds": 0}, "rounds=0: must be at least 1"),
+        ({"parallel": 0}, "parallel=0: must be at least 1"),
+        ({"power": 1.5}, "power=1.5: must be from 0 to 1"),
+        ({"alpha": np.array([1.0, 2.0])}, r"alpha of shape \(2,\): take one at a time"),
+        (
+            {
+                "behaviour": soft_optimal(
+                    build("tree", np.random.default_rng(0), 1, 3, 2), 1.0
+                ).policy
+            },
+            "different dynamics",
+        ),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            soft_q_learning(mdp, **({"alpha": 0.5} | options))
     with pytest.raises(ValueError, match="visited: no state-token is left to compare"):
         potential_residual(mdp, mdp, [np.zeros(r.shape, dtype=bool) for r in mdp.rewards])
 
@@ -994,3 +1061,12 @@ def test_the_gap_of_linear_features_closes():
     data = Demonstrations.sample(soft_optimal(mdp, 0.5).policy, 200, 0)
     features = [np.random.default_rng(h).standard_normal((3**h, 3, 2)) for h in range(2)]
     assert maxent_irl(data, 0.5, features=features).optimum.gap < 1e-8
+
+
+def test_behaviour_must_not_write_what_is_forbidden():
+    mdp = TokenMDP.tree([np.zeros((1, 2))], allowed=[np.array([[True, False]])])
+    free = Policy.from_probs(TokenMDP.tree([np.zeros((1, 2))]).dynamics, [np.array([[0.5, 0.5]])])
+    with pytest.raises(
+        ValueError, match="behaviour: chooses a token of layer 0 that the MDP forbids"
+    ):
+        soft_q_learning(mdp, 0.5, rounds=2, behaviour=free)
