@@ -219,7 +219,7 @@ def test_curves_writes_figures_and_numbers(family, tmp_path, capsys):
 
 
 def test_curves_prints_the_exact_numbers_and_where_they_cross(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("theory.reports.figures.save", lambda *arguments: [])
+    monkeypatch.setattr("theory.reports.report.save_figure", lambda *arguments: [])
     argv = [
         "curves",
         "--alpha",
