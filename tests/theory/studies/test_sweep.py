@@ -288,7 +288,10 @@ BAD = {
     "two epsilons": (["--epsilon", "0.1,0.2"], "--epsilon=0.1,0.2: must be a number"),
     "epsilon negative": (["--epsilon=-1"], "--epsilon=-1"),
     "epsilon infinite": (["--epsilon-over-sqrt", "inf"], "--epsilon-over-sqrt=inf"),
-    "too many curves": (["--alphas", "1,2,3", "--vocabs", "2,4,6"], "--alphas and --vocabs: 9 pairs"),
+    "too many curves": (
+        ["--alphas", "1,2,3", "--vocabs", "2,4,6"],
+        "--alphas and --vocabs: 9 pairs",
+    ),
     "unread vocabulary": (["--family", "swapped-pair", "--vocabs", "4"], "--vocabs is not read"),
     "unread horizons": (["--family", "preference", "--horizons", "4"], "--horizons is not read"),
     "out is a file": (["--out", "{file}"], "is a file"),
