@@ -11,12 +11,12 @@ right side moved past the left by 1, by 1e-9 or by 1e-13 of its size, which must
 """
 
 import os
+from dataclasses import replace
 from functools import partial
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-from planted import changed
 from resumable import main, results
 
 from theory.claims.findings import decide_each
@@ -122,7 +122,7 @@ def planted(statement, delta):
         left = statement.quantity.of(i)
         return left - delta * (abs(left) + 1e-3)
 
-    return changed(statement, right=right)
+    return replace(statement, bound=replace(statement.bound, of=right))
 
 
 def run(job):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +158,9 @@ def read_pair(namespace: argparse.Namespace) -> tuple[ModelSpec, ModelSpec]:
     expert = read_second(namespace, "expert-", policy, model=policy.model)
     assert expert is not None
     chosen = "temperature" in ModelSpec.given(namespace, "expert-")
-    return policy, policy.default_expert() if expert == policy and not chosen else expert
+    place = {"device": expert.device, "device_map": expert.device_map}
+    same = expert == replace(policy, **place)  # where a model is does not tell it from another
+    return policy, replace(policy.default_expert(), **place) if same and not chosen else expert
 
 
 def require_packages() -> None:

@@ -106,9 +106,10 @@ class PPOOptions(Options):
             raise OptionError("task", "or {data}: give one of them")
 
     def unread(self) -> dict[str, str]:
-        """A built-in task is evaluated exactly, on prompts of its own."""
+        """A built-in task is evaluated exactly, on prompts of its own; a file only on request."""
         if self.task is None:
-            return {}
+            names = () if self.eval else ("eval_prompts", "eval_samples", "eval_every")
+            return dict.fromkeys(names, "needs {eval}")
         reason = f"is not read with {{task}} {self.task}, which is evaluated exactly"
         return dict.fromkeys(("eval", "eval_samples", "chat", "data_folder"), reason)
 

@@ -237,6 +237,7 @@ def _scorer(task: _Task) -> tuple[Scorer, CausalLM, dict[str, Any]]:
         anchor = task.reference.load()
         reference = EndogenousReward(anchor, batch_tokens=options.batch_tokens, end_tokens=())
         facts |= {"reference": anchor.name, "reference_weights": fingerprint(anchor)}
+        facts |= {"reference_dtype": task.reference.dtype}
     scorer = scorers.Endogenous(reward, conversation, reference, truncate=options.truncate)
     return scorer, lm, facts
 

@@ -173,7 +173,8 @@ class _Request:
             require_same_vocabulary(lm, expert)
             preference_truth = model_truth(expert, prompts, horizon, self.reading.alpha)
             truth = truth or preference_truth
-            facts |= {"expert": expert.name, "expert weights": fingerprint(expert)}
+            facts |= {"expert": expert.name, "expert read as": str(self.expert)}
+            facts |= {"expert weights": fingerprint(expert)}
         return _Subject(lm, prompts, horizon, facts, truth, preference_truth)
 
     def _task(self) -> Task | None:
@@ -258,7 +259,7 @@ class _Comparison:
             found["values"] = lambda: self.validation.values(truth)
         if preferred is not None:
             for share in options.expert_share:
-                found[f"preferences {share:g}"] = partial(self._preferences, preferred, share)
+                found[f"preferences {share}"] = partial(self._preferences, preferred, share)
         return found
 
     def _preferences(self, truth: Truth, share: float) -> list[Point]:

@@ -342,9 +342,18 @@ class DiscountedInstance:
         return expand(array, 2) if array.ndim else array
 
 
+SYMBOLS = {
+    "theorem-1-sharp": "tanh(αγ^kHε/2)",
+    "clone-pinsker": "R·H·√(KL(π̂‖π_E)/2)",
+}
+"""How bounds are written that are not those of a finite horizon at ``H = 1/(1−γ)``."""
+
+
 def _discounted(statement: Statement[Quantities]) -> Statement[DiscountedInstance]:
     paper = "paper" in statement.source
-    return replace(statement, source=statement.source if paper else "docs §6")
+    symbol = SYMBOLS.get(statement.name, statement.bound.symbol)
+    bound = replace(statement.bound, symbol=symbol)
+    return replace(statement, source=statement.source if paper else "docs §6", bound=bound)
 
 
 DISCOUNTED_STATEMENTS: tuple[Statement[DiscountedInstance], ...] = (
@@ -355,7 +364,7 @@ DISCOUNTED_STATEMENTS: tuple[Statement[DiscountedInstance], ...] = (
         CLONE_GAP,
         "≤",
         Quantity(
-            "Σ_h γ^{h−1} TV_RR(h,ε)",
+            "R·Σ_h γ^{h−1} TV_RR(h,ε)",
             lambda i: bounds.clone_gap_discounted(i.discount, i.epsilon, i.width),
         ),
     ),

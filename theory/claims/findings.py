@@ -143,7 +143,7 @@ def decide(statement: Statement[E], instances: Iterable[E], budget: float = BUDG
 
     >>> from theory.claims.statements import STATEMENTS
     >>> from theory.studies.gallery import swapped_pair
-    >>> gap = next(s for s in STATEMENTS if s.name == "rl-expert")
+    >>> gap = next(s for s in STATEMENTS if s.name == "rl-any-comparator")
     >>> found = decide(gap, [swapped_pair(8, alpha=1.0, epsilon=0.1)])
     >>> found.verdict, round(found.worst_ratio, 3)  # attained but for the pair's slack
     ('holds', 0.999)

@@ -86,7 +86,7 @@ class Statement(Generic[I]):
 
     >>> from theory.claims.statements import STATEMENTS
     >>> next(s for s in STATEMENTS if s.name == "theorem-2-clone").claim
-    'V^{π_E} − V^{π̂} ≤ H²ε'
+    'V^{π_E} − V^{π̂} ≤ R·H²ε'
 
     """
 

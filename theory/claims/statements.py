@@ -208,7 +208,7 @@ CLONING: tuple[Statement[Quantities], ...] = (
         "paper, Thm 2",
         CLONE_GAP,
         "≤",
-        Quantity("H²ε", lambda i: bounds.clone_gap_paper(i.horizon, i.epsilon, i.width)),
+        Quantity("R·H²ε", lambda i: bounds.clone_gap_paper(i.horizon, i.epsilon, i.width)),
     ),
     Statement(
         "clone-elementary",
@@ -216,7 +216,7 @@ CLONING: tuple[Statement[Quantities], ...] = (
         CLONE_GAP,
         "≤",
         Quantity(
-            "tanh(ε/2)·H(H+1)/2",
+            "R·tanh(ε/2)·H(H+1)/2",
             lambda i: bounds.clone_gap_elementary(i.horizon, i.epsilon, i.width),
         ),
     ),
@@ -226,7 +226,7 @@ CLONING: tuple[Statement[Quantities], ...] = (
         CLONE_GAP,
         "≤",
         Quantity(
-            "½H^{3/2}ε", lambda i: bounds.clone_gap_three_halves(i.horizon, i.epsilon, i.width)
+            "½R·H^{3/2}ε", lambda i: bounds.clone_gap_three_halves(i.horizon, i.epsilon, i.width)
         ),
     ),
     Statement(
@@ -244,7 +244,9 @@ STEPWISE: Statement[Instance] = Statement(
     "docs §4",
     CLONE_GAP,
     "≤",
-    Quantity("Σ_h TV_RR(h,ε)", lambda i: bounds.clone_gap_stepwise(i.horizon, i.epsilon, i.width)),
+    Quantity(
+        "R·Σ_h TV_RR(h,ε)", lambda i: bounds.clone_gap_stepwise(i.horizon, i.epsilon, i.width)
+    ),
 )
 
 CLONING_WITH_LAST_TOKEN: tuple[Statement[Instance], ...] = (
@@ -255,7 +257,7 @@ CLONING_WITH_LAST_TOKEN: tuple[Statement[Instance], ...] = (
         CLONE_GAP,
         "≤",
         Quantity(
-            "H·TV_RR(H,ε)",
+            "R·H·TV_RR(H,ε)",
             lambda i: bounds.clone_gap_composition(i.horizon, i.epsilon, i.width),
         ),
     ),
@@ -301,7 +303,7 @@ RL: tuple[Statement[Quantities], ...] = (
         "paper, Thm 2",
         RL_GAP,
         "≤",
-        Quantity("Hε", lambda i: bounds.rl_gap_paper(i.horizon, i.epsilon, i.width)),
+        Quantity("R·Hε", lambda i: bounds.rl_gap_paper(i.horizon, i.epsilon, i.width)),
         Condition(
             "α(1 + tanh(ε/2)) ≤ R",
             lambda i: i.temperature * (1 + np.tanh(i.epsilon / 2)) <= i.width,

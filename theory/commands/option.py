@@ -151,7 +151,7 @@ class Option:
             raise OptionError(self.name, f"must be {self._wanted()}", value)
         if self.kind in (int, float):
             inside = (
-                (isinstance(value, Integral) or math.isfinite(value))
+                (self.kind is int or _is_finite(value))
                 and (self.low is None or value >= self.low)
                 and (self.high is None or value <= self.high)
                 and (self.above is None or value > self.above)
@@ -301,6 +301,13 @@ class OptionError(ValueError):
         text = re.sub(r"\{(\w+)\}", lambda found: names.get(found[1], found[1]), self.message)
         name = names.get(self.name, self.name)
         return f"{name} {text}" if self.value is None else f"{name}={shown}: {text}"
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no double holds
+        return False
 
 
 def _shown(value: Any, plain: bool = False) -> str:

@@ -27,8 +27,12 @@ def parsed(words, prefix):
         ("--dtype bfloat16", ModelSpec("m")),
         ("--device cpu", ModelSpec("m", temperature=0.9, device="cpu")),
         ("--device cpu --expert n", ModelSpec("n", device="cpu")),
-        ("--device cpu --expert-device cuda:1", ModelSpec("m", device="cuda:1")),
-        ("--device cpu --expert-device-map auto", ModelSpec("m", device_map="auto")),
+        ("--device cpu --expert-device cuda:1", ModelSpec("m", temperature=0.9, device="cuda:1")),
+        (
+            "--device cpu --expert-device-map auto",
+            ModelSpec("m", temperature=0.9, device_map="auto"),
+        ),
+        ("--expert-device cpu --expert-temperature 1", ModelSpec("m", device="cpu")),
     ],
 )
 def test_the_expert(words, expert):

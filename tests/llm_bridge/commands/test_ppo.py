@@ -318,12 +318,16 @@ def test_hyperparameters_come_from_a_file_and_from_options(folder, problems, tmp
         ),
         (["--config", "nowhere.json"], "--config=nowhere.json: cannot be read as JSON"),
         (["--eval-every", "0"], "--eval-every=0: must be at least 1"),
+        (["--eval-every", "5"], "--eval-every needs --eval"),
+        (["--eval-samples", "5"], "--eval-samples needs --eval"),
+        (["--config", "{tmp}/huge.json"], "must be above 0"),
         (["--chat"], "--chat: the tokenizer of tiny has no chat template"),
         (["--max-tokens", "511"], "no problem that tiny has room for; give fewer --max-tokens"),
     ],
 )
 def test_bad_input_is_one_line(folder, problems, tmp_path, capsys, options, message):
     (tmp_path / "typo.json").write_text('{"epoch": 1}')
+    (tmp_path / "huge.json").write_text('{"lr": 1%s}' % ("0" * 400))  # as no double is
     command = [
         "ppo",
         "--model",

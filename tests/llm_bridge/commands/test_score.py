@@ -281,6 +281,10 @@ def test_options_of_the_reward(score, models):
     code, _, _, folder = score(PAIRS[:2], "--reference", models / "chat", out="anchored")
     assert code == 0
     assert "anchored" in json.loads((folder / "summary.json").read_text())["scores"]
+    more = ["--reference", models / "chat", "--reference-dtype", "float64"]
+    code, _, errors, _ = score(PAIRS[:2], *more, out="anchored")
+    assert code == 2
+    assert 'reference_dtype = "float32", not "float64"' in errors[-1]
 
 
 @pytest.mark.parametrize("method", ["verifier", "pointwise", "pairwise"])

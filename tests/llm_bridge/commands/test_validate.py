@@ -100,6 +100,14 @@ def test_goes_on_and_refuses_another_run(models, tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert validate(models, tmp_path, *more, "--seed", "1") == 2
     assert "has a run with seed = 0, not 1" in capsys.readouterr().err
+    assert validate(models, tmp_path, *more, "--expert-dtype", "float32") == 2
+    assert "has a run with expert read as = " in capsys.readouterr().err
+
+
+def test_every_share_of_the_expert_is_compared(models, tmp_path):
+    more = ["--prompt", "A", "--horizon", "2", "--expert", str(models / "expert")]
+    assert validate(models, tmp_path, *more, "--expert-share", "0.5,0.5000001") == 0
+    assert read(tmp_path)["quantities"]["preference agreement"]["points"] == 2
 
 
 def test_against_a_token_mdp(models, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from theory.arrays.precision import precision
 from theory.claims import bounds
+from theory.claims.discounted import DISCOUNTED_STATEMENTS
 from theory.claims.findings import decide
 from theory.claims.instance import VISITED, Instance
 from theory.claims.problem import POOL
@@ -397,3 +398,24 @@ def test_power_policy_is_the_power_of_every_response():
     np.testing.assert_allclose(
         np.exp(sharp), powered / powered.sum(axis=-1, keepdims=True), rtol=1e-12
     )
+
+
+def test_a_bound_that_scales_with_the_range_of_rewards_says_so():
+    rng = np.random.default_rng(0)
+    rewards = [rng.random((3**h, 3)) for h in range(3)]
+    read = []
+    for width in (1.0, 2.0):
+        mdp = TokenMDP.tree(rewards, reward_range=(0.0, width))
+        expert = soft_optimal(mdp, 0.5).policy
+        instance = Instance(mdp, expert, sample_log_ratio_ball(expert, 0.3, 0), 0.5)
+        read.append({s.name: np.max(np.asarray(s.bound.of(instance))) for s in STATEMENTS})
+    scaled = {name for name, value in read[0].items() if value != read[1][name]}
+    assert scaled == {s.name for s in STATEMENTS if "R·" in s.bound.symbol}
+    assert scaled
+
+
+def test_bounds_without_a_last_token_are_written_as_they_are_computed():
+    written = {s.name: s.bound.symbol for s in DISCOUNTED_STATEMENTS}
+    assert written["theorem-1-sharp"] == "tanh(αγ^kHε/2)"
+    assert written["clone-pinsker"] == "R·H·√(KL(π̂‖π_E)/2)"
+    assert not any("H−k" in x or "R_τ" in x for x in written.values())
