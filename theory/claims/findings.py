@@ -282,7 +282,17 @@ class _Rows:
             )
 
 
-_COLUMNS = "left right error slack applies uncertain vacuous codes unknown".split()
+_COLUMNS = [
+    "left",
+    "right",
+    "error",
+    "slack",
+    "applies",
+    "uncertain",
+    "vacuous",
+    "codes",
+    "unknown",
+]
 """Of a `Check`, what is kept of every element."""
 
 EQUAL = "its sides are not separated"
