@@ -129,7 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
         "version": __version__,
         "arguments": {"command": "curves"} | options.as_dict(results_only=True),
         "horizon": [curve.as_dict(options.families) for curve in curves],
-        "preference": None if preference is None else preference.as_dict(),
+        "preference": None if preference is None else asdict(preference),
         "sharpening": None
         if sharpening is None
         else {name: asdict(one) for name, one in sharpening.items()},

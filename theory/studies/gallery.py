@@ -24,7 +24,6 @@ __all__ = [
     "randomised_response",
     "swapped_pair",
     "swapped_pair_gap",
-    "vote_and_pay",
 ]
 
 
@@ -395,57 +394,6 @@ def majority_vote(horizon: int, alpha: float, epsilon: float, *, vocab_size: int
         rewards.append(np.take_along_axis(pay, vote, axis=1))
         next_states.append(np.take_along_axis(ayes, vote, axis=1))
     return TokenMDP.table(rewards[::-1], next_states[::-1][:-1])
-
-
-def vote_and_pay(horizon: int, alpha: float, *, vocab_size: int = 4, paying: int = 1) -> TokenMDP:
-    """A coin and a payoff in the same step: at fixed `α` and `V` a larger share of ``H^{3/2}``.
-
-    See `coin_payoff`. States (step, heads so far). A token is a coin and one of ``m = V/2``
-    symbols. Where heads lead after its coin, the first `paying` symbols pay 1, the others 0;
-    elsewhere every token pays `b`, the soft value of those symbols. So the expert's coins are fair
-    in every state, and the plain value of a step is ``p`` or ``b``, with
-
-        p = q/(q + (1−q) e^{−1/α}),   b = 1 + α log(q + (1−q) e^{−1/α}),   q = paying/m.
-
-    For small ε the fraction of ``Σ_h TV_RR(h, ε)`` that the worst clone attains tends with `H` to
-    ``p − b``, which is `α` times the KL divergence between coins of bias `p` and `q`.
-
-    Args:
-        horizon: `H`.
-        alpha: temperature at which the expert will be soft-optimal.
-        vocab_size: `V`, even, at least 4.
-        paying: number of paying symbols, from 1 to ``m − 1``.
-
-    Raises:
-        ValueError: names the argument and the value; or the table, of about ``V H²`` numbers, does
-            not fit into memory.
-
-    Example:
-        >>> mdp = vote_and_pay(horizon=3, alpha=0.5)
-        >>> coins = np.exp(soft_optimal(mdp, 0.5).policy.log_probs[0]).reshape(2, 2).sum(axis=-1)
-        >>> coins.round(9).tolist()
-        [0.5, 0.5]
-    """
-    symbols = vocab_size // 2
-    if vocab_size < 4 or vocab_size % 2:
-        raise ValueError(
-            f"vocab_size={vocab_size}: must be even and at least 4, a coin and a symbol"
-        )
-    if not 0 < paying < symbols:
-        raise ValueError(
-            f"paying={paying}: must be from 1 to {symbols - 1}, some but not all of the symbols"
-        )
-    require_memory(
-        8 * vocab_size * horizon**2,
-        "the vote-and-pay table",
-        "use a shorter horizon or fewer tokens",
-    )
-    q = paying / symbols
-    level = 1.0 + require_positive("alpha", alpha) * math.log(q + (1 - q) * math.exp(-1 / alpha))
-    coin, symbol = np.divmod(np.arange(vocab_size), symbols)
-    heads = [np.arange(h + 1)[:, None] + coin for h in range(horizon)]
-    rewards = [np.where(2 * after > h + 1, symbol < paying, level) for h, after in enumerate(heads)]
-    return TokenMDP.table(rewards, heads[:-1])
 
 
 def indifferent_learner(
