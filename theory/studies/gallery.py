@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from scipy.special import expit
 
 from theory.arrays.memory import require_memory
 from theory.arrays.namespace import require_positive
@@ -171,7 +172,9 @@ def coin_payoff_gap(
 
     ahead = _payoff_over_level(alpha, vocab_size)  # p − b
     odds_against = math.log(vocab_size - 1) - 1 / alpha  # log((1 − p)/p)
-    lost = beta * _sigmoid(-odds_against) * math.exp(min(0.0, odds_against + epsilon))  # λ = p − w
+    lost = (
+        beta * float(expit(-odds_against)) * math.exp(min(0.0, odds_against + epsilon))
+    )  # λ = p − w
 
     expected = (m + left_over * tie) / 2  # E_{π_E} F
     shift = m / 2 * float(tv_randomised_response(coins, epsilon + math.log1p(beta)))
@@ -216,10 +219,6 @@ def _payoff_over_level(alpha: float, vocab_size: int) -> float:
     return alpha * (math.log(vocab_size) - math.log1p(others)) - others / (1 + others)
 
 
-def _sigmoid(x: float) -> float:
-    return 1 / (1 + math.exp(-x)) if x > -700 else math.exp(x)
-
-
 def swapped_pair(horizon: int, alpha: float, epsilon: float, *, slack: float = 1e-3) -> Instance:
     """Two responses that swap: RL on `r̂` loses ``(1 − slack)·2αHε``, at any horizon.
 
@@ -255,27 +254,24 @@ def swapped_pair(horizon: int, alpha: float, epsilon: float, *, slack: float = 1
             "step"
         )
     A, B, LEFT = 0, 1, 2  # states after the first step
-    rewards = [np.array([[stay, stay - step, 0.0, 0.0]])]
-    next_states = [np.array([[A, B, LEFT, LEFT]])]
-    for _ in range(1, horizon):
-        rewards.append(
-            np.array([[stay, 0, 0, 0], [stay - step, 0, 0, 0], [0, 0, 0, 0]], dtype=float)
-        )
-        next_states.append(np.array([[A, LEFT, LEFT, LEFT], [B, LEFT, LEFT, LEFT], [LEFT] * 4]))
+    later = np.zeros((3, 4))
+    later[[A, B], 0] = stay, stay - step
+    after = [[A, LEFT, LEFT, LEFT], [B, LEFT, LEFT, LEFT], [LEFT] * 4]
+    rewards = [[[stay, stay - step, 0.0, 0.0]], *[later] * (horizon - 1)]
+    next_states = [[[A, B, LEFT, LEFT]], *[after] * (horizon - 1)]
     mdp = TokenMDP.table(rewards, next_states[:-1])
     expert = soft_optimal(mdp, alpha).policy
     tables = []
     for h, log_probs in enumerate(expert.log_probs):
         probs = np.exp(log_probs)
-        lowered = (0, A) if h == 0 else (A, 0)
-        raised = (0, B) if h == 0 else (B, 0)
-        fixed = [lowered, raised]
-        probs[lowered] *= math.exp(-epsilon)
-        probs[raised] *= math.exp(epsilon)
-        for state in range(len(probs)):
-            others = [a for a in range(4) if (state, a) not in fixed]
-            left = 1 - sum(probs[s, a] for s, a in fixed if s == state)
-            probs[state, others] *= left / probs[state, others].sum()
+        fixed = np.zeros(probs.shape, dtype=bool)
+        for path, factor in ((A, math.exp(-epsilon)), (B, math.exp(epsilon))):
+            at = (0, path) if h == 0 else (path, 0)
+            probs[at] *= factor
+            fixed[at] = True
+        left = 1 - np.where(fixed, probs, 0.0).sum(axis=1, keepdims=True)
+        others = np.where(fixed, 0.0, probs)
+        probs = np.where(fixed, probs, others * (left / others.sum(axis=1, keepdims=True)))
         tables.append(np.log(probs))
     return Instance(mdp, expert, Policy(mdp.dynamics, tuple(tables)), alpha)
 
