@@ -153,13 +153,14 @@ def test_runs_beside_one_another_and_killed_ones(tmp_path):
         "2,4,8,16",
         "--demonstrations",
         "10,100,1000,10000",
-        "--prompts",
+        "--n-prompts",
         "64",
         "--out",
     ]
     one, two = tmp_path / "one", tmp_path / "two"
     first = subprocess.Popen([*words, one], stdout=subprocess.DEVNULL)
     while not (one / "learning.jsonl").exists():
+        assert first.poll() is None
         time.sleep(0.002)
     first.send_signal(signal.SIGSTOP)
     second = subprocess.run([*words, one], capture_output=True, text=True)
@@ -266,7 +267,7 @@ def test_nothing_to_learn_is_drawn(tmp_path):
         "1",
         "--vocab",
         "1",
-        "--prompts",
+        "--n-prompts",
         "1",
         "--seeds",
         "2",
@@ -304,7 +305,7 @@ def test_the_command(tmp_path, capsys):
         "10,100,1000",
         "--seeds",
         "3",
-        "--prompts",
+        "--n-prompts",
         "2",
     ]
     assert main([*words, "--out", str(tmp_path)]) == 0
@@ -323,12 +324,12 @@ def test_the_command(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--expert", "good"], "--expert=good: must be stochastic, deterministic or all"),
+        (["--experts", "good"], "--experts=good: must be one of stochastic, deterministic"),
         (["--horizons", "0"], "--horizons=0: must be from 1"),
         (["--demonstrations", "x"], "--demonstrations=x: must be whole numbers"),
         (["--vocab", "0"], "--vocab=0: must be from 1"),
         (["--alpha", "0"], "--alpha"),
-        (["--smoothing", "-1"], "smoothing=-1.0"),
+        (["--smoothing", "-1"], "--smoothing=-1: must be at least 0 counts"),
         (["--seed", "-1"], "--seed=-1: must be from 0"),
     ],
 )

@@ -218,13 +218,12 @@ def test_curves_writes_figures_and_numbers(family, tmp_path, capsys):
     assert "curves.json and figures" in capsys.readouterr().out
 
 
-def test_curves_prints_the_exact_numbers_and_where_they_cross(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("theory.reports.figures.save", lambda *arguments: [])
+def test_curves_prints_the_exact_numbers_and_where_they_cross(tmp_path, capsys):
     argv = [
         "curves",
-        "--alpha",
+        "--alphas",
         "0.18",
-        "--vocab",
+        "--vocabs",
         "256",
         "--epsilon-over-sqrt",
         "0.01",
@@ -254,9 +253,9 @@ def test_one_horizon_has_no_exponent(tmp_path, capsys):
                 "curves",
                 "--horizons",
                 "16",
-                "--alpha",
+                "--alphas",
                 "1",
-                "--vocab",
+                "--vocabs",
                 "2",
                 *FIXED[:2],
                 "--out",
@@ -274,22 +273,25 @@ BAD = {
     "family": (["--family", "coin"], "--family=coin"),
     "horizon too short": (["--horizons", "1,2"], "--horizons=1"),
     "horizon too long": (["--horizons", "99999999"], "--horizons="),
-    "horizon not an integer": (["--horizons", "2,4.5"], "--horizons=2,4.5: must be whole numbers"),
+    "horizon not an integer": (["--horizons", "2,4.5"], "--horizons=4.5: must be whole numbers"),
     "no horizon": (["--horizons", ""], "--horizons="),
-    "alpha zero": (["--alpha", "0"], "--alpha=0"),
-    "alpha not a number": (["--alpha", "1,x"], "--alpha=1,x"),
-    "alpha nan": (["--alpha", "nan"], "--alpha=nan"),
-    "odd vocabulary": (["--vocab", "2,3"], "--vocab=3: must be even"),
-    "empty vocabulary": (["--vocab", "0"], "--vocab=0"),
+    "alpha zero": (["--alphas", "0"], "--alphas=0"),
+    "alpha not a number": (["--alphas", "1,x"], "--alphas=x"),
+    "alpha nan": (["--alphas", "nan"], "--alphas=nan"),
+    "odd vocabulary": (["--vocabs", "2,3"], "--vocabs=3: must be even"),
+    "empty vocabulary": (["--vocabs", "0"], "--vocabs=0"),
     "two radii": (
         ["--epsilon", "0.1", "--epsilon-over-sqrt", "0.1"],
         "--epsilon and --epsilon-over-sqrt",
     ),
-    "two epsilons": (["--epsilon", "0.1,0.2"], "--epsilon=0.1,0.2: give one"),
+    "two epsilons": (["--epsilon", "0.1,0.2"], "--epsilon=0.1,0.2: must be a number"),
     "epsilon negative": (["--epsilon=-1"], "--epsilon=-1"),
     "epsilon infinite": (["--epsilon-over-sqrt", "inf"], "--epsilon-over-sqrt=inf"),
-    "too many curves": (["--alpha", "1,2,3", "--vocab", "2,4,6"], "--alpha, --vocab: 9 pairs"),
-    "unread vocabulary": (["--family", "swapped-pair", "--vocab", "4"], "--vocab is not read"),
+    "too many curves": (
+        ["--alphas", "1,2,3", "--vocabs", "2,4,6"],
+        "--alphas and --vocabs: 9 pairs",
+    ),
+    "unread vocabulary": (["--family", "swapped-pair", "--vocabs", "4"], "--vocabs is not read"),
     "unread horizons": (["--family", "preference", "--horizons", "4"], "--horizons is not read"),
     "out is a file": (["--out", "{file}"], "is a file"),
 }
