@@ -606,7 +606,7 @@ def test_bad_input_is_refused_by_name():
         Instance(batch, batched, batched, np.full(3, 0.7))
     for name in ("left", "right", "when", "ceiling"):
         sides = {"left": lambda i: 0.0, "right": lambda i: 0.0} | {name: 3.0}
-        with pytest.raises(ValueError, match="=3.0 must be a function of an instance"):
+        with pytest.raises(ValueError, match=r"=3\.0 must be a function of an instance"):
             claim("mine", **sides)
     with pytest.raises(ValueError, match="quantity 'right': of=None"):
         claim("mine", lambda i: 0.0, None)
