@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
             "arguments": noted,
             "rows": [finding.as_dict() for finding in findings],
             "groups": {group.name: group.facts for group in groups},
-            "curves": {"horizon": horizon.as_dict(), "preference": preference.as_dict()},
+            "curves": {"horizon": horizon.as_dict(), "preference": asdict(preference)},
         }
         shown = verify_report(groups, findings, horizon, preference, note)
         shown.save_figures(folder.path)

@@ -55,7 +55,7 @@ from theory.solve.reward import (
 )
 from theory.solve.soft import plain_optimal, power_policy, soft_optimal, soft_q_values, soft_values
 from theory.solve.worst_clone import best_clone, worst_clone
-from theory.studies.search import clone_fraction, kl_fraction, pinsker_fraction
+from theory.studies.search import clone_fraction
 
 ALPHA, BETA, EPSILON = 0.7, 0.4, 0.3
 
@@ -118,8 +118,6 @@ CALLS = {
     "clone_fraction": lambda x: clone_fraction(bounds.clone_gap_elementary)(
         x.one_prompt, x.alpha, EPSILON
     ),
-    "pinsker_fraction": lambda x: pinsker_fraction(x.one_prompt, x.alpha, EPSILON),
-    "kl_fraction": lambda x: kl_fraction(x.one_prompt, x.alpha, EPSILON),
 }
 
 

@@ -11,6 +11,7 @@ of their own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -257,25 +258,25 @@ def every_bound(
     `preference_tv_sharp` is for responses that differ from the first token on, the two
     `rl_gap_anchored` for ``β = α``.
     """
-    found = {
-        "preference_tv_paper": preference_tv_paper(horizon, epsilon, alpha),
-        "preference_tv_sharp": preference_tv_sharp(horizon, epsilon, alpha),
-        "clone_gap_paper": clone_gap_paper(horizon, epsilon, width),
-        "clone_gap_elementary": clone_gap_elementary(horizon, epsilon, width),
-        "clone_gap_three_halves": clone_gap_three_halves(horizon, epsilon, width),
-        "clone_gap_composition": clone_gap_composition(horizon, epsilon, width),
-        "clone_gap_stepwise": clone_gap_stepwise(horizon, epsilon, width),
-        "clone_gap_entropy": clone_gap_entropy(horizon, epsilon, alpha, vocab_size),
-        "rl_gap_paper": rl_gap_paper(horizon, epsilon, width),
-        "rl_gap": rl_gap(horizon, epsilon, alpha),
-        "rl_gap_expert": rl_gap_expert(horizon, epsilon, alpha),
-        "rl_gap_anchored": rl_gap_anchored(horizon, epsilon, alpha, alpha),
-        "rl_gap_anchored_sharp": rl_gap_anchored_sharp(horizon, epsilon, alpha, alpha),
-        "kl_ball": kl_ball(horizon, epsilon),
-        "regularised_gap": alpha * kl_ball(horizon, epsilon),
-        "tv_randomised_response": tv_randomised_response(horizon, epsilon),
+    further: dict[Callable[..., Array], tuple[float, ...]] = {
+        preference_tv_paper: (alpha,),
+        preference_tv_sharp: (alpha,),
+        clone_gap_paper: (width,),
+        clone_gap_elementary: (width,),
+        clone_gap_three_halves: (width,),
+        clone_gap_composition: (width,),
+        clone_gap_stepwise: (width,),
+        clone_gap_entropy: (alpha, vocab_size),
+        rl_gap_paper: (width,),
+        rl_gap: (alpha,),
+        rl_gap_expert: (alpha,),
+        rl_gap_anchored: (alpha, alpha),
+        rl_gap_anchored_sharp: (alpha, alpha),
+        kl_ball: (),
+        tv_randomised_response: (),
     }
-    return {name: float(value) for name, value in found.items()}
+    found = {f.__name__: float(f(horizon, epsilon, *more)) for f, more in further.items()}
+    return found | {"regularised_gap": alpha * found["kl_ball"]}
 
 
 # --- Distances between the laws of a response -----------------------------------------------------

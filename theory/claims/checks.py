@@ -39,7 +39,7 @@ def validate(problem: Problem) -> None:
     alpha = require_positive("alpha", problem.alpha)
     if is_torch_array(alpha):
         raise ValueError("alpha: is a torch tensor; an instance takes NumPy arrays")
-    _require_tables("mdp.rewards", mdp.rewards, mdp.dynamics)
+    _require_arrays("mdp.rewards", mdp.rewards, _table_shapes(mdp.dynamics))
     _require_policy("expert", problem.expert, mdp.dynamics)
     _require_policy("policy", problem.policy, mdp.dynamics)
     try:
@@ -64,12 +64,17 @@ def _require_policy(name: str, policy: Policy, dynamics: Dynamics) -> None:
         raise ValueError(
             f"{name}: has other dynamics ({sizes}) than mdp ({own}); build it on mdp.dynamics"
         )
-    _require_tables(f"{name}.log_probs", policy.log_probs, dynamics, float("-inf"))
-    _require_gauge(f"{name}.log_normalizers", policy)
+    never = float("-inf")
+    _require_arrays(f"{name}.log_probs", policy.log_probs, _table_shapes(dynamics), exempt=never)
+    gauge = policy.log_normalizers
+    if gauge is not None:
+        of_layers = [(n,) for n in dynamics.layer_sizes]
+        after_last = [()] if len(gauge) > len(of_layers) else []
+        _require_arrays(f"{name}.log_normalizers", gauge, [*of_layers, *after_last])
     for h, (table, mask) in enumerate(zip(policy.log_probs, policy.dynamics.allowed, strict=True)):
-        if (table == float("-inf")).all(axis=-1).any():
+        if (table == never).all(axis=-1).any():
             raise ValueError(f"{name}.log_probs[{h}]: forbids every token of some state")
-        if mask is not None and (table[..., ~mask] > float("-inf")).any():
+        if mask is not None and (table[..., ~mask] > never).any():
             raise ValueError(
                 f"{name}.log_probs[{h}]: a token that its dynamics forbid has probability; use "
                 "-inf there"
@@ -99,55 +104,30 @@ def _require_soft_optimal(problem: Problem, alpha: Array | float) -> None:
             )
 
 
-def _require_tables(
-    name: str, tables: Sequence[Array], dynamics: Dynamics, exempt: float = 0.0
+def _table_shapes(dynamics: Dynamics) -> list[tuple[int, ...]]:
+    return [(n, dynamics.vocab_size) for n in dynamics.layer_sizes]
+
+
+def _require_arrays(
+    name: str, arrays: Sequence[Array], shapes: Sequence[tuple[int, ...]], exempt: float = 0.0
 ) -> None:
-    """Raise `ValueError` unless there is a NumPy table for each layer, and all numbers are finite
-    or `exempt`.
+    """Raise `ValueError` unless there is a NumPy array for each shape, batch axes before it, and
+    all numbers are finite or `exempt`.
     """
-    if len(tables) != dynamics.horizon:
-        raise ValueError(
-            f"{name} has {len(tables)} tables for a horizon of {dynamics.horizon}: one for each "
-            "layer"
-        )
-    for h, table in enumerate(tables):
-        if not isinstance(table, np.ndarray) or table.dtype.kind != "f":
+    if len(arrays) != len(shapes):
+        raise ValueError(f"{name} has {len(arrays)} layers: must have {len(shapes)}, one for each")
+    for h, (array, shape) in enumerate(zip(arrays, shapes, strict=True)):
+        if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
             raise ValueError(
                 f"{name}[{h}]: is no NumPy array of real floating-point numbers, which an instance "
                 "takes"
             )
-        if table.shape[-2:] != (dynamics.layer_sizes[h], dynamics.vocab_size):
-            wanted = (dynamics.layer_sizes[h], dynamics.vocab_size)
-            raise ValueError(
-                f"{name}[{h}] has shape {table.shape}: must end in {wanted}, states by tokens"
-            )
-        bad = ~np.isfinite(table) & ~(table == exempt)
+        if array.shape[array.ndim - len(shape) :] != shape:
+            raise ValueError(f"{name}[{h}] has shape {array.shape}: must end in {shape}")
+        bad = ~np.isfinite(array) & ~(array == exempt)
         if bad.any():
-            raise ValueError(
-                f"{name}[{h}] holds {table[bad][0]} at {tuple(map(int, np.argwhere(bad)[0]))}"
-            )
-
-
-def _require_gauge(name: str, policy: Policy) -> None:
-    """Raise `ValueError` unless there are no normalisers or one for each state of each layer, all
-    of them finite.
-    """
-    gauge, sizes = policy.log_normalizers, policy.dynamics.layer_sizes
-    if gauge is None:
-        return
-    if len(gauge) not in (len(sizes), len(sizes) + 1):
-        raise ValueError(f"{name} has {len(gauge)} layers for a horizon of {len(sizes)}")
-    for h, table in enumerate(gauge):
-        if (
-            not isinstance(table, np.ndarray)
-            or table.dtype.kind != "f"
-            or not np.isfinite(table).all()
-        ):
-            raise ValueError(f"{name}[{h}]: must be a NumPy array of finite numbers")
-        if h < len(sizes) and table.shape[-1:] != sizes[h : h + 1]:
-            raise ValueError(
-                f"{name}[{h}] has shape {table.shape}: must end in {sizes[h]}, one for each state"
-            )
+            at = tuple(map(int, np.argwhere(bad)[0]))
+            raise ValueError(f"{name}[{h}] holds {array[bad][0]} at {at}")
 
 
 def _require_responses(problem: Problem) -> None:
@@ -161,13 +141,13 @@ def _require_responses(problem: Problem) -> None:
             continue
         prompts, tokens = (np.asarray(x) for x in chosen)
         one = name == "chosen_rl_response"
-        each = 1 if one else len(prompts) // d.n_prompts
+        each = 1 if one else max(1, len(prompts) // d.n_prompts)
         fits = (
-            tokens.ndim >= 2
-            and tokens.shape[-2:] == (len(prompts), d.horizon)
+            tokens.shape[-2:] == (len(prompts), d.horizon)
             and tokens.dtype.kind in "iu"
+            and np.array_equal(prompts, np.repeat(np.arange(d.n_prompts), each))
         )
-        if not (fits and each and np.array_equal(prompts, np.repeat(np.arange(d.n_prompts), each))):
+        if not fits:
             what = f"prompts {prompts.shape}, tokens {tokens.dtype} {tokens.shape}"
             need = f"{'one response' if one else 'as many responses'} to each prompt, in order"
             raise ValueError(f"{name}: {what}; give {need}, integers (…, N, {d.horizon})")

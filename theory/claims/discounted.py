@@ -77,12 +77,11 @@ class DiscountedInstance:
         self.policy: Array = require_stationary("policy", policy, mdp)[0]
         self.rewards: Array = mdp.rewards
         self.gauge: Array = (
-            np.zeros(len(mdp.rewards)) if gauge is None else np.asarray(gauge, dtype=np.float64)
+            np.zeros(len(mdp.rewards)) if gauge is None else np.asarray(gauge, float)
         )
         if not np.isfinite(self.gauge).all():
-            raise ValueError(
-                f"gauge holds {self.gauge[~np.isfinite(self.gauge)][0]}: must be finite"
-            )
+            wrong = self.gauge[~np.isfinite(self.gauge)][0]
+            raise ValueError(f"gauge holds {wrong}: must be finite")
         self.discount: Array = np.asarray(mdp.discount)
         self.temperature: Array = np.asarray(self.alpha)
         self.width: Array = mdp.reward_width
@@ -119,10 +118,6 @@ class DiscountedInstance:
         """The instance itself: it is no batch."""
         return [self]
 
-    def __getstate__(self) -> dict[str, Any]:
-        """What is pickled: not the enclosures that were computed, which belong to a process."""
-        return {name: value for name, value in self.__dict__.items() if name != "_enclosures"}
-
     @property
     def numbers(self) -> int:
         """Rewards, what its evaluation costs grows with."""
@@ -156,10 +151,14 @@ class DiscountedInstance:
     def _soft(self, table: Array) -> tuple[Array, Array]:
         """Soft-optimal policy and soft values of a reward."""
         values = fixed_point(self.mdp, table, soft_maxima, self.temperature)
-        q = table + self.discount * values[self.mdp.next_states]
+        q = self._then(table, values)
         if isinstance(q, np.ndarray):
             return log_softmax(q, self.alpha), values
         return (q - values[:, None]) / self.temperature, values
+
+    def _then(self, table: Array, values: Array) -> Array:
+        """A quantity of a token plus the discounted value of the state after it: ``(n, V)``."""
+        return table + self.discount * values[self.mdp.next_states]
 
     def expected(self, policy: Array, table: Array) -> Array:
         """``E_π Σ_h γ^{h−1} x(s_h, a_h)`` from each state: ``(n,)``."""
@@ -271,17 +270,14 @@ class DiscountedInstance:
         """
         log_ratio = self.expert - self.policy
         return tuple(
-            self._greedy(x) for x in (self.rewards, self.endogenous, log_ratio, -log_ratio)
+            greedy_rows(self._then(x, fixed_point(self.mdp, x, maxima)))
+            for x in (self.rewards, self.endogenous, log_ratio, -log_ratio)
         )
-
-    def _greedy(self, table: Array) -> Array:
-        values = fixed_point(self.mdp, table, maxima)
-        return greedy_rows(table + self.mdp.discount * values[self.mdp.next_states])
 
     def _sums(self, table: Array) -> Array:
         """Sum of a per-token quantity along all responses: ``(n, 4V)``."""
-        each = [self.expected(policy, table)[self.mdp.next_states] for policy in self.continuations]
-        return array_namespace(table).concatenate([table + self.discount * x for x in each], axis=1)
+        each = [self._then(table, self.expected(policy, table)) for policy in self.continuations]
+        return array_namespace(table).concatenate(each, axis=1)
 
     @cached_property
     def true_return(self) -> Array:
@@ -338,8 +334,7 @@ class DiscountedInstance:
 
     def over_pairs(self, values: Any) -> Array:
         """A quantity of the instance or of each state, against pairs ``(n, 3, M)``."""
-        array = as_array(values)
-        return expand(array, 2) if array.ndim else array
+        return expand(as_array(values), 2)
 
 
 SYMBOLS = {

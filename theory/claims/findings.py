@@ -223,7 +223,6 @@ def _examine(tallies: Sequence[_Tally], instance: Any, weights: np.ndarray, budg
             for each in rows:
                 if each.open[chunk].any():
                     each.update(check(each.statement, part, bits), chunk)
-            part.__dict__.pop("_enclosures", None)
     for tally, each in zip(tallies, rows, strict=True):
         tally.add(each, weights)
     return spent
@@ -253,9 +252,7 @@ class _Rows:
             }
             self.found["codes"][:] = UNDECIDED  # until they are evaluated
         mine = self.open[index]
-        known = mine & (self.bits[index] > 0)
-        if known.any():
-            self._require_overlap(flat, index, known, found.bits)
+        self._require_overlap(flat, index, mine & (self.bits[index] > 0), found.bits)
         for name, x in flat.items():
             self.found[name][index[mine]] = x[mine]
         self.bits[index[mine]] = found.bits
@@ -285,7 +282,7 @@ class _Rows:
             )
 
 
-_COLUMNS = (
+_COLUMNS = [
     "left",
     "right",
     "error",
@@ -295,7 +292,8 @@ _COLUMNS = (
     "vacuous",
     "codes",
     "unknown",
-)
+]
+"""Of a `Check`, what is kept of every element."""
 
 EQUAL = "its sides are not separated"
 NOT_A_NUMBER = "a side is not a number"
@@ -310,8 +308,9 @@ class _Tally:
         self.statement = statement
         self.outcomes: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
-        self.ratio = -math.inf
-        self.worst = (math.inf, math.nan, math.nan, math.nan)
+        self.ratio = math.nan
+        self.worst = [math.inf, math.nan, math.nan, math.nan]
+        """Least slack, and both sides and the error there."""
         self.certified = 0
         self.equal_within = math.nan
         self.weight = np.zeros(2)  # of the instances, and of those to which it applies
@@ -327,23 +326,18 @@ class _Tally:
             return
         of = rows.found
         worst = of["codes"].max(axis=1, initial=0)
-        worst = np.where(
-            rows.open & (worst == VIOLATED), UNDECIDED, worst
-        )  # seen in doubles, and not confirmed
-        for code, count in zip(*np.unique(worst, return_counts=True), strict=True):
-            self.outcomes[VERDICTS[code]] += int(count)
+        # a violation that was seen in doubles, and not confirmed
+        worst = np.where(rows.open & (worst == VIOLATED), UNDECIDED, worst)
+        self.outcomes.update(VERDICTS[code] for code in worst)
         self._explain(rows, worst)
         counted = of["applies"] | of["uncertain"]
         self.certified += int(((rows.bits > DOUBLE) & (worst > 0)).sum())
-        each = [counted.sum(axis=1), (of["vacuous"] & counted).sum(axis=1)]
-        self.elements += [n @ weights for n in each]
+        self.elements += [x.sum(axis=1) @ weights for x in (counted, of["vacuous"] & counted)]
         some = counted.any(axis=1)
         self.weight[1] += weights[some].sum()
-        largest = [
-            np.where(counted, of[side], -np.inf).max(axis=1, initial=-np.inf)
-            for side in ("left", "right")
-        ]
-        self.sums += [x[some] @ weights[some] for x in largest]
+        for k, side in enumerate(("left", "right")):
+            largest = np.where(counted, of[side], -np.inf).max(axis=1, initial=-np.inf)
+            self.sums[k] += largest[some] @ weights[some]
         self._measure(of, counted)
         near = counted & ~of["unknown"]
         if not self.statement.equality:
@@ -354,16 +348,11 @@ class _Tally:
 
     def _explain(self, rows: _Rows, worst: np.ndarray) -> None:
         left = worst == UNDECIDED
+        unsettled = rows.found["codes"] == UNDECIDED
         for name, flags in (
             (NOT_EVALUATED, rows.bits < PRECISIONS[-1]),
-            (
-                NOT_A_NUMBER,
-                (rows.found["unknown"] & (rows.found["codes"] == UNDECIDED)).any(axis=1),
-            ),
-            (
-                CONDITION,
-                (rows.found["uncertain"] & (rows.found["codes"] == UNDECIDED)).any(axis=1),
-            ),
+            (NOT_A_NUMBER, (rows.found["unknown"] & unsettled).any(axis=1)),
+            (CONDITION, (rows.found["uncertain"] & unsettled).any(axis=1)),
             (EQUAL, left),
         ):
             if (left & flags).any():
@@ -373,27 +362,23 @@ class _Tally:
     def _measure(self, of: dict[str, np.ndarray], counted: np.ndarray) -> None:
         if not counted.any():
             return
+        clear = counted & (of["right"] > 1e3 * of["error"])
         with np.errstate(invalid="ignore", divide="ignore"):
-            ratios = np.where(
-                counted & (of["right"] > 1e3 * of["error"]), of["left"] / of["right"], np.nan
-            )
-        if not np.isnan(ratios).all():
-            self.ratio = max(self.ratio, float(np.nanmax(ratios)))
+            ratios = np.where(clear, of["left"] / of["right"], np.nan)
+            self.ratio = float(np.fmax(self.ratio, np.fmax.reduce(ratios, axis=None)))
         slack = np.where(counted, np.where(np.isnan(of["slack"]), -np.inf, of["slack"]), np.inf)
         k = np.unravel_index(int(np.argmin(slack)), slack.shape)
         if slack[k] < self.worst[0] or math.isnan(self.worst[1]):
-            slack_, left, right, error = (
-                float(of[name][k]) for name in ("slack", "left", "right", "error")
-            )
-            self.worst = (slack_, left, right, error)
+            self.worst = [float(of[name][k]) for name in ("slack", "left", "right", "error")]
 
     def finding(self) -> Finding:
         """Return the whole."""
         statement = self.statement
-        some = self.weight[1] > 0
-        mean = self.sums / self.weight[1] if some else np.full(2, math.nan)
         can_be_vacuous = statement.quantity.ceiling is not None and not statement.equality
-        slack, left, right, error = self.worst if some else (math.nan,) * 4
+        with np.errstate(invalid="ignore"):  # NaN where it applies to none
+            mean = self.sums / self.weight[1]
+            vacuous = self.elements[1] / self.elements[0]
+        slack, left, right, error = self.worst if self.weight[1] else [math.nan] * 4
         return Finding(
             statement=statement,
             group="",
@@ -404,14 +389,12 @@ class _Tally:
             reasons=dict(self.reasons),
             mean_left=float(mean[0]),
             mean_right=float(mean[1]),
-            worst_ratio=math.nan if statement.equality or self.ratio == -math.inf else self.ratio,
+            worst_ratio=math.nan if statement.equality else self.ratio,
             smallest_slack=slack,
             left=left,
             right=right,
             error_bound=error,
-            vacuous_share=(
-                float(self.elements[1] / self.elements[0]) if some and can_be_vacuous else math.nan
-            ),
+            vacuous_share=float(vacuous) if can_be_vacuous else math.nan,
             certified=self.certified,
             equal_within=self.equal_within,
         )

@@ -67,15 +67,9 @@ class Instance(Problem):
         """``ε_π`` of the tokens that `VISITED` of the responses of `π_E`, or of `π̂`, write:
         ``batch``, nats.
         """
-        reached = zip(
-            *(self._written(policy) for policy in (self.expert, self.policy)), strict=True
-        )
-        ratios = log_ratios(self.expert, self.policy)
-        layers = [
-            np.where(np.maximum(*masses) >= VISITED, np.abs(ratio), 0.0).max(axis=(-2, -1))
-            for masses, ratio in zip(reached, ratios, strict=True)
-        ]
-        return np.stack(layers).max(axis=0)
+        mass = np.maximum(*(self._flat(self._written(pi)) for pi in (self.expert, self.policy)))
+        ratios = self._flat(log_ratios(self.expert, self.policy))
+        return np.where(mass >= VISITED, np.abs(ratios), 0.0).max(axis=-1)
 
     def log_ratio_quantiles(self, shares: Sequence[float]) -> Array:
         """Quantiles of ``|log π_E(a|s) − log π̂(a|s)|`` over what `π_E` writes: ``(*batch,
@@ -90,10 +84,8 @@ class Instance(Problem):
         mass = self._flat(m * c for m, c in zip(self._written(self.expert), chosen, strict=True))
         mass = mass / np.maximum(mass.sum(axis=-1, keepdims=True), np.finfo(float).tiny)
         order = np.argsort(x, axis=-1)
-        x, below = (
-            np.take_along_axis(x, order, axis=-1),
-            np.cumsum(np.take_along_axis(mass, order, axis=-1), axis=-1),
-        )
+        x = np.take_along_axis(x, order, axis=-1)
+        below = np.cumsum(np.take_along_axis(mass, order, axis=-1), axis=-1)
         # a sum of masses may miss its share by its rounding
         rank = np.stack([(below < share * (1 - 1e-12)).sum(axis=-1) for share in shares], axis=-1)
         return np.take_along_axis(x, np.minimum(rank, x.shape[-1] - 1), axis=-1)
@@ -196,28 +188,22 @@ class Instance(Problem):
         return self._plain(power_policy(self.policy, 2.0))
 
     @cached_property
-    def endogenous_soft_values(self) -> tuple[Array, ...]:
-        """``V_r̂`` of every state, solved from `r̂` anew."""
-        return self._resolved.values
-
-    @cached_property
     def _resolved(self) -> Solution:
+        """Soft-optimal policy and values of `r̂`, solved anew."""
         return soft_optimal(self.endogenous, self.alpha)
 
     def irl_dual(self, expert: Policy) -> Array:
         """MaxEnt IRL's objective at `r̂` (eq. 6), an expert's law as data: ``E r̂(τ) − E
         V_r̂(s₁)``: ``batch``.
         """
-        return self.averaged(
-            plain_values(self.endogenous, expert)[0] - self.endogenous_soft_values[0]
-        )
+        return self.averaged(plain_values(self.endogenous, expert)[0] - self._resolved.values[0])
 
     @cached_property
     def inverse_soft_q_objective(self) -> Array:
         """Inverse soft-Q learning's objective at ``Q̂ = r̂ + V_r̂``, the expert's law as data (eq.
         7): ``batch``.
         """
-        values = (*self.endogenous_soft_values, None)
+        values = (*self._resolved.values, None)
         tables = [
             reward + self.endogenous.dynamics.children(h, values[h + 1]) - values[h][..., None]
             for h, reward in enumerate(self.endogenous.rewards)
@@ -230,7 +216,7 @@ class Instance(Problem):
 
     def entropy(self, policy: Policy) -> Array:
         """``H(π(τ))``: ``batch``, nats."""
-        return self.averaged(expected_sums(policy, [-table for table in policy.log_probs])[0])
+        return -self.expected_log_prob(policy, policy)
 
     def expected_log_prob(self, policy: Policy, other: Policy) -> Array:
         """``E_π log π'(τ|s₁)``: ``batch``, nats."""
@@ -267,11 +253,7 @@ class Instance(Problem):
     @cached_property
     def hellinger_tv(self) -> Array:
         """``√(1 − BC²)`` for each prompt: ``(*batch, P)``."""
-        return bounds.tv_hellinger(self._squared_hellinger)
-
-    @cached_property
-    def _squared_hellinger(self) -> Array:
-        return squared_hellinger(self.expert, self.policy)
+        return bounds.tv_hellinger(squared_hellinger(self.expert, self.policy))
 
     @cached_property
     def pinsker_tv(self) -> Array:
@@ -279,15 +261,9 @@ class Instance(Problem):
         return bounds.tv_pinsker(self._kl_to_expert)
 
     @property
-    def n_leaves(self) -> int:
-        """Number of responses, ``P·V^H``."""
-        leaves: int = self.mdp.dynamics.n_prompts * self.mdp.vocab_size**self.horizon
-        return leaves
-
-    @property
     def has_leaves(self) -> bool:
-        """Whether sums over all responses are made: there are at most `MAX_LEAVES` of them."""
-        return self.n_leaves <= MAX_LEAVES
+        """Whether sums over all ``P·V^H`` responses are made: they are at most `MAX_LEAVES`."""
+        return bool(self.mdp.dynamics.n_prompts * self.mdp.vocab_size**self.horizon <= MAX_LEAVES)
 
     @cached_property
     def trajectory_tv(self) -> Array:
@@ -362,10 +338,15 @@ class Instance(Problem):
         """``x(τ) − x(τ')`` over `pairs`, for numbers of `responses` ``(*batch, P·N)``: ``(*batch,
         P, M)``.
         """
+        first, second = self._of_pairs(values)
+        with np.errstate(invalid="ignore"):
+            return first - second
+
+    def _of_pairs(self, values: Array) -> tuple[Array, Array]:
+        """Numbers of `responses`, of the first and of the second of each pair."""
         grouped = values.reshape((*values.shape[:-1], self.mdp.dynamics.n_prompts, -1))
         i, j = self.pairs
-        with np.errstate(invalid="ignore"):
-            return grouped[..., i] - grouped[..., j]
+        return grouped[..., i], grouped[..., j]
 
     @cached_property
     def diverging_steps(self) -> Array:
@@ -376,9 +357,8 @@ class Instance(Problem):
         tokens = tokens.reshape((*tokens.shape[:-2], self.mdp.dynamics.n_prompts, -1, self.horizon))
         steps = np.empty((*tokens.shape[:-2], len(self.pairs[0])), dtype=np.int64)
         first = 0
-        for i in range(
-            tokens.shape[-2] - 1
-        ):  # a row of pairs at a time: long responses fit into memory
+        # a row of pairs at a time: long responses fit into memory
+        for i in range(tokens.shape[-2] - 1):
             differ = tokens[..., i : i + 1, :] != tokens[..., i + 1 :, :]
             last = first + differ.shape[-2]
             parted = self.horizon - np.argmax(differ, axis=-1)
@@ -394,8 +374,7 @@ class Instance(Problem):
         true = self.differences(self.true_return)
         read = expand(self._alpha, 2) * self.differences(self.policy_log_prob)
         xp, possible = array_namespace(read), self.pair_possible
-        true, read = (xp.where(possible, x, 0.0) for x in (true, read))
-        return xp.where(possible, preference_tv(true, read), 0.0)
+        return preference_tv(*(xp.where(possible, x, 0.0) for x in (true, read)))
 
     @cached_property
     def pair_possible(self) -> Array:
@@ -404,9 +383,8 @@ class Instance(Problem):
         """
         never = float("-inf")
         possible = ~(self.expert_log_prob == never) & ~(self.policy_log_prob == never)
-        grouped = possible.reshape((*possible.shape[:-1], self.mdp.dynamics.n_prompts, -1))
-        i, j = self.pairs
-        return grouped[..., i] & grouped[..., j] & self.counts[:, None]
+        first, second = self._of_pairs(possible)
+        return first & second & self.counts[:, None]
 
     @cached_property
     def pair_log_ratio(self) -> Array:
@@ -436,7 +414,7 @@ class Instance(Problem):
     def over_pairs(self, values: Any) -> Array:
         """A quantity of the instance or of each prompt, against pairs ``(*batch, P, M)``."""
         array = as_array(values)
-        return expand(array, len(self.batch_shape) + 2 - array.ndim) if array.ndim else array
+        return expand(array, len(self.batch_shape) + 2 - array.ndim)
 
 
 def _greatest(dynamics: Dynamics, tables: tuple[Array, ...]) -> Array:

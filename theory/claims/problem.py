@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 
@@ -32,8 +32,6 @@ __all__ = ["POOL", "Problem"]
 
 POOL = 128
 """Responses per prompt among which all pairs are compared: all of them where there are no more."""
-
-P = TypeVar("P", bound="Problem")
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,41 +115,42 @@ class Problem:
                 of these.
 
         """
-        batch = self.batch_shape
-        if not batch:
+        if not self.batch_shape:
             return self
 
-        def chosen(arrays: Any, inner: int) -> Any:
-            """Of arrays with `inner` axes beside those of the batch."""
-            if arrays is None:
-                return arrays
-            shapes = ((*batch, *x.shape[x.ndim - inner :]) for x in arrays)
-            whole = (
-                x if x.ndim == inner else np.broadcast_to(x, s)
-                for x, s in zip(arrays, shapes, strict=True)
-            )
-            return tuple(
-                x if x.ndim == inner else x.reshape(-1, *x.shape[len(batch) :])[index]
-                for x in whole
-            )
+        def chosen(array: Array, inner: int) -> Array:
+            """Of an array with `inner` axes beside those of the batch; as it is without those."""
+            if array.ndim == inner:
+                return array
+            whole = self._whole(array, inner)
+            return whole.reshape(-1, *whole.shape[len(self.batch_shape) :])[index]
 
         def chosen_policy(policy: Policy) -> Policy:
-            tables, normalizers = chosen(policy.log_probs, 2), chosen(policy.log_normalizers, 1)
-            return replace(policy, log_probs=tables, log_normalizers=normalizers)
+            gauge = policy.log_normalizers
+            return replace(
+                policy,
+                log_probs=tuple(chosen(table, 2) for table in policy.log_probs),
+                log_normalizers=None if gauge is None else tuple(chosen(z, 1) for z in gauge),
+            )
 
         def chosen_responses(responses: Responses) -> Responses:
-            return Responses(responses.prompts, chosen((responses.tokens,), 2)[0])
+            return Responses(responses.prompts, chosen(responses.tokens, 2))
 
-        return _trusted(
-            type(self),
-            mdp=replace(self.mdp, rewards=chosen(self.mdp.rewards, 2)),
+        some = object.__new__(type(self))  # parts of what was validated
+        some.__dict__.update(
+            mdp=replace(self.mdp, rewards=tuple(chosen(r, 2) for r in self.mdp.rewards)),
             expert=chosen_policy(self.expert),
             policy=chosen_policy(self.policy),
-            alpha=chosen((self._alpha,), 0)[0] if self._alpha.ndim else self.alpha,
+            alpha=chosen(self._alpha, 0),
             chosen_responses=chosen_responses(self.responses),
             chosen_rl_response=chosen_responses(self.rl_response),
             per_prompt=self.per_prompt,
         )
+        return some
+
+    def _whole(self, array: Array, inner: int) -> Array:
+        """An array with `inner` axes of its own and all axes of the batch before them."""
+        return np.broadcast_to(array, (*self.batch_shape, *array.shape[array.ndim - inner :]))
 
     def alike(self) -> list[Self]:
         """The batch, or its problems one by one where their policies have different supports.
@@ -164,10 +163,6 @@ class Problem:
             return [self]
         return [self.take([k]) for k in range(math.prod(self.batch_shape))]
 
-    def __getstate__(self) -> dict[str, Any]:
-        """What is pickled: not the enclosures that were computed, which belong to a process."""
-        return {name: value for name, value in self.__dict__.items() if name != "_enclosures"}
-
     def enclosed(self, bits: int) -> Self:
         """The instance in enclosures of `bits` bits, with one quantity for each prompt.
 
@@ -176,14 +171,10 @@ class Problem:
         inside ``precision(bits)``.
         """
         with precision(bits):
-            batch = self.batch_shape
 
             def enclosed(arrays: Iterable[Array], inner: int) -> tuple[Any, ...]:
                 """With all axes of the batch, which a quantity of some arrays alone would lack."""
-                whole = (
-                    np.broadcast_to(x, (*batch, *np.shape(x)[np.ndim(x) - inner :])) for x in arrays
-                )
-                return tuple(enclose(x, bits) for x in whole)
+                return tuple(enclose(self._whole(x, inner), bits) for x in arrays)
 
             reward_range: Any = tuple(enclose(end, bits) for end in self.mdp.reward_range)
             mdp = replace(
@@ -218,26 +209,12 @@ class Problem:
         if V**H <= POOL:
             return all_responses(dynamics)
         rng, third = np.random.default_rng(0), POOL // 3
-        tokens = np.array(
-            np.broadcast_to(rng.integers(V, size=(P, POOL, H)), (*self.batch_shape, P, POOL, H))
-        )
-        who = np.repeat(np.arange(P), third)
-        for k, policy in enumerate(
-            (self.expert, self.policy)
-        ):  # a third of each, and the unlikely rest
-            drawn = sample(policy, P * third, rng, prompts=who).tokens
-            tokens[..., k * third : (k + 1) * third, :] = drawn.reshape(
-                (*policy.batch_shape, P, third, H)
-            )
-            tokens[..., k * third, :] = map_response(policy).tokens
-        return Responses(
-            np.repeat(np.arange(P), POOL), tokens.reshape((*self.batch_shape, P * POOL, H))
-        )
-
-
-def _trusted(kind: type[P], **fields: Any) -> P:
-    """An instance of parts of one that was validated."""
-    made = object.__new__(kind)
-    for name, value in fields.items():
-        object.__setattr__(made, name, value)
-    return made
+        tokens = np.array(self._whole(rng.integers(V, size=(P, POOL, H)), 3))
+        prompts = np.arange(P)
+        # a third of each policy, the most probable response among it, and the unlikely rest
+        for first, policy in ((0, self.expert), (third, self.policy)):
+            drawn = sample(policy, P * third, rng, prompts=np.repeat(prompts, third)).tokens
+            drawn = drawn.reshape((*policy.batch_shape, P, third, H))
+            tokens[..., first : first + third, :] = drawn
+            tokens[..., first, :] = map_response(policy).tokens
+        return Responses(np.repeat(prompts, POOL), tokens.reshape((*self.batch_shape, P * POOL, H)))

@@ -39,6 +39,9 @@ class Evaluable(Protocol):
     def horizon(self) -> Any:
         """Tokens `H` of a response, or ``1/(1−γ)``."""
 
+    def __hash__(self) -> int:
+        """Return a number by which the enclosures of this instance are kept."""
+
     def enclosed(self, bits: int) -> Self:
         """Return the instance whose quantities are enclosures, one for each prompt."""
 

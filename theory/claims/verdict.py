@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -120,7 +121,7 @@ def check(statement: Statement[E], instance: E, bits: int = DOUBLE) -> Check:
 
     """
     with precision(bits):
-        exact = _enclosed(instance, bits)
+        exact: E = _enclosed(instance, bits)
 
         def read(part: str, of: Callable[[E], Any], kind: Callable[[Any, int], Any]) -> Any:
             try:
@@ -260,11 +261,9 @@ def _size(one: Any, other: Any, counted: np.ndarray, b: int, prompts: int) -> np
     return np.asarray(np.broadcast_to(largest, own.shape).reshape(size.shape))
 
 
-def _enclosed(instance: E, bits: int) -> E:
-    """Return ``instance.enclosed(bits)``, kept while the instance lives, with what it computed."""
-    kept = instance.__dict__.setdefault("_enclosures", {})
-    if bits not in kept:
-        kept.clear()
-        kept[bits] = instance.enclosed(bits)
-    found: E = kept[bits]
-    return found
+@lru_cache(maxsize=1)
+def _enclosed(instance: Any, bits: int) -> Any:
+    """Return ``instance.enclosed(bits)``, and the same for the next statement, which may read what
+    this one has computed.
+    """
+    return instance.enclosed(bits)

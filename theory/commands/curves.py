@@ -93,15 +93,12 @@ class CurvesOptions(Options):
         vocabs = sorted(set(self.vocabs))
         if "coin-payoff" not in self.families:
             vocabs = vocabs[:1]  # the swapped pair's gap has no V in it
-        radii: list[dict[str, Any]] = [{"epsilon_over_sqrt": 0.01}, {"epsilon": 0.01}]
-        if self.epsilon is not None:
-            radii = [{"epsilon": self.epsilon}]
-        if self.epsilon_over_sqrt is not None:
-            radii = [{"epsilon_over_sqrt": self.epsilon_over_sqrt}]
+        given = {"epsilon_over_sqrt": self.epsilon_over_sqrt, "epsilon": self.epsilon}
+        radii = [{name: radius} for name, radius in given.items() if radius is not None]
         horizons = sorted(set(self.horizons or HORIZONS))
         return [
             {"alpha": alpha, "vocab_size": V, "horizons": horizons} | radius
-            for radius in radii
+            for radius in radii or [{name: 0.01} for name in given]
             for V in vocabs
             for alpha in sorted(set(self.alphas))
         ]
@@ -129,7 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
         "version": __version__,
         "arguments": {"command": "curves"} | options.as_dict(results_only=True),
         "horizon": [curve.as_dict(options.families) for curve in curves],
-        "preference": None if preference is None else preference.as_dict(),
+        "preference": None if preference is None else asdict(preference),
         "sharpening": None
         if sharpening is None
         else {name: asdict(one) for name, one in sharpening.items()},

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import operator
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass
 from numbers import Integral, Real
 from pathlib import Path
@@ -92,13 +93,20 @@ class Option:
             return f"one of {', '.join(self.choices)}"
         if self.low is not None and self.high is not None:
             return f"from {_shown(self.low)} to {_shown(self.high)}"
-        bounds = (
-            ("at least", self.low),
-            ("above", self.above),
-            ("at most", self.high),
-            ("below", self.below),
-        )
-        return " and ".join(f"{word} {_shown(x)}" for word, x in bounds if x is not None)
+        return " and ".join(f"{word} {_shown(limit)}" for word, _, limit in self._limits())
+
+    def _limits(self) -> Iterator[tuple[str, Callable[[Any, Any], bool], float]]:
+        """The limits of numbers that are set: how each is written, how it is compared, and its
+        value.
+        """
+        for word, inside, limit in (
+            ("at least", operator.ge, self.low),
+            ("above", operator.gt, self.above),
+            ("at most", operator.le, self.high),
+            ("below", operator.lt, self.below),
+        ):
+            if limit is not None:
+                yield word, inside, limit
 
     def parse(self, given: Any) -> Any:
         """The value that words of the command line mean, not yet checked.
@@ -107,12 +115,12 @@ class Option:
             OptionError: a word is no number.
 
         """
-        if not isinstance(given, str | list):
-            return given  # flags come as booleans
+        if isinstance(given, bool):
+            return given  # a flag
         if self._can_be_off and given == NONE:
             return None
         if not self.many:
-            return self._parse_word(str(given))
+            return self._parse_word(given)
         words = given.split(",") if isinstance(given, str) else given
         if words == [""]:
             return ()
@@ -135,34 +143,26 @@ class Option:
         """Raise `OptionError` unless the value has the type and the range of the option."""
         if value is None and self.nullable:
             return
-        if not self.many:
-            self._check_one(value)
-        elif not isinstance(value, tuple):
-            raise OptionError(self.name, f"must be a tuple of {self._noun(plural=True)}", value)
-        elif not value and self.default != () and not self.may_be_empty:
-            text = f"must be at least one of the {self._noun(plural=True)} separated by commas"
+        if self.many and not isinstance(value, tuple):
+            raise OptionError(self.name, f"must be a tuple of {NOUNS[self.kind][1]}", value)
+        if value == () and self.default != () and not self.may_be_empty:
+            text = f"must be at least one of the {NOUNS[self.kind][1]} separated by commas"
             raise OptionError(self.name, text, value)
-        else:
-            for one in value:
-                self._check_one(one)
+        for one in value if self.many else (value,):
+            self._check_one(one)
 
     def _check_one(self, value: Any) -> None:
-        if not self._has_type(value):
+        kind: Any = {int: Integral, float: Real}.get(self.kind, self.kind)
+        if not isinstance(value, kind) or isinstance(value, bool) != (self.kind is bool):
             raise OptionError(self.name, f"must be {self._wanted()}", value)
+        inside = not self.choices or value in self.choices
         if self.kind in (int, float):
-            inside = (
-                (self.kind is int or _is_finite(value))
-                and (self.low is None or value >= self.low)
-                and (self.high is None or value <= self.high)
-                and (self.above is None or value > self.above)
-                and (self.below is None or value < self.below)
-            )
-        else:
-            inside = not self.choices or value in self.choices
+            finite = self.kind is int or _is_finite(value)
+            inside = finite and all(within(value, limit) for _, within, limit in self._limits())
+        if not inside:
+            raise OptionError(self.name, f"must be {self._ended(self.range or 'finite')}", value)
         if self.writes:
             self._check_writable(value)
-        if not inside:
-            raise OptionError(self.name, f"must be {self._needed()}", value)
 
     def _check_writable(self, path: Path) -> None:
         if self.writes == "file" and path.is_dir():
@@ -176,32 +176,19 @@ class Option:
             text = f"{there} cannot be written to; give another {self.writes}"
             raise OptionError(self.name, text, path)
 
-    def _has_type(self, value: Any) -> bool:
-        if self.kind is bool or isinstance(value, bool):
-            return isinstance(value, bool) and self.kind is bool
-        if self.kind is int:
-            return isinstance(value, Integral)
-        if self.kind is float:
-            return isinstance(value, Real)
-        return isinstance(value, self.kind)
-
-    def _noun(self, plural: bool = False) -> str:
-        one, more = NOUNS[self.kind]
-        return more if plural else one
-
     def _wanted(self) -> str:
         """Type, range and remedy: what a value of the wrong type is told."""
-        noun = self._noun(plural=self.many) + (" separated by commas" if self.many else "")
+        one, more = NOUNS[self.kind]
+        noun = f"{more} separated by commas" if self.many else one
         return self._ended(self.range if self.choices else f"{noun}, {self.range}".rstrip(", "))
 
-    def _needed(self) -> str:
-        """Range and remedy: what a value out of range is told."""
-        return self._ended(self.range or "finite")
-
     def _ended(self, text: str) -> str:
+        """A range with its remedy: what a value out of it is told."""
+        return self._in_units(text) + (f"; {self.remedy}" if self.remedy else "")
+
+    def _in_units(self, text: str) -> str:
         text += f" {self.unit}" if self.unit else ""
-        text += f", or {NONE} for off" if self._can_be_off else ""
-        return f"{text}; {self.remedy}" if self.remedy else text
+        return text + (f", or {NONE} for off" if self._can_be_off else "")
 
     def shown_default(self) -> str:
         """The default as it is typed; empty if there is none."""
@@ -214,14 +201,14 @@ class Option:
 
     def extent(self) -> str:
         """Range, unit, and the word that switches it off."""
-        return self._ended(self.range).partition(";")[0].strip()
+        return self._in_units(self.range).strip()
 
     def described(self) -> str:
         """Help, unit, range and default in one line."""
         default = self.shown_default()
         notes = ["" if self.choices else self.extent(), f"default {default}" if default else ""]
-        notes = [note for note in notes if note]
-        return f"{self.help} ({'; '.join(notes)})" if notes else self.help
+        shown = "; ".join(filter(None, notes))
+        return f"{self.help} ({shown})" if shown else self.help
 
     def row(self, prefix: str = "") -> str:
         """A row of a table in Markdown: name, meaning, range, default."""

@@ -52,9 +52,8 @@ class Options:
         for name, one in self.declared().items():
             one.check(getattr(self, name))
         self.check()
-        values = {name: getattr(self, name) for name in self.declared()}
         self.require_read(
-            name for name, one in self.declared().items() if values[name] != one.default
+            name for name, one in self.declared().items() if getattr(self, name) != one.default
         )
 
     def check(self) -> None:
@@ -81,16 +80,8 @@ class Options:
         found = {}
         for one_field in dataclasses.fields(cls):  # type: ignore[arg-type]  # all are dataclasses
             name = one_field.name
-            kind, nullable, many, choices = _understood(hints[name])
             one: Option = one_field.metadata["option"]
-            found[name] = dataclasses.replace(
-                one,
-                name=name,
-                kind=kind,
-                nullable=nullable,
-                many=many,
-                choices=one.choices or choices,
-            )
+            found[name] = dataclasses.replace(one, name=name, **_understood(hints[name]))
         return found
 
     @classmethod
@@ -129,12 +120,10 @@ class Options:
             found = cls(**(defaults | values))
             found.require_read(given)
         except OptionError as error:
-            typed = given.get(error.name)
-            part = declared[error.name].many and not isinstance(error.value, tuple)
-            whole = isinstance(typed, str) and not part
             shown = f"{error.value:g}" if isinstance(error.value, float) else str(error.value)
-            names = cls._typed(given, prefix)
-            raise ValueError(error.spelled(names, str(typed) if whole else shown)) from None
+            if isinstance(error.value, tuple) or not declared[error.name].many:
+                shown = str(given.get(error.name, shown))  # as it was typed
+            raise ValueError(error.spelled(cls._typed(given, prefix), shown)) from None
         return found
 
     @classmethod
@@ -184,20 +173,19 @@ class Options:
         }
 
 
-def _understood(hint: Any) -> tuple[type, bool, bool, tuple[str, ...]]:
-    """Kind, whether it may be `None`, whether it has several values, and its choices."""
-    nullable = many = False
-    if get_origin(hint) in (Union, types.UnionType):
+def _understood(hint: Any) -> dict[str, Any]:
+    """What an annotation says of an `Option`, by the names of its attributes."""
+    found = {"nullable": get_origin(hint) in (Union, types.UnionType)}
+    if found["nullable"]:
         (hint,) = (one for one in get_args(hint) if one is not type(None))
-        nullable = True
-    if get_origin(hint) is tuple:
+    found["many"] = get_origin(hint) is tuple
+    if found["many"]:
         hint = get_args(hint)[0]
-        many = True
     if get_origin(hint) is Literal:
-        return str, nullable, many, get_args(hint)
+        return found | {"kind": str, "choices": get_args(hint)}
     if hint not in NOUNS:
         raise TypeError(f"{hint}: an option is one of {', '.join(kind.__name__ for kind in NOUNS)}")
-    return hint, nullable, many, ()
+    return found | {"kind": hint}
 
 
 def _titled(parser: argparse.ArgumentParser, title: str) -> Any:

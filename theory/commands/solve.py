@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,18 @@ if TYPE_CHECKING:
     from theory.solve.soft import Solution
 
 __all__ = ["COMMAND", "SolveOptions"]
+
+
+MAY_BE_OUT_OF_REACH = (
+    "worst_map_gap",
+    "worst_map_gap_optimal",
+    "worst_map_response",
+    "worst_preference_tv",
+    "worst_preference_pair",
+    "worst_kl",
+    "worst_regularised_gap",
+)
+"""Numbers of a ball that are not computed where the problem is too large."""
 
 
 @dataclass(frozen=True)
@@ -96,37 +109,34 @@ def _worst_cases(
     from theory.solve.worst_preference import worst_preference_pair
 
     average = mdp.dynamics.average
-    value, best = plain_value(mdp, expert), average(optimal.values[0])
+    value = plain_value(mdp, expert)
+    cloned = average(worst_clone(mdp, expert, epsilon).values[0])
+    found: dict[str, Any] = {"epsilon": epsilon, "worst_clone_gap": float(value - cloned)}
+    found |= dict.fromkeys(MAY_BE_OUT_OF_REACH)
     out_of_reach: dict[str, str] = {}
 
-    def unless_too_large(name: str, find: Callable[[], Any]) -> Any:
+    @contextmanager
+    def unless_too_large(name: str) -> Iterator[None]:
         try:
-            return find()
+            yield
         except ValueError as error:
             out_of_reach[name] = str(error)
-            return None
 
-    mapped = unless_too_large("worst_map_gap", lambda: worst_map(mdp, expert, epsilon))
-    least = None if mapped is None else average(mapped.returns)
-    kl = unless_too_large("worst_kl", lambda: average(worst_kl(expert, epsilon).values[0]))
-    pair = unless_too_large(
-        "worst_preference_tv", lambda: worst_preference_pair(mdp, expert, epsilon, alpha)
-    )
-    return {
-        "epsilon": epsilon,
-        "worst_clone_gap": float(value - average(worst_clone(mdp, expert, epsilon).values[0])),
-        "worst_map_gap": None if least is None else float(value - least),
-        "worst_map_gap_optimal": None if least is None else float(best - least),
-        "worst_map_response": None if mapped is None else mapped.responses.tokens.tolist(),
-        "worst_preference_tv": None if pair is None else float(pair[0]),
-        "worst_preference_pair": None
-        if pair is None
-        else [pair[1].tokens[0].tolist(), pair[2].tokens[0].tolist()],
-        "worst_kl": None if kl is None else float(kl),
-        "worst_regularised_gap": None if kl is None else float(alpha * kl),
-        "bounds": every_bound(mdp.horizon, epsilon, alpha, mdp.vocab_size, mdp.reward_width),
-        "out_of_reach": out_of_reach,
-    }
+    with unless_too_large("worst_map_gap"):
+        mapped = worst_map(mdp, expert, epsilon)
+        least = average(mapped.returns)
+        found["worst_map_gap"] = float(value - least)
+        found["worst_map_gap_optimal"] = float(average(optimal.values[0]) - least)
+        found["worst_map_response"] = mapped.responses.tokens.tolist()
+    with unless_too_large("worst_kl"):
+        found["worst_kl"] = float(average(worst_kl(expert, epsilon).values[0]))
+        found["worst_regularised_gap"] = alpha * found["worst_kl"]
+    with unless_too_large("worst_preference_tv"):
+        tv, *pair = worst_preference_pair(mdp, expert, epsilon, alpha)
+        found["worst_preference_tv"] = float(tv)
+        found["worst_preference_pair"] = [response.tokens[0].tolist() for response in pair]
+    bounds = every_bound(mdp.horizon, epsilon, alpha, mdp.vocab_size, mdp.reward_width)
+    return found | {"bounds": bounds, "out_of_reach": out_of_reach}
 
 
 COMMAND = Command("solve", "solve a token MDP from an .npz file", (Group(SolveOptions),), run)

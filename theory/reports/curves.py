@@ -81,56 +81,49 @@ def _worst_cases(curve: HorizonCurve, families: Collection[str]) -> Table:
     names = [FAMILIES[family] for family in families]
     fields = {head: field for name in names for head, field in COLUMNS[name].items()}
     vocabulary = f"V = {curve.vocab_size}, " if "clone" in names else ""
-    rows = [
-        (
-            h,
-            *(
-                f"{getattr(curve, field)[k]:.4g}" + _star(curve, field, k)
-                for field in fields.values()
-            ),
-        )
-        for k, h in enumerate(curve.horizons)
+    cells = [
+        [_starred(x, h) for x, h in zip(getattr(curve, field), curve.horizons, strict=True)]
+        for field in fields.values()
     ]
     return Table(
         f"{vocabulary}α = {curve.alpha:g}, ε = {curve.rule}; exact worst cases and bounds, "
         "* vacuous",
         [Column(head, align="right") for head in ("H", *fields)],
-        rows,
+        list(zip(curve.horizons, *cells, strict=True)),
     )
 
 
-def _star(curve: HorizonCurve, field: str, k: int) -> str:
-    """A star where a bound says nothing; else a blank as wide as a digit, so that digits align."""
-    return "*" if getattr(curve, field)[k] >= curve.horizons[k] else "\u2007"
+def _starred(bound: float, horizon: int) -> str:
+    """A bound, with a star where it says nothing; else a blank as wide as a digit, so that digits
+    align.
+    """
+    return f"{bound:.4g}" + ("*" if bound >= horizon else "\u2007")
 
 
 def _exponents(curves: Sequence[HorizonCurve], families: Collection[str]) -> Table:
     """What was fitted to each curve."""
-    general: dict[str, Callable[[HorizonCurve], Any]] = {
-        "α": lambda c: f"{c.alpha:g}",
-        "ε": lambda c: c.rule,
-    }
-    cloning: dict[str, Callable[[HorizonCurve], Any]] = {
-        "cloning": lambda c: c.exponent("clone"),
-        "at longest H": lambda c: c.local_exponent("clone"),
-        "gap/(εH^1.5)": lambda c: f"{c.per_epsilon('clone')[-1] / c.horizons[-1] ** 1.5:.4g}",
-    }
-    rl: dict[str, Callable[[HorizonCurve], Any]] = {"RL": lambda c: c.exponent("rl")}
-    crossover: dict[str, Callable[[HorizonCurve], Any]] = {
-        "2αHε below cloning": lambda c: (
-            "at none here" if c.crossover is None else f"from H = {c.crossover}"
+    both, cloning, rl = FAMILIES.keys(), {"coin-payoff"}, {"swapped-pair"}
+    cells: list[tuple[Collection[str], Column, Callable[[HorizonCurve], Any]]] = [
+        (cloning, Column("V", "d", "right"), lambda c: c.vocab_size),
+        (both, Column("α", "g", "right"), lambda c: c.alpha),
+        (both, Column("ε", align="right"), lambda c: c.rule),
+        (cloning, Column("cloning", align="right"), lambda c: c.exponent("clone")),
+        (cloning, Column("at longest H", ".2f", "right"), lambda c: c.local_exponent("clone")),
+        (
+            cloning,
+            Column("gap/(εH^1.5)", ".4g", "right"),
+            lambda c: c.per_epsilon("clone")[-1] / c.horizons[-1] ** 1.5,
         ),
-    }
-    cells = general
-    if "coin-payoff" in families:
-        cells = {"V": lambda c: str(c.vocab_size)} | general | cloning
-    if "swapped-pair" in families:
-        cells = cells | rl
-    if "coin-payoff" in families:
-        cells = cells | crossover
-    formats = {"at longest H": ".2f"}
+        (rl, Column("RL", align="right"), lambda c: c.exponent("rl")),
+        (
+            cloning,
+            Column("2αHε below cloning", align="right"),
+            lambda c: "at none here" if c.crossover is None else f"from H = {c.crossover}",
+        ),
+    ]
+    shown = [(column, of) for those, column, of in cells if set(those) & set(families)]
     return Table(
         "exponents in H of the worst case over ε",
-        [Column(head, formats.get(head, ""), "right") for head in cells],
-        [[cell(curve) for cell in cells.values()] for curve in curves],
+        [column for column, _ in shown],
+        [[of(curve) for _, of in shown] for curve in curves],
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -105,17 +105,13 @@ def constant_figure(curves: Sequence[HorizonCurve]) -> Figure:
     """Draw ``gap/(ε H^{3/2})`` of the worst clone against `H`: flat where the exponent is 3/2. One
     panel per radius rule.
     """
-    figure, panels = _panels(
-        curves, "What the worst clone loses, over $\\epsilon H^{3/2}$ (coin–payoff)"
+    figure, _ = _panels(
+        curves,
+        lambda curve: curve.per_epsilon("clone") / np.array(curve.horizons) ** 1.5,
+        "What the worst clone loses, over $\\epsilon H^{3/2}$ (coin–payoff)",
+        "gap / ($\\epsilon H^{3/2}$)",
     )
-    for axes, group in panels:
-        for curve, color in group:
-            scaled = curve.per_epsilon("clone") / np.array(curve.horizons) ** 1.5
-            axes.loglog(
-                curve.horizons, scaled, color=color, marker="o", ms=3, lw=1.5, label=_pair(curve)
-            )
-    panels[0][0].set_ylabel("gap / ($\\epsilon H^{3/2}$)")
-    return _with_legend(figure, panels)
+    return figure
 
 
 def crossover_figure(curves: Sequence[HorizonCurve]) -> Figure:
@@ -123,15 +119,13 @@ def crossover_figure(curves: Sequence[HorizonCurve]) -> Figure:
     panel per radius rule.
     """
     figure, panels = _panels(
-        curves, "What the worst clone loses, over the bound on RL, $2\\alpha H\\epsilon$"
+        curves,
+        lambda curve: np.array(curve.clone) / np.array(curve.rl_bound),
+        "What the worst clone loses, over the bound on RL, $2\\alpha H\\epsilon$",
+        "cloning / bound on RL",
     )
     for axes, group in panels:
         axes.axhline(1.0, color="0.3", lw=0.9)
-        for curve, color in group:
-            ratio = np.array(curve.clone) / np.array(curve.rl_bound)
-            axes.loglog(
-                curve.horizons, ratio, color=color, marker=".", ms=4, lw=1.5, label=_pair(curve)
-            )
         crossings = sorted(
             (curve.crossover, color) for curve, color in group if curve.crossover is not None
         )
@@ -145,8 +139,7 @@ def crossover_figure(curves: Sequence[HorizonCurve]) -> Figure:
                 fontsize=8,
                 color=color,
             )
-    panels[0][0].set_ylabel("cloning / bound on RL")
-    return _with_legend(figure, panels)
+    return figure
 
 
 def preference_figure(curve: PreferenceCurve) -> Figure:
@@ -155,33 +148,14 @@ def preference_figure(curve: PreferenceCurve) -> Figure:
     """
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.subplots()
-    axes.plot(
-        curve.epsilons, curve.paper, color="0.4", ls=":", label="paper: $\\alpha H\\epsilon/2$"
-    )
-    axes.plot(
-        curve.epsilons,
-        curve.sharp,
-        color="0.4",
-        ls="--",
-        label="sharp: $\\tanh(\\alpha H\\epsilon/2)$",
-    )
-    axes.plot(
-        curve.epsilons,
-        curve.worst,
-        color=CLONE,
-        marker="o",
-        ms=4,
-        label="exact worst case over ball and pairs",
-    )
-    axes.plot(
-        curve.epsilons,
-        curve.sampled,
-        color=RL,
-        marker="s",
-        ms=4,
-        ls="none",
-        label="a sampled policy, worst pair",
-    )
+    lines: list[tuple[str, str, str, dict[str, Any]]] = [
+        ("paper", "paper: $\\alpha H\\epsilon/2$", "0.4", {"ls": ":"}),
+        ("sharp", "sharp: $\\tanh(\\alpha H\\epsilon/2)$", "0.4", {"ls": "--"}),
+        ("worst", "exact worst case over ball and pairs", CLONE, {"marker": "o", "ms": 4}),
+        ("sampled", "a sampled policy, worst pair", RL, {"marker": "s", "ms": 4, "ls": "none"}),
+    ]
+    for name, label, color, style in lines:
+        axes.plot(curve.epsilons, getattr(curve, name), label=label, color=color, **style)
     axes.axhline(1.0, color="0.7", lw=0.8)
     axes.set(
         xscale="log", ylim=(0, 1.15), xlabel="$\\epsilon_\\pi$ (nats)", ylabel="TV of preferences"
@@ -227,8 +201,7 @@ def learning_figure(curve: LearningCurve) -> Figure:
     figure.suptitle(
         f"What $n$ demonstrations teach: {shape}, {smoothing}, {curve.seeds} seeds", fontsize=10
     )
-    handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    _legend_below(figure, left, ncols=3)
     return figure
 
 
@@ -252,11 +225,11 @@ def _learning_lines(axes: Axes, cells: Sequence[Cell], axis: str, *, first: bool
         )
         axes.fill_between(x, low, high, color=color, alpha=0.12, lw=0)
     if first:
-        pinsker = [np.mean(cell.pinsker) for cell in cells]
         label = "$HR\\sqrt{KL/2}$ of these $\\hat\\pi$"
+        pinsker = [cell.size("pinsker") for cell in cells]
         axes.plot(x, pinsker, color="0.35", ls=":", lw=1.4, label=label)
-        ball = [np.mean(cell.stepwise) for cell in cells]
         label = "worst clone at their $\\epsilon_\\pi$, at most"
+        ball = [cell.size("stepwise") for cell in cells]
         axes.plot(x, ball, color="0.6", ls="-.", lw=1.2, label=label)
 
 
@@ -270,40 +243,23 @@ def sharpening_figure(curves: Mapping[str, SharpeningCurve]) -> Figure:
     figure = Figure(figsize=(7.2, 3.1), layout="constrained")
     panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
     for axes, (name, curve) in zip(panels, curves.items(), strict=True):
-        exponents = np.asarray(curve.exponents)
-        best, last = int(np.argmax(curve.value)), len(exponents) - 1
-        if curve.value[last] >= curve.value[best] - 1e-9:
+        exponents, value = np.asarray(curve.exponents), np.asarray(curve.value)
+        best, last = int(np.argmax(value)), len(exponents) - 1
+        if value[last] >= value[best] - 1e-9:
             best = last
+        peak = exponents[best], value[best]
         span = np.ptp(curve.endogenous_value)
         # a constant has no range to have a share of, and is not drawn
-        share = (curve.endogenous_value - np.min(curve.endogenous_value)) / (
-            span if span > 0 else np.nan
-        )
-        axes.semilogx(
-            exponents,
-            share,
-            color=RL,
-            lw=1.4,
-            ls="--",
-            label="endogenous value, as a share of its range",
-        )
-        axes.semilogx(
-            exponents, curve.value, color=CLONE, lw=2.0, label="true value (reward units)"
-        )
-        axes.axhline(float(curve.value[0]), color=CLONE, lw=0.7, ls=":")
-        axes.plot(
-            exponents[best],
-            curve.value[best],
-            color=CLONE,
-            marker="o",
-            ms=6,
-            mec="white",
-            clip_on=False,
-        )
-        where = f" at $\\kappa={exponents[best]:.1f}$" if best < last else ""
+        share = (curve.endogenous_value - np.min(curve.endogenous_value)) / (span or np.nan)
+        label = "endogenous value, as a share of its range"
+        axes.semilogx(exponents, share, color=RL, lw=1.4, ls="--", label=label)
+        axes.semilogx(exponents, value, color=CLONE, lw=2.0, label="true value (reward units)")
+        axes.axhline(value[0], color=CLONE, lw=0.7, ls=":")
+        axes.plot(*peak, color=CLONE, marker="o", ms=6, mec="white", clip_on=False)
+        where = f" at $\\kappa={peak[0]:.1f}$" if best < last else ""
         axes.annotate(
-            f"{float(curve.value[best]):.2f}{where}",
-            (exponents[best], float(curve.value[best])),
+            f"{peak[1]:.2f}{where}",
+            peak,
             xytext=(0, 6),
             textcoords="offset points",
             ha="left" if 3 * best < last else "right" if 3 * best > 2 * last else "center",
@@ -314,48 +270,47 @@ def sharpening_figure(curves: Mapping[str, SharpeningCurve]) -> Figure:
         axes.set_xlabel("exponent $\\kappa=1+\\alpha/\\beta$")
         _finish(axes)
     panels[0].set_ylim(-0.03, 1.12)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    _legend_below(figure, panels[0], ncols=2)
     return figure
 
 
 Panel = tuple[Axes, list[tuple[HorizonCurve, str]]]
 
 
-def _panels(curves: Sequence[HorizonCurve], title: str) -> tuple[Figure, list[Panel]]:
-    """A figure with one panel for each radius rule, and in each its curves with a colour for each
-    (V, α).
+def _panels(
+    curves: Sequence[HorizonCurve], of: Callable[[HorizonCurve], np.ndarray], title: str, label: str
+) -> tuple[Figure, list[Panel]]:
+    """A figure with a quantity of each curve against `H`: a panel for each radius rule, with its
+    curves, and a colour for each (V, α).
     """
     rules = list(dict.fromkeys(curve.rule for curve in curves))
     pairs = list(dict.fromkeys(map(_pair, curves)))
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     figure.suptitle(title, fontsize=10)
+    row = figure.subplots(1, len(rules), sharey=True, squeeze=False)[0]
+    row[0].set_ylabel(label)
     panels: list[Panel] = []
-    for axes, rule in zip(
-        figure.subplots(1, len(rules), sharey=True, squeeze=False)[0], rules, strict=True
-    ):
-        group = [curve for curve in curves if curve.rule == rule]
-        axes.set_title(f"$\\epsilon={_formula(group[0])}$", fontsize=9.5)
+    for axes, rule in zip(row, rules, strict=True):
+        colors = {pair: PALETTE[k % len(PALETTE)] for k, pair in enumerate(pairs)}
+        group = [(curve, colors[_pair(curve)]) for curve in curves if curve.rule == rule]
+        for curve, color in group:
+            axes.loglog(
+                curve.horizons, of(curve), color=color, marker="o", ms=3, lw=1.5, label=_pair(curve)
+            )
+        axes.set_title(f"$\\epsilon={_formula(group[0][0])}$", fontsize=9.5)
         axes.set_xlabel("horizon $H$ (tokens)")
-        panels.append(
-            (axes, [(curve, PALETTE[pairs.index(_pair(curve)) % len(PALETTE)]) for curve in group])
-        )
+        _finish(axes)
+        panels.append((axes, group))
+    _legend_below(figure, row[0], ncols=min(len(pairs), 4))
     return figure, panels
 
 
-def _with_legend(figure: Figure, panels: Sequence[Panel]) -> Figure:
-    handles, labels = panels[0][0].get_legend_handles_labels()
+def _legend_below(figure: Figure, axes: Axes, ncols: int) -> None:
+    """Write the legend of one of the panels below all of them."""
+    handles, labels = axes.get_legend_handles_labels()
     figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=min(len(labels), 4),
-        fontsize=8,
-        frameon=False,
+        handles, labels, loc="outside lower center", ncols=ncols, fontsize=8, frameon=False
     )
-    for axes, _ in panels:
-        _finish(axes)
-    return figure
 
 
 def _label_ends(axes: Axes, x: float, ends: Iterable[tuple[float, str, str]]) -> None:

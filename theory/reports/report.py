@@ -1,4 +1,4 @@
-"""A report: title, conclusions, facts and sections, written as text, as a page, or as plain values.
+"""A report: title, conclusions, facts and sections, written as text or as a page.
 
 Whoever has found something builds a `Report` of plain values; how numbers, tables and figures look
 is decided here, once for the terminal (`Report.text`) and once for the browser (`Report.html`).
@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from matplotlib import rc_context
@@ -45,21 +45,20 @@ Tone: TypeAlias = Literal["", "good", "bad", "quiet"]
 """How a row of a table is coloured on a page."""
 
 
-class Section(Protocol):
-    """A part of a report, which can be shown in every way a report can."""
+class Section:
+    """A part of a report; what has no text is on pages only."""
 
     def text(self, width: int) -> str:
         """Return lines for a terminal of `width` columns; empty if there is nothing to show."""
+        return ""
 
     def html(self) -> Markup:
         """Return HTML for the body of a page."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values for `theory.storage.files.write_json`."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Text:
+class Text(Section):
     """A paragraph."""
 
     paragraph: str
@@ -71,10 +70,6 @@ class Text:
     def html(self) -> Markup:
         """Return the paragraph as ``<p>``."""
         return element("p", self.paragraph)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the paragraph by the name ``text``."""
-        return {"text": self.paragraph}
 
 
 @dataclass(frozen=True)
@@ -118,7 +113,7 @@ def _missing(value: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(Section):
     """Rows of plain values, one for each column; the first names its row.
 
     Attributes:
@@ -127,7 +122,6 @@ class Table:
         rows: the values.
         note: what a reader should know before reading the rows; may have several lines.
         tones: colour of each row on a page; empty for none.
-        folded: whether a page shows it only when it is opened.
 
     """
 
@@ -136,28 +130,19 @@ class Table:
     rows: Sequence[Sequence[Any]]
     note: str = ""
     tones: Sequence[Tone] = ()
-    folded: bool = False
 
     def text(self, width: int) -> str:
         """Return title and note, then the rows in aligned columns, indented if there is a title."""
-        kept = [k for k, column in enumerate(self.columns) if not column.detail]
-        columns = [self.columns[k] for k in kept]
-        rows = [
-            [_one_line(column.show(row[k])) for k, column in zip(kept, columns, strict=True)]
-            for row in self.rows
-        ]
-        heads = [_one_line(column.name) for column in columns]
-        headed = any(heads)
-        cells = [heads, *rows] if headed else rows
-        widths = [max(map(display_width, column)) for column in zip(*cells, strict=True)]
-        lines = [
-            "  ".join(
-                _padded(cell, size, column.align)
-                for cell, size, column in zip(row, widths, columns, strict=True)
-            ).rstrip()
-            for row in cells
-        ]
-        if headed:
+        columns = []
+        for k, column in enumerate(self.columns):
+            if column.detail:
+                continue
+            cells = [column.show(row[k]) for row in self.rows]
+            cells = [_one_line(x) for x in ([column.name, *cells] if self._headed else cells)]
+            size = max(map(display_width, cells), default=0)
+            columns.append([_padded(cell, size, column.align) for cell in cells])
+        lines = ["  ".join(row).rstrip() for row in zip(*columns, strict=True)]
+        if self._headed:
             lines.insert(1, "-" * min(max(map(display_width, lines)), width - 2))
         notes = [_wrap(line, width - 2) for line in self.note.split("\n")] if self.note else []
         lines = [*"\n".join(notes).splitlines(), *lines]
@@ -165,14 +150,15 @@ class Table:
             return "\n".join(lines)
         return "\n".join([_one_line(self.title), *(f"  {line}" for line in lines)])
 
+    @property
+    def _headed(self) -> bool:
+        return any(column.name for column in self.columns)
+
     def html(self) -> Markup:
         """Return a heading and a table that scrolls sideways where it is wider than the page."""
         heading = element("h2", self.title) if self.title else Markup()
         note = element("p", self.note, class_="note") if self.note else Markup()
-        body = join([note, element("div", self._grid(), class_="wide")])
-        if self.folded:
-            return element("details", element("summary", heading or "table"), body)
-        return join([heading, body])
+        return join([heading, note, element("div", self._grid(), class_="wide")])
 
     def _grid(self) -> Markup:
         sides = ["number" if column.align == "right" else None for column in self.columns]
@@ -180,27 +166,17 @@ class Table:
             element("th", column.name, scope="col", class_=side)
             for column, side in zip(self.columns, sides, strict=True)
         ]
-        rows = [element("tr", *heads), "\n"] if any(c.name for c in self.columns) else []
-        for k, row in enumerate(self.rows):
+        rows = [element("tr", *heads), "\n"] if self._headed else []
+        for row, tone in zip(self.rows, self.tones or [""] * len(self.rows), strict=True):
             first, *others = (c.show(value) for c, value in zip(self.columns, row, strict=True))
             cells = [element("th", first, scope="row")]
             cells += [element("td", x, class_=s) for x, s in zip(others, sides[1:], strict=True)]
-            rows += [element("tr", *cells, class_=(self.tones[k] if self.tones else "") or None)]
-            rows += ["\n"]
+            rows += [element("tr", *cells, class_=tone or None), "\n"]
         return element("table", "\n", *rows)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return title, note, names of columns, and rows of plain values."""
-        return {
-            "table": self.title,
-            "note": self.note,
-            "columns": [column.name for column in self.columns],
-            "rows": [list(row) for row in self.rows],
-        }
 
 
 @dataclass(frozen=True, eq=False)
-class Plot:
+class Plot(Section):
     """A figure; a terminal does not show it.
 
     Attributes:
@@ -221,23 +197,15 @@ class Plot:
         """The figure as a picture."""
         return _drawn(self.figure, "png", self.name)
 
-    def text(self, width: int) -> str:
-        """Return nothing."""
-        return ""
-
     def html(self) -> Markup:
         """Return the picture inside the page, with its caption."""
         source = f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
         caption = element("figcaption", self.caption) if self.caption else ""
         return element("figure", element("img", alt=self.alt, src=source), caption)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the name of its files, what it shows and the caption."""
-        return {"figure": self.name, "alt": self.alt, "caption": self.caption}
-
 
 @dataclass(frozen=True)
-class Fragment:
+class Fragment(Section):
     """A part of a page that no other section can show; a terminal does not show it.
 
     Attributes:
@@ -249,17 +217,9 @@ class Fragment:
     content: str
     style: str = ""
 
-    def text(self, width: int) -> str:
-        """Return nothing."""
-        return ""
-
     def html(self) -> Markup:
         """Return the content."""
         return escape(self.content)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return nothing: what a fragment shows has its numbers elsewhere."""
-        return {}
 
 
 @dataclass(frozen=True)
@@ -307,15 +267,6 @@ class Report:
         """
         styles = [s.style for s in self.sections if isinstance(s, Fragment) and s.style]
         return page(self.title, self._body(), "\n".join(dict.fromkeys(styles)))
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the report as plain values for `theory.storage.files.write_json`."""
-        return {
-            "title": self.title,
-            "summary": list(self.summary),
-            "facts": dict(self.facts),
-            "sections": [values for section in self.sections if (values := section.as_dict())],
-        }
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write ``report.html``, and each figure by its name as PNG and SVG; nothing is written

@@ -40,16 +40,10 @@ def solution_report(name: str, numbers: Mapping[str, Any]) -> Report:
         "plain value of the best policy": f"{numbers['optimal_plain_value']:.10g}",
         "entropy of the soft-optimal policy": f"{numbers['expert_entropy']:.10g} nats",
     }
+    lists = [numbers[name][:SHOWN] for name in ("map_response", "map_log_prob", "map_return")]
     responses = [
         (prompt, " ".join(map(str, tokens)), log_prob, total)
-        for prompt, (tokens, log_prob, total) in enumerate(
-            zip(
-                numbers["map_response"][:SHOWN],
-                numbers["map_log_prob"][:SHOWN],
-                numbers["map_return"][:SHOWN],
-                strict=True,
-            )
-        )
+        for prompt, (tokens, log_prob, total) in enumerate(zip(*lists, strict=True))
     ]
     columns = [
         Column("prompt"),

@@ -19,6 +19,15 @@ from theory.studies.gallery import random_tree
 
 __all__ = ["Budget", "BudgetSetting", "budget_comparison"]
 
+SMOOTHING = 0.1
+"""Of the clone's counts."""
+
+L2 = 1.0
+"""Of the reward fit (`theory.fit.reward_fit.fit_reward`)."""
+
+BETA = 1e-3
+"""RLHF's KL coefficient; its anchor is uniform, so that a small one is RL on the fitted reward."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -44,17 +53,12 @@ class Budget:
 
 @dataclass(frozen=True)
 class BudgetSetting:
-    """Random trees and fits of a budget comparison.
+    """Random trees of a budget comparison.
 
     Attributes:
         vocab_size: `V`.
         horizon: `H`.
-        smoothing: of the clone's counts.
-        l2: of the reward fit (`theory.fit.reward_fit.fit_reward`).
-        beta: RLHF's KL coefficient; its anchor is uniform, so that a small one is RL on the fitted
-            reward.
         seeds: trees and data sets for each row, at least two: one has no standard error.
-        seed: of the random numbers.
 
     Example:
         >>> BudgetSetting(seeds=5).horizon
@@ -63,11 +67,7 @@ class BudgetSetting:
 
     vocab_size: int = 4
     horizon: int = 3
-    smoothing: float = 0.1
-    l2: float = 1.0
-    beta: float = 1e-3
     seeds: int = 20
-    seed: int = 0
 
 
 def budget_comparison(
@@ -80,7 +80,7 @@ def budget_comparison(
     Args:
         sizes: values of `n`.
         alphas: temperatures.
-        setting: trees, fits and seeds.
+        setting: trees and seeds.
 
     Raises:
         ValueError: no `sizes` or `alphas`, or fewer than two seeds.
@@ -111,16 +111,16 @@ def budget_comparison(
 
 def _regrets(alpha: float, n: int, k: int, setting: BudgetSetting) -> dict[str, float]:
     """Regret of each way to spend `n` data on tree number `k`."""
-    rng = np.random.default_rng([setting.seed, k, n, round(1e6 * alpha)])
+    rng = np.random.default_rng([0, k, n, round(1e6 * alpha)])
     mdp = random_tree(setting.vocab_size, setting.horizon, seed=rng)
     best = float(mdp.dynamics.average(plain_optimal(mdp).values[0]))
     teacher = soft_optimal(mdp, alpha).policy
     uniform = Policy.from_logits(mdp.dynamics, [np.zeros_like(table) for table in mdp.rewards])
     data = Demonstrations.sample(teacher, n, rng)
-    clone = next_token_mle(data, alpha, smoothing=setting.smoothing).policy
+    clone = next_token_mle(data, alpha, smoothing=SMOOTHING).policy
     reward = endogenous_reward(clone, alpha, gauge="logprob")
     learned = {"clone": clone, "rl": plain_optimal(reward).policy}
     for name, behaviour in (("rlhf_expert", teacher), ("rlhf_uniform", uniform)):
         pairs = sample_preferences(mdp, behaviour, n, rng)
-        learned[name] = rlhf(pairs, uniform, setting.beta, l2=setting.l2).policy
+        learned[name] = rlhf(pairs, uniform, BETA, l2=L2).policy
     return {name: best - float(plain_value(mdp, policy)) for name, policy in learned.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from scipy.special import expit
 
 from theory.arrays.memory import require_memory
 from theory.arrays.namespace import require_positive
@@ -24,7 +25,6 @@ __all__ = [
     "randomised_response",
     "swapped_pair",
     "swapped_pair_gap",
-    "vote_and_pay",
 ]
 
 
@@ -172,7 +172,9 @@ def coin_payoff_gap(
 
     ahead = _payoff_over_level(alpha, vocab_size)  # p − b
     odds_against = math.log(vocab_size - 1) - 1 / alpha  # log((1 − p)/p)
-    lost = beta * _sigmoid(-odds_against) * math.exp(min(0.0, odds_against + epsilon))  # λ = p − w
+    lost = (
+        beta * float(expit(-odds_against)) * math.exp(min(0.0, odds_against + epsilon))
+    )  # λ = p − w
 
     expected = (m + left_over * tie) / 2  # E_{π_E} F
     shift = m / 2 * float(tv_randomised_response(coins, epsilon + math.log1p(beta)))
@@ -217,10 +219,6 @@ def _payoff_over_level(alpha: float, vocab_size: int) -> float:
     return alpha * (math.log(vocab_size) - math.log1p(others)) - others / (1 + others)
 
 
-def _sigmoid(x: float) -> float:
-    return 1 / (1 + math.exp(-x)) if x > -700 else math.exp(x)
-
-
 def swapped_pair(horizon: int, alpha: float, epsilon: float, *, slack: float = 1e-3) -> Instance:
     """Two responses that swap: RL on `r̂` loses ``(1 − slack)·2αHε``, at any horizon.
 
@@ -256,27 +254,24 @@ def swapped_pair(horizon: int, alpha: float, epsilon: float, *, slack: float = 1
             "step"
         )
     A, B, LEFT = 0, 1, 2  # states after the first step
-    rewards = [np.array([[stay, stay - step, 0.0, 0.0]])]
-    next_states = [np.array([[A, B, LEFT, LEFT]])]
-    for _ in range(1, horizon):
-        rewards.append(
-            np.array([[stay, 0, 0, 0], [stay - step, 0, 0, 0], [0, 0, 0, 0]], dtype=float)
-        )
-        next_states.append(np.array([[A, LEFT, LEFT, LEFT], [B, LEFT, LEFT, LEFT], [LEFT] * 4]))
+    later = np.zeros((3, 4))
+    later[[A, B], 0] = stay, stay - step
+    after = [[A, LEFT, LEFT, LEFT], [B, LEFT, LEFT, LEFT], [LEFT] * 4]
+    rewards = [[[stay, stay - step, 0.0, 0.0]], *[later] * (horizon - 1)]
+    next_states = [[[A, B, LEFT, LEFT]], *[after] * (horizon - 1)]
     mdp = TokenMDP.table(rewards, next_states[:-1])
     expert = soft_optimal(mdp, alpha).policy
     tables = []
     for h, log_probs in enumerate(expert.log_probs):
         probs = np.exp(log_probs)
-        lowered = (0, A) if h == 0 else (A, 0)
-        raised = (0, B) if h == 0 else (B, 0)
-        fixed = [lowered, raised]
-        probs[lowered] *= math.exp(-epsilon)
-        probs[raised] *= math.exp(epsilon)
-        for state in range(len(probs)):
-            others = [a for a in range(4) if (state, a) not in fixed]
-            left = 1 - sum(probs[s, a] for s, a in fixed if s == state)
-            probs[state, others] *= left / probs[state, others].sum()
+        fixed = np.zeros(probs.shape, dtype=bool)
+        for path, factor in ((A, math.exp(-epsilon)), (B, math.exp(epsilon))):
+            at = (0, path) if h == 0 else (path, 0)
+            probs[at] *= factor
+            fixed[at] = True
+        left = 1 - np.where(fixed, probs, 0.0).sum(axis=1, keepdims=True)
+        others = np.where(fixed, 0.0, probs)
+        probs = np.where(fixed, probs, others * (left / others.sum(axis=1, keepdims=True)))
         tables.append(np.log(probs))
     return Instance(mdp, expert, Policy(mdp.dynamics, tuple(tables)), alpha)
 
@@ -395,57 +390,6 @@ def majority_vote(horizon: int, alpha: float, epsilon: float, *, vocab_size: int
         rewards.append(np.take_along_axis(pay, vote, axis=1))
         next_states.append(np.take_along_axis(ayes, vote, axis=1))
     return TokenMDP.table(rewards[::-1], next_states[::-1][:-1])
-
-
-def vote_and_pay(horizon: int, alpha: float, *, vocab_size: int = 4, paying: int = 1) -> TokenMDP:
-    """A coin and a payoff in the same step: at fixed `α` and `V` a larger share of ``H^{3/2}``.
-
-    See `coin_payoff`. States (step, heads so far). A token is a coin and one of ``m = V/2``
-    symbols. Where heads lead after its coin, the first `paying` symbols pay 1, the others 0;
-    elsewhere every token pays `b`, the soft value of those symbols. So the expert's coins are fair
-    in every state, and the plain value of a step is ``p`` or ``b``, with
-
-        p = q/(q + (1−q) e^{−1/α}),   b = 1 + α log(q + (1−q) e^{−1/α}),   q = paying/m.
-
-    For small ε the fraction of ``Σ_h TV_RR(h, ε)`` that the worst clone attains tends with `H` to
-    ``p − b``, which is `α` times the KL divergence between coins of bias `p` and `q`.
-
-    Args:
-        horizon: `H`.
-        alpha: temperature at which the expert will be soft-optimal.
-        vocab_size: `V`, even, at least 4.
-        paying: number of paying symbols, from 1 to ``m − 1``.
-
-    Raises:
-        ValueError: names the argument and the value; or the table, of about ``V H²`` numbers, does
-            not fit into memory.
-
-    Example:
-        >>> mdp = vote_and_pay(horizon=3, alpha=0.5)
-        >>> coins = np.exp(soft_optimal(mdp, 0.5).policy.log_probs[0]).reshape(2, 2).sum(axis=-1)
-        >>> coins.round(9).tolist()
-        [0.5, 0.5]
-    """
-    symbols = vocab_size // 2
-    if vocab_size < 4 or vocab_size % 2:
-        raise ValueError(
-            f"vocab_size={vocab_size}: must be even and at least 4, a coin and a symbol"
-        )
-    if not 0 < paying < symbols:
-        raise ValueError(
-            f"paying={paying}: must be from 1 to {symbols - 1}, some but not all of the symbols"
-        )
-    require_memory(
-        8 * vocab_size * horizon**2,
-        "the vote-and-pay table",
-        "use a shorter horizon or fewer tokens",
-    )
-    q = paying / symbols
-    level = 1.0 + require_positive("alpha", alpha) * math.log(q + (1 - q) * math.exp(-1 / alpha))
-    coin, symbol = np.divmod(np.arange(vocab_size), symbols)
-    heads = [np.arange(h + 1)[:, None] + coin for h in range(horizon)]
-    rewards = [np.where(2 * after > h + 1, symbol < paying, level) for h, after in enumerate(heads)]
-    return TokenMDP.table(rewards, heads[:-1])
 
 
 def indifferent_learner(

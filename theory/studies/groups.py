@@ -7,7 +7,7 @@ import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,18 +35,15 @@ from theory.studies.gallery import random_tree
 
 __all__ = ["exact_groups", "run", "worst_instances"]
 
-SHAPES = tuple(
-    (V, H, P)
-    for V, H, P in (
-        (2, 1, 1),
-        (2, 3, 3),
-        (3, 2, 1),
-        (3, 4, 2),
-        (2, 6, 1),
-        (4, 3, 2),
-        (4, 4, 1),
-        (4, 5, 1),
-    )
+SHAPES = (
+    (2, 1, 1),
+    (2, 3, 3),
+    (3, 2, 1),
+    (3, 4, 2),
+    (2, 6, 1),
+    (4, 3, 2),
+    (4, 4, 1),
+    (4, 5, 1),
 )
 """Vocabulary, horizon and prompts of the random token trees."""
 
@@ -135,10 +132,11 @@ def worst_instances(
     if mdp.vocab_size**mdp.horizon <= POOL:
         centre = Instance(mdp, expert, expert, alpha)
         policies = []
-        for k, (a, eps) in enumerate(zip(alpha, epsilon, strict=True)):
+        for k, eps in enumerate(epsilon):
             one = centre.take(k)
-            _, first, second = worst_preference_pair(one.mdp, one.expert, eps, a)
-            policies.append(preference_attaining_policy(one.mdp, one.expert, eps, a, first, second))
+            ball = one.mdp, one.expert, eps, one.alpha
+            _, first, second = worst_preference_pair(*ball)
+            policies.append(preference_attaining_policy(*ball, first, second))
         tables = zip(*(policy.log_probs for policy in policies), strict=True)
         found.append(
             Instance(mdp, expert, Policy(mdp.dynamics, tuple(map(np.stack, tables))), alpha)
@@ -166,13 +164,11 @@ def _families() -> Iterator[Instance]:
     """
     for horizon in FAMILY_HORIZONS:
         for alpha, epsilon in ((1.0, 0.01), (1.0, 0.1), (0.4, 0.3)):
+            vote = gallery.majority_vote(horizon, alpha, epsilon)
             yield gallery.swapped_pair(horizon, alpha, epsilon)
             yield gallery.randomised_response(horizon, alpha, epsilon)
-            for mdp in (
-                gallery.coin_payoff(horizon, alpha),
-                gallery.majority_vote(horizon, alpha, epsilon),
-            ):
-                yield _with_worst_clone(mdp, alpha, epsilon)
+            yield _with_worst_clone(gallery.coin_payoff(horizon, alpha), alpha, epsilon)
+            yield _with_worst_clone(vote, alpha, epsilon)
         # where α is free the stepwise bound is approached, and nothing is left of the paper's
         # square
         alpha = max(math.sqrt(horizon), 1.0) / 0.01
@@ -184,13 +180,11 @@ def _discounted(rng: np.random.Generator) -> DiscountedInstance:
     """A random window MDP without end, and the policy of the ball that is worst for cloning."""
     V, size = int(rng.integers(2, 5)), int(rng.integers(1, 3))
     mdp = DiscountedMDP.window(rng.random((V**size, V)), size, float(rng.choice(DISCOUNTS)))
-    (alpha,), (epsilon,) = (
-        _log_uniform(rng, DISCOUNTED_ALPHAS, 1),
-        _log_uniform(rng, DISCOUNTED_EPSILONS, 1),
-    )
-    expert = soft_value_iteration(mdp, float(alpha)).policy
-    worst = discounted_worst_clone(mdp, expert, float(epsilon)).policy
-    return DiscountedInstance(mdp, worst, float(alpha), rng.normal(size=len(mdp.rewards)))
+    alpha = _log_uniform(rng, DISCOUNTED_ALPHAS, 1).item()
+    epsilon = _log_uniform(rng, DISCOUNTED_EPSILONS, 1).item()
+    expert = soft_value_iteration(mdp, alpha).policy
+    worst = discounted_worst_clone(mdp, expert, epsilon).policy
+    return DiscountedInstance(mdp, worst, alpha, rng.normal(size=len(mdp.rewards)))
 
 
 def _with_worst_clone(mdp: TokenMDP, alpha: float, epsilon: float) -> Instance:
@@ -202,9 +196,8 @@ def run(groups: Sequence[Group], processes: int | None = None) -> list[Finding]:
     """Check every statement on every group; a terminal shows the progress.
 
     Args:
-        groups: the groups, with names of their own.
-        processes: number of processes, for groups of the known lists of statements; as many as
-            there are processors by default.
+        groups: the groups, with names of their own, each with one of the lists of statements.
+        processes: number of processes; as many as there are processors by default.
 
     """
     names = [group.name for group in groups]
@@ -213,42 +206,38 @@ def run(groups: Sequence[Group], processes: int | None = None) -> list[Finding]:
             f"groups: two are called {max(names, key=names.count)!r}; findings go by the name of "
             "their group"
         )
-    known = [group for group in groups if group.statements in LISTS]
-    workers = min(processes or os.cpu_count() or 1, len(known))
+    workers = min(processes or os.cpu_count() or 1, len(groups))
+    progress = tqdm(groups, desc="groups", disable=None, leave=False)
     if workers < 2:
-        return [finding for group in tqdm(groups, **BAR) for finding in _decided(group)]
+        return [
+            finding
+            for group in progress
+            for finding in decide_each(group.statements, group.instances, group=group.name)
+        ]
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        longest_first = sorted(known, key=lambda group: -_cost(group))
         tasks = {
-            group.name: pool.submit(_columns, LISTS.index(group.statements), group.instances)
-            for group in longest_first
+            group.name: pool.submit(
+                _decided, LISTS.index(group.statements), group.instances, group.name
+            )
+            for group in sorted(groups, key=_cost, reverse=True)
         }
-        found: list[Finding] = []
-        for group in tqdm(groups, **BAR):
-            if group.name not in tasks:
-                found += _decided(group)
-                continue
-            rows = zip(group.statements, tasks[group.name].result(), strict=True)
-            found += [Finding(statement, group.name, *row) for statement, row in rows]
-        return found
+        return [
+            replace(finding, statement=statement)
+            for group in progress
+            for statement, finding in zip(group.statements, tasks[group.name].result(), strict=True)
+        ]
 
 
 LISTS: tuple[tuple[Statement[Any], ...], ...] = (STATEMENTS, DISCOUNTED_STATEMENTS)
 """Statements that another process finds by their place: functions are not sent."""
-
-BAR: dict[str, Any] = {"desc": "groups", "disable": None, "leave": False}
 
 
 def _cost(group: Group) -> int:
     return sum(instance.numbers * math.prod(instance.batch_shape) for instance in group.instances)
 
 
-def _decided(group: Group) -> list[Finding]:
-    return decide_each(group.statements, group.instances, group=group.name)
-
-
-def _columns(which: int, instances: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """Decide in a process of its own, and return what can be sent: all but statement and group."""
-    names = [f.name for f in fields(Finding)][2:]
-    found = decide_each(LISTS[which], instances)
-    return [tuple(getattr(finding, name) for name in names) for finding in found]
+def _decided(which: int, instances: Sequence[Any], name: str) -> list[Finding]:
+    """Decide in a process of its own; the findings have no statement, which cannot be sent."""
+    none: Any = None
+    found = decide_each(LISTS[which], instances, group=name)
+    return [replace(finding, statement=none) for finding in found]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
@@ -175,8 +176,9 @@ class LearningCurve(LearningSetting):
         """
         x = np.log([getattr(cell, axis) for cell in cells])
         values = np.abs([getattr(cell, quantity) for cell in cells])
-        if not np.isfinite(values).all():
-            bad = cells[int(np.argmin(np.isfinite(values).all(axis=1)))]
+        whole = np.isfinite(values).all(axis=1)
+        if not whole.all():
+            bad = cells[int(np.argmin(whole))]
             raise ValueError(
                 f"{quantity} of H={bad.horizon}, n={bad.n} is not finite: measure that cell again"
             )
@@ -198,10 +200,6 @@ class LearningCurve(LearningSetting):
             low, high = np.quantile(slopes[1:], [0.025, 0.975])
         last = (np.log(means[0, -1]) - np.log(means[0, -2])) / (x[-1] - x[-2])
         return Slope(float(slopes[0]), float(low), float(high), float(last), int((~kept).sum()))
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return numbers for a JSON report."""
-        return asdict(self)
 
 
 def learning_curve(
@@ -240,28 +238,21 @@ def learning_curve(
     for name, values in (("horizons", horizons), ("sizes", sizes), ("seeds", (setting.seeds,))):
         if not len(values) or min(values) < 1 or len(set(values)) < len(values):
             raise ValueError(f"{name}={values!r}: must be positive integers, each once")
-    if not experts:
-        raise ValueError(f"experts={experts!r}: must name at least one of {', '.join(EXPERTS)}")
-    wrong = [expert for expert in experts if expert not in EXPERTS]
-    if wrong:
-        raise ValueError(f"experts={wrong[0]!r}: must be one of {', '.join(EXPERTS)}")
+    if not experts or not set(experts) <= set(EXPERTS):
+        raise ValueError(f"experts={experts!r}: must be some of {', '.join(EXPERTS)}")
     lines: Lines[Cell] | None = None
     if run is not None:
         kind = {"version": __version__, "kind": "learning curve"}
         run.identify(kind | asdict(setting) | {"seed": seed}, lines=[CELLS])
         lines = run.lines(CELLS, lambda row: _cell(row, setting.seeds))
-    done = {(cell.expert, cell.horizon, cell.n): cell for cell in lines or ()}
-    cells = []
-    for expert in experts:
-        for horizon in horizons:
-            for n in sizes:
-                cell = done.get((expert, horizon, n))
-                if cell is None:
-                    cell = measure(expert, horizon, n, setting, seed)
-                    if lines is not None:
-                        lines.append(asdict(cell))
-                cells.append(cell)
-    return LearningCurve(**asdict(setting), cells=tuple(cells))
+    cells = {(cell.expert, cell.horizon, cell.n): cell for cell in lines or ()}
+    grid = list(product(experts, horizons, sizes))
+    for place in grid:
+        if place not in cells:
+            cells[place] = measure(*place, setting, seed)
+            if lines is not None:
+                lines.append(asdict(cells[place]))
+    return LearningCurve(**asdict(setting), cells=tuple(cells[place] for place in grid))
 
 
 def measure(expert: Expert, horizon: int, n: int, setting: LearningSetting, seed: int = 0) -> Cell:
@@ -272,33 +263,25 @@ def measure(expert: Expert, horizon: int, n: int, setting: LearningSetting, seed
         >>> cell.clone  # a deterministic expert is cloned exactly once it was seen
         (0.0, 0.0)
     """
-    seeds = setting.seeds
-    vocab_size = setting.vocab_size
+    V = setting.vocab_size
     window = setting.window
     prompts = setting.prompts
-    what = (
-        f"prompts={prompts}, vocab_size={vocab_size}, window={window}, horizon={horizon}, "
-        f"seeds={seeds}"
-    )
-    states = horizon * prompts * vocab_size ** min(horizon - 1, window)
-    require_memory(80 * seeds * states * vocab_size, what, "give fewer of one of them")
-    sizes = [prompts * vocab_size ** min(h, window) for h in range(horizon)]
+    seeds = setting.seeds
+    what = f"prompts={prompts}, vocab_size={V}, window={window}, horizon={horizon}, seeds={seeds}"
+    sizes = [prompts * V ** min(h, window) for h in range(horizon)]
+    require_memory(80 * seeds * horizon * sizes[-1] * V, what, "give fewer of one of them")
     own = [np.random.default_rng([seed, k, horizon]) for k in range(seeds)]
-    rewards = [np.stack([rng.random((size, vocab_size)) for rng in own]) for size in sizes]
-    mdp = TokenMDP.window(rewards, window)
+    mdp = TokenMDP.window([np.stack([rng.random((n, V)) for rng in own]) for n in sizes], window)
     best = plain_optimal(mdp)
-    deterministic = expert == "deterministic"
-    teacher = best.policy if deterministic else soft_optimal(mdp, setting.alpha).policy
+    teacher = soft_optimal(mdp, setting.alpha).policy if expert == "stochastic" else best.policy
     rng = np.random.default_rng([seed, seeds, horizon, EXPERTS.index(expert), n])
     data = Demonstrations.sample(teacher, np.full(seeds, n), rng)
     fitted: Policy = next_token_mle(data, setting.alpha, smoothing=setting.smoothing).policy
     average = mdp.dynamics.average
-    value = plain_value(mdp, teacher)
     epsilon = max_log_ratio(teacher, fitted)
-    most = np.full(seeds, horizon * mdp.reward_width)
     finite = np.isfinite(epsilon)
-    stepwise = most.copy()
-    stepwise[finite] = bounds.clone_gap_stepwise(horizon, epsilon[finite]) * mdp.reward_width
+    stepwise = np.full(seeds, float(horizon))
+    stepwise[finite] = bounds.clone_gap_stepwise(horizon, epsilon[finite])
     divergence = np.minimum(kl(teacher, fitted), kl(fitted, teacher))
 
     def error(of: Any, than: Any) -> Any:
@@ -306,14 +289,12 @@ def measure(expert: Expert, horizon: int, n: int, setting: LearningSetting, seed
         return np.where(np.abs(than - of) <= 1e-12 * horizon, 0.0, than - of)
 
     found = {
-        "clone": error(plain_value(mdp, fitted), value),
+        "clone": error(plain_value(mdp, fitted), plain_value(mdp, teacher)),
         "rl": error(average(returns(mdp, map_response(fitted))), average(best.values[0])),
-        "pinsker": np.minimum(most, most * np.sqrt(np.maximum(divergence, 0) / 2)),
-        "stepwise": np.minimum(most, stepwise),
+        "pinsker": horizon * np.minimum(1, np.sqrt(np.maximum(divergence, 0) / 2)),
+        "stepwise": np.minimum(horizon, stepwise),
     }
-    return Cell(
-        expert, horizon, n, **{name: tuple(np.asarray(x).tolist()) for name, x in found.items()}
-    )
+    return Cell(expert, horizon, n, **{name: tuple(x.tolist()) for name, x in found.items()})
 
 
 def _cell(row: Mapping[str, Any], seeds: int) -> Cell:

@@ -17,11 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from theory.arrays.namespace import Array, array_namespace, require_positive
-from theory.claims import bounds
-from theory.mdp.distances import kl
+from theory.arrays.namespace import Array, require_positive_number
 from theory.mdp.dynamics import require_tree_memory
-from theory.mdp.policy import Policy
 from theory.mdp.token_mdp import TokenMDP
 from theory.mdp.values import plain_value
 from theory.solve.soft import soft_optimal
@@ -32,8 +29,6 @@ __all__ = [
     "Found",
     "Objective",
     "clone_fraction",
-    "kl_fraction",
-    "pinsker_fraction",
     "search",
 ]
 
@@ -88,51 +83,18 @@ def clone_fraction(bound: Callable[[int, float], Array]) -> Objective:
             `clone_gap_stepwise`.
 
     Example:
+        >>> from theory.claims import bounds
         >>> fraction = clone_fraction(bounds.clone_gap_stepwise)
         >>> fraction(TokenMDP.tree([[[0.0, 1.0]]]), 10.0, 0.1).round(3).tolist()  # at ε = 1/α: 1
         1.0
     """
 
     def fraction(mdp: TokenMDP, alpha: Any, epsilon: float) -> Array:
-        return _worst_clone_gap(mdp, alpha, epsilon)[0] / float(bound(mdp.horizon, epsilon))
+        expert = soft_optimal(mdp, alpha).policy
+        worst = mdp.dynamics.average(worst_clone(mdp, expert, epsilon).values[0])
+        return (plain_value(mdp, expert) - worst) / float(bound(mdp.horizon, epsilon))
 
     return fraction
-
-
-def pinsker_fraction(mdp: TokenMDP, alpha: Any, epsilon: float) -> Array:
-    """Objective ``(V^{π_E} − V^π̂) / (H √(KL(π̂‖π_E)/2))`` at the worst clone `π̂` of the ball.
-
-    *clone-pinsker* with `H`, what rewards in [0, 1] allow, for the range of the return. Zero where
-    `π̂` is `π_E`.
-
-    Example:
-        >>> pinsker_fraction(TokenMDP.tree([[[0.0, 1.0]]]), 1.0, 0.1).round(3).tolist()
-        0.8...
-    """
-    gap, policy, expert = _worst_clone_gap(mdp, alpha, epsilon)
-    nats = kl(policy, expert)
-    xp = array_namespace(nats)
-    # Where the divergence is zero the gap is too, and 0/0 would be NaN.
-    nats = xp.where(nats > 0, nats, xp.ones_like(nats))
-    return gap / (mdp.horizon * xp.clip(xp.sqrt(nats / 2), None, 1.0))
-
-
-def kl_fraction(mdp: TokenMDP, alpha: Any, epsilon: float) -> Array:
-    """Objective ``KL(π̂‖π_E) / (Hε tanh(ε/2))`` (*kl-ball*) at the worst clone `π̂` of the ball.
-
-    Example:
-        >>> kl_fraction(TokenMDP.tree([[[0.0, 1.0]]]), 10.0, 0.1).round(3).tolist()
-        1.0
-    """
-    _, policy, expert = _worst_clone_gap(mdp, alpha, epsilon)
-    return kl(policy, expert) / float(bounds.kl_ball(mdp.horizon, epsilon))
-
-
-def _worst_clone_gap(mdp: TokenMDP, alpha: Any, epsilon: float) -> tuple[Array, Policy, Policy]:
-    """``V^{π_E} − min_π̂ V^π̂``, the worst `π̂`, and `π_E`, which is soft-optimal at `alpha`."""
-    expert = soft_optimal(mdp, alpha).policy
-    worst = worst_clone(mdp, expert, epsilon)
-    return plain_value(mdp, expert) - mdp.dynamics.average(worst.values[0]), worst.policy, expert
 
 
 def search(
@@ -165,6 +127,7 @@ def search(
         ImportError: torch is not installed.
 
     Example:
+        >>> from theory.claims import bounds
         >>> found = search(clone_fraction(bounds.clone_gap_stepwise), 2, 2, 0.1)  # doctest: +SKIP
         >>> round(found.ratio, 6)  # doctest: +SKIP
         1.0
@@ -174,9 +137,8 @@ def search(
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name}={size}: must be at least 1")
-    radius = float(require_positive("epsilon", epsilon))
-    free = alpha is None
-    fixed = None if alpha is None else float(require_positive("alpha", alpha))
+    radius = require_positive_number("epsilon", epsilon)
+    fixed = None if alpha is None else require_positive_number("alpha", alpha)
     # Rewards, gradients, two moments and the backward sweep's tape: a few dozen numbers a prefix.
     require_tree_memory(vocab_size, horizon, restarts, "searching trees", bytes_per_prefix=8 * 32)
     tables, alphas = _ascend(objective, vocab_size, horizon, radius, fixed, ascent)
@@ -185,7 +147,10 @@ def search(
     for i in np.argsort(-scores, kind="stable")[:POLISHED]:
         for finish in (np.asarray, np.round):
             mdp = TokenMDP.tree([finish(table[i]) for table in tables])
-            found += _refine_alpha(objective, mdp, float(alphas[i]), radius, free)
+            tried = [float(alphas[i])]
+            if fixed is None:
+                tried.append(_refined(objective, mdp, tried[0], radius))
+            found += [Found(mdp, a, radius, float(objective(mdp, a, radius))) for a in tried]
     ratios = [candidate.ratio for candidate in found]
     if np.isnan(ratios).all():
         raise ValueError(
@@ -231,21 +196,12 @@ def _ascend(
     return tables, np.exp(log_alpha.detach().numpy())
 
 
-def _refine_alpha(
-    objective: Objective, mdp: TokenMDP, alpha: float, epsilon: float, free: bool
-) -> list[Found]:
-    """The instance and, if `alpha` is `free`, the same with the best value in a factor `e`."""
-    candidates = [alpha]
-    if free:
+def _refined(objective: Objective, mdp: TokenMDP, alpha: float, epsilon: float) -> float:
+    """The temperature of largest objective, at most a factor `e` from `alpha`."""
 
-        def loss(log_alpha: float) -> float:
-            return -float(objective(mdp, math.exp(log_alpha), epsilon))
+    def loss(log_alpha: float) -> float:
+        return -float(objective(mdp, math.exp(log_alpha), epsilon))
 
-        centre = math.log(alpha)
-        around = minimize_scalar(
-            loss, bounds=(centre - 1, centre + 1), method="bounded", options={"xatol": 1e-9}
-        )
-        candidates.append(math.exp(around.x))
-    return [
-        Found(mdp, value, epsilon, float(objective(mdp, value, epsilon))) for value in candidates
-    ]
+    ends = (math.log(alpha) - 1, math.log(alpha) + 1)
+    around = minimize_scalar(loss, bounds=ends, method="bounded", options={"xatol": 1e-9})
+    return math.exp(around.x)

@@ -58,12 +58,11 @@ def map_is_not_greedy(map_mass: float = 0.36, first: float = 0.4) -> tuple[Token
     return TokenMDP.tree(rewards, reward_range=(low, 0.0)), 1.0
 
 
-def map_is_right(accuracy: float = 0.4, alpha: float = 1.0) -> Instance:
+def map_is_right(accuracy: float = 0.4) -> Instance:
     """Sharpening always helps: one response of 16 is right, and in `π̂` it is the most probable.
 
     Args:
         accuracy: of `π̂`; above 1/16, so that the right response is the MAP.
-        alpha: temperature at which the expert is soft-optimal for being right.
 
     Raises:
         ValueError: names the argument and the value.
@@ -80,10 +79,10 @@ def map_is_right(accuracy: float = 0.4, alpha: float = 1.0) -> Instance:
             f"accuracy={accuracy}: must be above 1/16 and below 1, so that the right response is "
             "the MAP"
         )
-    return _one_against_fifteen([accuracy], [True], alpha)
+    return _one_against_fifteen([accuracy], [True], 1.0)
 
 
-def map_is_wrong(accuracy: float = 0.9, alpha: float = 1.0) -> Instance:
+def map_is_wrong(accuracy: float = 0.9) -> Instance:
     """Sampling is right with probability `accuracy`, and RL on `r̂` is always wrong.
 
     V = 4, H = 2. One response of 16 is wrong (it pays 0, the others 1), and in `π̂` it is the most
@@ -92,7 +91,6 @@ def map_is_wrong(accuracy: float = 0.9, alpha: float = 1.0) -> Instance:
 
     Args:
         accuracy: of `π̂`; below 15/16, so that the wrong response is the MAP.
-        alpha: temperature at which the expert is soft-optimal for being right.
 
     Raises:
         ValueError: names the argument and the value.
@@ -109,7 +107,7 @@ def map_is_wrong(accuracy: float = 0.9, alpha: float = 1.0) -> Instance:
             f"accuracy={accuracy}: must be positive and below 15/16, else the wrong response is "
             "not the MAP"
         )
-    return _one_against_fifteen([1 - accuracy], [False], alpha)
+    return _one_against_fifteen([1 - accuracy], [False], 1.0)
 
 
 def rise_then_fall(alpha: float = 1.0) -> Instance:

@@ -147,23 +147,18 @@ class HorizonCurve:
         """Exponent in `H` of a field over ε at the two longest horizons; `None` for one."""
         if len(self.horizons) < 2:
             return None
-        rise, run = (
-            np.diff(np.log(x[-2:])).item()
-            for x in (self.per_epsilon(name), np.array(self.horizons))
-        )
-        return float(rise / run)
+        rise = np.diff(np.log(self.per_epsilon(name)[-2:])).item()
+        return float(rise / np.diff(np.log(self.horizons[-2:])).item())
 
     def as_dict(self, families: Collection[str] = tuple(FAMILIES)) -> dict[str, Any]:
         """Return numbers of the families named, with their exponents, for a report."""
         names = [FAMILIES[family] for family in families]
         fits = {name: self.exponent(name) for name in names}
-        numbers = asdict(self)
-        if "rl" not in names:
-            del numbers["rl"]
+        left_out = {"rl"} - set(names)
         if "clone" not in names:
-            of_cloning = [name for name in numbers if name.startswith("clone")]
-            for name in (*of_cloning, "coin_fractions", "crossover", "vocab_size"):
-                del numbers[name]
+            left_out |= {name for name in vars(self) if name.startswith("clone")}
+            left_out |= {"coin_fractions", "crossover", "vocab_size"}
+        numbers = {name: x for name, x in asdict(self).items() if name not in left_out}
         return numbers | {
             "epsilons": self.epsilons,
             "exponents": {name: None if fit is None else asdict(fit) for name, fit in fits.items()},
@@ -204,39 +199,40 @@ def horizon_curve(
             f"epsilon={epsilon} and epsilon_over_sqrt={epsilon_over_sqrt}: give one of them"
         )
     over_sqrt = epsilon is None
-    scale = (
-        epsilon if epsilon is not None else 0.01 if epsilon_over_sqrt is None else epsilon_over_sqrt
-    )
+    scale = 0.01 if epsilon_over_sqrt is None else epsilon_over_sqrt
+    if epsilon is not None:
+        scale = epsilon
     steps = [int(h) for h in horizons]
     if not steps or any(b <= a for a, b in pairwise(steps)):
         raise ValueError(f"horizons={steps}: must be at least one, each longer than the one before")
-    radii = [_radius(scale, over_sqrt, h) for h in steps]
 
-    def along(quantity: Callable[[int, float], Any]) -> tuple[float, ...]:
-        return tuple(float(quantity(h, e)) for h, e in zip(steps, radii, strict=True))
+    def worst(h: int) -> tuple[float, float]:
+        """Return what cloning loses at most at a horizon, and the coin fraction that does it."""
+        gap = partial(coin_payoff_gap, h, _radius(scale, over_sqrt, h), alpha)
+        return max((gap(coin_fraction=x, vocab_size=vocab_size), x) for x in COIN_FRACTIONS)
+
+    def along(quantity: Callable[..., Any], *more: float) -> tuple[float, ...]:
+        """Return a function of horizon and radius at each horizon."""
+        return tuple(float(quantity(h, _radius(scale, over_sqrt, h), *more)) for h in steps)
 
     def cloning_is_worse(h: int) -> bool:
-        radius = _radius(scale, over_sqrt, h)
-        return bool(
-            _worst_coin_payoff(h, radius, alpha, vocab_size)[0] > bounds.rl_gap(h, radius, alpha)
-        )
+        return worst(h)[0] > float(bounds.rl_gap(h, _radius(scale, over_sqrt, h), alpha))
 
-    worst = [_worst_coin_payoff(h, e, alpha, vocab_size) for h, e in zip(steps, radii, strict=True)]
-
+    clone, coin_fractions = zip(*map(worst, steps), strict=True)
     return HorizonCurve(
         vocab_size,
         alpha,
         scale,
         over_sqrt,
         tuple(steps),
-        clone=tuple(gap for gap, _ in worst),
-        coin_fractions=tuple(share for _, share in worst),
+        clone=clone,
+        coin_fractions=coin_fractions,
         clone_paper=along(bounds.clone_gap_paper),
         clone_composition=along(bounds.clone_gap_composition),
         clone_stepwise=along(bounds.clone_gap_stepwise),
         clone_three_halves=along(bounds.clone_gap_three_halves),
-        rl=along(lambda h, e: swapped_pair_gap(h, alpha, e)),
-        rl_bound=along(lambda h, e: bounds.rl_gap(h, e, alpha)),
+        rl=along(lambda h, radius: swapped_pair_gap(h, alpha, radius)),
+        rl_bound=along(bounds.rl_gap, alpha),
         rl_paper=along(bounds.rl_gap_paper),
         crossover=_first(cloning_is_worse, steps),
     )
@@ -246,20 +242,15 @@ def _radius(scale: float, over_sqrt: bool, horizon: int) -> float:
     return scale / math.sqrt(horizon) if over_sqrt else scale
 
 
-def _worst_coin_payoff(
-    horizon: int, epsilon: float, alpha: float, vocab_size: int
-) -> tuple[float, float]:
-    """Largest gap over `COIN_FRACTIONS`, and the fraction that has it."""
-    gap = partial(coin_payoff_gap, horizon, epsilon, alpha, vocab_size=vocab_size)
-    return max((gap(coin_fraction=share), share) for share in COIN_FRACTIONS)
-
-
 def _first(holds: Callable[[int], bool], horizons: Sequence[int]) -> int | None:
     """Return the horizon from which `holds` is true, by bisection before the first that has it."""
-    first = next((k for k, h in enumerate(horizons) if holds(h)), None)
-    if first is None:
+    low = horizons[0]
+    for high in horizons:
+        if holds(high):
+            break
+        low = high
+    else:
         return None
-    low, high = horizons[max(first - 1, 0)], horizons[first]
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle, high)
@@ -310,10 +301,6 @@ class PreferenceCurve:
             f"the sharp bound; αHε/2 is vacuous from ε = {2 / (self.alpha * self.horizon):.3g}"
         )
 
-    def as_dict(self) -> dict[str, Any]:
-        """Numbers for a report."""
-        return asdict(self)
-
 
 def preference_curve(
     *, alpha: float = 1.0, horizon: int = 4, vocab_size: int = 3, points: int = 25, seed: int = 0
@@ -341,18 +328,15 @@ def preference_curve(
     mdp = random_tree(vocab_size, horizon, seed=rng)
     expert = soft_optimal(mdp, alpha).policy
     epsilons = np.geomspace(1e-2, 3.0, points)
-    worst = [float(worst_preference_pair(mdp, expert, eps, alpha)[0]) for eps in epsilons]
-    sampled = [
-        Instance(mdp, expert, sample_log_ratio_ball(expert, eps, rng), alpha) for eps in epsilons
-    ]
+    policies = [sample_log_ratio_ball(expert, eps, rng) for eps in epsilons]
     return PreferenceCurve(
         alpha,
         horizon,
-        tuple(map(float, epsilons)),
-        tuple(worst),
-        tuple(float(instance.pair_tv.max()) for instance in sampled),
-        tuple(map(float, bounds.preference_tv_paper(horizon, epsilons, alpha))),
-        tuple(map(float, bounds.preference_tv_sharp(horizon, epsilons, alpha))),
+        tuple(epsilons.tolist()),
+        tuple(float(worst_preference_pair(mdp, expert, eps, alpha)[0]) for eps in epsilons),
+        tuple(float(Instance(mdp, expert, pi, alpha).pair_tv.max()) for pi in policies),
+        tuple(bounds.preference_tv_paper(horizon, epsilons, alpha).tolist()),
+        tuple(bounds.preference_tv_sharp(horizon, epsilons, alpha).tolist()),
     )
 
 

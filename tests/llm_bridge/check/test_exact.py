@@ -127,7 +127,7 @@ def test_a_statement_that_applies_to_some_prompts_and_says_nothing_on_some(model
         ceiling=lambda i: 3.0,
     )
     found = decide(planted, [instance])
-    assert (found.verdict, found.undecided, found.mean_right) == ("holds", "", 3.0)
+    assert (found.verdict, found.reasons, found.mean_right) == ("holds", {}, 3.0)
     assert (found.applies, found.vacuous_share) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
     weighted = decide_each([planted], [instance], weights=[1.0, 3.0, 4.0])[0]
     assert (weighted.applies, weighted.mean_right) == (0.5, 4.0)
@@ -135,7 +135,7 @@ def test_a_statement_that_applies_to_some_prompts_and_says_nothing_on_some(model
     low = replace(planted, quantity=replace(planted.quantity, ceiling=lambda i: 1.0))
     assert decide(low, [instance]).vacuous_share == 1.0
     never = decide(changed(planted, when=lambda i: applies & False), [instance])
-    assert (never.verdict, never.undecided, never.applies) == ("does not apply", "", 0.0)
+    assert (never.verdict, never.reasons, never.applies) == ("does not apply", {}, 0.0)
     assert math.isnan(never.vacuous_share)
     assert math.isnan(never.mean_left)
     assert math.isnan(never.mean_right)

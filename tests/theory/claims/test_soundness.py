@@ -133,7 +133,8 @@ def planted(statement, delta, zero=False):
         right = lambda i: statement.quantity.of(i) - delta  # noqa: E731
     else:
         right = lambda i: statement.quantity.of(i) - delta * np.abs(statement.quantity.of(i))  # noqa: E731
-    return dataclasses.replace(statement, name=f"{statement.name}, off by {delta:g}", right=right)
+    named = dataclasses.replace(statement, name=f"{statement.name}, off by {delta:g}")
+    return changed(named, right=right)
 
 
 def all_planted(statements, instance, deltas=(1.0, 1e-9, 1e-13)):
@@ -603,11 +604,11 @@ def test_bad_input_is_refused_by_name():
         dataclasses.replace(good, alpha=alpha * 1.001)
     with pytest.raises(ValueError, match="batch axes do not broadcast"):
         Instance(batch, batched, batched, np.full(3, 0.7))
-    for name in ("left", "right", "assumes", "ceiling"):
+    for name in ("left", "right", "when", "ceiling"):
         sides = {"left": lambda i: 0.0, "right": lambda i: 0.0} | {name: 3.0}
-        with pytest.raises(ValueError, match=f"'mine': {name}="):
+        with pytest.raises(ValueError, match=r"=3\.0 must be a function of an instance"):
             claim("mine", **sides)
-    with pytest.raises(ValueError, match="'mine': right=None"):
+    with pytest.raises(ValueError, match="quantity 'right': of=None"):
         claim("mine", lambda i: 0.0, None)
     for empty in ([], iter(())):
         with pytest.raises(ValueError, match="instances is empty"):

@@ -224,7 +224,7 @@ def test_what_is_no_table_is_refused():
     instance = some_instance()
     policy = instance.policy
     for change, message in (
-        ({"log_probs": policy.log_probs[:1]}, r"policy.log_probs has 1 tables for a horizon of 2"),
+        ({"log_probs": policy.log_probs[:1]}, r"policy.log_probs has 1 layers: must have 2"),
         (
             {"log_probs": tuple(t.tolist() for t in policy.log_probs)},
             r"policy.log_probs\[0\]: is no NumPy array",

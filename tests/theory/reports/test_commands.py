@@ -76,7 +76,7 @@ def test_learning_has_a_row_for_each_expert_and_error():
         for H in (2, 4, 8)
         for n in (10, 100, 1000)
     )
-    made = learning_report(LearningCurve(seeds=2, cells=cells))
+    made = learning_report(LearningCurve(prompts=2, seeds=2, cells=cells))
     (table,) = tables(made)
     assert [row[:2] for row in table.rows] == [("stochastic", "clone"), ("stochastic", "rl")]
     assert table.rows[0][2].startswith("1.00 [")

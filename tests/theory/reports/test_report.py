@@ -1,6 +1,5 @@
 """A report in its three forms: columns of text, a page that data cannot break, plain values."""
 
-import json
 import math
 import re
 from html.parser import HTMLParser
@@ -23,7 +22,6 @@ from theory.reports.report import (
     save_figure,
     show,
 )
-from theory.storage.files import write_json
 
 EVIL = """</td></style><script>alert(1)</script><img src=x onerror="alert(1)">&amp;' "><!-- ]]>"""
 ANY = st.text(st.sampled_from("ab é漢π\u0302<&\"'\n\t\r\x00\x1b[31m\x7f\x85"), max_size=20)
@@ -43,7 +41,7 @@ def report(text):
         text,
         [text],
         {text: text, "n": 1.5},
-        [table, Table(text, columns, [], text, folded=True), Text(text), Fragment(text)],
+        [table, Table(text, columns, [], text), Text(text), Fragment(text)],
     )
 
 
@@ -96,7 +94,6 @@ def test_control_characters_are_pictured(text):
     made = report(text)
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", made.html())
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f]", made.text())
-    assert json.loads(json.dumps(made.as_dict()))["title"] == text
 
 
 @given(cells=st.lists(st.tuples(ANY, ANY, st.floats()), min_size=1, max_size=5))
@@ -172,24 +169,6 @@ def test_tables_on_a_page():
     html = Table("T", columns, rows, tones=("bad", "")).html()
     assert '<tr class="bad"><th scope="row">a</th><td class="number">1</td></tr>' in html
     assert '<tr><th scope="row">b</th><td class="number">–</td></tr>' in html
-    folded = Table("T", columns, rows, folded=True).html()
-    assert folded.startswith("<details><summary><h2>T</h2></summary>")
-
-
-def test_plain_values_are_json(tmp_path):
-    table = Table("T", [Column("a"), Column("b")], [("x", np.float64("inf"))], "note")
-    made = Report("t", ["s"], {"f": np.arange(2)}, [table, Text("p"), plot("line", "c")])
-    write_json(tmp_path / "report.json", made.as_dict())
-    assert json.loads((tmp_path / "report.json").read_text()) == {
-        "title": "t",
-        "summary": ["s"],
-        "facts": {"f": [0, 1]},
-        "sections": [
-            {"table": "T", "note": "note", "columns": ["a", "b"], "rows": [["x", "inf"]]},
-            {"text": "p"},
-            {"figure": "line", "alt": "a line", "caption": "c"},
-        ],
-    }
 
 
 def test_files_appear_whole_or_not_at_all(tmp_path):

@@ -26,13 +26,11 @@ from theory.solve.soft import power_policy, soft_optimal, soft_values
 from theory.solve.worst_clone import worst_clone
 from theory.solve.worst_map import worst_map
 from theory.studies.gallery import (
-    coin_payoff,
     indifferent_learner,
     majority_vote,
     randomised_response,
     swapped_pair,
     swapped_pair_gap,
-    vote_and_pay,
 )
 from theory.studies.sharpening import map_is_not_greedy, map_is_right, map_is_wrong, rise_then_fall
 
@@ -107,35 +105,6 @@ def test_many_tokens_near_the_stepwise_bound_at_fixed_temperature(horizon, epsil
     )
     assert 0.998 <= many <= 1 + 1e-12
     assert few < 0.9 or horizon == 1  # one vote attains the bound with two tokens where αε = 1
-
-
-@pytest.mark.parametrize(
-    ("vocab_size", "paying", "alpha", "fraction"),
-    [
-        (4, 1, 0.4, 0.170),
-        (4, 1, 0.1, 0.069),
-        (16, 1, 0.25, 0.376),
-        (256, 1, 0.1, 0.479),
-        (256, 7, 0.25, 0.417),
-    ],
-)
-def test_vote_and_pay_attains_the_fraction_of_its_docstring(vocab_size, paying, alpha, fraction):
-    H = 48 if vocab_size > 16 else 128
-    mdp, epsilon = vote_and_pay(H, alpha, vocab_size=vocab_size, paying=paying), 0.01 / H**0.5
-    expert, values = soft_optimal(mdp, alpha)
-    for table, value in zip(expert.log_probs, values, strict=True):
-        tails, heads = np.split(np.exp(table), 2, axis=1)
-        assert_allclose(heads.sum(axis=1), 0.5, rtol=1e-12)
-        assert_allclose(tails.sum(axis=1), 0.5, rtol=1e-12)
-        assert_allclose(value, value[0], rtol=1e-12)
-    q = paying / (vocab_size // 2)
-    p = q / (q + (1 - q) * np.exp(-1 / alpha))
-    difference = alpha * (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q)))
-    assert difference == pytest.approx(fraction, abs=5e-4)
-    attained = stepwise_fraction(mdp, alpha, epsilon)
-    assert attained == pytest.approx(difference, rel=0.05)
-    other = stepwise_fraction(coin_payoff(H, alpha, vocab_size=vocab_size), alpha, epsilon)
-    assert attained > 1.5 * other or vocab_size == 4  # with four tokens the two are close
 
 
 # --- RL on the endogenous reward ------------------------------------------------------------------
@@ -288,9 +257,6 @@ def test_bad_input_is_named():
         (lambda: randomised_response(2, 1.0, 1.1), "alpha=1.0, epsilon=1.1"),
         (lambda: majority_vote(2, 1.0, 0.1, vocab_size=1), "vocab_size=1"),
         (lambda: majority_vote(2, 0.0, 0.1), "alpha=0"),
-        (lambda: vote_and_pay(2, 1.0, vocab_size=5), "vocab_size=5"),
-        (lambda: vote_and_pay(2, 1.0, paying=2), "paying=2"),
-        (lambda: vote_and_pay(10**7, 1.0), "shorter horizon"),
         (lambda: indifferent_learner(2, 0.5, low=1), "low=1"),
         (lambda: indifferent_learner(2, 5.0), "alpha=5"),
         (lambda: map_is_not_greedy(0.2, 0.3), "map_mass=0.2"),

@@ -160,6 +160,7 @@ def test_runs_beside_one_another_and_killed_ones(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     first = subprocess.Popen([*words, one], stdout=subprocess.DEVNULL)
     while not (one / "learning.jsonl").exists():
+        assert first.poll() is None
         time.sleep(0.002)
     first.send_signal(signal.SIGSTOP)
     second = subprocess.run([*words, one], capture_output=True, text=True)
@@ -282,9 +283,9 @@ def test_nothing_to_learn_is_drawn(tmp_path):
         ({"horizons": []}, "horizons=.*: must be positive integers"),
         ({"sizes": [0]}, "sizes=.*: must be positive integers"),
         ({"sizes": [5, 5]}, "sizes=.*: must be positive integers, each once"),
-        ({"experts": []}, "experts=.*: must name at least one of stochastic, deterministic"),
+        ({"experts": []}, "experts=.*: must be some of stochastic, deterministic"),
         ({"seeds": 0}, "seeds=.*: must be positive integers"),
-        ({"experts": ["good"]}, "experts='good': must be one of stochastic, deterministic"),
+        ({"experts": ["good"]}, "experts=.*good.*: must be some of stochastic, deterministic"),
         ({"horizons": [2000], "vocab_size": 4096}, "vocab_size=4096, .*GiB"),
     ],
 )

@@ -218,8 +218,7 @@ def test_curves_writes_figures_and_numbers(family, tmp_path, capsys):
     assert "curves.json and figures" in capsys.readouterr().out
 
 
-def test_curves_prints_the_exact_numbers_and_where_they_cross(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("theory.reports.report.save_figure", lambda *arguments: [])
+def test_curves_prints_the_exact_numbers_and_where_they_cross(tmp_path, capsys):
     argv = [
         "curves",
         "--alphas",
