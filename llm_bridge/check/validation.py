@@ -12,8 +12,7 @@ judged. If both are right, every point lies on the diagonal, within its interval
     value of sampling           ``E_π̂ r*``, exact                    texts sampled, judged
     … of greedy decoding        first best token of every row         greedy text of `generate`
     … of the MAP response       `map_response`                        text that `beam_search` found
-    … of ``π̂^κ``               `power_policy`, exact                 sampled texts, weighted by
-                                                                      ``π̂^{κ−1}``
+    … of ``π̂²``                `power_policy`, exact                 sampled texts, weighted by `π̂`
 
 A quantity that an error leaves alone says so by mathematics: the gauge moves no difference of
 responses, the terminal rule no token but the last, a positive factor on `α` no order, and
@@ -23,7 +22,7 @@ temperature no greedy response.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -32,9 +31,7 @@ import torch
 from llm_bridge.check.points import (
     Point,
     Sampling,
-    bounded_variance,
     chance,
-    effective_number,
     exact_point,
     importance_mean,
     interval_point,
@@ -48,8 +45,7 @@ from llm_bridge.read.beam import beam_search
 from llm_bridge.read.prefixes import require_integer
 from llm_bridge.read.reward import EndogenousReward, RewardReading, Score
 from llm_bridge.read.rollout import Actor, generate
-from llm_bridge.read.tree import token_tree
-from theory.arrays.namespace import require_positive
+from llm_bridge.read.tree import TokenTree, token_tree
 from theory.mdp.policy import Policy
 from theory.mdp.responses import Responses, greedy_response, log_prob, map_response
 from theory.mdp.token_mdp import TokenMDP
@@ -61,6 +57,9 @@ __all__ = ["Validation"]
 
 ROWS = 8192
 """Responses that are generated at once."""
+
+WIDTH = 16
+"""Of the beam that searches for the MAP response."""
 
 
 class Validation:
@@ -103,14 +102,7 @@ class Validation:
         self.reading = reading
         self.sampling = sampling
         self.end_tokens = tuple(end_tokens)
-        self.tree = token_tree(
-            lm,
-            prompts,
-            horizon,
-            end_tokens=end_tokens,
-            temperature=temperature,
-            terminal_layer=reading.terminal == "bootstrap",
-        )
+        self.temperature = temperature
         self._measured = reading
         self._measured_temperature = temperature
         self._ids = [encode_prompt(lm, prompt, horizon) for prompt in prompts]
@@ -134,21 +126,31 @@ class Validation:
             other._measured_temperature = temperature
         return other
 
-    def points(self, truth: Truth, preference_truth: Truth | None = None) -> list[Point]:
+    def points(self, truth: Truth) -> list[Point]:
         """Return all quantities of the module's table.
 
         Args:
-            truth: what responses are worth, for the values.
-            preference_truth: for the preferences, where it is another.
+            truth: what responses are worth.
 
         Raises:
             ValueError: see `Validation`.
 
         """
-        preferences = self.preferences(preference_truth or truth)
-        return [*self.rewards(), *preferences, *self.values(truth)]
+        return [*self.rewards(), *self.preferences(truth), *self.values(truth)]
 
     # --- Predicted and measured ---
+
+    @cached_property
+    def tree(self) -> TokenTree:
+        """Return the model's token tree."""
+        return token_tree(
+            self.lm,
+            self.prompts,
+            self.horizon,
+            end_tokens=self.end_tokens,
+            temperature=self.temperature,
+            terminal_layer=self.reading.terminal == "bootstrap",
+        )
 
     @property
     def policy(self) -> Policy:
@@ -242,18 +244,18 @@ class Validation:
         error = ("mean preference error (TV)", label)
         tv = preference_tv(delta, other)
         confidence = self.sampling.confidence
-        allowed = chance(bounded_variance(predicted[1], (0.0, 1.0)), 1.0, P * pairs)
+        allowed = chance(predicted[1], (0.0, 1.0), P * pairs)
         return [
             share_point(agreement, predicted[0], (1 + signs) / 2, confidence),
             mean_point(error, predicted[1], tv, "probability", confidence, allowed),
         ]
 
-    def values(self, truth: Truth, *, exponent: float = 2.0, width: int = 16) -> list[Point]:
+    def values(self, truth: Truth) -> list[Point]:
         """Compare the plain value, averaged over the prompts, of sampling, greedy decoding, the
-        MAP response and ``π̂^κ``.
+        MAP response and ``π̂²``.
 
-        That of ``π̂^κ`` is measured by self-normalised importance sampling, ``Σ w_i x_i / Σ w_i``
-        with ``w = π̂^{κ−1}`` of the draws, for each prompt by itself. Its bias is of order ``1/N``,
+        That of ``π̂²`` is measured by self-normalised importance sampling, ``Σ w_i x_i / Σ w_i``
+        with ``w = π̂`` of the draws, for each prompt by itself. Its bias is of order ``1/N``,
         the same sign on every prompt, and so does not average out; its first order is estimated and
         taken off, which leaves ``1/N²``.
 
@@ -261,41 +263,41 @@ class Validation:
 
         Args:
             truth: what responses are worth.
-            exponent: `κ`.
-            width: of the beam.
 
         """
-        require_positive("exponent", exponent)
         mdp, unit = self._with_ends(truth.mdp), truth.unit
-        known = {
-            "greedy decoding": greedy_response(self.policy),
-            "the MAP response": map_response(self.policy),
-        }
-        predicted = {
-            name: float(returns(mdp, responses).mean()) for name, responses in known.items()
-        }
         ids, log_probs = self._sampled
         P = len(self.prompts)
         draws, confidence = self.sampling.draws, self.sampling.confidence
         worth = self._judged(truth, np.repeat(np.arange(P), draws), ids).reshape(P, draws)
-        estimate, error = importance_mean(worth, log_probs * (exponent - 1))
-        power = float(plain_value(mdp, power_policy(self.policy, exponent)))
+        estimate, error, n = importance_mean(worth, log_probs)
+        power = float(plain_value(mdp, power_policy(self.policy, 2.0)))
         sampled = float(plain_value(mdp, self.policy))
         name = ("value of sampling", "")
-        extent = truth.bounds[1] - truth.bounds[0]
         if unit == "probability":
             sampling = share_point(name, sampled, worth, confidence)
         else:
             spread = self.policy.dynamics.average(covariance(self.policy, mdp.rewards, mdp.rewards))
-            allowed = chance(float(spread), extent, P * draws)
+            allowed = chance(sampled, truth.bounds, P * draws, float(spread))
             sampling = mean_point(name, sampled, worth, unit, confidence, allowed)
-        n = effective_number(log_probs * (exponent - 1))
-        allowed = chance(bounded_variance(power, truth.bounds), extent, n)
-        powered = (f"value of π̂^{exponent:g}", "")
+        greedy, best = (
+            float(returns(mdp, find(self.policy)).mean())
+            for find in (greedy_response, map_response)
+        )
+        beam = beam_search(
+            self.lm,
+            self.prompts,
+            self.horizon,
+            WIDTH,
+            end_tokens=self.end_tokens,
+            temperature=self._measured_temperature,
+        )
+        text = self._generated(1, None)[0]
+        powered, allowed = ("value of π̂^2", ""), chance(power, truth.bounds, n)
         return [
             sampling,
-            self._of_one_response(truth, "greedy decoding", predicted, self._generated(1, None)[0]),
-            self._of_one_response(truth, "the MAP response", predicted, *self._searched(width)),
+            self._of_one_response(truth, "greedy decoding", greedy, text),
+            self._of_one_response(truth, "the MAP response", best, beam.responses, beam.proven),
             interval_point(powered, power, estimate, error, unit, confidence, allowed),
         ]
 
@@ -346,16 +348,16 @@ class Validation:
         ids: list[np.ndarray] = []
         log_probs: list[np.ndarray] = []
         with evaluation(self.lm.model):
-            for rows in _chunks(len(self.prompts), max(1, ROWS // samples)):
-                size = (len(self._ids[rows]) * samples, self.horizon)
-                uniforms = (
-                    None
-                    if generator is None
-                    else torch.rand(size, generator=generator, dtype=torch.double)
-                )
+            size = max(1, ROWS // samples)
+            for start in range(0, len(self._ids), size):
+                prompts = self._ids[start : start + size]
+                uniforms = None
+                if generator is not None:
+                    shape = len(prompts) * samples, self.horizon
+                    uniforms = torch.rand(shape, generator=generator, dtype=torch.double)
                 rollout = generate(
                     self._actor,
-                    self._ids[rows],
+                    prompts,
                     self.horizon,
                     self.end_tokens,
                     uniforms=uniforms,
@@ -366,41 +368,21 @@ class Validation:
                 log_probs.append(rollout.log_probs.double().sum(dim=1).view(-1, samples).numpy())
         return ids, np.concatenate(log_probs)
 
-    def _searched(self, width: int) -> tuple[list[np.ndarray], np.ndarray]:
-        """Return the best response that a beam finds to each prompt, and whether it is proven to be
-        the MAP response.
-        """
-        beam = beam_search(
-            self.lm,
-            self.prompts,
-            self.horizon,
-            width,
-            end_tokens=self.end_tokens,
-            temperature=self._measured_temperature,
-        )
-        return list(beam.responses), beam.proven
-
     def _of_one_response(
         self,
         truth: Truth,
         name: str,
-        predicted: dict[str, float],
-        ids: list[np.ndarray],
-        proven: np.ndarray | None = None,
+        predicted: float,
+        ids: Sequence[np.ndarray],
+        proven: np.ndarray | bool = True,
     ) -> Point:
         """Compare the value of one response to each prompt; those that are not proven may be worth
         anything.
         """
         worth = self._judged(truth, np.arange(len(self.prompts)), ids)
-        low, high = (
-            (worth if proven is None else np.where(proven, worth, bound)).mean()
-            for bound in truth.bounds
-        )
-        point = exact_point(
-            f"value of {name}", "", predicted[name], float(worth.mean()), truth.unit
-        )
-        low = min(point.low, float(low))
-        high = max(point.high, float(high))
+        least, most = (float(np.where(proven, worth, bound).mean()) for bound in truth.bounds)
+        point = exact_point(f"value of {name}", "", predicted, float(worth.mean()), truth.unit)
+        low, high = min(point.low, least), max(point.high, most)
         tolerance = max(point.measured - low, high - point.measured)
         return point._replace(low=low, high=high, tolerance=tolerance)
 
@@ -451,8 +433,3 @@ class Validation:
         found = of(prompts[list(places.values())], [ids[i] for i in places.values()])
         number = dict(zip(places, found, strict=True))
         return np.array([number[key] for key in keys])
-
-
-def _chunks(n: int, size: int) -> Iterator[slice]:
-    for start in range(0, n, size):
-        yield slice(start, min(start + size, n))
