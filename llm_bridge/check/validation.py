@@ -24,6 +24,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -54,6 +55,9 @@ from theory.solve.reward import preference_tv, returns
 from theory.solve.soft import power_policy, soft_optimal
 
 __all__ = ["Validation"]
+
+Response: TypeAlias = tuple[int, tuple[int, ...]]
+"""Number of the prompt, and token ids."""
 
 ROWS = 8192
 """Responses that are generated at once."""
@@ -171,23 +175,15 @@ class Validation:
         """
         require_integer("responses", responses)
         draws = self.sampling.draws
-        first = np.arange(len(self.prompts))[:, None] * draws
-        rows = (first + np.arange(min(responses, draws))).reshape(-1)
-        prompts = rows // draws
-        ids = [self._sampled[0][row] for row in rows]
+        first = [one for k, one in enumerate(self._sampled[0]) if k % draws < responses]
         points = []
-        for p, own, predicted, score in zip(
-            prompts,
-            ids,
-            self._predicted_tokens(prompts, ids),
-            self._scores(prompts, ids),
-            strict=True,
+        for prompt, text, predicted, score in zip(
+            *self._texts(first), self._predicted_tokens(first), self._scores(first), strict=True
         ):
-            label = f"{self.prompts[p]!r} {self.lm.tokenizer.decode(own)!r}"
-            for h, (one, other) in enumerate(zip(predicted, score.rewards, strict=True)):
-                name = (
-                    "reward of the last token" if h == len(predicted) - 1 else "reward of a token"
-                )
+            label = f"{prompt!r} {text!r}"
+            names = ["reward of a token"] * (len(predicted) - 1) + ["reward of the last token"]
+            for h, each in enumerate(zip(names, predicted, score.rewards, strict=True)):
+                name, one, other = each
                 points.append(exact_point(name, f"{label} {h}", one, float(other), "reward"))
             total = float(predicted.sum())
             points.append(
@@ -223,7 +219,8 @@ class Validation:
         rng = np.random.default_rng([self.sampling.seed, 1, round(1e6 * expert_share)])
         tokens = np.indices((truth.mdp.vocab_size,) * self.horizon).reshape(self.horizon, -1).T
         expert, known = soft_optimal(truth.mdp, truth.alpha).policy, self._with_ends(truth.mdp)
-        exact, chosen = [], []
+        exact: list[tuple[float, float]] = []
+        chosen: list[Response] = []
         for p in range(P):
             every = Responses(np.full(len(tokens), p), tokens)
             weights = (1 - expert_share) / len(tokens) + expert_share * np.exp(
@@ -232,11 +229,13 @@ class Validation:
             exact.append(
                 over_all_pairs(returns(known, every), returns(self.reward, every), weights)
             )
-            chosen.append(rng.choice(len(tokens), size=2 * pairs, p=weights / weights.sum()))
+            rows = rng.choice(len(tokens), size=2 * pairs, p=weights / weights.sum())
+            chosen += [(p, tuple(ids)) for ids in tokens[rows].tolist()]
         predicted = np.mean(exact, axis=0)
-        prompts, ids = np.repeat(np.arange(P), 2 * pairs), list(tokens[np.concatenate(chosen)])
-        true = self._judged(truth, prompts, ids).reshape(P, pairs, 2)
-        read = self._scored(prompts, ids).reshape(P, pairs, 2)
+        true = self._judged(truth, chosen).reshape(P, pairs, 2)
+        read = self._once(
+            chosen, lambda some: np.array([score.reward_sum for score in self._scores(some)])
+        ).reshape(P, pairs, 2)
         delta, other = true[..., 0] - true[..., 1], read[..., 0] - read[..., 1]
         signs = order(delta, np.abs(true).max()) * np.sign(other)
         label = f"pairs, {expert_share:.0%} of the expert"
@@ -266,10 +265,10 @@ class Validation:
 
         """
         mdp, unit = self._with_ends(truth.mdp), truth.unit
-        ids, log_probs = self._sampled
-        P = len(self.prompts)
-        draws, confidence = self.sampling.draws, self.sampling.confidence
-        worth = self._judged(truth, np.repeat(np.arange(P), draws), ids).reshape(P, draws)
+        sampled_ids, log_probs = self._sampled
+        P, draws = log_probs.shape
+        confidence = self.sampling.confidence
+        worth = self._judged(truth, sampled_ids).reshape(P, draws)
         estimate, error, n = importance_mean(worth, log_probs)
         power = float(plain_value(mdp, power_policy(self.policy, 2.0)))
         sampled = float(plain_value(mdp, self.policy))
@@ -292,12 +291,12 @@ class Validation:
             end_tokens=self.end_tokens,
             temperature=self._measured_temperature,
         )
-        text = self._generated(1, None)[0]
+        found = [(p, tuple(ids.tolist())) for p, ids in enumerate(beam.responses)]
         powered, allowed = ("value of π̂^2", ""), chance(power, truth.bounds, n)
         return [
             sampling,
-            self._of_one_response(truth, "greedy decoding", greedy, text),
-            self._of_one_response(truth, "the MAP response", best, beam.responses, beam.proven),
+            self._of_one_response(truth, "greedy decoding", greedy, self._generated(1, None)[0]),
+            self._of_one_response(truth, "the MAP response", best, found, beam.proven),
             interval_point(powered, power, estimate, error, unit, confidence, allowed),
         ]
 
@@ -321,31 +320,32 @@ class Validation:
             )
         return on_tree(mdp, self.tree)
 
-    def _predicted_tokens(self, prompts: np.ndarray, ids: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def _predicted_tokens(self, written: Sequence[Response]) -> list[np.ndarray]:
         """Return the rewards of the tokens of each response, from the table."""
-        tokens = np.zeros((len(ids), self.horizon), dtype=int)  # after the end any: it is not kept
-        for row, own in zip(tokens, ids, strict=True):
-            row[: len(own)] = own
-        states = self.policy.dynamics.walk(prompts, tokens)
+        # after the end any token: it is not kept
+        tokens = np.zeros((len(written), self.horizon), dtype=int)
+        for row, (_, ids) in zip(tokens, written, strict=True):
+            row[: len(ids)] = ids
+        states = self.policy.dynamics.walk(np.array([p for p, _ in written]), tokens)
         paid = np.stack(
             [r[s, a] for r, s, a in zip(self.reward.rewards, states, tokens.T, strict=True)], axis=1
         )
-        return [row[: len(own)] for row, own in zip(paid, ids, strict=True)]
+        return [row[: len(ids)] for row, (_, ids) in zip(paid, written, strict=True)]
 
     # --- The model as a user has it ---
 
     @cached_property
-    def _sampled(self) -> tuple[list[np.ndarray], np.ndarray]:
+    def _sampled(self) -> tuple[list[Response], np.ndarray]:
         generator = torch.Generator().manual_seed(self.sampling.seed)
         return self._generated(self.sampling.draws, generator)
 
     def _generated(
         self, samples: int, generator: torch.Generator | None
-    ) -> tuple[list[np.ndarray], np.ndarray]:
-        """Return the ids of `samples` responses to each prompt, in a row, and ``log π̂(τ)``, ``(P,
+    ) -> tuple[list[Response], np.ndarray]:
+        """Return `samples` responses to each prompt, in a row, and ``log π̂(τ)``, ``(P,
         samples)``; greedy ones without a generator.
         """
-        ids: list[np.ndarray] = []
+        written: list[Response] = []
         log_probs: list[np.ndarray] = []
         with evaluation(self.lm.model):
             size = max(1, ROWS // samples)
@@ -364,72 +364,60 @@ class Validation:
                     samples=samples,
                     temperature=self._measured_temperature,
                 )
-                ids += rollout.texts()[1]
+                written += [
+                    (start + k // samples, tuple(ids.tolist()))
+                    for k, ids in enumerate(rollout.texts()[1])
+                ]
                 log_probs.append(rollout.log_probs.double().sum(dim=1).view(-1, samples).numpy())
-        return ids, np.concatenate(log_probs)
+        return written, np.concatenate(log_probs)
 
     def _of_one_response(
         self,
         truth: Truth,
         name: str,
         predicted: float,
-        ids: Sequence[np.ndarray],
+        written: Sequence[Response],
         proven: np.ndarray | bool = True,
     ) -> Point:
         """Compare the value of one response to each prompt; those that are not proven may be worth
         anything.
         """
-        worth = self._judged(truth, np.arange(len(self.prompts)), ids)
+        worth = self._judged(truth, written)
         least, most = (float(np.where(proven, worth, bound).mean()) for bound in truth.bounds)
         point = exact_point(f"value of {name}", "", predicted, float(worth.mean()), truth.unit)
         low, high = min(point.low, least), max(point.high, most)
         tolerance = max(point.measured - low, high - point.measured)
         return point._replace(low=low, high=high, tolerance=tolerance)
 
-    def _texts(self, ids: Sequence[np.ndarray]) -> list[str]:
-        return [self.lm.tokenizer.decode(row) for row in ids]
+    def _texts(self, written: Sequence[Response]) -> tuple[list[str], list[str]]:
+        """Return the texts of the prompts and of the responses."""
+        prompts, responses = zip(*written, strict=True)
+        return [self.prompts[p] for p in prompts], [*map(self.lm.tokenizer.decode, responses)]
 
-    def _asked(self, prompts: np.ndarray) -> list[str]:
-        return [self.prompts[p] for p in prompts]
-
-    def _scores(self, prompts: np.ndarray, ids: Sequence[np.ndarray]) -> list[Score]:
+    def _scores(self, written: Sequence[Response]) -> list[Score]:
         """Score the texts of responses, which must be read as the responses again."""
-        texts = self._texts(ids)
+        prompts, texts = self._texts(written)
         scorer = EndogenousReward(self.lm, reading=self._measured, end_tokens=self.end_tokens)
-        scores = scorer.score(self._asked(prompts), texts)
-        for text, own, score in zip(texts, ids, scores, strict=True):
-            if not np.array_equal(own, score.ids):
+        scores = scorer.score(prompts, texts)
+        for text, (_, ids), score in zip(texts, written, scores, strict=True):
+            if not np.array_equal(ids, score.ids):
                 raise ValueError(
-                    f"{self.lm.name} sampled {own} and reads {text!r} as {score.ids}; give other "
+                    f"{self.lm.name} sampled {ids} and reads {text!r} as {score.ids}; give other "
                     "prompts"
                 )
         return scores
 
-    def _judged(self, truth: Truth, prompts: np.ndarray, ids: Sequence[np.ndarray]) -> np.ndarray:
+    def _judged(self, truth: Truth, written: Sequence[Response]) -> np.ndarray:
         """Judge each response: ``r*(τ)``, ``(n,)``."""
-        return self._once(
-            prompts, ids, lambda prompts, some: truth.judge(self._asked(prompts), self._texts(some))
-        )
-
-    def _scored(self, prompts: np.ndarray, ids: Sequence[np.ndarray]) -> np.ndarray:
-        """Score each response: ``r̂(τ)``, ``(n,)``."""
-        return self._once(
-            prompts,
-            ids,
-            lambda prompts, some: np.array([one.reward_sum for one in self._scores(prompts, some)]),
-        )
+        return self._once(written, lambda some: truth.judge(*self._texts(some)))
 
     @staticmethod
     def _once(
-        prompts: np.ndarray,
-        ids: Sequence[np.ndarray],
-        of: Callable[[np.ndarray, list[np.ndarray]], np.ndarray],
+        written: Sequence[Response], of: Callable[[list[Response]], np.ndarray]
     ) -> np.ndarray:
         """Call `of` for the different ones among responses: a response that comes again has the
         same number to the last bit.
         """
-        keys = [(p, own.tobytes()) for p, own in zip(prompts.tolist(), ids, strict=True)]
-        places = {key: i for i, key in enumerate(keys)}
-        found = of(prompts[list(places.values())], [ids[i] for i in places.values()])
-        number = dict(zip(places, found, strict=True))
-        return np.array([number[key] for key in keys])
+        different = list(dict.fromkeys(written))
+        number = dict(zip(different, of(different), strict=True))
+        return np.array([number[one] for one in written])

@@ -126,11 +126,11 @@ def test_without_an_error_all_points_are_on_the_diagonal(lm, mdp, gauge, termina
 
 def test_responses_that_leave_the_mdp(lm, mdp):
     one = validation(lm, RewardReading(ALPHA))
-    ended = [len(ids) < H for ids in one._sampled[0]]
+    ended = [len(ids) < H for _, ids in one._sampled[0]]
     assert 0.02 < np.mean(ended) < 0.9
     found = one.rewards(600)
     assert len(of(found, "reward of a response")) == 1200
-    assert len(of(found, "reward of a token")) == sum(len(ids) - 1 for ids in one._sampled[0])
+    assert len(of(found, "reward of a token")) == sum(len(ids) - 1 for _, ids in one._sampled[0])
     assert not off(found, limit=1.0)
     assert not off(one.values(mdp_truth(lm, PROMPTS, mdp, ALPHA)))
 
