@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,8 +91,9 @@ class Sampled:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain numbers, by name."""
-        found = asdict(self)
-        return found | {"estimates": {name: one._asdict() for name, one in self.estimates.items()}}
+        return vars(self) | {
+            "estimates": {name: one._asdict() for name, one in self.estimates.items()}
+        }
 
 
 def estimates(

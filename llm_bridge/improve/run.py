@@ -99,7 +99,16 @@ def train(
             "evaluate: the policy is in pieces (shard=True); evaluate what is left in model/ "
             "afterwards"
         )
-    with _recorded(out, resume, tensorboard, trainer) as record, _bar(trainer) as bar:
+    with (
+        _recorded(out, resume, tensorboard, trainer) as record,
+        tqdm(
+            total=trainer.config.steps,
+            initial=trainer.done,
+            desc=trainer.lm.name,
+            disable=None if trainer.group.first else True,
+            leave=False,
+        ) as bar,
+    ):
         if not trainer.done:
             record.log({"step": 0} | dict(evaluate(trainer.lm) if evaluate is not None else {}))
         while trainer.done < trainer.config.steps:
@@ -124,12 +133,6 @@ def train(
         if out is not None:
             save_policy(trainer, out / MODEL)
     return trainer
-
-
-def _bar(trainer: Trainer) -> Any:
-    disable = None if trainer.group.first else True
-    steps = {"total": trainer.config.steps, "initial": trainer.done}
-    return tqdm(**steps, desc=trainer.lm.name, disable=disable, leave=False)
 
 
 @contextmanager
@@ -165,17 +168,15 @@ def _recorded(
             trainer.load(found)
         record = _Record(trainer, run)
         if first and tensorboard:
-            board = _board()(str(out / TENSORBOARD), purge_step=trainer.done + 1)
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                raise ValueError(
+                    "tensorboard: not installed: pip install 'endorm[train]'"
+                ) from None
+            board = SummaryWriter(str(out / TENSORBOARD), purge_step=trainer.done + 1)
             record.board = stack.enter_context(board)
         yield record
-
-
-def _board() -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ValueError("tensorboard: not installed: pip install 'endorm[train]'") from None
-    return SummaryWriter
 
 
 class _Record:

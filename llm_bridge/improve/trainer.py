@@ -214,16 +214,17 @@ class Trainer:
         targets = Targets(log_probs, values, advantages, returns, mask)
         updates = self._update(rollout, token_rewards, targets)
         self.done += 1
-        row = self._averages(
-            reward=self.rewards,
-            penalised_reward=paid.sum(dim=1),
-            kl=(log_probs - reference).sum(dim=1),
-            log_prob=log_probs.sum(dim=1),
-            tokens=mask.sum(dim=1).double(),
-            ended=rollout.ended.double(),
-            explained=explained_variance(dense[mask], returns[mask]),
-        )
-        row |= {"step": self.done, "beta": self.beta}
+        columns = {
+            "reward": self.rewards,
+            "penalised_reward": paid.sum(dim=1),
+            "kl": (log_probs - reference).sum(dim=1),
+            "log_prob": log_probs.sum(dim=1),
+            "tokens": mask.sum(dim=1).double(),
+            "ended": rollout.ended.double(),
+            "explained": explained_variance(dense[mask], returns[mask]),
+        }
+        means = self.group.mean([float(column.mean()) for column in columns.values()])
+        row = dict(zip(columns, means, strict=True)) | {"step": self.done, "beta": self.beta}
         row |= {"advantage_deviation": deviation, "generation_gap": gap} | updates
         if c.adaptive_kl is not None:
             self.beta *= 1 + 0.1 * min(max(row["kl"] / c.adaptive_kl - 1, -0.2), 0.2)
@@ -356,11 +357,6 @@ class Trainer:
             # one permutation for any number of processes
             order = torch.randperm(n * self.group.size, generator=self.generator)
             yield from (order[order // n == self.group.rank] % n).tensor_split(min(count, n))
-
-    def _averages(self, **columns: torch.Tensor) -> dict[str, float]:
-        """Average the mean of each column over all processes."""
-        means = self.group.mean([float(column.mean()) for column in columns.values()])
-        return dict(zip(columns, means, strict=True))
 
     def _moments(self, x: torch.Tensor) -> tuple[float, float]:
         """Return mean and standard deviation (at least 1e-8) over all processes."""
