@@ -147,11 +147,10 @@ def tabular_instance(
             "mdp: has batch axes or forbidden tokens; give one MDP in which every token is allowed"
         )
     if (len(prompts), V) != (dynamics.n_prompts, dynamics.vocab_size):
-        have, need = (
-            f"{len(prompts)} prompts and {V} tokens",
-            f"{dynamics.n_prompts} and {dynamics.vocab_size}",
+        raise ValueError(
+            f"{len(prompts)} prompts and {V} tokens for an MDP of {dynamics.n_prompts} and "
+            f"{dynamics.vocab_size}; give prompts and tokens in the MDP's order"
         )
-        raise ValueError(f"{have} for an MDP of {need}; give prompts and tokens in the MDP's order")
     kept = np.flatnonzero(dynamics.prompt_weights > 0)
     texts = [prompts[p] for p in kept.tolist()]
     tree = token_tree(lm, texts, mdp.horizon, tokens=tokens, temperature=temperature, memory=memory)
