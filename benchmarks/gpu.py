@@ -862,15 +862,14 @@ def parts_of(run, trainer):
         return call
 
     place.generate = timed("generation", generate)
-    trainer._score, trainer._update = (
-        timed("scoring", trainer._score),
-        timed("update", trainer._update),
-    )
+    frozen = trainer.frozen
+    frozen.score = timed("scoring", frozen.score)
+    trainer._update = timed("update", trainer._update)
     try:
         yield seconds
     finally:
         place.generate = generate
-        del trainer._score, trainer._update
+        del frozen.score, trainer._update
 
 
 def train_with(run, b, ceilings, s, what, until):

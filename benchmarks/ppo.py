@@ -180,15 +180,15 @@ def clocked(trainer, synchronise=lambda: None):
     """A clock in the parts of our trainer, which has none itself."""
     import torch
 
-    from llm_bridge.improve import ppo
+    from llm_bridge.improve import trainer as module
 
     clock = Clock(synchronise)
-    clock.wrap(ppo, "generate", "generation")
-    clock.wrap(trainer, "_score", "reward")
+    clock.wrap(module, "generate", "generation")
+    clock.wrap(trainer.frozen, "score", "reward")
     clock.wrap(
         trainer, "_update", "forward"
     )  # what is in it and not in the parts below: reading, and the losses
-    clock.wrap(ppo.Rollout, "read", "reading", inside=["rest"])
+    clock.wrap(module.Rollout, "read", "reading", inside=["rest"])
     clock.wrap(torch.Tensor, "backward", "backward")
     clock.wrap(torch.nn.utils, "clip_grad_norm_", "clipping")
     clock.wrap(trainer.optimizer, "step", "optimiser")

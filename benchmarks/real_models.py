@@ -113,7 +113,7 @@ def report(out):
         )
     print()
     for name, one in found.items():
-        verdicts = [line["verdict"] for line in one["lines"]]
+        verdicts = [line["verdict"] for line in one["statements"]]
         counts = ", ".join(f"{verdicts.count(v)} {v}" for v in sorted(set(verdicts)))
         worst = {
             radius: [number(float(x)) for x in row.values()] for radius, row in one["worst"].items()
@@ -126,13 +126,14 @@ def report(out):
 def statements(found):
     """Both sides of every inequality: a column for each pair."""
     print(f"\n| statement | {' | '.join(found)} |\n|---|" + "---:|" * len(found))
-    for lines in zip(*(one["lines"] for one in found.values()), strict=True):
+    for lines in zip(*(one["statements"] for one in found.values()), strict=True):
         if " ≤ " in lines[0]["claim"]:
             cells = [
-                f"{number(x['left'])} ≤ {number(x['right'])}{empty(float(x['vacuous']))}"
+                f"{number(x['mean_left'])} ≤ {number(x['mean_right'])}"
+                + empty(float(x["vacuous_share"]))
                 for x in lines
             ]
-            print(f"| *{lines[0]['name']}* | {' | '.join(cells)} |")
+            print(f"| *{lines[0]['statement']}* | {' | '.join(cells)} |")
 
 
 def empty(share):

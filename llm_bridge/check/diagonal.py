@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -51,73 +52,71 @@ def diagonal_figure(
     behind = behind or {}
     everything = [point for points in series.values() for point in points]
     units = [unit for unit in PANELS if any(point.unit == unit for point in everything)]
-    figure = Figure(figsize=(3.5 * max(len(units), 1), 6.6), layout="constrained")
+    # colours that are told apart, the first of them blue
+    colours = {name: PALETTE[(3 + 5 * k) % len(PALETTE)] for k, name in enumerate(series)}
+    figure = Figure(figsize=(3.5 * len(units), 6.6), layout="constrained")
     axes = figure.subplots(2, len(units), sharex="col", height_ratios=(3, 1.15), squeeze=False)
     for unit, top, bottom in zip(units, axes[0], axes[1], strict=True):
         for points in behind.values():
-            _scatter(top, [point for point in points if point.unit == unit], BEHIND, 0)
-        colours = dict(zip(series, _colours(len(series)), strict=True))
+            _draw(points, unit, BEHIND, 0, top)
         # the smallest series last, so that it is not covered
         for order, name in enumerate(sorted(series, key=lambda name: -len(series[name])), start=2):
-            some = [point for point in series[name] if point.unit == unit]
-            _scatter(top, some, colours[name], order)
-            _deviations(bottom, some, colours[name], order)
+            _draw(series[name], unit, colours[name], order, top, bottom)
         _frame(top, bottom, [point.predicted for point in everything if point.unit == unit])
         top.set_title(PANELS[unit], fontsize=10)
     axes[0, 0].set_ylabel("measured on the model")
     axes[1, 0].set_ylabel("off the diagonal,\nhalf-widths of\nthe interval", fontsize=8)
+    whose = [
+        Line2D([], [], color=colour, lw=3, label=name)
+        for name, colour in (colours | dict.fromkeys(behind, BEHIND)).items()
+    ]
     shown = {point.quantity for point in everything}
-    handles = _handles(series, behind, [quantity for quantity in MARKERS if quantity in shown])
+    what = [
+        Line2D([], [], ms=6, label=name.replace("π̂^2", r"$\hat\pi^2$"), **_style(marker, "0.2"))
+        for name, marker in MARKERS.items()
+        if name in shown
+    ]
     figure.legend(
-        handles=handles,
+        handles=whose + what,
         loc="outside lower center",
-        ncols=min(len(units) + 1, 4),
+        ncols=len(units) + 1,
         fontsize=8,
         frameon=False,
     )
     return figure
 
 
-def _colours(n: int) -> list[str]:
-    """Return colours that are told apart, the first of them blue."""
-    return [PALETTE[(3 + 5 * k) % len(PALETTE)] for k in range(n)]
+def _style(marker: str, colour: str) -> dict[str, Any]:
+    return {
+        "marker": marker,
+        "color": colour,
+        "mfc": "none" if marker in HOLLOW else colour,
+        "ls": "none",
+    }
 
 
-def _scatter(axes: Axes, points: Sequence[Point], colour: str, order: int) -> None:
-    """Draw points with their intervals."""
+def _draw(
+    points: Sequence[Point],
+    unit: str,
+    colour: str,
+    order: int,
+    top: Axes,
+    bottom: Axes | None = None,
+) -> None:
+    """Draw the points of one unit with their intervals, and in `bottom` how far they are from the
+    diagonal, above it where more was measured.
+    """
     for quantity, marker in MARKERS.items():
-        some = [point for point in points if point.quantity == quantity]
+        some = [point for point in points if (point.quantity, point.unit) == (quantity, unit)]
         if not some:
             continue
-        x = [p.predicted for p in some]
-        y = [p.measured for p in some]
-        sides = [[p.measured - p.low for p in some], [p.high - p.measured for p in some]]
-        axes.errorbar(
-            x, y, yerr=sides, fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.8, zorder=order
-        )
-        paint: dict[str, Any] = (
-            {"facecolors": "none", "edgecolors": colour} if marker in HOLLOW else {"color": colour}
-        )
-        axes.scatter(
-            x, y, marker=marker, s=14, linewidths=0.8, alpha=0.8, zorder=order + 0.5, **paint
-        )
-
-
-def _deviations(axes: Axes, points: Sequence[Point], colour: str, order: int) -> None:
-    """Draw how far points are from the diagonal, above it where more was measured."""
-    for quantity, marker in MARKERS.items():
-        some = [point for point in points if point.quantity == quantity]
-        signed = [p.deviation if p.measured > p.predicted else -p.deviation for p in some]
-        axes.scatter(
-            [p.predicted for p in some],
-            [min(max(y, -FAR), FAR) for y in signed],
-            marker=marker,
-            color=colour,
-            s=9,
-            lw=0.5,
-            alpha=0.6,
-            zorder=order,
-        )
+        style = _style(marker, colour) | {"zorder": order}
+        x, y, low, high = np.array([(p.predicted, p.measured, p.low, p.high) for p in some]).T
+        sides = [y - low, high - y]
+        top.errorbar(x, y, yerr=sides, ms=3.7, mew=0.8, elinewidth=0.8, alpha=0.8, **style)
+        if bottom is not None:
+            off = np.copysign([point.deviation for point in some], y - x)
+            bottom.plot(x, np.clip(off, -FAR, FAR), ms=3, mew=0.5, alpha=0.6, **style)
 
 
 def _frame(top: Axes, bottom: Axes, predicted: Sequence[float]) -> None:
@@ -133,24 +132,3 @@ def _frame(top: Axes, bottom: Axes, predicted: Sequence[float]) -> None:
         axes.grid(alpha=0.3, lw=0.4)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
-
-
-def _handles(
-    series: Mapping[str, Sequence[Point]],
-    behind: Mapping[str, Sequence[Point]],
-    quantities: Sequence[str],
-) -> list[Line2D]:
-    """Return the legend: colours say whose, markers say what."""
-    colours = [*_colours(len(series)), *[BEHIND] * len(behind)]
-    handles = [
-        Line2D([], [], color=colour, lw=3, label=name)
-        for name, colour in zip([*series, *behind], colours, strict=True)
-    ]
-    for quantity in quantities:
-        marker = MARKERS[quantity]
-        name = {"value of π̂^2": r"value of $\hat\pi^2$"}.get(quantity, quantity)
-        fill = "none" if marker in HOLLOW else "0.2"
-        handles.append(
-            Line2D([], [], color="0.2", marker=marker, mfc=fill, ls="none", ms=6, label=name)
-        )
-    return handles

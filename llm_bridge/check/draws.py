@@ -215,13 +215,12 @@ def _rows(actor: Actor, length: int, memory: int) -> int:
 
 def _blocks(n_prompts: int, n: int, rows: int) -> Iterator[tuple[range, int]]:
     """Yield the prompts of each pass, and how many responses to each, in order."""
-    if n <= rows:
-        for first in range(0, n_prompts, rows // n):
-            yield range(first, min(first + rows // n, n_prompts)), n
-        return
-    for p in range(n_prompts):
-        for first in range(0, n, rows):
-            yield range(p, p + 1), min(rows, n - first)
+    at_once = max(1, rows // n)
+    samples = min(n, rows)
+    for first in range(0, n_prompts, at_once):
+        prompts = range(first, min(first + at_once, n_prompts))
+        for start in range(0, n, samples):
+            yield prompts, min(samples, n - start)
 
 
 def _read(pair: ModelPair, rollout: Rollout, memory: int) -> list[np.ndarray]:

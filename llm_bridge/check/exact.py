@@ -7,7 +7,7 @@ of prompts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -46,19 +46,14 @@ class ModelInstance:
         tree: the model's.
         expert_tree: the expert's on the same tokens, where it is a model.
         weights: ``(P,)`` positive numbers with sum 1, the distribution of the prompts, for averages
-            over them; by default all prompts count alike.
+            over them.
 
     """
 
     instance: Instance
     tree: TokenTree
-    expert_tree: TokenTree | None = None
-    weights: np.ndarray = field(default_factory=lambda: np.zeros(0))
-
-    def __post_init__(self) -> None:
-        if not len(self.weights):
-            P = len(self.tree.prompts)
-            object.__setattr__(self, "weights", np.full(P, 1 / P))
+    expert_tree: TokenTree | None
+    weights: np.ndarray
 
 
 def by_prompt(policy: Policy) -> Policy:
@@ -114,9 +109,9 @@ def model_instance(
     )
     policy, true = by_prompt(tree.policy), by_prompt(expert_tree.policy)
     true = replace(true, dynamics=policy.dynamics)  # equal ones: comparing them takes time
-    return ModelInstance(
-        Instance(endogenous_reward(true, alpha), true, policy, float(alpha)), tree, expert_tree
-    )
+    instance = Instance(endogenous_reward(true, alpha), true, policy, float(alpha))
+    P = len(tree.prompts)
+    return ModelInstance(instance, tree, expert_tree, np.full(P, 1 / P))
 
 
 def tabular_instance(
@@ -152,11 +147,10 @@ def tabular_instance(
             "mdp: has batch axes or forbidden tokens; give one MDP in which every token is allowed"
         )
     if (len(prompts), V) != (dynamics.n_prompts, dynamics.vocab_size):
-        have, need = (
-            f"{len(prompts)} prompts and {V} tokens",
-            f"{dynamics.n_prompts} and {dynamics.vocab_size}",
+        raise ValueError(
+            f"{len(prompts)} prompts and {V} tokens for an MDP of {dynamics.n_prompts} and "
+            f"{dynamics.vocab_size}; give prompts and tokens in the MDP's order"
         )
-        raise ValueError(f"{have} for an MDP of {need}; give prompts and tokens in the MDP's order")
     kept = np.flatnonzero(dynamics.prompt_weights > 0)
     texts = [prompts[p] for p in kept.tolist()]
     tree = token_tree(lm, texts, mdp.horizon, tokens=tokens, temperature=temperature, memory=memory)
@@ -166,7 +160,7 @@ def tabular_instance(
     alone = TokenMDP(policy.dynamics, rewards, mdp.reward_range)
     instance = Instance(alone, soft_optimal(alone, alpha).policy, policy, float(alpha))
     weights = dynamics.prompt_weights[kept] / dynamics.prompt_weights[kept].sum()
-    return ModelInstance(instance, tree, weights=weights)
+    return ModelInstance(instance, tree, None, weights)
 
 
 def trained_group(

@@ -17,10 +17,8 @@ __all__ = [
     "Point",
     "PointUnit",
     "Sampling",
-    "bounded_variance",
     "chance",
     "deviations",
-    "effective_number",
     "exact_point",
     "importance_mean",
     "interval_point",
@@ -139,32 +137,30 @@ def off_the_diagonal(points: Sequence[Point]) -> list[Point]:
     return [p for p in points if not abs(p.predicted - p.measured) <= p.tolerance]
 
 
-def chance(variance: float, width: float, n: float) -> float:
-    """Return how far the mean of `n` independent numbers may be from its expectation.
+def chance(
+    mean: float, bounds: tuple[float, float], n: float, variance: float | None = None
+) -> float:
+    """Return how far the mean of `n` independent numbers may be from its expectation `mean`.
 
-    Bernstein's inequality: ``√(2 v L/n) + w L/(3 n)`` with ``L = log(2/FALSE_ALARM)`` is exceeded
-    with probability `FALSE_ALARM` at most. Unlike a normal interval it does not shrink to nothing
-    where all samples agree and rare ones were missed.
+    Bernstein's inequality: with ``L = log(2/FALSE_ALARM)``, variance `v` and width `w` of bounds
+    ``√(2 v L/n) + w L/(3 n)`` is exceeded with probability `FALSE_ALARM` at most. Unlike a normal
+    interval it does not shrink to nothing where all samples agree and rare ones were missed.
 
     Args:
-        variance: of one number, averaged over the `n`, where the prediction is right.
-        width: of the range that a number is in.
+        mean: where the prediction is right.
+        bounds: of a number.
         n: how many.
+        variance: of one number, averaged over the `n`; by default the largest of any numbers
+            within the bounds that have this mean.
 
-    >>> round(chance(variance=0.25, width=1.0, n=1000), 3)
+    >>> round(chance(0.5, (0.0, 1.0), n=1000), 3)
     0.074
     """
+    low, high = bounds
+    if variance is None:
+        variance = max(0.0, (mean - low) * (high - mean))
     log = np.log(2 / FALSE_ALARM)
-    return float(np.sqrt(2 * variance * log / n) + width * log / (3 * n))
-
-
-def bounded_variance(mean: float, bounds: tuple[float, float]) -> float:
-    """Return the largest variance of numbers within bounds that have this mean.
-
-    >>> bounded_variance(0.5, (0.0, 1.0))
-    0.25
-    """
-    return max(0.0, (mean - bounds[0]) * (bounds[1] - mean))
+    return float(np.sqrt(2 * variance * log / n) + (high - low) * log / (3 * n))
 
 
 def normal_quantile(confidence: float) -> float:
@@ -228,19 +224,22 @@ def share_point(
     half = normal / scale * float(np.sqrt(share * (1 - share) / n + normal**2 / (4 * n**2)))
     low = min(middle - half, share)
     high = max(middle + half, share)
-    tolerance = chance(bounded_variance(predicted, (0.0, 1.0)), 1.0, n)
+    tolerance = chance(predicted, (0.0, 1.0), n)
     return Point(*name, float(predicted), share, low, high, "probability", tolerance)
 
 
-def importance_mean(values: np.ndarray, log_weights: np.ndarray) -> tuple[float, float]:
+def importance_mean(values: np.ndarray, log_weights: np.ndarray) -> tuple[float, float, float]:
     """Estimate the weighted mean ``Σ w x / Σ w`` of each row of ``(P, N)``, averaged over rows.
 
     With ``R`` the ratio, ``w̄`` the mean weight and residuals ``e_i = w_i (x_i − R)``: variance ``Σ
     e_i²/(N−1)/(N w̄²)`` and bias ``−Σ e_i w_i/(N−1)/(N w̄²)``, by Taylor's expansion (Tin 1965).
 
     Returns:
-        The estimate less its bias to first order, and its standard error.
+        The estimate less its bias to first order; its standard error; and how many equal weights
+        would estimate as well: Kish's ``n = (Σ w)²/Σ w²`` of each row, ``P² / Σ_p 1/n_p`` together.
 
+    >>> importance_mean(np.array([[1.0, 2.0, 3.0, 2.0]]), np.zeros((1, 4)))[2]
+    4.0
     """
     N = values.shape[1]
     weights = np.exp(log_weights - log_weights.max(axis=1, keepdims=True))
@@ -249,17 +248,6 @@ def importance_mean(values: np.ndarray, log_weights: np.ndarray) -> tuple[float,
     residuals = weights * (values - ratio[:, None])
     bias = -(residuals * weights).sum(axis=1) / (N - 1) / (N * mean**2)
     variance = (residuals**2).sum(axis=1) / (N - 1) / (N * mean**2)
-    return float((ratio - bias).mean()), float(np.sqrt(variance.mean() / len(values)))
-
-
-def effective_number(log_weights: np.ndarray) -> float:
-    """Return how many equal weights estimate as well as these, ``(P, N)``, a mean for each row.
-
-    Kish's ``(Σ w)²/Σ w²`` of each row, and of the average over rows ``P² / Σ_p 1/n_p``.
-
-    >>> effective_number(np.zeros((2, 8)))
-    16.0
-    """
-    weights = np.exp(log_weights - log_weights.max(axis=1, keepdims=True))
-    of_row = weights.sum(axis=1) ** 2 / (weights**2).sum(axis=1)
-    return float(len(of_row) ** 2 / (1 / of_row).sum())
+    error = np.sqrt(variance.mean() / len(values))
+    each = weights.sum(axis=1) ** 2 / (weights**2).sum(axis=1)
+    return float((ratio - bias).mean()), float(error), float(len(each) ** 2 / (1 / each).sum())

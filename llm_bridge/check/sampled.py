@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,17 +91,18 @@ class Sampled:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain numbers, by name."""
-        found = asdict(self)
-        return found | {"estimates": {name: one._asdict() for name, one in self.estimates.items()}}
+        return vars(self) | {
+            "estimates": {name: one._asdict() for name, one in self.estimates.items()}
+        }
 
 
 def estimates(
     expert: Draws,
     policy: Draws,
     alpha: float,
+    rl: tuple[np.ndarray, ...],
     *,
     confidence: float = 0.95,
-    rl: tuple[np.ndarray, ...] | None = None,
 ) -> dict[str, Estimate]:
     """Estimate divergences, preference errors and gaps from samples of both policies.
 
@@ -112,21 +113,16 @@ def estimates(
         expert: responses of `π_E`.
         policy: responses of `π̂`, to the same prompts.
         alpha: temperature of the reward.
-        confidence: confidence of each interval by itself.
         rl: of the most probable response found, ``(P,)`` each: ``log π_E``, ``log π̂``, and the
-            shortfall, nats by which another response may be more probable. It adds the gaps of RL.
-
-    Raises:
-        ValueError: there are fewer than 4 responses to a prompt, two pairs.
+            shortfall, nats by which another response may be more probable.
+        confidence: confidence of each interval by itself.
 
     Example::
 
-        estimates(draw(pair, 0, ...), draw(pair, 1, ...), alpha=1.0)["KL(π_E‖π̂)"].value
+        estimates(draw(pair, 0, ...), draw(pair, 1, ...), 1.0, rl)["KL(π_E‖π̂)"].value
 
     """
     both = expert, policy
-    if min(each.log_expert.shape[1] for each in both) < 4:
-        raise ValueError("fewer than 4 responses to each prompt; draw at least two pairs")
 
     def mixture(of: Callable[[Draws], np.ndarray], low: float = -np.inf) -> Estimate:
         return mean_interval([of(each) / 2 for each in both], confidence, low)
@@ -135,7 +131,7 @@ def estimates(
         return bounded_interval(np.stack([of(each) for each in both]), confidence)
 
     with np.errstate(invalid="ignore"):  # two responses that π̂ forbids
-        found = {
+        return {
             "KL(π_E‖π̂)": mixture(lambda d: d.kl_expert, 0.0),
             "KL(π̂‖π_E)": mixture(lambda d: d.kl_policy, 0.0),
             "entropy of π_E": mixture(lambda d: d.entropy_expert, 0.0),
@@ -149,8 +145,8 @@ def estimates(
             "r*(τ) − V*(s₁) under π̂": mixture(lambda d: alpha * d.score_policy),
             "V^{π_E} − V^{π̂}": mixture(lambda d: -alpha * (d.entropy_expert + d.score_policy)),
             "α KL(π̂‖π_E), the regularised gap": mixture(lambda d: alpha * d.kl_policy, 0.0),
+            **_gaps_of_rl(mixture, alpha, *rl),
         }
-    return found if rl is None else found | _gaps_of_rl(mixture, alpha, *rl)
 
 
 def _preferences(expert: Draws, alpha: float, confidence: float) -> dict[str, Estimate]:
@@ -282,7 +278,7 @@ def estimate(
     closeness = {"largest in the states passed": float(largest)}
     closeness |= within(np.mean([_quantiles(ratios) for ratios in of_expert.token_ratios], axis=0))
     rl = (*log_probs, beam.shortfall)
-    found = estimates(of_expert, of_policy, alpha, confidence=confidence, rl=rl)
+    found = estimates(of_expert, of_policy, alpha, rl, confidence=confidence)
     return Sampled(len(ids), n, found, closeness, float(beam.proven.mean()))
 
 

@@ -12,8 +12,7 @@ judged. If both are right, every point lies on the diagonal, within its interval
     value of sampling           ``E_π̂ r*``, exact                    texts sampled, judged
     … of greedy decoding        first best token of every row         greedy text of `generate`
     … of the MAP response       `map_response`                        text that `beam_search` found
-    … of ``π̂^κ``               `power_policy`, exact                 sampled texts, weighted by
-                                                                      ``π̂^{κ−1}``
+    … of ``π̂²``                `power_policy`, exact                 sampled texts, weighted by `π̂`
 
 A quantity that an error leaves alone says so by mathematics: the gauge moves no difference of
 responses, the terminal rule no token but the last, a positive factor on `α` no order, and
@@ -23,8 +22,9 @@ temperature no greedy response.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -32,9 +32,7 @@ import torch
 from llm_bridge.check.points import (
     Point,
     Sampling,
-    bounded_variance,
     chance,
-    effective_number,
     exact_point,
     importance_mean,
     interval_point,
@@ -48,8 +46,7 @@ from llm_bridge.read.beam import beam_search
 from llm_bridge.read.prefixes import require_integer
 from llm_bridge.read.reward import EndogenousReward, RewardReading, Score
 from llm_bridge.read.rollout import Actor, generate
-from llm_bridge.read.tree import token_tree
-from theory.arrays.namespace import require_positive
+from llm_bridge.read.tree import TokenTree, token_tree
 from theory.mdp.policy import Policy
 from theory.mdp.responses import Responses, greedy_response, log_prob, map_response
 from theory.mdp.token_mdp import TokenMDP
@@ -59,8 +56,14 @@ from theory.solve.soft import power_policy, soft_optimal
 
 __all__ = ["Validation"]
 
+Response: TypeAlias = tuple[int, tuple[int, ...]]
+"""Number of the prompt, and token ids."""
+
 ROWS = 8192
 """Responses that are generated at once."""
+
+WIDTH = 16
+"""Of the beam that searches for the MAP response."""
 
 
 class Validation:
@@ -103,14 +106,7 @@ class Validation:
         self.reading = reading
         self.sampling = sampling
         self.end_tokens = tuple(end_tokens)
-        self.tree = token_tree(
-            lm,
-            prompts,
-            horizon,
-            end_tokens=end_tokens,
-            temperature=temperature,
-            terminal_layer=reading.terminal == "bootstrap",
-        )
+        self.temperature = temperature
         self._measured = reading
         self._measured_temperature = temperature
         self._ids = [encode_prompt(lm, prompt, horizon) for prompt in prompts]
@@ -134,21 +130,31 @@ class Validation:
             other._measured_temperature = temperature
         return other
 
-    def points(self, truth: Truth, preference_truth: Truth | None = None) -> list[Point]:
+    def points(self, truth: Truth) -> list[Point]:
         """Return all quantities of the module's table.
 
         Args:
-            truth: what responses are worth, for the values.
-            preference_truth: for the preferences, where it is another.
+            truth: what responses are worth.
 
         Raises:
             ValueError: see `Validation`.
 
         """
-        preferences = self.preferences(preference_truth or truth)
-        return [*self.rewards(), *preferences, *self.values(truth)]
+        return [*self.rewards(), *self.preferences(truth), *self.values(truth)]
 
     # --- Predicted and measured ---
+
+    @cached_property
+    def tree(self) -> TokenTree:
+        """Return the model's token tree."""
+        return token_tree(
+            self.lm,
+            self.prompts,
+            self.horizon,
+            end_tokens=self.end_tokens,
+            temperature=self.temperature,
+            terminal_layer=self.reading.terminal == "bootstrap",
+        )
 
     @property
     def policy(self) -> Policy:
@@ -169,23 +175,15 @@ class Validation:
         """
         require_integer("responses", responses)
         draws = self.sampling.draws
-        first = np.arange(len(self.prompts))[:, None] * draws
-        rows = (first + np.arange(min(responses, draws))).reshape(-1)
-        prompts = rows // draws
-        ids = [self._sampled[0][row] for row in rows]
+        first = [one for k, one in enumerate(self._sampled[0]) if k % draws < responses]
         points = []
-        for p, own, predicted, score in zip(
-            prompts,
-            ids,
-            self._predicted_tokens(prompts, ids),
-            self._scores(prompts, ids),
-            strict=True,
+        for prompt, text, predicted, score in zip(
+            *self._texts(first), self._predicted_tokens(first), self._scores(first), strict=True
         ):
-            label = f"{self.prompts[p]!r} {self.lm.tokenizer.decode(own)!r}"
-            for h, (one, other) in enumerate(zip(predicted, score.rewards, strict=True)):
-                name = (
-                    "reward of the last token" if h == len(predicted) - 1 else "reward of a token"
-                )
+            label = f"{prompt!r} {text!r}"
+            names = ["reward of a token"] * (len(predicted) - 1) + ["reward of the last token"]
+            for h, each in enumerate(zip(names, predicted, score.rewards, strict=True)):
+                name, one, other = each
                 points.append(exact_point(name, f"{label} {h}", one, float(other), "reward"))
             total = float(predicted.sum())
             points.append(
@@ -221,7 +219,8 @@ class Validation:
         rng = np.random.default_rng([self.sampling.seed, 1, round(1e6 * expert_share)])
         tokens = np.indices((truth.mdp.vocab_size,) * self.horizon).reshape(self.horizon, -1).T
         expert, known = soft_optimal(truth.mdp, truth.alpha).policy, self._with_ends(truth.mdp)
-        exact, chosen = [], []
+        exact: list[tuple[float, float]] = []
+        chosen: list[Response] = []
         for p in range(P):
             every = Responses(np.full(len(tokens), p), tokens)
             weights = (1 - expert_share) / len(tokens) + expert_share * np.exp(
@@ -230,11 +229,13 @@ class Validation:
             exact.append(
                 over_all_pairs(returns(known, every), returns(self.reward, every), weights)
             )
-            chosen.append(rng.choice(len(tokens), size=2 * pairs, p=weights / weights.sum()))
+            rows = rng.choice(len(tokens), size=2 * pairs, p=weights / weights.sum())
+            chosen += [(p, tuple(ids)) for ids in tokens[rows].tolist()]
         predicted = np.mean(exact, axis=0)
-        prompts, ids = np.repeat(np.arange(P), 2 * pairs), list(tokens[np.concatenate(chosen)])
-        true = self._judged(truth, prompts, ids).reshape(P, pairs, 2)
-        read = self._scored(prompts, ids).reshape(P, pairs, 2)
+        true = self._judged(truth, chosen).reshape(P, pairs, 2)
+        read = self._once(
+            chosen, lambda some: np.array([score.reward_sum for score in self._scores(some)])
+        ).reshape(P, pairs, 2)
         delta, other = true[..., 0] - true[..., 1], read[..., 0] - read[..., 1]
         signs = order(delta, np.abs(true).max()) * np.sign(other)
         label = f"pairs, {expert_share:.0%} of the expert"
@@ -242,18 +243,18 @@ class Validation:
         error = ("mean preference error (TV)", label)
         tv = preference_tv(delta, other)
         confidence = self.sampling.confidence
-        allowed = chance(bounded_variance(predicted[1], (0.0, 1.0)), 1.0, P * pairs)
+        allowed = chance(predicted[1], (0.0, 1.0), P * pairs)
         return [
             share_point(agreement, predicted[0], (1 + signs) / 2, confidence),
             mean_point(error, predicted[1], tv, "probability", confidence, allowed),
         ]
 
-    def values(self, truth: Truth, *, exponent: float = 2.0, width: int = 16) -> list[Point]:
+    def values(self, truth: Truth) -> list[Point]:
         """Compare the plain value, averaged over the prompts, of sampling, greedy decoding, the
-        MAP response and ``π̂^κ``.
+        MAP response and ``π̂²``.
 
-        That of ``π̂^κ`` is measured by self-normalised importance sampling, ``Σ w_i x_i / Σ w_i``
-        with ``w = π̂^{κ−1}`` of the draws, for each prompt by itself. Its bias is of order ``1/N``,
+        That of ``π̂²`` is measured by self-normalised importance sampling, ``Σ w_i x_i / Σ w_i``
+        with ``w = π̂`` of the draws, for each prompt by itself. Its bias is of order ``1/N``,
         the same sign on every prompt, and so does not average out; its first order is estimated and
         taken off, which leaves ``1/N²``.
 
@@ -261,41 +262,41 @@ class Validation:
 
         Args:
             truth: what responses are worth.
-            exponent: `κ`.
-            width: of the beam.
 
         """
-        require_positive("exponent", exponent)
         mdp, unit = self._with_ends(truth.mdp), truth.unit
-        known = {
-            "greedy decoding": greedy_response(self.policy),
-            "the MAP response": map_response(self.policy),
-        }
-        predicted = {
-            name: float(returns(mdp, responses).mean()) for name, responses in known.items()
-        }
-        ids, log_probs = self._sampled
-        P = len(self.prompts)
-        draws, confidence = self.sampling.draws, self.sampling.confidence
-        worth = self._judged(truth, np.repeat(np.arange(P), draws), ids).reshape(P, draws)
-        estimate, error = importance_mean(worth, log_probs * (exponent - 1))
-        power = float(plain_value(mdp, power_policy(self.policy, exponent)))
+        sampled_ids, log_probs = self._sampled
+        P, draws = log_probs.shape
+        confidence = self.sampling.confidence
+        worth = self._judged(truth, sampled_ids).reshape(P, draws)
+        estimate, error, n = importance_mean(worth, log_probs)
+        power = float(plain_value(mdp, power_policy(self.policy, 2.0)))
         sampled = float(plain_value(mdp, self.policy))
         name = ("value of sampling", "")
-        extent = truth.bounds[1] - truth.bounds[0]
         if unit == "probability":
             sampling = share_point(name, sampled, worth, confidence)
         else:
             spread = self.policy.dynamics.average(covariance(self.policy, mdp.rewards, mdp.rewards))
-            allowed = chance(float(spread), extent, P * draws)
+            allowed = chance(sampled, truth.bounds, P * draws, float(spread))
             sampling = mean_point(name, sampled, worth, unit, confidence, allowed)
-        n = effective_number(log_probs * (exponent - 1))
-        allowed = chance(bounded_variance(power, truth.bounds), extent, n)
-        powered = (f"value of π̂^{exponent:g}", "")
+        greedy, best = (
+            float(returns(mdp, find(self.policy)).mean())
+            for find in (greedy_response, map_response)
+        )
+        beam = beam_search(
+            self.lm,
+            self.prompts,
+            self.horizon,
+            WIDTH,
+            end_tokens=self.end_tokens,
+            temperature=self._measured_temperature,
+        )
+        found = [(p, tuple(ids.tolist())) for p, ids in enumerate(beam.responses)]
+        powered, allowed = ("value of π̂^2", ""), chance(power, truth.bounds, n)
         return [
             sampling,
-            self._of_one_response(truth, "greedy decoding", predicted, self._generated(1, None)[0]),
-            self._of_one_response(truth, "the MAP response", predicted, *self._searched(width)),
+            self._of_one_response(truth, "greedy decoding", greedy, self._generated(1, None)[0]),
+            self._of_one_response(truth, "the MAP response", best, found, beam.proven),
             interval_point(powered, power, estimate, error, unit, confidence, allowed),
         ]
 
@@ -319,140 +320,104 @@ class Validation:
             )
         return on_tree(mdp, self.tree)
 
-    def _predicted_tokens(self, prompts: np.ndarray, ids: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def _predicted_tokens(self, written: Sequence[Response]) -> list[np.ndarray]:
         """Return the rewards of the tokens of each response, from the table."""
-        tokens = np.zeros((len(ids), self.horizon), dtype=int)  # after the end any: it is not kept
-        for row, own in zip(tokens, ids, strict=True):
-            row[: len(own)] = own
-        states = self.policy.dynamics.walk(prompts, tokens)
+        # after the end any token: it is not kept
+        tokens = np.zeros((len(written), self.horizon), dtype=int)
+        for row, (_, ids) in zip(tokens, written, strict=True):
+            row[: len(ids)] = ids
+        states = self.policy.dynamics.walk(np.array([p for p, _ in written]), tokens)
         paid = np.stack(
             [r[s, a] for r, s, a in zip(self.reward.rewards, states, tokens.T, strict=True)], axis=1
         )
-        return [row[: len(own)] for row, own in zip(paid, ids, strict=True)]
+        return [row[: len(ids)] for row, (_, ids) in zip(paid, written, strict=True)]
 
     # --- The model as a user has it ---
 
     @cached_property
-    def _sampled(self) -> tuple[list[np.ndarray], np.ndarray]:
+    def _sampled(self) -> tuple[list[Response], np.ndarray]:
         generator = torch.Generator().manual_seed(self.sampling.seed)
         return self._generated(self.sampling.draws, generator)
 
     def _generated(
         self, samples: int, generator: torch.Generator | None
-    ) -> tuple[list[np.ndarray], np.ndarray]:
-        """Return the ids of `samples` responses to each prompt, in a row, and ``log π̂(τ)``, ``(P,
+    ) -> tuple[list[Response], np.ndarray]:
+        """Return `samples` responses to each prompt, in a row, and ``log π̂(τ)``, ``(P,
         samples)``; greedy ones without a generator.
         """
-        ids: list[np.ndarray] = []
+        written: list[Response] = []
         log_probs: list[np.ndarray] = []
         with evaluation(self.lm.model):
-            for rows in _chunks(len(self.prompts), max(1, ROWS // samples)):
-                size = (len(self._ids[rows]) * samples, self.horizon)
-                uniforms = (
-                    None
-                    if generator is None
-                    else torch.rand(size, generator=generator, dtype=torch.double)
-                )
+            size = max(1, ROWS // samples)
+            for start in range(0, len(self._ids), size):
+                prompts = self._ids[start : start + size]
+                uniforms = None
+                if generator is not None:
+                    shape = len(prompts) * samples, self.horizon
+                    uniforms = torch.rand(shape, generator=generator, dtype=torch.double)
                 rollout = generate(
                     self._actor,
-                    self._ids[rows],
+                    prompts,
                     self.horizon,
                     self.end_tokens,
                     uniforms=uniforms,
                     samples=samples,
                     temperature=self._measured_temperature,
                 )
-                ids += rollout.texts()[1]
+                written += [
+                    (start + k // samples, tuple(ids.tolist()))
+                    for k, ids in enumerate(rollout.texts()[1])
+                ]
                 log_probs.append(rollout.log_probs.double().sum(dim=1).view(-1, samples).numpy())
-        return ids, np.concatenate(log_probs)
-
-    def _searched(self, width: int) -> tuple[list[np.ndarray], np.ndarray]:
-        """Return the best response that a beam finds to each prompt, and whether it is proven to be
-        the MAP response.
-        """
-        beam = beam_search(
-            self.lm,
-            self.prompts,
-            self.horizon,
-            width,
-            end_tokens=self.end_tokens,
-            temperature=self._measured_temperature,
-        )
-        return list(beam.responses), beam.proven
+        return written, np.concatenate(log_probs)
 
     def _of_one_response(
         self,
         truth: Truth,
         name: str,
-        predicted: dict[str, float],
-        ids: list[np.ndarray],
-        proven: np.ndarray | None = None,
+        predicted: float,
+        written: Sequence[Response],
+        proven: np.ndarray | bool = True,
     ) -> Point:
         """Compare the value of one response to each prompt; those that are not proven may be worth
         anything.
         """
-        worth = self._judged(truth, np.arange(len(self.prompts)), ids)
-        low, high = (
-            (worth if proven is None else np.where(proven, worth, bound)).mean()
-            for bound in truth.bounds
-        )
-        point = exact_point(
-            f"value of {name}", "", predicted[name], float(worth.mean()), truth.unit
-        )
-        low = min(point.low, float(low))
-        high = max(point.high, float(high))
+        worth = self._judged(truth, written)
+        least, most = (float(np.where(proven, worth, bound).mean()) for bound in truth.bounds)
+        point = exact_point(f"value of {name}", "", predicted, float(worth.mean()), truth.unit)
+        low, high = min(point.low, least), max(point.high, most)
         tolerance = max(point.measured - low, high - point.measured)
         return point._replace(low=low, high=high, tolerance=tolerance)
 
-    def _texts(self, ids: Sequence[np.ndarray]) -> list[str]:
-        return [self.lm.tokenizer.decode(row) for row in ids]
+    def _texts(self, written: Sequence[Response]) -> tuple[list[str], list[str]]:
+        """Return the texts of the prompts and of the responses."""
+        prompts, responses = zip(*written, strict=True)
+        return [self.prompts[p] for p in prompts], [*map(self.lm.tokenizer.decode, responses)]
 
-    def _asked(self, prompts: np.ndarray) -> list[str]:
-        return [self.prompts[p] for p in prompts]
-
-    def _scores(self, prompts: np.ndarray, ids: Sequence[np.ndarray]) -> list[Score]:
+    def _scores(self, written: Sequence[Response]) -> list[Score]:
         """Score the texts of responses, which must be read as the responses again."""
-        texts = self._texts(ids)
+        prompts, texts = self._texts(written)
         scorer = EndogenousReward(self.lm, reading=self._measured, end_tokens=self.end_tokens)
-        scores = scorer.score(self._asked(prompts), texts)
-        for text, own, score in zip(texts, ids, scores, strict=True):
-            if not np.array_equal(own, score.ids):
+        scores = scorer.score(prompts, texts)
+        for text, (_, ids), score in zip(texts, written, scores, strict=True):
+            if not np.array_equal(ids, score.ids):
                 raise ValueError(
-                    f"{self.lm.name} sampled {own} and reads {text!r} as {score.ids}; give other "
+                    f"{self.lm.name} sampled {ids} and reads {text!r} as {score.ids}; give other "
                     "prompts"
                 )
         return scores
 
-    def _judged(self, truth: Truth, prompts: np.ndarray, ids: Sequence[np.ndarray]) -> np.ndarray:
+    def _judged(self, truth: Truth, written: Sequence[Response]) -> np.ndarray:
         """Judge each response: ``r*(τ)``, ``(n,)``."""
-        return self._once(
-            prompts, ids, lambda prompts, some: truth.judge(self._asked(prompts), self._texts(some))
-        )
-
-    def _scored(self, prompts: np.ndarray, ids: Sequence[np.ndarray]) -> np.ndarray:
-        """Score each response: ``r̂(τ)``, ``(n,)``."""
-        return self._once(
-            prompts,
-            ids,
-            lambda prompts, some: np.array([one.reward_sum for one in self._scores(prompts, some)]),
-        )
+        return self._once(written, lambda some: truth.judge(*self._texts(some)))
 
     @staticmethod
     def _once(
-        prompts: np.ndarray,
-        ids: Sequence[np.ndarray],
-        of: Callable[[np.ndarray, list[np.ndarray]], np.ndarray],
+        written: Sequence[Response], of: Callable[[list[Response]], np.ndarray]
     ) -> np.ndarray:
         """Call `of` for the different ones among responses: a response that comes again has the
         same number to the last bit.
         """
-        keys = [(p, own.tobytes()) for p, own in zip(prompts.tolist(), ids, strict=True)]
-        places = {key: i for i, key in enumerate(keys)}
-        found = of(prompts[list(places.values())], [ids[i] for i in places.values()])
-        number = dict(zip(places, found, strict=True))
-        return np.array([number[key] for key in keys])
-
-
-def _chunks(n: int, size: int) -> Iterator[slice]:
-    for start in range(0, n, size):
-        yield slice(start, min(start + size, n))
+        different = list(dict.fromkeys(written))
+        number = dict(zip(different, of(different), strict=True))
+        return np.array([number[one] for one in written])

@@ -13,14 +13,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llm_bridge.commands.options import EXPERT, HORIZON, TreeOptions, read_pair, require_packages
+from llm_bridge.commands.options import (
+    EXPERT,
+    HORIZON,
+    TreeOptions,
+    read_pair,
+    read_table,
+    require_packages,
+)
 from llm_bridge.models.spec import ModelSpec
 from theory.commands import shared
 from theory.commands.options import Command, Group, OptionError, option
 
 if TYPE_CHECKING:
-    from llm_bridge.check.exact import ModelInstance
     from llm_bridge.models.load import CausalLM
+    from theory.reports.report import Report
     from theory.storage.runs import RunFolder
 
 __all__ = ["COMMAND", "CheckOptions"]
@@ -91,7 +98,7 @@ class CheckOptions(TreeOptions):
 
 
 class _Task(NamedTuple):
-    """What is compared: two models, or a model with a token MDP from a file."""
+    """What is compared: a model with another one, or with a token MDP from a file."""
 
     options: CheckOptions
     policy: ModelSpec
@@ -101,20 +108,35 @@ class _Task(NamedTuple):
 
 def _read(arguments: argparse.Namespace) -> _Task:
     options = CheckOptions.read(arguments)
-    path = ModelSpec.given(arguments, "expert-").get("model", "")
-    if not path.endswith(".npz"):
+    table = read_table(arguments, (CheckOptions, UNREAD_OF_TABLE))
+    if table is None:
         eos = options.eos is not False
         options = replace(options, horizon=options.horizon or HORIZON, eos=eos)
         return _Task(options, *read_pair(arguments), options.texts())
     if options.sampled is not None:
         raise ValueError(
-            f"--expert={path}: a token MDP is compared on its whole tree, without --sampled"
+            f"--expert={table}: a token MDP is compared on its whole tree, without --sampled"
         )
-    reason = f"is not read with --expert={path}: a token MDP says it itself"
-    CheckOptions.refuse(arguments, reason, UNREAD_OF_TABLE)
-    others = ModelSpec.declared().keys() - {"model"}
-    ModelSpec.refuse(arguments, reason, others, prefix="expert-")
-    return _Task(options, ModelSpec.read(arguments), Path(path), options.texts())
+    return _Task(options, ModelSpec.read(arguments), table, options.texts())
+
+
+class _Loaded(NamedTuple):
+    """The models of a task, or the token MDP in the place of the second.
+
+    Attributes:
+        lm: `π̂`.
+        expert: `π_E`, or the token MDP that it is soft-optimal for.
+        title: of the report.
+        about: what the report calls both.
+        weights: their hashes.
+
+    """
+
+    lm: CausalLM
+    expert: Any
+    title: str
+    about: dict[str, Any]
+    weights: dict[str, str]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -126,6 +148,9 @@ def run(arguments: argparse.Namespace) -> int:
     started = time.monotonic()
     task = _read(arguments)
     require_packages()
+    from llm_bridge.check.draws import DRAWS
+    from llm_bridge.check.sampled import BEAM
+
     expert = {"expert": str(task.expert)}
     if isinstance(task.expert, ModelSpec):
         expert = task.expert.as_dict("expert-", results_only=True)
@@ -133,109 +158,68 @@ def run(arguments: argparse.Namespace) -> int:
     noted |= task.options.as_dict(results_only=True)
     report: dict[str, Any] = {"version": __version__, "arguments": noted}
     with RunFolder(task.options.out) as folder:
+        loaded = _load(task)
+        identity = {"version": __version__} | noted | loaded.weights
+        digest = hashlib.sha256(repr(task.prompts).encode()).hexdigest()
+        folder.identify(identity | {"prompt": None, "prompts": digest}, lines=[BEAM, *DRAWS])
         compare = _exact if task.options.sampled is None else _sampled
-        code, text = compare(task, report, folder)
+        code, shown = compare(task, loaded, report, folder)
+        shown.save(folder.path)
         write_json(folder.path / "check.json", report)
-    print(text)  # now that all is written: whoever reads this may stop reading
+    print(shown.text())  # now that all is written: whoever reads this may stop reading
     seconds = time.monotonic() - started
     print(f"check.json and report.html in {task.options.out} ({seconds:.0f} s)")
     return code
 
 
-def _identify(
-    folder: RunFolder, report: dict[str, Any], prompts: list[str], **weights: str
-) -> None:
-    """Claim the folder for these options, prompts and weights."""
-    from llm_bridge.check.draws import DRAWS
-    from llm_bridge.check.sampled import BEAM
-
-    given = report["arguments"] | {
-        "prompt": None,
-        "prompts": hashlib.sha256(repr(prompts).encode()).hexdigest(),
-    }
-    folder.identify({"version": report["version"]} | given | weights, lines=[BEAM, *DRAWS])
-
-
-def _exact(task: _Task, report: dict[str, Any], folder: RunFolder) -> tuple[int, str]:
-    """Write figures and page, and add to the report; exit code and what to print."""
+def _exact(
+    task: _Task, loaded: _Loaded, report: dict[str, Any], _: RunFolder
+) -> tuple[int, Report]:
+    """Compare on the whole tree, and add to the report; exit code and what to show."""
     from llm_bridge.check import exact as checks
     from llm_bridge.check.comparison import compare
     from llm_bridge.check.report import exact_report
+    from llm_bridge.read.reward import find_end_tokens
+    from llm_bridge.read.tree import parse_tokens
     from theory.claims.findings import BUDGET
 
-    of = _table if isinstance(task.expert, Path) else _pair
-    title, found, about, weights = of(task)
+    options, lm = task.options, loaded.lm
+    shared: dict[str, Any] = {
+        "alpha": options.alpha,
+        "temperature": task.policy.temperature,
+        "tokens": None if options.tokens is None else parse_tokens(lm, options.tokens),
+        "memory": options.memory * 2**20,
+    }
+    if isinstance(task.expert, ModelSpec):
+        found = checks.model_instance(
+            lm,
+            loaded.expert,
+            task.prompts,
+            options.horizon or HORIZON,
+            expert_temperature=task.expert.temperature,
+            rest=options.rest,
+            top_k=options.top_k,
+            end_tokens=find_end_tokens(lm) if options.eos else (),
+            **shared,
+        )
+    else:
+        found = checks.tabular_instance(lm, loaded.expert, task.prompts, **shared)
     if found.instance.mdp.vocab_size == 1:
         raise ValueError(
             "one token makes one response, and nothing to compare; give more with --tokens, or "
             "--rest"
         )
-    _identify(folder, report, task.prompts, **weights)
-    comparison = compare([found.instance], found.weights, task.options.budget or BUDGET)
-    about |= checks.facts(found)
+    comparison = compare([found.instance], found.weights, options.budget or BUDGET)
+    about = loaded.about | checks.facts(found)
     report |= {"facts": about, "exact": comparison.as_dict()}
-    shown = exact_report(title, about, comparison, found.instance)
-    shown.save(folder.path)
     code = int(any(line.verdict == "violated" for line in comparison.findings))
-    return code, shown.text()
+    return code, exact_report(loaded.title, about, comparison, found.instance)
 
 
-def _table(task: _Task) -> tuple[str, ModelInstance, dict[str, Any], dict[str, str]]:
-    """Title, instance, what is compared, and hashes of weights: a model and a token MDP."""
-    from llm_bridge.check.exact import tabular_instance
-    from llm_bridge.models.load import fingerprint
-    from llm_bridge.preferences.run import digest
-    from llm_bridge.read.tree import parse_tokens
-    from theory.mdp.token_mdp import TokenMDP
-
-    options = task.options
-    assert isinstance(task.expert, Path)
-    lm = task.policy.load()
-    found = tabular_instance(
-        lm,
-        TokenMDP.load(task.expert),
-        task.prompts,
-        options.alpha,
-        tokens=None if options.tokens is None else parse_tokens(lm, options.tokens),
-        temperature=task.policy.temperature,
-        memory=options.memory * 2**20,
-    )
-    name = task.expert.name
-    about = {
-        "model π̂": f"{lm.name} ({task.policy})",
-        "expert π_E": f"soft-optimal for {name} at α = {options.alpha:g}",
-    }
-    weights = {"weights": fingerprint(lm), "expert_weights": digest(task.expert)}
-    return f"{lm.name} against {name}", found, about, weights
-
-
-def _pair(task: _Task) -> tuple[str, ModelInstance, dict[str, Any], dict[str, str]]:
-    """Title, instance, what is compared, and hashes of weights: two models."""
-    from llm_bridge.check.exact import model_instance
-    from llm_bridge.read.reward import find_end_tokens
-    from llm_bridge.read.tree import parse_tokens
-
-    options = task.options
-    lm, teacher, about, weights = _load_pair(task)
-    found = model_instance(
-        lm,
-        teacher,
-        task.prompts,
-        options.horizon or HORIZON,
-        alpha=options.alpha,
-        temperature=task.policy.temperature,
-        expert_temperature=_model(task.expert).temperature,
-        tokens=None if options.tokens is None else parse_tokens(lm, options.tokens),
-        rest=options.rest,
-        top_k=options.top_k,
-        end_tokens=find_end_tokens(lm) if options.eos else (),
-        memory=options.memory * 2**20,
-    )
-    return f"{lm.name} against {teacher.name}", found, about, weights
-
-
-def _sampled(task: _Task, report: dict[str, Any], folder: RunFolder) -> tuple[int, str]:
-    """Write the page and add to the report; exit code and what to print."""
+def _sampled(
+    task: _Task, loaded: _Loaded, report: dict[str, Any], folder: RunFolder
+) -> tuple[int, Report]:
+    """Estimate from samples, and add to the report; exit code and what to show."""
     from llm_bridge.check.draws import Sampling
     from llm_bridge.check.report import sampled_report
     from llm_bridge.check.sampled import estimate
@@ -243,29 +227,28 @@ def _sampled(task: _Task, report: dict[str, Any], folder: RunFolder) -> tuple[in
 
     options = task.options
     assert options.sampled is not None
-    lm, teacher, about, weights = _load_pair(task)
-    ends = find_end_tokens(lm) if options.eos else ()
-    _identify(folder, report, task.prompts, **weights)
+    assert isinstance(task.expert, ModelSpec)
+    ends = find_end_tokens(loaded.lm) if options.eos else ()
     sampling = Sampling(
         options.horizon or HORIZON,
         options.sampled,
         task.policy.temperature,
-        _model(task.expert).temperature,
+        task.expert.temperature,
         end_tokens=ends,
         width=options.beam,
         seed=options.seed,
         memory=options.memory * 2**20,
     )
     found = estimate(
-        lm,
-        teacher,
+        loaded.lm,
+        loaded.expert,
         task.prompts,
         sampling,
         alpha=options.alpha,
         confidence=options.confidence,
         run=folder,
     )
-    about |= {
+    about = loaded.about | {
         "prompts": task.prompts if len(task.prompts) <= 8 else len(task.prompts),
         "horizon": options.horizon,
         "end tokens": ends,
@@ -273,24 +256,25 @@ def _sampled(task: _Task, report: dict[str, Any], folder: RunFolder) -> tuple[in
         "confidence of each interval": options.confidence,
     }
     report |= {"facts": about, "sampled": found.as_dict()}
-    shown = sampled_report(f"{lm.name} against {teacher.name}, sampled", about, found)
-    shown.save(folder.path)
-    return 0, shown.text()
+    return 0, sampled_report(f"{loaded.title}, sampled", about, found)
 
 
-def _model(expert: ModelSpec | Path) -> ModelSpec:
-    assert isinstance(expert, ModelSpec)
-    return expert
-
-
-def _load_pair(task: _Task) -> tuple[CausalLM, CausalLM, dict[str, Any], dict[str, str]]:
-    """Both models, what reports call them, and hashes of their weights."""
+def _load(task: _Task) -> _Loaded:
     from llm_bridge.models.load import fingerprint
+    from llm_bridge.preferences.run import digest
+    from theory.mdp.token_mdp import TokenMDP
 
-    expert = _model(task.expert)
-    lm, teacher = task.policy.load_pair(expert)
-    about = {"model π̂": f"{lm.name} ({task.policy})", "expert π_E": f"{teacher.name} ({expert})"}
-    return lm, teacher, about, {"weights": fingerprint(lm), "expert_weights": fingerprint(teacher)}
+    expert: Any
+    if isinstance(task.expert, ModelSpec):
+        lm, expert = task.policy.load_pair(task.expert)
+        name, told, its_weights = expert.name, f"{expert.name} ({task.expert})", fingerprint(expert)
+    else:
+        lm, expert = task.policy.load(), TokenMDP.load(task.expert)
+        name, its_weights = task.expert.name, digest(task.expert)
+        told = f"soft-optimal for {name} at α = {task.options.alpha:g}"
+    about = {"model π̂": f"{lm.name} ({task.policy})", "expert π_E": told}
+    weights = {"weights": fingerprint(lm), "expert_weights": its_weights}
+    return _Loaded(lm, expert, f"{lm.name} against {name}", about, weights)
 
 
 MODELS = "models (--expert may also be a token MDP, FILE.npz)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ __all__ = [
     "read_pair",
     "read_prompts",
     "read_second",
+    "read_table",
     "require_packages",
 ]
 
@@ -161,6 +163,29 @@ def read_pair(namespace: argparse.Namespace) -> tuple[ModelSpec, ModelSpec]:
     # where a model is does not tell it from another
     there = replace(policy, device=expert.device, device_map=expert.device_map)
     return policy, there.default_expert() if expert == there and not chosen else expert
+
+
+def read_table(
+    namespace: argparse.Namespace, *unread: tuple[type[Options], Collection[str]]
+) -> Path | None:
+    """Read the expert as the file of a token MDP; `None` if it is none.
+
+    Args:
+        namespace: what the parser found.
+        unread: options that mean nothing beside a token MDP.
+
+    Raises:
+        ValueError: one of them is given, or another option of the expert.
+
+    """
+    path = str(ModelSpec.given(namespace, "expert-").get("model", ""))
+    if not path.endswith(".npz"):
+        return None
+    reason = f"is not read with --expert={path}: a token MDP says it itself"
+    for options, names in unread:
+        options.refuse(namespace, reason, names)
+    ModelSpec.refuse(namespace, reason, ModelSpec.declared().keys() - {"model"}, prefix="expert-")
+    return Path(path)
 
 
 def require_packages() -> None:

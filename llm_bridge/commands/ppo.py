@@ -16,8 +16,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from llm_bridge.commands.options import AS_FIRST, read_second, require_packages
 from llm_bridge.improve.config import PPOConfig
@@ -114,13 +115,6 @@ class PPOOptions(Options):
         return dict.fromkeys(("eval", "eval_samples", "chat", "data_folder"), reason)
 
 
-class _Models(NamedTuple):
-    """The model that is trained, and the one whose reward it maximises where that is another."""
-
-    lm: CausalLM
-    teacher: CausalLM | None
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Train, or say what training would take; returns the exit code."""
     options = PPOOptions.read(arguments)
@@ -134,17 +128,17 @@ def run(arguments: argparse.Namespace) -> int:
     from llm_bridge.read.rollout import Diverged
 
     with workers() as group:
-        models = _Models(model.load(), None if teacher is None else teacher.load())
-        prompts, evaluate, target = _prompts(options, models, config)
+        lm, reward_of = model.load(), None if teacher is None else teacher.load()
+        prompts, evaluate, target = _prompts(options, config, lm, reward_of)
         if group.first:
-            _announce(options, models.lm, config, prompts, group.size)
+            _announce(options, lm, config, prompts, group.size)
         if options.dry_run:
             return 0
         started = time.monotonic()
         try:
             with _asked_to_stop() as stop:
                 trainer = train(
-                    Trainer(models.lm, prompts, config, teacher=models.teacher, group=group),
+                    Trainer(lm, prompts, config, teacher=reward_of, group=group),
                     out=options.out,
                     evaluate=evaluate,
                     eval_every=options.eval_every,
@@ -174,9 +168,6 @@ def _asked_to_stop() -> Iterator[Callable[[], bool]]:
     The batch is completed and its checkpoint saved. A second Ctrl-C stops at once.
     """
     asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def ask(number: int, _: Any) -> None:
@@ -220,52 +211,39 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _prompts(
-    options: PPOOptions, models: _Models, config: PPOConfig
+    options: PPOOptions, config: PPOConfig, lm: CausalLM, teacher: CausalLM | None
 ) -> tuple[Sequence[str], Evaluate | None, ExactTarget | None]:
     """Prompts to train on, what is evaluated, and the exact target where there is one (on prompts
     held out).
     """
     if options.task is not None:
-        return _of_task(options, models, config)
+        from llm_bridge.improve.target import ExactTarget
+        from llm_bridge.tasks.generated import addition, sorting
+
+        held, n = options.eval_prompts or HELD_OUT, options.n_prompts
+        if options.task == "addition":
+            both = addition((n or N_PROMPTS) + held, seed=config.seed)
+        else:
+            both = sorting(None if n is None else n + held, seed=config.seed)
+        kept, seen = both.split(held)
+        target = ExactTarget(lm, kept.prompts, config, kept.answers, teacher)
+        return seen.prompts, target.report, target
     from llm_bridge.tasks.accuracy import evaluate_tasks
 
     assert options.data is not None
-    train_on = _problems(options.data, options, models.lm, config, options.n_prompts)
+    train_on = _problems(options.data, options, lm, config, options.n_prompts)
     if options.eval is None:
         return train_on.prompts, None, None
-    tasks = [
-        _problems(name, options, models.lm, config, options.eval_prompts) for name in options.eval
-    ]
-
-    def evaluate(policy: CausalLM) -> dict[str, float]:
-        return evaluate_tasks(
-            policy,
-            tasks,
-            config.max_tokens,
-            samples=options.eval_samples,
-            end_tokens=config.end_tokens,
-            seed=config.seed,
-        )
-
+    tasks = [_problems(name, options, lm, config, options.eval_prompts) for name in options.eval]
+    evaluate = partial(
+        evaluate_tasks,
+        tasks=tasks,
+        max_tokens=config.max_tokens,
+        samples=options.eval_samples,
+        end_tokens=config.end_tokens,
+        seed=config.seed,
+    )
     return train_on.prompts, evaluate, None
-
-
-def _of_task(
-    options: PPOOptions, models: _Models, config: PPOConfig
-) -> tuple[Sequence[str], Evaluate, ExactTarget]:
-    from llm_bridge.improve.target import ExactTarget
-    from llm_bridge.tasks.generated import addition, sorting
-
-    held = options.eval_prompts or HELD_OUT
-    if options.task == "addition":
-        both = addition((options.n_prompts or N_PROMPTS) + held, seed=config.seed)
-    else:
-        both = sorting(
-            None if options.n_prompts is None else options.n_prompts + held, seed=config.seed
-        )
-    kept, seen = both.split(held)
-    target = ExactTarget(models.lm, kept.prompts, config, kept.answers, models.teacher)
-    return seen.prompts, target.report, target
 
 
 def _problems(
@@ -295,11 +273,12 @@ def _problems(
         else:
             kept.append(i)
     if left_out:
-        text = (
-            left_out[0] if len(left_out[0]) < 300 else f"{left_out[0][:80]} … {left_out[0][-200:]}"
-        )
+        first = left_out[0]
+        if len(first) >= 300:
+            first = f"{first[:80]} … {first[-200:]}"
         print(
-            f"endorm ppo: {task.name}: {len(left_out)} left out, the first: {text}", file=sys.stderr
+            f"endorm ppo: {task.name}: {len(left_out)} left out, the first: {first}",
+            file=sys.stderr,
         )
     if not kept:
         raise ValueError(f"{name}: no problem that {lm.name} has room for; give fewer --max-tokens")

@@ -24,9 +24,8 @@ from theory.commands.options import Command, Group, OptionError, Options, option
 
 if TYPE_CHECKING:
     from llm_bridge.models.load import CausalLM
-    from llm_bridge.preferences.run import Plan, Results
+    from llm_bridge.preferences.run import Results
     from llm_bridge.preferences.scorers import Scorer
-    from theory.storage.runs import RunFolder
 
 __all__ = ["COMMAND", "ScoreOptions"]
 
@@ -146,6 +145,8 @@ def run(arguments: argparse.Namespace) -> int:
     comparisons, problems = read_comparisons(
         *options.pairs, format=options.format, limit=options.limit
     )
+    import torch
+
     from llm_bridge.models.processes import workers
     from llm_bridge.preferences import run as scoring
     from theory.storage.runs import RunFolder
@@ -161,35 +162,28 @@ def run(arguments: argparse.Namespace) -> int:
         with RunFolder(options.out, facts, lines=[scoring.RESPONSES], processes=group) as folder:
             work = scoring.plan(scorer, comparisons, options.batch_tokens, progress=group.first)
             started = time.monotonic()
-            tokens = _run(scorer, work, folder, options.batch_tokens)
+            try:
+                tokens = scoring.run(scorer, work, folder, progress=group.first)
+            except torch.OutOfMemoryError:
+                raise ValueError(
+                    f"--batch-tokens={options.batch_tokens}: out of memory; give fewer, and "
+                    "another --out"
+                ) from None
             seconds = time.monotonic() - started
             if not group.first:
                 group.wait()  # a launcher stops all when one of them ends with a code
                 return 0
             results = scoring.results(options.out, work)
             problems += results.problems
+            _list(problems)
             _report(options, scorer, lm, facts, results, problems)
             speed = f"{tokens:,} tokens in {seconds:.1f} s, {tokens / seconds:,.0f} tokens/s"
             print(
                 f"{speed if tokens else 'nothing was left to score'}; summary.json and report in "
                 f"{options.out}"
             )
-            _list(problems)
             group.wait()
     return 1 if any(problem.fault for problem in problems) else 0
-
-
-def _run(scorer: Scorer, work: Plan, folder: RunFolder, batch_tokens: int) -> int:
-    import torch
-
-    from llm_bridge.preferences import run as scoring
-
-    try:
-        return scoring.run(scorer, work, folder)
-    except torch.OutOfMemoryError:
-        raise ValueError(
-            f"--batch-tokens={batch_tokens}: out of memory; give fewer, and another --out"
-        ) from None
 
 
 def _scorer(task: _Task) -> tuple[Scorer, CausalLM, dict[str, Any]]:
@@ -220,17 +214,16 @@ def _scorer(task: _Task) -> tuple[Scorer, CausalLM, dict[str, Any]]:
         "separator": None if chat else conversation.separator,
         "chat_template": lm.tokenizer.chat_template if chat else None,
     }
-    if explicit:
+    if options.method == "reward-model":
         return scorers.RewardModel(lm, conversation), lm, facts
-    if options.method != "endogenous":
-        methods: dict[str, Any] = {
-            "verifier": judges.GenerativeVerifier,
-            "pointwise": judges.Pointwise,
-            "pairwise": judges.Pairwise,
-        }
-        reward = EndogenousReward(lm, batch_tokens=options.batch_tokens)
-        return methods[options.method](reward, conversation), lm, facts
     reward = EndogenousReward(lm, reading=task.reading, batch_tokens=options.batch_tokens)
+    methods: dict[str, Any] = {
+        "verifier": judges.GenerativeVerifier,
+        "pointwise": judges.Pointwise,
+        "pairwise": judges.Pairwise,
+    }
+    if options.method in methods:
+        return methods[options.method](reward, conversation), lm, facts
     facts |= task.reading.as_dict() | {"truncate": options.truncate}
     reference = None
     if task.reference is not None:
@@ -244,10 +237,11 @@ def _scorer(task: _Task) -> tuple[Scorer, CausalLM, dict[str, Any]]:
 
 def _system(text: str | None) -> str | None:
     """A text, or what the file of that name holds."""
-    if not text or (any(c.isspace() for c in text) and not os.path.isfile(text)):
+    if not text:
         return text
-    looks_like_a_path = os.sep in text or Path(text).suffix != "" or os.path.isdir(text)
-    if os.path.isfile(text) or looks_like_a_path:
+    one_word = not any(c.isspace() for c in text)
+    like_a_path = os.sep in text or Path(text).suffix != "" or os.path.isdir(text)
+    if os.path.isfile(text) or (one_word and like_a_path):
         return _read(Path(text), "--system")
     return text
 
@@ -285,7 +279,6 @@ def _report(
     }
     write_json(options.out / "summary.json", summary)
     if not results.comparisons:
-        _list(problems)
         raise ValueError("nothing could be scored")
     keys, records = list(results.records), list(results.records.values())
     how = {
@@ -304,6 +297,7 @@ def _report(
     write_json(options.out / "summary.json", summary | {"scores": scores})
     facts = {name: run[name] for name in SHOWN_FACTS if run.get(name) is not None}
     (options.out / "report.html").unlink(missing_ok=True)
+    tokens: list[Any] = []
     if options.html and options.method == "endogenous":
         shown = results.comparisons[: options.html]
         ids = {comparison.id for comparison in shown}
@@ -313,10 +307,8 @@ def _report(
             if key[0] in ids
         }
         tokens = page.token_sections(shown, whole, lm.tokenizer)
-        title = f"Endogenous reward of {lm.name}"
-        page.score_report(title, facts, scores, tokens).save(options.out)
-    else:
-        page.score_report(lm.name, facts, scores).save_figures(options.out)
+    report = page.score_report(f"Endogenous reward of {lm.name}", facts, scores, tokens)
+    (report.save if tokens else report.save_figures)(options.out)
     print(f"{lm.name}, {options.method}, {'chat template' if run['chat'] else 'plain text'}")
     print(page.accuracy_table(scores).text(100))
     if cut:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from llm_bridge.check.points import Point, Sampling
 from llm_bridge.commands.options import (
@@ -22,6 +22,7 @@ from llm_bridge.commands.options import (
     HORIZON,
     TreeOptions,
     read_second,
+    read_table,
     require_packages,
 )
 from llm_bridge.models.spec import ModelSpec
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from llm_bridge.check.truth import Truth
     from llm_bridge.check.validation import Validation
     from llm_bridge.models.load import CausalLM
-    from llm_bridge.tasks.generated import Task
+    from theory.mdp.token_mdp import TokenMDP
     from theory.reports.report import Report
     from theory.storage.runs import RunFolder
 
@@ -41,6 +42,9 @@ __all__ = ["COMMAND", "ValidateOptions"]
 
 POINTS = "points.jsonl"
 N_PROMPTS = 50
+SHOWN = 20
+"""Points off the diagonal that are listed."""
+
 RESPONSES = ("prompt", "prompts", "limit", "horizon")
 """Options that say which responses there are, where nothing else does."""
 
@@ -78,28 +82,21 @@ class ValidateOptions(Options):
         return {"n_prompts": "needs {task}"} if self.task is None else {}
 
 
-@dataclass(frozen=True, eq=False)
-class _Subject:
+class _Subject(NamedTuple):
     """What is validated, and against what.
 
     Attributes:
-        lm: the model.
-        prompts: texts.
-        horizon: tokens of a response.
+        validation: of the model; its tree is read only where something is left to compare.
         facts: what the model and the truth are, and what tells them from others.
         truth: what responses are worth; `None` if nothing says so: rewards alone are compared.
         preference_truth: the same for pairs.
-        end_tokens: ids after which a response is over.
 
     """
 
-    lm: CausalLM
-    prompts: Sequence[str]
-    horizon: int
+    validation: Validation
     facts: dict[str, Any]
     truth: Truth | None = None
     preference_truth: Truth | None = None
-    end_tokens: Sequence[int] = ()
 
 
 class _Request:
@@ -111,6 +108,9 @@ class _Request:
         self.sampling = Sampling.read(arguments)
         self.tree = TreeOptions.read(arguments)
         self.model: ModelSpec | None = None
+        self.table = read_table(
+            arguments, (ValidateOptions, ("task",)), (TreeOptions, ("horizon",))
+        )
         self.expert: ModelSpec | None = None
         if "model" not in ModelSpec.given(arguments):
             for prefix in ("", "expert-"):
@@ -119,7 +119,8 @@ class _Request:
             ValidateOptions.refuse(arguments, "needs --model", ("task", "n_prompts"))
             return
         self.model = ModelSpec.read(arguments)
-        self.expert = read_second(arguments, "expert-", self.model, dtype=self.model.dtype)
+        if self.table is None:
+            self.expert = read_second(arguments, "expert-", self.model, dtype=self.model.dtype)
         for spec, prefix in ((self.model, ""), (self.expert, "expert-")):
             if spec is not None and spec.dtype not in DTYPES:
                 raise ValueError(
@@ -129,22 +130,6 @@ class _Request:
         if self.options.task is not None:
             reason = f"is not read with --task {self.options.task}, which has its own"
             TreeOptions.refuse(arguments, reason, RESPONSES)
-        if self._of_table:
-            reason = f"is not read with --expert={ModelSpec.given(arguments, 'expert-')['model']}"
-            ValidateOptions.refuse(arguments, reason, ("task",))
-            TreeOptions.refuse(arguments, reason, ("horizon",))
-            others = ModelSpec.declared().keys() - {"model"}
-            ModelSpec.refuse(arguments, reason, others, prefix="expert-")
-
-    @property
-    def _of_table(self) -> bool:
-        return self.expert is not None and self.expert.model.endswith(".npz")
-
-    def settings(self) -> dict[str, Any]:
-        """Return all options that results depend on, apart from the models'."""
-        parts = (self.options, self.reading, self.sampling)
-        found = {k: v for part in parts for k, v in part.as_dict(results_only=True).items()}
-        return found | {"horizon": self.tree.horizon}
 
     def subject(self) -> _Subject:
         """Load the models, or train one, and find out what responses are worth."""
@@ -154,17 +139,25 @@ class _Request:
 
         lm = self.model.load()
         facts = {"model": lm.name, "read as": str(self.model), "weights": fingerprint(lm)}
-        if self._of_table:
-            return self._table(lm, facts)
-        task = self._task()
-        prompts = self.tree.texts() if task is None else task.prompts
-        horizon = self.tree.horizon or HORIZON
-        truth = preference_truth = None
-        if task is not None:
-            from llm_bridge.check.truth import task_truth
+        if self.table is not None:
+            from llm_bridge.preferences.run import digest
+            from theory.mdp.token_mdp import TokenMDP
 
+            mdp = TokenMDP.load(self.table)
+            facts |= {"expert": self.table.name, "expert file": digest(self.table)}
+            return self._of_mdp(lm, self.tree.texts(), mdp, facts)
+        truth = preference_truth = None
+        if self.options.task is None:
+            prompts: Sequence[str] = self.tree.texts()
+            horizon = self.tree.horizon or HORIZON
+        else:
+            from llm_bridge.check.truth import task_truth
+            from llm_bridge.tasks.generated import addition, sorting
+
+            make = addition if self.options.task == "addition" else sorting
+            task = make(self.options.n_prompts or N_PROMPTS)
             truth = preference_truth = task_truth(lm, task)
-            horizon = truth.mdp.horizon
+            prompts, horizon = task.prompts, truth.mdp.horizon
         if self.expert is not None:
             from llm_bridge.check.truth import model_truth
             from llm_bridge.models.load import require_same_vocabulary
@@ -175,33 +168,34 @@ class _Request:
             truth = truth or preference_truth
             facts |= {"expert": expert.name, "expert read as": str(self.expert)}
             facts |= {"expert weights": fingerprint(expert)}
-        return _Subject(lm, prompts, horizon, facts, truth, preference_truth)
+        return _Subject(self._validation(lm, prompts, horizon), facts, truth, preference_truth)
 
-    def _task(self) -> Task | None:
-        from llm_bridge.tasks.generated import addition, sorting
+    def _validation(
+        self, lm: CausalLM, prompts: Sequence[str], horizon: int, end_tokens: Sequence[int] = ()
+    ) -> Validation:
+        from llm_bridge.check.validation import Validation
 
-        n = self.options.n_prompts or N_PROMPTS
-        if self.options.task is None:
-            return None
-        return addition(n) if self.options.task == "addition" else sorting(n)
+        return Validation(
+            lm,
+            prompts,
+            horizon,
+            reading=self.reading,
+            sampling=self.sampling,
+            end_tokens=end_tokens,
+        )
 
-    def _table(self, lm: CausalLM, facts: dict[str, Any]) -> _Subject:
-        """Take a token MDP from a file as the truth; the model's other tokens end a response."""
+    def _of_mdp(
+        self, lm: CausalLM, prompts: Sequence[str], mdp: TokenMDP, facts: dict[str, Any]
+    ) -> _Subject:
+        """Take a token MDP as the truth; the model's other tokens end a response."""
         from llm_bridge.check.truth import mdp_truth
-        from llm_bridge.preferences.run import digest
-        from theory.mdp.token_mdp import TokenMDP
 
-        assert self.expert is not None
-        path = Path(self.expert.model)
-        mdp = TokenMDP.load(path)
-        truth = mdp_truth(lm, self.tree.texts(), mdp, self.reading.alpha)
-        facts |= {"expert": path.name, "expert file": digest(path)}
+        truth = mdp_truth(lm, prompts, mdp, self.reading.alpha)
         ends = range(mdp.vocab_size, lm.vocab_size)
-        return _Subject(lm, self.tree.texts(), mdp.horizon, facts, truth, truth, ends)
+        return _Subject(self._validation(lm, prompts, mdp.horizon, ends), facts, truth, truth)
 
     def _trained(self) -> _Subject:
         """Train a model for a moment on demonstrations of a random token MDP's expert."""
-        from llm_bridge.check.truth import mdp_truth
         from llm_bridge.models.cloned import train_on_demonstrations
         from theory.solve.soft import soft_optimal
         from theory.studies.gallery import random_tree
@@ -223,58 +217,12 @@ class _Request:
             "demonstrations": demonstrations,
             "training steps": steps,
         }
-        truth = mdp_truth(lm, prompts, mdp, self.reading.alpha)
-        ends = range(V, V + len(prompts))
-        return _Subject(lm, prompts, H, facts, truth, truth, ends)
+        return self._of_mdp(lm, prompts, mdp, facts)
 
 
-class _Comparison:
-    """The points of a subject, stage by stage; those that a stopped run has found are kept."""
-
-    def __init__(self, request: _Request, subject: _Subject) -> None:
-        self.request, self.subject = request, subject
-
-    @cached_property
-    def validation(self) -> Validation:
-        """Read the model's tree: only where something is left to compare."""
-        from llm_bridge.check.validation import Validation
-
-        return Validation(
-            self.subject.lm,
-            self.subject.prompts,
-            self.subject.horizon,
-            reading=self.request.reading,
-            sampling=self.request.sampling,
-            end_tokens=self.subject.end_tokens,
-        )
-
-    def stages(self) -> dict[str, Callable[[], list[Point]]]:
-        """Return what is compared, by name, each in one piece."""
-        options = self.request.options
-        truth, preferred = self.subject.truth, self.subject.preference_truth
-        found: dict[str, Callable[[], list[Point]]] = {
-            "rewards": lambda: self.validation.rewards(options.scored)
-        }
-        if truth is not None:
-            found["values"] = lambda: self.validation.values(truth)
-        if preferred is not None:
-            for share in options.expert_share:
-                found[f"preferences {share}"] = partial(self._preferences, preferred, share)
-        return found
-
-    def _preferences(self, truth: Truth, share: float) -> list[Point]:
-        first = self.request.options.pair_prompts
-        return self.validation.preferences(truth, expert_share=share, first=first)
-
-    def points(self, folder: RunFolder) -> list[Point]:
-        """Compare what the folder does not have yet."""
-        lines = folder.lines(POINTS, _stage)
-        done = dict(lines)
-        for name, compare in self.stages().items():
-            if name not in done:
-                done[name] = compare()
-                lines.append({"stage": name, "points": [p._asdict() for p in done[name]]})
-        return [point for name in self.stages() for point in done[name]]
+            facts |= {"expert": expert.name, "expert read as": str(self.expert)}
+            facts |= {"expert weights": fingerprint(expert)}
+        return _Subject(self._validation(lm, prompts, horizon), facts, truth, preference_truth)
 
 
 def _stage(row: dict[str, Any]) -> tuple[str, list[Point]]:
@@ -295,17 +243,24 @@ def run(arguments: argparse.Namespace) -> int:
     request = _Request(arguments)
     require_packages()
     subject = request.subject()
-    prompts = hashlib.sha256(repr(list(subject.prompts)).encode()).hexdigest()
-    identity = {"version": __version__, "kind": "validate"} | request.settings() | subject.facts
-    identity |= {"horizon": subject.horizon, "prompts": prompts}
+    validation = subject.validation
+    prompts = hashlib.sha256(repr(list(validation.prompts)).encode()).hexdigest()
+    identity = {"version": __version__, "kind": "validate"} | subject.facts
+    for part in (request.options, request.reading, request.sampling):
+        identity |= part.as_dict(results_only=True)
+    identity |= {"horizon": validation.horizon, "prompts": prompts}
     with RunFolder(request.options.out, identity, lines=[POINTS]) as folder:
-        points = _Comparison(request, subject).points(folder)
+        points = _points(request, subject, folder)
         off = off_the_diagonal(points)
         report = _report(request, subject, points, off)
         report.save(folder.path)
-        found = {"run": identity, "holds": not off}
-        found["quantities"] = {q: d._asdict() for q, d in deviations(points).items()}
-        found |= {"off": [p._asdict() for p in off], "points": [p._asdict() for p in points]}
+        found = {
+            "run": identity,
+            "holds": not off,
+            "quantities": {q: d._asdict() for q, d in deviations(points).items()},
+            "off": [p._asdict() for p in off],
+            "points": [p._asdict() for p in points],
+        }
         write_json(folder.path / "validation.json", found)  # last: whoever waits for it finds all
     print(report.text())
     seconds = time.monotonic() - started
@@ -320,7 +275,7 @@ def _report(
     from llm_bridge.check.points import deviations
     from theory.reports.report import Column, Plot, Report, Table
 
-    name = subject.lm.name
+    validation, name = subject.validation, subject.validation.lm.name
     summary = [
         f"{len(off)} of {len(points):,} points are off the diagonal by more than rounding or "
         "chance explains."
@@ -329,12 +284,9 @@ def _report(
     ]
     if subject.truth is None:
         summary.append("Nothing says what responses are worth (--task, --expert): rewards alone.")
-    facts = subject.facts | {"prompts": len(subject.prompts), "horizon": subject.horizon}
+    facts = subject.facts | {"prompts": len(validation.prompts), "horizon": validation.horizon}
     facts |= request.reading.as_dict() | request.sampling.as_dict()
-    rows = [
-        (quantity, d.points, d.share, d.largest, d.gap)
-        for quantity, d in deviations(points).items()
-    ]
+    rows: list[Any] = [(quantity, *d) for quantity, d in deviations(points).items()]
     columns = [
         Column("quantity"),
         Column("points", ",", "right"),
@@ -345,24 +297,15 @@ def _report(
     note = "A deviation is the distance from the diagonal over that side of the interval."
     sections: list[Any] = [Table("Predicted and measured", columns, rows, note)]
     if off:
-        sections.append(_off_table(off))
+        columns = [Column("quantity"), Column("of")]
+        columns += [Column(x, ".5g", "right") for x in ("predicted", "measured", "deviation")]
+        worst = sorted(off, key=lambda point: -point.deviation)[:SHOWN]
+        rows = [(p.quantity, p.label, p.predicted, p.measured, p.deviation) for p in worst]
+        sections.append(Table("Off the diagonal", columns, rows, tones=["bad"] * len(rows)))
     caption = "Below: how far points are off the diagonal; grey is inside the interval."
     alt = "Predicted against measured rewards, probabilities and values, beside the diagonal."
     sections.append(Plot("predicted_measured", diagonal_figure({name: points}), alt, caption))
     return Report(f"{name} against its tables", summary, facts, sections)
-
-
-SHOWN = 20
-
-
-def _off_table(off: Sequence[Point]) -> Any:
-    from theory.reports.report import Column, Table
-
-    columns = [Column("quantity"), Column("of")]
-    columns += [Column(x, ".5g", "right") for x in ("predicted", "measured", "deviation")]
-    worst = sorted(off, key=lambda point: -point.deviation)[:SHOWN]
-    rows = [(p.quantity, p.label, p.predicted, p.measured, p.deviation) for p in worst]
-    return Table("Off the diagonal", columns, rows, tones=["bad"] * len(rows))
 
 
 MODELS = "models (without --model, one is trained here; --expert may be a token MDP, FILE.npz)"

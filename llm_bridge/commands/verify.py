@@ -91,10 +91,7 @@ def _given_model(arguments: argparse.Namespace, noted: dict[str, Any]) -> Any:
     noted |= policy.as_dict(results_only=True)
     noted |= expert.as_dict("expert-", results_only=True)
     noted |= tree.as_dict(results_only=True)
-    try:
-        require_packages()
-    except ValueError as error:
-        raise ValueError(f"--model={policy.model}: {error}") from None
+    require_packages()
     from llm_bridge.check.exact import model_group
 
     return model_group(

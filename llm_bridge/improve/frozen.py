@@ -43,6 +43,7 @@ class FrozenModels:
         end_tokens: Sequence[int],
         group: Workers,
     ) -> None:
+        self.models = models
         self.config = config
         self.group = group
         self._readers: list[Any] = [
@@ -72,13 +73,13 @@ class FrozenModels:
         c = self.config
         if c.reward == "expected":
             read = [self._read(actor, rollout) for actor in self._readers]
-            (anchor, reference), (teacher, log_teacher) = read[0], read[-1]
-            models: tuple[tuple[Head, torch.Tensor, float], ...]
-            if len(read) == 1:  # one distribution instead of the same one twice
-                models = ((*anchor, c.alpha + beta),)
-            else:
-                models = ((*anchor, beta), (*teacher, c.alpha))
-            return c.alpha * log_teacher, reference, TokenRewards(models, beta + c.entropy)
+            # without a teacher one distribution instead of the same one twice
+            weights = (c.alpha + beta,) if len(read) == 1 else (beta, c.alpha)
+            models = tuple(
+                (head, hidden, w) for ((head, hidden), _), w in zip(read, weights, strict=True)
+            )
+            known = TokenRewards(models, beta + c.entropy)
+            return c.alpha * read[-1][1], read[0][1], known
         texts = rollout.texts()
         scored = [scorer.score_ids(*texts, progress=False) for scorer in self._readers]
         log_probs = [score.log_probs for score in scored[0]]

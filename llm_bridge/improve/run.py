@@ -30,7 +30,7 @@ from llm_bridge.read.prefixes import require_integer
 from llm_bridge.read.rollout import Diverged
 from theory import __version__
 from theory.storage.files import number, write_json
-from theory.storage.runs import RunFolder, read_lines
+from theory.storage.runs import Lines, RunFolder, read_lines
 
 __all__ = ["Evaluate", "read_metrics", "save_policy", "train"]
 
@@ -99,7 +99,16 @@ def train(
             "evaluate: the policy is in pieces (shard=True); evaluate what is left in model/ "
             "afterwards"
         )
-    with _recorded(out, resume, tensorboard, trainer) as record, _bar(trainer) as bar:
+    with (
+        _recorded(out, resume, tensorboard, trainer) as record,
+        tqdm(
+            total=trainer.config.steps,
+            initial=trainer.done,
+            desc=trainer.lm.name,
+            disable=None if trainer.group.first else True,
+            leave=False,
+        ) as bar,
+    ):
         if not trainer.done:
             record.log({"step": 0} | dict(evaluate(trainer.lm) if evaluate is not None else {}))
         while trainer.done < trainer.config.steps:
@@ -124,12 +133,6 @@ def train(
         if out is not None:
             save_policy(trainer, out / MODEL)
     return trainer
-
-
-def _bar(trainer: Trainer) -> Any:
-    disable = None if trainer.group.first else True
-    steps = {"total": trainer.config.steps, "initial": trainer.done}
-    return tqdm(**steps, desc=trainer.lm.name, disable=disable, leave=False)
 
 
 @contextmanager
@@ -159,28 +162,21 @@ def _recorded(
                     f"{name}: has no checkpoint to go on from; begins at step 0", stacklevel=4
                 )
         run.identify(
-            {"version": __version__, "kind": "ppo"} | trainer.identity(), lines=[METRICS, SAMPLES]
+            {"version": __version__, "kind": "ppo"} | trainer.identity, lines=[METRICS, SAMPLES]
         )
         if found.exists():
             trainer.load(found)
         record = _Record(trainer, run)
-        if first:
-            write_json(out / CONFIG, trainer.config.as_dict())
-            for lines in (record.metrics, record.samples):
-                # lines of batches after the checkpoint will come again
-                lines.keep(lambda step: trainer.done > 0 and step <= trainer.done)
         if first and tensorboard:
-            board = _board()(str(out / TENSORBOARD), purge_step=trainer.done + 1)
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                raise ValueError(
+                    "tensorboard: not installed: pip install 'endorm[train]'"
+                ) from None
+            board = SummaryWriter(str(out / TENSORBOARD), purge_step=trainer.done + 1)
             record.board = stack.enter_context(board)
         yield record
-
-
-def _board() -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ValueError("tensorboard: not installed: pip install 'endorm[train]'") from None
-    return SummaryWriter
 
 
 class _Record:
@@ -190,16 +186,18 @@ class _Record:
         self.trainer = trainer
         self.run = run
         self.board: Any = None
-        if run is not None:
-            self.metrics, self.samples = (
-                run.lines(name, lambda row: int(row["step"])) for name in (METRICS, SAMPLES)
-            )
-        self._writes = run is not None and trainer.group.first
+        self.lines: dict[str, Lines[int]] = {}
+        if run is not None and trainer.group.first:
+            write_json(run.path / CONFIG, trainer.config.as_dict())
+            for name in (METRICS, SAMPLES):
+                self.lines[name] = lines = run.lines(name, lambda row: int(row["step"]))
+                # lines of batches after the checkpoint will come again
+                lines.keep(lambda step: trainer.done > 0 and step <= trainer.done)
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Add a row to the metrics."""
-        if self._writes:
-            self.metrics.append(row)
+        if self.lines:
+            self.lines[METRICS].append(row)
         if self.board is not None:
             for name, value in row.items():
                 if isinstance(value, int | float):
@@ -208,12 +206,12 @@ class _Record:
     def show(self) -> None:
         """Add a few responses of the last batch to the samples."""
         trainer, tokenizer = self.trainer, self.trainer.lm.tokenizer
-        if trainer.rollout is None or not self._writes:
+        if trainer.rollout is None or not self.lines:
             return
         prompts, responses = trainer.rollout.texts()
         every = trainer.config.samples
         for i in range(0, min(SHOWN * every, len(prompts)), every):
-            self.samples.append(
+            self.lines[SAMPLES].append(
                 {
                     "step": trainer.done,
                     "prompt": tokenizer.decode(prompts[i]),
@@ -266,5 +264,7 @@ def save_policy(trainer: Trainer, folder: Path) -> None:
     if not trainer.group.first:
         return
     if trainer.config.lora is not None:
-        policy = replace(policy, model=merged_adapters(trainer.frozen[0].model, policy.model))
+        policy = replace(
+            policy, model=merged_adapters(trainer.frozen.models[0].model, policy.model)
+        )
     save(policy, folder, weights)

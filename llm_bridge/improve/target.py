@@ -115,7 +115,8 @@ class ExactTarget:
         Returns:
             ``objective`` of the policy, ``objective_start`` of `π̂`, ``objective_optimum``, and
             ``share``, how much of the way the policy has gone (left out if `π̂` is the optimum);
-            ``kl_to_anchor`` and ``kl_to_optimum``, and ``entropy``, nats; and `accuracies`.
+            ``kl_to_anchor`` and ``kl_to_optimum``, and ``entropy``, nats; and averages of `right`
+            over the prompts, by ``accuracy_NAME``.
 
         """
         start, best = self._ends
@@ -126,12 +127,8 @@ class ExactTarget:
         found["kl_to_anchor"] = float(kl(policy, self.anchor))
         found["kl_to_optimum"] = float(kl(policy, self.optimum))
         found["entropy"] = float(trajectory_entropy(policy))
-        return found | self.accuracies(policy)
-
-    def accuracies(self, policy: Policy) -> dict[str, float]:
-        """Average `right` over the prompts, by ``accuracy_NAME``."""
-        return {
-            f"accuracy_{name}": float(found.mean()) for name, found in self.right(policy).items()
+        return found | {
+            f"accuracy_{name}": float(x.mean()) for name, x in self.right(policy).items()
         }
 
     def right(self, policy: Policy) -> dict[str, np.ndarray]:

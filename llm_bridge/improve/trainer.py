@@ -15,7 +15,7 @@ import torch
 from torch.distributed.checkpoint import state_dict as checkpoints
 from torch.distributed.fsdp import fully_shard
 
-from llm_bridge.improve.checkpoint import read_checkpoint, require_same_run
+from llm_bridge.improve.checkpoint import read_checkpoint
 from llm_bridge.improve.config import PPOConfig
 from llm_bridge.improve.frozen import FrozenModels, passes, token_table
 from llm_bridge.improve.policy import trainable_copy
@@ -80,7 +80,7 @@ class Trainer:
 
     Attributes:
         lm: the policy `π`.
-        frozen: `π̂`, and the teacher if there is one.
+        frozen: `π̂`, and the teacher if there is one, with the reward that they give.
         done: number of batches done.
         beta: coefficient of the KL penalty now.
         rollout: this process's share of the last batch.
@@ -132,12 +132,12 @@ class Trainer:
             else [int(i) for i in prompt]
             for prompt in prompts
         ]
-        self.frozen = [lm] if teacher is None else [lm, teacher]
-        _require_prompts(self.prompts, self.frozen, config)
+        models = [lm] if teacher is None else [lm, teacher]
+        _require_prompts(self.prompts, models, config)
         if teacher is not None:
             require_same_vocabulary(lm, teacher)
         self.end_tokens = find_end_tokens(lm, config.end_tokens)
-        self._readers = FrozenModels(self.frozen, config, self.end_tokens, group)
+        self.frozen = FrozenModels(models, config, self.end_tokens, group)
         policy = trainable_copy(lm.model, config)
         self.lm = CausalLM(policy, lm.tokenizer, f"{lm.name} (trained)")
         self.actor = Actor(
@@ -184,7 +184,7 @@ class Trainer:
         self.rollout = rollout = self._sample()
         mask = rollout.response_mask
         # 2. Score them with the frozen models.
-        raw, reference, token_rewards = self._score(rollout)
+        raw, reference, token_rewards = self.frozen.score(rollout, self.beta)
         extra = self._extra(rollout)
         self.rewards = (raw + extra).sum(dim=1)
         # 3. Read them with the policy as the updates will, so that the ratio starts at exactly 1.
@@ -214,16 +214,17 @@ class Trainer:
         targets = Targets(log_probs, values, advantages, returns, mask)
         updates = self._update(rollout, token_rewards, targets)
         self.done += 1
-        row = self._averages(
-            reward=self.rewards,
-            penalised_reward=paid.sum(dim=1),
-            kl=(log_probs - reference).sum(dim=1),
-            log_prob=log_probs.sum(dim=1),
-            tokens=mask.sum(dim=1).double(),
-            ended=rollout.ended.double(),
-            explained=explained_variance(dense[mask], returns[mask]),
-        )
-        row |= {"step": self.done, "beta": self.beta}
+        columns = {
+            "reward": self.rewards,
+            "penalised_reward": paid.sum(dim=1),
+            "kl": (log_probs - reference).sum(dim=1),
+            "log_prob": log_probs.sum(dim=1),
+            "tokens": mask.sum(dim=1).double(),
+            "ended": rollout.ended.double(),
+            "explained": explained_variance(dense[mask], returns[mask]),
+        }
+        means = self.group.mean([float(column.mean()) for column in columns.values()])
+        row = dict(zip(columns, means, strict=True)) | {"step": self.done, "beta": self.beta}
         row |= {"advantage_deviation": deviation, "generation_gap": gap} | updates
         if c.adaptive_kl is not None:
             self.beta *= 1 + 0.1 * min(max(row["kl"] / c.adaptive_kl - 1, -0.2), 0.2)
@@ -251,9 +252,6 @@ class Trainer:
                 group=self.group if self.sharded else Workers(),
             )
 
-    def _score(self, rollout: Rollout) -> tuple[torch.Tensor, torch.Tensor, TokenRewards | None]:
-        return self._readers.score(rollout, self.beta)
-
     def _extra(self, rollout: Rollout) -> torch.Tensor:
         """Return the rewards of sampled tokens that are not endogenous: ``(N, T)``."""
         found = torch.zeros_like(rollout.log_probs)
@@ -270,7 +268,7 @@ class Trainer:
         with self._precision():
             read = [
                 rollout.read(self.actor, rows, token_rewards)
-                for rows in self._passes(torch.arange(len(rollout.ids)))
+                for rows in passes(torch.arange(len(rollout.ids)), self.config, self.group)
             ]
         return ActorOutput(*(torch.cat(parts) for parts in zip(*read, strict=True)))
 
@@ -343,7 +341,7 @@ class Trainer:
     ) -> list[float]:
         """Add the gradient of a minibatch; return policy loss, value loss and KL of the update."""
         sums = torch.zeros(3)
-        for rows in self._passes(minibatch):
+        for rows in passes(minibatch, self.config, self.group):
             with self._precision():
                 new = rollout.read(self.actor, rows, token_rewards)
             parts = losses(new, Targets(*(table[rows] for table in targets)), self.config)
@@ -359,14 +357,6 @@ class Trainer:
             # one permutation for any number of processes
             order = torch.randperm(n * self.group.size, generator=self.generator)
             yield from (order[order // n == self.group.rank] % n).tensor_split(min(count, n))
-
-    def _passes(self, rows: torch.Tensor) -> Sequence[torch.Tensor]:
-        return passes(rows, self.config, self.group)
-
-    def _averages(self, **columns: torch.Tensor) -> dict[str, float]:
-        """Average the mean of each column over all processes."""
-        means = self.group.mean([float(column.mean()) for column in columns.values()])
-        return dict(zip(columns, means, strict=True))
 
     def _moments(self, x: torch.Tensor) -> tuple[float, float]:
         """Return mean and standard deviation (at least 1e-8) over all processes."""
@@ -389,8 +379,7 @@ class Trainer:
         )
         if self.group.first:
             state = {
-                "config": self.config.as_dict(),
-                "model": self._identity,
+                "identity": self.identity,
                 "done": self.done,
                 "beta": self.beta,
                 "actor": actor,
@@ -409,8 +398,7 @@ class Trainer:
                 prompts.
 
         """
-        state = read_checkpoint(path)
-        require_same_run(path, state, self.config, self._identity)
+        state = read_checkpoint(path, self.identity)
         checkpoints.set_state_dict(
             self.actor,
             self.optimizer,
@@ -422,16 +410,14 @@ class Trainer:
         self.done = state["done"]
         self.beta = state["beta"]
 
-    def identity(self) -> dict[str, Any]:
-        """Return what the result depends on: hyperparameters, hashes of models and prompts."""
-        hashes = dict(zip(("lm", "reward_of", "prompts"), self._identity, strict=True))
-        return self.config.as_dict(results_only=True) | hashes
-
     @cached_property
-    def _identity(self) -> list[str]:
-        """Hashes of `π̂`, of the model whose reward is maximised, and of the prompts."""
-        prompts = hashlib.sha256(repr(self.prompts).encode()).hexdigest()
-        return [fingerprint(self.frozen[0]), fingerprint(self.frozen[-1]), prompts]
+    def identity(self) -> dict[str, Any]:
+        """Return what the result depends on: hyperparameters, hashes of both models and prompts."""
+        return self.config.as_dict(results_only=True) | {
+            "lm": fingerprint(self.frozen.models[0]),
+            "reward_of": fingerprint(self.frozen.models[-1]),
+            "prompts": hashlib.sha256(repr(self.prompts).encode()).hexdigest(),
+        }
 
     def _state_options(self) -> checkpoints.StateDictOptions:
         adapters = self.config.lora is not None

@@ -204,14 +204,6 @@ def part(drawn, columns):
     )
 
 
-def test_a_mean_of_nothing_is_refused(instance):
-    drawn = [table_draws(instance, own, 3, np.random.default_rng(0)) for own in (0, 1)]
-    with pytest.raises(
-        ValueError, match="fewer than 4 responses to each prompt; draw at least two pairs"
-    ):
-        estimates(*drawn, ALPHA)
-
-
 def table_draws(instance, own, n, rng):
     """`Draws` of a batch of tabular policies: the same numbers by walks over tables, an independent
     path.

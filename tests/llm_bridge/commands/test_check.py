@@ -158,7 +158,7 @@ def test_a_token_mdp_is_an_expert(tmp_path, capsys):
     assert "expert π_E: soft-optimal for truth.npz at α = 0.5" in out
     assert "reward range: (0.0, 1.0)" in out
     assert json.loads((tmp_path / "out" / "check.json").read_text())["arguments"]["horizon"] is None
-    code, _, err = run(capsys, *argv)
+    code, _, err = run(capsys, *argv, "--out", tmp_path / "other")
     assert code == 2
     assert "1 prompts and 3 tokens for an MDP of 2 and 3" in err
     (tmp_path / "out" / "check.json").unlink()

@@ -367,7 +367,7 @@ def test_accuracy_by_writing_is_the_exact_one(shared_models):
 
     lm, sums = ModelSpec(shared_models / "add-fair").load(), addition(5, seed=3)
     at = ExactTarget(lm, sums.prompts, PPOConfig(max_tokens=4), sums.answers)
-    exact = at.accuracies(at.anchor)
+    exact = at.measure(at.anchor)
     found = evaluate_tasks(lm, [sums], 4, samples=2000)
     assert found["addition/greedy"] == exact["accuracy_greedy"]
     assert found["addition/sampled"] == pytest.approx(exact["accuracy_sampled"], abs=0.02)

@@ -94,7 +94,7 @@ def test_goes_on_and_refuses_another_run(models, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(module.Validation, "values", lambda *_, **__: 1 / 0)  # it is there already
     assert validate(models, tmp_path, *more) == 0
     first = read(tmp_path)
-    monkeypatch.setattr(module, "Validation", lambda *_, **__: 1 / 0)  # everything is
+    monkeypatch.setattr(module, "token_tree", lambda *_, **__: 1 / 0)  # everything is
     assert validate(models, tmp_path, *more) == 0
     assert read(tmp_path) == first
     capsys.readouterr()

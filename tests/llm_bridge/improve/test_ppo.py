@@ -172,7 +172,7 @@ def test_without_alpha_nothing_is_endogenous(lm, reward):
         uniforms = torch.rand(4, H, dtype=torch.double, generator=torch.Generator().manual_seed(0))
         written = generate(Actor(lm), ids, H, uniforms=uniforms)
         with torch.no_grad():
-            found[alpha] = trainer._score(written)[0]
+            found[alpha] = trainer.frozen.score(written, 0.0)[0]
     assert (found[0.0] == 0).all()
     assert (found[0.7] != 0).all()
 
@@ -195,7 +195,7 @@ def everything(trainer, beta=None):
     ids = torch.tensor([row for row, _ in rows])
     mask = torch.stack([torch.arange(width + H) >= width + H - length for _, length in rows])
     rollout = Rollout(ids, mask, torch.zeros(len(ids), H), torch.zeros(len(ids), dtype=torch.bool))
-    raw, reference, known = trainer._score(rollout)
+    raw, reference, known = trainer.frozen.score(rollout, trainer.beta)
     log_probs, values, expected = rollout.read(trainer.actor, token_rewards=known)
     if known is None:
         rewards = penalised_rewards(
