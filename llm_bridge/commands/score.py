@@ -163,7 +163,7 @@ def run(arguments: argparse.Namespace) -> int:
             work = scoring.plan(scorer, comparisons, options.batch_tokens, progress=group.first)
             started = time.monotonic()
             try:
-                tokens = scoring.run(scorer, work, folder, progress=group.first)
+                tokens = scoring.run(scorer, work, folder)
             except torch.OutOfMemoryError:
                 raise ValueError(
                     f"--batch-tokens={options.batch_tokens}: out of memory; give fewer, and "

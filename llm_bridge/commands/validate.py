@@ -220,9 +220,27 @@ class _Request:
         return self._of_mdp(lm, prompts, mdp, facts)
 
 
-            facts |= {"expert": expert.name, "expert read as": str(self.expert)}
-            facts |= {"expert weights": fingerprint(expert)}
-        return _Subject(self._validation(lm, prompts, horizon), facts, truth, preference_truth)
+def _points(request: _Request, subject: _Subject, folder: RunFolder) -> list[Point]:
+    """Compare stage by stage what the folder does not have yet, each in one piece."""
+    options, validation = request.options, subject.validation
+    stages = {"rewards": partial(validation.rewards, options.scored)}
+    if subject.truth is not None:
+        stages["values"] = partial(validation.values, subject.truth)
+    if subject.preference_truth is not None:
+        for share in options.expert_share:
+            stages[f"preferences {share}"] = partial(
+                validation.preferences,
+                subject.preference_truth,
+                expert_share=share,
+                first=options.pair_prompts,
+            )
+    lines = folder.lines(POINTS, _stage)
+    done = dict(lines)
+    for name, compare in stages.items():
+        if name not in done:
+            done[name] = compare()
+            lines.append({"stage": name, "points": [p._asdict() for p in done[name]]})
+    return [point for name in stages for point in done[name]]
 
 
 def _stage(row: dict[str, Any]) -> tuple[str, list[Point]]:
