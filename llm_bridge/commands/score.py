@@ -273,6 +273,7 @@ def _report(
     """Write summary, HTML and domain matrix, and print the table."""
     from llm_bridge.preferences import accuracy, page
     from llm_bridge.preferences import run as scoring
+    from theory.reports.report import Text
     from theory.storage.files import write_json
 
     left_out = [{"place": str(problem.place), "message": problem.message} for problem in problems]
@@ -317,7 +318,8 @@ def _report(
         page.score_report(title, facts, scores, tokens).save(options.out)
     else:
         page.score_report(lm.name, facts, scores).save_figures(options.out)
-    print(f"{lm.name}, {options.method}, {'chat template' if run['chat'] else 'plain text'}")
+    text = f"{lm.name}, {options.method}, {'chat template' if run['chat'] else 'plain text'}"
+    print(Text(text).text(100))  # a name may have control characters
     print(page.accuracy_table(scores).text(100))
     if cut:
         print(f"responses of {len(cut)} comparisons were cut to the context of {lm.name}")
