@@ -158,9 +158,9 @@ def read_pair(namespace: argparse.Namespace) -> tuple[ModelSpec, ModelSpec]:
     expert = read_second(namespace, "expert-", policy, model=policy.model)
     assert expert is not None
     chosen = "temperature" in ModelSpec.given(namespace, "expert-")
-    place = {"device": expert.device, "device_map": expert.device_map}
-    same = expert == replace(policy, **place)  # where a model is does not tell it from another
-    return policy, replace(policy.default_expert(), **place) if same and not chosen else expert
+    # where a model is does not tell it from another
+    there = replace(policy, device=expert.device, device_map=expert.device_map)
+    return policy, there.default_expert() if expert == there and not chosen else expert
 
 
 def require_packages() -> None:
