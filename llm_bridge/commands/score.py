@@ -267,6 +267,7 @@ def _report(
     """Write summary, HTML and domain matrix, and print the table."""
     from llm_bridge.preferences import accuracy, page
     from llm_bridge.preferences import run as scoring
+    from theory.reports.report import Text
     from theory.storage.files import write_json
 
     left_out = [{"place": str(problem.place), "message": problem.message} for problem in problems]
@@ -309,7 +310,8 @@ def _report(
         tokens = page.token_sections(shown, whole, lm.tokenizer)
     report = page.score_report(f"Endogenous reward of {lm.name}", facts, scores, tokens)
     (report.save if tokens else report.save_figures)(options.out)
-    print(f"{lm.name}, {options.method}, {'chat template' if run['chat'] else 'plain text'}")
+    text = f"{lm.name}, {options.method}, {'chat template' if run['chat'] else 'plain text'}"
+    print(Text(text).text(100))  # a name may have control characters
     print(page.accuracy_table(scores).text(100))
     if cut:
         print(f"responses of {len(cut)} comparisons were cut to the context of {lm.name}")

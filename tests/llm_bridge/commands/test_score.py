@@ -107,6 +107,16 @@ def test_everything_is_written(score):
     assert "What is 3?" in (folder / "report.html").read_text()
 
 
+def test_a_name_commands_no_terminal(score, models):
+    (models / "chat").rename(models / "re\x1b[31md")
+    try:
+        code, out, err, _ = score(PAIRS[:2], "--plain", model="re\x1b[31md")
+    finally:
+        (models / "re\x1b[31md").rename(models / "chat")
+    assert code == 0
+    assert "\x1b" not in out + "".join(err)
+
+
 def test_a_finished_run_is_only_read(score):
     score(PAIRS)
     code, out, _, folder = score(PAIRS, "--html", 0, "--confidence", 0.5)
