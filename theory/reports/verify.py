@@ -127,7 +127,7 @@ def _group(group: Group, findings: Sequence[Finding]) -> list[Table | Text]:
     absent = [x.statement.name for x in here if x.verdict == "does not apply"]
     remarks = [remark for finding in here for remark in undecided(finding)]
     if vacuous:
-        remarks.append(Text(f"vacuous here (each holds and says nothing): {', '.join(vacuous)}"))
+        remarks.append(Text(f"vacuous here (the bound says nothing): {', '.join(vacuous)}"))
     if absent:
         remarks.append(Text(f"conditions met by no instance here: {', '.join(absent)}"))
     return [Table(group.name, columns, rows, "\n".join(facts), list(map(tone, here))), *remarks]

@@ -212,7 +212,7 @@ def test_verify_real_models(shared_models, tmp_path, capsys):
         "tv_vs_epsilon.svg",
     }
     printed = capsys.readouterr().out
-    assert "vacuous here (each holds and says nothing): theorem-1, theorem-2-clone" in printed
+    assert "vacuous here (the bound says nothing): theorem-1, theorem-2-clone" in printed
     assert "violated" in printed.splitlines()[-1]
     assert "0 violated" in printed
 

@@ -178,7 +178,7 @@ def test_verify_says_what_a_table_would_let_a_reader_miss(verified):
     text = made.text()
     names = [x.statement.name for x in planted]
     assert f"undecided on 2 of 8: {names[2]} (a reason, equal to within 1e-20)" in text
-    assert f"vacuous here (each holds and says nothing): {names[2]}" in text
+    assert f"vacuous here (the bound says nothing): {names[2]}" in text
     assert f"conditions met by no instance here: {names[1]}" in text
     assert text.endswith("no model: skipped")
     assert tables(made)[0].tones == ["bad", "quiet", "quiet"]
