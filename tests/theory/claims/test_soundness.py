@@ -539,7 +539,7 @@ def test_functions_of_single_numbers_are_refused_by_name():
     )
     with pytest.raises(TypeError) as raised:
         decide(assumed, [instance])
-    assert raised.value.__notes__ == ['while assumes of "of one\'s own" was evaluated']
+    assert raised.value.__notes__ == ['while condition of "of one\'s own" was evaluated']
     word = changed(assumed, left=lambda i: "a word", when=None)
     with pytest.raises(ValueError, match="a word") as raised:
         decide(word, [instance])
