@@ -553,7 +553,7 @@ def test_functions_of_single_numbers_are_refused_by_name():
         "roots",
         lambda i: np.sqrt(i.kl_to_expert),
         lambda i: np.sqrt(i.kl_to_expert),
-        "nats",
+        unit="nats",
         equality=True,
     )
     assert decide(equal, [instance]).verdict == "holds"
