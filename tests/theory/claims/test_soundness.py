@@ -322,7 +322,7 @@ def test_an_uncertain_assumption_decides_only_what_holds_anyway():
     )
     held, broken = decide_each([true, false], [instance])
     assert held.verdict == "holds"
-    assert (broken.verdict, broken.reasons) == ("undecided", {"an assumption is undecided": 1})
+    assert (broken.verdict, broken.reasons) == ("undecided", {"its condition is undecided": 1})
     for bits in (53, 128):
         result = check(false, instance, bits)
         assert result.uncertain.all()
@@ -525,7 +525,7 @@ def test_functions_of_single_numbers_are_refused_by_name():
                 "of one's own",
                 lambda i, f=left: f(i.kl_to_expert),
                 lambda i, f=right: f(i.kl_to_expert),
-                "nats",
+                unit="nats",
                 equality=True,
             )
             with pytest.raises(TypeError) as raised:
@@ -539,7 +539,7 @@ def test_functions_of_single_numbers_are_refused_by_name():
     )
     with pytest.raises(TypeError) as raised:
         decide(assumed, [instance])
-    assert raised.value.__notes__ == ['while assumes of "of one\'s own" was evaluated']
+    assert raised.value.__notes__ == ['while condition of "of one\'s own" was evaluated']
     word = changed(assumed, left=lambda i: "a word", when=None)
     with pytest.raises(ValueError, match="a word") as raised:
         decide(word, [instance])
@@ -553,7 +553,7 @@ def test_functions_of_single_numbers_are_refused_by_name():
         "roots",
         lambda i: np.sqrt(i.kl_to_expert),
         lambda i: np.sqrt(i.kl_to_expert),
-        "nats",
+        unit="nats",
         equality=True,
     )
     assert decide(equal, [instance]).verdict == "holds"
