@@ -299,13 +299,13 @@ def root(x: Array) -> Array:
     """Square root of numbers known not to be negative, though rounding may make them so.
 
     Example:
-        >>> root(np.array([4.0, -1e-20])).tolist()
-        [2.0, 0.0]
+        >>> root(np.array([4.0, -1e-20, float("nan")])).tolist()
+        [2.0, 0.0, nan]
     """
     if is_enclosure(x):
         return x.root()
     xp = array_namespace(x)
-    return xp.sqrt(xp.where(x > 0, x, 0.0))
+    return xp.sqrt(xp.where(x <= 0, 0.0, x))  # what is not a number stays none
 
 
 def log_mean_exp(log_probs: Array, x: Array) -> Array:
