@@ -25,10 +25,13 @@ from theory.solve.worst_clone import worst_clone
 from theory.solve.worst_kl import worst_kl
 from theory.solve.worst_map import worst_map
 
-__all__ = ["SHARES", "Comparison", "compare", "within"]
+__all__ = ["BEYOND", "SHARES", "Comparison", "compare", "within"]
 
 SHARES = (0.5, 0.9, 0.99)
 """Shares of the expert's tokens, for quantiles of the log-ratio."""
+
+BEYOND = np.geomspace(1.0, 1e-5, 61)[1:]
+"""Shares of the expert's tokens, for the curve of the log-ratio that so many exceed."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class Comparison:
             the largest left sides of Theorem 2, reward units, and the largest divergence, nats; NaN
             where it is out of reach.
         out_of_reach: why, by name.
+        exceeded: log-ratio that a share of `BEYOND` of the expert's tokens exceeds, nats; average
+            over the prompts.
 
     """
 
@@ -55,10 +60,12 @@ class Comparison:
     gaps: dict[str, float]
     worst: dict[str, dict[str, float]]
     out_of_reach: dict[str, str]
+    exceeded: Array
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers and text."""
-        found = {name: value for name, value in vars(self).items() if name != "findings"}
+        arrays = ("findings", "exceeded")
+        found = {name: value for name, value in vars(self).items() if name not in arrays}
         return found | {"statements": [finding.as_dict() for finding in self.findings]}
 
 
@@ -83,7 +90,15 @@ def compare(
     findings = decide_each(STATEMENTS, instances, budget, weights=shares)
     average = _Average(tuple(instances), shares / shares.sum())
     worst, out_of_reach = _worst_cases(average)
-    return Comparison(n, tuple(findings), _closeness(average), _gaps(average), worst, out_of_reach)
+    return Comparison(
+        n,
+        tuple(findings),
+        _closeness(average),
+        _gaps(average),
+        worst,
+        out_of_reach,
+        average.quantiles(list(1 - BEYOND)),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,11 +116,13 @@ class _Average:
         """Of one array for each instance."""
         return float(np.concatenate([np.reshape(x, -1) for x in values]) @ self.weights)
 
+    def quantiles(self, shares: Sequence[float]) -> Array:
+        """Of the log-ratio of the expert's tokens, ``(len(shares),)``, nats."""
+        each = [instance.log_ratio_quantiles(shares) for instance in self.instances]
+        return self.weights @ np.concatenate([np.reshape(x, (-1, len(shares))) for x in each])
+
 
 def _closeness(average: _Average) -> dict[str, float]:
-    quantiles = np.concatenate(
-        [instance.log_ratio_quantiles(SHARES) for instance in average.instances]
-    )
     found = {
         "ε_π": average(lambda i: i.epsilon),
         "ε_π, largest of a prompt": max(
@@ -113,7 +130,7 @@ def _closeness(average: _Average) -> dict[str, float]:
         ),
         f"ε of tokens in {VISITED:g} of the responses": average(lambda i: i.epsilon_visited),
     }
-    found |= within(average.weights @ quantiles)
+    found |= within(average.quantiles(SHARES))
     found["KL(π_E‖π̂)"] = average(lambda i: i.kl_from_expert)
     return found | {"KL(π̂‖π_E)": average(lambda i: i.kl_to_expert)}
 

@@ -9,9 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from llm_bridge.check.comparison import Comparison
+from llm_bridge.check.comparison import BEYOND, Comparison
 from theory.claims.findings import Finding
-from theory.claims.instance import Instance
 from theory.reports.figures import CLONE, PALETTE, RL
 
 __all__ = ["bounds_figure", "log_ratio_figure"]
@@ -19,8 +18,6 @@ __all__ = ["bounds_figure", "log_ratio_figure"]
 FINE = PALETTE[2]
 """Colour of a bound that says something."""
 
-BEYOND = np.geomspace(1.0, 1e-5, 61)[1:]
-"""Shares of the expert's tokens, for the figure of how far the two policies are apart."""
 
 WORST = {
     "V^{π_E} − V^{π̂}": "cloning",
@@ -90,15 +87,14 @@ def _label(finding: Finding) -> str:
     return f"{statement.name}: {statement.bound.symbol}".replace("π\u0302", "$\\hat{\\pi}$")
 
 
-def log_ratio_figure(comparison: Comparison, instance: Instance) -> Figure:
+def log_ratio_figure(comparison: Comparison) -> Figure:
     """Draw the share of the expert's tokens on which the two policies differ by more than so many
     nats, and `ε_π`.
     """
-    levels = instance.log_ratio_quantiles(list(1 - BEYOND)).reshape(-1, len(BEYOND)).mean(axis=0)
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = figure.subplots()
     axes.plot(
-        np.maximum(levels, 1e-6),
+        np.maximum(comparison.exceeded, 1e-6),
         BEYOND,
         color=RL,
         lw=1.8,

@@ -10,23 +10,19 @@ from llm_bridge.check.comparison import Comparison
 from llm_bridge.check.confidence import Estimate
 from llm_bridge.check.figures import bounds_figure, log_ratio_figure
 from llm_bridge.check.sampled import Sampled
-from theory.claims.instance import Instance
 from theory.reports.report import Column, Plot, Report, Table, Text, show
 from theory.reports.verify import VACUOUS, count_verdicts, tone, undecided
 
 __all__ = ["exact_report", "sampled_report"]
 
 
-def exact_report(
-    title: str, facts: Mapping[str, Any], comparison: Comparison, instance: Instance
-) -> Report:
+def exact_report(title: str, facts: Mapping[str, Any], comparison: Comparison) -> Report:
     """Report what the theory says of a model and an expert.
 
     Args:
         title: heading.
         facts: what was compared and how, by name.
         comparison: every statement, distances and losses.
-        instance: what was compared, for the figure of how far apart the policies are.
 
     """
     findings = comparison.findings
@@ -40,7 +36,7 @@ def exact_report(
     )
     ratios = Plot(
         "log_ratios",
-        log_ratio_figure(comparison, instance),
+        log_ratio_figure(comparison),
         "Share of the expert's tokens on which the policies differ by more than so many nats.",
     )
     return Report(

@@ -213,7 +213,7 @@ def _exact(
     about = loaded.about | checks.facts(found)
     report |= {"facts": about, "exact": comparison.as_dict()}
     code = int(any(line.verdict == "violated" for line in comparison.findings))
-    return code, exact_report(loaded.title, about, comparison, found.instance)
+    return code, exact_report(loaded.title, about, comparison)
 
 
 def _sampled(

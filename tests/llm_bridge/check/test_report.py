@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 pytest.importorskip("torch")
 
@@ -23,26 +24,26 @@ def found():
     expert = soft_optimal(mdp, 0.5).policy
     policy = sample_log_ratio_ball(expert, 3.0, np.random.default_rng(1))
     instance = Instance(mdp, expert, policy, 0.5)
-    return compare([instance]), instance
+    return compare([instance])
 
 
 def test_every_statement_has_its_row_and_the_summary_counts_them(found):
-    made = exact_report("a model", {"alpha": 0.5}, *found)
+    made = exact_report("a model", {"alpha": 0.5}, found)
     text = made.text()
     lines = {line.split()[0]: line for line in text.splitlines() if line.startswith("  ")}
     for statement in STATEMENTS:
         assert statement.claim in lines[statement.name]
-    verdicts = [line.verdict for line in found[0].findings]
+    verdicts = [line.verdict for line in found.findings]
     assert made.summary[0].startswith(f"{verdicts.count('holds')} hold, 0 violated")
-    for name, loss in found[0].gaps.items():
+    for name, loss in found.gaps.items():
         assert f"{loss:.5g}" in text
         assert name in text
     assert made.html().count('src="data:image/png') == 2
 
 
 def test_vacuous_and_violated_rows_are_marked(found):
-    comparison, instance = found
-    html = exact_report("m", {}, comparison, instance).html()
+    comparison = found
+    html = exact_report("m", {}, comparison).html()
     quiet = [
         x for x in comparison.findings if x.vacuous_share == 1 or x.verdict == "does not apply"
     ]
@@ -52,8 +53,8 @@ def test_vacuous_and_violated_rows_are_marked(found):
 
 
 def test_bounds_are_drawn_where_they_are(found):
-    figure = bounds_figure(found[0])
-    findings = {x.statement.name: x for x in found[0].findings}
+    figure = bounds_figure(found)
+    findings = {x.statement.name: x for x in found.findings}
     drawn = 0
     for axes in figure.axes:
         labels = [label.get_text() for label in axes.get_yticklabels()]
@@ -90,3 +91,14 @@ def test_intervals_of_estimates():
     }
     assert "on 50% of the prompts" in made.text()
     assert made.html().startswith("<!DOCTYPE html>")
+
+
+def test_the_curve_of_log_ratios_weights_prompts_as_the_numbers_do():
+    mdp = random_tree(3, 3, batch=(2,), seed=0)
+    expert = soft_optimal(mdp, 0.5).policy
+    policy = sample_log_ratio_ball(expert, np.array([0.1, 3.0]), np.random.default_rng(1))
+    instance = Instance(mdp, expert, policy, 0.5)
+    each = [compare([instance.take([k])]).exceeded for k in range(2)]
+    weighted = compare([instance], np.array([0.9, 0.1]))
+    assert_allclose(weighted.exceeded, 0.9 * each[0] + 0.1 * each[1], rtol=1e-12)
+    assert weighted.exceeded[-1] < compare([instance]).exceeded[-1]
