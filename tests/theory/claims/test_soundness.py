@@ -19,6 +19,7 @@ from theory.claims.findings import decide, decide_each
 from theory.claims.instance import Instance
 from theory.claims.statements import STATEMENTS
 from theory.claims.verdict import HOLDS, Contradiction, check
+from theory.mdp.distances import squared_hellinger
 from theory.mdp.policy import Policy
 from theory.mdp.responses import Responses
 from theory.mdp.token_mdp import TokenMDP
@@ -395,10 +396,11 @@ def test_divergences_of_nearly_equal_policies_keep_their_digits(epsilon):
     oracle = Oracle(describe(instance))
     with precision(53):
         exact = instance.enclosed(53)
-        for name in ("kl_to_expert", "kl_from_expert", "_squared_hellinger"):
-            found = getattr(exact, name)
+        divergences = {name: getattr(exact, name) for name in ("kl_to_expert", "kl_from_expert")}
+        divergences["squared_hellinger"] = squared_hellinger(exact.expert, exact.policy)
+        for name, found in divergences.items():
             for prompt in oracle.prompts:
-                number = oracle.quantities(prompt)[name.lstrip("_")]
+                number = oracle.quantities(prompt)[name]
                 low, high = float(found.lower()[prompt]), float(found.upper()[prompt])
                 assert low <= number <= high, (name, low, number, high)
                 assert high - low < (1e-2 if epsilon < 1e-9 else 1e-4) * number, name
