@@ -227,6 +227,6 @@ def test_models_are_scored_and_trained_on_another_device():
         pytest.skip(f"torch {torch.__version__} registers no device from Python")
     if not all(map(importlib.util.find_spec, ("transformers", "peft"))):
         pytest.skip("transformers or peft is not installed")
-    script = Path(__file__).resolve().parents[1] / "pretended_models.py"
+    script = Path(__file__).resolve().parents[1] / "helpers" / "pretended_models.py"
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
     assert done.stdout.startswith("same"), done.stderr
