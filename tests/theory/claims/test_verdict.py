@@ -19,10 +19,10 @@ from theory.arrays.doubles import Doubles
 from theory.arrays.enclosure import NAMESPACE, is_enclosure
 from theory.arrays.namespace import array_namespace
 from theory.arrays.precision import enclose, precision
-from theory.claims.findings import decide, decide_each
+from theory.claims.findings import NOT_EVALUATED, PRECISIONS, decide, decide_each
 from theory.claims.instance import Instance
 from theory.claims.statements import STATEMENTS
-from theory.claims.verdict import EQUAL_WITHIN, NOT_EVALUATED, PRECISIONS, check
+from theory.claims.verdict import EQUAL_WITHIN, check
 from theory.mdp.policy import Policy
 from theory.mdp.responses import sample_log_ratio_ball
 from theory.mdp.token_mdp import TokenMDP
