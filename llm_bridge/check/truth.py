@@ -212,6 +212,10 @@ def over_all_pairs(true: np.ndarray, read: np.ndarray, weights: np.ndarray) -> t
     Raises:
         ValueError: weights that are no distribution, or a return that is not finite.
 
+    >>> both = np.array([0.5, 0.5])
+    >>> agreement, tv = over_all_pairs(np.array([0.0, 2.0]), np.array([0.0, 1.0]), both)
+    >>> (float(agreement), round(float(tv), 4))
+    (0.75, 0.0749)
     """
     if not ((weights >= 0).all() and abs(weights.sum() - 1) <= TIE):
         raise ValueError(

@@ -68,6 +68,10 @@ def penalised_rewards(
 def explained_variance(errors: torch.Tensor, returns: torch.Tensor) -> torch.Tensor:
     """Share of the variance of returns that a prediction with these errors explains; NaN where they
     do not vary.
+
+    >>> returns = torch.tensor([1.0, 2.0, 3.0])
+    >>> round(float(explained_variance(torch.zeros(3), returns)), 3)
+    1.0
     """
     if len(returns) < 2 or not returns.var() > 1e-12 * returns.square().mean():
         return torch.tensor(math.nan)
@@ -75,7 +79,11 @@ def explained_variance(errors: torch.Tensor, returns: torch.Tensor) -> torch.Ten
 
 
 def last_tokens(mask: torch.Tensor) -> torch.Tensor:
-    """``(N, T)`` whether it is the last token of its response."""
+    """``(N, T)`` whether it is the last token of its response.
+
+    >>> last_tokens(torch.tensor([[True, True, False]])).tolist()
+    [[False, True, False]]
+    """
     return mask & (mask.cumsum(dim=1) == mask.sum(dim=1, keepdim=True))
 
 
@@ -88,6 +96,10 @@ def gae(
     With ``λ = 1`` they are the rewards to go less ``V_h``, in gauge ``"logits"`` larger by
     ``V̂(s_h)`` than in gauge ``"logprob"``: by a function of the state, which no expected gradient
     sees.
+
+    >>> rewards, values = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.5, 0.5]])
+    >>> gae(rewards, values, torch.ones(1, 2, dtype=torch.bool), lam=1.0).tolist()
+    [[2.5, 1.5]]
     """
     advantages = torch.zeros_like(rewards)
     advantage = next_value = torch.zeros_like(rewards[:, 0])
@@ -104,6 +116,9 @@ def group_advantages(rewards: torch.Tensor, mask: torch.Tensor, samples: int) ->
     no bias.
 
     Rows are the samples of one prompt, then those of the next.
+
+    >>> group_advantages(torch.tensor([[1.0], [3.0]]), torch.ones(2, 1, dtype=torch.bool), samples=2).tolist()
+    [[-2.0], [2.0]]
     """
     returns = rewards.sum(dim=1).view(-1, samples)
     others = (returns.sum(dim=1, keepdim=True) - returns) / (samples - 1)

@@ -413,6 +413,10 @@ def aggregate(
     the sum without soft values, and ``"anchored"`` ``α log π(τ)/π_ref(τ)``. The mean ranks
     responses of different lengths by the gauge: a constant added to all logits changes it, since
     ``V(s₁)`` is divided too; in gauge ``"logprob"`` it does not.
+
+    >>> sums, logs, n = np.array([3.0]), np.array([-2.0]), np.array([4])
+    >>> aggregate("mean", 1.0, sums, logs, n).tolist()
+    [0.75]
     """
     if how == "anchored":
         return np.asarray(alpha * (log_prob - reference_log_prob))
@@ -425,6 +429,9 @@ def batches(sizes: Sequence[int], limit: int) -> Iterator[list[int]]:
     """Indices of rows of these sizes, longest first: what does not fit into memory fails at once.
 
     A batch has at most `limit` tokens with its padding, or is one row.
+
+    >>> list(batches([3, 9, 4], limit=10))
+    [[1], [2, 0]]
     """
     order, start = sorted(range(len(sizes)), key=lambda i: -sizes[i]), 0
     while start < len(order):

@@ -44,7 +44,11 @@ __all__ = [
 
 
 def effective_horizon(discount: Any) -> Array:
-    """``1/(1−γ)``, what stands for `H` when rewards are discounted."""
+    """``1/(1−γ)``, what stands for `H` when rewards are discounted.
+
+    >>> float(effective_horizon(0.9).round(6))
+    10.0
+    """
     return 1 / (1 - as_array(discount))
 
 
@@ -63,19 +67,30 @@ def _times(width: Any, bound: Array) -> Array:
 
 
 def preference_tv_paper(horizon: Any, epsilon: Any, alpha: Any) -> Array:
-    """Theorem 1: ``TV ≤ αHε/2``. Says nothing where it is 1 or more."""
+    """Theorem 1: ``TV ≤ αHε/2``. Says nothing where it is 1 or more.
+
+    >>> float(preference_tv_paper(horizon=10, epsilon=0.1, alpha=0.5))
+    0.25
+    """
     return as_array(alpha) * horizon * epsilon / 2
 
 
 def preference_tv_sharp(diverging_steps: Any, epsilon: Any, alpha: Any) -> Array:
     """Theorem 1, sharp: ``TV ≤ tanh(α(H−k)ε/2)`` for responses that share their first `k` tokens;
     attained.
+
+    >>> float(preference_tv_sharp(diverging_steps=10, epsilon=0.1, alpha=0.5).round(4))
+    0.2449
     """
     return np.tanh(as_array(alpha) * diverging_steps * epsilon / 2)
 
 
 def preference_tv_of_pair(log_ratio_difference: Any, alpha: Any) -> Array:
-    """One pair, no ball: ``TV ≤ tanh(α|D(τ) − D(τ')|/4)``, ``D = log π_E(τ) − log π̂(τ)``."""
+    """One pair, no ball: ``TV ≤ tanh(α|D(τ) − D(τ')|/4)``, ``D = log π_E(τ) − log π̂(τ)``.
+
+    >>> float(preference_tv_of_pair(log_ratio_difference=2.0, alpha=1.0).round(4))
+    0.4621
+    """
     return np.tanh(as_array(alpha) * np.abs(log_ratio_difference) / 4)
 
 
@@ -83,18 +98,29 @@ def preference_tv_of_pair(log_ratio_difference: Any, alpha: Any) -> Array:
 
 
 def clone_gap_paper(horizon: Any, epsilon: Any, width: Any = 1.0) -> Array:
-    """Theorem 2 for cloning with the hidden constant set to one: ``V^{π_E} − V^{π̂} ≤ H²ε``."""
+    """Theorem 2 for cloning with the hidden constant set to one: ``V^{π_E} − V^{π̂} ≤ H²ε``.
+
+    >>> float(clone_gap_paper(horizon=10, epsilon=0.1))
+    10.0
+    """
     return _times(width, horizon**2 * as_array(epsilon))
 
 
 def clone_gap_elementary(horizon: Any, epsilon: Any, width: Any = 1.0) -> Array:
-    """Performance-difference constant: ``V^{π_E} − V^{π̂} ≤ tanh(ε/2)·H(H+1)/2``."""
+    """Performance-difference constant: ``V^{π_E} − V^{π̂} ≤ tanh(ε/2)·H(H+1)/2``.
+
+    >>> float(clone_gap_elementary(horizon=10, epsilon=0.1).round(4))
+    2.7477
+    """
     return as_array(width) * np.tanh(as_array(epsilon) / 2) * horizon * (horizon + 1) / 2
 
 
 def clone_gap_composition(horizon: int, epsilon: Any, width: Any = 1.0) -> Array:
     """Cloning by composition: ``V^{π_E} − V^{π̂} ≤ H·TV_RR(H, ε)``, about ``H^{3/2} ε/√(2π)`` and
     never above `H`.
+
+    >>> float(clone_gap_composition(10, 0.1).round(4))
+    1.2254
     """
     return as_array(width) * horizon * tv_randomised_response(horizon, epsilon)
 
@@ -110,6 +136,8 @@ def clone_gap_stepwise(horizon: int, epsilon: Any, width: Any = 1.0) -> Array:
         epsilon: ε in nats, of any shape.
         width: width of the reward range.
 
+    >>> float(clone_gap_stepwise(10, 0.1).round(4))
+    0.8998
     """
     steps = np.arange(
         0, horizon, 2
@@ -124,6 +152,9 @@ def clone_gap_three_halves(horizon: Any, epsilon: Any, width: Any = 1.0) -> Arra
 
     The asymptotic constant of `clone_gap_composition`, ``1/√(2π) ≈ 0.40``, is not a bound: at ``H =
     1`` it fails.
+
+    >>> float(clone_gap_three_halves(10, 0.1).round(4))
+    1.5811
     """
     eps = as_array(epsilon)
     root = array_namespace(eps).sqrt(constant(horizon, eps))
@@ -137,6 +168,9 @@ def clone_gap_entropy(horizon: int, epsilon: Any, alpha: Any, vocab_size: int) -
     What an expert of temperature `α` can lose it has spent on entropy, of which a token carries
     ``log V`` at most. So it is below `clone_gap_stepwise` where ``α log V`` is well below the width
     of the rewards.
+
+    >>> float(clone_gap_entropy(10, 0.1, alpha=0.05, vocab_size=4).round(4))
+    0.1268
     """
     eps, alpha = as_array(epsilon), as_array(alpha)
     if vocab_size == 1:  # one token has no entropy, and one policy
@@ -152,6 +186,9 @@ def clone_gap_discounted(discount: Any, epsilon: Any, width: Any = 1.0) -> Array
 
     About ``ε/(2√2)·(1−γ)^{−3/2}`` for small ε, against the paper's ``ε/(1−γ)²``, and never above
     ``1/(1−γ)``.
+
+    >>> float(clone_gap_discounted(0.9, 0.1).round(4))
+    1.1401
     """
     half = as_array(epsilon) / 2
     # 1 − γ² sech² = (1−γ)(1+γ) + γ² tanh², without cancellation
@@ -178,6 +215,8 @@ def tv_randomised_response(horizon: int, epsilon: Any) -> Array:
     Returns:
         An array of the shape of `epsilon`, at most one.
 
+    >>> float(tv_randomised_response(10, 0.1).round(4))
+    0.1225
     """
     return _randomised_response_terms(horizon, epsilon).sum(axis=-1)
 
@@ -204,12 +243,19 @@ def rl_gap_paper(horizon: Any, epsilon: Any, width: Any = 1.0) -> Array:
 
     True for every instance only where ``α(1 + tanh(ε/2)) ≤ width``, so for ``α ≤ ½·width`` at any
     ε: the constant contains α, see `rl_gap_expert`.
+
+    >>> float(rl_gap_paper(horizon=10, epsilon=0.1))
+    1.0
     """
     return _times(width, horizon * as_array(epsilon))
 
 
 def rl_gap(horizon: Any, epsilon: Any, alpha: Any) -> Array:
-    """``max_π V^π_{r*} − V^{π_RL}_{r*} ≤ 2αHε``, against any comparator."""
+    """``max_π V^π_{r*} − V^{π_RL}_{r*} ≤ 2αHε``, against any comparator.
+
+    >>> float(rl_gap(horizon=10, epsilon=0.1, alpha=0.5))
+    1.0
+    """
     return 2 * as_array(alpha) * horizon * epsilon
 
 
@@ -219,6 +265,9 @@ def rl_gap_expert(horizon: Any, epsilon: Any, alpha: Any) -> Array:
 
     So the constant that the paper's ``≲ Hε`` hides is ``α(1 + tanh(ε/2))``, between ``α`` and
     ``2α``.
+
+    >>> float(rl_gap_expert(horizon=10, epsilon=0.1, alpha=0.5).round(4))
+    0.525
     """
     return as_array(alpha) * (horizon * as_array(epsilon) + kl_ball(horizon, epsilon))
 
@@ -226,6 +275,9 @@ def rl_gap_expert(horizon: Any, epsilon: Any, alpha: Any) -> Array:
 def rl_gap_anchored(horizon: Any, epsilon: Any, alpha: Any, beta: Any) -> Array:
     """KL-regularised RL, ``π_β ∝ π̂^{1+α/β}``: ``V^{π_E}_{r*} − V^{π_β}_{r*} ≤ αHε + (α + β) Hε
     tanh(ε/2)``.
+
+    >>> float(rl_gap_anchored(10, 0.1, alpha=0.5, beta=0.5).round(4))
+    0.55
     """
     return rl_gap_expert(horizon, epsilon, alpha) + as_array(beta) * kl_ball(horizon, epsilon)
 
@@ -235,6 +287,9 @@ def rl_gap_anchored_sharp(horizon: Any, epsilon: Any, alpha: Any, beta: Any) -> 
     log(cosh((α/β+½)ε)/cosh(ε/2))}``.
 
     About ``Hε²(α+β)²/(2β)`` for small ε, least at ``β = α``; `rl_gap_expert` for ``β → 0``.
+
+    >>> float(rl_gap_anchored_sharp(10, 0.1, alpha=0.5, beta=0.5).round(4))
+    0.0998
     """
     alpha, eps = as_array(alpha), as_array(epsilon)
     xp = array_namespace(eps)
@@ -257,6 +312,9 @@ def every_bound(
 
     `preference_tv_sharp` is for responses that differ from the first token on, the two
     `rl_gap_anchored` for ``β = α``.
+
+    >>> round(every_bound(10, 0.1, alpha=0.5, vocab_size=4)["clone_gap_stepwise"], 4)
+    0.8998
     """
     further: dict[Callable[..., Array], tuple[float, ...]] = {
         preference_tv_paper: (alpha,),
@@ -283,12 +341,20 @@ def every_bound(
 
 
 def kl_ball(horizon: Any, epsilon: Any) -> Array:
-    """``KL(π̂(τ)‖π_E(τ)) ≤ Hε tanh(ε/2)``, nats, and the same for ``KL(π_E(τ)‖π̂(τ))``."""
+    """``KL(π̂(τ)‖π_E(τ)) ≤ Hε tanh(ε/2)``, nats, and the same for ``KL(π_E(τ)‖π̂(τ))``.
+
+    >>> float(kl_ball(horizon=10, epsilon=0.1).round(4))
+    0.05
+    """
     return as_array(horizon) * epsilon * np.tanh(as_array(epsilon) / 2)
 
 
 def tv_pinsker(kl: Any) -> Array:
-    """``TV ≤ √(KL/2)``, and never above one (Pinsker)."""
+    """``TV ≤ √(KL/2)``, and never above one (Pinsker).
+
+    >>> tv_pinsker([0.02, 8.0]).tolist()
+    [0.1, 1.0]
+    """
     nats = as_array(kl)
     xp = array_namespace(nats)
     return xp.minimum(root(nats / 2), constant(1.0, nats))
@@ -300,6 +366,9 @@ def tv_hellinger(squared_hellinger: Any) -> Array:
 
     Between close distributions it is Pinsker's bound to second order; of the two neither is always
     the lower.
+
+    >>> float(tv_hellinger(0.5).round(4))
+    0.866
     """
     apart = as_array(squared_hellinger)
     return root(apart * (2 - apart))

@@ -175,6 +175,11 @@ def decide_each(
         ValueError: there are no instances, or not as many weights.
         Contradiction: two precisions exclude each other.
 
+    >>> from theory.claims.statements import STATEMENTS
+    >>> from theory.studies.gallery import swapped_pair
+    >>> found = decide_each(STATEMENTS, [swapped_pair(4, alpha=1.0, epsilon=0.1)])
+    >>> sorted({finding.verdict for finding in found})
+    {'does not apply', 'holds'}
     """
     if not budget >= 0:
         raise ValueError(f"budget={budget}: must be a number of rewards, 0 or more")
