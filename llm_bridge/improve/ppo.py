@@ -97,8 +97,8 @@ def gae(
     ``V̂(s_h)`` than in gauge ``"logprob"``: by a function of the state, which no expected gradient
     sees.
 
-    >>> rewards, values = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.5, 0.5]])
-    >>> gae(rewards, values, torch.ones(1, 2, dtype=torch.bool), lam=1.0).tolist()
+    >>> values = torch.tensor([[0.5, 0.5]])
+    >>> gae(torch.tensor([[1.0, 2.0]]), values, values > 0, lam=1.0).tolist()
     [[2.5, 1.5]]
     """
     advantages = torch.zeros_like(rewards)
@@ -117,7 +117,8 @@ def group_advantages(rewards: torch.Tensor, mask: torch.Tensor, samples: int) ->
 
     Rows are the samples of one prompt, then those of the next.
 
-    >>> group_advantages(torch.tensor([[1.0], [3.0]]), torch.ones(2, 1, dtype=torch.bool), samples=2).tolist()
+    >>> rewards = torch.tensor([[1.0], [3.0]])
+    >>> group_advantages(rewards, rewards > 0, samples=2).tolist()
     [[-2.0], [2.0]]
     """
     returns = rewards.sum(dim=1).view(-1, samples)

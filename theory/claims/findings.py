@@ -178,8 +178,8 @@ def decide_each(
     >>> from theory.claims.statements import STATEMENTS
     >>> from theory.studies.gallery import swapped_pair
     >>> found = decide_each(STATEMENTS, [swapped_pair(4, alpha=1.0, epsilon=0.1)])
-    >>> sorted({finding.verdict for finding in found})
-    {'does not apply', 'holds'}
+    >>> [x.statement.name for x in found if x.verdict != "holds"]  # α(1 + tanh(ε/2)) > R
+    ['theorem-2-rl']
     """
     if not budget >= 0:
         raise ValueError(f"budget={budget}: must be a number of rewards, 0 or more")
