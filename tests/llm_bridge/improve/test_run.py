@@ -6,7 +6,6 @@ import dataclasses
 import errno
 import json
 import os
-import socket
 from contextlib import nullcontext
 
 import numpy as np
@@ -16,11 +15,11 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from letters import PROMPTS, SMALL, changed, model, train, weights
+from two_processes import two_processes
 
 from llm_bridge.improve.run import read_metrics
 from llm_bridge.improve.target import ExactTarget
 from llm_bridge.improve.trainer import Trainer
-from llm_bridge.models.processes import workers
 from llm_bridge.models.spec import ModelSpec
 from llm_bridge.read.reward import EndogenousReward
 from llm_bridge.read.rollout import Diverged
@@ -278,28 +277,6 @@ def test_checkpointing_keeps_less(lm):
 
 
 # --- Several processes ----------------------------------------------------------------------------
-
-
-def _process(rank, port, config, out):
-    os.environ |= {
-        "WORLD_SIZE": "2",
-        "RANK": str(rank),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    torch.set_num_threads(1)
-    with workers() as group:
-        train(model(), PROMPTS, config, out=out, group=group, checkpoint_every=2)
-
-
-def two_processes(config, out):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.start_processes(
-        _process, (port, config, out), nprocs=2, start_method="spawn"
-    )
-    return ModelSpec(out / "model").load()
 
 
 @pytest.mark.parametrize("shard", [False, True])
