@@ -24,6 +24,7 @@ from theory.claims.verdict import (
     Contradiction,
     Verdict,
     check,
+    enclosed,
 )
 
 __all__ = ["BUDGET", "Finding", "Group", "decide", "decide_each"]
@@ -200,6 +201,7 @@ def decide_each(
                 left -= _examine(tallies, part, shares[done : done + n], left)
                 done += n
                 progress.update(n)
+    enclosed.cache_clear()  # else the last instance, which can be a model's tree, stays in memory
     return [replace(tally.finding(), group=group) for tally in tallies]
 
 

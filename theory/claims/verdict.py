@@ -121,7 +121,7 @@ def check(statement: Statement[E], instance: E, bits: int = DOUBLE) -> Check:
 
     """
     with precision(bits):
-        exact: E = _enclosed(instance, bits)
+        exact: E = enclosed(instance, bits)
 
         def read(part: str, of: Callable[[E], Any], kind: Callable[[Any, int], Any]) -> Any:
             try:
@@ -262,8 +262,8 @@ def _size(one: Any, other: Any, counted: np.ndarray, b: int, prompts: int) -> np
 
 
 @lru_cache(maxsize=1)
-def _enclosed(instance: Any, bits: int) -> Any:
+def enclosed(instance: Any, bits: int) -> Any:
     """Return ``instance.enclosed(bits)``, and the same for the next statement, which may read what
-    this one has computed.
+    this one has computed. It is kept, and the instance with it, until ``enclosed.cache_clear()``.
     """
     return instance.enclosed(bits)

@@ -1,7 +1,9 @@
 """What a reader tried who wanted a wrong verdict, or a traceback in its place."""
 
+import gc
 import math
 import pickle
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -298,3 +300,12 @@ def test_rewards_of_zero_and_huge_gauges_without_end():
         "holds",
         "does not apply",
     }
+
+
+def test_what_was_decided_does_not_stay_in_memory():
+    instance = some_instance()
+    decide_each(STATEMENTS, [instance])
+    seen = weakref.ref(instance)
+    del instance
+    gc.collect()
+    assert seen() is None
