@@ -10,7 +10,14 @@ from typing import Any
 
 import torch
 
-__all__ = ["call", "device_of", "evaluation", "largest_difference", "require_distribution"]
+__all__ = [
+    "call",
+    "device_of",
+    "evaluation",
+    "first_line",
+    "largest_difference",
+    "require_distribution",
+]
 
 
 def require_distribution(
@@ -46,6 +53,17 @@ def require_distribution(
         raise ValueError(
             f"{name}: its logits after the tokens {ids} are {what}; give another model or dtype"
         )
+
+
+def first_line(error: Exception) -> str:
+    r"""Return the first line of an error's text, without a full stop; its type where it has none.
+
+    Example:
+        >>> first_line(ValueError("no such file.\nSee …")), first_line(KeyError())
+        ('no such file', 'KeyError')
+
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
 
 
 def largest_difference(one: torch.Tensor, two: torch.Tensor) -> tuple[float, float]:

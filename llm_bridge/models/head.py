@@ -7,7 +7,6 @@ is never built.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,14 +17,10 @@ import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from llm_bridge.models.calls import call, largest_difference, require_distribution
-from llm_bridge.models.load import CausalLM
-
 __all__ = [
     "Head",
     "TokenStatistics",
     "block_size",
-    "find_head",
     "kept_logits",
     "token_statistics",
 ]
@@ -38,12 +33,6 @@ POSITIONS = 1024
 
 ON_GPU = 4
 """Factor on both for a GPU, which would wait between kernels that are smaller."""
-
-FACTORS = ("logit_scale", "lm_head_multiplier", "output_multiplier", "logits_scaling")
-"""Config fields that multiply or divide the logits."""
-
-CAPS = ("final_logit_softcapping", "logits_soft_cap")
-"""Config fields that cap the logits by ``cap·tanh(f/cap)``."""
 
 
 def block_size(device: torch.device) -> tuple[int, int]:
@@ -215,8 +204,9 @@ class Head:
         """
 
         def of_block(hidden: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor]:
-            logits = self.logits(hidden)
-            return (logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(dim=-1),)
+            # the formula of `expectations`, so that equal models give equal bits
+            log_policy = torch.log_softmax(self.logits(hidden), dim=-1)
+            return (log_policy.gather(-1, tokens[:, None])[:, 0],)
 
         found: torch.Tensor = self._in_blocks(of_block, hidden, tokens)[0]
         return found
@@ -323,61 +313,3 @@ def _full_precision() -> Iterator[None]:
     finally:
         for backend, precision in zip(backends, allowed, strict=True):
             backend.fp32_precision = precision
-
-
-def find_head(lm: CausalLM) -> tuple[Any, Head | None, int]:
-    """Find the decoder and the head that together reproduce the model's own logits.
-
-    Candidates are tried on a few tokens: some models ignore a scale that their configuration
-    declares, or use its inverse. Call this without gradients.
-
-    Returns:
-        Decoder, head, and number of logits. Decoder and head are `None` where nothing fits.
-
-    Raises:
-        ValueError: the model is an encoder-decoder, or its logits are not those of a distribution
-            (`require_distribution`).
-
-    Example:
-        >>> from llm_bridge.models.calls import evaluation
-        >>> from llm_bridge.models.cloned import letter_lm
-        >>> lm = letter_lm(4)
-        >>> with evaluation(lm.model):
-        ...     decoder, head, n_logits = find_head(lm)
-        >>> decoder is lm.model.model, head.plain, n_logits
-        (True, True, 4)
-
-    """
-    model = lm.model
-    config = model.config.get_text_config()
-    if model.config.is_encoder_decoder:
-        raise ValueError(
-            f"{lm.name}: an encoder-decoder does not continue its prompt; give a decoder"
-        )
-    probe = torch.arange(min(4, lm.context or 4))[None] % lm.vocab_size
-    own = call(model, probe).logits[0]
-    V = own.shape[-1]
-    tolerance = max(1e-4, 4 * torch.finfo(own.dtype).eps)
-    module = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    decoders = [model.get_decoder()] if hasattr(model, "get_decoder") else []
-    decoders += [getattr(model, name) for name in ("base_model", "model") if hasattr(model, name)]
-    factors = [getattr(config, name, None) for name in FACTORS]
-    scales = [
-        scale for x in factors if isinstance(x, int | float) and x for scale in (float(x), 1 / x)
-    ]
-    caps = [float(x) for name in CAPS if (x := getattr(config, name, None))]
-    for decoder, cap, scale in itertools.product(
-        decoders if module is not None else (), (*caps, None), (*scales, 1.0)
-    ):
-        head = Head(module, V, scale, cap)
-        found = torch.full_like(own, torch.nan, dtype=torch.double)
-        try:
-            for rows, start, logits in head.blocks(call(decoder, probe)[0][0]):
-                found[rows, start : start + logits.shape[-1]] = logits
-            apart, size = largest_difference(found, own)
-            if apart <= tolerance * size:
-                return decoder, head, V
-        except (AttributeError, IndexError, TypeError, ValueError, RuntimeError):
-            continue  # not a decoder with this head
-    require_distribution(lm.name, own, lambda row: probe[0, : row + 1].tolist())
-    return None, None, V

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +17,9 @@ import torch
 import transformers
 from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
+
+from llm_bridge.models.calls import first_line
+from llm_bridge.models.gate import Law, context_of, inspect
 
 if TYPE_CHECKING:
     from llm_bridge.models.spec import ModelSpec
@@ -47,16 +51,25 @@ class CausalLM:
     tokenizer: Any
     name: str
 
+    @cached_property
+    def law(self) -> Law:
+        """How its distributions are read: checked once, when they are first needed.
+
+        Raises:
+            ValueError: the model is refused, see `llm_bridge.models.gate.inspect`.
+
+        """
+        return inspect(self.model, self.name)
+
     @property
     def vocab_size(self) -> int:
         """Number of logits at a position (the tokenizer may name fewer tokens)."""
-        return int(self.model.config.get_text_config().vocab_size)
+        return self.law.vocab_size
 
     @property
     def context(self) -> int | None:
         """Number of positions the model was built for; `None` where it has no such number."""
-        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return None if positions is None else int(positions)
+        return context_of(self.model)
 
     def require_room(self, what: str, positions: int) -> None:
         """Raise `ValueError` unless the model has that many positions."""
@@ -111,9 +124,10 @@ def load_checkpoint(spec: ModelSpec, *, reward_model: bool) -> CausalLM:
         count = f"{len(unused)} weights of the checkpoint are not used ({unused[0]}, …)"
         warnings.warn(f"{name}: {count}: it is not of this {type(model).__name__}", stacklevel=3)
     lm = CausalLM(model.eval(), tokenizer, Path(name).name if local else name)
-    _require_own_tokenizer(lm)
     if spec.device_map is None:
         _place(model, spec.device)
+    rows = model.config.get_text_config().vocab_size if reward_model else lm.vocab_size
+    _require_own_tokenizer(lm, rows)
     return lm
 
 
@@ -154,11 +168,11 @@ def _require_generation_config(name: str) -> None:
             raise OSError(f"{file}: {error}") from None
 
 
-def _require_own_tokenizer(lm: CausalLM) -> None:
+def _require_own_tokenizer(lm: CausalLM, rows: int) -> None:
     """Models often have more rows than their tokenizer has tokens, never fewer, and never twice as
     many.
     """
-    tokens, rows = max(lm.tokenizer.get_vocab().values(), default=-1) + 1, lm.vocab_size
+    tokens = max(lm.tokenizer.get_vocab().values(), default=-1) + 1
     if not rows / 2 <= tokens <= rows:
         sizes = f"its tokenizer has {tokens} tokens, the model {rows}"
         raise ValueError(
@@ -340,7 +354,3 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")

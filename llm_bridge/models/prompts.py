@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from llm_bridge.models.load import encode, first_line
+from llm_bridge.models.calls import first_line
+from llm_bridge.models.load import encode
 
 __all__ = [
     "PAIRWISE",

@@ -10,7 +10,8 @@ import torch
 from safetensors import SafetensorError
 from transformers.pytorch_utils import Conv1D
 
-from llm_bridge.models.load import CausalLM, first_line
+from llm_bridge.models.calls import first_line
+from llm_bridge.models.load import CausalLM
 
 __all__ = ["merge_adapter", "quantise"]
 

@@ -39,7 +39,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
-from llm_bridge.models.load import first_line
+from llm_bridge.models.calls import first_line
 from llm_bridge.models.prompts import Prompt
 from llm_bridge.models.spec import ModelSpec
 from llm_bridge.read.prefixes import Ids

@@ -30,10 +30,9 @@ from llm_bridge.models.calls import (
     call,
     device_of,
     evaluation,
-    largest_difference,
     require_distribution,
 )
-from llm_bridge.models.head import find_head
+from llm_bridge.models.gate import disagreement, tolerance
 from llm_bridge.models.load import CausalLM
 from theory.arrays.memory import require_memory
 
@@ -132,12 +131,12 @@ class PrefixReader:
         self.memory = memory
         self.accepted = inspect.signature(lm.model.forward).parameters
         self.precision = next(p.dtype for p in lm.model.parameters() if p.is_floating_point())
-        self.decoder = None
-        self.head = None
+        # the head in float32, where the model's own precision is less
+        low = self.precision.itemsize < torch.float32.itemsize
+        self.decoder: Any = lm.law.decoder if low else None
+        self.head = lm.law.head if low else None
         self._shares: dict[int, bool] = {}
         with evaluation(lm.model):
-            if self.precision.itemsize < torch.float32.itemsize:
-                self.decoder, self.head, _ = find_head(lm)
             self.cache_bytes = self._cache_bytes()
 
     def rows(self, length: int, cached: int, most: int) -> int:
@@ -225,8 +224,7 @@ class PrefixReader:
         except ERRORS:
             return False
         expected = self.logits(prefixes, None, False)[0]
-        apart, scale = largest_difference(found, expected)
-        return bool(apart <= torch.finfo(self.precision).eps ** 0.5 / 2 * scale)
+        return disagreement(found, expected) <= tolerance(self.lm.model)
 
     def _cache_bytes(self) -> int | None:
         """Return bytes of a token in a cache whose rows can be copied, or `None`.

@@ -15,7 +15,6 @@ these hidden states and slices of the output head: ``(batch, time, vocabulary)``
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -25,8 +24,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from llm_bridge.models.calls import call, evaluation
-from llm_bridge.models.head import TokenStatistics, find_head, token_statistics
+from llm_bridge.models.calls import evaluation
+from llm_bridge.models.head import TokenStatistics, token_statistics
 from llm_bridge.models.load import CausalLM, require_same_tokenizer
 from llm_bridge.models.prompts import Prompt, prompt_ids, response_ids
 from llm_bridge.read.prefixes import Ids, require_integer
@@ -104,8 +103,7 @@ class EndogenousReward:
         end_tokens: ids after which nothing is rewarded; `None` for those of tokenizer and
             generation configuration.
 
-    Warns where no hidden states and head reproduce the model's logits (checked on a few tokens):
-    they are then read as they are, one response at a time and all of its logits in memory.
+    The model is checked first (`llm_bridge.models.gate`): what is slower than usual is a warning.
 
     Raises:
         ValueError: here and in every method, one line that names the argument and the index in it.
@@ -130,14 +128,7 @@ class EndogenousReward:
         self.reading = reading
         self.batch_tokens = batch_tokens
         self._ends = frozenset(find_end_tokens(lm, end_tokens))
-        with evaluation(lm.model):
-            self._decoder, self._head, self.vocab_size = find_head(lm)
-        if self._head is None:
-            how = (
-                "no hidden states and head give its logits, which are read as they are, one "
-                "response at a time"
-            )
-            warnings.warn(f"{lm.name}: {how}", stacklevel=2)
+        self.vocab_size = lm.law.vocab_size
 
     def score(
         self, prompts: Sequence[Prompt], responses: Sequence[str], *, eos: bool = False
@@ -325,9 +316,10 @@ class EndogenousReward:
     ) -> list[TokenStatistics]:
         """Of each row's `tokens`, read at its positions `states`."""
         found: dict[int, TokenStatistics] = {}
-        limit = (
-            self.batch_tokens if self._head is not None else 0
-        )  # with all logits in memory, one at a time
+        law = self.lm.law
+        law.prepare(max((len(row) for row in rows), default=0))
+        # with all logits in memory, or rows that change each other, one at a time
+        limit = self.batch_tokens if law.batches else 0
         with (
             evaluation(self.lm.model),
             tqdm(
@@ -354,18 +346,13 @@ class EndogenousReward:
         self, rows: list[np.ndarray], states: list[np.ndarray], tokens: torch.Tensor
     ) -> TokenStatistics:
         """One pass of the model, rows padded to the first."""
+        law = self.lm.law
         ids = pad_sequence([torch.from_numpy(row) for row in rows], batch_first=True)
-        if self._head is None:
-            n = len(rows[0]) - int(states[0][0])  # positions from the first state on
-            logits = call(self.lm.model, ids, logits_to_keep=n).logits[0, -n:]
-            logits = logits[torch.from_numpy(states[0] - states[0][0]).to(logits.device)]
-            return token_statistics([(slice(None), 0, logits)], tokens, logits)
-        outputs = call(self._decoder, ids)[0]  # the last hidden states, after the final norm
-        where = [torch.from_numpy(positions).to(outputs.device) for positions in states]
-        hidden = torch.cat(
-            [output[positions] for output, positions in zip(outputs, where, strict=True)]
-        )
-        return token_statistics(self._head.blocks(hidden), tokens, hidden)
+        read = law.states(ids)
+        where = [torch.from_numpy(positions).to(read.device) for positions in states]
+        found = torch.cat([row[positions] for row, positions in zip(read, where, strict=True)])
+        blocks = [(slice(None), 0, found)] if law.head is None else law.head.blocks(found)
+        return token_statistics(blocks, tokens, found)
 
     def _score(self, prompt: np.ndarray, answer: np.ndarray, found: TokenStatistics) -> Score:
         logs, greedy = found.log_probs[: len(answer)], found.greedy[: len(answer)]

@@ -1,15 +1,17 @@
 """Sample responses of a language model, and read them with gradients.
 
-A batch has prompts padded on the left and responses padded on the right, so that all responses
-start in one column. Each token is read in the column before it (diagram in
+A batch is kept with prompts padded on the left and responses padded on the right, so that all
+responses start in one column. Each token belongs to the column before it (diagram in
 `llm_bridge.read.prefixes`):
 
     column       0 …           P−1    P     …   P+T−2   P+T−1
     token        (pad) prompt         a₁    …   a_{T−1} a_T (pad)
     state        –             s₁     s₂    …   s_T     –          log π(a_h|s_h) and V(s_h) are
-    position     0 0 0 1 …                                         read in column P+h−2
+                                                                   in column P+h−2
 
-Positions count the tokens that are not padding.
+The model itself reads rows that begin with their first token (`llm_bridge.models.gate.aligned`): of
+a causal model no distribution depends on the padding after it. Only decoding from a cache pads
+prompts on the left, where the model was found to allow it (`llm_bridge.models.gate.Decoding`).
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from llm_bridge.models.calls import device_of, require_distribution
-from llm_bridge.models.head import Head, find_head
+from llm_bridge.models.gate import Decoding, aligned
+from llm_bridge.models.head import Head
 from llm_bridge.models.load import CausalLM
 from llm_bridge.models.processes import Workers
 from llm_bridge.read.prefixes import Ids
@@ -105,7 +108,7 @@ class Actor(torch.nn.Module):
     The output head is applied in float32, a block of positions at a time (`Head.log_probs`).
 
     Args:
-        lm: language model; its weights are used and not copied.
+        lm: language model; its weights are used and not copied, and it is put in evaluation mode.
         value_to_trunk: let the gradient of the value head change the language model too.
         gradient_checkpointing: compute each layer's activations again in the backward pass.
 
@@ -127,20 +130,20 @@ class Actor(torch.nn.Module):
         self, lm: CausalLM, *, value_to_trunk: bool = False, gradient_checkpointing: bool = False
     ) -> None:
         super().__init__()
-        with torch.no_grad():
-            decoder, head, _ = find_head(lm)
-        if head is None:
+        if lm.law.head is None:
             raise ValueError(
                 f"{lm.name}: no hidden states and head give its logits; it can be scored, not "
                 "trained"
             )
         self.name = lm.name
-        self.model = lm.model
-        self.head = head
+        self.model = lm.model.eval()
+        self.law = lm.law
+        self.head = lm.law.head
         self.value_to_trunk = value_to_trunk
-        self._decoder = [decoder]  # in a list, so that torch does not register it twice
         self.layers = [
-            part for part in decoder.modules() if isinstance(part, GradientCheckpointingLayer)
+            part
+            for part in self.law.decoder.modules()
+            if isinstance(part, GradientCheckpointingLayer)
         ]
         self.gradient_checkpointing = gradient_checkpointing
         if gradient_checkpointing:  # transformers 5 renamed the method
@@ -158,16 +161,18 @@ class Actor(torch.nn.Module):
         tokens: torch.Tensor | None = None,
         cache: Any = None,
         token_rewards: TokenRewards | None = None,
+        how: str = "whole",
     ) -> Any:
         """Read given tokens, or the distribution of the next token.
 
         Args:
-            ids: ``(n, k)`` token ids of the last `k` columns; with a `cache`, of the new ones.
-            mask: ``(n, K)`` whether there is a token, in all ``K ≥ k`` columns.
+            ids: ``(n, K)`` token ids.
+            mask: ``(n, K)`` whether there is a token.
             tokens: ``(n, T)`` token after each of the last `T` columns; `None` for the
                 distribution after the last column.
-            cache: cache of the columns before `ids`.
+            cache: cache of all columns but the last, for the next token.
             token_rewards: rewards in the states of `tokens`.
+            how: how the next token is read, see `llm_bridge.models.gate.Decoding`.
 
         Returns:
             An `ActorOutput` of `tokens`; without them ``log π(·)`` ``(n, V)``, nats, and the cache
@@ -181,9 +186,9 @@ class Actor(torch.nn.Module):
             # transformers checkpoints a layer if this is set; its parts stay in evaluation mode
             layer.training = checkpointed
         if tokens is None:
-            hidden, cache = self._hidden(ids, mask, cache, use_cache=True)
-            return torch.log_softmax(self.head.logits(hidden[:, -1]), dim=-1), cache
-        hidden = self._hidden(ids, mask)[0][:, -tokens.shape[1] :]
+            last, cache = self.law.next(ids, mask, cache, how)
+            return torch.log_softmax(self.head.logits(last), dim=-1), cache
+        hidden = self.hidden(ids, mask, tokens.shape[1])
         with torch.autocast(hidden.device.type, enabled=False):
             features = hidden if self.value_to_trunk else hidden.detach()
             values = self.value(features.float()).sum(dim=-1)
@@ -194,23 +199,16 @@ class Actor(torch.nn.Module):
         return ActorOutput(log_probs, values, expected)
 
     def hidden(self, ids: torch.Tensor, mask: torch.Tensor, T: int) -> torch.Tensor:
-        """Return the last hidden states of the last `T` columns: ``(n, T, width)``."""
-        states: torch.Tensor = self._hidden(ids, mask)[0][:, -T:]
-        return states
+        """Return the last hidden states of the last `T` columns: ``(n, T, width)``.
 
-    def _hidden(
-        self, ids: torch.Tensor, mask: torch.Tensor, cache: Any = None, use_cache: bool = False
-    ) -> Any:
-        # positions are given to the model: left to itself, it may count the padding
-        positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
-        output = self._decoder[0](
-            input_ids=ids,
-            attention_mask=mask.long(),
-            position_ids=positions[:, -ids.shape[1] :],
-            past_key_values=cache,
-            use_cache=use_cache,
-        )
-        return output[0], getattr(output, "past_key_values", None)
+        They are undefined in columns without a token.
+        """
+        self.law.prepare(ids.shape[1])
+        rows, first = aligned(ids, mask)
+        states = self.law.states(rows)
+        columns = torch.arange(ids.shape[1] - T, ids.shape[1], device=ids.device) - first[:, None]
+        columns = columns.clamp(0, rows.shape[1] - 1)
+        return states.gather(1, columns[..., None].expand(-1, -1, states.shape[-1]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,7 +266,7 @@ class Rollout:
 
 @torch.no_grad()
 def generate(
-    actor: torch.nn.Module,
+    actor: Any,
     prompts: Sequence[Ids],
     max_tokens: int,
     end_tokens: Sequence[int] = (),
@@ -306,18 +304,41 @@ def generate(
         ([3, 3], torch.Size([2, 3]))
 
     """
+    lengths = np.array([len(prompt) for prompt in prompts])
+    decoding = actor.law.decoding(int(lengths.max()) + max_tokens)
+    if decoding.how == "equal" and group.size > 1:  # processes of one actor take the same steps
+        decoding = Decoding("whole", repeats=False)
+    if decoding.how == "equal" and len(set(lengths)) > 1:
+        numbers = None if uniforms is None else uniforms.view(len(lengths), samples, -1)
+        parts = []
+        order = np.argsort(lengths, kind="stable")
+        for some in np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1):
+            part = generate(
+                actor,
+                [prompts[i] for i in some],
+                max_tokens,
+                end_tokens,
+                uniforms=None if numbers is None else numbers[some].flatten(0, 1),
+                samples=samples,
+                temperature=temperature,
+            )
+            parts.append(part)
+        return _joined(parts, (order[:, None] * samples + np.arange(samples)).ravel())
+
     device = device_of(actor)
     texts = [torch.as_tensor(prompt, dtype=torch.long) for prompt in prompts]
     ids, mask = (
         pad_sequence(rows, batch_first=True, padding_side="left").to(device)
         for rows in (texts, [torch.ones_like(text, dtype=torch.bool) for text in texts])
     )
-    log_policy, cache = actor(ids, mask)
-    if samples > 1:  # a prompt is read once for all of its samples
+    if not decoding.repeats:
+        ids, mask = (x.repeat_interleave(samples, dim=0) for x in (ids, mask))
+    log_policy, cache = actor(ids, mask, how=decoding.how)
+    if decoding.repeats and samples > 1:  # a prompt is read once for all of its samples
         ids, mask, log_policy = (
             x.repeat_interleave(samples, dim=0) for x in (ids, mask, log_policy)
         )
-        cache.batch_repeat_interleave(samples)
+        cache[1].batch_repeat_interleave(samples)
     ends = torch.tensor(list(end_tokens), dtype=torch.long, device=device)
     alive = torch.ones(len(ids), dtype=torch.bool, device=device)
     log_probs: list[torch.Tensor] = []
@@ -333,8 +354,23 @@ def generate(
         alive = alive & ~torch.isin(token[:, 0], ends)
         if len(log_probs) == max_tokens or not group.any(bool(alive.any())):
             break
-        log_policy, cache = actor(ids[:, -1:], mask, cache=cache)
+        log_policy, cache = actor(ids, mask, cache=cache, how=decoding.how)
     return Rollout(ids, mask, torch.stack(log_probs, dim=1), ~alive)
+
+
+def _joined(parts: Sequence[Rollout], places: np.ndarray) -> Rollout:
+    """Join rollouts of prompts of different lengths; ``places[i]`` is the place of row `i`."""
+    T = max(part.log_probs.shape[1] for part in parts)
+    P = max(part.ids.shape[1] - part.log_probs.shape[1] for part in parts)
+    pad = torch.nn.functional.pad
+    rows = []
+    for part in parts:
+        t = part.log_probs.shape[1]
+        margins = P - (part.ids.shape[1] - t), T - t
+        log_probs = pad(part.log_probs, (0, T - t))
+        rows.append((pad(part.ids, margins), pad(part.mask, margins), log_probs, part.ended))
+    order = torch.from_numpy(np.argsort(places))
+    return Rollout(*(torch.cat(column)[order] for column in zip(*rows, strict=True)))
 
 
 def _require_distribution(

@@ -158,7 +158,8 @@ def _answer(row: dict[str, Any]) -> str:
 def _chat(tokenizer: Any, prompt: str) -> str:
     """Return the text of a conversation that encodes to the tokens of the chat template."""
     # torch is imported only if there is a tokenizer
-    from llm_bridge.models.load import encode, first_line
+    from llm_bridge.models.calls import first_line
+    from llm_bridge.models.load import encode
     from llm_bridge.models.prompts import prompt_ids
 
     message = [{"role": "user", "content": prompt}]
