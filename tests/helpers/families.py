@@ -8,6 +8,7 @@ layer that the architecture mixes is there.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -153,16 +154,63 @@ LONG_ROPE = {
     "original_max_position_embeddings": THRESHOLD,
 }
 
+SLIDING = {
+    "layer_types": ["full_attention", "sliding_attention"],
+    "use_sliding_window": True,
+    "sliding_window": THRESHOLD,
+}
+
+DOTS3 = {
+    "layer_types": ["indexed_attention", "sliding_attention"],
+    "mlp_layer_types": ["dense", "sparse"],
+    "sliding_window": THRESHOLD,
+    "swa_num_attention_heads": 4,
+    "swa_num_key_value_heads": 4,
+    "swa_q_lora_rank": 16,
+    "swa_kv_lora_rank": 16,
+    "swa_head_dim": 12,
+    "swa_qk_nope_head_dim": 8,
+    "swa_v_head_dim": 8,
+}
+
+SHARED_KEYS = {
+    "num_hidden_layers": 4,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "num_kv_shared_layers": 2,
+    "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": VOCABULARY,
+    "pad_token_id": VOCABULARY - 1,
+}
+"""The last two layers have no keys of their own."""
+
+GEMMA4 = SHARED_KEYS | {"global_head_dim": 8}
+
+GEMMA3N = SHARED_KEYS | {
+    "laurel_rank": 4,
+    "altup_num_inputs": 2,
+    "activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0],
+}
+
+QWEN4 = {
+    "hc_count": 2,
+    "hc_lowrank": 8,
+    "indexer_n_heads": 2,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 8,
+    "indexer_budget": 8,
+    "indexer_compress_ratio": 2,
+}
+
 OVERRIDES: dict[str, dict] = {
-    "bailing_hybrid": {
-        "num_hidden_layers": 4,
-        "layer_types": ["linear_attention", "full_attention"] * 2,
-    },
     "bamba": {"attn_layer_indices": [1]},
     "blt": {
         "encoder_hash_byte_group_vocab": 50,
         "local_attention_window_len": THRESHOLD,
         "cross_attn_k": 2,
+        "encoder_config": {"hidden_size_global": 64, "num_key_value_heads": 4},
+        "decoder_config": {"hidden_size_global": 64, "num_key_value_heads": 4},
+        "global_config": {"hidden_size": 64, "num_key_value_heads": 4},
+        "patcher_config": {"num_key_value_heads": 4},
     },
     "camembert": PAD_POSITIONS,
     "codegen": {"rotary_dim": 4},
@@ -180,14 +228,11 @@ OVERRIDES: dict[str, dict] = {
     "cpmant": {
         "dim_head": 8,
         "dim_ff": 32,
-        "position_bias_num_buckets": 32,
-        "position_bias_max_distance": 64,
         "prompt_length": 4,
-        "prompt_types": 2,
     },
     "data2vec-text": PAD_POSITIONS,
     "dbrx": {
-        "attn_config": {"kv_n_heads": 2, "rope_theta": 10_000.0},
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 10_000.0, "clip_qkv": 8.0},
         "ffn_config": {
             "hidden_size": 32,
             "ffn_hidden_size": 32,
@@ -195,10 +240,36 @@ OVERRIDES: dict[str, dict] = {
             "moe_top_k": 2,
         },
     },
-    "deepseek_v3": {"first_k_dense_replace": 1},
-    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1},
+    "deepseek_v2": {"num_experts_per_tok": 2, "n_group": 2, "topk_group": 1},
+    "dots1": {
+        "n_routed_experts": 4,
+        "n_shared_experts": 1,
+        "num_experts_per_tok": 2,
+        "n_group": 1,
+        "topk_group": 1,
+        "layer_types": ["full_attention", "sliding_attention"],
+        "sliding_window": THRESHOLD,
+    },
+    "dots3_note": {
+        "text_config": DOTS3,
+        "vision_config": {
+            "mlp_layer_types": ["dense", "sparse"],
+            "adapter_in_dim": 32,
+            "adapter_out_dim": 32,
+        },
+        "audio_config": {
+            "adapter_input_size": 32,
+            "adapter_out_dim": 32,
+            "downsample_hidden_size": 8,
+        },
+    },
+    "dots3_note_text": DOTS3,
     "falcon_h1": {"mamba_d_ssm": 64},
-    "fuyu": {},
+    "gemma3n_text": GEMMA3N,
+    "gemma4": {"text_config": GEMMA4},
+    "gemma4_text": GEMMA4,
+    "gemma4_unified": {"text_config": {"pad_token_id": VOCABULARY - 1, "global_head_dim": 8}},
+    "gemma4_unified_text": {"pad_token_id": VOCABULARY - 1, "global_head_dim": 8},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "gptj": {"rotary_dim": 4},
     "granite": {
@@ -207,15 +278,49 @@ OVERRIDES: dict[str, dict] = {
         "attention_multiplier": 0.3,
         "embedding_multiplier": 2.0,
     },
+    "granitemoehybrid": {
+        "layer_types": ["linear_attention", "full_attention"],
+        "shared_intermediate_size": 16,
+    },
     "hunyuan_v1_dense": {"head_dim": 8},
     "hunyuan_v1_moe": {"head_dim": 8},
+    "inkling2_text": {
+        "d_rel": 8,
+        "rel_extent": 16,
+        "route_scale": 1.0,
+        "swa_num_attention_heads": 4,
+        "swa_num_key_value_heads": 2,
+        "swa_head_dim": 8,
+        "unpadded_vocab_size": VOCABULARY,
+    },
+    "inkling_text": {
+        "logits_mup_width_multiplier": 1.0,
+        "d_rel": 8,
+        "rel_extent": 16,
+        "route_scale": 1.0,
+        "swa_num_attention_heads": 4,
+        "swa_num_key_value_heads": 2,
+        "swa_head_dim": 8,
+    },
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "jetmoe": {"kv_channels": 8},
+    "laguna": SLIDING,
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "lfm2_moe": {
         "layer_types": ["conv", "full_attention"],
     },
+    "longcat_flash": {"zero_expert_num": 2},
     "mamba2": {"num_heads": 8, "n_groups": 2},
-    "ministral": {"head_dim": 8},
+    "mellum": SLIDING,
+    "minicpm3": {"scale_emb": 2, "dim_model_base": 16},
+    "minimax_m3_vl_text": {
+        "layer_types": ["full_attention", "minimax_m3_sparse"],
+        "rotary_dim": 4,
+        "index_n_heads": 2,
+        "index_block_size": 4,
+        "index_topk_blocks": 2,
+    },
+    "ministral": SLIDING | {"head_dim": 8},
     "mixtral": {"sliding_window": THRESHOLD},
     "nemotron": {"num_key_value_heads": 2, "head_dim": 8},
     "phi3": {"rope_parameters": LONG_ROPE},
@@ -231,18 +336,20 @@ OVERRIDES: dict[str, dict] = {
         "num_encoder_attention_heads": 4,
         "num_decoder_attention_heads": 4,
     },
-    "qwen4_exp": {},
+    "qwen4_exp": {"text_config": QWEN4},
+    "qwen4_exp_text": QWEN4,
     "recurrent_gemma": {"num_hidden_layers": 3},
     "reformer": {
         "axial_pos_embds_dim": [16, 16],
         "axial_pos_shape": [8, 8],
         "attention_head_size": 8,
         "feed_forward_size": 32,
-        "attn_layers": ["local", "lsh"],
+        "attn_layers": ["local", "local"],
         "local_attn_chunk_length": THRESHOLD,
         "lsh_attn_chunk_length": THRESHOLD,
         "num_buckets": 2,
         "hash_seed": 0,
+        "pad_token_id": VOCABULARY - 1,
     },
     "rembert": {"input_embedding_size": 32, "output_embedding_size": 32},
     "roberta": PAD_POSITIONS,
@@ -255,7 +362,7 @@ OVERRIDES: dict[str, dict] = {
     },
     "whisper": {"max_target_positions": POSITIONS, "max_source_positions": POSITIONS},
     "xglm": {"attention_heads": 4, "num_layers": 2},
-    "xlm": {"causal": True, "is_encoder": False, "pad_token_id": 2, "pad_index": 2},
+    "xlm": {"causal": True, "pad_token_id": VOCABULARY - 1, "pad_index": VOCABULARY - 1},
     "xlm-roberta": PAD_POSITIONS,
     "xlm-roberta-xl": PAD_POSITIONS,
     "xmod": PAD_POSITIONS | {"default_language": "en_XX"},
@@ -269,12 +376,50 @@ OVERRIDES: dict[str, dict] = {
 }
 """What one architecture needs besides `SMALL`, or what makes more of its kinds of layer appear."""
 
-UNBUILT: dict[str, str] = {}
+VARIANTS: dict[str, tuple[str, dict]] = {
+    "bert-encoder": ("bert", {"is_decoder": False}),
+    "falcon-alibi": ("falcon", {"alibi": True}),
+    "falcon-new": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    "gemma3_text-bidirectional": ("gemma3_text", {"use_bidirectional_attention": True}),
+    "inkling2_text-padded": ("inkling2_text", {"unpadded_vocab_size": VOCABULARY - 4}),
+    "llama-dynamic": (
+        "llama",
+        {
+            "rope_parameters": {
+                "rope_type": "dynamic",
+                "rope_theta": 10_000.0,
+                "factor": 4.0,
+                "original_max_position_embeddings": THRESHOLD,
+            }
+        },
+    ),
+    "llama-not-causal": ("llama", {"is_causal": False}),
+    "opt-350m": ("opt", {"do_layer_norm_before": False, "word_embed_proj_dim": 16}),
+    "qwen2-window": ("qwen2", SLIDING),
+    "qwen3-window": ("qwen3", SLIDING),
+    "reformer-lsh": ("reformer", {"attn_layers": ["lsh", "lsh"]}),
+    "xlm-not-causal": ("xlm", {"causal": False}),
+    "xlnet-causal": ("xlnet", {"attn_type": "uni"}),
+}
+"""Further configs of an architecture: its model type, and what is changed besides `OVERRIDES`."""
+
+ORACLES = {"reformer-lsh": torch.float32}
+"""Precision in which to ask for the truth, if not double: random hashes differ in doubles."""
+
+UNBUILT: dict[str, str] = {
+    "gemma3n": "its vision tower needs the package timm",
+    "gemma4_assistant": "reads hidden states and keys of another model, not tokens",
+    "gemma4_unified_assistant": "reads hidden states and keys of another model, not tokens",
+    "musicgen": "predicts audio codes; the auto class gives it a config it does not take",
+    "musicgen_melody": "predicts audio codes; the auto class gives it a config it does not take",
+}
+"""Why an architecture is not built here."""
 
 
 def names() -> list[str]:
-    """Return the model types of all causal architectures."""
-    return list(transformers.AutoModelForCausalLM._model_mapping._model_mapping)
+    """Return the model types of all causal architectures that are built, and the variants."""
+    known = transformers.AutoModelForCausalLM._model_mapping._model_mapping
+    return sorted((set(known) | set(VARIANTS)) - set(UNBUILT))
 
 
 def shrunk(cls, changes):
@@ -298,7 +443,9 @@ def shrunk(cls, changes):
             values[name] = None if optional else VOCABULARY - 1
         elif latent and name in ("head_dim", "num_key_value_heads"):
             # every head has keys of its own, and only a part of each is rotated
-            values[name] = SMALL["qk_rope_head_dim" if name == "head_dim" else "num_attention_heads"]
+            values[name] = SMALL[
+                "qk_rope_head_dim" if name == "head_dim" else "num_attention_heads"
+            ]
         elif name in SMALL and value is not None and not isinstance(value, list):
             values[name] = SMALL[name]
     for name in LAYERS:
@@ -315,8 +462,9 @@ def shrunk(cls, changes):
 
 
 def config(name):
-    cls = transformers.CONFIG_MAPPING[name]
-    return shrunk(cls, OVERRIDES.get(name, {}))
+    """Return the small config of that name."""
+    kind, changes = VARIANTS.get(name, (name, {}))
+    return shrunk(transformers.CONFIG_MAPPING[kind], OVERRIDES.get(kind, {}) | changes)
 
 
 @torch.no_grad()
@@ -351,6 +499,10 @@ def _randomise(model, seed):
     for name, b in model.named_buffers():
         if name.endswith("e_score_correction_bias"):
             b.copy_(0.1 * normal(b))
+    head = model.get_output_embeddings()
+    padding = getattr(model.config, "pad_token_id", None)
+    if padding is not None and getattr(head, "bias", None) is not None:
+        head.bias[padding] = -30  # never sampled: where it stands, other positions change
 
 
 @functools.cache
@@ -372,7 +524,21 @@ def build(name, dtype=torch.float64):
     model = copy.deepcopy(_built(name)).to(dtype)
     if dtype == torch.float64:  # the grouped product of experts takes no doubles
         model.set_experts_implementation("eager")
+        for module in model.modules():
+            if type(module).__name__ == "Inkling2TopKRouter":  # casts its input to floats
+                module.float()
     return model
+
+
+@contextlib.contextmanager
+def doubles(model):
+    """Make numbers without a dtype as precise as the model: `xglm` puts the lowest into a float."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(model.dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def text(ids) -> str:
