@@ -1,0 +1,262 @@
+"""Hold what the package reads of each family of `families` against the model's own plain logits.
+
+The oracle reads one prefix at a time, alone, without padding, mask, positions or cache, in double
+precision. `python -m matrix` writes ``docs/architectures.md`` from what is found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import time
+import traceback
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import families
+import numpy as np
+import torch
+import transformers
+
+from llm_bridge.improve.config import PPOConfig
+from llm_bridge.improve.trainer import Trainer
+from llm_bridge.models.calls import evaluation
+from llm_bridge.models.load import CausalLM
+from llm_bridge.read.beam import beam_search
+from llm_bridge.read.reward import EndogenousReward
+from llm_bridge.read.rollout import Actor, Diverged, generate
+from llm_bridge.read.tree import token_tree
+
+TOLERANCE = 1e-4
+"""Nats a token."""
+
+KL = 1e-5
+"""Nats a response, of a policy from itself: log-softmax is computed in two ways, in floats."""
+
+GAP = 1e-3
+"""Nats a token between generating and reading."""
+
+LENGTHS = (1, 3, 9, 14)
+"""Of prompts: below and above the thresholds of the families, in one batch."""
+
+ANSWERS = (6, 12, 3, 5)
+"""Of responses to them."""
+
+
+class Outcome(NamedTuple):
+    """What became of a check.
+
+    Attributes:
+        kind: ``exact``, ``refused``, ``wrong`` or ``crash``.
+        detail: largest difference, message, or where an error arose.
+        notes: what the package said of how it read the model.
+
+    """
+
+    kind: str
+    detail: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def good(self):
+        return self.kind in ("exact", "refused")
+
+
+class Oracle:
+    """Plain logits of one prefix after another."""
+
+    def __init__(self, model):
+        self.model = model
+        self._known = {}
+
+    @torch.no_grad()
+    def logits(self, prefix):
+        """Return the logits ``(V,)`` after a prefix that is read alone."""
+        key = tuple(int(token) for token in prefix)
+        if key not in self._known:
+            with evaluation(self.model), families.doubles(self.model):
+                found = self.model(input_ids=torch.tensor([key]), use_cache=False).logits[0, -1]
+            self._known[key] = found.double().numpy()
+        return self._known[key]
+
+    def value(self, prefix):
+        """Return ``log Σ exp f`` after a prefix."""
+        return float(np.logaddexp.reduce(self.logits(prefix)))
+
+    def log_probs(self, prefix):
+        """Return ``log π(·)`` ``(V,)`` after a prefix."""
+        return self.logits(prefix) - self.value(prefix)
+
+    def of_response(self, prompt, response):
+        """Return ``log π`` ``(n,)`` of the tokens of a response."""
+        text = [*prompt, *response]
+        n = len(prompt)
+        return np.array([self.log_probs(text[: n + h])[a] for h, a in enumerate(response)])
+
+
+def token_ids(lengths, seed, high=families.VOCABULARY - 1):
+    """Return random token ids of these lengths, without those that pad."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(2, high, n).tolist() for n in lengths]
+
+
+def largest(found, expected):
+    """Return the largest difference, NaN if there is one."""
+    return float(np.max(np.abs(np.asarray(found, dtype=float) - np.asarray(expected)), initial=0))
+
+
+# --- The checks: each returns its largest difference in nats, NaN or ∞ where something is wrong ---
+
+
+def check_score(lm, oracle):
+    prompts = token_ids(LENGTHS, 1)
+    answers = token_ids(ANSWERS, 2, families.TOKENS)
+    found = EndogenousReward(lm, end_tokens=()).score_ids(prompts, answers, progress=False)
+    apart = []
+    for prompt, answer, score in zip(prompts, answers, found, strict=True):
+        apart.append(largest(score.log_probs, oracle.of_response(prompt, answer)))
+        values = [oracle.value([*prompt, *answer[:h]]) for h in range(len(answer))]
+        scale = max(1, np.abs(values).max())
+        apart.append(largest(score.soft_values, values) / scale)
+    return float(np.max(apart))
+
+
+def check_tree(lm, oracle, horizon=3, tokens=(3, 4, 5)):
+    prompts = token_ids(LENGTHS, 3)
+    texts = [families.text(ids) for ids in prompts]
+    policy = token_tree(lm, texts, horizon, tokens=tokens, rest=True).policy
+    apart = []
+    prefixes = [list(ids) for ids in prompts]
+    for table in policy.log_probs:
+        for row, prefix in zip(np.asarray(table), prefixes, strict=False):  # the last is the end
+            listed = oracle.log_probs(prefix)[list(tokens)]
+            others = np.delete(oracle.log_probs(prefix), list(tokens))
+            apart.append(largest(row, [*listed, np.logaddexp.reduce(others)]))
+        prefixes = [[*prefix, token] for prefix in prefixes for token in tokens]
+    return float(np.max(apart))
+
+
+def check_beam(lm, oracle, horizon=3, width=4):
+    prompts = token_ids(LENGTHS, 4)
+    beam = beam_search(lm, [families.text(ids) for ids in prompts], horizon, width)
+    apart = []
+    for prompt, response, log_prob in zip(prompts, beam.responses, beam.log_probs, strict=True):
+        apart.append(abs(log_prob - oracle.of_response(prompt, response).sum()) / horizon)
+        kept = [((), 0.0)]
+        for _ in range(horizon):
+            steps = [(s, p + oracle.log_probs([*prompt, *s])) for s, p in kept]
+            longer = [((*s, a), q[a]) for s, q in steps for a in range(len(q))]
+            kept = sorted(longer, key=lambda pair: -pair[1])[:width]
+        apart.append(max(0.0, kept[0][1] - log_prob) / horizon)
+    return float(np.max(apart))
+
+
+def check_generation(lm, oracle, T=8, samples=2):
+    prompts = token_ids(LENGTHS, 5)
+    generator = torch.Generator().manual_seed(6)
+    shape = len(prompts) * samples, T
+    uniforms = torch.rand(*shape, generator=generator, dtype=torch.double)
+    with evaluation(lm.model):
+        rollout = generate(Actor(lm), prompts, T, samples=samples, uniforms=uniforms)
+    expected = [oracle.of_response(*pair) for pair in zip(*rollout.texts(), strict=True)]
+    return largest(rollout.log_probs.numpy(), expected)
+
+
+def check_ppo(lm, oracle):
+    prompts = token_ids(LENGTHS, 7)
+    config = PPOConfig(
+        max_tokens=6,
+        prompts_per_step=len(prompts),
+        samples=2,
+        minibatch=8,
+        epochs=1,
+        steps=1,
+        end_tokens=(),
+        lr=1e-12,
+        value_lr=1e-12,
+    )
+    trainer = Trainer(lm, prompts, config)
+    row = trainer.step()
+    with torch.no_grad():
+        read = trainer.rollout.read(trainer.actor).log_probs
+    expected = [oracle.of_response(*pair) for pair in zip(*trainer.rollout.texts(), strict=True)]
+    apart = largest(read.numpy(), expected)
+    if not abs(row["kl"]) <= KL:
+        raise AssertionError(f"kl of the first step is {row['kl']:.3g}; read off by {apart:.3g}")
+    if not row["generation_gap"] <= GAP:
+        gap = row["generation_gap"]
+        raise AssertionError(f"generation_gap is {gap:.3g}; read off by {apart:.3g}")
+    return apart
+
+
+CHECKS = {
+    "score": check_score,
+    "tree": check_tree,
+    "beam": check_beam,
+    "generation": check_generation,
+    "ppo": check_ppo,
+}
+
+
+def outcome(check, lm, oracle) -> Outcome:
+    """Run a check and say what became of it."""
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        try:
+            apart = CHECKS[check](lm, oracle)
+        except AssertionError as error:
+            return Outcome("wrong", str(error))
+        except (ValueError, Diverged) as error:
+            message = str(error)
+            ours = type(error) in (ValueError, Diverged) or isinstance(error, Diverged)
+            if ours and "\n" not in message and lm.name in message:
+                return Outcome("refused", message)
+            return Outcome("crash", _where(error))
+        except Exception as error:
+            return Outcome("crash", _where(error))
+    # the package's findings on how a model is read will stand here
+    own = [str(w.message) for w in warned if str(w.message).startswith(lm.name)]
+    notes = tuple(dict.fromkeys([*getattr(lm, "findings", ()), *own]))
+    if not apart <= TOLERANCE:
+        return Outcome("wrong", f"{apart:.3g} nats a token", notes)
+    return Outcome("exact", f"{apart:.1e}", notes)
+
+
+def _where(error):
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "llm_bridge" in frame.filename]
+    place = f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else "?"
+    deepest = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"
+    message = " ".join(str(error).split())[:160]
+    return f"{type(error).__name__}: {message} ({place} → {deepest})"
+
+
+def outcomes(name: str) -> dict[str, Outcome]:
+    """Run every check on one family."""
+    lm = families.family(name)
+    oracle = Oracle(families.build(name, families.ORACLES.get(name, torch.float64)))
+    oracle.logits([2, 3, 4])  # what fails here is no fault of the package
+    return {check: outcome(check, lm, oracle) for check in CHECKS}
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*")
+    options = parser.parse_args(arguments)
+    transformers.utils.logging.set_verbosity_error()
+    for name in options.names or families.names():
+        started = time.perf_counter()
+        try:
+            found = outcomes(name)
+        except Exception as error:
+            print(f"{name:26s} NOT BUILT {type(error).__name__} {str(error)[:100]}", flush=True)
+            continue
+        seconds = time.perf_counter() - started
+        for check, one in found.items():
+            print(f"{name:26s} {check:10s} {one.kind:8s} {one.detail} {one.notes or ''}")
+        print(f"{name:26s} {seconds:.1f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
