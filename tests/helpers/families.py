@@ -118,6 +118,10 @@ SMALL = {
     "mamba_chunk_size": 4,
     "mamba_dt_rank": 4,
     "state_size": 8,
+    "ssm_state_size": 8,
+    "mamba_num_heads": 8,
+    "mamba_head_dim": 8,
+    "n_groups": 2,
     "time_step_rank": 4,
     "chunk_size": 4,
     # towers that a language model stands beside
@@ -309,8 +313,10 @@ OVERRIDES: dict[str, dict] = {
     "lfm2_moe": {
         "layer_types": ["conv", "full_attention"],
     },
+    "llama4": {"text_config": {"no_rope_layers": [1, 0]}},
+    "llama4_text": {"no_rope_layers": [1, 0]},
     "longcat_flash": {"zero_expert_num": 2},
-    "mamba2": {"num_heads": 8, "n_groups": 2},
+    "mamba2": {"num_heads": 8},
     "mellum": SLIDING,
     "minicpm3": {"scale_emb": 2, "dim_model_base": 16},
     "minimax_m3_vl_text": {
@@ -422,7 +428,7 @@ def shrunk(cls, changes):
     latent = "kv_lora_rank" in fields
     values = {}
     for name, field in fields.items():
-        value = default.get(name)
+        value = default.get(cls.attribute_map.get(name, name))
         if isinstance(value, transformers.PreTrainedConfig):
             values[name] = shrunk(type(value), changes.get(name, {}))
         elif name in LAYERS and value:
