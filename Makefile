@@ -4,7 +4,7 @@ VENV   ?= .venv
 OUT    ?= out/verify
 BIN    := $(VENV)/bin
 
-.PHONY: verify test lint docs bench clean
+.PHONY: verify test lint docs matrix bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,7 +22,10 @@ lint: $(VENV)/.installed
 	$(BIN)/lint-imports --no-cache
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not slow"
+
+matrix: $(VENV)/.installed
+	$(BIN)/python tests/helpers/matrix.py --out docs/architectures.md
 
 docs: $(VENV)/.installed
 	$(BIN)/python -c 'from llm_bridge.commands import main; print(main.page(), end="")' > docs/commands.md

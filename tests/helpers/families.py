@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import math
 import warnings
 import zlib
 
@@ -102,7 +101,7 @@ SMALL = {
     "qk_nope_head_dim": 8,
     "v_head_dim": 8,
     "index_head_dim": 8,
-    "index_n_heads": 2,
+    "index_n_heads": 16,  # where all of few heads give 0, ties are broken by the length
     "index_topk": 4,
     # linear attention and state spaces
     "linear_num_key_heads": 2,
@@ -119,10 +118,14 @@ SMALL = {
     "mamba_chunk_size": 4,
     "mamba_dt_rank": 4,
     "state_size": 8,
+    "ssm_state_size": 8,
+    "mamba_num_heads": 8,
+    "mamba_head_dim": 8,
+    "n_groups": 2,
     "time_step_rank": 4,
     "chunk_size": 4,
     # towers that a language model stands beside
-    "encoder_layers": 1,
+    "encoder_layers": 2,
     "encoder_attention_heads": 4,
     "encoder_ffn_dim": 32,
     "decoder_layers": 2,
@@ -186,6 +189,7 @@ SHARED_KEYS = {
 GEMMA4 = SHARED_KEYS | {"global_head_dim": 8}
 
 GEMMA3N = SHARED_KEYS | {
+    "intermediate_size": [32] * 4,
     "laurel_rank": 4,
     "altup_num_inputs": 2,
     "activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0],
@@ -309,8 +313,10 @@ OVERRIDES: dict[str, dict] = {
     "lfm2_moe": {
         "layer_types": ["conv", "full_attention"],
     },
+    "llama4": {"text_config": {"no_rope_layers": [1, 0]}},
+    "llama4_text": {"no_rope_layers": [1, 0]},
     "longcat_flash": {"zero_expert_num": 2},
-    "mamba2": {"num_heads": 8, "n_groups": 2},
+    "mamba2": {"num_heads": 8},
     "mellum": SLIDING,
     "minicpm3": {"scale_emb": 2, "dim_model_base": 16},
     "minimax_m3_vl_text": {
@@ -377,22 +383,12 @@ OVERRIDES: dict[str, dict] = {
 """What one architecture needs besides `SMALL`, or what makes more of its kinds of layer appear."""
 
 VARIANTS: dict[str, tuple[str, dict]] = {
+    "bart-short-encoder": ("bart", {"encoder_layers": 1}),
     "bert-encoder": ("bert", {"is_decoder": False}),
     "falcon-alibi": ("falcon", {"alibi": True}),
     "falcon-new": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}),
     "gemma3_text-bidirectional": ("gemma3_text", {"use_bidirectional_attention": True}),
     "inkling2_text-padded": ("inkling2_text", {"unpadded_vocab_size": VOCABULARY - 4}),
-    "llama-dynamic": (
-        "llama",
-        {
-            "rope_parameters": {
-                "rope_type": "dynamic",
-                "rope_theta": 10_000.0,
-                "factor": 4.0,
-                "original_max_position_embeddings": THRESHOLD,
-            }
-        },
-    ),
     "llama-not-causal": ("llama", {"is_causal": False}),
     "opt-350m": ("opt", {"do_layer_norm_before": False, "word_embed_proj_dim": 16}),
     "qwen2-window": ("qwen2", SLIDING),
@@ -432,7 +428,7 @@ def shrunk(cls, changes):
     latent = "kv_lora_rank" in fields
     values = {}
     for name, field in fields.items():
-        value = default.get(name)
+        value = default.get(cls.attribute_map.get(name, name))
         if isinstance(value, transformers.PreTrainedConfig):
             values[name] = shrunk(type(value), changes.get(name, {}))
         elif name in LAYERS and value:

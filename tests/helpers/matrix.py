@@ -1,7 +1,7 @@
 """Hold what the package reads of each family of `families` against the model's own plain logits.
 
 The oracle reads one prefix at a time, alone, without padding, mask, positions or cache, in double
-precision. `python -m matrix` writes ``docs/architectures.md`` from what is found.
+precision. As a program it writes ``docs/architectures.md`` from what is found (`make matrix`).
 """
 
 from __future__ import annotations
@@ -44,13 +44,26 @@ ANSWERS = (6, 12, 3, 5)
 """Of responses to them."""
 
 
+class Read(NamedTuple):
+    """What a check read.
+
+    Attributes:
+        apart: largest difference from the oracle, nats a token; NaN where there is one.
+        notes: what the package says of how it read the model.
+
+    """
+
+    apart: float
+    notes: tuple[str, ...] = ()
+
+
 class Outcome(NamedTuple):
     """What became of a check.
 
     Attributes:
         kind: ``exact``, ``refused``, ``wrong`` or ``crash``.
         detail: largest difference, message, or where an error arose.
-        notes: what the package said of how it read the model.
+        notes: what the package says of how it read the model.
 
     """
 
@@ -60,7 +73,12 @@ class Outcome(NamedTuple):
 
     @property
     def good(self):
+        """Whether the numbers are right, or there are none and the message says why."""
         return self.kind in ("exact", "refused")
+
+
+class Wrong(Exception):
+    """A check found numbers that contradict each other."""
 
 
 class Oracle:
@@ -101,25 +119,31 @@ def token_ids(lengths, seed, high=families.VOCABULARY - 1):
     return [rng.integers(2, high, n).tolist() for n in lengths]
 
 
+def notes(reader):
+    """Return what the package says of how it reads a model, where it says so."""
+    return tuple(map(str, getattr(reader, "findings", ())))
+
+
 def largest(found, expected):
     """Return the largest difference, NaN if there is one."""
     return float(np.max(np.abs(np.asarray(found, dtype=float) - np.asarray(expected)), initial=0))
 
 
-# --- The checks: each returns its largest difference in nats, NaN or ∞ where something is wrong ---
+# --- The checks ---
 
 
 def check_score(lm, oracle):
     prompts = token_ids(LENGTHS, 1)
     answers = token_ids(ANSWERS, 2, families.TOKENS)
-    found = EndogenousReward(lm, end_tokens=()).score_ids(prompts, answers, progress=False)
+    reward = EndogenousReward(lm, end_tokens=())
+    found = reward.score_ids(prompts, answers, progress=False)
     apart = []
     for prompt, answer, score in zip(prompts, answers, found, strict=True):
         apart.append(largest(score.log_probs, oracle.of_response(prompt, answer)))
         values = [oracle.value([*prompt, *answer[:h]]) for h in range(len(answer))]
         scale = max(1, np.abs(values).max())
         apart.append(largest(score.soft_values, values) / scale)
-    return float(np.max(apart))
+    return Read(float(np.max(apart)), notes(reward))
 
 
 def check_tree(lm, oracle, horizon=3, tokens=(3, 4, 5)):
@@ -134,7 +158,7 @@ def check_tree(lm, oracle, horizon=3, tokens=(3, 4, 5)):
             others = np.delete(oracle.log_probs(prefix), list(tokens))
             apart.append(largest(row, [*listed, np.logaddexp.reduce(others)]))
         prefixes = [[*prefix, token] for prefix in prefixes for token in tokens]
-    return float(np.max(apart))
+    return Read(float(np.max(apart)))
 
 
 def check_beam(lm, oracle, horizon=3, width=4):
@@ -149,7 +173,7 @@ def check_beam(lm, oracle, horizon=3, width=4):
             longer = [((*s, a), q[a]) for s, q in steps for a in range(len(q))]
             kept = sorted(longer, key=lambda pair: -pair[1])[:width]
         apart.append(max(0.0, kept[0][1] - log_prob) / horizon)
-    return float(np.max(apart))
+    return Read(float(np.max(apart)))
 
 
 def check_generation(lm, oracle, T=8, samples=2):
@@ -158,9 +182,10 @@ def check_generation(lm, oracle, T=8, samples=2):
     shape = len(prompts) * samples, T
     uniforms = torch.rand(*shape, generator=generator, dtype=torch.double)
     with evaluation(lm.model):
-        rollout = generate(Actor(lm), prompts, T, samples=samples, uniforms=uniforms)
+        actor = Actor(lm)
+        rollout = generate(actor, prompts, T, samples=samples, uniforms=uniforms)
     expected = [oracle.of_response(*pair) for pair in zip(*rollout.texts(), strict=True)]
-    return largest(rollout.log_probs.numpy(), expected)
+    return Read(largest(rollout.log_probs.numpy(), expected), notes(actor))
 
 
 def check_ppo(lm, oracle):
@@ -182,12 +207,13 @@ def check_ppo(lm, oracle):
         read = trainer.rollout.read(trainer.actor).log_probs
     expected = [oracle.of_response(*pair) for pair in zip(*trainer.rollout.texts(), strict=True)]
     apart = largest(read.numpy(), expected)
-    if not abs(row["kl"]) <= KL:
-        raise AssertionError(f"kl of the first step is {row['kl']:.3g}; read off by {apart:.3g}")
-    if not row["generation_gap"] <= GAP:
-        gap = row["generation_gap"]
-        raise AssertionError(f"generation_gap is {gap:.3g}; read off by {apart:.3g}")
-    return apart
+    for name, value, most in (
+        ("kl", abs(row["kl"]), KL),
+        ("generation_gap", row["generation_gap"], GAP),
+    ):
+        if not value <= most:
+            raise Wrong(f"{name} of the first step is {value:.3g}; read off by {apart:.3g} nats")
+    return Read(apart, notes(trainer.actor))
 
 
 CHECKS = {
@@ -199,64 +225,116 @@ CHECKS = {
 }
 
 
-def outcome(check, lm, oracle) -> Outcome:
+def outcome(check: str, lm: CausalLM, oracle: Oracle) -> Outcome:
     """Run a check and say what became of it."""
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         try:
-            apart = CHECKS[check](lm, oracle)
-        except AssertionError as error:
+            found = CHECKS[check](lm, oracle)
+        except Wrong as error:
             return Outcome("wrong", str(error))
-        except (ValueError, Diverged) as error:
+        except Exception as error:
             message = str(error)
-            ours = type(error) in (ValueError, Diverged) or isinstance(error, Diverged)
+            ours = type(error) is ValueError or isinstance(error, Diverged)
             if ours and "\n" not in message and lm.name in message:
                 return Outcome("refused", message)
             return Outcome("crash", _where(error))
-        except Exception as error:
-            return Outcome("crash", _where(error))
-    # the package's findings on how a model is read will stand here
     own = [str(w.message) for w in warned if str(w.message).startswith(lm.name)]
-    notes = tuple(dict.fromkeys([*getattr(lm, "findings", ()), *own]))
-    if not apart <= TOLERANCE:
-        return Outcome("wrong", f"{apart:.3g} nats a token", notes)
-    return Outcome("exact", f"{apart:.1e}", notes)
+    said = tuple(dict.fromkeys([*found.notes, *own]))
+    if not found.apart <= TOLERANCE:
+        return Outcome("wrong", f"{found.apart:.3g} nats a token", said)
+    return Outcome("exact", f"{found.apart:.1e}", said)
 
 
 def _where(error):
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if "llm_bridge" in frame.filename]
-    place = f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else "?"
-    deepest = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"
+    places = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in (*own[-1:], frames[-1])]
     message = " ".join(str(error).split())[:160]
-    return f"{type(error).__name__}: {message} ({place} → {deepest})"
+    return f"{type(error).__name__}: {message} ({' → '.join(places)})"
 
 
-def outcomes(name: str) -> dict[str, Outcome]:
-    """Run every check on one family."""
-    lm = families.family(name)
+def subject(name: str) -> tuple[CausalLM, Oracle]:
+    """Return a family in single precision, and its oracle."""
     oracle = Oracle(families.build(name, families.ORACLES.get(name, torch.float64)))
-    oracle.logits([2, 3, 4])  # what fails here is no fault of the package
-    return {check: outcome(check, lm, oracle) for check in CHECKS}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        oracle.logits([2, 3, 4])  # what fails here is no fault of the package
+    return families.family(name), oracle
 
 
-def main(arguments=None):
+# --- The table ------------------------------------------------------------------------------------
+
+COLUMNS = {
+    "score": ("score",),
+    "tree, beam": ("tree", "beam"),
+    "generation": ("generation",),
+    "PPO": ("ppo",),
+}
+WORST = ("crash", "wrong", "refused", "exact")
+
+HEAD = """# Which architectures are read rightly
+
+Every causal architecture of transformers {version} as a tiny random model, {date}: what the
+package reads, in float32, against the model's plain logits of one unpadded prefix at a time, in
+float64. *exact* is within {tolerance:g} nats a token. Prompts of {lengths} tokens are read
+together; windows, chunks and other thresholds are {threshold} positions, so that texts cross them.
+`make matrix` writes this page; the models are in `tests/helpers/families.py`, the checks in
+`tests/helpers/matrix.py`.
+"""
+
+
+def table(found: dict[str, dict[str, Outcome]]) -> str:
+    """Return the page: a line for each family, and what was said of it below."""
+    lines = [
+        HEAD.format(
+            version=transformers.__version__,
+            date=datetime.date.today(),
+            tolerance=TOLERANCE,
+            lengths=", ".join(map(str, LENGTHS)),
+            threshold=families.THRESHOLD,
+        ),
+        "| family | " + " | ".join(COLUMNS) + " |",
+        "|---" * (1 + len(COLUMNS)) + "|",
+    ]
+    footnotes: dict[str, int] = {}
+
+    def cell(name, outcomes):
+        worst = min(outcomes, key=lambda one: WORST.index(one.kind))
+        said = worst.notes if worst.kind == "exact" else (worst.detail, *worst.notes)
+        said = [" ".join(text.replace(name, "NAME").split()).replace("|", "/") for text in said]
+        marks = [f"[^{footnotes.setdefault(text, len(footnotes) + 1)}]" for text in said]
+        return worst.kind + "".join(marks)
+
+    for name in sorted([*found, *families.UNBUILT]):
+        if name in found:
+            cells = [cell(name, [found[name][c] for c in checks]) for checks in COLUMNS.values()]
+        else:
+            cells = [f"cannot be built here ({families.UNBUILT[name]})", *[""] * 3]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines += ["", *(f"[^{number}]: {text}" for text, number in footnotes.items())]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main():
+    """Run all checks on all families, or on those named; return 1 if one fails."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*")
-    options = parser.parse_args(arguments)
+    parser.add_argument("names", nargs="*", help="families; all by default")
+    parser.add_argument("--out", type=Path, help="file for the table")
+    options = parser.parse_args()
     transformers.utils.logging.set_verbosity_error()
+    found = {}
     for name in options.names or families.names():
         started = time.perf_counter()
-        try:
-            found = outcomes(name)
-        except Exception as error:
-            print(f"{name:26s} NOT BUILT {type(error).__name__} {str(error)[:100]}", flush=True)
-            continue
-        seconds = time.perf_counter() - started
-        for check, one in found.items():
-            print(f"{name:26s} {check:10s} {one.kind:8s} {one.detail} {one.notes or ''}")
-        print(f"{name:26s} {seconds:.1f} s", flush=True)
+        lm, oracle = subject(name)
+        found[name] = {check: outcome(check, lm, oracle) for check in CHECKS}
+        for check, one in found[name].items():
+            print(f"{name:26s} {check:10s} {one.kind:8s} {one.detail} {' '.join(one.notes)}")
+        print(f"{name:26s} {time.perf_counter() - started:.1f} s", flush=True)
+    if options.out:
+        options.out.write_text(table(found), encoding="utf-8")
+    return int(not all(one.good for outcomes in found.values() for one in outcomes.values()))
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
