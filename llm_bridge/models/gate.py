@@ -43,7 +43,7 @@ ERRORS = (AttributeError, AssertionError, IndexError, KeyError, TypeError, Value
 CACHES = ("past_key_values", "cache_params", "state", "mems")
 """Names under which models take and return what they keep of the tokens before."""
 
-THRESHOLDS = ("window", "chunk", "original_max_position", "local", "block_size", "buckets")
+THRESHOLDS = ("window", "chunk", "original_max_position", "local", "block_size", "topk")
 """Parts of the names of configuration fields that hold a length at which the rules change."""
 
 FACTORS = ("logit_scale", "lm_head_multiplier", "output_multiplier", "logits_scaling")
@@ -117,14 +117,15 @@ def disagreement(found: torch.Tensor, expected: torch.Tensor) -> float:
         (0.0, 2.0)
 
     """
-    one, two = (torch.log_softmax(x.detach().double().cpu(), dim=-1) for x in (found, expected))
+    found, expected = (x.detach().double().cpu() for x in (found, expected))
+    one, two = (torch.log_softmax(x, dim=-1) for x in (found, expected))
     apart = torch.where(one == two, 0.0, one - two).square().mean(dim=-1).sqrt()
     kept = two.isfinite()
     n = kept.sum(dim=-1, keepdim=True)
     mean = torch.where(kept, two, 0.0).sum(dim=-1, keepdim=True) / n
     spread = (torch.where(kept, two - mean, 0.0).square().sum(dim=-1) / n[:, 0]).sqrt()
     # rounding of logits that are all the same size is no disagreement
-    size = torch.where(expected.isfinite(), expected, 0.0).abs().amax(dim=-1).double().cpu()
+    size = torch.where(expected.isfinite(), expected, 0.0).abs().amax(dim=-1)
     share = apart / torch.maximum(spread, 1e-3 * size).clamp(min=1e-12)
     return float(torch.where(apart == 0, 0.0, share).nan_to_num(torch.inf).max())
 
@@ -446,7 +447,7 @@ def inspect(model: Any, name: str) -> Law:
         []
 
     """
-    training = any(module.training for module in model.modules())
+    training = model.training
     with evaluation(model):
         law = Law(name, model, *_decoder_and_head(model, name))
         rows = _embeddings(model)
@@ -460,7 +461,7 @@ def inspect(model: Any, name: str) -> Law:
             law.note(f"has {law.vocab_size} logits, its configuration says {declared}: all count")
         if law.decoder is None:
             law.batches = False
-            law.note(
+            law.findings.append(
                 "no hidden states and head give its logits, which are read as they are, one "
                 "response at a time"
             )

@@ -15,6 +15,7 @@ these hidden states and slices of the output head: ``(batch, time, vocabulary)``
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -129,6 +130,8 @@ class EndogenousReward:
         self.batch_tokens = batch_tokens
         self._ends = frozenset(find_end_tokens(lm, end_tokens))
         self.vocab_size = lm.law.vocab_size
+        if lm.law.head is None:
+            warnings.warn(f"{lm.name}: {lm.law.findings[0]}", stacklevel=2)
 
     def score(
         self, prompts: Sequence[Prompt], responses: Sequence[str], *, eos: bool = False
