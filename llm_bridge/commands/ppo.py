@@ -119,8 +119,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Train, or say what training would take; returns the exit code."""
     options = PPOOptions.read(arguments)
     config = _config(arguments, options)
-    model = ModelSpec.read(arguments, dtype=config.dtype)
-    teacher = read_second(arguments, "teacher-", model, dtype=config.dtype)
+    # where all weights are trained, the frozen ones are read as those are: in float32
+    dtype = "float32" if config.lora is None else config.dtype
+    model = ModelSpec.read(arguments, dtype=dtype)
+    teacher = read_second(arguments, "teacher-", model, dtype=dtype)
     require_packages()
     from llm_bridge.improve.run import train
     from llm_bridge.improve.trainer import Trainer

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 
 from llm_bridge.improve.config import PPOConfig
-from llm_bridge.models.calls import evaluation
+from llm_bridge.models.calls import device_of
 from llm_bridge.models.head import Head
 from llm_bridge.models.load import CausalLM
 from llm_bridge.models.processes import Workers
 from llm_bridge.read.reward import EndogenousReward
 from llm_bridge.read.rollout import Actor, Diverged, Rollout, TokenRewards
 
-__all__ = ["FrozenModels", "passes", "require_finite", "token_table"]
+__all__ = ["FrozenModels", "passes", "precision", "require_finite", "token_table"]
 
 
 class FrozenModels:
     """The anchor `π̂`, and the model whose endogenous reward is maximised, which may be the same.
+
+    They are read as the policy is, the same rows in the same precision: a policy that has not moved
+    from `π̂` is at a KL of exactly 0.
 
     Args:
         models: `π̂`, and the teacher if there is one.
@@ -46,12 +50,8 @@ class FrozenModels:
         self.models = models
         self.config = config
         self.group = group
-        self._readers: list[Any] = [
-            Actor(lm)
-            if config.reward == "expected"
-            else EndogenousReward(lm, reading=config.reading, end_tokens=end_tokens)
-            for lm in models
-        ]
+        self._actors = [Actor(lm) for lm in models]
+        self._reward = EndogenousReward(models[-1], reading=config.reading, end_tokens=end_tokens)
 
     def score(
         self, rollout: Rollout, beta: float
@@ -71,37 +71,47 @@ class FrozenModels:
 
         """
         c = self.config
-        if c.reward == "expected":
-            read = [self._read(actor, rollout) for actor in self._readers]
-            # without a teacher one distribution instead of the same one twice
-            weights = (c.alpha + beta,) if len(read) == 1 else (beta, c.alpha)
-            models = tuple(
-                (head, hidden, w) for ((head, hidden), _), w in zip(read, weights, strict=True)
-            )
-            known = TokenRewards(models, beta + c.entropy)
-            return c.alpha * read[-1][1], read[0][1], known
-        texts = rollout.texts()
-        scored = [scorer.score_ids(*texts, progress=False) for scorer in self._readers]
-        log_probs = [score.log_probs for score in scored[0]]
-        reference = token_table(rollout, "log-probabilities", log_probs, self.group)
-        rewards = token_table(
-            rollout, "rewards", [score.rewards for score in scored[-1]], self.group
+        read = [self._read(actor, rollout) for actor in self._actors]
+        reference, log_probs = read[0][1], read[-1][1]
+        if c.reward != "expected":
+            if c.gauge == "logprob":
+                return c.alpha * log_probs, reference, None
+            scored = self._reward.score_ids(*rollout.texts(), progress=False)
+            rewards = [score.rewards for score in scored]
+            table = token_table(rollout, "rewards", rewards, self.group)
+            return table * (c.alpha > 0), reference, None
+        # without a teacher one distribution instead of the same one twice
+        weights = (c.alpha + beta,) if len(read) == 1 else (beta, c.alpha)
+        models = tuple(
+            (head, hidden, w) for ((head, hidden), _), w in zip(read, weights, strict=True)
         )
-        return rewards * (c.alpha > 0), reference, None
+        return c.alpha * log_probs, reference, TokenRewards(models, beta + c.entropy)
 
     def _read(
         self, actor: Actor, rollout: Rollout
     ) -> tuple[tuple[Head, torch.Tensor], torch.Tensor]:
         """Return head and hidden states of a model, and ``log π(a|s)`` of the sampled tokens."""
         some = passes(torch.arange(len(rollout.ids)), self.config, self.group)
-        with evaluation(actor.model):
-            hidden = torch.cat([rollout.hidden(actor, rows) for rows in some])
         mask = rollout.response_mask
         tokens = rollout.ids[:, -mask.shape[1] :]
-        with torch.no_grad():
+        with torch.no_grad(), precision(actor, self.config):
+            hidden = torch.cat([rollout.hidden(actor, rows) for rows in some])
             found = torch.cat([actor.head.log_probs(hidden[rows], tokens[rows]) for rows in some])
         log_probs = require_finite("log-probabilities", found.masked_fill(~mask, 0), self.group)
         return (actor.head, hidden), log_probs
+
+
+def precision(actor: Actor, config: PPOConfig) -> Any:
+    """Return the context in which the models of a run are read: products in ``config.dtype``.
+
+    Example::
+
+        with precision(actor, config):
+            log_probs = rollout.read(actor).log_probs
+
+    """
+    low = config.dtype == "bfloat16"
+    return torch.autocast(device_of(actor).type, torch.bfloat16) if low else nullcontext()
 
 
 def passes(rows: torch.Tensor, config: PPOConfig, group: Workers) -> Sequence[torch.Tensor]:

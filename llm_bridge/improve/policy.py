@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from llm_bridge.improve.config import PPOConfig
+from llm_bridge.models.load import CausalLM
 
-__all__ = ["merged_adapters", "trainable_copy"]
+__all__ = ["frozen_copy", "merged_adapters", "trainable_copy"]
 
 DROPOUTS = ("dropout", "attention_dropout", "activation_dropout", "layerdrop")
 """Attributes from which some layers take a dropout whenever they are in training mode."""
@@ -46,6 +48,25 @@ def trainable_copy(model: Any, config: PPOConfig) -> Any:
             if isinstance(getattr(part, name, None), float):
                 setattr(part, name, 0.0)
     return policy.eval()
+
+
+def frozen_copy(lm: CausalLM, config: PPOConfig) -> CausalLM:
+    """Return a frozen model in the precision of the policy: itself, or a copy in float32.
+
+    Where all weights are trained they are float32. A frozen model of 16-bit weights would round
+    more often than its own copy, and be at a distance from it.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> lm = letter_lm(4)
+        >>> frozen_copy(lm, PPOConfig()) is lm
+        True
+
+    """
+    low = any(p.dtype.itemsize < 4 for p in lm.model.parameters() if p.is_floating_point())
+    if config.lora is not None or not low:
+        return lm
+    return replace(lm, model=copy.deepcopy(lm.model).float())
 
 
 def _with_adapters(model: Any, rank: int, seed: int) -> Any:

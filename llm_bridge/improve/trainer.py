@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,8 +16,8 @@ from torch.distributed.fsdp import fully_shard
 
 from llm_bridge.improve.checkpoint import read_checkpoint
 from llm_bridge.improve.config import PPOConfig
-from llm_bridge.improve.frozen import FrozenModels, passes, token_table
-from llm_bridge.improve.policy import trainable_copy
+from llm_bridge.improve.frozen import FrozenModels, passes, precision, token_table
+from llm_bridge.improve.policy import frozen_copy, trainable_copy
 from llm_bridge.improve.ppo import (
     Targets,
     explained_variance,
@@ -28,7 +27,7 @@ from llm_bridge.improve.ppo import (
     losses,
     penalised_rewards,
 )
-from llm_bridge.models.calls import device_of
+from llm_bridge.models.calls import first_line
 from llm_bridge.models.load import (
     CausalLM,
     encode_prompt,
@@ -56,8 +55,9 @@ Reward: TypeAlias = Callable[[Sequence[Ids], Sequence[Ids]], Sequence[np.ndarray
 A token's reward may depend on the tokens up to it. One that depends on the whole response belongs
 to its last token. Reward units."""
 
-MAX_GAP = 0.05
-"""Nats; in float32 generating and reading a token agree to about 1e-5."""
+MAX_GAP = {"float32": 0.05, "bfloat16": 1.0}
+"""Nats by which generating and reading a token may differ, the largest of a batch: what rounding
+gives is about 1e-5 in float32."""
 
 
 class Trainer:
@@ -132,7 +132,7 @@ class Trainer:
             else [int(i) for i in prompt]
             for prompt in prompts
         ]
-        models = [lm] if teacher is None else [lm, teacher]
+        models = [frozen_copy(each, config) for each in (lm, teacher) if each is not None]
         _require_prompts(self.prompts, models, config)
         if teacher is not None:
             require_same_vocabulary(lm, teacher)
@@ -145,6 +145,8 @@ class Trainer:
             value_to_trunk=config.value_to_trunk,
             gradient_checkpointing=config.gradient_checkpointing,
         )
+        # now: of a sharded model every process must take part in a pass
+        self.actor.law.decoding(max(map(len, self.prompts)) + config.max_tokens)
         self.sharded = config.shard and group.size > 1
         if self.sharded:
             for part in (*self.actor.layers, self.actor):
@@ -241,7 +243,7 @@ class Trainer:
         mine, numbers = (
             x.tensor_split(self.group.size)[self.group.rank] for x in (chosen, uniforms)
         )
-        with self._precision():
+        with precision(self.actor, self.config):
             return generate(
                 self.actor,
                 [self.prompts[i] for i in mine.tolist()],
@@ -265,7 +267,7 @@ class Trainer:
 
     @torch.no_grad()
     def _read(self, rollout: Rollout, token_rewards: TokenRewards | None) -> ActorOutput:
-        with self._precision():
+        with precision(self.actor, self.config):
             read = [
                 rollout.read(self.actor, rows, token_rewards)
                 for rows in passes(torch.arange(len(rollout.ids)), self.config, self.group)
@@ -295,7 +297,7 @@ class Trainer:
                 "every response is empty, its first token an end token; raise beta or check the "
                 "prompts"
             )
-        if self.config.dtype == "float32" and not gap <= MAX_GAP:
+        if not gap <= MAX_GAP[self.config.dtype]:
             raise Diverged(
                 f"log-probabilities read at once differ by {gap:.3g} nats from those of "
                 f"generation: {self.lm.name} does not handle the cache or left padding; give "
@@ -342,11 +344,16 @@ class Trainer:
         """Add the gradient of a minibatch; return policy loss, value loss and KL of the update."""
         sums = torch.zeros(3)
         for rows in passes(minibatch, self.config, self.group):
-            with self._precision():
+            with precision(self.actor, self.config):
                 new = rollout.read(self.actor, rows, token_rewards)
             parts = losses(new, Targets(*(table[rows] for table in targets)), self.config)
             policy, value, update_kl = (part / len(minibatch) for part in parts)
-            (policy + value).backward()  # type: ignore[no-untyped-call]
+            try:
+                (policy + value).backward()  # type: ignore[no-untyped-call]
+            except (AssertionError, NotImplementedError) as error:
+                raise Diverged(
+                    f"{self.lm.name} has no gradient ({first_line(error)}); give another model"
+                ) from error
             sums += torch.tensor([float(x.detach()) for x in (policy, value, update_kl)])
         return self.group.mean(sums.tolist())
 
@@ -364,10 +371,6 @@ class Trainer:
         mean = total / n
         variance = self.group.mean([float((x.double() - mean).square().sum())])[0] / n
         return mean, max(math.sqrt(variance), 1e-8)
-
-    def _precision(self) -> Any:
-        low = self.config.dtype == "bfloat16"
-        return torch.autocast(device_of(self.actor).type, torch.bfloat16) if low else nullcontext()
 
     def save(self, path: Path) -> None:
         """Write everything that the next step depends on, replacing the file once all is written.

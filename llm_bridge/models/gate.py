@@ -49,7 +49,7 @@ THRESHOLDS = ("window", "chunk", "original_max_position", "local", "block_size",
 FACTORS = ("logit_scale", "lm_head_multiplier", "output_multiplier", "logits_scaling")
 """Config fields that multiply or divide the logits."""
 
-CAPS = ("final_logit_softcapping", "logits_soft_cap")
+CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 """Config fields that cap the logits by ``cap·tanh(f/cap)``."""
 
 TOLERANCE = {
@@ -140,7 +140,7 @@ def context_of(model: Any) -> int | None:
 
     """
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return None if positions is None else int(positions)
+    return None if positions is None or positions < 1 else int(positions)
 
 
 def aligned(ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -200,6 +200,7 @@ class Law:
         self.findings: list[str] = []
         self._lengths = _thresholds(model)
         self._crossed = 0
+        self._known = PROBE
         self._agrees: dict[tuple[Decoding, int], bool] = {}
 
     def note(self, finding: str) -> None:
@@ -273,17 +274,25 @@ class Law:
         return output[0][:, -1], kept
 
     def prepare(self, length: int) -> None:
-        """Check the lengths up to `length` at which the rules change.
+        """Check the lengths up to `length` at which the rules change, and that length itself.
 
         Raises:
-            ValueError: beyond one of them the model is no longer causal.
+            ValueError: in rows of that length the model is not causal, or has no one law.
 
         """
+        context = context_of(self.model)
+        length = length if context is None else min(length, context)
         for threshold in self._lengths:
             if self._crossed < threshold < length:
                 with evaluation(self.model):
                     self._cross(threshold)
                 self._crossed = threshold
+        if length > 1.25 * self._known:
+            with evaluation(self.model):
+                row = _tokens(self.model, self.vocab_size, length)
+                k = 2 * length // 3
+                self._require_one_law(self.logits(self.states(row)[0, [k - 1]]), row, k)
+            self._known = length
 
     def decoding(self, length: int) -> Decoding:
         """Return the fastest way to decode rows up to `length` that agrees with reading them whole.
@@ -360,6 +369,14 @@ class Law:
                 "token"
             )
 
+    def _require_one_law(self, found: torch.Tensor, row: torch.Tensor, k: int) -> None:
+        """Raise unless the first `k` tokens of a row, read alone, give what was found in it."""
+        if not self._agree(found, self._at(row[:, :k], [k - 1])):
+            raise ValueError(
+                f"{self.name}: gives another distribution after {k} tokens than after the same "
+                f"tokens in a row of {row.shape[1]}; no law can be read from it"
+            )
+
     def check(self) -> None:
         """Check causality, prefixes and batches on a few tokens.
 
@@ -367,28 +384,29 @@ class Law:
             ValueError: the model is not causal, or has no one law.
 
         """
-        context = context_of(self.model)
-        n = PROBE if context is None else min(PROBE, context)
+        n = min([PROBE, context_of(self.model) or PROBE, *self._lengths])
         if n < 2:
             return
         row = _tokens(self.model, self.vocab_size, n)
         whole = self._at(row, list(range(n)))
         self._require_causal(row, whole[:-1], list(range(n - 1)))
         for k in (1, n // 2):
-            alone = self._at(row[:, :k], [k - 1])
-            if not self._agree(alone, whole[k - 1 : k]):
-                raise ValueError(
-                    f"{self.name}: gives another distribution after {k} tokens than after the same "
-                    f"tokens in a row of {n}; no law can be read from it"
-                )
-        other = row.flip(dims=(1,))
-        other[:, n // 2 :] = 0  # padding
-        together = self._pass(torch.cat([row, other]))
-        pairs = [(self.logits(together[0]), whole)]
-        pairs.append((self.logits(together[1, : n // 2]), self._at(other, list(range(n // 2)))))
-        if not all(self._agree(found, alone) for found, alone in pairs):
+            self._require_one_law(whole[k - 1 : k], row, k)
+        if not self._share_a_pass(row, whole):
             self.batches = False
             self.note("rows of a batch change each other: each is read alone")
+
+    def _share_a_pass(self, row: torch.Tensor, whole: torch.Tensor) -> bool:
+        """Return whether a row and a shorter one read together are read as each alone."""
+        n = row.shape[1] // 2
+        short = row.flip(dims=(1,))
+        short[:, n:] = 0  # padding
+        alone = self._at(short[:, :n], list(range(n)))
+        try:
+            both = self.logits(self._pass(torch.cat([row, short])))
+        except ERRORS:
+            return False
+        return self._agree(both[0], whole) and self._agree(both[1, :n], alone)
 
     def _writes(self, way: Decoding, start: int) -> bool:
         """Return whether decoding from prompts of `start` tokens agrees with reading whole rows."""
@@ -547,8 +565,9 @@ def _thresholds(model: Any) -> list[int]:
     def numbers(fields: Any, wanted: bool) -> Iterator[int]:
         if isinstance(fields, dict):
             for name, value in fields.items():
-                yield from numbers(value, wanted or any(part in str(name) for part in THRESHOLDS))
-        elif wanted and type(fields) is int and 1 < fields < context:
+                named = any(part in str(name) for part in THRESHOLDS) and "expert" not in str(name)
+                yield from numbers(value, wanted or named)
+        elif wanted and type(fields) is int and 3 < fields < context:
             yield fields
 
     return sorted(set(numbers(model.config.get_text_config().to_dict(), False)))

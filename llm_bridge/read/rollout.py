@@ -25,7 +25,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from llm_bridge.models.calls import device_of, require_distribution
+from llm_bridge.models.calls import device_of, evaluation, require_distribution
 from llm_bridge.models.gate import Decoding, aligned
 from llm_bridge.models.head import Head
 from llm_bridge.models.load import CausalLM
@@ -149,7 +149,8 @@ class Actor(torch.nn.Module):
         if gradient_checkpointing:  # transformers 5 renamed the method
             names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
             next(getattr(lm.model, name) for name in names if hasattr(lm.model, name))()
-        width = lm.model.config.get_text_config().hidden_size
+        with evaluation(lm.model):
+            width = self.law.states(torch.zeros(1, 1, dtype=torch.long)).shape[-1]
         self.value = torch.nn.Linear(width, 1, device=device_of(lm.model))
         for parameter in self.value.parameters():
             torch.nn.init.zeros_(parameter)
