@@ -371,6 +371,7 @@ OVERRIDES: dict[str, dict] = {
     "xlm": {"causal": True, "pad_token_id": VOCABULARY - 1, "pad_index": VOCABULARY - 1},
     "xlm-roberta": PAD_POSITIONS,
     "xlm-roberta-xl": PAD_POSITIONS,
+    "xlstm": {"hidden_size": 128, "embedding_dim": 128},  # states are rounded up to 64
     "xmod": PAD_POSITIONS | {"default_language": "en_XX"},
     "zamba": {"layers_block_type": ["linear_attention", "hybrid"] * 2, "num_hidden_layers": 4},
     "zaya": {

@@ -271,6 +271,9 @@ COLUMNS = {
     "generation": ("generation",),
     "PPO": ("ppo",),
 }
+SHORT = 32
+"""Characters of a note that stands in the table itself, such as "read without cache"."""
+
 WORST = ("crash", "wrong", "refused", "exact")
 
 HEAD = """# Which architectures are read rightly
@@ -302,6 +305,8 @@ def table(found: dict[str, dict[str, Outcome]]) -> str:
     def cell(name, outcomes):
         worst = min(outcomes, key=lambda one: WORST.index(one.kind))
         said = worst.notes if worst.kind == "exact" else (worst.detail, *worst.notes)
+        if said and max(map(len, said)) < SHORT:
+            return "; ".join((worst.kind, *said))
         said = [" ".join(text.replace(name, "NAME").split()).replace("|", "/") for text in said]
         marks = [f"[^{footnotes.setdefault(text, len(footnotes) + 1)}]" for text in said]
         return worst.kind + "".join(marks)
@@ -323,6 +328,7 @@ def main():
     parser.add_argument("--out", type=Path, help="file for the table")
     options = parser.parse_args()
     transformers.utils.logging.set_verbosity_error()
+    torch.set_num_threads(1)
     found = {}
     for name in options.names or families.names():
         started = time.perf_counter()

@@ -20,6 +20,8 @@ import numpy as np
 
 from llm_bridge.models.load import CausalLM
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # several are slower on products this small
+
 CORE = (
     "bart",
     "bert",
@@ -97,6 +99,53 @@ def test_a_family_can_tell_right_from_wrong(name):
     assert np.abs(oracle.log_probs(text) - oracle.log_probs(text[:-1])).max() > 0.1
     for other in ([*text[:-2], text[-2] ^ 1, text[-1]], text[-2:]):
         assert np.abs(oracle.log_probs(text) - oracle.log_probs(other)).max() > 1e-2
+
+
+# --- The checks themselves ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("check", matrix.CHECKS)
+def test_a_check_finds_numbers_of_another_model_wrong(check):
+    """Weights that differ by a thousandth."""
+    lm, _ = subject("llama")
+    model = families.build("llama")
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight *= 1.001
+    found = matrix.outcome(check, lm, matrix.Oracle(model))
+    assert found.kind == "wrong", f"{found.kind}: {found.detail}"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ValueError("llama: is not causal"), "refused"),
+        (ValueError("index out of range"), "crash"),
+        (ValueError("llama: is not\ncausal"), "crash"),
+        (IndexError("llama: is not causal"), "crash"),
+        (matrix.Diverged("llama: is not causal"), "refused"),
+        (matrix.Diverged("logits are NaN"), "crash"),
+    ],
+)
+def test_only_a_line_that_names_the_model_is_a_refusal(error, kind, monkeypatch):
+    def fail(lm, oracle):
+        raise error
+
+    monkeypatch.setitem(matrix.CHECKS, "score", fail)
+    assert matrix.outcome("score", *subject("llama")).kind == kind
+
+
+@pytest.mark.parametrize(("apart", "kind"), [(0.0, "exact"), (2e-4, "wrong"), (np.nan, "wrong")])
+def test_nan_and_more_than_the_tolerance_are_wrong(apart, kind, monkeypatch):
+    monkeypatch.setitem(matrix.CHECKS, "score", lambda lm, oracle: matrix.Read(apart))
+    assert matrix.outcome("score", *subject("llama")).kind == kind
+
+
+def test_the_table_says_the_worst_of_a_family_and_why():
+    good, bad = matrix.Outcome("exact", "1e-6", ("no cache",)), matrix.Outcome("wrong", "2 nats")
+    page = matrix.table({"llama": dict.fromkeys(matrix.CHECKS, good) | {"beam": bad}})
+    assert "| llama | exact; no cache | wrong; 2 nats | exact; no cache | exact; no cache |" in page
+    for name, reason in families.UNBUILT.items():
+        assert f"| {name} | cannot be built here ({reason})" in page
 
 
 # --- Models that are not as their configuration or their caller says ------------------------------
