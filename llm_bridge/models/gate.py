@@ -127,7 +127,8 @@ def disagreement(found: torch.Tensor, expected: torch.Tensor) -> float:
     # rounding of logits that are all the same size is no disagreement
     size = torch.where(expected.isfinite(), expected, 0.0).abs().amax(dim=-1)
     share = apart / torch.maximum(spread, 1e-3 * size).clamp(min=1e-12)
-    return float(torch.where(apart == 0, 0.0, share).nan_to_num(torch.inf).max())
+    share = torch.where(share.isnan(), torch.inf, share)
+    return float(torch.where(apart == 0, 0.0, share).max())
 
 
 def context_of(model: Any) -> int | None:

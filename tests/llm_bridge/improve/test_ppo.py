@@ -2,6 +2,7 @@
 uninterrupted.
 """
 
+import copy
 import itertools
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from llm_bridge.improve.ppo import (
 )
 from llm_bridge.improve.target import ExactTarget
 from llm_bridge.improve.trainer import Trainer
+from llm_bridge.models.load import CausalLM
 from llm_bridge.read.reward import EndogenousReward
 from llm_bridge.read.rollout import Actor, ActorOutput, Diverged, Rollout, generate
 from llm_bridge.read.tree import token_tree
@@ -600,6 +602,38 @@ def test_switches(lm, changes):
         trainer.step()
     assert all(np.isfinite(value) for value in row.values())
     assert row["generation_gap"] < (0.1 if changes.get("dtype") else 1e-5)
+
+
+@pytest.mark.parametrize("lora", [None, 2])
+@pytest.mark.parametrize("loaded", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "reward", [{}, {"reward": "dense"}, {"reward": "sum", "gauge": "logits"}], ids=str
+)
+def test_a_policy_that_has_not_moved_is_at_no_distance(lm, reward, dtype, loaded, lora):
+    """Whatever the weights are and the products: `π̂` is read as the policy is, to the bit."""
+    if lora is not None:
+        pytest.importorskip("peft")
+    frozen = CausalLM(copy.deepcopy(lm.model).to(loaded), lm.tokenizer, "frozen")
+    trainer = Trainer(frozen, PROMPTS, changed(SMALL, dtype=dtype, lora=lora, **reward))
+    assert trainer.step()["kl"] == 0
+    assert trainer.step()["kl"] != 0
+
+
+@pytest.mark.parametrize(("dtype", "least"), [("float32", 0.06), ("bfloat16", 0.6)])
+def test_writing_and_reading_must_agree_in_every_precision(lm, dtype, least, monkeypatch):
+    """What a forgotten state does: one response is said to be more probable than it is."""
+    trainer = Trainer(lm, PROMPTS, changed(SMALL, dtype=dtype))
+    sample = trainer._sample
+
+    def forgetful():
+        rollout = sample()
+        rollout.log_probs[0, -1] += least
+        return rollout
+
+    monkeypatch.setattr(trainer, "_sample", forgetful)
+    with pytest.raises(Diverged, match=r"differ by 0\.\d+ nats from those of generation: .*; give"):
+        trainer.step()
 
 
 @pytest.mark.parametrize(
