@@ -14,6 +14,7 @@ import numpy as np
 
 from llm_bridge.models.cloned import train_on_demonstrations
 from llm_bridge.models.load import CausalLM
+from llm_bridge.models.prompt_format import Prompt
 from llm_bridge.models.spec import ModelSpec
 from llm_bridge.read.tree import TokenTree, parse_tokens, token_tree
 from theory.arrays.namespace import require_positive, token_major
@@ -74,7 +75,7 @@ def by_prompt(policy: Policy) -> Policy:
 def model_instance(
     lm: CausalLM,
     expert: CausalLM,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     horizon: int,
     *,
     alpha: float = 1.0,
@@ -117,7 +118,7 @@ def model_instance(
 def tabular_instance(
     lm: CausalLM,
     mdp: TokenMDP,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     alpha: float,
     *,
     tokens: Sequence[int] | None = None,

@@ -13,7 +13,8 @@ import numpy as np
 from scipy.special import expit
 
 from llm_bridge.check.points import PointUnit
-from llm_bridge.models.load import CausalLM, encode
+from llm_bridge.models.load import CausalLM
+from llm_bridge.models.prompts import encode_answer
 from llm_bridge.read.reward import EndogenousReward, RewardReading
 from llm_bridge.read.tree import TokenTree, token_tree
 from llm_bridge.tasks.generated import Task
@@ -87,8 +88,8 @@ def mdp_truth(lm: CausalLM, prompts: Sequence[str], mdp: TokenMDP, alpha: float)
 
     def judge(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         ids = [
-            np.array(lm.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=int)
-            for text in responses
+            np.array(encode_answer(lm, prompt, text, "response"), dtype=int)
+            for prompt, text in zip(prompts, responses, strict=True)
         ]
         tokens = np.full((len(ids), mdp.horizon), mdp.vocab_size)
         for row, own in zip(tokens, ids, strict=True):
@@ -112,7 +113,8 @@ def task_truth(lm: CausalLM, task: Task) -> Truth:
     """
     _require_different(task.prompts)
     try:
-        answers = [encode(lm.tokenizer, text, special_tokens=False) for text in task.answers]
+        pairs = zip(task.prompts, task.answers, strict=True)
+        answers = [encode_answer(lm, prompt, text) for prompt, text in pairs]
     except ValueError as error:
         raise ValueError(
             f"task={task.name}: its answers are no texts of {lm.name} ({error}); give another task"

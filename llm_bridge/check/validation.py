@@ -41,7 +41,8 @@ from llm_bridge.check.points import (
 )
 from llm_bridge.check.truth import Truth, on_tree, order, over_all_pairs
 from llm_bridge.models.calls import evaluation
-from llm_bridge.models.load import CausalLM, encode_prompt
+from llm_bridge.models.load import CausalLM
+from llm_bridge.models.prompts import encode_prompt
 from llm_bridge.read.beam import beam_search
 from llm_bridge.read.prefixes import require_integer
 from llm_bridge.read.reward import EndogenousReward, RewardReading, Score

@@ -12,10 +12,7 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import byte_tokenizer
 
-from llm_bridge.models.load import encode
-from llm_bridge.models.prompts import prompt_ids
 from llm_bridge.tasks import equivalence
 from llm_bridge.tasks.answers import boxed, final_answer
 from llm_bridge.tasks.equivalence import equivalent
@@ -171,18 +168,10 @@ def test_errors_of_reading(lines, tmp_path):
         problems(lines())
 
 
-def test_a_chat_template(lines):
-    file, tokenizer = lines({"problem": "p", "answer": "1"}), byte_tokenizer(chat=True)
-    task, _ = problems(file, template="Q {problem}", tokenizer=tokenizer)
-    assert task.prompts == ("<u>Q p</s><a>",)  # the tokenizer adds <s>
-    assert encode(tokenizer, task.prompts[0]) == prompt_ids(
-        tokenizer, [{"role": "user", "content": "Q p"}]
-    )
-    with pytest.raises(ValueError, match="the chat template refuses it"):
-        problems(file, tokenizer=byte_tokenizer())
-    tokenizer.chat_template = "{{ messages[0]['content'] }}"
-    with pytest.raises(ValueError, match="tokenizer: its chat template's text has other tokens"):
-        problems(file, tokenizer=tokenizer)
+def test_problems_as_the_users_turn(lines):
+    file = lines({"problem": "p", "answer": "1"})
+    task, _ = problems(file, template="Q {problem}", chat=True)
+    assert task.prompts == ([{"role": "user", "content": "Q p"}],)
 
 
 # What a response answers
