@@ -32,7 +32,7 @@ from llm_bridge.improve.ppo import (
 from llm_bridge.models.calls import device_of
 from llm_bridge.models.load import CausalLM, fingerprint, require_same_vocabulary
 from llm_bridge.models.processes import Workers
-from llm_bridge.models.prompts import Prompt, encode_prompt, is_ids
+from llm_bridge.models.prompts import Prompt, encode_prompt, is_prompt
 from llm_bridge.read.reward import find_end_tokens
 from llm_bridge.read.rollout import (
     Actor,
@@ -124,9 +124,9 @@ class Trainer:
         self.done = 0
         self.beta = config.beta
         self.prompts = [
-            [int(i) for i in prompt]
-            if is_ids(prompt)
-            else encode_prompt(lm, prompt, config.max_tokens)
+            encode_prompt(lm, prompt, config.max_tokens)
+            if is_prompt(prompt)
+            else np.asarray(prompt, dtype=np.int64).tolist()
             for prompt in prompts
         ]
         models = [lm] if teacher is None else [lm, teacher]
@@ -414,6 +414,7 @@ class Trainer:
             "lm": fingerprint(self.frozen.models[0]),
             "reward_of": fingerprint(self.frozen.models[-1]),
             "prompts": hashlib.sha256(repr(self.prompts).encode()).hexdigest(),
+            **({} if self.lm.format.date is None else {"date": self.lm.format.date}),
         }
 
     def _state_options(self) -> checkpoints.StateDictOptions:

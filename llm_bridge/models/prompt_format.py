@@ -73,6 +73,11 @@ class PromptFormat(Options):
         """Whether there is to be no system prompt at all."""
         return self.no_system or self.system == ""
 
+    @property
+    def own_system(self) -> str | None:
+        """The system prompt in place of every prompt's own: empty for none, `None` to keep it."""
+        return "" if self.without_system else self.system
+
     def check(self) -> None:
         """Refuse options that contradict each other, and what is no date."""
         if self.chat is False and self.chat_template is not None:

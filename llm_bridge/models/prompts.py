@@ -7,9 +7,9 @@ text becomes ids is `llm_bridge.models.text`, how a conversation becomes a text
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from llm_bridge.models.chat import content, prompt_text, turn_text
 from llm_bridge.models.load import CausalLM
@@ -27,7 +27,7 @@ __all__ = [
     "encode_answer",
     "encode_pair",
     "encode_prompt",
-    "is_ids",
+    "is_prompt",
 ]
 
 
@@ -140,15 +140,15 @@ def encode_answer(lm: CausalLM, prompt: Prompt, answer: str, name: str = "answer
     return ids
 
 
-def is_ids(prompt: Prompt | Sequence[int] | Any) -> bool:
-    """Return whether a prompt is token ids already.
+def is_prompt(given: Any) -> TypeGuard[Prompt]:
+    """Return whether something is a text or a conversation, and not token ids already.
 
     Example:
-        >>> is_ids([5, 7]), is_ids("5 7"), is_ids([{"role": "user", "content": "5 7"}])
-        (True, False, False)
+        >>> is_prompt("5 7"), is_prompt([{"role": "user", "content": "5 7"}]), is_prompt([5, 7])
+        (True, True, False)
 
     """
-    return not isinstance(prompt, str) and not (len(prompt) and isinstance(prompt[0], Mapping))
+    return isinstance(given, str) or bool(len(given) and isinstance(given[0], Mapping))
 
 
 def _require_tokenizer(lm: CausalLM) -> None:

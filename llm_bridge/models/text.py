@@ -204,7 +204,8 @@ def _tokenise(
             start = sum(1 for _ in takewhile(bool, mask))
             stop = len(mask) - sum(1 for _ in takewhile(bool, reversed(mask)))
             # where no token is of the text, none tells what is before it from what is after it
-            before = ids[:start] if start < len(ids) else _specials_before(tokenizer, text, [])
+            alone = start == len(ids) > 0
+            before = _specials_before(tokenizer, text, []) if alone else ids[:start]
             ids, offsets = ids[start:stop], offsets[start:stop]
             before = before if special else []
     unknown = tokenizer.unk_token_id

@@ -45,7 +45,6 @@ def problems(
     folder: str | Path | None = None,
     *,
     template: str = BOXED,
-    chat: bool = False,
     limit: int | None = None,
 ) -> tuple[Task, list[Problem]]:
     r"""Read problems with their answers, and the rows that cannot be used.
@@ -58,7 +57,6 @@ def problems(
         source: a file, or a short name of `DATA`.
         folder: data folder in which short names are looked up.
         template: prompt, with ``{problem}`` in it.
-        chat: make each prompt the user's turn of a conversation.
         limit: most problems; `None` for all.
 
     Raises:
@@ -93,7 +91,7 @@ def problems(
         raise ValueError(
             str(bad[0]) if bad else f"{path}: no rows; give JSON lines with problem and answer"
         )
-    prompts = tuple([{"role": "user", "content": prompt}] if chat else prompt for prompt, _ in good)
+    prompts = tuple(prompt for prompt, _ in good)
     name = str(source) if str(source) in DATA else path.stem
     return Task(name, prompts, tuple(answer for _, answer in good), final_answer, equivalent), bad
 

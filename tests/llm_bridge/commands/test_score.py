@@ -110,7 +110,7 @@ def test_everything_is_written(score):
 def test_a_name_commands_no_terminal(score, models):
     (models / "chat").rename(models / "re\x1b[31md")
     try:
-        code, out, err, _ = score(PAIRS[:2], "--plain", model="re\x1b[31md")
+        code, out, err, _ = score(PAIRS[:2], "--no-chat", model="re\x1b[31md")
     finally:
         (models / "re\x1b[31md").rename(models / "chat")
     assert code == 0
@@ -141,7 +141,7 @@ BAD = [
     ({"prompt": "q", "chosen": "", "rejected": "b"}, "chosen is empty"),
     (TOO_LONG, "chosen[0]: prompt and response have 4 + 600 tokens, base has 512 positions"),
     (TWO_PROMPTS, "chosen and rejected do not answer the same prompt"),
-    (CHAT_PAIR, "prompt: 3 messages, and base is given plain text: a chat template is needed"),
+    (CHAT_PAIR, "prompt: 3 messages, and the model is given plain text: a chat template is needed"),
     ("{", "invalid JSON: Expecting property name enclosed in double quotes"),
 ]
 
@@ -226,7 +226,7 @@ def test_a_separator(score, models):
     code, _, (line,), _ = score(PAIRS[:1], "--separator", "", model="chat", out="c")
     assert (code, line) == (
         2,
-        "endorm score: --separator is not read in a chat template; add --plain",
+        "endorm score: --separator is not read in a chat template; add --no-chat",
     )
 
 
@@ -256,7 +256,7 @@ def test_chat_templates(score, tmp_path):
         257,
     ]
     assert len(lines(score([CHAT_PAIR], "--no-eos", model="chat", out="b")[3])[0]["token_ids"]) == 4
-    code, out, _, _ = score([CHAT_PAIR, PAIRS[0]], "--plain", model="chat", out="c")
+    code, out, _, _ = score([CHAT_PAIR, PAIRS[0]], "--no-chat", model="chat", out="c")
     assert code == 1
     assert "plain text" in out
     template = tmp_path / "template.jinja"
@@ -299,7 +299,7 @@ def test_options_of_the_reward(score, models):
 
 @pytest.mark.parametrize("method", ["verifier", "pointwise", "pairwise"])
 def test_judges(score, method):
-    code, _, _, folder = score(PAIRS[:3], "--method", method, "--plain")
+    code, _, _, folder = score(PAIRS[:3], "--method", method, "--no-chat")
     assert code == 0
     records = lines(folder)
     assert len(records) == (3 if method == "pairwise" else 6)
@@ -360,7 +360,7 @@ def test_domains_are_drawn(score):
             ["--gauge", "logprob", "--terminal", "bootstrap"],
             "--terminal=bootstrap: must be zero with --gauge=logprob",
         ),
-        (["--plain", "--chat-template", "x"], "--plain and --chat-template: give one of them"),
+        (["--no-chat", "--chat-template", "x"], "--no-chat and --chat-template: give one of them"),
         (
             ["--device", "cpu", "--device-map", "auto"],
             "--device and --device-map: give one of them",

@@ -168,12 +168,6 @@ def test_errors_of_reading(lines, tmp_path):
         problems(lines())
 
 
-def test_problems_as_the_users_turn(lines):
-    file = lines({"problem": "p", "answer": "1"})
-    task, _ = problems(file, template="Q {problem}", chat=True)
-    assert task.prompts == ([{"role": "user", "content": "Q p"}],)
-
-
 # What a response answers
 
 
