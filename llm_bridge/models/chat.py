@@ -19,6 +19,21 @@ from llm_bridge.models.prompt_format import Message
 
 __all__ = ["content", "prints_date", "prompt_text", "render", "turn_text"]
 
+DATE = "strftime_now"
+"""Function by which templates print the date."""
+
+STRFTIME = (
+    "{% macro strftime_now(pattern) %}{% set found = namespace(text=pattern) %}"
+    "{% for directive, word in run_date.items() %}"
+    "{% set found.text = found.text.replace(directive, word) %}"
+    "{% endfor %}{{ found.text }}{% endmacro %}\n"
+)
+"""The same for a given day. It ends in a new line, which Jinja removes, so that the template still
+begins a line."""
+
+OTHER_DAY = "1904-02-29"
+"""A day that no run has, to see whether a template prints the date."""
+
 REMEDY = "give another --chat-template, or --no-chat (in the library: a text as prompt)"
 
 
@@ -63,17 +78,43 @@ def render(
             "or give a template"
         )
     today = lm.format.date or date.today().isoformat()
+    text = _rendered(lm, messages, generation, name, template, today)
+    if DATE in _source(lm, template):
+        other = _rendered(lm, messages, generation, name, template, OTHER_DAY)
+        if text != other:
+            lm.text_notes.add(f"the chat template prints the date, here that of {today}")
+    return text
 
-    def strftime_now(pattern: str) -> str:
-        lm.text_notes.add(f"the chat template prints the date, here that of {today}")
-        return datetime.fromisoformat(today).strftime(pattern)
 
-    options = {"add_generation_prompt": generation, "strftime_now": strftime_now} | template
+def _rendered(
+    lm: CausalLM,
+    messages: Sequence[Message],
+    generation: bool,
+    name: str,
+    template: Mapping[str, Any],
+    today: str,
+) -> str:
+    """Render messages on a day."""
+    options = {"add_generation_prompt": generation} | dict(template)
     try:
-        found = lm.tokenizer.apply_chat_template(list(messages), tokenize=False, **options)
+        source = _source(lm, template)
+        if DATE in source:  # a macro goes before what transformers gives, the date of the clock
+            options |= {"chat_template": STRFTIME + source, "run_date": _directives(source, today)}
+        return str(lm.tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
     except Exception as error:  # a template can raise anything
         raise ValueError(f"{name}: the chat template refuses it ({first_line(error)})") from None
-    return str(found)
+
+
+def _source(lm: CausalLM, template: Mapping[str, Any]) -> str:
+    """Return the template itself."""
+    given = template.get("chat_template"), template.get("tools")
+    return str(lm.tokenizer.get_chat_template(*given))
+
+
+def _directives(source: str, today: str) -> dict[str, str]:
+    """Return what each directive of the dates in a template is on a day."""
+    found = set(re.findall(r"%[-_^#]?[A-Za-z]", source))
+    return {one: datetime.fromisoformat(today).strftime(one) for one in sorted(found)}
 
 
 def prints_date(lm: CausalLM) -> bool:
@@ -87,19 +128,16 @@ def prints_date(lm: CausalLM) -> bool:
     """
     if not lm.tokenizer.chat_template:
         return False
-    asked: list[str] = []
-
-    def strftime_now(pattern: str) -> str:
-        asked.append(pattern)
-        return ""
-
     user = {"role": "user", "content": _mark(0)}
     for messages in ([user], [{"role": "system", "content": _mark(1)}, user]):
+        days = lm.format.date or date.today().isoformat(), OTHER_DAY
         try:
-            render(lm, messages, generation=True, strftime_now=strftime_now)
+            one, two = (_rendered(lm, messages, True, "prompt", {}, day) for day in days)
         except ValueError:
             continue  # it may have no use for a system prompt
-    return bool(asked)
+        if one != two:
+            return True
+    return False
 
 
 def prompt_text(lm: CausalLM, messages: Sequence[Message], name: str = "prompt") -> str:
@@ -142,16 +180,20 @@ def turn_text(
 
     """
     prompt = _prompt(lm, messages, names[0])
-    form = prompt.form
-    bare = render(lm, form(prompt.messages), generation=False, name=names[0])
+    bare = render(lm, prompt.form(prompt.messages), generation=False, name=names[0])
 
-    def with_turn(text: str) -> str:
-        turn = {"role": "assistant", "content": text}
-        return render(lm, form([*prompt.messages, turn]), generation=False, name=names[1])
+    def with_turn(text: str, form: _Form) -> str:
+        turns = [*prompt.messages, {"role": "assistant", "content": text}]
+        return render(lm, form(turns), generation=False, name=names[1])
 
     mark = _mark(len(messages))
-    head, _, tail = with_turn(mark).partition(mark)
-    whole = with_turn(response)
+    # messages that were given in parts are as they are in both forms; the turn is not
+    forms = (prompt.form, _Form(parts=True))
+    form = next((one for one in forms if mark in with_turn(mark, one)), None)
+    if form is None:
+        raise ValueError(f"{names[1]}: the chat template drops the assistant's turn; {REMEDY}")
+    head, _, tail = with_turn(mark, form).partition(mark)
+    whole = with_turn(response, form)
     added = whole[len(prompt.text) :] if whole.startswith(prompt.text) else None
     if added is not None and added.endswith(response + tail) and tail.count(mark) == 0:
         return prompt.text, added
@@ -259,7 +301,11 @@ def _without_default_system(
         lm.text_notes.add(f"the chat template inserts a system prompt, {_shown(inserted)}")
         return messages
     empty = [{"role": "system", "content": ""}, *messages]
-    if inserted in render(lm, form(_marked(empty)), generation=True, name=name):
+    try:
+        text = render(lm, form(_marked(empty)), generation=True, name=name)
+    except ValueError:  # it takes no system prompt, and inserts one
+        text = inserted
+    if inserted in text:
         raise ValueError(
             f"{name}: the chat template inserts the system prompt {_shown(inserted)} also where "
             f"there is to be none; {REMEDY}"
@@ -271,14 +317,19 @@ def _default_system(lm: CausalLM, messages: Sequence[Message], form: _Form, name
     """Return what stands in the place of a system message where none is given."""
     marked = _marked(messages)
     mark = _mark(len(messages))
+    text = render(lm, form(marked), generation=True, name=name)
+    before = text.partition("Xq")[0]
     try:
         given = [{"role": "system", "content": mark}, *marked]
         start, found, end = render(lm, form(given), generation=True, name=name).partition(mark)
-    except ValueError:
-        return ""  # it takes no system prompt
-    text = render(lm, form(marked), generation=True, name=name)
-    fits = text.startswith(start) and text.endswith(end) and len(text) > len(start) + len(end)
-    return text[len(start) : len(text) - len(end)] if found and fits else ""
+    except ValueError:  # it takes no system prompt
+        found = ""
+    if found:
+        fits = text.startswith(start) and text.endswith(end)
+        if fits and len(text) >= len(start) + len(end):
+            return text[len(start) : len(text) - len(end)]
+        before = before[: _common(before, start)]  # it stays beside one that is given
+    return before if "system" in before.lower() else ""
 
 
 def _mark(number: int) -> str:

@@ -139,7 +139,10 @@ def _read(lm: CausalLM, text: str, special: bool, name: str) -> _Read:
     for spell in ways:
         if (spelled := spell(ids)) == text:
             return _Read(before, ids, spelled, spell)
-    lost = _lost(text, offsets) if offsets is not None else _missing(text, ways[0](ids))
+    # what no token covers can still be there, such as an accent that was joined to its letter
+    lost = _missing(text, ways[0](ids))
+    if lost and offsets is not None:
+        lost = _lost(text, offsets)
     if lost:
         raise ValueError(
             f"{name}: the tokenizer of {lm.name} drops {lost[:20]!r}; take it out, or give token "
@@ -375,9 +378,9 @@ def _tokens_up_to(read: _Read, length: int) -> tuple[int, int]:
             low = middle
         else:
             high = middle - 1
-    while low:
+    while low:  # bytes that are not whole characters yet can spell less than before them
         characters, whole = spelled(low)
-        if whole:
+        if whole and characters <= length:
             return low, characters
         low -= 1
     return 0, 0

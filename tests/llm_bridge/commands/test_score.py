@@ -264,6 +264,42 @@ def test_chat_templates(score, tmp_path):
     assert score([CHAT_PAIR], "--chat-template", template, out="d")[0] == 0
 
 
+def test_the_date_of_a_template_is_that_of_the_run(score, tmp_path):
+    template = tmp_path / "template.jinja"
+    source = byte_tokenizer(chat=True).chat_template
+    template.write_text("{{ strftime_now('%d.%m.%Y') }}" + source)
+    options = ["--chat-template", template]
+    code, out, _, folder = score(PAIRS[:1], *options, "--date", "2020-01-31")
+    assert code == 0
+    assert "note: the chat template prints the date, here that of 2020-01-31" in out
+    assert json.loads((folder / "run.json").read_text())["date"] == "2020-01-31"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["texts"] == ["the chat template prints the date, here that of 2020-01-31"]
+    assert "nothing was left to score" in score(PAIRS[:1], *options)[1]  # whatever day it is
+    code, _, (line,), _ = score(PAIRS[:1], *options, "--date", "2020-02-01")
+    assert code == 2
+    assert 'date = "2020-01-31", not "2020-02-01"' in line
+    code, _, (line,), _ = score(PAIRS[:1], "--date", "2020-02-01", out="b")
+    assert (code, "no chat template of base prints the date" in line) == (2, True)
+    assert "date" not in json.loads((score(PAIRS[:1], out="c")[3] / "run.json").read_text())
+
+
+def test_what_a_template_changes_is_said(score, tmp_path):
+    template = tmp_path / "template.jinja"
+    source = byte_tokenizer(chat=True).chat_template
+    template.write_text(source.replace("m['content']", "m['content'].split('</t>')[-1]"))
+    rows = [{"prompt": "q", "chosen": "<t>so</t>yes", "rejected": "<t>no</t>yes"}]
+    code, out, _, folder = score(rows, "--chat-template", template)
+    assert code == 0
+    assert "read as the model would write it" in " ".join(out.split())
+    one, two = lines(folder)
+    assert one["reward_sum"] != two["reward_sum"]  # without their reasoning they are one text
+    rows = [{"prompt": "a</t>b", "chosen": "yes", "rejected": "no"}, *rows]
+    code, _, err, _ = score(rows, "--chat-template", template, out="b")
+    assert code == 1
+    assert "row 0: prompt: the chat template changes the user message 'a</t>b'" in err[1]
+
+
 def test_system_prompts(score, tmp_path):
     (tmp_path / "system.txt").write_text("Be kind.\n")
     options = {
