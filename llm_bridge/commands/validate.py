@@ -316,7 +316,9 @@ def _report(
     ]
     if subject.truth is None:
         summary.append("Nothing says what responses are worth (--task, --expert): rewards alone.")
-    facts = subject.facts | {"prompts": len(validation.prompts), "horizon": validation.horizon}
+    facts = {name: x for name, x in subject.facts.items() if x is not None}
+    facts.pop("chat_template", None)  # as long as a page
+    facts |= {"prompts": len(validation.prompts), "horizon": validation.horizon}
     facts |= request.reading.as_dict() | request.sampling.as_dict()
     rows: list[Any] = [(quantity, *d) for quantity, d in deviations(points).items()]
     columns = [
