@@ -37,7 +37,7 @@ def encoded_again(lm, prompts, horizon, batch_size=1024):
     """
     import torch
 
-    from llm_bridge.models.load import encode_prompt
+    from llm_bridge.models.prompts import encode_prompt
 
     V, ids = lm.vocab_size, [encode_prompt(lm, prompt, horizon) for prompt in prompts]
     layers = [np.empty((len(prompts) * V**h, V)) for h in range(horizon)]

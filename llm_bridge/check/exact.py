@@ -14,6 +14,7 @@ import numpy as np
 
 from llm_bridge.models.cloned import train_on_demonstrations
 from llm_bridge.models.load import CausalLM
+from llm_bridge.models.prompt_format import Prompt
 from llm_bridge.models.spec import ModelSpec
 from llm_bridge.read.tree import TokenTree, parse_tokens, token_tree
 from theory.arrays.namespace import require_positive, token_major
@@ -74,7 +75,7 @@ def by_prompt(policy: Policy) -> Policy:
 def model_instance(
     lm: CausalLM,
     expert: CausalLM,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     horizon: int,
     *,
     alpha: float = 1.0,
@@ -117,7 +118,7 @@ def model_instance(
 def tabular_instance(
     lm: CausalLM,
     mdp: TokenMDP,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     alpha: float,
     *,
     tokens: Sequence[int] | None = None,
@@ -186,28 +187,33 @@ def trained_group(
 
 
 def model_group(
-    policy: ModelSpec, expert: ModelSpec, *, tokens: str | None = None, **options: Any
+    lm: CausalLM,
+    expert: CausalLM,
+    specs: tuple[ModelSpec, ModelSpec],
+    *,
+    tokens: str | None = None,
+    **options: Any,
 ) -> Group:
     """A real model against another, or itself read otherwise, as one group of ``endorm verify``.
 
     Args:
-        policy: `π̂`.
+        lm: `π̂`.
         expert: `π_E`.
+        specs: how the two are read, above all at which temperatures.
         tokens: sub-vocabulary, see `llm_bridge.read.tree.parse_tokens`; `None` for all of it.
         options: `prompts`, `horizon`, `alpha` and the layout of `model_instance`.
 
     Raises:
-        OSError: a model cannot be loaded.
-        ValueError: see `ModelSpec.load_pair` and `model_instance`.
+        ValueError: see `model_instance`.
 
     """
-    lm, teacher = policy.load_pair(expert)
     ids = None if tokens is None else parse_tokens(lm, tokens)
-    options |= {"temperature": policy.temperature, "expert_temperature": expert.temperature}
-    found = model_instance(lm, teacher, tokens=ids, **options)
-    about = {"model π̂": f"{lm.name} ({policy})", "expert π_E": f"{teacher.name} ({expert})"}
+    policy, other = specs
+    options |= {"temperature": policy.temperature, "expert_temperature": other.temperature}
+    found = model_instance(lm, expert, tokens=ids, **options)
+    about = {"model π̂": f"{lm.name} ({policy})", "expert π_E": f"{expert.name} ({other})"}
     return Group(
-        f"{lm.name} against {teacher.name}", [found.instance], about | facts(found), STATEMENTS
+        f"{lm.name} against {expert.name}", [found.instance], about | facts(found), STATEMENTS
     )
 
 

@@ -51,7 +51,8 @@ from llm_bridge.check.draws import (
     response_log_probs,
 )
 from llm_bridge.models.calls import evaluation
-from llm_bridge.models.load import CausalLM, encode_prompt, require_same_vocabulary
+from llm_bridge.models.load import CausalLM, require_same_vocabulary
+from llm_bridge.models.prompts import Prompt, encode_prompt
 from llm_bridge.read.beam import beam_search, parse_found
 from llm_bridge.read.rollout import Actor
 from theory.arrays.memory import require_memory
@@ -206,7 +207,7 @@ def _sech(x: np.ndarray) -> np.ndarray:
 def estimate(
     lm: CausalLM,
     expert: CausalLM,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     sampling: Sampling,
     *,
     alpha: float = 1.0,
@@ -218,7 +219,7 @@ def estimate(
     Args:
         lm: `π̂`.
         expert: `π_E`, with the same vocabulary; may be `lm` itself.
-        prompts: `P` texts.
+        prompts: `P` texts or conversations.
         sampling: how responses are sampled and searched for.
         alpha: temperature of the reward.
         confidence: confidence of each interval by itself.

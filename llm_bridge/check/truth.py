@@ -13,7 +13,8 @@ import numpy as np
 from scipy.special import expit
 
 from llm_bridge.check.points import PointUnit
-from llm_bridge.models.load import CausalLM, encode
+from llm_bridge.models.load import CausalLM
+from llm_bridge.models.prompts import Prompt, encode_answer, encode_prompt
 from llm_bridge.read.reward import EndogenousReward, RewardReading
 from llm_bridge.read.tree import TokenTree, token_tree
 from llm_bridge.tasks.generated import Task
@@ -61,13 +62,13 @@ class Truth:
     """
 
     mdp: TokenMDP
-    judge: Callable[[Sequence[str], Sequence[str]], np.ndarray]
+    judge: Callable[[Sequence[Prompt], Sequence[str]], np.ndarray]
     unit: PointUnit
     bounds: tuple[float, float]
     alpha: float = 1.0
 
 
-def mdp_truth(lm: CausalLM, prompts: Sequence[str], mdp: TokenMDP, alpha: float) -> Truth:
+def mdp_truth(lm: CausalLM, prompts: Sequence[Prompt], mdp: TokenMDP, alpha: float) -> Truth:
     """Take the return of a token MDP as the truth; a response is over, and earns nothing more, at
     a token that the MDP does not have.
 
@@ -83,19 +84,19 @@ def mdp_truth(lm: CausalLM, prompts: Sequence[str], mdp: TokenMDP, alpha: float)
 
     """
     _require_different(prompts)
-    place, (low, high) = {text: p for p, text in enumerate(prompts)}, mdp.reward_range
+    place, (low, high) = {repr(one): p for p, one in enumerate(prompts)}, mdp.reward_range
 
-    def judge(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+    def judge(prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
         ids = [
-            np.array(lm.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=int)
-            for text in responses
+            np.array(encode_answer(lm, prompt, text, "response"), dtype=int)
+            for prompt, text in zip(prompts, responses, strict=True)
         ]
         tokens = np.full((len(ids), mdp.horizon), mdp.vocab_size)
         for row, own in zip(tokens, ids, strict=True):
             row[: len(own)] = own
         alive = np.cumprod(tokens < mdp.vocab_size, axis=1)
         tokens = tokens * alive
-        states = mdp.dynamics.walk(np.array([place[text] for text in prompts]), tokens)
+        states = mdp.dynamics.walk(np.array([place[repr(one)] for one in prompts]), tokens)
         paid = [r[s, a] for r, s, a in zip(mdp.rewards, states, tokens.T, strict=True)]
         return np.asarray((np.stack(paid, axis=1) * alive).sum(axis=1))
 
@@ -112,7 +113,8 @@ def task_truth(lm: CausalLM, task: Task) -> Truth:
     """
     _require_different(task.prompts)
     try:
-        answers = [encode(lm.tokenizer, text, special_tokens=False) for text in task.answers]
+        pairs = zip(task.prompts, task.answers, strict=True)
+        answers = [encode_answer(lm, prompt, text) for prompt, text in pairs]
     except ValueError as error:
         raise ValueError(
             f"task={task.name}: its answers are no texts of {lm.name} ({error}); give another task"
@@ -123,30 +125,31 @@ def task_truth(lm: CausalLM, task: Task) -> Truth:
             "of one"
         )
     tokens, P, V = np.array(answers), len(answers), lm.vocab_size
-    H, known = tokens.shape[1], dict(zip(task.prompts, task.answers, strict=True))
+    H, known = tokens.shape[1], dict(zip(map(repr, task.prompts), task.answers, strict=True))
     rewards = [np.zeros((P * V**h, V)) for h in range(H)]
     last = np.arange(P)
     for h in range(H - 1):
         last = last * V + tokens[:, h]
     rewards[-1][last, tokens[:, -1]] = 1.0
 
-    def judge(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+    def judge(prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
         pairs = zip(prompts, responses, strict=True)
-        return np.array([float(task.judge(response, known[prompt])) for prompt, response in pairs])
+        return np.array(
+            [float(task.judge(response, known[repr(prompt)])) for prompt, response in pairs]
+        )
 
     return Truth(TokenMDP.tree(rewards), judge, "probability", (0.0, 1.0))
 
 
-def _require_different(prompts: Sequence[str]) -> None:
-    if len(set(prompts)) < len(prompts):
+def _require_different(prompts: Sequence[Prompt]) -> None:
+    if len({repr(prompt) for prompt in prompts}) < len(prompts):
         raise ValueError(
-            "prompts: a text is given twice, and a response is judged by its prompt's; give each "
-            "once"
+            "prompts: one is given twice, and a response is judged by its prompt's; give each once"
         )
 
 
 def model_truth(
-    expert: CausalLM, prompts: Sequence[str], horizon: int, alpha: float = 1.0
+    expert: CausalLM, prompts: Sequence[Prompt], horizon: int, alpha: float = 1.0
 ) -> Truth:
     """Take another model's endogenous reward as the truth, for which that model is soft-optimal at
     `alpha`.
@@ -154,8 +157,11 @@ def model_truth(
     mdp = endogenous_reward(token_tree(expert, prompts, horizon).policy, alpha)
     scorer = EndogenousReward(expert, reading=RewardReading(alpha), end_tokens=())
 
-    def judge(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
-        return np.array([score.reward_sum for score in scorer.score(prompts, responses)])
+    def judge(prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
+        asked = [encode_prompt(expert, prompt, horizon) for prompt in prompts]
+        pairs = zip(prompts, responses, strict=True)
+        answers = [encode_answer(expert, prompt, text, "response") for prompt, text in pairs]
+        return np.array([score.reward_sum for score in scorer.score_ids(asked, answers)])
 
     low, high = mdp.reward_range
     return Truth(mdp, judge, "value", (horizon * min(low, 0.0), horizon * high), alpha)

@@ -41,7 +41,8 @@ from llm_bridge.check.points import (
 )
 from llm_bridge.check.truth import Truth, on_tree, order, over_all_pairs
 from llm_bridge.models.calls import evaluation
-from llm_bridge.models.load import CausalLM, encode_prompt
+from llm_bridge.models.load import CausalLM
+from llm_bridge.models.prompts import Prompt, encode_answer, encode_prompt
 from llm_bridge.read.beam import beam_search
 from llm_bridge.read.prefixes import require_integer
 from llm_bridge.read.reward import EndogenousReward, RewardReading, Score
@@ -72,7 +73,7 @@ class Validation:
 
     Args:
         lm: the model.
-        prompts: `P` different texts.
+        prompts: `P` different texts or conversations.
         horizon: tokens `H` of a response.
         reading: how the reward is read, on both sides.
         sampling: how much is sampled.
@@ -90,7 +91,7 @@ class Validation:
     def __init__(
         self,
         lm: CausalLM,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         horizon: int,
         *,
         reading: RewardReading = RewardReading(),  # noqa: B008
@@ -98,8 +99,8 @@ class Validation:
         temperature: float = 1.0,
         end_tokens: Sequence[int] = (),
     ) -> None:
-        if len(set(prompts)) < len(prompts):
-            raise ValueError("prompts: a text is given twice; give each once")
+        if len({repr(prompt) for prompt in prompts}) < len(prompts):
+            raise ValueError("prompts: one is given twice; give each once")
         self.lm = lm
         self.prompts = tuple(prompts)
         self.horizon = horizon
@@ -389,8 +390,8 @@ class Validation:
         tolerance = max(point.measured - low, high - point.measured)
         return point._replace(low=low, high=high, tolerance=tolerance)
 
-    def _texts(self, written: Sequence[Response]) -> tuple[list[str], list[str]]:
-        """Return the texts of the prompts and of the responses."""
+    def _texts(self, written: Sequence[Response]) -> tuple[list[Prompt], list[str]]:
+        """Return the prompts and the texts of the responses."""
         prompts, responses = zip(*written, strict=True)
         return [self.prompts[p] for p in prompts], [*map(self.lm.tokenizer.decode, responses)]
 
@@ -398,7 +399,11 @@ class Validation:
         """Score the texts of responses, which must be read as the responses again."""
         prompts, texts = self._texts(written)
         scorer = EndogenousReward(self.lm, reading=self._measured, end_tokens=self.end_tokens)
-        scores = scorer.score(prompts, texts)
+        answers = [
+            encode_answer(self.lm, prompt, text, "response")
+            for prompt, text in zip(prompts, texts, strict=True)
+        ]
+        scores = scorer.score_ids([self._ids[p] for p, _ in written], answers)
         for text, (_, ids), score in zip(texts, written, scores, strict=True):
             if not np.array_equal(ids, score.ids):
                 raise ValueError(

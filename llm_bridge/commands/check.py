@@ -17,10 +17,16 @@ from llm_bridge.commands.options import (
     EXPERT,
     HORIZON,
     TreeOptions,
+    as_prompts,
+    format_facts,
+    formatted,
+    notes,
+    read_alike,
     read_pair,
     read_table,
     require_packages,
 )
+from llm_bridge.models.prompt_format import Prompt, PromptFormat
 from llm_bridge.models.spec import ModelSpec
 from theory.commands import shared
 from theory.commands.options import Command, Group, OptionError, option
@@ -103,7 +109,8 @@ class _Task(NamedTuple):
     options: CheckOptions
     policy: ModelSpec
     expert: ModelSpec | Path
-    prompts: list[str]
+    prompts: list[Prompt]
+    format: PromptFormat
 
 
 def _read(arguments: argparse.Namespace) -> _Task:
@@ -112,12 +119,14 @@ def _read(arguments: argparse.Namespace) -> _Task:
     if table is None:
         eos = options.eos is not False
         options = replace(options, horizon=options.horizon or HORIZON, eos=eos)
-        return _Task(options, *read_pair(arguments), options.texts())
+        given = PromptFormat.read(arguments)
+        return _Task(options, *read_pair(arguments), options.texts(), given)
     if options.sampled is not None:
         raise ValueError(
             f"--expert={table}: a token MDP is compared on its whole tree, without --sampled"
         )
-    return _Task(options, ModelSpec.read(arguments), table, options.texts())
+    given = PromptFormat.read(arguments)
+    return _Task(options, ModelSpec.read(arguments), table, options.texts(), given)
 
 
 class _Loaded(NamedTuple):
@@ -155,18 +164,22 @@ def run(arguments: argparse.Namespace) -> int:
     if isinstance(task.expert, ModelSpec):
         expert = task.expert.as_dict("expert-", results_only=True)
     noted = {"command": "check"} | task.policy.as_dict(results_only=True) | expert
-    noted |= task.options.as_dict(results_only=True)
+    noted |= task.options.as_dict(results_only=True) | task.format.as_dict(results_only=True)
     report: dict[str, Any] = {"version": __version__, "arguments": noted}
     with RunFolder(task.options.out) as folder:
         loaded = _load(task)
-        identity = {"version": __version__} | noted | loaded.weights
+        task = task._replace(prompts=as_prompts(loaded.lm, task.prompts))
+        identity = {"version": __version__} | noted | loaded.weights | format_facts(loaded.lm)
         digest = hashlib.sha256(repr(task.prompts).encode()).hexdigest()
         folder.identify(identity | {"prompt": None, "prompts": digest}, lines=[BEAM, *DRAWS])
         compare = _exact if task.options.sampled is None else _sampled
         code, shown = compare(task, loaded, report, folder)
+        report["texts"] = notes(loaded.lm)
         shown.save(folder.path)
         write_json(folder.path / "check.json", report)
     print(shown.text())  # now that all is written: whoever reads this may stop reading
+    for note in report["texts"]:
+        print(f"note: {note}")
     seconds = time.monotonic() - started
     print(f"check.json and report.html in {task.options.out} ({seconds:.0f} s)")
     return code
@@ -267,9 +280,12 @@ def _load(task: _Task) -> _Loaded:
     expert: Any
     if isinstance(task.expert, ModelSpec):
         lm, expert = task.policy.load_pair(task.expert)
+        lm = formatted(lm, task.format, task.options.out)
+        expert = read_alike(lm, expert)
         name, told, its_weights = expert.name, f"{expert.name} ({task.expert})", fingerprint(expert)
     else:
-        lm, expert = task.policy.load(), TokenMDP.load(task.expert)
+        lm = formatted(task.policy.load(), task.format, task.options.out)
+        expert = TokenMDP.load(task.expert)
         name, its_weights = task.expert.name, digest(task.expert)
         told = f"soft-optimal for {name} at α = {task.options.alpha:g}"
     about = {"model π̂": f"{lm.name} ({task.policy})", "expert π_E": told}
@@ -286,6 +302,7 @@ COMMAND = Command(
         Group(ModelSpec, MODELS),
         Group(ModelSpec, MODELS, prefix="expert-", optional=True, defaults=EXPERT),
         Group(CheckOptions),
+        Group(PromptFormat, "prompts"),
     ),
     run,
 )

@@ -5,20 +5,32 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-from collections.abc import Collection
+import os
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from llm_bridge.models.prompt_format import Prompt, PromptFormat
 from llm_bridge.models.spec import ModelSpec
 from theory.commands import shared
 from theory.commands.options import Options, option
+from theory.storage.runs import noted
+
+if TYPE_CHECKING:
+    from llm_bridge.models.load import CausalLM
 
 __all__ = [
     "AS_FIRST",
     "EXPERT",
     "HORIZON",
     "TreeOptions",
+    "as_prompts",
+    "format_facts",
+    "formatted",
+    "notes",
+    "read_alike",
     "read_pair",
     "read_prompts",
     "read_second",
@@ -48,7 +60,7 @@ class TreeOptions(Options):
     )
     prompts: Path | None = option(
         None,
-        help="a prompt a line, or JSON lines with a 'prompt'",
+        help="a prompt a line, or JSON lines with a 'prompt', a text or messages",
         metavar="FILE",
         group="responses",
     )
@@ -76,7 +88,7 @@ class TreeOptions(Options):
         """The limit belongs to a file of prompts."""
         return {"limit": "needs {prompts}"} if self.prompts is None else {}
 
-    def texts(self) -> list[str]:
+    def texts(self) -> list[Prompt]:
         """Read all prompts.
 
         Raises:
@@ -89,8 +101,9 @@ class TreeOptions(Options):
         return [*self.prompt, *of_file]
 
 
-def read_prompts(path: Path) -> list[str]:
-    """Read a text a line, or of a ``.jsonl`` file a string or an object with ``"prompt"`` a line.
+def read_prompts(path: Path) -> list[Prompt]:
+    """Read a text a line, or of a ``.jsonl`` file a prompt or an object with ``"prompt"`` a line: a
+    string, or a list of messages.
 
     Raises:
         ValueError: the file cannot be read, has no prompts, or a line has none; names the line.
@@ -100,7 +113,7 @@ def read_prompts(path: Path) -> list[str]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"--prompts={path}: cannot be read ({error})") from None
-    prompts = []
+    prompts: list[Prompt] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -111,15 +124,130 @@ def read_prompts(path: Path) -> list[str]:
             except ValueError:
                 text = None
             text = text.get("prompt") if isinstance(text, dict) else text
-        if not isinstance(text, str):
+        if not isinstance(text, str) and not _are_messages(text):
             raise ValueError(
-                f"--prompts={path}, line {number}: must be a JSON string or an object with a "
-                "'prompt'"
+                f"--prompts={path}, line {number}: must be a JSON string, a list of messages with "
+                "'role' and 'content', or an object with such a 'prompt'"
             )
         prompts.append(text)
     if not prompts:
         raise ValueError(f"--prompts={path}: no prompt in it; give a text a line")
     return prompts
+
+
+def _are_messages(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(
+            isinstance(one, dict)
+            and isinstance(one.get("role"), str)
+            and isinstance(one.get("content"), str | list)
+            for one in value
+        )
+    )
+
+
+def formatted(lm: CausalLM, given: PromptFormat, out: Path | None = None) -> CausalLM:
+    """Return a model that reads prompts as the options say, with every choice made.
+
+    Args:
+        lm: the model; a template of the options replaces its tokenizer's.
+        given: the options.
+        out: folder of the run; a template that prints the date goes on with the date noted there.
+
+    Raises:
+        ValueError: a file cannot be read, or an option is not read by this model's tokenizer.
+
+    """
+    from llm_bridge.models.chat import prints_date
+
+    if given.chat_template is not None:
+        lm.tokenizer.chat_template = read_file(given.chat_template, "--chat-template")
+    template = bool(lm.tokenizer.chat_template)
+    if given.chat and not template:
+        raise ValueError(
+            f"--chat: the tokenizer of {lm.name} has no chat template; leave it out, or give "
+            "--chat-template"
+        )
+    chat = template if given.chat is None else given.chat
+    today = None
+    if chat and prints_date(lm):
+        before = None if out is None else noted(out, "date")
+        today = given.date or (before if isinstance(before, str) else date.today().isoformat())
+    elif given.date is not None:
+        raise ValueError(f"--date={given.date}: no chat template of {lm.name} prints the date")
+    system = _system(given.system)
+    return replace(lm, format=replace(given, chat=chat, system=system, date=today))
+
+
+def read_alike(lm: CausalLM, other: CausalLM) -> CausalLM:
+    """Return another model that is given the same token ids as `lm`: by its tokenizer and format.
+
+    Both have one vocabulary, but a base model has no chat template, or another.
+    """
+    if other.model is lm.model:
+        return lm
+    return replace(other, tokenizer=lm.tokenizer, format=lm.format, text_notes=lm.text_notes)
+
+
+def format_facts(lm: CausalLM) -> dict[str, Any]:
+    """Return what results depend on of how a model reads prompts, for the note of a run."""
+    found = lm.format
+    facts: dict[str, Any] = {
+        "chat": found.chat,
+        "system": found.system,
+        "no_system": found.no_system,
+        "join": found.join,
+        "chat_template": lm.tokenizer.chat_template if found.chat else None,
+    }
+    return facts if found.date is None else facts | {"date": found.date}
+
+
+def as_prompts(lm: CausalLM, prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Return prompts as the model's format has them: as messages, or as plain texts.
+
+    Raises:
+        ValueError: a prompt has several messages, and the format is plain text.
+
+    """
+    from llm_bridge.models.prompts import as_prompt
+
+    chat, system = bool(lm.format.chat), lm.format.own_system
+    return [as_prompt(prompt, chat=chat, system=system) for prompt in prompts]
+
+
+def notes(*models: CausalLM | None) -> list[str]:
+    """Return the sentences that were noted of the texts that models were given, each once."""
+    found = (sentence for lm in models if lm is not None for sentence in lm.text_notes.sentences())
+    return list(dict.fromkeys(found))
+
+
+def _system(text: str | None) -> str | None:
+    """A text, or what the file of that name holds."""
+    if not text:
+        return text
+    one_word = not any(c.isspace() for c in text)
+    like_a_path = os.sep in text or Path(text).suffix != "" or os.path.isdir(text)
+    if os.path.isfile(text) or (one_word and like_a_path):
+        return read_file(Path(text), "--system")
+    return text
+
+
+def read_file(path: Path, option: str) -> str:
+    """Return the text of a file that an option names.
+
+    Raises:
+        ValueError: it cannot be read, or is empty; names the option.
+
+    """
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{option}={path}: cannot be read ({error})") from None
+    if not text:
+        raise ValueError(f"{option}={path}: the file is empty")
+    return text
 
 
 def read_second(

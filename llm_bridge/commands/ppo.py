@@ -15,13 +15,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from llm_bridge.commands.options import AS_FIRST, read_second, require_packages
+from llm_bridge.commands.options import (
+    AS_FIRST,
+    as_prompts,
+    formatted,
+    notes,
+    read_alike,
+    read_second,
+    require_packages,
+)
 from llm_bridge.improve.config import PPOConfig
+from llm_bridge.models.prompt_format import Prompt, PromptFormat
 from llm_bridge.models.spec import ModelSpec
 from theory.commands import shared
 from theory.commands.options import Command, Group, OptionError, Options, option
@@ -97,9 +106,6 @@ class PPOOptions(Options):
     )
     eval_samples: int = option(1, help="responses to a problem", low=0, group=EVALUATION)
     eval_every: int = option(20, help="batches between evaluations", low=1, group=EVALUATION)
-    chat: bool = option(
-        False, help="problems as the user's turn of the chat template", group=EVALUATION
-    )
 
     def check(self) -> None:
         """Take prompts from one place."""
@@ -112,7 +118,7 @@ class PPOOptions(Options):
             names = () if self.eval else ("eval_prompts", "eval_samples", "eval_every")
             return dict.fromkeys(names, "needs {eval}")
         reason = f"is not read with {{task}} {self.task}, which is evaluated exactly"
-        return dict.fromkeys(("eval", "eval_samples", "chat", "data_folder"), reason)
+        return dict.fromkeys(("eval", "eval_samples", "data_folder"), reason)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -123,6 +129,9 @@ def run(arguments: argparse.Namespace) -> int:
     dtype = "float32" if config.lora is None else config.dtype
     model = ModelSpec.read(arguments, dtype=dtype)
     teacher = read_second(arguments, "teacher-", model, dtype=dtype)
+    if options.task is not None:
+        PromptFormat.refuse(arguments, f"is not read with --task {options.task}: plain text")
+    given = PromptFormat.read(arguments, chat=None if options.task is None else False)
     require_packages()
     from llm_bridge.improve.run import train
     from llm_bridge.improve.trainer import Trainer
@@ -130,7 +139,8 @@ def run(arguments: argparse.Namespace) -> int:
     from llm_bridge.read.rollout import Diverged
 
     with workers() as group:
-        lm, reward_of = model.load(), None if teacher is None else teacher.load()
+        lm = formatted(model.load(), given, options.out if options.resume else None)
+        reward_of = None if teacher is None else read_alike(lm, teacher.load())
         prompts, evaluate, target = _prompts(options, config, lm, reward_of)
         if group.first:
             _announce(options, lm, config, prompts, group.size)
@@ -214,7 +224,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _prompts(
     options: PPOOptions, config: PPOConfig, lm: CausalLM, teacher: CausalLM | None
-) -> tuple[Sequence[str], Evaluate | None, ExactTarget | None]:
+) -> tuple[Sequence[Prompt], Evaluate | None, ExactTarget | None]:
     """Prompts to train on, what is evaluated, and the exact target where there is one (on prompts
     held out).
     """
@@ -254,15 +264,14 @@ def _problems(
     """The first problems of a file that the model has room for; says how many it has none for, and
     why.
     """
-    from llm_bridge.models.load import encode_prompt
+    from llm_bridge.models.prompts import encode_prompt
     from llm_bridge.tasks.mathematics import DATA, problems
 
-    if options.chat and not lm.tokenizer.chat_template:
-        raise ValueError(f"--chat: the tokenizer of {lm.name} has no chat template; leave it out")
     folder = options.data_folder
     if folder is None and name in DATA:
         raise ValueError(f"{name}: a short name; give --data-folder, a folder with {DATA[name]}")
-    task, unusable = problems(name, folder, tokenizer=lm.tokenizer if options.chat else None)
+    task, unusable = problems(name, folder)
+    task = replace(task, prompts=tuple(as_prompts(lm, task.prompts)))
     kept: list[int] = []
     left_out = [str(problem) for problem in unusable]
     for i, prompt in enumerate(task.prompts):
@@ -291,20 +300,22 @@ def _announce(
     options: PPOOptions,
     lm: CausalLM,
     config: PPOConfig,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     processes: int,
 ) -> None:
     from llm_bridge.improve.cost import cost
-    from llm_bridge.models.load import encode
+    from llm_bridge.models.prompts import encode_prompt
 
     shown = prompts[:64]
-    length = sum(len(encode(lm.tokenizer, prompt)) for prompt in shown) / len(shown)
+    length = sum(len(encode_prompt(lm, prompt, 1)) for prompt in shown) / len(shown)
     print(
         f"{lm.name}: {len(prompts):,} prompts of about {length:.0f} tokens, {config.steps} batches "
         "of "
         f"{config.prompts_per_step} × {config.samples} responses"
     )
     print("\n".join(cost(lm, config, length, processes).lines(config)))
+    for note in notes(lm):
+        print(f"note: {note}")
     if options.dry_run:
         print(json.dumps(config.as_dict(), indent=1))
 
@@ -342,6 +353,7 @@ COMMAND = Command(
             defaults=AS_FIRST,
         ),
         Group(PPOConfig),
+        Group(PromptFormat, "prompts"),
     ),
     run,
 )

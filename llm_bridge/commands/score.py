@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from llm_bridge.commands.options import AS_FIRST, read_second, require_packages
+from llm_bridge.commands.options import (
+    AS_FIRST,
+    format_facts,
+    formatted,
+    notes,
+    read_second,
+    require_packages,
+)
+from llm_bridge.models.prompt_format import PromptFormat
 from llm_bridge.models.spec import ModelSpec
 from llm_bridge.preferences.pairs import FORMATS, read_comparisons
 from llm_bridge.preferences.rows import HUB, Problem
@@ -54,23 +62,11 @@ class ScoreOptions(Options):
     )
     batch_tokens: int = option(8192, help="tokens of one pass of the model", low=1)
     out: Path = shared.out("out/score", "responses.jsonl, summary.json and report.html")
-    system: str | None = option(
-        None,
-        help="system prompt of every comparison; '' for none",
-        metavar="TEXT|FILE",
-        group=CONVERSATION,
-    )
     separator: str | None = option(
         None,
         help="between system, prompt and response in plain text",
         default_text="a blank line",
         group=CONVERSATION,
-    )
-    plain: bool = option(
-        False, help="plain text, even if the tokenizer has a chat template", group=CONVERSATION
-    )
-    chat_template: Path | None = option(
-        None, help="instead of the tokenizer's own", metavar="FILE", group=CONVERSATION
     )
     eos: bool | None = option(
         None,
@@ -103,9 +99,7 @@ class ScoreOptions(Options):
         )
 
     def check(self) -> None:
-        """Refuse two ways to write a conversation, and a file that is given twice."""
-        if self.plain and self.chat_template is not None:
-            raise OptionError("plain", "and {chat_template}: give one of them")
+        """Refuse a file that is given twice."""
         repeated = [name for n, name in enumerate(self.pairs) if name in self.pairs[:n]]
         if repeated:
             raise OptionError("pairs", "is given twice", repeated[0])
@@ -118,6 +112,7 @@ class _Task(NamedTuple):
     model: ModelSpec
     reading: RewardReading
     reference: ModelSpec | None
+    format: PromptFormat
 
 
 def _read_task(arguments: argparse.Namespace) -> _Task:
@@ -132,7 +127,8 @@ def _read_task(arguments: argparse.Namespace) -> _Task:
             "--device-map spreads one process over the GPUs: start one, without torchrun"
         )
     reference = read_second(arguments, "reference-", model, dtype=model.dtype)
-    return _Task(options, model, RewardReading.read(arguments), reference)
+    reading, given = RewardReading.read(arguments), PromptFormat.read(arguments)
+    return _Task(options, model, reading, reference, given)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -194,26 +190,21 @@ def _scorer(task: _Task) -> tuple[Scorer, CausalLM, dict[str, Any]]:
 
     options = task.options
     explicit = options.method == "reward-model"
-    lm = task.model.load(reward_model=explicit)
-    if options.chat_template is not None:
-        lm.tokenizer.chat_template = _read(options.chat_template, "--chat-template")
-    chat = bool(lm.tokenizer.chat_template) and not options.plain
-    system = _system(options.system)
+    lm = formatted(task.model.load(reward_model=explicit), task.format, options.out)
+    chat = bool(lm.format.chat)
     if chat and options.separator is not None:
-        raise ValueError("--separator is not read in a chat template; add --plain")
+        raise ValueError("--separator is not read in a chat template; add --no-chat")
     separator = {} if options.separator is None else {"separator": options.separator}
-    conversation = scorers.Conversation(lm, chat, system, options.eos, **separator)
+    conversation = scorers.Conversation(lm, chat, lm.format.own_system, options.eos, **separator)
     facts: dict[str, Any] = {
         "method": options.method,
         "model": lm.name,
         "weights": fingerprint(lm),
         "dtype": task.model.dtype,
-        "chat": chat,
-        "system": system,
         "eos": conversation.ends,
         "separator": None if chat else conversation.separator,
-        "chat_template": lm.tokenizer.chat_template if chat else None,
     }
+    facts |= format_facts(lm)
     if options.method == "reward-model":
         return scorers.RewardModel(lm, conversation), lm, facts
     reward = EndogenousReward(lm, reading=task.reading, batch_tokens=options.batch_tokens)
@@ -233,27 +224,6 @@ def _scorer(task: _Task) -> tuple[Scorer, CausalLM, dict[str, Any]]:
         facts |= {"reference_dtype": task.reference.dtype}
     scorer = scorers.Endogenous(reward, conversation, reference, truncate=options.truncate)
     return scorer, lm, facts
-
-
-def _system(text: str | None) -> str | None:
-    """A text, or what the file of that name holds."""
-    if not text:
-        return text
-    one_word = not any(c.isspace() for c in text)
-    like_a_path = os.sep in text or Path(text).suffix != "" or os.path.isdir(text)
-    if os.path.isfile(text) or (one_word and like_a_path):
-        return _read(Path(text), "--system")
-    return text
-
-
-def _read(path: Path, option: str) -> str:
-    try:
-        text = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{option}={path}: cannot be read ({error})") from None
-    if not text:
-        raise ValueError(f"{option}={path}: the file is empty")
-    return text
 
 
 def _report(
@@ -277,6 +247,7 @@ def _report(
         "comparisons": len(results.comparisons),
         "comparisons_cut": len(cut),
         "left_out": left_out,
+        "texts": notes(lm),
     }
     write_json(options.out / "summary.json", summary)
     if not results.comparisons:
@@ -313,6 +284,8 @@ def _report(
     text = f"{lm.name}, {options.method}, {'chat template' if run['chat'] else 'plain text'}"
     print(Text(text).text(100))  # a name may have control characters
     print(page.accuracy_table(scores).text(100))
+    for note in notes(lm):
+        print(Text(f"note: {note}").text(100))
     if cut:
         print(f"responses of {len(cut)} comparisons were cut to the context of {lm.name}")
 
@@ -339,6 +312,7 @@ COMMAND = Command(
             "model (several processes: torchrun --no-python --nproc-per-node N endorm score …)",
             without=("temperature",),
         ),
+        Group(PromptFormat, CONVERSATION),
         Group(RewardReading, "endogenous reward"),
         Group(
             ModelSpec,

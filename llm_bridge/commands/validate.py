@@ -11,7 +11,7 @@ import argparse
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -21,10 +21,16 @@ from llm_bridge.commands.options import (
     AS_FIRST,
     HORIZON,
     TreeOptions,
+    as_prompts,
+    format_facts,
+    formatted,
+    notes,
+    read_alike,
     read_second,
     read_table,
     require_packages,
 )
+from llm_bridge.models.prompt_format import Prompt, PromptFormat
 from llm_bridge.models.spec import ModelSpec
 from llm_bridge.read.reading import RewardReading
 from theory.commands import shared
@@ -107,6 +113,7 @@ class _Request:
         self.reading = RewardReading.read(arguments)
         self.sampling = Sampling.read(arguments)
         self.tree = TreeOptions.read(arguments)
+        self.format = PromptFormat.read(arguments)
         self.model: ModelSpec | None = None
         self.table = read_table(
             arguments, (ValidateOptions, ("task",)), (TreeOptions, ("horizon",))
@@ -116,6 +123,7 @@ class _Request:
             for prefix in ("", "expert-"):
                 ModelSpec.refuse(arguments, "needs --model", prefix=prefix)
             TreeOptions.refuse(arguments, "needs --model", RESPONSES)
+            PromptFormat.refuse(arguments, "needs --model")
             ValidateOptions.refuse(arguments, "needs --model", ("task", "n_prompts"))
             return
         self.model = ModelSpec.read(arguments)
@@ -137,18 +145,19 @@ class _Request:
             return self._trained()
         from llm_bridge.models.load import fingerprint
 
-        lm = self.model.load()
+        lm = formatted(self.model.load(), self.format, self.options.out)
         facts = {"model": lm.name, "read as": str(self.model), "weights": fingerprint(lm)}
+        facts |= format_facts(lm)
         if self.table is not None:
             from llm_bridge.preferences.run import digest
             from theory.mdp.token_mdp import TokenMDP
 
             mdp = TokenMDP.load(self.table)
             facts |= {"expert": self.table.name, "expert file": digest(self.table)}
-            return self._of_mdp(lm, self.tree.texts(), mdp, facts)
+            return self._of_mdp(lm, as_prompts(lm, self.tree.texts()), mdp, facts)
         truth = preference_truth = None
         if self.options.task is None:
-            prompts: Sequence[str] = self.tree.texts()
+            prompts: Sequence[Prompt] = as_prompts(lm, self.tree.texts())
             horizon = self.tree.horizon or HORIZON
         else:
             from llm_bridge.check.truth import task_truth
@@ -156,6 +165,7 @@ class _Request:
 
             make = addition if self.options.task == "addition" else sorting
             task = make(self.options.n_prompts or N_PROMPTS)
+            task = replace(task, prompts=tuple(as_prompts(lm, task.prompts)))
             truth = preference_truth = task_truth(lm, task)
             prompts, horizon = task.prompts, truth.mdp.horizon
         if self.expert is not None:
@@ -164,6 +174,7 @@ class _Request:
 
             expert = self.expert.load()
             require_same_vocabulary(lm, expert)
+            expert = read_alike(lm, expert)
             preference_truth = model_truth(expert, prompts, horizon, self.reading.alpha)
             truth = truth or preference_truth
             facts |= {"expert": expert.name, "expert read as": str(self.expert)}
@@ -171,7 +182,7 @@ class _Request:
         return _Subject(self._validation(lm, prompts, horizon), facts, truth, preference_truth)
 
     def _validation(
-        self, lm: CausalLM, prompts: Sequence[str], horizon: int, end_tokens: Sequence[int] = ()
+        self, lm: CausalLM, prompts: Sequence[Prompt], horizon: int, end_tokens: Sequence[int] = ()
     ) -> Validation:
         from llm_bridge.check.validation import Validation
 
@@ -185,7 +196,7 @@ class _Request:
         )
 
     def _of_mdp(
-        self, lm: CausalLM, prompts: Sequence[str], mdp: TokenMDP, facts: dict[str, Any]
+        self, lm: CausalLM, prompts: Sequence[Prompt], mdp: TokenMDP, facts: dict[str, Any]
     ) -> _Subject:
         """Take a token MDP as the truth; the model's other tokens end a response."""
         from llm_bridge.check.truth import mdp_truth
@@ -277,10 +288,13 @@ def run(arguments: argparse.Namespace) -> int:
             "holds": not off,
             "quantities": {q: d._asdict() for q, d in deviations(points).items()},
             "off": [p._asdict() for p in off],
+            "texts": notes(validation.lm),
             "points": [p._asdict() for p in points],
         }
         write_json(folder.path / "validation.json", found)  # last: whoever waits for it finds all
     print(report.text())
+    for note in notes(validation.lm):
+        print(f"note: {note}")
     seconds = time.monotonic() - started
     print(f"\nvalidation.json and report.html in {request.options.out} ({seconds:.0f} s)")
     return 1 if off else 0
@@ -302,7 +316,9 @@ def _report(
     ]
     if subject.truth is None:
         summary.append("Nothing says what responses are worth (--task, --expert): rewards alone.")
-    facts = subject.facts | {"prompts": len(validation.prompts), "horizon": validation.horizon}
+    facts = {name: x for name, x in subject.facts.items() if x is not None}
+    facts.pop("chat_template", None)  # as long as a page
+    facts |= {"prompts": len(validation.prompts), "horizon": validation.horizon}
     facts |= request.reading.as_dict() | request.sampling.as_dict()
     rows: list[Any] = [(quantity, *d) for quantity, d in deviations(points).items()]
     columns = [
@@ -344,6 +360,7 @@ COMMAND = Command(
         Group(RewardReading, "reward"),
         Group(ValidateOptions),
         Group(TreeOptions, without=("tokens", "alpha", "memory")),
+        Group(PromptFormat, "prompts"),
         Group(Sampling, "sampling"),
     ),
     run,

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llm_bridge.commands.options import EXPERT, HORIZON, TreeOptions, read_pair, require_packages
+from llm_bridge.commands.options import (
+    EXPERT,
+    HORIZON,
+    TreeOptions,
+    as_prompts,
+    formatted,
+    notes,
+    read_alike,
+    read_pair,
+    require_packages,
+)
+from llm_bridge.models.prompt_format import PromptFormat
 from llm_bridge.models.spec import ModelSpec
 from theory.commands import shared
 from theory.commands.options import Command, Group, Options, option
@@ -73,7 +84,12 @@ def _model_groups(arguments: argparse.Namespace, noted: dict[str, Any]) -> tuple
     """
     if "model" in ModelSpec.given(arguments):
         return [_given_model(arguments, noted)], ""
-    for options, prefix in ((ModelSpec, ""), (ModelSpec, "expert-"), (TreeOptions, "")):
+    for options, prefix in (
+        (ModelSpec, ""),
+        (ModelSpec, "expert-"),
+        (TreeOptions, ""),
+        (PromptFormat, ""),
+    ):
         options.refuse(arguments, "needs --model", prefix=prefix)
     try:
         require_packages()
@@ -87,22 +103,28 @@ def _model_groups(arguments: argparse.Namespace, noted: dict[str, Any]) -> tuple
 def _given_model(arguments: argparse.Namespace, noted: dict[str, Any]) -> Any:
     policy, expert = read_pair(arguments)
     tree = TreeOptions.read(arguments)
+    given = PromptFormat.read(arguments)
     prompts = tree.texts()
+    noted |= given.as_dict(results_only=True)
     noted |= policy.as_dict(results_only=True)
     noted |= expert.as_dict("expert-", results_only=True)
     noted |= tree.as_dict(results_only=True)
     require_packages()
     from llm_bridge.check.exact import model_group
 
-    return model_group(
-        policy,
-        expert,
-        prompts=prompts,
+    lm, teacher = policy.load_pair(expert)
+    lm = formatted(lm, given)
+    group = model_group(
+        lm,
+        read_alike(lm, teacher),
+        (policy, expert),
+        prompts=as_prompts(lm, prompts),
         horizon=tree.horizon or HORIZON,
         tokens=tree.tokens,
         alpha=tree.alpha,
         memory=tree.memory * 2**20,
     )
+    return replace(group, facts=group.facts | {"texts": notes(lm)}) if notes(lm) else group
 
 
 MODEL = "language model (without --model, a small one is trained here)"
@@ -115,6 +137,7 @@ COMMAND = Command(
         Group(ModelSpec, MODEL, optional=True),
         Group(ModelSpec, MODEL, prefix="expert-", optional=True, defaults=EXPERT),
         Group(TreeOptions, MODEL),
+        Group(PromptFormat, MODEL),
     ),
     run,
 )

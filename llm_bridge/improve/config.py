@@ -171,7 +171,7 @@ class PPOConfig(Options):
     seed: int = shared.seed(help="of prompts, samples and minibatches", group=UPDATES)
     dtype: Literal["float32", "bfloat16"] = option(
         "float32",
-        help="of products, and with adapters of the frozen weights; trained weights and log-sum-exp "
+        help="of products, and with adapters of frozen weights; trained weights and log-sum-exp "
         "stay float32",
         group=MACHINE,
     )

@@ -17,6 +17,7 @@ import numpy as np
 
 from llm_bridge.improve.config import PPOConfig
 from llm_bridge.models.load import CausalLM
+from llm_bridge.models.prompts import Prompt, encode_answer
 from llm_bridge.read.reward import find_end_tokens
 from llm_bridge.read.tree import token_tree
 from theory.mdp.distances import kl
@@ -64,7 +65,7 @@ class ExactTarget:
     def __init__(
         self,
         lm: CausalLM,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         config: PPOConfig,
         answers: Sequence[str] | None = None,
         teacher: CausalLM | None = None,
@@ -79,9 +80,8 @@ class ExactTarget:
         self.optimum = kl_optimal(charged, self.anchor, config.beta + config.entropy).policy
         self.answers: Responses | None = None
         if answers is not None:
-            ids = [
-                lm.tokenizer(answer, add_special_tokens=False)["input_ids"] for answer in answers
-            ]
+            pairs = zip(prompts, answers, strict=False)
+            ids = [encode_answer(lm, prompt, answer) for prompt, answer in pairs]
             if len(ids) != len(prompts) or any(len(row) != config.max_tokens for row in ids):
                 raise ValueError(
                     f"answers: must be {len(prompts)} texts of max_tokens={config.max_tokens} "

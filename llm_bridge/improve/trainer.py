@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -28,13 +29,9 @@ from llm_bridge.improve.ppo import (
     penalised_rewards,
 )
 from llm_bridge.models.calls import first_line
-from llm_bridge.models.load import (
-    CausalLM,
-    encode_prompt,
-    fingerprint,
-    require_same_vocabulary,
-)
+from llm_bridge.models.load import CausalLM, fingerprint, require_same_vocabulary
 from llm_bridge.models.processes import Workers
+from llm_bridge.models.prompts import Prompt, encode_prompt, is_prompt
 from llm_bridge.read.reward import find_end_tokens
 from llm_bridge.read.rollout import (
     Actor,
@@ -67,7 +64,7 @@ class Trainer:
 
     Args:
         lm: `π̂`, which is not changed.
-        prompts: texts or token ids, from which batches are sampled.
+        prompts: texts, conversations or token ids, from which batches are sampled.
         config: hyperparameters.
         teacher: model whose endogenous reward is maximised instead of `π̂`'s own, read as
             ``config.reading`` says: on-policy distillation, with optimum ``∝ π̂ · π_teacher^{α/β}``
@@ -103,7 +100,7 @@ class Trainer:
     def __init__(
         self,
         lm: CausalLM,
-        prompts: Sequence[str | Ids],
+        prompts: Sequence[Prompt | Ids],
         config: PPOConfig,
         *,
         teacher: CausalLM | None = None,
@@ -128,8 +125,8 @@ class Trainer:
         self.beta = config.beta
         self.prompts = [
             encode_prompt(lm, prompt, config.max_tokens)
-            if isinstance(prompt, str)
-            else [int(i) for i in prompt]
+            if is_prompt(prompt)
+            else np.asarray(prompt, dtype=np.int64).tolist()
             for prompt in prompts
         ]
         models = [frozen_copy(each, config) for each in (lm, teacher) if each is not None]
@@ -139,7 +136,7 @@ class Trainer:
         self.end_tokens = find_end_tokens(lm, config.end_tokens)
         self.frozen = FrozenModels(models, config, self.end_tokens, group)
         policy = trainable_copy(lm.model, config)
-        self.lm = CausalLM(policy, lm.tokenizer, f"{lm.name} (trained)")
+        self.lm = replace(lm, model=policy, name=f"{lm.name} (trained)")
         self.actor = Actor(
             self.lm,
             value_to_trunk=config.value_to_trunk,
@@ -420,6 +417,7 @@ class Trainer:
             "lm": fingerprint(self.frozen.models[0]),
             "reward_of": fingerprint(self.frozen.models[-1]),
             "prompts": hashlib.sha256(repr(self.prompts).encode()).hexdigest(),
+            **({} if self.lm.format.date is None else {"date": self.lm.format.date}),
         }
 
     def _state_options(self) -> checkpoints.StateDictOptions:

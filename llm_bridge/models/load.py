@@ -1,4 +1,4 @@
-"""Causal language models: loading one, and writing a prompt in its vocabulary."""
+"""Causal language models: loading one, and telling it from others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,15 +20,16 @@ from safetensors import SafetensorError
 
 from llm_bridge.models.calls import first_line
 from llm_bridge.models.gate import Law, context_of, inspect
+from llm_bridge.models.prompt_format import PromptFormat
+from llm_bridge.models.text_notes import TextNotes
 
 if TYPE_CHECKING:
     from llm_bridge.models.spec import ModelSpec
 
 __all__ = [
     "CausalLM",
-    "encode",
-    "encode_prompt",
     "fingerprint",
+    "first_line",
     "load_checkpoint",
     "require_same_tokenizer",
     "require_same_vocabulary",
@@ -44,12 +45,16 @@ class CausalLM:
         model: a ``transformers`` model with a language-model head, in evaluation mode.
         tokenizer: its tokenizer.
         name: what messages and reports call it.
+        format: how prompts and responses are put to it.
+        text_notes: what was found about the texts that it was given.
 
     """
 
     model: Any
     tokenizer: Any
     name: str
+    format: PromptFormat = PromptFormat()  # noqa: RUF009  # frozen
+    text_notes: TextNotes = field(default_factory=TextNotes, repr=False)
 
     @cached_property
     def law(self) -> Law:
@@ -233,71 +238,6 @@ def fingerprint(lm: CausalLM) -> str:
                 + flat[:: max(1, len(flat) // 64)][:64].double().cpu().numpy().tobytes()
             )
     return found.hexdigest()
-
-
-def encode_prompt(lm: CausalLM, text: str, horizon: int) -> list[int]:
-    """Token ids of a prompt, with the special tokens that the tokenizer puts around a text.
-
-    Args:
-        lm: the model.
-        text: the prompt.
-        horizon: number of tokens `H` that will be read after it: the model sees all of them but the
-            last.
-
-    Raises:
-        ValueError: the prompt is empty, is not in the vocabulary, or leaves no room for `horizon`
-            tokens.
-
-    """
-    if not text:
-        raise ValueError("prompt='': must not be empty; give at least one token of text")
-    remedy = f"use symbols of {lm.name}'s vocabulary"
-    try:
-        ids = encode(lm.tokenizer, text)
-    except ValueError as error:
-        raise ValueError(f"prompt={text!r}: {error}; {remedy}") from None
-    if not ids:
-        raise ValueError(f"prompt={text!r}: the tokenizer drops {text!r}; {remedy}")
-    if max(ids) >= lm.vocab_size:
-        raise ValueError(
-            f"prompt={text!r}: token {max(ids)} has no logit in {lm.name} (V={lm.vocab_size}); "
-            f"{remedy}"
-        )
-    positions = len(ids) + horizon - 1
-    if lm.context is not None and positions > lm.context:
-        raise ValueError(
-            f"prompt={text!r}: {len(ids)} tokens and horizon={horizon} need {positions} positions, "
-            f"{lm.name} has "
-            f"{lm.context}; use a shorter prompt or horizon"
-        )
-    return ids
-
-
-def encode(tokenizer: Any, text: str, *, special_tokens: bool = True) -> list[int]:
-    """Token ids of a text; ValueError, without the text, where the tokenizer leaves out or replaces
-    parts of it.
-    """
-    try:
-        encoded = tokenizer(
-            text, add_special_tokens=special_tokens, return_offsets_mapping=bool(tokenizer.is_fast)
-        )
-    except Exception as error:  # tokenizers raise a bare Exception for a word without an id
-        raise ValueError(f"cannot be encoded ({first_line(error)})") from None
-    ids = [int(i) for i in encoded["input_ids"]]
-    # Some tokenizers replace what they do not know by one token, others drop it without a word.
-    unknown = tokenizer.unk_token_id
-    if unknown is not None and unknown in ids and tokenizer.unk_token not in text:
-        raise ValueError("parts of it are unknown tokens")
-    lost = _lost_characters(text, encoded["offset_mapping"]) if tokenizer.is_fast else ""
-    if lost:
-        raise ValueError(f"the tokenizer drops {lost[:20]!r}")
-    return ids
-
-
-def _lost_characters(text: str, offsets: list[tuple[int, int]]) -> str:
-    """The characters of `text`, spaces aside, that no token covers."""
-    covered = {i for start, stop in offsets for i in range(start, stop)}
-    return "".join(c for i, c in enumerate(text) if i not in covered and not c.isspace())
 
 
 def _looks_like_path(name: str) -> bool:

@@ -1,17 +1,20 @@
 """Turn a prompt and a response into token ids, and state the questions that a judge is asked.
 
-Prompt and response are tokenised separately, so that no token spans the join. In a chat template
-the ids of the prompt must begin those of the whole conversation, or the pair is refused.
+The one place where prompts become token ids, for all that reads, samples or trains a model. How a
+text becomes ids is `llm_bridge.models.text`, how a conversation becomes a text
+`llm_bridge.models.chat`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeGuard
 
-from llm_bridge.models.calls import first_line
-from llm_bridge.models.load import encode
+from llm_bridge.models.chat import content, prompt_text, turn_text
+from llm_bridge.models.load import CausalLM
+from llm_bridge.models.prompt_format import Prompt
+from llm_bridge.models.text import encode_joined, encode_text
 
 __all__ = [
     "PAIRWISE",
@@ -19,92 +22,179 @@ __all__ = [
     "VERIFIER",
     "Prompt",
     "Question",
+    "as_prompt",
     "as_text",
-    "prompt_ids",
-    "response_ids",
+    "encode_answer",
+    "encode_pair",
+    "encode_prompt",
+    "is_prompt",
 ]
 
-Prompt: TypeAlias = str | Sequence[Mapping[str, Any]]
-"""A text, or a conversation: messages with ``role`` and ``content``."""
 
-
-def prompt_ids(tokenizer: Any, prompt: Prompt, name: str = "prompt") -> list[int]:
+def encode_prompt(lm: CausalLM, prompt: Prompt, horizon: int, name: str = "") -> list[int]:
     """Encode a prompt: a text after its leading special tokens, or a chat with generation prompt.
 
     Args:
-        tokenizer: a ``transformers`` tokenizer.
+        lm: the model; see `llm_bridge.models.text` and `llm_bridge.models.chat` for what is noted.
         prompt: text or conversation.
-        name: what an error calls the prompt.
+        horizon: number of tokens `H` that will be read after it: the model sees all of them but the
+            last.
+        name: what an error calls the prompt; the prompt itself where it is left out.
 
     Raises:
-        ValueError: the tokenizer or its chat template refuses the prompt.
+        ValueError: the prompt is empty, cannot be written in the vocabulary, is changed by the chat
+            template, or leaves no room for `horizon` tokens.
 
     Example:
         >>> from llm_bridge.models.cloned import letter_lm
-        >>> prompt_ids(letter_lm(4).tokenizer, "cab")
+        >>> encode_prompt(letter_lm(4), "cab", horizon=2)
         [2, 0, 1]
 
     """
-    if not isinstance(prompt, str):
-        return _render(tokenizer, list(prompt), name, add_generation_prompt=True)
-    plain = _encode(tokenizer, prompt, name)
-    whole = _encode(tokenizer, prompt, name, special_tokens=True)
-    if not plain:
-        return whole[:1] if whole[:1] == [tokenizer.bos_token_id] else []
-    # a tokenizer may put special tokens after the text: they do not belong before a response
-    ends = range(len(plain), len(whole) + 1)
-    return next((whole[:k] for k in ends if whole[k - len(plain) : k] == plain), whole)
+    name = name or f"prompt={_shown(prompt)}"
+    if not prompt:
+        raise ValueError(f"{name}: must not be empty; give at least one token of text")
+    _require_tokenizer(lm)
+    if isinstance(prompt, str):
+        ids = encode_text(lm, prompt, name=name)
+    else:
+        ids = encode_text(lm, prompt_text(lm, prompt, name), special=False, name=name)
+    if not ids:
+        raise ValueError(f"{name}: has no token in {lm.name}; give a text that has one")
+    if max(ids) >= lm.vocab_size:
+        raise ValueError(
+            f"{name}: token {max(ids)} has no logit in {lm.name} (V={lm.vocab_size}); use symbols "
+            f"of {lm.name}'s vocabulary"
+        )
+    positions = len(ids) + horizon - 1
+    if lm.context is not None and positions > lm.context:
+        raise ValueError(
+            f"{name}: {len(ids)} tokens and horizon={horizon} need {positions} positions, "
+            f"{lm.name} has {lm.context}; use a shorter prompt or horizon"
+        )
+    return ids
 
 
-def response_ids(
-    tokenizer: Any, prompt: Prompt, before: Sequence[int], response: str, name: str = "response"
-) -> list[int]:
-    """Encode a response: a text alone, or all that an assistant's turn adds to a conversation.
+def encode_pair(
+    lm: CausalLM,
+    prompt: Prompt,
+    response: str,
+    names: tuple[str, str] = ("prompt", "response"),
+) -> tuple[list[int], list[int]]:
+    """Encode a prompt and the response to it.
 
     Args:
-        tokenizer: a ``transformers`` tokenizer.
+        lm: the model, whose `format` says how the two are joined.
         prompt: text or conversation.
-        before: ids of the prompt, see `prompt_ids`.
-        response: text of the response.
-        name: what an error calls the response.
+        response: text; after a conversation the content of the assistant's turn.
+        names: what an error calls the two.
+
+    Returns:
+        Ids of the prompt, as `encode_prompt` has them where no token spans its end, and of the
+        response: the text, or all that the chat template adds for the assistant's turn.
 
     Raises:
-        ValueError: the chat template changes the prompt's ids once there is a response, or refuses
-            the conversation.
+        ValueError: the ids would not spell both texts, see `llm_bridge.models.text` and
+            `llm_bridge.models.chat`.
 
     Example:
         >>> from llm_bridge.models.cloned import letter_lm
-        >>> response_ids(letter_lm(4).tokenizer, "cab", [2, 0, 1], "dd")
+        >>> encode_pair(letter_lm(4), "cab", "dd")
+        ([2, 0, 1], [3, 3])
+
+    """
+    _require_tokenizer(lm)
+    if isinstance(prompt, str):
+        return encode_joined(lm, prompt, response, names=names)
+    return encode_joined(lm, *turn_text(lm, prompt, response, names), special=False, names=names)
+
+
+def encode_answer(lm: CausalLM, prompt: Prompt, answer: str, name: str = "answer") -> list[int]:
+    """Encode what a model writes after a prompt: a text, and nothing that a chat template adds.
+
+    Args:
+        lm: the model.
+        prompt: text or conversation.
+        answer: text.
+        name: what an error calls the answer.
+
+    Raises:
+        ValueError: as `encode_pair`, or a token spans the end of the prompt: after the tokens of
+            the prompt the model writes the answer otherwise.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> encode_answer(letter_lm(4), "cab", "dd")
         [3, 3]
 
     """
-    if isinstance(prompt, str):
-        return _encode(tokenizer, response, name)
-    whole = _render(tokenizer, [*prompt, {"role": "assistant", "content": response}], name)
-    part = next((k for k, a in enumerate(before) if whole[k : k + 1] != [a]), len(before))
-    if part < len(before):
-        tails = (list(ids)[part : part + 4] for ids in (before, whole))
-        one, two = (f"{tokenizer.decode(ids)!r} {ids}" for ids in tails)
-        where = f"from token {part} on: the prompt alone has {one}, with the response {two}"
+    _require_tokenizer(lm)
+    plain = isinstance(prompt, str)
+    text = prompt if isinstance(prompt, str) else prompt_text(lm, prompt)
+    before, ids = encode_joined(lm, text, answer, special=plain, names=("prompt", name))
+    if before != encode_text(lm, text, special=plain):
         raise ValueError(
-            f"{name}: the chat template rewrites the prompt {where}; score_ids takes any split"
+            f"{name}: {answer!r} shares a token with the prompt {_shown(prompt)} in {lm.name}; "
+            "tokenise them apart (join=apart)"
         )
-    return whole[part:]
+    return ids
 
 
-def _encode(tokenizer: Any, text: str, name: str, *, special_tokens: bool = False) -> list[int]:
-    try:
-        return encode(tokenizer, text, special_tokens=special_tokens)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+def is_prompt(given: Any) -> TypeGuard[Prompt]:
+    """Return whether something is a text or a conversation, and not token ids already.
+
+    Example:
+        >>> is_prompt("5 7"), is_prompt([{"role": "user", "content": "5 7"}]), is_prompt([5, 7])
+        (True, True, False)
+
+    """
+    return isinstance(given, str) or bool(len(given) and isinstance(given[0], Mapping))
 
 
-def _render(tokenizer: Any, messages: list[Any], name: str, **options: Any) -> list[int]:
-    try:
-        found = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
-        return list(found["input_ids"])
-    except Exception as error:  # a template can raise anything
-        raise ValueError(f"{name}: the chat template refuses it ({first_line(error)})") from None
+def _require_tokenizer(lm: CausalLM) -> None:
+    if lm.tokenizer is None:
+        raise ValueError(f"{lm.name} was given without a tokenizer; use score_ids")
+
+
+def _shown(prompt: Prompt) -> str:
+    text = repr(prompt)
+    return text if len(text) <= 100 else f"{text[:60]} … {text[-30:]}"
+
+
+def as_prompt(
+    prompt: Prompt, *, chat: bool, system: str | None = None, separator: str = "\n\n"
+) -> Prompt:
+    r"""Put a system prompt before a prompt, and a text into the user's turn of a conversation.
+
+    Args:
+        prompt: text or messages.
+        chat: whether the prompt becomes messages; else it becomes a text.
+        system: replaces the system message of the prompt; empty to leave it out, `None` to keep it.
+        separator: between system prompt and prompt in plain text.
+
+    Raises:
+        ValueError: plain text is asked for, and the prompt has several messages.
+
+    Example:
+        >>> as_prompt("Why?", chat=True, system="Be brief.")
+        [{'role': 'system', 'content': 'Be brief.'}, {'role': 'user', 'content': 'Why?'}]
+        >>> as_prompt([{"role": "user", "content": "Why?"}], chat=False, system="Be brief.")
+        'Be brief.\n\nWhy?'
+
+    """
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    if system is not None:
+        turns = [message for message in turns if message["role"] != "system"]
+        turns = [{"role": "system", "content": system}, *turns] if system else turns
+    if chat:
+        return turns
+    own = content(turns.pop(0)) if turns and turns[0]["role"] == "system" else None
+    if len(turns) != 1:
+        raise ValueError(
+            f"prompt: {len(turns)} messages, and the model is given plain text: a chat template "
+            "is needed"
+        )
+    return as_text(content(turns[0]), own, separator)
 
 
 def as_text(prompt: Prompt, system: str | None = None, separator: str = "\n\n") -> str:
@@ -118,8 +208,8 @@ def as_text(prompt: Prompt, system: str | None = None, separator: str = "\n\n") 
 
     """
     if not isinstance(prompt, str):
-        lines = [f"{message['role']}: {message['content']}" for message in prompt]
-        prompt = str(prompt[0]["content"]) if len(prompt) == 1 else "\n\n".join(lines)
+        lines = [f"{message['role']}: {content(message)}" for message in prompt]
+        prompt = content(prompt[0]) if len(prompt) == 1 else "\n\n".join(lines)
     return prompt if system is None else f"{system}{separator}{prompt}"
 
 

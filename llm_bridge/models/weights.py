@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -61,7 +62,7 @@ def merge_adapter(lm: CausalLM, adapter: str) -> CausalLM:
                 if names:
                     shown = ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "")
                     raise ValueError(f"{what} {len(names)} weights: {shown}")
-            return CausalLM(adapted.merge_and_unload().eval(), lm.tokenizer, lm.name)
+            return replace(lm, model=adapted.merge_and_unload().eval())
     except (OSError, SafetensorError) as error:
         raise OSError(f"adapter={adapter}: cannot be loaded ({first_line(error)})") from None
     except (ValueError, KeyError, TypeError, RuntimeError) as error:

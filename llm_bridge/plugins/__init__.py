@@ -18,8 +18,8 @@ calls, on a cluster in every worker's:
 The same in all of them:
 
 - Token ids are scored as the library hands them over, so model and policy need one tokenizer. Only
-  where a library has nothing but text is it tokenised, prompt and response apart wherever a token
-  would span the join.
+  where a library has nothing but text is it tokenised, prompt and response as the one text that
+  they are (`llm_bridge.models.text`).
 - A response counts up to and with its first end token, without the padding after it. Of several
   turns in one response that is the first: score them with ``EndogenousReward(…, end_tokens=())``.
 - An empty response is scored as one that ends at once: its one token is the model's end of
@@ -40,8 +40,10 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import numpy as np
 
 from llm_bridge.models.calls import first_line
-from llm_bridge.models.prompts import Prompt
+from llm_bridge.models.chat import render
+from llm_bridge.models.prompt_format import Prompt
 from llm_bridge.models.spec import ModelSpec
+from llm_bridge.models.text import encode_text
 from llm_bridge.read.prefixes import Ids
 from llm_bridge.read.reward import Aggregation, EndogenousReward, RewardReading, Score
 from theory.commands.options import OptionError, Options, option
@@ -49,10 +51,10 @@ from theory.commands.options import OptionError, Options, option
 __all__ = [
     "Prompt",
     "Rewards",
-    "encode_after",
     "encode_prompts",
     "from_environment",
     "id_rewards",
+    "prompt_of_policy",
     "read_variables",
     "require_finite",
     "require_tokenizer",
@@ -194,45 +196,28 @@ def require_tokenizer(reward: EndogenousReward) -> Any:
 def encode_prompts(
     reward: EndogenousReward, prompts: Sequence[Prompt], **template: Any
 ) -> list[list[int]]:
-    """Ids of the prompts as a policy is given them.
+    """Ids of the prompts before the policy's response, without special tokens at the end.
 
     Args:
         reward: has the tokenizer.
-        prompts: texts, with the special tokens that the tokenizer puts around them, or
-            conversations, in the chat template with the generation prompt.
+        prompts: texts, or conversations, in the chat template with the generation prompt. What the
+            template makes of them is what the policy was given, and is taken as it is.
         template: further arguments of ``apply_chat_template``, such as ``tools`` or
             ``enable_thinking=False``.
 
     """
-    tokenizer, encoded = require_tokenizer(reward), []
+    require_tokenizer(reward)
+    encoded = []
     for i, prompt in enumerate(prompts):
-        try:
-            if isinstance(prompt, str):
-                found = tokenizer(prompt)
-            else:
-                options = {
-                    "add_generation_prompt": True,
-                    "tokenize": True,
-                    "return_dict": True,
-                } | template
-                found = tokenizer.apply_chat_template(list(prompt), **options)
-        except Exception as error:  # tokenizers and templates raise what they like
-            raise ValueError(
-                f"prompts[{i}]: {reward.lm.name} cannot encode it ({first_line(error)})"
-            ) from None
-        encoded.append(list(found["input_ids"]))
+        text, plain = prompt_of_policy(reward, prompt, f"prompts[{i}]", **template)
+        encoded.append(encode_text(reward.lm, text, special=plain, name=f"prompts[{i}]"))
     return encoded
 
 
-def encode_after(
-    tokenizer: Any, prompt: str, prompt_ids: list[int], response: str, **options: Any
-) -> list[int]:
-    """Ids of a response's text after a prompt: by itself where a token would span the join.
-
-    Else as in both together, encoded with the `options` that gave `prompt_ids`: some tokenizers
-    write a word otherwise where a text begins.
-    """
-    whole = list(tokenizer(prompt + response, **options)["input_ids"])
-    if whole[: len(prompt_ids)] == prompt_ids:
-        return whole[len(prompt_ids) :]
-    return list(tokenizer(response, add_special_tokens=False)["input_ids"])
+def prompt_of_policy(
+    reward: EndogenousReward, prompt: Prompt, name: str, **template: Any
+) -> tuple[str, bool]:
+    """Return the text that a policy was given, and whether special tokens come before it."""
+    if isinstance(prompt, str):
+        return prompt, True
+    return render(reward.lm, prompt, generation=True, name=name, **template), False

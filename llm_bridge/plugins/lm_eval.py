@@ -11,9 +11,15 @@ The harness asks for a subclass of its own ``LM``:
 
     lm_eval.simple_evaluate(model=Endorm(reward), tasks=["lambada_openai"])
 
-Texts are tokenised as in the harness's ``HFLM``, and the numbers are its numbers; except that where
-a token spans the join of context and continuation the continuation is tokenised by itself. ``HFLM``
-then scores a part of it, or stops.
+Texts are tokenised as in the harness's ``HFLM``, and the numbers are its numbers, except where they
+would be of another text:
+
+- a token that spans the join of context and continuation is scored with the continuation, where
+  ``HFLM`` scores a part of the continuation, or stops;
+- a text of `loglikelihood_rolling` has the prefix token once, where ``HFLM`` predicts a second one
+  if the tokenizer adds it (``add_bos_token``);
+- an end token that the tokenizer adds to every text is left out: it would end the context before
+  the continuation.
 
 Follows ``TemplateLM`` and ``HFLM`` of lm-eval 0.4.13:
 https://github.com/EleutherAI/lm-evaluation-harness/blob/main/lm_eval/api/model.py
@@ -26,7 +32,8 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from llm_bridge.plugins import encode_after, from_environment, require_tokenizer
+from llm_bridge.models.text import encode_joined, encode_text
+from llm_bridge.plugins import from_environment, require_tokenizer
 from llm_bridge.read.reward import EndogenousReward
 
 __all__ = ["EndogenousLM"]
@@ -80,7 +87,7 @@ class EndogenousLM:
         """``log π(text)`` in nats of ``(text,)`` each, in disjoint windows where it is longer than
         the context.
         """
-        texts = [list(self._windows(self._encode(*request.args))) for request in requests]
+        texts = [self._windows_of(*request.args) for request in requests]
         pairs = [pair for windows in texts for pair in windows]
         scores = iter(
             self.reward.score_ids(
@@ -95,14 +102,18 @@ class EndogenousLM:
             "generate_until: only log-likelihoods are scored; the harness's HFLM generates"
         )
 
-    def _special(self, text: str) -> dict[str, bool]:
+    def _special(self, text: str) -> bool:
         """No special tokens around a text that begins with one itself."""
-        return {
-            "add_special_tokens": not text.startswith(self.tokenizer.decode([self.prefix_token_id]))
-        }
+        return not text.startswith(self.tokenizer.decode([self.prefix_token_id]))
 
-    def _encode(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, **self._special(text))["input_ids"])
+    def _windows_of(self, text: str) -> list[tuple[list[int], list[int]]]:
+        """Windows of a text, each of its tokens predicted once, the first of them after the prefix
+        token, which the text has only once.
+        """
+        ids = encode_text(self.reward.lm, text, special=False)
+        if ids[:1] == [self.prefix_token_id]:
+            del ids[0]
+        return list(self._windows(ids))
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Ids of both; spaces between them go to the continuation, with whose words they form
@@ -110,17 +121,16 @@ class EndogenousLM:
         """
         start = context.rstrip()
         continuation = context[len(start) :] + continuation
-        if start:
-            ids = self._encode(start)
-            return ids, encode_after(
-                self.tokenizer, start, ids, continuation, **self._special(start)
-            )
-        ids = list(self.tokenizer(continuation, add_special_tokens=False)["input_ids"])
-        return (
-            (ids[:1], ids[1:])
-            if ids[:1] == [self.prefix_token_id]
-            else ([self.prefix_token_id], ids)
+        names = ("context", "continuation")
+        special = self._special(start or continuation)
+        before, ids = encode_joined(
+            self.reward.lm, start, continuation, special=special and bool(start), names=names
         )
+        if before:
+            return before, ids
+        if ids[:1] == [self.prefix_token_id]:
+            return ids[:1], ids[1:]
+        return [self.prefix_token_id], ids
 
     def _cut(self, context: list[int], continuation: list[int]) -> tuple[list[int], list[int]]:
         """The context without its first tokens, where the model has no positions for all."""

@@ -44,7 +44,9 @@ from typing import Any
 
 import torch
 
-from llm_bridge.plugins import encode_after, from_environment, id_rewards, require_tokenizer
+from llm_bridge.models.load import CausalLM
+from llm_bridge.models.text import encode_joined, encode_text
+from llm_bridge.plugins import from_environment, id_rewards, require_tokenizer
 from llm_bridge.read.reward import Aggregation, EndogenousReward
 
 __all__ = ["make_reward_func", "reward_func"]
@@ -60,14 +62,15 @@ def make_reward_func(
         how: ``"sum"``, ``"mean"`` or ``"logprob"``, as in `EndogenousReward.aggregate`.
 
     """
-    rewards, tokenizer = id_rewards(reward, how), require_tokenizer(reward)
+    require_tokenizer(reward)
+    rewards = id_rewards(reward, how)
 
     def reward_func(
         queries: Sequence[str], prompts: Sequence[str], labels: Any, **more: Any
     ) -> dict[str, Any]:
         with _logged_errors():
             rows = [
-                _split(tokenizer, *pair, i)
+                _split(reward.lm, *pair, i)
                 for i, pair in enumerate(zip(queries, prompts, strict=True))
             ]
             found = torch.tensor(
@@ -98,14 +101,16 @@ def _logged_errors() -> Iterator[None]:
         raise
 
 
-def _split(tokenizer: Any, query: str, prompt: str, index: int) -> tuple[list[int], list[int]]:
-    """Ids of the prompt, and of the response after it in the query."""
-    options = {"add_special_tokens": False}  # the text has them already
-    ids = list(tokenizer(prompt, **options)["input_ids"])
-    start = tokenizer.decode(ids, skip_special_tokens=False)
+def _split(lm: CausalLM, query: str, prompt: str, index: int) -> tuple[list[int], list[int]]:
+    """Ids of the prompt, and of the response after it in the query; the texts have their special
+    tokens already.
+    """
+    ids = encode_text(lm, prompt, special=False, name=f"prompts[{index}]")
+    start = lm.tokenizer.decode(ids, skip_special_tokens=False)
     if not query.startswith(start):
         raise ValueError(
             f"queries[{index}]: does not begin with its prompt, which was cut; raise the maximum "
             "length"
         )
-    return ids, encode_after(tokenizer, start, ids, query[len(start) :], **options)
+    names = (f"prompts[{index}]", f"queries[{index}]")
+    return encode_joined(lm, prompt, query[len(start) :], special=False, names=names)

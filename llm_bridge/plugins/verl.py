@@ -35,7 +35,13 @@ from typing import Any
 import torch
 
 from llm_bridge.models.load import CausalLM, require_same_vocabulary
-from llm_bridge.plugins import encode_prompts, from_environment, id_rewards, require_tokenizer
+from llm_bridge.models.text import encode_joined
+from llm_bridge.plugins import (
+    from_environment,
+    id_rewards,
+    prompt_of_policy,
+    require_tokenizer,
+)
 from llm_bridge.read.reward import Aggregation, EndogenousReward
 
 __all__ = ["EndogenousRewardManager", "compute_score", "make_compute_score"]
@@ -117,7 +123,8 @@ def make_compute_score(reward: EndogenousReward, how: Aggregation = "sum") -> Ca
         how: ``"sum"``, ``"mean"`` or ``"logprob"``, as in `EndogenousReward.aggregate`.
 
     """
-    rewards, tokenizer = id_rewards(reward, how), require_tokenizer(reward)
+    require_tokenizer(reward)
+    rewards = id_rewards(reward, how)
 
     def compute_score(
         data_source: Any,
@@ -132,8 +139,10 @@ def make_compute_score(reward: EndogenousReward, how: Aggregation = "sum") -> Ca
                 f"extra_info: no 'prompt' among {sorted(info)}; add the row's messages (or text) "
                 "to it"
             )
-        response = tokenizer(solution_str, add_special_tokens=False)["input_ids"]
-        return rewards(encode_prompts(reward, [info["prompt"]]), [response])[0]
+        names = ("extra_info['prompt']", "solution_str")
+        text, plain = prompt_of_policy(reward, info["prompt"], names[0])
+        before, ids = encode_joined(reward.lm, text, solution_str, special=plain, names=names)
+        return rewards([before], [ids])[0]
 
     return compute_score
 

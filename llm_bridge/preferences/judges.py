@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import softmax
 
-from llm_bridge.models.load import encode
 from llm_bridge.models.prompts import PAIRWISE, POINTWISE, VERIFIER, Prompt, Question
+from llm_bridge.models.text import encode_text
 from llm_bridge.preferences.accuracy import PAIR
 from llm_bridge.preferences.pairs import Comparison
 from llm_bridge.preferences.scorers import (
@@ -49,28 +49,38 @@ class Judge(Scorer):
     def __init__(self, reward: EndogenousReward, conversation: Conversation) -> None:
         self.reward = reward
         self.conversation = conversation
-        answers = [self._encode("?", answer)[1] for answer in self.question.answers]
-        shared = 0
-        while shared < min(map(len, answers)) and len({answer[shared] for answer in answers}) == 1:
-            shared += 1
-        self._prefix = answers[0][:shared]
-        self._tokens = [answer[shared] for answer in answers if len(answer) > shared]
-        if len(set(self._tokens)) < len(answers):
+        self._tokens = self._read("?")[1]
+        if len(set(self._tokens)) < len(self.question.answers):
             words = ", ".join(self.question.answers)
             raise ValueError(
                 f"{reward.lm.name}: no token tells the answers {words} apart; use another --method"
             )
 
-    def _encode(self, text: str, answer: str) -> tuple[list[int], list[int]]:
+    def _read(self, text: str, name: str = "question") -> tuple[list[int], list[int]]:
+        """Ids of a question with what all of its answers begin with, and the token of each answer
+        that comes next.
+        """
         if self.conversation.chat:
             prompt: Prompt = [{"role": "user", "content": text}]
         else:
             prompt = text + self.conversation.separator
-        return self.reward.encode(prompt, answer, eos=False)
+        rows = []
+        for answer in self.question.answers:
+            before, ids = self.reward.encode(prompt, answer, eos=False, names=(name, name))
+            rows.append([*before, *ids])
+        shared = 0
+        while shared < min(map(len, rows)) and len({row[shared] for row in rows}) == 1:
+            shared += 1
+        return rows[0][:shared], [row[shared] for row in rows if len(row) > shared]
 
     def _row(self, name: str, **texts: str) -> np.ndarray:
         question = self.question.text.format(**texts)
-        ids = self._encode(question, self.question.answers[0])[0] + self._prefix
+        ids, tokens = self._read(question, name)
+        if tokens != self._tokens:
+            raise ValueError(
+                f"{name}: after this question the answers begin with other tokens in "
+                f"{self.reward.lm.name}; tokenise them apart (join=apart)"
+            )
         self.reward.lm.require_room(f"{name}: question and texts", len(ids))
         return compact_ids(ids)
 
@@ -79,8 +89,9 @@ class Judge(Scorer):
         prompt = self.conversation.question(comparison)
         requests = []
         for key, text in comparison.responses():
-            row = self._row(f"{key[1]}[{key[2]}]", prompt=prompt, response=text)
-            tokens = len(encode(self.reward.lm.tokenizer, text, special_tokens=False))
+            name = f"{key[1]}[{key[2]}]"
+            row = self._row(name, prompt=prompt, response=text)
+            tokens = len(encode_text(self.reward.lm, text, special=False, name=name))
             requests.append(Request(key, (row,), {"tokens": tokens}))
         return requests
 

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from llm_bridge.models.calls import call, device_of, evaluation
 from llm_bridge.models.load import CausalLM, require_same_tokenizer
-from llm_bridge.models.prompts import Prompt, as_text, prompt_ids, response_ids
+from llm_bridge.models.prompts import Prompt, as_prompt, as_text, encode_pair
 from llm_bridge.preferences.pairs import Comparison, Key
 from llm_bridge.read.reward import Aggregation, EndogenousReward, aggregate
 
@@ -145,19 +145,13 @@ class Conversation:
             ValueError: plain text is asked for, and the prompt has several messages.
 
         """
-        system = self._system(comparison)
-        if not self.chat:
-            if not isinstance(comparison.prompt, str) and len(comparison.prompt) > 1:
-                several = f"{len(comparison.prompt)} messages"
-                raise ValueError(
-                    f"prompt: {several}, and {self.lm.name} is given plain text: a chat template "
-                    "is needed"
-                )
-            return as_text(comparison.prompt, system, self.separator) + self.separator
-        turns: Prompt = comparison.prompt
-        if isinstance(turns, str):
-            turns = [{"role": "user", "content": turns}]
-        return [*([] if system is None else [{"role": "system", "content": system}]), *turns]
+        found = as_prompt(
+            comparison.prompt,
+            chat=self.chat,
+            system=comparison.system if self.system is None else self.system,
+            separator=self.separator,
+        )
+        return found + self.separator if isinstance(found, str) else found
 
     def question(self, comparison: Comparison) -> str:
         """Return the prompt as a judge reads it, one text."""
@@ -212,10 +206,10 @@ class Endogenous(Scorer):
     def requests(self, comparison: Comparison) -> list[Request]:
         """Return a request for each response."""
         prompt = self.conversation.prompt(comparison)
-        requests, before = [], None
+        requests = []
         for key, text in comparison.responses():
             names, ends = ("prompt", f"{key[1]}[{key[2]}]"), self.conversation.ends
-            before, answer = self.reward.encode(prompt, text, eos=ends, names=names, before=before)
+            before, answer = self.reward.encode(prompt, text, eos=ends, names=names)
             kept = self._fitting(before, answer, names[1])
             facts = {"tokens": len(kept)}
             if self.truncate:
@@ -285,10 +279,9 @@ class RewardModel(Scorer):
     def requests(self, comparison: Comparison) -> list[Request]:
         """Return a request for each response: the whole conversation."""
         prompt, requests = self.conversation.prompt(comparison), []
-        before = prompt_ids(self.lm.tokenizer, prompt)
         for key, text in comparison.responses():
             name = f"{key[1]}[{key[2]}]"
-            answer = response_ids(self.lm.tokenizer, prompt, before, text, name)
+            before, answer = encode_pair(self.lm, prompt, text, ("prompt", name))
             row = compact_ids([*before, *answer])
             self.lm.require_room(f"{name}: prompt and response", len(row))
             requests.append(Request(key, (row,), {"tokens": len(answer)}))

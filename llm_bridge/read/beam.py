@@ -16,7 +16,8 @@ import torch
 from tqdm import tqdm
 
 from llm_bridge.models.calls import evaluation
-from llm_bridge.models.load import CausalLM, encode_prompt
+from llm_bridge.models.load import CausalLM
+from llm_bridge.models.prompts import Prompt, encode_prompt
 from llm_bridge.read.prefixes import (
     PrefixReader,
     require_integer,
@@ -65,7 +66,7 @@ class Beam:
 
 def beam_search(
     lm: CausalLM,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     horizon: int,
     width: int,
     *,
@@ -78,7 +79,7 @@ def beam_search(
 
     Args:
         lm: model to search.
-        prompts: `P` texts.
+        prompts: `P` texts or conversations.
         horizon: most tokens `H` of a response, which an end token ends earlier.
         width: prefixes kept at each token; 1 is greedy decoding if there are no end tokens.
         end_tokens: ids after which a response is over.

@@ -66,8 +66,8 @@ def require_integer(name: str, value: Any) -> None:
         raise ValueError(f"{name}={value!r}: must be an integer of at least 1")
 
 
-def require_prompts(prompts: Sequence[str]) -> None:
-    """Raise `ValueError` unless `prompts` is a non-empty sequence of texts and not one text.
+def require_prompts(prompts: Sequence[Any]) -> None:
+    """Raise `ValueError` unless `prompts` is a non-empty sequence of prompts and not one text.
 
     Example:
         >>> require_prompts(["once upon a time"])

@@ -28,7 +28,8 @@ from tqdm import tqdm
 from llm_bridge.models.calls import evaluation
 from llm_bridge.models.head import TokenStatistics, token_statistics
 from llm_bridge.models.load import CausalLM, require_same_tokenizer
-from llm_bridge.models.prompts import Prompt, prompt_ids, response_ids
+from llm_bridge.models.prompts import Prompt, encode_pair
+from llm_bridge.models.text import encode_text
 from llm_bridge.read.prefixes import Ids, require_integer
 from llm_bridge.read.reading import RewardReading
 
@@ -164,50 +165,39 @@ class EndogenousReward:
         *,
         eos: bool,
         names: tuple[str, str] = ("prompt", "response"),
-        before: list[int] | None = None,
     ) -> tuple[list[int], list[int]]:
         """Token ids of prompt and response, as they are scored.
 
-        Texts are tokenised each by itself, so that no token spans the join: the prompt has the
-        special tokens that the tokenizer puts before a text, the response has none; with `eos` an
-        end-of-sequence token follows it.
+        Both are tokenised as one text, see `llm_bridge.models.text`, after the special tokens that
+        the tokenizer puts before a text; with `eos` an end-of-sequence token follows.
 
         Of a conversation, the prompt is the chat template's text with the generation prompt, and
         the response all that the template adds for the assistant's turn, up to the first of
-        `end_tokens`, which stays if `eos`. The prompt's ids must be a prefix of the whole's.
-        `before` are the prompt's ids where they are known.
+        `end_tokens`, which stays if `eos`. See `llm_bridge.models.chat`.
 
         A response whose own text goes on after an end token is refused: all that follows would be
         without reward.
         """
         tokenizer = self.lm.tokenizer
-        if tokenizer is None:
-            raise ValueError(f"{self.lm.name} was given without a tokenizer; use score_ids")
         text = isinstance(prompt, str)
+        before, answer = encode_pair(self.lm, prompt, response, names)
         if text and eos and tokenizer.eos_token_id is None:
             raise ValueError(
                 f"eos=True: the tokenizer of {self.lm.name} has no end-of-sequence token; use "
                 "eos=False"
             )
-        if not text and not tokenizer.chat_template:
-            raise ValueError(
-                f"{names[0]}: messages, and the tokenizer of {self.lm.name} has no chat template; "
-                "use texts"
-            )
-        before = prompt_ids(tokenizer, prompt, names[0]) if before is None else before
-        answer = response_ids(tokenizer, prompt, before, response, names[1])
-        own = answer if text else response_ids(tokenizer, "", (), response, names[1])
+        own = answer if text else encode_text(self.lm, response, special=False, name=names[1])
         if self._end(own) < len(own) - 1:
             end = tokenizer.convert_ids_to_tokens(own[self._end(own)])
             raise ValueError(
                 f"{names[1]}: its text goes on after the end token {end!r}; take it out, or use "
                 "score_ids"
             )
-        if text:
-            return before, [*answer, tokenizer.eos_token_id] if eos and self._end(own) == len(
-                own
-            ) else answer
-        return before, answer[: self._end(answer) + eos]
+        if not text:
+            return before, answer[: self._end(answer) + eos]
+        if eos and self._end(own) == len(own):
+            answer = [*answer, tokenizer.eos_token_id]
+        return before, answer
 
     def score_ids(
         self, prompt_ids: Sequence[Ids], response_ids: Sequence[Ids], *, progress: bool = True

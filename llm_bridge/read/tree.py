@@ -25,7 +25,8 @@ import torch
 from tqdm import tqdm
 
 from llm_bridge.models.calls import evaluation
-from llm_bridge.models.load import CausalLM, encode_prompt
+from llm_bridge.models.load import CausalLM
+from llm_bridge.models.prompts import Prompt, encode_prompt
 from llm_bridge.read.prefixes import (
     TreeReader,
     require_integer,
@@ -61,7 +62,7 @@ class TokenTree:
             for the rest token. In states where the response is over they mean nothing.
         left_out: probability of the tokens that are not listed: `H` arrays ``(n_h,)``. It is that
             of the rest token; without one, the listed tokens share it in proportion.
-        prompts: `P` texts.
+        prompts: `P` texts or conversations.
         end_tokens: ids after which a response is over.
 
     """
@@ -69,7 +70,7 @@ class TokenTree:
     policy: Policy
     token_ids: tuple[np.ndarray, ...]
     left_out: list[np.ndarray]
-    prompts: tuple[str, ...]
+    prompts: tuple[Prompt, ...]
     end_tokens: tuple[int, ...] = ()
 
     @property
@@ -86,7 +87,7 @@ class TokenTree:
 
 def token_tree(
     lm: CausalLM,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     horizon: int,
     *,
     tokens: Sequence[int] | None = None,
@@ -105,7 +106,7 @@ def token_tree(
 
     Args:
         lm: model to read.
-        prompts: `P` texts, of any lengths.
+        prompts: `P` texts or conversations, of any lengths.
         horizon: tokens `H` of a response.
         tokens: ids of the sub-vocabulary, in the order of the policy's tokens; `None` for all.
         rest: merge the tokens outside the sub-vocabulary into the policy's last token, instead of
@@ -373,7 +374,7 @@ def _require_tree(
 
 
 def _require_same_tree(
-    lm: CausalLM, like: TokenTree, prompts: Sequence[str], horizon: int, own_tokens: bool
+    lm: CausalLM, like: TokenTree, prompts: Sequence[Prompt], horizon: int, own_tokens: bool
 ) -> None:
     if own_tokens:
         raise ValueError(

@@ -10,7 +10,8 @@ import torch
 from tqdm import tqdm
 
 from llm_bridge.models.calls import evaluation
-from llm_bridge.models.load import CausalLM, encode_prompt
+from llm_bridge.models.load import CausalLM
+from llm_bridge.models.prompts import Prompt, encode_prompt
 from llm_bridge.read.prefixes import require_integer
 from llm_bridge.read.reward import find_end_tokens
 from llm_bridge.read.rollout import Actor, generate
@@ -35,7 +36,7 @@ class SampledTexts:
 
 def sample_texts(
     lm: CausalLM,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     max_tokens: int,
     *,
     samples: int = 1,
@@ -47,7 +48,7 @@ def sample_texts(
 
     Args:
         lm: model to sample from.
-        prompts: `P` texts.
+        prompts: `P` texts or conversations.
         max_tokens: most tokens of a response.
         samples: responses to each prompt.
         end_tokens: ids that end a response; `None` for those of the tokenizer.

@@ -13,6 +13,8 @@ from functools import cache
 
 import numpy as np
 
+from llm_bridge.models.prompt_format import Prompt
+
 __all__ = [
     "ADDITION_LEVELS",
     "Task",
@@ -31,7 +33,7 @@ class Task:
 
     Attributes:
         name: name in reports.
-        prompts: `P` texts as the model reads them.
+        prompts: `P` texts or conversations.
         answers: `P` right answers.
         extract: gives the answer in a response, `None` if there is none; by default all of it.
         same: whether the right answer (first) and a response's are the same; by default whether
@@ -48,7 +50,7 @@ class Task:
     """
 
     name: str
-    prompts: tuple[str, ...]
+    prompts: tuple[Prompt, ...]
     answers: tuple[str, ...]
     extract: Callable[[str], str | None] = str
     same: Callable[[str, str], bool] = operator.eq

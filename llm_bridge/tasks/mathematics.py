@@ -45,7 +45,6 @@ def problems(
     folder: str | Path | None = None,
     *,
     template: str = BOXED,
-    tokenizer: Any = None,
     limit: int | None = None,
 ) -> tuple[Task, list[Problem]]:
     r"""Read problems with their answers, and the rows that cannot be used.
@@ -58,12 +57,10 @@ def problems(
         source: a file, or a short name of `DATA`.
         folder: data folder in which short names are looked up.
         template: prompt, with ``{problem}`` in it.
-        tokenizer: tokenizer whose chat template makes the prompt a user's turn; `None` for none.
         limit: most problems; `None` for all.
 
     Raises:
-        ValueError: no ``{problem}`` in the template, no row that can be used, or the text of the
-            chat template encodes to other tokens than the template.
+        ValueError: no ``{problem}`` in the template, or no row that can be used.
         OSError: there is no such file; lists the known files.
 
     Example:
@@ -94,7 +91,7 @@ def problems(
         raise ValueError(
             str(bad[0]) if bad else f"{path}: no rows; give JSON lines with problem and answer"
         )
-    prompts = tuple(prompt if tokenizer is None else _chat(tokenizer, prompt) for prompt, _ in good)
+    prompts = tuple(prompt for prompt, _ in good)
     name = str(source) if str(source) in DATA else path.stem
     return Task(name, prompts, tuple(answer for _, answer in good), final_answer, equivalent), bad
 
@@ -153,27 +150,3 @@ def _answer(row: dict[str, Any]) -> str:
     if not answer.strip():
         raise ValueError("the answer is empty")
     return answer.strip()
-
-
-def _chat(tokenizer: Any, prompt: str) -> str:
-    """Return the text of a conversation that encodes to the tokens of the chat template."""
-    # torch is imported only if there is a tokenizer
-    from llm_bridge.models.calls import first_line
-    from llm_bridge.models.load import encode
-    from llm_bridge.models.prompts import prompt_ids
-
-    message = [{"role": "user", "content": prompt}]
-    ids = prompt_ids(tokenizer, message)
-    text = str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
-    # the template writes the first special token itself, and the tokenizer may add it once more
-    for one in (text, text.removeprefix(tokenizer.bos_token or "")):
-        try:
-            if encode(tokenizer, one) == ids:
-                return one
-        except ValueError as error:
-            raise ValueError(
-                f"tokenizer: its chat template cannot be encoded ({first_line(error)})"
-            ) from None
-    raise ValueError(
-        "tokenizer: its chat template's text has other tokens than the template; give token ids"
-    )

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 
 from theory.storage.files import json_line, replacing, write_json
 
-__all__ = ["Lines", "Processes", "RunFolder", "read_lines"]
+__all__ = ["Lines", "Processes", "RunFolder", "noted", "read_lines"]
 
 RUN = "run.json"
 LOCK = "run.lock"
@@ -195,6 +195,23 @@ class RunFolder:
     def _remove_empty(self) -> None:
         with suppress(OSError):  # it is not empty
             self.path.rmdir()
+
+
+def noted(path: Path, name: str) -> Any:
+    """Return a value of the note of the run in a folder; `None` where there is no such note.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp())
+        >>> with RunFolder(path, {"seed": 3}) as folder:
+        ...     folder.lines("rows.jsonl", parse=dict).append({"step": 1})
+        >>> noted(path, "seed"), noted(path, "date")
+        (3, None)
+    """
+    try:
+        return dict(json.loads((path / RUN).read_bytes())).get(name)
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None  # identify says what is wrong with it
 
 
 def _locked(path: Path) -> BinaryIO:

@@ -21,7 +21,8 @@ from llm_bridge.check.draws import Draws, ModelPair, Sampling, TemperedActor, dr
 from llm_bridge.check.exact import model_instance
 from llm_bridge.check.sampled import estimates
 from llm_bridge.models.cloned import letter_tokenizer
-from llm_bridge.models.load import CausalLM, encode_prompt
+from llm_bridge.models.load import CausalLM
+from llm_bridge.models.prompts import encode_prompt
 from llm_bridge.models.spec import ModelSpec
 from llm_bridge.read.beam import beam_search
 from llm_bridge.read.rollout import Actor, Rollout

@@ -110,7 +110,7 @@ def test_everything_is_written(score):
 def test_a_name_commands_no_terminal(score, models):
     (models / "chat").rename(models / "re\x1b[31md")
     try:
-        code, out, err, _ = score(PAIRS[:2], "--plain", model="re\x1b[31md")
+        code, out, err, _ = score(PAIRS[:2], "--no-chat", model="re\x1b[31md")
     finally:
         (models / "re\x1b[31md").rename(models / "chat")
     assert code == 0
@@ -141,7 +141,7 @@ BAD = [
     ({"prompt": "q", "chosen": "", "rejected": "b"}, "chosen is empty"),
     (TOO_LONG, "chosen[0]: prompt and response have 4 + 600 tokens, base has 512 positions"),
     (TWO_PROMPTS, "chosen and rejected do not answer the same prompt"),
-    (CHAT_PAIR, "prompt: 3 messages, and base is given plain text: a chat template is needed"),
+    (CHAT_PAIR, "prompt: 3 messages, and the model is given plain text: a chat template is needed"),
     ("{", "invalid JSON: Expecting property name enclosed in double quotes"),
 ]
 
@@ -226,7 +226,7 @@ def test_a_separator(score, models):
     code, _, (line,), _ = score(PAIRS[:1], "--separator", "", model="chat", out="c")
     assert (code, line) == (
         2,
-        "endorm score: --separator is not read in a chat template; add --plain",
+        "endorm score: --separator is not read in a chat template; add --no-chat",
     )
 
 
@@ -256,12 +256,48 @@ def test_chat_templates(score, tmp_path):
         257,
     ]
     assert len(lines(score([CHAT_PAIR], "--no-eos", model="chat", out="b")[3])[0]["token_ids"]) == 4
-    code, out, _, _ = score([CHAT_PAIR, PAIRS[0]], "--plain", model="chat", out="c")
+    code, out, _, _ = score([CHAT_PAIR, PAIRS[0]], "--no-chat", model="chat", out="c")
     assert code == 1
     assert "plain text" in out
     template = tmp_path / "template.jinja"
     template.write_text(byte_tokenizer(chat=True).chat_template)
     assert score([CHAT_PAIR], "--chat-template", template, out="d")[0] == 0
+
+
+def test_the_date_of_a_template_is_that_of_the_run(score, tmp_path):
+    template = tmp_path / "template.jinja"
+    source = byte_tokenizer(chat=True).chat_template
+    template.write_text("{{ strftime_now('%d.%m.%Y') }}" + source)
+    options = ["--chat-template", template]
+    code, out, _, folder = score(PAIRS[:1], *options, "--date", "2020-01-31")
+    assert code == 0
+    assert "note: the chat template prints the date, here that of 2020-01-31" in out
+    assert json.loads((folder / "run.json").read_text())["date"] == "2020-01-31"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["texts"] == ["the chat template prints the date, here that of 2020-01-31"]
+    assert "nothing was left to score" in score(PAIRS[:1], *options)[1]  # whatever day it is
+    code, _, (line,), _ = score(PAIRS[:1], *options, "--date", "2020-02-01")
+    assert code == 2
+    assert 'date = "2020-01-31", not "2020-02-01"' in line
+    code, _, (line,), _ = score(PAIRS[:1], "--date", "2020-02-01", out="b")
+    assert (code, "no chat template of base prints the date" in line) == (2, True)
+    assert "date" not in json.loads((score(PAIRS[:1], out="c")[3] / "run.json").read_text())
+
+
+def test_what_a_template_changes_is_said(score, tmp_path):
+    template = tmp_path / "template.jinja"
+    source = byte_tokenizer(chat=True).chat_template
+    template.write_text(source.replace("m['content']", "m['content'].split('</t>')[-1]"))
+    rows = [{"prompt": "q", "chosen": "<t>so</t>yes", "rejected": "<t>no</t>yes"}]
+    code, out, _, folder = score(rows, "--chat-template", template)
+    assert code == 0
+    assert "read as the model would write it" in " ".join(out.split())
+    one, two = lines(folder)
+    assert one["reward_sum"] != two["reward_sum"]  # without their reasoning they are one text
+    rows = [{"prompt": "a</t>b", "chosen": "yes", "rejected": "no"}, *rows]
+    code, _, err, _ = score(rows, "--chat-template", template, out="b")
+    assert code == 1
+    assert "row 0: prompt: the chat template changes the user message 'a</t>b'" in err[1]
 
 
 def test_system_prompts(score, tmp_path):
@@ -299,7 +335,7 @@ def test_options_of_the_reward(score, models):
 
 @pytest.mark.parametrize("method", ["verifier", "pointwise", "pairwise"])
 def test_judges(score, method):
-    code, _, _, folder = score(PAIRS[:3], "--method", method, "--plain")
+    code, _, _, folder = score(PAIRS[:3], "--method", method, "--no-chat")
     assert code == 0
     records = lines(folder)
     assert len(records) == (3 if method == "pairwise" else 6)
@@ -360,7 +396,7 @@ def test_domains_are_drawn(score):
             ["--gauge", "logprob", "--terminal", "bootstrap"],
             "--terminal=bootstrap: must be zero with --gauge=logprob",
         ),
-        (["--plain", "--chat-template", "x"], "--plain and --chat-template: give one of them"),
+        (["--no-chat", "--chat-template", "x"], "--no-chat and --chat-template: give one of them"),
         (
             ["--device", "cpu", "--device-map", "auto"],
             "--device and --device-map: give one of them",

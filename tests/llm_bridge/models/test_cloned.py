@@ -7,7 +7,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from llm_bridge.models.cloned import letter_tokenizer, train_on_demonstrations
-from llm_bridge.models.load import encode_prompt, save
+from llm_bridge.models.load import save
+from llm_bridge.models.prompts import encode_prompt
 from llm_bridge.models.spec import ModelSpec
 from llm_bridge.read.tree import token_tree
 from theory.mdp.distances import kl
@@ -70,7 +71,7 @@ def test_saved_and_loaded(trained, tmp_path):
 def test_vocabulary(trained):
     assert trained.tokenizer.get_vocab() == {"a": 0, "b": 1, "c": 2, "A": 3, "B": 4}
     assert trained.tokenizer.decode([3, 0, 2]) == "Aac"
-    with pytest.raises(ValueError, match="use symbols of trained's vocabulary"):
+    with pytest.raises(ValueError, match="the vocabulary of trained has nothing for 'C'"):
         encode_prompt(trained, "C", 1)
     large = letter_tokenizer(30, 2)
     assert len(large.get_vocab()) == 32

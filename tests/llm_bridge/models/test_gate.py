@@ -13,15 +13,15 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-import families  # noqa: E402
-from matrix import Oracle  # noqa: E402
+import families
+from matrix import Oracle
 
-from llm_bridge.models import gate  # noqa: E402
-from llm_bridge.models.cloned import letter_lm, letter_tokenizer  # noqa: E402
-from llm_bridge.models.load import CausalLM, save  # noqa: E402
-from llm_bridge.models.spec import ModelSpec  # noqa: E402
-from llm_bridge.read.reward import EndogenousReward  # noqa: E402
-from llm_bridge.read.rollout import Actor, generate  # noqa: E402
+from llm_bridge.models import gate
+from llm_bridge.models.cloned import letter_lm, letter_tokenizer
+from llm_bridge.models.load import CausalLM, save
+from llm_bridge.models.spec import ModelSpec
+from llm_bridge.read.reward import EndogenousReward
+from llm_bridge.read.rollout import Actor, generate
 
 PROMPTS = [[3], [4, 5, 6], list(range(2, 16))]
 ANSWERS = [[7, 8, 9, 10, 11], [12, 13, 14] * 4, [5, 6]]
@@ -73,12 +73,13 @@ def test_all_rows_of_the_head_count_whatever_the_configuration_says(more):
     model = llama()
     oracle = expected(model)
     model.config.vocab_size = 40 - more
-    if more:
-        with pytest.warns(UserWarning, match="has 40 logits, its configuration says 37: all count"):
-            lm = CausalLM(model, letter_tokenizer(26, 14), "padded")
-            assert lm.vocab_size == 40
-    else:
-        lm = CausalLM(model, letter_tokenizer(26, 14), "padded")
+    lm = CausalLM(model, letter_tokenizer(26, 14), "padded")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert lm.vocab_size == 40
+    assert [str(warning.message) for warning in said] == (
+        ["padded: has 40 logits, its configuration says 37: all count"] if more else []
+    )
     close(scored(lm), oracle)
     rollout = generate(Actor(lm), PROMPTS, 4, uniforms=torch.full((3, 4), 0.999).double())
     assert int(rollout.ids.max()) < 40
@@ -120,9 +121,9 @@ def longrope(threshold=8):
 
 
 def test_where_positions_are_scaled_no_score_depends_on_what_it_is_read_with():
-    """Beyond 8 tokens the positions of all tokens are others: −20.79 alone was −21.34 in a batch."""
+    """Beyond 8 tokens the positions of all are others: −20.79 alone was −21.34 in a batch."""
+    lm = longrope()
     with pytest.warns(UserWarning, match="change once a row has more than 8 tokens"):
-        lm = longrope()
         alone = scored(lm, batch_tokens=1)
     close(alone, expected(lm.model))
     close(scored(lm, batch_tokens=1000), alone)

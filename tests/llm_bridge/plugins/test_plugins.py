@@ -447,6 +447,8 @@ def test_verl_refuses_a_policy_with_other_ids(reward):
 )
 @pytest.mark.parametrize(("text", "answer"), [("dab", ids("d", "ab")), ("", [END])])
 def test_verl_compute_score(model, reward, prompt, seen, text, answer):
+    if isinstance(prompt, str) and text:  # "ab c" and "dab" are one text, in which cd is a token
+        seen, answer = ids("<s>", "ab", " "), ids("cd", "ab")
     info = {"index": 0, "prompt": prompt, "num_turns": None, "rollout_reward_scores": {}}
     call = {"data_source": "x", "solution_str": text, "ground_truth": None, "extra_info": info}
     found = verl.make_compute_score(reward)(
@@ -508,9 +510,12 @@ def test_openrlhf_loads_the_file(model, environment):
     ("prompt", "before", "after"),
     [("<s>ca", ids("<s>", "c", "a"), ids("b", "e")), ("<s>c", ids("<s>", "c"), ids("e", "ab"))],
 )
-def test_openrlhf_no_token_spans_the_join(model, reward, prompt, before, after):
+def test_openrlhf_reads_prompt_and_response_as_one_text(model, reward, prompt, before, after):
     (result,) = openrlhf_call(openrlhf.make_reward_func(reward), [prompt], [after])
-    assert result["rewards"].tolist() == totals(model, [before], [after])
+    read = (before, after)
+    if prompt == "<s>ca":  # the text cabe has the token ab, which is scored with the response
+        read = (ids("<s>", "c"), ids("ab", "e"))
+    assert result["rewards"].tolist() == totals(model, [read[0]], [read[1]])
     batch = openrlhf.make_reward_func(reward, "mean")([prompt + "e", prompt], [prompt] * 2, None)
     assert batch["rewards"].tolist() == totals(model, [before] * 2, [ids("e"), [END]], "mean")
 
@@ -625,7 +630,7 @@ def requests(*args):
     [
         ("c", "e ab", ids("<s>", "c"), ids("e", " ", "ab")),
         ("c ", "ab", ids("<s>", "c"), ids(" ", "ab")),
-        ("ab", "cd", ids("<s>", "ab"), ids("cd")),  # together they are one token
+        ("ab", "cd", ids("<s>"), ids("abcd")),  # one token of the text: all of it is scored
         ("<s>c", "e", ids("<s>", "c"), ids("e")),
         ("c", "e<end>f", ids("<s>", "c"), ids("e", "<end>", "f")),
         ("", "ef", ids("<s>"), ids("e", "f")),
@@ -643,9 +648,13 @@ def test_lm_eval_loglikelihood(model, reward, context, continuation, before, aft
 
 
 def test_lm_eval_words_after_a_context_are_not_at_the_start_of_a_text(model):
-    """Some tokenizers write a word otherwise there; this one puts an h before every text."""
+    """Some tokenizers write a word otherwise there; this one puts an h before every text, and
+    takes it off again in decoding.
+    """
     tokenizer = make_tokenizer()
     tokenizer.backend_tokenizer.normalizer = normalizers.Prepend("h")
+    strip = decoders.Strip("h", 1, 0)
+    tokenizer.backend_tokenizer.decoder = decoders.Sequence([decoders.Fuse(), strip])
     ((found, _),) = lm_eval.EndogenousLM(EndogenousReward(model, tokenizer)).loglikelihood(
         requests(("c", "eb"))
     )
@@ -682,7 +691,7 @@ def test_lm_eval_cuts_contexts_from_the_left(model, reward):
 @pytest.mark.parametrize("length", [0, 1, 30, 31, 32, 63, 80])
 def test_lm_eval_rolls_in_disjoint_windows(model, reward, length):
     text = "".join(np.random.default_rng(length).choice(list("efgh"), length))
-    tokens = ids("<s>", *text)
+    tokens = ids(*text)  # log π(text|<s>): the token <s> is the condition, and not predicted too
     fed = [BOS, *tokens]
     double = type(model)(model.config).eval().double()
     double.load_state_dict(model.state_dict())
@@ -697,7 +706,7 @@ def test_lm_eval_rolls_in_disjoint_windows(model, reward, length):
     )
     assert found[0] == pytest.approx(expected, abs=1e-4)
     assert found[1] == pytest.approx(
-        reference(model, [BOS], ids("<s>", "e", "f")).log_probs.sum(), abs=1e-5
+        reference(model, [BOS], ids("e", "f")).log_probs.sum(), abs=1e-5
     )
 
 
@@ -722,7 +731,7 @@ def test_lm_eval_refusals(model, reward, environment):
         (
             QUESTION,
             make_tokenizer(chat_template=None),
-            r"prompts\[1\]: LlamaForCausalLM cannot encode it \(.*chat",
+            r"prompts\[1\]: messages, and the tokenizer of LlamaForCausalLM has no chat template",
         ),
         (QUESTION, None, "reward: LlamaForCausalLM has no tokenizer to read texts with"),
     ],
@@ -758,8 +767,16 @@ def test_lm_eval_gives_the_numbers_of_the_harness(model, reward):
     assert own.rank == 0
     for found, expected in zip(own.loglikelihood(pairs), other.loglikelihood(pairs), strict=True):
         assert found == (pytest.approx(expected[0], abs=1e-5), expected[1])
+    # by default the harness predicts the <s> that the tokenizer adds after its own
+    once = harness.HFLM(
+        pretrained=model,
+        tokenizer=make_tokenizer(),
+        batch_size=2,
+        device="cpu",
+        add_bos_token=False,
+    )
     assert own.loglikelihood_rolling(texts) == pytest.approx(
-        other.loglikelihood_rolling(texts), abs=1e-4
+        once.loglikelihood_rolling(texts), abs=1e-4
     )
 
 

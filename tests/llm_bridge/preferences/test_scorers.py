@@ -121,7 +121,7 @@ def test_conversations_of_several_turns_need_a_template():
     assert Conversation(lm, True).prompt(comparison) == TURNS
     with pytest.raises(
         ValueError,
-        match="prompt: 3 messages, and tiny-0 is given plain text: a chat template is needed",
+        match="prompt: 3 messages, and the model is given plain text: a chat template is needed",
     ):
         Conversation(lm, False).prompt(comparison)
     assert (

@@ -525,12 +525,12 @@ def chat():
     return build("Llama", vocab_size=len(WORDS))
 
 
-def test_texts_are_tokenised_apart(chat):
+def test_texts_are_tokenised_as_one(chat):
     reward = EndogenousReward(chat, chat_tokenizer())
-    one, two, three = reward.score(["a b", "", "c"], ["c d", "e", "<end>"])
+    one, two, three = reward.score(["a b", "", "c"], [" c d", "e", "<end>"])
     assert (one.prompt_ids.tolist(), one.ids.tolist()) == (ids("<s> a b"), ids("c d"))
     assert (two.prompt_ids.tolist(), three.ids.tolist()) == (ids("<s>"), ids("<end>"))
-    (ended, empty) = reward.score(["a", "a"], ["b c", ""], eos=True)
+    (ended, empty) = reward.score(["a", "a"], [" b c", ""], eos=True)
     assert (ended.ids.tolist(), empty.ids.tolist()) == (ids("b c <end>"), ids("<end>"))
 
 
@@ -572,16 +572,15 @@ def test_messages(chat):
             r"prompts\[0\]: the chat template refuses it \(no system\)",
         ),
         (
-            "{% if messages | length > 1 %}{{ '<s> a c' }}{% else %}{{ '<s> a b' }}{% endif %}",
-            r"responses\[0\]: the chat template rewrites the prompt from token 2 on: the prompt "
-            r"alone "
-            r"has 'b' \[9\], with the response 'c' \[10\]",
+            "<s> {{ messages[0].content }} {% if messages | length > 1 %}c{% else %}b{% endif %}",
+            r"responses\[0\]: the chat template rewrites the prompt once a response follows: "
+            "'b' becomes 'c'",
         ),
         (
-            "<s> a{% if add_generation_prompt %} b{% endif %}",
-            r"from token 2 on: .* has 'b' \[9\], with the response '' \[\]",
+            "<s> {{ messages[0].content }}",
+            r"responses\[0\]: the chat template changes the response, and has no generation prompt",
         ),
-        ("<s> a", r"responses\[0\]: empty"),
+        ("<s> a", r"prompts\[0\]: the chat template drops the user message"),
     ],
 )
 def test_refused_messages(chat, template, message):
@@ -626,7 +625,7 @@ def call(method, *args, model=None, tokenizer=None, **kwargs):
             r"prompts\[1\]: empty",
         ),
         (call("score", ["a", "a"], ["b", ""]), r"responses\[1\]: empty"),
-        (call("score", ["a"], ["b ?"]), r"responses\[0\]: cannot be encoded"),
+        (call("score", ["a"], [" b ?"]), r"responses\[0\]: the vocabulary of .* nothing for '\?'"),
         (
             call("score", ["a"], ["b"], eos=True, tokenizer=chat_tokenizer(eos=None)),
             "eos=True: .* use eos=False",

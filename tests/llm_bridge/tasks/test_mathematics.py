@@ -12,10 +12,7 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import byte_tokenizer
 
-from llm_bridge.models.load import encode
-from llm_bridge.models.prompts import prompt_ids
 from llm_bridge.tasks import equivalence
 from llm_bridge.tasks.answers import boxed, final_answer
 from llm_bridge.tasks.equivalence import equivalent
@@ -169,20 +166,6 @@ def test_errors_of_reading(lines, tmp_path):
         ValueError, match=r"some.jsonl: no rows; give JSON lines with problem and answer"
     ):
         problems(lines())
-
-
-def test_a_chat_template(lines):
-    file, tokenizer = lines({"problem": "p", "answer": "1"}), byte_tokenizer(chat=True)
-    task, _ = problems(file, template="Q {problem}", tokenizer=tokenizer)
-    assert task.prompts == ("<u>Q p</s><a>",)  # the tokenizer adds <s>
-    assert encode(tokenizer, task.prompts[0]) == prompt_ids(
-        tokenizer, [{"role": "user", "content": "Q p"}]
-    )
-    with pytest.raises(ValueError, match="the chat template refuses it"):
-        problems(file, tokenizer=byte_tokenizer())
-    tokenizer.chat_template = "{{ messages[0]['content'] }}"
-    with pytest.raises(ValueError, match="tokenizer: its chat template's text has other tokens"):
-        problems(file, tokenizer=tokenizer)
 
 
 # What a response answers

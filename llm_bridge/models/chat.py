@@ -1,0 +1,359 @@
+"""Write a conversation as one text, by the chat template of a tokenizer, with nothing lost.
+
+Templates are programs: they can trim a message, drop a block of reasoning, ignore the system
+prompt, insert one of their own, or print today's date. What a template does is found by rendering
+*marks* in the place of the messages. The rendered text must have every message of the prompt whole;
+a response that the template would change is read as the model would write it, after the generation
+prompt. Whatever is added or read otherwise is noted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+from typing import Any, NamedTuple
+
+from llm_bridge.models.calls import first_line
+from llm_bridge.models.load import CausalLM
+from llm_bridge.models.prompt_format import Message
+
+__all__ = ["content", "prints_date", "prompt_text", "render", "turn_text"]
+
+DATE = "strftime_now"
+"""Function by which templates print the date."""
+
+STRFTIME = (
+    "{% macro strftime_now(pattern) %}{% set found = namespace(text=pattern) %}"
+    "{% for directive, word in run_date.items() %}"
+    "{% set found.text = found.text.replace(directive, word) %}"
+    "{% endfor %}{{ found.text }}{% endmacro %}\n"
+)
+"""The same for a given day. It ends in a new line, which Jinja removes, so that the template still
+begins a line."""
+
+OTHER_DAY = "1904-02-29"
+"""A day that no run has, to see whether a template prints the date."""
+
+REMEDY = "give another --chat-template, or --no-chat (in the library: a text as prompt)"
+
+
+def content(message: Message) -> str:
+    """Return the text of a message.
+
+    Example:
+        >>> content({"role": "user", "content": [{"type": "text", "text": "Hi"}]})
+        'Hi'
+
+    """
+    found = message.get("content")
+    if isinstance(found, str) or found is None:
+        return found or ""
+    return "".join(str(part.get("text", "")) for part in found)
+
+
+def render(
+    lm: CausalLM,
+    messages: Sequence[Message],
+    *,
+    generation: bool,
+    name: str = "prompt",
+    **template: Any,
+) -> str:
+    """Render messages as they are, without looking at what the template makes of them.
+
+    Args:
+        lm: has the tokenizer, whose template it is, and the date that a template prints.
+        messages: the conversation.
+        generation: end with the generation prompt.
+        name: what an error calls the conversation.
+        template: further variables of the template, such as ``tools``.
+
+    Raises:
+        ValueError: there is no template, or it refuses the conversation.
+
+    """
+    if not lm.tokenizer.chat_template and "chat_template" not in template:
+        raise ValueError(
+            f"{name}: messages, and the tokenizer of {lm.name} has no chat template; use texts, "
+            "or give a template"
+        )
+    today = lm.format.date or date.today().isoformat()
+    text = _rendered(lm, messages, generation, name, template, today)
+    if DATE in _source(lm, template):
+        other = _rendered(lm, messages, generation, name, template, OTHER_DAY)
+        if text != other:
+            lm.text_notes.add(f"the chat template prints the date, here that of {today}")
+    return text
+
+
+def _rendered(
+    lm: CausalLM,
+    messages: Sequence[Message],
+    generation: bool,
+    name: str,
+    template: Mapping[str, Any],
+    today: str,
+) -> str:
+    """Render messages on a day."""
+    options = {"add_generation_prompt": generation} | dict(template)
+    try:
+        source = _source(lm, template)
+        if DATE in source:  # a macro goes before what transformers gives, the date of the clock
+            options |= {"chat_template": STRFTIME + source, "run_date": _directives(source, today)}
+        return str(lm.tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
+    except Exception as error:  # a template can raise anything
+        raise ValueError(f"{name}: the chat template refuses it ({first_line(error)})") from None
+
+
+def _source(lm: CausalLM, template: Mapping[str, Any]) -> str:
+    """Return the template itself."""
+    given = template.get("chat_template"), template.get("tools")
+    return str(lm.tokenizer.get_chat_template(*given))
+
+
+def _directives(source: str, today: str) -> dict[str, str]:
+    """Return what each directive of the dates in a template is on a day."""
+    found = set(re.findall(r"%[-_^#]?[A-Za-z]", source))
+    return {one: datetime.fromisoformat(today).strftime(one) for one in sorted(found)}
+
+
+def prints_date(lm: CausalLM) -> bool:
+    """Return whether the chat template of a model prints the date.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> prints_date(letter_lm(4))
+        False
+
+    """
+    if not lm.tokenizer.chat_template:
+        return False
+    user = {"role": "user", "content": _mark(0)}
+    for messages in ([user], [{"role": "system", "content": _mark(1)}, user]):
+        days = lm.format.date or date.today().isoformat(), OTHER_DAY
+        try:
+            one, two = (_rendered(lm, messages, True, "prompt", {}, day) for day in days)
+        except ValueError:
+            continue  # it may have no use for a system prompt
+        if one != two:
+            return True
+    return False
+
+
+def prompt_text(lm: CausalLM, messages: Sequence[Message], name: str = "prompt") -> str:
+    """Render a conversation with the generation prompt, every message whole and verbatim.
+
+    Args:
+        lm: has the tokenizer, and says whether a system prompt that the template inserts stays.
+        messages: the conversation.
+        name: what an error calls it.
+
+    Raises:
+        ValueError: the template refuses, drops or changes a message, or inserts a system prompt
+            that was not to be there; names the message and the remedy.
+
+    """
+    return _prompt(lm, messages, name).text
+
+
+def turn_text(
+    lm: CausalLM,
+    messages: Sequence[Message],
+    response: str,
+    names: tuple[str, str] = ("prompt", "response"),
+) -> tuple[str, str]:
+    """Render a conversation and the assistant's turn that follows it.
+
+    Args:
+        lm: as in `prompt_text`.
+        messages: the conversation.
+        response: content of the assistant's turn.
+        names: what an error calls the two.
+
+    Returns:
+        `prompt_text`, and what follows it: all that the template adds for the turn if the response
+        is whole in it; else the response as it is, and what the template puts after a turn.
+
+    Raises:
+        ValueError: see `prompt_text`; or the template changes the response or the prompt before it,
+            and has no generation prompt that the response could follow as it is.
+
+    """
+    prompt = _prompt(lm, messages, names[0])
+    bare = render(lm, prompt.form(prompt.messages), generation=False, name=names[0])
+
+    def with_turn(text: str, form: _Form) -> str:
+        turns = [*prompt.messages, {"role": "assistant", "content": text}]
+        return render(lm, form(turns), generation=False, name=names[1])
+
+    mark = _mark(len(messages))
+    # messages that were given in parts are as they are in both forms; the turn is not
+    forms = (prompt.form, _Form(parts=True))
+    form = next((one for one in forms if mark in with_turn(mark, one)), None)
+    if form is None:
+        raise ValueError(f"{names[1]}: the chat template drops the assistant's turn; {REMEDY}")
+    head, _, tail = with_turn(mark, form).partition(mark)
+    whole = with_turn(response, form)
+    added = whole[len(prompt.text) :] if whole.startswith(prompt.text) else None
+    if added is not None and added.endswith(response + tail) and tail.count(mark) == 0:
+        return prompt.text, added
+    if not head.startswith(bare):
+        at = _common(head, bare)
+        raise ValueError(
+            f"{names[1]}: the chat template rewrites the prompt once a response follows: "
+            f"{bare[at : at + 20]!r} becomes {head[at : at + 20]!r}; {REMEDY}"
+        )
+    if prompt.text == bare:
+        raise ValueError(
+            f"{names[1]}: the chat template changes the response, and has no generation prompt "
+            f"that it could follow as it is; {REMEDY}"
+        )
+    lm.text_notes.add(
+        "the chat template changes the response, which is read as the model would write it, after "
+        "the generation prompt",
+        (prompt.text, response),
+        repr(response[:40]),
+    )
+    return prompt.text, response + tail
+
+
+class _Form(NamedTuple):
+    """How a template takes the contents of messages: as texts, or as lists of parts."""
+
+    parts: bool
+
+    def __call__(self, messages: Sequence[Message]) -> list[Message]:
+        """Return the messages in this form; parts that were given stay parts."""
+        if not self.parts:
+            return list(messages)
+        return [
+            {**message, "content": [{"type": "text", "text": message["content"]}]}
+            if isinstance(message.get("content"), str)
+            else message
+            for message in messages
+        ]
+
+
+class _Prompt(NamedTuple):
+    """A rendered prompt: its text, and messages and form that it was rendered from."""
+
+    text: str
+    messages: list[Message]
+    form: _Form
+
+
+def _prompt(lm: CausalLM, messages: Sequence[Message], name: str) -> _Prompt:
+    for number, message in enumerate(messages):
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            raise ValueError(f"{name}: message {number} has no 'role'; give role and content")
+    form = _form(lm, messages, name)
+    kept = _without_default_system(lm, list(messages), form, name)
+    text = render(lm, form(kept), generation=True, name=name)
+    marked = render(lm, form(_marked(kept)), generation=True, name=name)
+    contents = [content(message) for message in kept]
+    filled = re.sub(r"Xq(\d+)qX", lambda found: contents[int(found[1])], marked)
+    if text != filled:  # then the template looks into the messages: they may still be whole
+        at = 0
+        for message, each in zip(kept, contents, strict=True):
+            found = text.find(each, at)
+            if found < 0:
+                raise ValueError(
+                    f"{name}: the chat template changes the {message['role']} message "
+                    f"{_shown(each)}, such as by trimming it or dropping a part; write it as the "
+                    f"template prints it, {REMEDY}"
+                )
+            at = found + len(each)
+    return _Prompt(text, kept, form)
+
+
+def _form(lm: CausalLM, messages: Sequence[Message], name: str) -> _Form:
+    """Find the form in which the template prints every message."""
+    marked = _marked(messages)
+    dropped: list[int] = []
+    refused: ValueError | None = None
+    for form in (_Form(parts=False), _Form(parts=True)):
+        try:
+            text = render(lm, form(marked), generation=True, name=name)
+        except ValueError as error:
+            refused = refused or error
+            continue
+        missing = [i for i in range(len(messages)) if content(messages[i]) and _mark(i) not in text]
+        if not missing:
+            return form
+        dropped = dropped or missing
+    if refused is not None and not dropped:
+        raise refused
+    role = messages[dropped[0]]["role"]
+    remedy = "put it into the user's message, leave it out (--no-system), " * (role == "system")
+    raise ValueError(f"{name}: the chat template drops the {role} message; {remedy}{REMEDY}")
+
+
+def _without_default_system(
+    lm: CausalLM, messages: list[Message], form: _Form, name: str
+) -> list[Message]:
+    """Note the system prompt that a template inserts, or return messages for which it does not."""
+    if any(message["role"] == "system" for message in messages):
+        return messages
+    inserted = _default_system(lm, messages, form, name)
+    if not inserted:
+        return messages
+    if not lm.format.without_system:
+        lm.text_notes.add(f"the chat template inserts a system prompt, {_shown(inserted)}")
+        return messages
+    empty = [{"role": "system", "content": ""}, *messages]
+    try:
+        text = render(lm, form(_marked(empty)), generation=True, name=name)
+    except ValueError:  # it takes no system prompt, and inserts one
+        text = inserted
+    if inserted in text:
+        raise ValueError(
+            f"{name}: the chat template inserts the system prompt {_shown(inserted)} also where "
+            f"there is to be none; {REMEDY}"
+        )
+    return empty
+
+
+def _default_system(lm: CausalLM, messages: Sequence[Message], form: _Form, name: str) -> str:
+    """Return what stands in the place of a system message where none is given."""
+    marked = _marked(messages)
+    mark = _mark(len(messages))
+    text = render(lm, form(marked), generation=True, name=name)
+    before = text.partition("Xq")[0]
+    try:
+        given = [{"role": "system", "content": mark}, *marked]
+        start, found, end = render(lm, form(given), generation=True, name=name).partition(mark)
+    except ValueError:  # it takes no system prompt
+        found = ""
+    if found:
+        fits = text.startswith(start) and text.endswith(end)
+        if fits and len(text) >= len(start) + len(end):
+            return text[len(start) : len(text) - len(end)]
+        before = before[: _common(before, start)]  # it stays beside one that is given
+    return before if "system" in before.lower() else ""
+
+
+def _mark(number: int) -> str:
+    """A word that no template trims, escapes or has itself."""
+    return f"Xq{number}qX"
+
+
+def _marked(messages: Sequence[Message]) -> list[Message]:
+    """Replace each content that is not empty by its mark, in the form that it has."""
+    found: list[Message] = []
+    for number, message in enumerate(messages):
+        given = message.get("content")
+        mark: Any = _mark(number) if content(message) else ""
+        if isinstance(given, list):
+            mark = [{"type": "text", "text": mark}]
+        found.append({**message, "content": mark if given is not None else None})
+    return found
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:60]}…")
+
+
+def _common(one: str, two: str) -> int:
+    pairs = zip(one, two, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(two)))
