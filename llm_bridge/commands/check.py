@@ -18,10 +18,9 @@ from llm_bridge.commands.options import (
     HORIZON,
     TreeOptions,
     as_prompts,
+    model_findings,
     format_facts,
     formatted,
-    notes,
-    read_alike,
     read_pair,
     read_table,
     require_packages,
@@ -174,11 +173,12 @@ def run(arguments: argparse.Namespace) -> int:
         folder.identify(identity | {"prompt": None, "prompts": digest}, lines=[BEAM, *DRAWS])
         compare = _exact if task.options.sampled is None else _sampled
         code, shown = compare(task, loaded, report, folder)
-        report["texts"] = notes(loaded.lm)
+        second = loaded.expert if isinstance(task.expert, ModelSpec) else None
+        report["model_findings"] = model_findings(loaded.lm, second)
         shown.save(folder.path)
         write_json(folder.path / "check.json", report)
     print(shown.text())  # now that all is written: whoever reads this may stop reading
-    for note in report["texts"]:
+    for note in report["model_findings"]:
         print(f"note: {note}")
     seconds = time.monotonic() - started
     print(f"check.json and report.html in {task.options.out} ({seconds:.0f} s)")
@@ -281,7 +281,7 @@ def _load(task: _Task) -> _Loaded:
     if isinstance(task.expert, ModelSpec):
         lm, expert = task.policy.load_pair(task.expert)
         lm = formatted(lm, task.format, task.options.out)
-        expert = read_alike(lm, expert)
+        expert = expert.read_as(lm)
         name, told, its_weights = expert.name, f"{expert.name} ({task.expert})", fingerprint(expert)
     else:
         lm = formatted(task.policy.load(), task.format, task.options.out)

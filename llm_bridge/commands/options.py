@@ -27,10 +27,9 @@ __all__ = [
     "HORIZON",
     "TreeOptions",
     "as_prompts",
+    "model_findings",
     "format_facts",
     "formatted",
-    "notes",
-    "read_alike",
     "read_pair",
     "read_prompts",
     "read_second",
@@ -178,21 +177,11 @@ def formatted(lm: CausalLM, given: PromptFormat, out: Path | None = None) -> Cau
     elif given.date is not None:
         raise ValueError(f"--date={given.date}: no chat template of {lm.name} prints the date")
     system = _system(given.system)
-    return replace(lm, format=replace(given, chat=chat, system=system, date=today))
-
-
-def read_alike(lm: CausalLM, other: CausalLM) -> CausalLM:
-    """Return another model that is given the same token ids as `lm`: by its tokenizer and format.
-
-    Both have one vocabulary, but a base model has no chat template, or another.
-    """
-    if other.model is lm.model:
-        return lm
-    return replace(other, tokenizer=lm.tokenizer, format=lm.format, text_notes=lm.text_notes)
+    return lm.read_as(replace(lm, format=replace(given, chat=chat, system=system, date=today)))
 
 
 def format_facts(lm: CausalLM) -> dict[str, Any]:
-    """Return what results depend on of how a model reads prompts, for the note of a run."""
+    """Return what results depend on of how a model is read, for the note of a run."""
     found = lm.format
     facts: dict[str, Any] = {
         "chat": found.chat,
@@ -200,6 +189,7 @@ def format_facts(lm: CausalLM) -> dict[str, Any]:
         "no_system": found.no_system,
         "join": found.join,
         "chat_template": lm.tokenizer.chat_template if found.chat else None,
+        "model_findings": list(lm.findings),
     }
     return facts if found.date is None else facts | {"date": found.date}
 
@@ -217,9 +207,9 @@ def as_prompts(lm: CausalLM, prompts: Sequence[Prompt]) -> list[Prompt]:
     return [as_prompt(prompt, chat=chat, system=system) for prompt in prompts]
 
 
-def notes(*models: CausalLM | None) -> list[str]:
-    """Return the sentences that were noted of the texts that models were given, each once."""
-    found = (sentence for lm in models if lm is not None for sentence in lm.text_notes.sentences())
+def model_findings(*models: CausalLM | None) -> list[str]:
+    """Return what a reader of the models' numbers should know, each sentence once."""
+    found = (sentence for lm in models if lm is not None for sentence in lm.findings)
     return list(dict.fromkeys(found))
 
 

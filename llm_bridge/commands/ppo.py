@@ -24,8 +24,7 @@ from llm_bridge.commands.options import (
     AS_FIRST,
     as_prompts,
     formatted,
-    notes,
-    read_alike,
+    model_findings,
     read_second,
     require_packages,
 )
@@ -140,7 +139,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     with workers() as group:
         lm = formatted(model.load(), given, options.out if options.resume else None)
-        reward_of = None if teacher is None else read_alike(lm, teacher.load())
+        reward_of = None if teacher is None else teacher.load().read_as(lm)
         prompts, evaluate, target = _prompts(options, config, lm, reward_of)
         if group.first:
             _announce(options, lm, config, prompts, group.size)
@@ -314,7 +313,7 @@ def _announce(
         f"{config.prompts_per_step} × {config.samples} responses"
     )
     print("\n".join(cost(lm, config, length, processes).lines(config)))
-    for note in notes(lm):
+    for note in model_findings(lm):
         print(f"note: {note}")
     if options.dry_run:
         print(json.dumps(config.as_dict(), indent=1))

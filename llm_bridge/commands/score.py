@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from llm_bridge.commands.options import (
     AS_FIRST,
+    model_findings,
     format_facts,
     formatted,
-    notes,
     read_second,
     require_packages,
 )
@@ -247,7 +247,7 @@ def _report(
         "comparisons": len(results.comparisons),
         "comparisons_cut": len(cut),
         "left_out": left_out,
-        "texts": notes(lm),
+        "model_findings": model_findings(lm),
     }
     write_json(options.out / "summary.json", summary)
     if not results.comparisons:
@@ -284,7 +284,7 @@ def _report(
     text = f"{lm.name}, {options.method}, {'chat template' if run['chat'] else 'plain text'}"
     print(Text(text).text(100))  # a name may have control characters
     print(page.accuracy_table(scores).text(100))
-    for note in notes(lm):
+    for note in model_findings(lm):
         print(Text(f"note: {note}").text(100))
     if cut:
         print(f"responses of {len(cut)} comparisons were cut to the context of {lm.name}")

@@ -22,10 +22,9 @@ from llm_bridge.commands.options import (
     HORIZON,
     TreeOptions,
     as_prompts,
+    model_findings,
     format_facts,
     formatted,
-    notes,
-    read_alike,
     read_second,
     read_table,
     require_packages,
@@ -174,7 +173,7 @@ class _Request:
 
             expert = self.expert.load()
             require_same_vocabulary(lm, expert)
-            expert = read_alike(lm, expert)
+            expert = expert.read_as(lm)
             preference_truth = model_truth(expert, prompts, horizon, self.reading.alpha)
             truth = truth or preference_truth
             facts |= {"expert": expert.name, "expert read as": str(self.expert)}
@@ -288,12 +287,12 @@ def run(arguments: argparse.Namespace) -> int:
             "holds": not off,
             "quantities": {q: d._asdict() for q, d in deviations(points).items()},
             "off": [p._asdict() for p in off],
-            "texts": notes(validation.lm),
+            "model_findings": model_findings(validation.lm),
             "points": [p._asdict() for p in points],
         }
         write_json(folder.path / "validation.json", found)  # last: whoever waits for it finds all
     print(report.text())
-    for note in notes(validation.lm):
+    for note in model_findings(validation.lm):
         print(f"note: {note}")
     seconds = time.monotonic() - started
     print(f"\nvalidation.json and report.html in {request.options.out} ({seconds:.0f} s)")

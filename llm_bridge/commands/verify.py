@@ -14,8 +14,7 @@ from llm_bridge.commands.options import (
     TreeOptions,
     as_prompts,
     formatted,
-    notes,
-    read_alike,
+    model_findings,
     read_pair,
     require_packages,
 )
@@ -116,7 +115,7 @@ def _given_model(arguments: argparse.Namespace, noted: dict[str, Any]) -> Any:
     lm = formatted(lm, given)
     group = model_group(
         lm,
-        read_alike(lm, teacher),
+        teacher.read_as(lm),
         (policy, expert),
         prompts=as_prompts(lm, prompts),
         horizon=tree.horizon or HORIZON,
@@ -124,7 +123,11 @@ def _given_model(arguments: argparse.Namespace, noted: dict[str, Any]) -> Any:
         alpha=tree.alpha,
         memory=tree.memory * 2**20,
     )
-    return replace(group, facts=group.facts | {"texts": notes(lm)}) if notes(lm) else group
+    return (
+        replace(group, facts=group.facts | {"model_findings": model_findings(lm)})
+        if model_findings(lm)
+        else group
+    )
 
 
 MODEL = "language model (without --model, a small one is trained here)"

@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -65,6 +65,25 @@ class CausalLM:
 
         """
         return inspect(self.model, self.name)
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """What a reader of its numbers should know: how it is read, and the texts it was given."""
+        law = vars(self).get("law")
+        read = () if law is None else tuple(f"{self.name}: {found}" for found in law.findings)
+        return read + self.text_notes.sentences()
+
+    def read_as(self, other: CausalLM) -> CausalLM:
+        """Return this model with the tokenizer and format of another; it is not checked again.
+
+        Both have one vocabulary, but a base model has no chat template, or another.
+        """
+        found = replace(
+            self, tokenizer=other.tokenizer, format=other.format, text_notes=other.text_notes
+        )
+        if "law" in vars(self):
+            vars(found)["law"] = self.law
+        return found
 
     @property
     def vocab_size(self) -> int:

@@ -39,7 +39,6 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
-from llm_bridge.models.calls import first_line
 from llm_bridge.models.chat import render
 from llm_bridge.models.prompt_format import Prompt
 from llm_bridge.models.spec import ModelSpec
