@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from llm_bridge.commands.options import (
     AS_FIRST,
-    model_findings,
     format_facts,
     formatted,
+    model_findings,
     read_second,
     require_packages,
 )

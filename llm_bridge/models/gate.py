@@ -479,7 +479,6 @@ def inspect(model: Any, name: str) -> Law:
         if declared != law.vocab_size:
             law.note(f"has {law.vocab_size} logits, its configuration says {declared}: all count")
         if law.decoder is None:
-            law.batches = False
             law.findings.append(
                 "no hidden states and head give its logits, which are read as they are, one "
                 "response at a time"
@@ -516,16 +515,18 @@ def _decoder_and_head(model: Any, name: str) -> tuple[Any, Head | None, int]:
         ) from None
     V = own.shape[-1]
     limit = max(1e-4, 4 * torch.finfo(own.dtype).eps)
-    module = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     decoders = [model.get_decoder()] if hasattr(model, "get_decoder") else []
     decoders += [getattr(model, name) for name in ("base_model", "model") if hasattr(model, name)]
+    own_head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    # a head of several layers, of which only the last counts as output embeddings
+    modules = [own_head, *(part for part in model.children() if part not in decoders)]
     factors = [getattr(config, name, None) for name in FACTORS]
     scales = [
         scale for x in factors if isinstance(x, int | float) and x for scale in (float(x), 1 / x)
     ]
     caps = [float(x) for name in CAPS if (x := getattr(config, name, None))]
-    for decoder, cap, scale in itertools.product(
-        decoders if module is not None else (), (*caps, None), (*scales, 1.0)
+    for decoder, module, cap, scale in itertools.product(
+        decoders, filter(None, modules), (*caps, None), (*scales, 1.0)
     ):
         head = Head(module, V, scale, cap)
         found = torch.full_like(own, torch.nan, dtype=torch.double)

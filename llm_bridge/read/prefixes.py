@@ -163,7 +163,7 @@ class PrefixReader:
                 f"memory={self.memory}: a prefix of {longest} tokens takes {row} bytes; give at "
                 "least those"
             )
-        rows = min(self.memory // row, most)
+        rows = min(self.memory // row, most) if self.lm.law.batches else 1
         if device_of(model).type == "cpu":
             require_memory(rows * row, f"reading {rows:,} prefixes at once", "use a smaller memory")
         return int(rows)

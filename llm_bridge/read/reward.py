@@ -312,7 +312,7 @@ class EndogenousReward:
         law = self.lm.law
         law.prepare(max((len(row) for row in rows), default=0))
         # with all logits in memory, or rows that change each other, one at a time
-        limit = self.batch_tokens if law.batches else 0
+        limit = self.batch_tokens if law.batches and law.head is not None else 0
         with (
             evaluation(self.lm.model),
             tqdm(
