@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from llm_bridge.models.cloned import train_on_demonstrations
-from llm_bridge.models.load import CausalLM
+from llm_bridge.models.load import CausalLM, read_alike
 from llm_bridge.models.prompt_format import Prompt
 from llm_bridge.models.spec import ModelSpec
 from llm_bridge.read.tree import TokenTree, parse_tokens, token_tree
@@ -106,7 +106,12 @@ def model_instance(
     tree = token_tree(lm, prompts, horizon, temperature=temperature, **layout)
     memory = {name: value for name, value in layout.items() if name == "memory"}
     expert_tree = token_tree(
-        expert, prompts, horizon, temperature=expert_temperature, like=tree, **memory
+        read_alike(lm, expert),
+        prompts,
+        horizon,
+        temperature=expert_temperature,
+        like=tree,
+        **memory,
     )
     policy, true = by_prompt(tree.policy), by_prompt(expert_tree.policy)
     true = replace(true, dynamics=policy.dynamics)  # equal ones: comparing them takes time

@@ -51,7 +51,7 @@ from llm_bridge.check.draws import (
     response_log_probs,
 )
 from llm_bridge.models.calls import evaluation
-from llm_bridge.models.load import CausalLM, require_same_vocabulary
+from llm_bridge.models.load import CausalLM, read_alike, require_same_vocabulary
 from llm_bridge.models.prompts import Prompt, encode_prompt
 from llm_bridge.read.beam import beam_search, parse_found
 from llm_bridge.read.rollout import Actor
@@ -244,7 +244,7 @@ def estimate(
     horizon, n = sampling.horizon, sampling.n
     if expert is not lm:
         require_same_vocabulary(lm, expert)
-    for each in (expert, lm):  # prompts must fit into both
+    for each in (read_alike(lm, expert), lm):  # prompts must fit into both
         ids = [encode_prompt(each, prompt, horizon) for prompt in prompts]
     numbers = 2 * len(ids) * n * (2 * horizon + 3 * len(fields(Draws)))
     require_memory(

@@ -21,7 +21,6 @@ from llm_bridge.commands.options import (
     format_facts,
     formatted,
     notes,
-    read_alike,
     read_pair,
     read_table,
     require_packages,
@@ -273,7 +272,7 @@ def _sampled(
 
 
 def _load(task: _Task) -> _Loaded:
-    from llm_bridge.models.load import fingerprint
+    from llm_bridge.models.load import fingerprint, read_alike
     from llm_bridge.preferences.run import digest
     from theory.mdp.token_mdp import TokenMDP
 

@@ -30,7 +30,6 @@ __all__ = [
     "format_facts",
     "formatted",
     "notes",
-    "read_alike",
     "read_pair",
     "read_prompts",
     "read_second",
@@ -179,16 +178,6 @@ def formatted(lm: CausalLM, given: PromptFormat, out: Path | None = None) -> Cau
         raise ValueError(f"--date={given.date}: no chat template of {lm.name} prints the date")
     system = _system(given.system)
     return replace(lm, format=replace(given, chat=chat, system=system, date=today))
-
-
-def read_alike(lm: CausalLM, other: CausalLM) -> CausalLM:
-    """Return another model that is given the same token ids as `lm`: by its tokenizer and format.
-
-    Both have one vocabulary, but a base model has no chat template, or another.
-    """
-    if other.model is lm.model:
-        return lm
-    return replace(other, tokenizer=lm.tokenizer, format=lm.format, text_notes=lm.text_notes)
 
 
 def format_facts(lm: CausalLM) -> dict[str, Any]:

@@ -25,7 +25,6 @@ from llm_bridge.commands.options import (
     as_prompts,
     formatted,
     notes,
-    read_alike,
     read_second,
     require_packages,
 )
@@ -133,6 +132,7 @@ def run(arguments: argparse.Namespace) -> int:
     require_packages()
     from llm_bridge.improve.run import train
     from llm_bridge.improve.trainer import Trainer
+    from llm_bridge.models.load import read_alike
     from llm_bridge.models.processes import workers
     from llm_bridge.read.rollout import Diverged
 

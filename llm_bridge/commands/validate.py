@@ -25,7 +25,6 @@ from llm_bridge.commands.options import (
     format_facts,
     formatted,
     notes,
-    read_alike,
     read_second,
     read_table,
     require_packages,
@@ -170,7 +169,7 @@ class _Request:
             prompts, horizon = task.prompts, truth.mdp.horizon
         if self.expert is not None:
             from llm_bridge.check.truth import model_truth
-            from llm_bridge.models.load import require_same_vocabulary
+            from llm_bridge.models.load import read_alike, require_same_vocabulary
 
             expert = self.expert.load()
             require_same_vocabulary(lm, expert)

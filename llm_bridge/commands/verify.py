@@ -15,7 +15,6 @@ from llm_bridge.commands.options import (
     as_prompts,
     formatted,
     notes,
-    read_alike,
     read_pair,
     require_packages,
 )
@@ -111,6 +110,7 @@ def _given_model(arguments: argparse.Namespace, noted: dict[str, Any]) -> Any:
     noted |= tree.as_dict(results_only=True)
     require_packages()
     from llm_bridge.check.exact import model_group
+    from llm_bridge.models.load import read_alike
 
     lm, teacher = policy.load_pair(expert)
     lm = formatted(lm, given)

@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,6 +28,7 @@ __all__ = [
     "fingerprint",
     "first_line",
     "load_checkpoint",
+    "read_alike",
     "require_same_tokenizer",
     "require_same_vocabulary",
     "save",
@@ -179,6 +180,17 @@ def save(lm: CausalLM, folder: str | Path, weights: dict[str, Any] | None = None
     with _quiet():
         lm.model.save_pretrained(folder, state_dict=weights)
         lm.tokenizer.save_pretrained(folder)
+
+
+def read_alike(lm: CausalLM, other: CausalLM) -> CausalLM:
+    """Return another model that is given the same token ids as `lm`: by its tokenizer and format.
+
+    Two models that are compared have one vocabulary, but a base model has no chat template, or
+    another.
+    """
+    if other.model is lm.model:
+        return lm
+    return replace(other, tokenizer=lm.tokenizer, format=lm.format, text_notes=lm.text_notes)
 
 
 def require_same_vocabulary(model: CausalLM, expert: CausalLM) -> None:
