@@ -367,7 +367,7 @@ def test_conversations_are_prompts_everywhere():
     """Read as their text in the template, before which the tokenizer puts <s> as the template
     does.
     """
-    lm = tiny(chat=True)
+    lm, expert = tiny(chat=True), tiny(chat=True, seed=1)
     asked = [[USER], [SYSTEM, USER]]
     texts = [prompt_text(lm, messages).removeprefix("<s>") for messages in asked]
     for read in (
@@ -375,12 +375,7 @@ def test_conversations_are_prompts_everywhere():
         lambda prompts: beam_search(lm, prompts, 3, 4).log_probs,
         lambda prompts: [sample_texts(lm, prompts, 3, end_tokens=()).texts],
         lambda prompts: [
-            [
-                one.value
-                for one in estimate(
-                    lm, tiny(chat=True, seed=1), prompts, SAMPLING
-                ).estimates.values()
-            ]
+            [one.value for one in estimate(lm, expert, prompts, SAMPLING).estimates.values()]
         ],
         lambda prompts: Trainer(lm, prompts, CONFIG).prompts,
         lambda prompts: [Trainer(lm, prompts, CONFIG).step()["reward"]],
