@@ -106,7 +106,12 @@ def model_instance(
     tree = token_tree(lm, prompts, horizon, temperature=temperature, **layout)
     memory = {name: value for name, value in layout.items() if name == "memory"}
     expert_tree = token_tree(
-        expert, prompts, horizon, temperature=expert_temperature, like=tree, **memory
+        expert.read_as(lm),
+        prompts,
+        horizon,
+        temperature=expert_temperature,
+        like=tree,
+        **memory,
     )
     policy, true = by_prompt(tree.policy), by_prompt(expert_tree.policy)
     true = replace(true, dynamics=policy.dynamics)  # equal ones: comparing them takes time

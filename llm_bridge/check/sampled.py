@@ -244,7 +244,7 @@ def estimate(
     horizon, n = sampling.horizon, sampling.n
     if expert is not lm:
         require_same_vocabulary(lm, expert)
-    for each in (expert, lm):  # prompts must fit into both
+    for each in (expert.read_as(lm), lm):  # prompts must fit into both
         ids = [encode_prompt(each, prompt, horizon) for prompt in prompts]
     numbers = 2 * len(ids) * n * (2 * horizon + 3 * len(fields(Draws)))
     require_memory(

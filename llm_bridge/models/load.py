@@ -74,15 +74,18 @@ class CausalLM:
         return read + self.text_notes.sentences()
 
     def read_as(self, other: CausalLM) -> CausalLM:
-        """Return this model with the tokenizer and format of another; it is not checked again.
+        """Return this model, given the token ids of `other`: by its tokenizer and format.
 
-        Both have one vocabulary, but a base model has no chat template, or another.
+        Models that are compared have one vocabulary, but a base model has no chat template, or
+        another. What was found of this model is kept, so that it is not checked again.
         """
-        found = replace(
-            self, tokenizer=other.tokenizer, format=other.format, text_notes=other.text_notes
-        )
+        found = other
+        if other.model is not self.model:
+            found = replace(
+                self, tokenizer=other.tokenizer, format=other.format, text_notes=other.text_notes
+            )
         if "law" in vars(self):
-            vars(found)["law"] = self.law
+            vars(found).setdefault("law", self.law)
         return found
 
     @property

@@ -1,5 +1,6 @@
 """Token ids spell the text that was given, whatever the tokenizer or the chat template does."""
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
@@ -8,13 +9,26 @@ pytest.importorskip("transformers")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from texts import TOKENIZERS, Slow, byte_level, lm_of, lower_case, sentence_piece, without_unknown
+from tiny import tiny
 
+from llm_bridge.check.draws import Sampling
+from llm_bridge.check.sampled import estimate
+from llm_bridge.check.validation import Validation
+from llm_bridge.improve.config import PPOConfig
+from llm_bridge.improve.trainer import Trainer
 from llm_bridge.models.chat import prints_date, prompt_text, turn_text
+from llm_bridge.models.cloned import letter_lm
 from llm_bridge.models.prompts import as_prompt, encode_answer, encode_pair
 from llm_bridge.models.spec import ModelSpec
 from llm_bridge.models.text import encode_joined, encode_text
 from llm_bridge.plugins.lm_eval import EndogenousLM
+from llm_bridge.read.beam import beam_search
 from llm_bridge.read.reward import EndogenousReward
+from llm_bridge.read.tree import token_tree
+from llm_bridge.tasks.accuracy import sample_texts
+
+SAMPLING = Sampling(2, 4, width=4)
+CONFIG = PPOConfig(max_tokens=2, prompts_per_step=2, minibatch=4, end_tokens=(), steps=1)
 
 TEXTS = st.text(alphabet="aelot nu\n\tÜü你们好😀.x", max_size=12)
 
@@ -347,3 +361,37 @@ def test_prompts_as_messages_and_as_text():
         prompt_text(lm_of(byte_level(), CHATML), [{"content": "x"}])
     one, two = (encode_pair(lm_of(byte_level(), CHATML), m, "x") for m in ([USER], (USER,)))
     assert one == two
+
+
+def test_conversations_are_prompts_everywhere():
+    """Read as their text in the template, before which the tokenizer puts <s> as the template
+    does.
+    """
+    lm, expert = tiny(chat=True), tiny(chat=True, seed=1)
+    asked = [[USER], [SYSTEM, USER]]
+    texts = [prompt_text(lm, messages).removeprefix("<s>") for messages in asked]
+    for read in (
+        lambda prompts: token_tree(lm, prompts, 2, tokens=[70, 71]).policy.log_probs,
+        lambda prompts: beam_search(lm, prompts, 3, 4).log_probs,
+        lambda prompts: [sample_texts(lm, prompts, 3, end_tokens=()).texts],
+        lambda prompts: [
+            [one.value for one in estimate(lm, expert, prompts, SAMPLING).estimates.values()]
+        ],
+        lambda prompts: Trainer(lm, prompts, CONFIG).prompts,
+        lambda prompts: [Trainer(lm, prompts, CONFIG).step()["reward"]],
+    ):
+        for one, two in zip(read(asked), read(texts), strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+def test_conversations_are_validated():
+    letters = letter_lm(4)
+    letters.tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}d{% endif %}"
+    )
+    rows = [
+        [(p.predicted, p.measured) for p in Validation(letters, prompts, 2).rewards()]
+        for prompts in ([[{"role": "user", "content": "ab"}]], ["abd"])
+    ]
+    assert rows[0] == rows[1]
