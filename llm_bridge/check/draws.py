@@ -258,9 +258,10 @@ def parse_block(row: list[list[Any]]) -> list[np.ndarray]:
     Raises:
         ValueError: it is not a block of responses.
 
-    Example::
-
-        blocks = list(folder.lines(DRAWS[0], parse_block))
+    Example:
+        >>> parse_block([])
+        Traceback (most recent call last):
+        ValueError: no block of responses
 
     """
     columns = [np.array([number(x) for x in column]) for column in row]

@@ -117,9 +117,12 @@ def estimates(
             shortfall, nats by which another response may be more probable.
         confidence: confidence of each interval by itself.
 
-    Example::
-
-        estimates(draw(pair, 0, ...), draw(pair, 1, ...), 1.0, rl)["KL(π_E‖π̂)"].value
+    Example:
+        >>> log_probs, zero = np.log([[0.5, 0.25, 0.25, 0.5]]), np.zeros((1, 4))
+        >>> same = Draws(*[log_probs] * 2, *[zero] * 6, token_ratios=(np.zeros(4),))
+        >>> rl = np.log([0.5]), np.log([0.5]), np.zeros(1)
+        >>> estimates(same, same, 1.0, rl)["TV(π_E(τ), π̂(τ))"].value
+        0.0
 
     """
     both = expert, policy
