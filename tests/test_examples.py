@@ -1,7 +1,8 @@
-"""Every public function has an example that runs."""
+"""Every public function says what it does, and has an example that runs."""
 
 import importlib
 import inspect
+import re
 from dataclasses import is_dataclass
 from pathlib import Path
 
@@ -52,3 +53,16 @@ def test_every_public_function_has_an_example(name):
         pytest.importorskip("transformers")
     lacking = set(without_example(importlib.import_module(name)))
     assert lacking == {path for path in WITHOUT if path.rpartition(".")[0] == name}
+
+
+NO_VERB = re.compile(r"(?:The|An?|Whether|What|Which|How|Each|Every|For|Of|One|Where|`.*)\b")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_what_a_function_does_begins_with_a_verb(name):
+    if name.startswith("llm_bridge"):
+        pytest.importorskip("transformers")
+    module = importlib.import_module(name)
+    functions = [getattr(module, x) for x in getattr(module, "__all__", ())]
+    functions = [x for x in functions if inspect.isfunction(x)]
+    assert not [x.__name__ for x in functions if NO_VERB.match(inspect.getdoc(x) or "The")]
