@@ -21,8 +21,9 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+# a process per core, each with one thread (conftest.py); more than four gain little
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 
 docs: $(VENV)/.installed
 	$(BIN)/python -c 'from llm_bridge.commands import main; print(main.page(), end="")' > docs/commands.md
