@@ -43,8 +43,8 @@ from llm_bridge.check.confidence import (
 from llm_bridge.check.draws import (
     DRAWS,
     Draws,
+    DrawSetting,
     ModelPair,
-    Sampling,
     TemperedActor,
     draw,
     parse_block,
@@ -210,7 +210,7 @@ def estimate(
     lm: CausalLM,
     expert: CausalLM,
     prompts: Sequence[str],
-    sampling: Sampling,
+    sampling: DrawSetting,
     *,
     alpha: float = 1.0,
     confidence: float = 0.95,
@@ -234,7 +234,7 @@ def estimate(
 
     Example:
         >>> from llm_bridge.models.cloned import letter_lm
-        >>> sampling = Sampling(horizon=2, n=8, width=16)
+        >>> sampling = DrawSetting(horizon=2, n=8, width=16)
         >>> found = estimate(letter_lm(4), letter_lm(4, seed=1), ["a"], sampling)
         >>> found.responses, found.proven, found.estimates["TV(π_E(τ), π̂(τ))"].guaranteed
         (8, 1.0, True)
