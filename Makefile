@@ -21,8 +21,9 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+# a process per core, each with one thread (conftest.py); more than four gain little
 test: lint
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n auto --maxprocesses 4 --dist worksteal
 
 matrix: $(VENV)/.installed
 	$(BIN)/python tests/helpers/matrix.py --out docs/architectures.md

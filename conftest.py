@@ -1,5 +1,16 @@
-"""Without torch the examples of `llm_bridge` are not collected: its modules cannot be imported."""
+"""What holds for every test and example, before torch and NumPy are imported."""
 
+import os
 from importlib.util import find_spec
 
-collect_ignore = [] if find_spec("torch") and find_spec("transformers") else ["llm_bridge"]
+# one thread per process: `make test` runs a process per core, and sums are rounded the same way
+# however many cores there are
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+
+# examples of modules whose packages are not installed
+collect_ignore = []
+if not (find_spec("torch") and find_spec("transformers")):
+    collect_ignore.append("llm_bridge")  # its modules cannot be imported
+if not find_spec("math_verify"):
+    collect_ignore.append("llm_bridge/tasks/equivalence.py")

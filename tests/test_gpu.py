@@ -45,7 +45,7 @@ def test_everything_is_measured(tmp_path, monkeypatch, one_thread):
 
     monkeypatch.setattr(gpu.subprocess, "run", here)
     passed = gpu.parent(
-        gpu.parse(["--small", "--out", str(tmp_path), "--device", "cpu", "--minutes", "5"])
+        gpu.parse(["--small", "--out", str(tmp_path), "--device", "cpu", "--minutes", "60"])
     )
     rows, table = written(tmp_path)
     assert passed, rows

@@ -83,6 +83,15 @@ def compare(
     Raises:
         ValueError: there are no instances, or not as many weights as prompts.
 
+    Example:
+        >>> from theory.studies.gallery import random_tree
+        >>> from theory.solve.soft import soft_optimal
+        >>> mdp = random_tree(2, 2, batch=(3,), seed=0)
+        >>> expert, policy = (soft_optimal(mdp, alpha).policy for alpha in (1.0, 2.0))
+        >>> found = compare([Instance(mdp, expert, policy, 1.0)])
+        >>> found.prompts, sorted({finding.verdict for finding in found.findings})
+        (3, ['does not apply', 'holds'])
+
     """
     instances = [part for instance in instances for part in instance.alike()]
     n = sum(math.prod(instance.batch_shape) for instance in instances)
@@ -136,7 +145,13 @@ def _closeness(average: _Average) -> dict[str, float]:
 
 
 def within(quantiles: Array) -> dict[str, float]:
-    """Quantiles at `SHARES` of the log-ratio of the expert's tokens, by name."""
+    """Return the quantiles at `SHARES` of the log-ratio of the expert's tokens, by name.
+
+    Example:
+        >>> within(np.array([0.1, 0.5, 2.0]))["90% of the expert's tokens within"]
+        0.5
+
+    """
     return {
         f"{share:.0%} of the expert's tokens within": float(x)
         for share, x in zip(SHARES, quantiles, strict=True)

@@ -48,6 +48,12 @@ def diagonal_figure(
         series: points by what the legend calls them, each with a colour of its own.
         behind: points shown in grey behind them, which do not count for the axes.
 
+    Example:
+        >>> point = Point("value of sampling", "", 0.5, 0.52, 0.48, 0.56, "value")
+        >>> top, bottom = diagonal_figure({"a model": [point]}).axes
+        >>> top.get_title()
+        'plain values (reward units)'
+
     """
     behind = behind or {}
     everything = [point for points in series.values() for point in points]

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DRAWS",
+    "DrawSetting",
     "Draws",
     "ModelPair",
-    "Sampling",
     "TemperedActor",
     "draw",
     "parse_block",
@@ -38,7 +38,7 @@ DRAWS = ("draws_expert.jsonl", "draws_policy.jsonl")
 
 
 @dataclass(frozen=True)
-class Sampling:
+class DrawSetting:
     """How responses of two models are sampled.
 
     Attributes:
@@ -55,7 +55,7 @@ class Sampling:
         ValueError: a value is out of range.
 
     Example:
-        >>> Sampling(horizon=20, n=2)
+        >>> DrawSetting(horizon=20, n=2)
         Traceback (most recent call last):
         ValueError: n=2: must be at least 4, two pairs of responses
 
@@ -143,7 +143,7 @@ def draw(
     pair: ModelPair,
     own: int,
     prompts: Sequence[Sequence[int]],
-    sampling: Sampling,
+    sampling: DrawSetting,
     generator: torch.Generator,
     lines: Lines[list[np.ndarray]] | None = None,
 ) -> Draws:
@@ -153,7 +153,7 @@ def draw(
         pair: both models.
         own: which one is sampled: 0 for the expert, 1 for the policy.
         prompts: `P` prompts, token ids.
-        sampling: see `Sampling`.
+        sampling: see `DrawSetting`.
         generator: source of random numbers.
         lines: blocks that are known already; new ones are added.
 
@@ -164,7 +164,7 @@ def draw(
         >>> from llm_bridge.models.cloned import letter_lm
         >>> models = [TemperedActor(Actor(letter_lm(4, seed=seed)), 1.0) for seed in (0, 1)]
         >>> with torch.no_grad():
-        ...     found = draw(ModelPair(*models), 0, [[0]], Sampling(3, 8), torch.Generator())
+        ...     found = draw(ModelPair(*models), 0, [[0]], DrawSetting(3, 8), torch.Generator())
         >>> found.kl_expert.shape
         (1, 8)
 
@@ -258,9 +258,10 @@ def parse_block(row: list[list[Any]]) -> list[np.ndarray]:
     Raises:
         ValueError: it is not a block of responses.
 
-    Example::
-
-        blocks = list(folder.lines(DRAWS[0], parse_block))
+    Example:
+        >>> parse_block([])
+        Traceback (most recent call last):
+        ValueError: no block of responses
 
     """
     columns = [np.array([number(x) for x in column]) for column in row]

@@ -58,8 +58,14 @@ class ModelInstance:
 
 
 def by_prompt(policy: Policy) -> Policy:
-    """The policy of a token tree of `P` prompts as a batch ``(P,)`` of policies, one prompt
+    """Return the policy of a token tree of `P` prompts as a batch ``(P,)`` of policies, one prompt
     each.
+
+    Example:
+        >>> policy = soft_optimal(random_tree(2, 3, n_prompts=4, seed=0), 1.0).policy
+        >>> by_prompt(policy).batch_shape
+        (4,)
+
     """
     dynamics, states = policy.dynamics.by_prompt()
     log_probs = tuple(token_major(t[own]) for t, own in zip(policy.log_probs, states, strict=True))
@@ -83,7 +89,7 @@ def model_instance(
     expert_temperature: float = 1.0,
     **layout: Any,
 ) -> ModelInstance:
-    """A model as `π̂` and another as `π_E`, on their whole token trees.
+    """Put a model as `π̂` beside another as `π_E`, on their whole token trees.
 
     The true reward is the expert's endogenous reward in the gauge of its own logits, for which the
     expert is soft-optimal at `alpha`; its range on the tree is what the bounds are scaled with.
@@ -100,6 +106,12 @@ def model_instance(
 
     Raises:
         ValueError: a prompt or token that does not fit, a tree too large, see `token_tree`.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> found = model_instance(letter_lm(3), letter_lm(3, seed=1), ["a", "b"], horizon=2)
+        >>> found.instance.batch_shape, found.weights.tolist()
+        ((2,), [0.5, 0.5])
 
     """
     require_positive("alpha", alpha)
@@ -130,7 +142,7 @@ def tabular_instance(
     temperature: float = 1.0,
     memory: int = 2**30,
 ) -> ModelInstance:
-    """A model as `π̂` against the soft-optimal policy of a token MDP, whose true reward is known.
+    """Put a model as `π̂` beside the soft-optimal policy of a token MDP, whose true reward is known.
 
     Args:
         lm: `π̂`.
@@ -145,6 +157,12 @@ def tabular_instance(
 
     Raises:
         ValueError: prompts or tokens are not as many as the MDP's, or see `token_tree`.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> found = tabular_instance(letter_lm(3), random_tree(3, 2, seed=0), ["a"], alpha=1.0)
+        >>> found.instance.batch_shape, found.expert_tree
+        ((1,), None)
 
     """
     dynamics, V = mdp.dynamics, lm.vocab_size if tokens is None else len(tokens)
@@ -199,7 +217,7 @@ def model_group(
     tokens: str | None = None,
     **options: Any,
 ) -> Group:
-    """A real model against another, or itself read otherwise, as one group of ``endorm verify``.
+    """Make a group of ``endorm verify``: a real model against another, or itself read otherwise.
 
     Args:
         lm: `π̂`.
@@ -223,8 +241,16 @@ def model_group(
 
 
 def facts(found: ModelInstance) -> dict[str, Any]:
-    """What a reader should know of an instance. Numbers are averages over prompts where nothing
-    else is said.
+    """Return what a reader should know of an instance, by name.
+
+    Numbers are averages over prompts where nothing else is said.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> found = tabular_instance(letter_lm(3), random_tree(3, 2, seed=0), ["a"], alpha=1.0)
+        >>> facts(found)["horizon, tokens, prefixes"]
+        (2, 3, 12)
+
     """
     instance, tree = found.instance, found.tree
 

@@ -30,6 +30,14 @@ WORST = {
 def bounds_figure(comparison: Comparison) -> Figure:
     """Draw a row for each bound on a value or a total variation: the exact left side, the bound,
     and the region in which a bound says nothing.
+
+    Example:
+        >>> from llm_bridge.check.comparison import compare
+        >>> from theory.studies.gallery import swapped_pair
+        >>> figure = bounds_figure(compare([swapped_pair(4, alpha=1.0, epsilon=0.1)]))
+        >>> [axes.get_xlabel() for axes in figure.axes]
+        ['total variation', 'plain value, reward units']
+
     """
     bounds = [finding for finding in comparison.findings if not finding.statement.equality]
     gap = [x for x in bounds if x.statement.quantity.unit == "reward"]
@@ -90,6 +98,14 @@ def _label(finding: Finding) -> str:
 def log_ratio_figure(comparison: Comparison) -> Figure:
     """Draw the share of the expert's tokens on which the two policies differ by more than so many
     nats, and `ε_π`.
+
+    Example:
+        >>> from llm_bridge.check.comparison import compare
+        >>> from theory.studies.gallery import swapped_pair
+        >>> (axes,) = log_ratio_figure(compare([swapped_pair(4, alpha=1.0, epsilon=0.1)])).axes
+        >>> axes.get_ylabel()
+        'share beyond'
+
     """
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = figure.subplots()

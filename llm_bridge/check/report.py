@@ -24,6 +24,13 @@ def exact_report(title: str, facts: Mapping[str, Any], comparison: Comparison) -
         facts: what was compared and how, by name.
         comparison: every statement, distances and losses.
 
+    Example:
+        >>> from llm_bridge.check.comparison import compare
+        >>> from theory.studies.gallery import swapped_pair
+        >>> pair = compare([swapped_pair(4, alpha=1.0, epsilon=0.1)])
+        >>> exact_report("A swapped pair", {}, pair).summary[0].partition(" (")[0]
+        '29 hold, 0 violated, 1 do not apply'
+
     """
     findings = comparison.findings
     vacuous = sum(finding.vacuous_share == 1 for finding in findings)
@@ -117,6 +124,12 @@ def sampled_report(title: str, facts: Mapping[str, Any], found: Sampled) -> Repo
         title: heading.
         facts: what was compared and how, by name.
         found: the estimates.
+
+    Example:
+        >>> name, found = "KL(π_E‖π̂)", Estimate(0.5, 0.25, 0.75, guaranteed=False)
+        >>> report = sampled_report("A model", {}, Sampled(1, 8, {name: found}, {}, 1.0))
+        >>> report.sections[0].rows
+        [('KL(π_E‖π̂)', 0.5, '[0.25, 0.75]', 'approximate')]
 
     """
     columns = [

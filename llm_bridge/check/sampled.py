@@ -43,8 +43,8 @@ from llm_bridge.check.confidence import (
 from llm_bridge.check.draws import (
     DRAWS,
     Draws,
+    DrawSetting,
     ModelPair,
-    Sampling,
     TemperedActor,
     draw,
     parse_block,
@@ -118,9 +118,12 @@ def estimates(
             shortfall, nats by which another response may be more probable.
         confidence: confidence of each interval by itself.
 
-    Example::
-
-        estimates(draw(pair, 0, ...), draw(pair, 1, ...), 1.0, rl)["KL(π_E‖π̂)"].value
+    Example:
+        >>> log_probs, zero = np.log([[0.5, 0.25, 0.25, 0.5]]), np.zeros((1, 4))
+        >>> same = Draws(*[log_probs] * 2, *[zero] * 6, token_ratios=(np.zeros(4),))
+        >>> rl = np.log([0.5]), np.log([0.5]), np.zeros(1)
+        >>> estimates(same, same, 1.0, rl)["TV(π_E(τ), π̂(τ))"].value
+        0.0
 
     """
     both = expert, policy
@@ -208,7 +211,7 @@ def estimate(
     lm: CausalLM,
     expert: CausalLM,
     prompts: Sequence[Prompt],
-    sampling: Sampling,
+    sampling: DrawSetting,
     *,
     alpha: float = 1.0,
     confidence: float = 0.95,
@@ -232,7 +235,7 @@ def estimate(
 
     Example:
         >>> from llm_bridge.models.cloned import letter_lm
-        >>> sampling = Sampling(horizon=2, n=8, width=16)
+        >>> sampling = DrawSetting(horizon=2, n=8, width=16)
         >>> found = estimate(letter_lm(4), letter_lm(4, seed=1), ["a"], sampling)
         >>> found.responses, found.proven, found.estimates["TV(π_E(τ), π̂(τ))"].guaranteed
         (8, 1.0, True)

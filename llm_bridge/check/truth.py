@@ -82,6 +82,13 @@ def mdp_truth(lm: CausalLM, prompts: Sequence[Prompt], mdp: TokenMDP, alpha: flo
     Raises:
         ValueError: a prompt is given twice.
 
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> mdp = TokenMDP.tree([[[0.0, 1.0]]])  # the second token earns 1
+        >>> truth = mdp_truth(letter_lm(2, 1), ["A"], mdp, alpha=1.0)
+        >>> truth.judge(["A", "A"], ["a", "b"]).tolist()
+        [0.0, 1.0]
+
     """
     _require_different(prompts)
     place, (low, high) = {repr(one): p for p, one in enumerate(prompts)}, mdp.reward_range
@@ -109,6 +116,12 @@ def task_truth(lm: CausalLM, task: Task) -> Truth:
     Raises:
         ValueError: the answers have different lengths in tokens or tokens that the model does not
             have, or a prompt is given twice.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> truth = task_truth(letter_lm(4), Task("letters", ("a", "b"), ("aa", "bb")))
+        >>> truth.judge(["a", "a"], ["aa", "ab"]).tolist()
+        [1.0, 0.0]
 
     """
     _require_different(task.prompts)
@@ -153,6 +166,13 @@ def model_truth(
 ) -> Truth:
     """Take another model's endogenous reward as the truth, for which that model is soft-optimal at
     `alpha`.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> truth = model_truth(letter_lm(3), ["a"], horizon=2)
+        >>> truth.mdp.horizon, truth.judge(["a"], ["bc"]).shape
+        (2, (1,))
+
     """
     mdp = endogenous_reward(token_tree(expert, prompts, horizon).policy, alpha)
     scorer = EndogenousReward(expert, reading=RewardReading(alpha), end_tokens=())
@@ -168,7 +188,15 @@ def model_truth(
 
 
 def on_tree(mdp: TokenMDP, tree: TokenTree) -> TokenMDP:
-    """Put a reward on a model's tree, where tokens unknown to it end the response unpaid."""
+    """Put a reward on a model's tree, where tokens unknown to it end the response unpaid.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> tree = token_tree(letter_lm(3), ["a"], 1)
+        >>> on_tree(TokenMDP.tree([[[0.5, 1.0]]]), tree).rewards[0].tolist()
+        [[0.5, 1.0, 0.0]]
+
+    """
     dynamics, unrolled = tree.policy.dynamics, mdp.as_tree()
     rewards = []
     for h, table in enumerate(unrolled.rewards):
@@ -191,6 +219,15 @@ def reward_distance(one: TokenMDP, other: TokenMDP, policy: Policy) -> float:
     difference of ``r(τ)`` under the potential that makes it least, and ``1/√2`` of the RMS
     difference of ``Δ`` over independent pairs. What `policy` never samples does not count;
     infinite where it samples a token that is forbidden in one of the two.
+
+    Example:
+        >>> mdp, moved, other = (
+        ...     TokenMDP.tree([[row]], reward_range=(0, 3)) for row in ([0, 1], [1, 2], [0, 3])
+        ... )
+        >>> fair = Policy.from_probs(mdp.dynamics, [[[0.5, 0.5]]])
+        >>> reward_distance(mdp, moved, fair), reward_distance(mdp, other, fair)
+        (0.0, 1.0)
+
     """
     require_same_dynamics(one.dynamics, other.dynamics)
     for h, (visits, log_probs) in enumerate(zip(occupancy(policy), policy.log_probs, strict=True)):

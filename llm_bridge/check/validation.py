@@ -68,7 +68,7 @@ WIDTH = 16
 
 
 class Validation:
-    """A model on `P` prompts, equally likely, with its token tree on one side and responses it
+    """Hold a model on `P` prompts, equally likely, with its token tree on one side and responses it
     sampled on the other.
 
     Args:
@@ -85,6 +85,14 @@ class Validation:
     Raises:
         ValueError: an argument is out of range, the tree does not fit into memory, or a text that
             the model sampled is read back as other tokens.
+
+    Example:
+        >>> from llm_bridge.check.truth import model_truth
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> lm, expert = letter_lm(3), letter_lm(3, seed=1)
+        >>> points = Validation(lm, ["a", "b"], 2).points(model_truth(expert, ["a", "b"], 2))
+        >>> all(abs(p.predicted - p.measured) <= p.tolerance for p in points)
+        True
 
     """
 

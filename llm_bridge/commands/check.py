@@ -233,7 +233,7 @@ def _sampled(
     task: _Task, loaded: _Loaded, report: dict[str, Any], folder: RunFolder
 ) -> tuple[int, Report]:
     """Estimate from samples, and add to the report; exit code and what to show."""
-    from llm_bridge.check.draws import Sampling
+    from llm_bridge.check.draws import DrawSetting
     from llm_bridge.check.report import sampled_report
     from llm_bridge.check.sampled import estimate
     from llm_bridge.read.reward import find_end_tokens
@@ -242,7 +242,7 @@ def _sampled(
     assert options.sampled is not None
     assert isinstance(task.expert, ModelSpec)
     ends = find_end_tokens(loaded.lm) if options.eos else ()
-    sampling = Sampling(
+    sampling = DrawSetting(
         options.horizon or HORIZON,
         options.sampled,
         task.policy.temperature,

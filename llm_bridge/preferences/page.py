@@ -52,6 +52,13 @@ def accuracy_table(scores: Mapping[str, Mapping[str, Any]]) -> Table:
     Args:
         scores: by name of the score, what `llm_bridge.preferences.accuracy.summary` returns.
 
+    Example:
+        >>> from llm_bridge.preferences.accuracy import summary
+        >>> row = Comparison("s/0", "2 + 2?", ("4",), ("5",), "s")
+        >>> found = summary([row], {("s/0", "chosen", 0): 2.0, ("s/0", "rejected", 0): 1.0})
+        >>> accuracy_table({"reward": found}).rows[0][:4]
+        ('s', 'reward', 1, '1.000 [0.025, 1.000]')
+
     """
     rows: list[tuple[Any, ...]] = []
     subsets = list(next(iter(scores.values()))["subsets"])
@@ -105,6 +112,13 @@ def score_report(
         scores: by name of the score, what `llm_bridge.preferences.accuracy.summary` returns.
         tokens: `token_sections` of some comparisons.
 
+    Example:
+        >>> from llm_bridge.preferences.accuracy import summary
+        >>> row = Comparison("s/0", "2 + 2?", ("4",), ("5",), "s")
+        >>> found = summary([row], {("s/0", "chosen", 0): 2.0, ("s/0", "rejected", 0): 1.0})
+        >>> score_report("A model", {"rows": 1}, {"reward": found}).sections[0].rows[0][1]
+        'reward'
+
     """
     domains = next(iter(scores.values())).get("domains")
     plots = []
@@ -126,6 +140,17 @@ def token_sections(
 
     Raises:
         ValueError: a response has no record, see `aligned`.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_tokenizer
+        >>> row = Comparison("s/0", "a", ("b",), ("c",), "s")
+        >>> same = {"tokens": 1, "log_probs": [-1.0], "log_prob": -1.0, "soft_value_prompt": 0.0}
+        >>> records = {
+        ...     ("s/0", side, 0): same | {"token_ids": [t], "rewards": [r], "reward_sum": r}
+        ...     for side, t, r in (("chosen", 1, 2.0), ("rejected", 2, 1.0))
+        ... }
+        >>> print(token_sections([row], records, letter_tokenizer(3, 0))[0].paragraph)
+        Of the comparisons shown, 1 of 1 pairs are ordered right, by reward sum.
 
     """
     sums = {key: record["reward_sum"] for key, record in records.items()}
@@ -332,6 +357,12 @@ def domain_figure(matrix: Mapping[str, Mapping[str, float]]) -> Figure:
 
     A frame marks a domain's own response, a star the largest of a row; what was not compared has a
     dash.
+
+    Example:
+        >>> axes, _ = domain_figure({"ethics": {"ethics": 0.8, "law": 0.4}}).axes
+        >>> [text.get_text() for text in axes.texts]
+        ['0.80 ★', '0.40']
+
     """
     rows = list(matrix)
     columns = rows + sorted({name for row in matrix.values() for name in row} - set(rows))

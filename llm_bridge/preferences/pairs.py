@@ -110,7 +110,7 @@ class Comparison:
 def read_comparisons(
     *sources: str | Path, format: str | None = None, limit: int | None = None
 ) -> tuple[list[Comparison], list[Problem]]:
-    """Read the comparisons of one or more sources, and the problems of the rows that have none.
+    r"""Read the comparisons of one or more sources, and the problems of the rows that have none.
 
     Files of the same name are told apart by their folders. An id that is already taken is a problem
     of the later row.
@@ -123,9 +123,15 @@ def read_comparisons(
     Raises:
         ValueError, OSError: `limit` is below 1, or see `iter_comparisons`.
 
-    Example::
-
-        comparisons, problems = read_comparisons("rm-bench/chat_filtered.json", limit=100)
+    Example:
+        >>> import tempfile
+        >>> row = b'{"id": 1, "prompt": "2 + 2?", "chosen": "4", "rejected": "5"}\n'
+        >>> with tempfile.NamedTemporaryFile(suffix=".jsonl") as file:
+        ...     _ = file.write(row + b"{}\n")
+        ...     file.flush()
+        ...     comparisons, problems = read_comparisons(file.name)
+        >>> comparisons[0].chosen, [problem.message for problem in problems]
+        (('4',), ['chosen is missing'])
 
     """
     if limit is not None and limit < 1:
@@ -155,7 +161,7 @@ def read_comparisons(
 def iter_comparisons(
     source: str | Path, format: str | None = None, stem: str | None = None
 ) -> Iterator[Comparison | Problem]:
-    """Read a source row by row; a bad row yields a `Problem`, and reading continues.
+    r"""Read a source row by row; a bad row yields a `Problem`, and reading continues.
 
     Ids are ``subset/id``, or ``subset/`` and the row's number from 0 if it has no id. The subset is
     the row's own or the file's name; for RM-Bench the domain (``domain``, or ``chat`` for
@@ -173,10 +179,14 @@ def iter_comparisons(
         ValueError, OSError: an unknown format, none that can be guessed, or a source that cannot be
             read.
 
-    Example::
-
-        for item in iter_comparisons("pairs.jsonl"):
-            print(item.place, item.message if isinstance(item, Problem) else item.id)
+    Example:
+        >>> import tempfile
+        >>> row = b'{"id": 1, "prompt": "2 + 2?", "chosen": "4", "rejected": "5"}\n'
+        >>> with tempfile.NamedTemporaryFile(suffix=".jsonl") as file:
+        ...     _ = file.write(row)
+        ...     file.flush()
+        ...     [item.id for item in iter_comparisons(file.name, stem="sums")]
+        ['sums/1']
 
     """
     if format is not None and format not in FORMATS:

@@ -70,16 +70,19 @@ class Problem:
 
 
 def json_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a JSON list or of JSON lines (always, for a name ending in ``.jsonl``).
+    r"""Yield the rows of a JSON list or of JSON lines (always, for a name ending in ``.jsonl``).
 
     Raises:
         OSError: the file cannot be read.
         ValueError: a list is not UTF-8.
 
-    Example::
-
-        for line, row in json_rows(Path("pairs.jsonl")):
-            ...
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile(suffix=".jsonl") as file:
+        ...     _ = file.write(b'{"prompt": "Why?"}\n\n[1, 2]\n')
+        ...     file.flush()
+        ...     list(json_rows(Path(file.name)))
+        [(1, {'prompt': 'Why?'}), (3, [1, 2])]
 
     """
     with path.open("rb") as file:

@@ -12,12 +12,14 @@ import atexit
 import contextlib
 import importlib.util
 import json
+import math
 import os
 import re
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from fractions import Fraction
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
@@ -40,8 +42,10 @@ INSTALL = "pip install 'endorm[math]'"
 def equivalent(answer: str, given: str) -> bool:
     r"""Return whether a given answer is the same as the right one.
 
-    Numbers written in two different bases are never the same; digits without a base are read in the
-    base of the other answer. An answer that cannot be judged in time is wrong.
+    Numbers are compared by their exact values; if one is written as a decimal, to a millionth of
+    their size. Numbers written in two different bases are never the same; digits without a base are
+    read in the base of the other answer. A unit is ignored. An answer that cannot be judged in time
+    is wrong.
 
     Args:
         answer: right answer, in LaTeX.
@@ -50,9 +54,9 @@ def equivalent(answer: str, given: str) -> bool:
     Raises:
         ValueError: the package math-verify is not installed, or cannot be used.
 
-    Example::
-
-        equivalent(r"\frac{1}{2}", "0.5")  # True
+    Example:
+        >>> equivalent(r"\frac{1}{2}", "0.5"), equivalent("1/2^{99}", "1/2^{98}")
+        (True, False)
 
     """
     if importlib.util.find_spec("math_verify") is None:
@@ -63,11 +67,16 @@ def equivalent(answer: str, given: str) -> bool:
     short = [_tidy(text) for text in texts]
     if not all(short) or short[0] == short[1]:
         return all(short)
+    for meaningful in (_bases, _half_days, _brackets):
+        parts = [meaningful(text) for text in short]
+        if all(parts) and parts[0] != parts[1]:
+            return False
+    if all(_bases(text) for text in short):
+        texts = [_BASED.sub(_in_base_ten, text) for text in texts]
     one, two = (_number(text) for text in texts)
     if one is not None and two is not None:
         return one.equals(two)
-    bases = [sorted(_BASE.findall(text)) for text in short]
-    if len(given) > LONGEST or (all(bases) and bases[0] != bases[1]):
+    if len(given) > LONGEST:
         return False
     return _worker.ask(*(_SCIENTIFIC.sub(r"\1 \\times 10^{\2}", text) for text in texts))
 
@@ -79,15 +88,131 @@ _POINTLESS = re.compile(
 _NAMED = re.compile(
     r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}"
 )
-_BASE = re.compile(r"(?<!\w)(?<!_\{)\d[\dA-Za-z.]*\)?_\{?(\d+)\}?")
-"""The base of a number, ``12_5`` or ``(1A)_{16}``: math-verify drops it."""
 _SCIENTIFIC = re.compile(r"(?<![\w.])(-?(?:\d+\.?\d*|\.\d+))[eE]([-+]?\d{1,3})(?!\w)")
 
 
 def _clean(text: str) -> str:
-    r"""Remove dollars and LaTeX's thousands, ``1,\!000`` and ``1{,}000``; unify ``\frac``."""
+    r"""Remove dollars and LaTeX's thousands, ``1,\!000`` and ``1{,}000``; rewrite what is rare."""
     text = re.sub(r"(?<=\d)(?:,\s*\\!|\{,\})\s*(?=\d{3})", "", re.sub(r"\\?\$", "", text))
-    return re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text).strip().rstrip(".,;")
+    text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text).strip()
+    if len(text) <= LONGEST:
+        for pattern, rewritten in _REWRITTEN:
+            text = pattern.sub(rewritten, text)
+    return text.rstrip(".,;")
+
+
+# Forms that math-verify misreads or cannot read, rewritten as ones that it can
+
+
+def _written(value: Fraction) -> str:
+    r"""Write a positive fraction in LaTeX."""
+    if value.denominator == 1:
+        return str(value.numerator)
+    return f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
+
+
+def _repeating(match: re.Match[str]) -> str:
+    r"""Rewrite a repeating decimal, ``0.1\overline{6}`` or ``0.1666...``, as a fraction."""
+    whole, fixed, *blocks = match.groups()
+    block = next(filter(None, blocks))
+    top = int(whole + fixed + block) - int(whole + fixed or "0")
+    return _written(Fraction(top, (10 ** len(block) - 1) * 10 ** len(fixed)))
+
+
+def _mixed(match: re.Match[str]) -> str:
+    r"""Rewrite ``3 1/2`` as ``3\frac{1}{2}``, but not the thousands of ``10 000/3``."""
+    whole, top, bottom = match.groups()
+    if len(top) == 3 > len(bottom):
+        return f"{whole}{top}/{bottom}"
+    return f"{whole}\\frac{{{top}}}{{{bottom}}}"
+
+
+_POWERS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+
+
+def _counted(match: re.Match[str]) -> str:
+    """Rewrite ``2.5 million`` as ``2500000``."""
+    number, before, word = match.groups()
+    value = Fraction(number.replace(",", "")) * 10 ** _POWERS[word.lower()]
+    return _written(value) + (before or "")
+
+
+_NAMES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8}
+_NAMES |= {"nine": 9, "ten": 10, "twelve": 12, "sixteen": 16}
+
+
+def _subscript(match: re.Match[str]) -> str:
+    r"""Rewrite a base, ``_{(5)}`` or ``_\text{five}``, as ``_{5}``."""
+    base = next(filter(None, match.groups())).lower()
+    return f"_{{{_NAMES.get(base, base)}}}"
+
+
+_BASES = rf"(\d+|{'|'.join(_NAMES)})"
+_REWRITTEN: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
+    (re.compile(r"\\varnothing(?![A-Za-z])"), r"\\emptyset"),
+    (
+        re.compile(r"(?<=(?<!\\)\{)\d{1,3}(?:,\d{3})+(?=\})"),
+        lambda match: match[0].replace(",", ""),
+    ),
+    (re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*(?:\{\s*(\d+)\s*\}|(\d))"), _repeating),
+    (
+        re.compile(r"(\d*)\.(\d*?)(?:(\d)\3{2,}|(\d{2,}?)\4+)(?:\.{3}|…|\\[lc]?dots(?![A-Za-z]))"),
+        _repeating,
+    ),
+    (re.compile(r"(?<![\w.,/^{])(\d+)\s+(\d+)/(\d+)(?![\d/.])"), _mixed),
+    (
+        re.compile(
+            rf"(?<![\w.,])(\d[\d,]*\.?\d*)\s*(\\(?:text|mathrm|mbox)\s*\{{)?\s*({'|'.join(_POWERS)})\b",
+            re.IGNORECASE,
+        ),
+        _counted,
+    ),
+    (
+        re.compile(r"(?<![\w.)}])(\d{1,3})!!(?!!)"),
+        lambda match: str(math.prod(range(int(match[1]), 0, -2))),
+    ),
+    (
+        re.compile(
+            r"(?<=[\dA-Za-z)])\s*_\s*(?:\{\s*\\(?:text|mathrm)\s*\{\s*#\s*\}\s*\}|\\(?:text|mathrm)\s*\{\s*#\s*\}"
+            r"|\{\s*\(?\s*#\s*\)?\s*\}|(\d+))".replace("#", _BASES),
+            re.IGNORECASE,
+        ),
+        _subscript,
+    ),
+    (re.compile(r"(?<!\w)(?:\\left)?\(\s*(\d[\dA-Za-z.]*)\s*(?:\\right)?\)(?=_\{\d)"), r"\1"),
+)
+
+# Parts of an answer that math-verify drops or confuses: answers that differ in them are different
+
+_BASED = re.compile(r"(?<!\w)(?<!_\{)(\d[\dA-Za-z.]*)_\{?(\d+)\}?")
+"""A number with its base, ``12_5`` or ``1A_{16}``."""
+
+
+def _bases(text: str) -> list[str]:
+    """Return the bases in which the numbers of a tidied text are written."""
+    return sorted({match[2] for match in _BASED.finditer(text)})
+
+
+def _half_days(text: str) -> list[str]:
+    """Return ``a`` for each a.m. and ``p`` for each p.m. in a tidied text."""
+    return re.findall(r"(?<=\d)([ap])\.?m(?![a-z])", text.lower())
+
+
+def _brackets(text: str) -> str:
+    """Return whether a tidied text lists its elements as a set, or as a tuple or interval."""
+    if re.fullmatch(r"\\\{(?:(?!\\mid|[|:()\[\]]).)*\\\}", text):
+        return "set"
+    return "ordered" if re.fullmatch(r"[(\[][^()\[\]]*[)\]]", text) else ""
+
+
+def _in_base_ten(match: re.Match[str]) -> str:
+    """Return the value of a number with a base; the digits as they are if they are none of it."""
+    digits, base = match[1], int(match[2])
+    try:
+        value = Fraction(int(digits.replace(".", ""), base), base ** len(digits.partition(".")[2]))
+    except ValueError:
+        return match[0]
+    return _written(value)
 
 
 def _tidy(text: str) -> str:
@@ -103,7 +228,8 @@ _UNIT = re.compile(
 )
 _DECIMAL = r"(?:\d{1,40}\.?\d{0,40}|\.\d{1,40})"
 _NUMBER = re.compile(
-    rf"([-+]?)(?:\\frac\{{({_DECIMAL})\}}\{{({_DECIMAL})\}}|({_DECIMAL})(?:/({_DECIMAL}))?)"
+    rf"([-+]?)(?:(\d{{1,40}})?\\frac\{{({_DECIMAL})\}}\{{({_DECIMAL})\}}"
+    rf"|({_DECIMAL})(?:/({_DECIMAL}))?)"
     r"(?:[eE]([-+]?\d{1,3})|(?:\\times|\\cdot|\*)10\^\{?([-+]?\d{1,3})\}?)?(\\?%)?"
 )
 
@@ -144,11 +270,11 @@ def _number(text: str) -> _Number | None:
     match = _NUMBER.fullmatch(_tidy(text))
     if match is None:
         return None
-    sign, top, bottom, number, divisor, power, exponent, percent = match.groups()
+    sign, whole, top, bottom, number, divisor, power, exponent, percent = match.groups()
     above, below = Fraction(top or number), Fraction(bottom or divisor or 1)
     if below == 0:
         return None
-    value = above / below * Fraction(10) ** int(power or exponent or 0)
+    value = (int(whole or 0) + above / below) * Fraction(10) ** int(power or exponent or 0)
     decimal = "." in match[0] or bool(power or exponent)
     return _Number(-value if sign == "-" else value, decimal, percent is not None)
 
@@ -241,6 +367,7 @@ def _serve() -> None:
 def _verify(answer: str, given: str) -> bool:
     """Ask math-verify, with its comparison of numbers replaced."""
     from math_verify import LatexExtractionConfig, parse, verify
+    from sympy import EmptySet
 
     _compare_exactly()
     # the whole box or nothing: by default, from a box that cannot be parsed a number is picked
@@ -249,9 +376,11 @@ def _verify(answer: str, given: str) -> bool:
         parse(f"\\boxed{{{text}}}", whole, fallback_mode="no_fallback", parsing_timeout=None)
         for text in (answer, given)
     )
-    return bool(
-        one and two and verify(one, two, allow_set_relation_comp=True, timeout_seconds=None)
-    )
+    # an interval with its ends the wrong way round is read as the empty set: all would be equal
+    named = all(re.search(r"\\emptyset|\\\{\s*\\\}", text) for text in (answer, given))
+    if not (one and two) or (one[0] == EmptySet and not named):
+        return False
+    return bool(verify(one, two, allow_set_relation_comp=True, timeout_seconds=None))
 
 
 @cache
@@ -262,22 +391,29 @@ def _compare_exactly() -> None:
     ``1/2^{99}`` equals ``1/2^{98}``.
     """
     from math_verify import grader
-    from sympy import Expr, Float, Number
+    from sympy import Expr, Float, Number, solve
 
     rounded = grader.sympy_numeric_eq
+    solved = grader.sympy_solve_and_compare
 
     def compared(one: Any, two: Any, float_rounding: int, numeric_precision: int) -> bool:
+        expressions = isinstance(one, Expr) and isinstance(two, Expr)
+        if expressions and (one.has(Float) or two.has(Float)):
+            return _nearly(one.doit(), two.doit())
         if not rounded(one, two, float_rounding, numeric_precision):
             return False
-        if not (isinstance(one, Expr) and isinstance(two, Expr)):
+        if not expressions:
             return True  # matrices: entry by entry, with this function
-        if one.has(Float) or two.has(Float):
-            return _nearly(one, two)
         if isinstance(one, Number) or isinstance(two, Number):
             return True  # exact already, but for a percentage and the number before its sign
         return _vanishes(one - two)
 
+    def compared_solutions(one: Any, two: Any, *settings: int) -> bool:
+        # `1 = 2` and `3 = 4` have the same solutions: none
+        return solve(one, one.free_symbols) != [] and bool(solved(one, two, *settings))
+
     grader.sympy_numeric_eq = compared
+    grader.sympy_solve_and_compare = compared_solutions
 
 
 def _at_a_point(expression: Any) -> dict[Any, Any]:

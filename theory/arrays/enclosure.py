@@ -338,7 +338,7 @@ def exact_doubles(values: Any) -> np.ndarray:
 
 
 def is_enclosure(value: Any) -> bool:
-    """Whether `value` is an `Enclosure`.
+    """Return whether `value` is an `Enclosure`.
 
     Example:
         >>> is_enclosure(1.0)

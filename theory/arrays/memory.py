@@ -12,7 +12,8 @@ MEMORY_SHARE = 0.8
 
 
 def available_memory() -> int:
-    """Bytes that a new array may take: free memory, or the rest of the control group if less.
+    """Return the bytes that a new array may take: free memory, or the rest of the control group if
+    less.
 
     Example:
         >>> available_memory() > 0

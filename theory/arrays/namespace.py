@@ -68,7 +68,7 @@ def array_namespace(*arrays: Array) -> Any:
 
 
 def exp(x: Array) -> Array:
-    """``e^x``, elementwise, in the namespace of `x`.
+    """Return ``e^x``, elementwise, in the namespace of `x`.
 
     Example:
         >>> exp(np.array([0.0, float("-inf")])).tolist()
@@ -268,7 +268,7 @@ def require_positive_number(name: str, value: Any) -> float:
 
 
 def soft_maximum(q: Array, alpha: Array | float) -> Array:
-    """Soft maximum over tokens, ``α log Σ_a exp(q_a/α)``, in log-space.
+    """Return the soft maximum over tokens, ``α log Σ_a exp(q_a/α)``, in log-space.
 
     Args:
         q: ``(*batch, n, V)`` in reward units; ``-inf`` marks a forbidden token (one token a state
@@ -309,7 +309,7 @@ def root(x: Array) -> Array:
 
 
 def log_mean_exp(log_probs: Array, x: Array) -> Array:
-    """``log Σ_a p(a) e^{x(a)}`` over tokens, without cancellation where it is near zero.
+    """Return ``log Σ_a p(a) e^{x(a)}`` over tokens, without cancellation where it is near zero.
 
     Args:
         log_probs: ``log p``, ``(*batch, n, V)``, nats, rows that sum to one; ``-inf`` leaves a

@@ -31,7 +31,7 @@ def enclose(values: Any, bits: int) -> Enclosure:
 
 
 def precision(bits: int) -> AbstractContextManager[Any]:
-    """Context in which balls are computed with `bits` bits; `Doubles` have theirs.
+    """Make the context in which balls are computed with `bits` bits; `Doubles` have theirs.
 
     Example:
         >>> with precision(200):

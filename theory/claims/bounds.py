@@ -44,7 +44,7 @@ __all__ = [
 
 
 def effective_horizon(discount: Any) -> Array:
-    """``1/(1−γ)``, what stands for `H` when rewards are discounted.
+    """Return ``1/(1−γ)``, what stands for `H` when rewards are discounted.
 
     >>> float(effective_horizon(0.9).round(6))
     10.0
@@ -67,7 +67,7 @@ def _times(width: Any, bound: Array) -> Array:
 
 
 def preference_tv_paper(horizon: Any, epsilon: Any, alpha: Any) -> Array:
-    """Theorem 1: ``TV ≤ αHε/2``. Says nothing where it is 1 or more.
+    """Bound preference errors by Theorem 1: ``TV ≤ αHε/2``. Says nothing where it is 1 or more.
 
     >>> float(preference_tv_paper(horizon=10, epsilon=0.1, alpha=0.5))
     0.25
@@ -76,8 +76,8 @@ def preference_tv_paper(horizon: Any, epsilon: Any, alpha: Any) -> Array:
 
 
 def preference_tv_sharp(diverging_steps: Any, epsilon: Any, alpha: Any) -> Array:
-    """Theorem 1, sharp: ``TV ≤ tanh(α(H−k)ε/2)`` for responses that share their first `k` tokens;
-    attained.
+    """Bound preference errors sharply: ``TV ≤ tanh(α(H−k)ε/2)`` for responses that share their
+    first `k` tokens; attained.
 
     >>> float(preference_tv_sharp(diverging_steps=10, epsilon=0.1, alpha=0.5).round(4))
     0.2449
@@ -86,7 +86,8 @@ def preference_tv_sharp(diverging_steps: Any, epsilon: Any, alpha: Any) -> Array
 
 
 def preference_tv_of_pair(log_ratio_difference: Any, alpha: Any) -> Array:
-    """One pair, no ball: ``TV ≤ tanh(α|D(τ) − D(τ')|/4)``, ``D = log π_E(τ) − log π̂(τ)``.
+    """Bound the error of one pair, without a ball: ``TV ≤ tanh(α|D(τ) − D(τ')|/4)``, ``D = log
+    π_E(τ) − log π̂(τ)``.
 
     >>> float(preference_tv_of_pair(log_ratio_difference=2.0, alpha=1.0).round(4))
     0.4621
@@ -98,7 +99,7 @@ def preference_tv_of_pair(log_ratio_difference: Any, alpha: Any) -> Array:
 
 
 def clone_gap_paper(horizon: Any, epsilon: Any, width: Any = 1.0) -> Array:
-    """Theorem 2 for cloning with the hidden constant set to one: ``V^{π_E} − V^{π̂} ≤ H²ε``.
+    """Bound cloning by Theorem 2 with the hidden constant set to one: ``V^{π_E} − V^{π̂} ≤ H²ε``.
 
     >>> float(clone_gap_paper(horizon=10, epsilon=0.1))
     10.0
@@ -107,7 +108,7 @@ def clone_gap_paper(horizon: Any, epsilon: Any, width: Any = 1.0) -> Array:
 
 
 def clone_gap_elementary(horizon: Any, epsilon: Any, width: Any = 1.0) -> Array:
-    """Performance-difference constant: ``V^{π_E} − V^{π̂} ≤ tanh(ε/2)·H(H+1)/2``.
+    """Bound cloning by performance differences: ``V^{π_E} − V^{π̂} ≤ tanh(ε/2)·H(H+1)/2``.
 
     >>> float(clone_gap_elementary(horizon=10, epsilon=0.1).round(4))
     2.7477
@@ -116,8 +117,8 @@ def clone_gap_elementary(horizon: Any, epsilon: Any, width: Any = 1.0) -> Array:
 
 
 def clone_gap_composition(horizon: int, epsilon: Any, width: Any = 1.0) -> Array:
-    """Cloning by composition: ``V^{π_E} − V^{π̂} ≤ H·TV_RR(H, ε)``, about ``H^{3/2} ε/√(2π)`` and
-    never above `H`.
+    """Bound cloning by composition: ``V^{π_E} − V^{π̂} ≤ H·TV_RR(H, ε)``, about ``H^{3/2} ε/√(2π)``
+    and never above `H`.
 
     >>> float(clone_gap_composition(10, 0.1).round(4))
     1.2254
@@ -126,7 +127,7 @@ def clone_gap_composition(horizon: int, epsilon: Any, width: Any = 1.0) -> Array
 
 
 def clone_gap_stepwise(horizon: int, epsilon: Any, width: Any = 1.0) -> Array:
-    """Cloning by composition step by step: ``V^{π_E} − V^{π̂} ≤ Σ_{h=1}^{H} TV_RR(h, ε)``.
+    """Bound cloning by composition step by step: ``V^{π_E} − V^{π̂} ≤ Σ_{h=1}^{H} TV_RR(h, ε)``.
 
     The reward of step `h` reads the first `h` tokens only. About ``(2/3) H^{3/2} ε/√(2π)``; below
     the elementary bound and below `clone_gap_composition` for every `H` and `ε`.
@@ -148,7 +149,8 @@ def clone_gap_stepwise(horizon: int, epsilon: Any, width: Any = 1.0) -> Array:
 
 
 def clone_gap_three_halves(horizon: Any, epsilon: Any, width: Any = 1.0) -> Array:
-    """Cloning in closed form: ``V^{π_E} − V^{π̂} ≤ ½ H^{3/2} ε`` (Pinsker on the whole response).
+    """Bound cloning in closed form: ``V^{π_E} − V^{π̂} ≤ ½ H^{3/2} ε`` (Pinsker on the whole
+    response).
 
     The asymptotic constant of `clone_gap_composition`, ``1/√(2π) ≈ 0.40``, is not a bound: at ``H =
     1`` it fails.
@@ -162,8 +164,8 @@ def clone_gap_three_halves(horizon: Any, epsilon: Any, width: Any = 1.0) -> Arra
 
 
 def clone_gap_entropy(horizon: int, epsilon: Any, alpha: Any, vocab_size: int) -> Array:
-    """Cloning a soft-optimal expert: ``V^{π_E} − V^{π̂} ≤ α log V · [Σ_{h<H} TV_RR(h, ε) + H(e^ε −
-    1)]``.
+    """Bound cloning of a soft-optimal expert: ``V^{π_E} − V^{π̂} ≤ α log V · [Σ_{h<H} TV_RR(h, ε) +
+    H(e^ε − 1)]``.
 
     What an expert of temperature `α` can lose it has spent on entropy, of which a token carries
     ``log V`` at most. So it is below `clone_gap_stepwise` where ``α log V`` is well below the width
@@ -181,8 +183,8 @@ def clone_gap_entropy(horizon: int, epsilon: Any, alpha: Any, vocab_size: int) -
 
 
 def clone_gap_discounted(discount: Any, epsilon: Any, width: Any = 1.0) -> Array:
-    """Cloning, discounted: ``V^{π_E} − V^{π̂} ≤ Σ_h γ^{h−1} TV_RR(h, ε) = tanh(ε/2) / ((1−γ) √(1 −
-    γ²/cosh²(ε/2)))``.
+    """Bound discounted cloning: ``V^{π_E} − V^{π̂} ≤ Σ_h γ^{h−1} TV_RR(h, ε) = tanh(ε/2) / ((1−γ)
+    √(1 − γ²/cosh²(ε/2)))``.
 
     About ``ε/(2√2)·(1−γ)^{−3/2}`` for small ε, against the paper's ``ε/(1−γ)²``, and never above
     ``1/(1−γ)``.
@@ -199,8 +201,8 @@ def clone_gap_discounted(discount: Any, epsilon: Any, width: Any = 1.0) -> Array
 
 
 def tv_randomised_response(horizon: int, epsilon: Any) -> Array:
-    """Total variation of `H` randomised responses, the largest that two policies of the ball can
-    have.
+    """Return the total variation of `H` randomised responses, the largest that two policies of the
+    ball can have.
 
     ``TV_RR(H, ε) = ½ Σ_k C(H,k) |p^k q^{H−k} − q^k p^{H−k}|``, ``p = e^ε/(1+e^ε)``, ``q = 1 − p``
     (optimal composition: Kairouz, Oh, Viswanath 2015). It is the advantage of a majority vote,
@@ -238,8 +240,8 @@ def _randomised_response_terms(horizon: int, epsilon: Any) -> Array:
 
 
 def rl_gap_paper(horizon: Any, epsilon: Any, width: Any = 1.0) -> Array:
-    """Theorem 2 for RL on the endogenous reward with the hidden constant set to one: ``V^{π_E} −
-    V^{π_RL} ≤ Hε``.
+    """Bound by Theorem 2 what is lost by RL on the endogenous reward with the hidden constant set
+    to one: ``V^{π_E} − V^{π_RL} ≤ Hε``.
 
     True for every instance only where ``α(1 + tanh(ε/2)) ≤ width``, so for ``α ≤ ½·width`` at any
     ε: the constant contains α, see `rl_gap_expert`.
@@ -251,7 +253,8 @@ def rl_gap_paper(horizon: Any, epsilon: Any, width: Any = 1.0) -> Array:
 
 
 def rl_gap(horizon: Any, epsilon: Any, alpha: Any) -> Array:
-    """``max_π V^π_{r*} − V^{π_RL}_{r*} ≤ 2αHε``, against any comparator.
+    """Bound RL on the endogenous reward: ``max_π V^π_{r*} − V^{π_RL}_{r*} ≤ 2αHε``, against any
+    comparator.
 
     >>> float(rl_gap(horizon=10, epsilon=0.1, alpha=0.5))
     1.0
@@ -260,8 +263,8 @@ def rl_gap(horizon: Any, epsilon: Any, alpha: Any) -> Array:
 
 
 def rl_gap_expert(horizon: Any, epsilon: Any, alpha: Any) -> Array:
-    """Against `π_E` itself: ``V^{π_E}_{r*} − V^{π_RL}_{r*} ≤ αHε(1 + tanh(ε/2))``; attained at
-    every `H`.
+    """Bound RL against `π_E` itself: ``V^{π_E}_{r*} − V^{π_RL}_{r*} ≤ αHε(1 + tanh(ε/2))``;
+    attained at every `H`.
 
     So the constant that the paper's ``≲ Hε`` hides is ``α(1 + tanh(ε/2))``, between ``α`` and
     ``2α``.
@@ -273,8 +276,8 @@ def rl_gap_expert(horizon: Any, epsilon: Any, alpha: Any) -> Array:
 
 
 def rl_gap_anchored(horizon: Any, epsilon: Any, alpha: Any, beta: Any) -> Array:
-    """KL-regularised RL, ``π_β ∝ π̂^{1+α/β}``: ``V^{π_E}_{r*} − V^{π_β}_{r*} ≤ αHε + (α + β) Hε
-    tanh(ε/2)``.
+    """Bound KL-regularised RL, ``π_β ∝ π̂^{1+α/β}``: ``V^{π_E}_{r*} − V^{π_β}_{r*} ≤ αHε + (α + β)
+    Hε tanh(ε/2)``.
 
     >>> float(rl_gap_anchored(10, 0.1, alpha=0.5, beta=0.5).round(4))
     0.55
@@ -283,7 +286,7 @@ def rl_gap_anchored(horizon: Any, epsilon: Any, alpha: Any, beta: Any) -> Array:
 
 
 def rl_gap_anchored_sharp(horizon: Any, epsilon: Any, alpha: Any, beta: Any) -> Array:
-    """KL-regularised RL: ``V^{π_E} − V^{π_β} ≤ H{(α+β) ε tanh(ε/2) + β
+    """Bound KL-regularised RL sharply: ``V^{π_E} − V^{π_β} ≤ H{(α+β) ε tanh(ε/2) + β
     log(cosh((α/β+½)ε)/cosh(ε/2))}``.
 
     About ``Hε²(α+β)²/(2β)`` for small ε, least at ``β = α``; `rl_gap_expert` for ``β → 0``.
@@ -307,8 +310,8 @@ def rl_gap_anchored_sharp(horizon: Any, epsilon: Any, alpha: Any, beta: Any) -> 
 def every_bound(
     horizon: int, epsilon: float, alpha: float, vocab_size: int, width: float = 1.0
 ) -> dict[str, float]:
-    """Each bound in `ε`, by the name of its function; `regularised_gap` is ``α·kl_ball``, of the
-    regularised values.
+    """Return each bound in `ε`, by the name of its function; `regularised_gap` is ``α·kl_ball``, of
+    the regularised values.
 
     `preference_tv_sharp` is for responses that differ from the first token on, the two
     `rl_gap_anchored` for ``β = α``.
@@ -341,7 +344,8 @@ def every_bound(
 
 
 def kl_ball(horizon: Any, epsilon: Any) -> Array:
-    """``KL(π̂(τ)‖π_E(τ)) ≤ Hε tanh(ε/2)``, nats, and the same for ``KL(π_E(τ)‖π̂(τ))``.
+    """Bound both divergences: ``KL(π̂(τ)‖π_E(τ)) ≤ Hε tanh(ε/2)``, nats, and the same for
+    ``KL(π_E(τ)‖π̂(τ))``.
 
     >>> float(kl_ball(horizon=10, epsilon=0.1).round(4))
     0.05
@@ -350,7 +354,7 @@ def kl_ball(horizon: Any, epsilon: Any) -> Array:
 
 
 def tv_pinsker(kl: Any) -> Array:
-    """``TV ≤ √(KL/2)``, and never above one (Pinsker).
+    """Bound the total variation: ``TV ≤ √(KL/2)``, and never above one (Pinsker).
 
     >>> tv_pinsker([0.02, 8.0]).tolist()
     [0.1, 1.0]
@@ -361,8 +365,8 @@ def tv_pinsker(kl: Any) -> Array:
 
 
 def tv_hellinger(squared_hellinger: Any) -> Array:
-    """``TV ≤ √(1 − BC²) = √(h²(2 − h²))`` with the squared Hellinger distance ``h² = 1 − BC``; at
-    most one.
+    """Bound the total variation: ``TV ≤ √(1 − BC²) = √(h²(2 − h²))`` with the squared Hellinger
+    distance ``h² = 1 − BC``; at most one.
 
     Between close distributions it is Pinsker's bound to second order; of the two neither is always
     the lower.

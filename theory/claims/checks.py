@@ -29,7 +29,13 @@ log-probability hold.
 
 
 def validate(problem: Problem) -> None:
-    """Raise `ValueError` unless the parts fit together and the expert is soft-optimal."""
+    """Raise `ValueError` unless the parts fit together and the expert is soft-optimal.
+
+    Example:
+        >>> from theory.studies.gallery import swapped_pair
+        >>> validate(swapped_pair(4, alpha=1.0, epsilon=0.1))  # an `Instance` is a `Problem`
+
+    """
     mdp = problem.mdp
     if isinstance(problem.alpha, str) or np.size(problem.alpha) == 0:
         raise ValueError(

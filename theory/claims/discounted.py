@@ -36,8 +36,9 @@ SHARED_STEPS = (0, 1, 3)
 
 
 class DiscountedInstance:
-    """What `theory.claims.instance.Instance` is, without end: its quantities by the same names, one
-    for each state ``(n,)``.
+    """Hold the quantities of `theory.claims.instance.Instance` without a last token.
+
+    They have the same names; each has one number for each state, ``(n,)``.
 
     `horizon` is ``1/(1−γ)``. A response is a first token and then a deterministic stationary
     policy: the best of `r*`, the best of `r̂`, those along which ``log π_E − log π̂`` adds up to
@@ -50,6 +51,12 @@ class DiscountedInstance:
         rewards: `r*`, ``(n, V)``.
         gauge: `V̂`, ``(n,)``.
         batch_shape: none.
+
+    Example:
+        >>> mdp = DiscountedMDP.window([[0.0, 1.0], [1.0, 0.0]], 1, 0.5)
+        >>> instance = DiscountedInstance(mdp, np.log(np.full((2, 2), 0.5)), alpha=1.0)
+        >>> float(instance.horizon), instance.batch_shape
+        (2.0, ())
 
     """
 

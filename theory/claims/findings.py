@@ -77,8 +77,10 @@ class Finding:
         statement: the statement.
         group: name of the instances, `Group`.
         verdict: the worst verdict of all instances.
-        instances: number of instances to which it applies.
-        applies: share of the instances to which it applies, weighted.
+        instances: number of instances to which it applies, or may: those that were not evaluated
+            are among them, as *undecided*.
+        applies: share of the evaluated instances to which it applies, weighted; NaN if none was
+            evaluated.
         outcomes: number of instances with each verdict.
         reasons: why instances are undecided, and how many: the sides are equal, a side is not a
             number, the condition is undecided, or they were not evaluated in balls.
@@ -320,13 +322,13 @@ class _Tally:
         """Least slack, and both sides and the error there."""
         self.certified = 0
         self.equal_within = math.nan
-        self.weight = np.zeros(2)  # of the instances, and of those to which it applies
+        self.weight = np.zeros(2)  # of those that were evaluated, and to which it applies
         self.sums = np.zeros(2)  # of both sides, weighted
         self.elements = np.zeros(2)  # to which it applies, and of these the vacuous, weighted
 
     def add(self, rows: _Rows, weights: np.ndarray) -> None:
         """Add the problems of a batch."""
-        self.weight[0] += weights.sum()
+        self.weight[0] += weights[rows.bits > 0].sum()
         if not rows.found:  # none was evaluated
             self.outcomes["undecided"] += len(rows.bits)
             self.reasons[NOT_EVALUATED] += len(rows.bits)
@@ -385,13 +387,14 @@ class _Tally:
         with np.errstate(invalid="ignore"):  # NaN where it applies to none
             mean = self.sums / self.weight[1]
             vacuous = self.elements[1] / self.elements[0]
+            applies = self.weight[1] / self.weight[0]
         slack, left, right, error = self.worst if self.weight[1] else [math.nan] * 4
         return Finding(
             statement=statement,
             group="",
             verdict=next(v for v in reversed(VERDICTS) if self.outcomes[v]),
             instances=sum(self.outcomes[v] for v in VERDICTS[1:]),
-            applies=float(self.weight[1] / self.weight[0]),
+            applies=float(applies),
             outcomes={v: self.outcomes[v] for v in VERDICTS if self.outcomes[v]},
             reasons=dict(self.reasons),
             mean_left=float(mean[0]),

@@ -425,7 +425,7 @@ def _greatest(dynamics: Dynamics, tables: tuple[Array, ...]) -> Array:
 
 
 def finite(values: Array, where: Array) -> Array:
-    """`values`, and zero where the log-probabilities `where` say never.
+    """Return `values`, and zero where the log-probabilities `where` say never.
 
     >>> finite(np.array([1.5, np.nan]), where=np.log([0.5, 0.5]) * [1, np.inf]).tolist()
     [1.5, 0.0]

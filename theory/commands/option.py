@@ -259,6 +259,15 @@ def option(default: Any = MISSING, *, help: str, **declared: Any) -> Any:
         help: one line: what it means.
         declared: further attributes of `Option`: ``unit``, ``low``, ``above``, ``choices``, …
 
+    Example:
+        >>> from theory.commands.options import Options
+        >>> @dataclass(frozen=True)
+        ... class Draw(Options):
+        ...     size: int = option(64, help="number of draws", low=1)
+        >>> Draw(size=0)
+        Traceback (most recent call last):
+        theory.commands.option.OptionError: size=0: must be at least 1
+
     """
     required = default is MISSING
     one = Option(help=help, default=None if required else default, required=required, **declared)

@@ -36,7 +36,7 @@ __all__ = ["Command", "Group", "OptionError", "Options", "option"]
 
 
 class Options:
-    """Base of dataclasses whose fields are declared by `option`: checked, parsed and documented.
+    """Check, parse and document dataclasses whose fields are declared by `option`; their base.
 
     The annotation decides how a value is read: `int`, `float`, `str`, `Path`; `bool` is a flag;
     ``tuple[kind, ...]`` takes several values; `Literal` is a choice; ``kind | None`` may be left
@@ -44,6 +44,15 @@ class Options:
 
     Raises:
         OptionError: a `ValueError` that names option, value, range and unit.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Draw(Options):
+        ...     sizes: tuple[int, ...] = option((2, 4), help="numbers of draws", low=1)
+        >>> parser = argparse.ArgumentParser()
+        >>> Draw.add_to(parser)
+        >>> Draw.read(parser.parse_args(["--sizes", "8,16"]))
+        Draw(sizes=(8, 16))
 
     """
 

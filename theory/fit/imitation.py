@@ -123,7 +123,8 @@ class Fit:
 def next_token_mle(
     demonstrations: Demonstrations, alpha: Any, *, smoothing: Smoothing = 0.0
 ) -> Fit:
-    """Next-token maximum likelihood, which is behaviour cloning (eq. 2): ``π̂(a|s) = n(s,a)/n(s)``.
+    """Fit by next-token maximum likelihood, which is behaviour cloning (eq. 2): ``π̂(a|s) =
+    n(s,a)/n(s)``.
 
     Args:
         demonstrations: one data set or a batch.
@@ -160,7 +161,7 @@ def endogenous(
     *,
     gauge: Gauge = "logits",
 ) -> Fit:
-    """The reward in the logits of the fitted model (eqs. 9–12): ``Q = α·f``, `f` the logits.
+    """Read the reward in the logits of the fitted model (eqs. 9–12): ``Q = α·f``, `f` the logits.
 
     The logits of a model of counts are the logarithms of its counts, and their
     normaliser is ``V̂(s) = α log n(s)``. On a tree ``n(s⊕a) = n(s,a)``, so in this gauge all of the
@@ -206,7 +207,7 @@ def maxent_irl(
     tolerance: float = 1e-9,
     max_iterations: int = 10_000,
 ) -> Fit:
-    """Maximum-entropy IRL (eq. 6), ``max_r min_π E_D r(τ) − V^π_{r,α}``, as a saddle point.
+    """Fit by maximum-entropy IRL (eq. 6), ``max_r min_π E_D r(τ) − V^π_{r,α}``, as a saddle point.
 
     The inner problem is solved exactly by `soft_optimal`, which leaves the concave dual
 
@@ -289,7 +290,7 @@ def inverse_soft_q(
     tolerance: float = 1e-9,
     max_iterations: int = 10_000,
 ) -> Fit:
-    """Inverse soft-Q learning (eqs. 7–8): maximise ``(1/n) Σ_D [Q(s,a) − V_Q(s)]`` over `Q`.
+    """Fit by inverse soft-Q learning (eqs. 7–8): maximise ``(1/n) Σ_D [Q(s,a) − V_Q(s)]`` over `Q`.
 
     ``V_Q(s) = α log Σ_a exp(Q(s,a)/α)``; the reward of the answer is ``r̂(s,a) = Q(s,a) −
     V_Q(s⊕a)``. The objective does not see a constant added to a row; the answer is in the gauge

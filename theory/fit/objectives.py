@@ -316,7 +316,8 @@ def with_placeholders(
 
 
 def greatest_objective(demonstrations: Demonstrations, alpha: float) -> float:
-    """Supremum ``α (1/n) Σ_D log(n(s,a)/n(s))`` of both objectives, the primal value of MaxEnt IRL.
+    """Return the supremum ``α (1/n) Σ_D log(n(s,a)/n(s))`` of both objectives, the primal value of
+    MaxEnt IRL.
 
     Only one policy has the occupancy of the data, so the greatest entropy among such policies is
     its own.

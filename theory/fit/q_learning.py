@@ -25,7 +25,8 @@ def soft_q_learning(
     behaviour: Policy | None = None,
     seed: Seed = None,
 ) -> Fit:
-    """Soft Q-learning from sampled responses: from a reward to its soft-optimal policy, model-free.
+    """Run soft Q-learning on sampled responses: from a reward to its soft-optimal policy,
+    model-free.
 
     In each round `parallel` responses are sampled, and each token that occurs in them updates its
     Q-value once, by

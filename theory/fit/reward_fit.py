@@ -126,7 +126,7 @@ class RewardFit:
 def fit_reward(
     preferences: Preferences, features: Sequence[Any] | None = None, l2: float = 0.0
 ) -> RewardFit:
-    """Maximum-likelihood reward of Bradley–Terry preferences (EndoRM, eq. 4).
+    """Fit the maximum-likelihood reward of Bradley–Terry preferences (EndoRM, eq. 4).
 
         max_w Σ_i log σ(w·(φ(τ_i) − φ(τ'_i))) − (l2/2) |w|²,      τ_i chosen over τ'_i,
 
@@ -347,7 +347,7 @@ def _reward(dynamics: Dynamics, weights: np.ndarray, features: np.ndarray | None
 
 
 def separable_pairs(preferences: Preferences, features: Sequence[Any] | None = None) -> np.ndarray:
-    """Which pairs some reward orders right, ever more surely, at no other's cost: ``(N,)``.
+    """Return which pairs some reward orders right, ever more surely, at no other's cost: ``(N,)``.
 
     The likelihood has a maximiser if and only if there is none (Albert and Anderson 1984: neither
     complete nor quasi-complete separation). On a tree with a tabular reward: if and only if, of any

@@ -17,7 +17,7 @@ Smoothing = float | Literal["witten-bell"]
 
 
 def fitted_model(demonstrations: Demonstrations, smoothing: Smoothing = 0.0) -> Policy:
-    """Next-token model of the counts, ``π̂(a|s) = n(s,a)/n(s)``, or of smoothed ones.
+    """Return the next-token model of the counts, ``π̂(a|s) = n(s,a)/n(s)``, or of smoothed ones.
 
     Args:
         demonstrations: one data set or a batch.

@@ -154,7 +154,7 @@ class DiscountedMDP:
 
 
 def reachable(mdp: DiscountedMDP) -> np.ndarray:
-    """Whether state `t` is reached from state `s`, `s` itself included: ``(n, n)``, boolean.
+    """Return whether state `t` is reached from state `s`, `s` itself included: ``(n, n)``, boolean.
 
     Example:
         >>> mdp = DiscountedMDP.table(np.zeros((2, 1)), [[1], [1]], discount=0.5)

@@ -34,7 +34,7 @@ __all__ = [
 
 
 def kl(policy: Policy, other: Policy, *, per_prompt: bool = False) -> Array:
-    """``KL(π(τ)‖π'(τ)) = E_π[log π(τ|s₁) − log π'(τ|s₁)]``, nats; may be infinite.
+    """Return ``KL(π(τ)‖π'(τ)) = E_π[log π(τ|s₁) − log π'(τ|s₁)]``, nats; may be infinite.
 
     A row's divergence is summed as ``Σ_a [p log(p/p') − p + p']``, no term of which is negative, so
     that policies that nearly agree lose no digits.
@@ -68,7 +68,8 @@ def kl(policy: Policy, other: Policy, *, per_prompt: bool = False) -> Array:
 
 
 def divergence_terms(log_p: Array, log_q: Array, ratio: Array) -> Array:
-    """Terms ``p log(p/q) − p + q ≥ 0`` of a divergence: ``(*batch, n, V)``; ``∞`` at q = 0 < p.
+    """Return the terms ``p log(p/q) − p + q ≥ 0`` of a divergence: ``(*batch, n, V)``; ``∞`` at q =
+    0 < p.
 
     Args:
         log_p: ``log p``, nats.
@@ -131,7 +132,8 @@ def _above_one_exact(t: Array) -> Array:
 
 
 def squared_hellinger(policy: Policy, other: Policy) -> Array:
-    """Squared Hellinger distance ``½ Σ_τ (√π(τ|s₁) − √π'(τ|s₁))²`` per prompt: ``(*batch, P)``.
+    """Return the squared Hellinger distance ``½ Σ_τ (√π(τ|s₁) − √π'(τ|s₁))²`` per prompt:
+    ``(*batch, P)``.
 
     From 0 (equal) to 1 (disjoint). It is ``1 − BC`` with the Bhattacharyya coefficient
     ``BC = Σ_τ √(π π')``, and ``1 − BC(s) = Σ_a ½(√p − √p')² + √(pp') (1 − BC(s⊕a))`` has positive
@@ -166,7 +168,8 @@ def _hellinger_terms(log_p: Array, log_q: Array, ratio: Array) -> Array:
 
 
 def renyi(policy: Policy, other: Policy, order: Any) -> Array:
-    """Rényi divergence ``log Σ_τ π^q π'^{1−q} / (q − 1)``, order ``q > 1``: ``(*batch, P)``, nats.
+    """Return the Rényi divergence ``log Σ_τ π^q π'^{1−q} / (q − 1)``, order ``q > 1``: ``(*batch,
+    P)``, nats.
 
     Nondecreasing in `q`: KL for ``q → 1``, the greatest ``log π(τ)/π'(τ)`` for ``q → ∞``;
     infinite where `π'` misses support. Where every
@@ -207,7 +210,8 @@ def renyi(policy: Policy, other: Policy, order: Any) -> Array:
 
 
 def trajectory_tv(policy: Policy, other: Policy) -> Array:
-    """Total variation ``½ Σ_τ |π(τ|s₁) − π'(τ|s₁)|`` over responses, per prompt: ``(*batch, P)``.
+    """Return the total variation ``½ Σ_τ |π(τ|s₁) − π'(τ|s₁)|`` over responses, per prompt:
+    ``(*batch, P)``.
 
     Raises:
         ValueError: the tree of all responses does not fit into memory.
@@ -247,7 +251,7 @@ def _all_sums(tables: Sequence[Array], states: list[np.ndarray], n_prompts: int)
 
 
 def log_ratios(policy: Policy, other: Policy) -> list[Array]:
-    """``log π(a|s) − log π'(a|s)`` by layer; 0 where neither policy ever chooses the token.
+    """Return ``log π(a|s) − log π'(a|s)`` by layer; 0 where neither policy ever chooses the token.
 
     Example:
         >>> from theory import TokenMDP
@@ -267,7 +271,7 @@ def _log_ratio(one: Array, two: Array) -> Array:
 
 
 def max_log_ratio(policy: Policy, other: Policy, *, per_prompt: bool = False) -> Array:
-    """``ε_π = max |log π(a|s) − log π'(a|s)|`` over what can happen: ``batch``, nats.
+    """Return ``ε_π = max |log π(a|s) − log π'(a|s)|`` over what can happen: ``batch``, nats.
 
     The states that count follow a prompt of positive weight with positive probability under
     `policy` or `other`. Infinite where one of them has a token there that the other never chooses.

@@ -134,7 +134,7 @@ def response_sum(dynamics: Dynamics, tables: Sequence[Array], responses: Respons
 
 
 def log_prob(policy: Policy, responses: Responses) -> Array:
-    """``log π(τ|s₁)`` of each response: ``(*batch, N)``, nats.
+    """Return ``log π(τ|s₁)`` of each response: ``(*batch, N)``, nats.
 
     Example:
         >>> from theory import TokenMDP
@@ -185,7 +185,7 @@ def sample(policy: Policy, n: int, seed: Seed = None, *, prompts: Any = None) ->
 
 
 def all_responses(dynamics: Dynamics) -> Responses:
-    """Every response to every prompt, ``N = P·V^H``, sorted by prompt, then by tokens.
+    """Return every response to every prompt, ``N = P·V^H``, sorted by prompt, then by tokens.
 
     Raises:
         ValueError: they do not fit into memory.
@@ -204,7 +204,8 @@ def all_responses(dynamics: Dynamics) -> Responses:
 
 
 def greedy_response(policy: Policy) -> Responses:
-    """For each prompt the response of the most probable token at every step (first of equals).
+    """Return for each prompt the response of the most probable token at every step (first of
+    equals).
 
     Example:
         Greedy decoding need not find the most probable response (here 1, 0 with probability 0.4):
@@ -219,7 +220,8 @@ def greedy_response(policy: Policy) -> Responses:
 
 
 def map_response(policy: Policy) -> Responses:
-    """For each prompt the single most probable response: sequence-level MAP, not greedy decoding.
+    """Return for each prompt the single most probable response: sequence-level MAP, not greedy
+    decoding.
 
     ``m(s) = max_a [log π(a|s) + m(s⊕a)]``; of equals, the one with the first token is taken.
 
@@ -234,7 +236,8 @@ def map_response(policy: Policy) -> Responses:
 
 
 def best_continuations(dynamics: Dynamics, tables: Sequence[Array]) -> list[Array]:
-    """``x(s,a) + max_{τ'} x(τ'|s⊕a)`` for a per-token quantity: `H` tables ``(*batch, n_h, V)``.
+    """Return ``x(s,a) + max_{τ'} x(τ'|s⊕a)`` for a per-token quantity: `H` tables ``(*batch, n_h,
+    V)``.
 
     Forbidden tokens are ``-inf``. With a reward's tables these are the plain-optimal Q-values.
 
@@ -254,7 +257,8 @@ def best_continuations(dynamics: Dynamics, tables: Sequence[Array]) -> list[Arra
 
 
 def greedy_path(dynamics: Dynamics, tables: Sequence[Array]) -> Responses:
-    """For each prompt the response of the largest entry of every row on its way (first of equals).
+    """Return for each prompt the response of the largest entry of every row on its way (first of
+    equals).
 
     Example:
         >>> from theory import TokenMDP

@@ -32,7 +32,8 @@ __all__ = [
 
 
 def expected_sums(policy: Policy, tables: Sequence[Array]) -> tuple[Array, ...]:
-    """Expected sum of a per-token quantity from each state on: `H` arrays ``(*batch, n_h)``.
+    """Return the expected sum of a per-token quantity from each state on: `H` arrays ``(*batch,
+    n_h)``.
 
     ``W(s) = Σ_a π(a|s) [x(s,a) + W(s⊕a)]``. A token of probability zero contributes nothing,
     whatever its `x`. With a reward's tables this is `plain_values`.
@@ -127,7 +128,8 @@ def _expected_terms(prob: Array, log_probs: Array, values: Array) -> Array:
 
 
 def plain_values(mdp: TokenMDP, policy: Policy) -> tuple[Array, ...]:
-    """Plain value from each state on, ``V^π_r(s)``: `H` arrays ``(*batch, n_h)``, reward units.
+    """Return the plain value from each state on, ``V^π_r(s)``: `H` arrays ``(*batch, n_h)``, reward
+    units.
 
     Example:
         >>> from theory import TokenMDP
@@ -141,7 +143,7 @@ def plain_values(mdp: TokenMDP, policy: Policy) -> tuple[Array, ...]:
 
 
 def plain_value(mdp: TokenMDP, policy: Policy) -> Array:
-    """Plain value ``V^π_r = E_π[r(τ)]``, averaged over prompts: ``batch``, reward units.
+    """Return the plain value ``V^π_r = E_π[r(τ)]``, averaged over prompts: ``batch``, reward units.
 
     Example:
         >>> from theory import TokenMDP
@@ -153,7 +155,8 @@ def plain_value(mdp: TokenMDP, policy: Policy) -> Array:
 
 
 def trajectory_entropy(policy: Policy) -> Array:
-    """Entropy ``H(π(τ)) = −E_π[log π(τ|s₁)]`` of the response: ``batch``, nats, prompts averaged.
+    """Return the entropy ``H(π(τ)) = −E_π[log π(τ|s₁)]`` of the response: ``batch``, nats, prompts
+    averaged.
 
     Example:
         Two fair coins carry two bits:
@@ -168,7 +171,7 @@ def trajectory_entropy(policy: Policy) -> Array:
 
 
 def regularised_value(mdp: TokenMDP, policy: Policy, alpha: Any) -> Array:
-    """Regularised value ``V^π_{r,α} = E_π[r(τ)] + α·H(π(τ))``: ``batch``, reward units.
+    """Return the regularised value ``V^π_{r,α} = E_π[r(τ)] + α·H(π(τ))``: ``batch``, reward units.
 
     Prompts are averaged. `alpha` is the temperature, scalar or ``batch``.
 
@@ -185,7 +188,8 @@ def regularised_value(mdp: TokenMDP, policy: Policy, alpha: Any) -> Array:
 
 
 def covariance(policy: Policy, first: Sequence[Array], second: Sequence[Array]) -> Array:
-    """``Cov_π(x(τ), y(τ))`` of the sums of two per-token quantities, per prompt: ``(*batch, P)``.
+    """Return ``Cov_π(x(τ), y(τ))`` of the sums of two per-token quantities, per prompt: ``(*batch,
+    P)``.
 
     With ``X`` the expected sum of `x` from a state on, ``x(s,a) + X(s⊕a) − X(s)`` are martingale
     differences, so the covariance is the expected sum of the products of those of `x` and `y`: one
@@ -222,7 +226,8 @@ def _advantages(policy: Policy, tables: Sequence[Array]) -> list[Array]:
 
 
 def occupancy(policy: Policy) -> tuple[Array, ...]:
-    """Probability of being in each state: `H` arrays ``(*batch, n_h)``, each layer of sum one.
+    """Return the probability of being in each state: `H` arrays ``(*batch, n_h)``, each layer of
+    sum one.
 
     Example:
         >>> from theory import TokenMDP

@@ -45,6 +45,12 @@ def curves_report(
         preference: preference error against ε.
         sharpening: true value of power policies, by name of the instance.
 
+    Example:
+        >>> from theory.studies.sweep import horizon_curve
+        >>> report = curves_report([horizon_curve([64, 128])], ["swapped-pair"])
+        >>> [type(section).__name__ for section in report.sections]
+        ['Plot', 'Table', 'Table']
+
     """
     sections: list[Section] = []
     for curve in headlines(curves):

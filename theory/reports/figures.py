@@ -60,6 +60,13 @@ def horizon_figure(curve: HorizonCurve, families: Collection[str] = tuple(FAMILI
     Args:
         curve: what to draw.
         families: cloning's lines (``"coin-payoff"``), those of RL (``"swapped-pair"``), or both.
+
+    Example:
+        >>> from theory.studies.sweep import horizon_curve
+        >>> (axes,) = horizon_figure(horizon_curve([64, 128]), ["swapped-pair"]).axes
+        >>> len(axes.lines), axes.get_xscale()
+        (3, 'log')
+
     """
     figure = Figure(figsize=(7.2, 4.8), layout="constrained")
     axes = figure.subplots()
@@ -104,6 +111,13 @@ def horizon_figure(curve: HorizonCurve, families: Collection[str] = tuple(FAMILI
 def constant_figure(curves: Sequence[HorizonCurve]) -> Figure:
     """Draw ``gap/(ε H^{3/2})`` of the worst clone against `H`: flat where the exponent is 3/2. One
     panel per radius rule.
+
+    Example:
+        >>> from theory.studies.sweep import horizon_curve
+        >>> (axes,) = constant_figure([horizon_curve([64, 128])]).axes
+        >>> axes.lines[0].get_xdata().tolist()
+        [64, 128]
+
     """
     figure, _ = _panels(
         curves,
@@ -117,6 +131,13 @@ def constant_figure(curves: Sequence[HorizonCurve]) -> Figure:
 def crossover_figure(curves: Sequence[HorizonCurve]) -> Figure:
     """Draw what the worst clone loses over what RL can lose at most, ``2αHε``, against `H`. One
     panel per radius rule.
+
+    Example:
+        >>> from theory.studies.sweep import horizon_curve
+        >>> (axes,) = crossover_figure([horizon_curve([64, 128])]).axes
+        >>> axes.lines[0].get_xdata().tolist()
+        [64, 128]
+
     """
     figure, panels = _panels(
         curves,
@@ -145,6 +166,13 @@ def crossover_figure(curves: Sequence[HorizonCurve]) -> Figure:
 def preference_figure(curve: PreferenceCurve) -> Figure:
     """Draw the preference error against ε: the worst case over the ball and over pairs, a sampled
     policy, and the bounds.
+
+    Example:
+        >>> from theory.studies.sweep import preference_curve
+        >>> (axes,) = preference_figure(preference_curve(horizon=2, vocab_size=2, points=3)).axes
+        >>> axes.get_ylabel()
+        'TV of preferences'
+
     """
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.subplots()
@@ -175,6 +203,13 @@ def learning_figure(curve: LearningCurve) -> Figure:
     at the longest `H`.
 
     Bands are the middle 90 % of the seeds. What RL loses is often zero, and then not on the axes.
+
+    Example:
+        >>> from theory.studies.learning import LearningSetting, learning_curve
+        >>> curve = learning_curve([2, 4], [10, 100], setting=LearningSetting(seeds=2, prompts=1))
+        >>> [axes.get_xlabel() for axes in learning_figure(curve).axes]
+        ['horizon $H$ (tokens)', 'demonstrations $n$']
+
     """
     figure = Figure(figsize=(8.4, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
@@ -239,6 +274,13 @@ def sharpening_figure(curves: Mapping[str, SharpeningCurve]) -> Figure:
 
     The endogenous value is drawn as a share of its range; the dot is the best exponent of the grid
     (its last where the value rises to a plateau), the dotted line the value of `π̂`.
+
+    Example:
+        >>> from theory.studies.sweep import sharpening_curves
+        >>> curves = sharpening_curves(points=3)
+        >>> [axes.get_title() for axes in sharpening_figure(curves).axes] == list(curves)
+        True
+
     """
     figure = Figure(figsize=(7.2, 3.1), layout="constrained")
     panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]

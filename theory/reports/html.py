@@ -18,7 +18,13 @@ VOID = frozenset({"img", "input"})
 
 
 class Markup(str):
-    """Text that is HTML already, and is written as it is."""
+    """Mark text that is HTML already, and is written as it is.
+
+    Example:
+        >>> escape("<b>"), escape(Markup("<b>"))
+        ('&lt;b&gt;', '<b>')
+
+    """
 
     __slots__ = ()
 
@@ -62,7 +68,13 @@ def element(tag: str, *children: str, **attributes: str | int | bool | None) -> 
 
 
 def join(parts: Iterable[str]) -> Markup:
-    """Return parts as one piece of HTML, each escaped unless it is `Markup`."""
+    """Return parts as one piece of HTML, each escaped unless it is `Markup`.
+
+    Example:
+        >>> join(["a < b", Markup("<br>")])
+        'a &lt; b<br>'
+
+    """
     return Markup("".join(map(escape, parts)))
 
 
@@ -73,6 +85,11 @@ def page(title: str, body: Markup, style: str = "") -> str:
         title: name of the page in a browser.
         body: what it shows.
         style: CSS beside that of every page (``page.html``).
+
+    Example:
+        >>> whole = page("Gaps", element("p", "1 < 2"))
+        >>> "<title>Gaps</title>" in whole, "<p>1 &lt; 2</p>" in whole, "<script" in whole
+        (True, True, False)
 
     """
     template = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")

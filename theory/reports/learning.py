@@ -12,6 +12,13 @@ __all__ = ["learning_report"]
 def learning_report(curve: LearningCurve) -> Report:
     """Report exponents in `H` at the most demonstrations and in `n` at the longest horizon, for
     each expert and error.
+
+    Example:
+        >>> from theory.studies.learning import LearningSetting, learning_curve
+        >>> curve = learning_curve([2, 4], [10, 100], setting=LearningSetting(seeds=2, prompts=1))
+        >>> learning_report(curve).sections[1].rows[0][:2]
+        ('stochastic', 'clone')
+
     """
     longest = max(cell.horizon for cell in curve.cells)
     most = max(cell.n for cell in curve.cells)

@@ -46,7 +46,13 @@ Tone: TypeAlias = Literal["", "good", "bad", "quiet"]
 
 
 class Section:
-    """A part of a report; what has no text is on pages only."""
+    r"""Show a part of a report; what has no text is on pages only.
+
+    Example:
+        >>> Text("one paragraph").text(width=7)
+        'one\nparagraph'
+
+    """
 
     def text(self, width: int) -> str:
         """Return lines for a terminal of `width` columns; empty if there is nothing to show."""
@@ -310,7 +316,15 @@ class Report:
 
 
 def save_figure(figure: Figure, folder: str | Path, name: str) -> list[Path]:
-    """Write ``name.png`` and ``name.svg`` into `folder`; the same figure gives the same bytes."""
+    """Write ``name.png`` and ``name.svg`` into `folder`; the same figure gives the same bytes.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     [path.name for path in save_figure(Figure(), folder, "empty")]
+        ['empty.png', 'empty.svg']
+
+    """
     paths = []
     for kind in ("png", "svg"):
         path = Path(folder) / f"{name}.{kind}"

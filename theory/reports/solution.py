@@ -29,6 +29,23 @@ def solution_report(name: str, numbers: Mapping[str, Any]) -> Report:
         name: of the MDP.
         numbers: what the command writes as JSON; worst cases where there is an ``"epsilon"``.
 
+    Example:
+        >>> numbers = {"horizon": 1, "vocab_size": 2, "n_prompts": 1, "alpha": 1.0}
+        >>> numbers |= {"soft_value": 1.3133, "expert_plain_value": 0.7311}
+        >>> numbers |= {"optimal_plain_value": 1.0, "map_return": [1.0]}
+        >>> numbers |= {"expert_entropy": 0.5822, "map_response": [[1]], "map_log_prob": [-0.3133]}
+        >>> print(solution_report("coin", numbers).text())
+        coin: H = 1, V = 2, 1 prompt(s), α = 1
+          soft value E V*(s₁): 1.3133
+          plain value of the soft-optimal policy: 0.7311
+          plain value of the best policy: 1
+          entropy of the soft-optimal policy: 0.5822 nats
+        <BLANKLINE>
+        Most probable responses
+          prompt  MAP response    log π  r*
+          ---------------------------------
+          0       1             -0.3133   1
+
     """
     title = (
         f"{name}: H = {numbers['horizon']}, V = {numbers['vocab_size']}, "

@@ -41,6 +41,16 @@ def verify_report(
         preference: preference error against ε.
         note: what was left out, and why.
 
+    Example:
+        >>> from theory.claims.findings import decide_each
+        >>> from theory.studies.gallery import swapped_pair
+        >>> from theory.studies.sweep import horizon_curve, preference_curve
+        >>> group = Group("a pair", [swapped_pair(4, alpha=1.0, epsilon=0.1)], {}, STATEMENTS)
+        >>> findings = decide_each(STATEMENTS, group.instances, group="a pair")
+        >>> curves = horizon_curve([64, 128]), preference_curve(horizon=2, points=3)
+        >>> verify_report([group], findings, *curves).sections[0].title
+        'a pair'
+
     """
     exponents = (
         f"exponents in H of the exact error over ε (ε = {horizon.rule}): cloning "
@@ -76,7 +86,16 @@ def count_verdicts(verdicts: Iterable[str]) -> str:
 
 
 def tone(finding: Finding) -> Tone:
-    """Return how the row of a finding is coloured: quiet where it says nothing."""
+    """Return how the row of a finding is coloured: quiet where it says nothing.
+
+    Example:
+        >>> from theory.claims.findings import decide_each
+        >>> from theory.studies.gallery import swapped_pair
+        >>> found = decide_each(STATEMENTS, [swapped_pair(4, alpha=1.0, epsilon=0.1)])
+        >>> {x.statement.name: tone(x) for x in found if tone(x)}  # its bound is vacuous
+        {'theorem-2-rl': 'quiet'}
+
+    """
     if finding.verdict == "violated":
         return "bad"
     silent = finding.vacuous_share == 1 or finding.verdict == "does not apply"
@@ -84,7 +103,16 @@ def tone(finding: Finding) -> Tone:
 
 
 def undecided(finding: Finding) -> list[Text]:
-    """Return why instances are undecided, a sentence for each reason."""
+    """Return why instances are undecided, a sentence for each reason.
+
+    Example:
+        >>> from theory.claims.findings import decide_each
+        >>> from theory.studies.gallery import swapped_pair
+        >>> found = decide_each(STATEMENTS, [swapped_pair(4, alpha=1.0, epsilon=0.1)])
+        >>> [text for x in found for text in undecided(x)]  # all are decided
+        []
+
+    """
     known = finding.equal_within < math.inf
     within = f", equal to within {finding.equal_within:.0e}" if known else ""
     return [

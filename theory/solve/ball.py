@@ -61,7 +61,8 @@ def require_radius(epsilon: Any) -> Array | float:
 
 
 def log_caps(log_p: Array, radius: Array | float) -> Array:
-    """Largest log-probability of each token in the ball: `log_caps_and_rest` without the rest.
+    """Return the largest log-probability of each token in the ball: `log_caps_and_rest` without the
+    rest.
 
     Example:
         >>> np.exp(log_caps(np.log([[0.1, 0.9]]), np.log(2))).round(4).tolist()
@@ -71,7 +72,8 @@ def log_caps(log_p: Array, radius: Array | float) -> Array:
 
 
 def log_caps_and_rest(log_p: Array, radius: Array | float) -> tuple[Array, Array]:
-    """Largest log-probability of each token in the ball, and what it leaves to the others.
+    """Return the largest log-probability of each token in the ball, and what it leaves to the
+    others.
 
     The ball and normalisation allow ``up(a) = min(e^ε p_a, 1 − e^{−ε}(1 − p_a))``, computed as
     ``log up = log p + min(ε, log(1 + (1 − e^{−ε}) o))``, `o` the odds against the token, and
@@ -98,7 +100,7 @@ def log_caps_and_rest(log_p: Array, radius: Array | float) -> tuple[Array, Array
 
 
 def log_floors(log_p: Array, radius: Array | float) -> Array:
-    """Least log-probability of each token in the ball: ``(*batch, n, V)``, nats.
+    """Return the least log-probability of each token in the ball: ``(*batch, n, V)``, nats.
 
     ``down(a) = max(e^{−ε} p_a, 1 − e^ε(1 − p_a))``, computed as
     ``log down = log p − min(ε, −log(1 − (e^ε − 1) o))``, `o` the odds against the token.
@@ -117,7 +119,7 @@ def log_floors(log_p: Array, radius: Array | float) -> Array:
 
 
 def capped(log_p: Array, eps: Array | float) -> Array:
-    """``min(e^ε p, 1)``, elementwise, for any ε.
+    """Return ``min(e^ε p, 1)``, elementwise, for any ε.
 
     Example:
         >>> capped(np.log([0.1, 0.9]), np.log(2)).round(4).tolist()
@@ -140,7 +142,7 @@ def _log_rest(log_p: Array) -> Array:
 
 
 def log_or_floor(p: Array, log_low: Array) -> Array:
-    """``log p``, and `log_low` where `p` is too small to be a normal number.
+    """Return ``log p``, and `log_low` where `p` is too small to be a normal number.
 
     Example:
         >>> log_or_floor(np.array([1.0, 0.0]), np.array([-5.0, -800.0])).tolist()
@@ -215,7 +217,7 @@ def stack_tokens(columns: list[Array]) -> Array:
 
 
 def without_token(log_p: Array, tokens: Array | int) -> Array:
-    """Rows with ``-inf`` at one token each, `tokens` a number or ``(*batch, n)``.
+    """Return rows with ``-inf`` at one token each, `tokens` a number or ``(*batch, n)``.
 
     Example:
         >>> without_token(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([0, 1])).tolist()

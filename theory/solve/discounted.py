@@ -66,7 +66,7 @@ class CertifiedSolution(NamedTuple):
 def soft_value_iteration(
     mdp: DiscountedMDP, alpha: float, tolerance: float = 1e-10
 ) -> CertifiedSolution:
-    """Soft-optimal policy ``π_E = softmax(Q*/α)`` and the soft values ``V*``.
+    """Return the soft-optimal policy ``π_E = softmax(Q*/α)`` and the soft values ``V*``.
 
     ``V*`` is the fixed point of ``TV(s) = α log Σ_a exp((r(s,a) + γV(s'))/α)``. A Newton step is
     soft policy iteration.
@@ -99,7 +99,7 @@ def soft_value_iteration(
 
 
 def value_iteration(mdp: DiscountedMDP, tolerance: float = 1e-10) -> CertifiedSolution:
-    """A deterministic policy of greatest plain value, and the values ``max_π V^π(s)``.
+    """Return a deterministic policy of greatest plain value, and the values ``max_π V^π(s)``.
 
     Of equally good tokens the first is chosen. `tolerance` as in `soft_value_iteration`.
 
@@ -120,7 +120,8 @@ def value_iteration(mdp: DiscountedMDP, tolerance: float = 1e-10) -> CertifiedSo
 def worst_clone(
     mdp: DiscountedMDP, expert: Array, epsilon: float, tolerance: float = 1e-8
 ) -> CertifiedSolution:
-    """The policy within `epsilon` of `expert` with the least plain value from every state: exact.
+    """Return the policy within `epsilon` of `expert` with the least plain value from every state:
+    exact.
 
     The ball ``|log π̂(a|s) − log π_E(a|s)| ≤ ε`` is rectangular over states, so the least value is
     the fixed point of ``TV(s) = min_p̂ Σ_a p̂(a) [r(s,a) + γV(s')]``, a fractional knapsack in each
@@ -164,7 +165,7 @@ def worst_clone(
 
 
 def expected_sums(mdp: DiscountedMDP, policy: Array, table: Array) -> CertifiedSolution:
-    """Discounted sums ``E_π Σ_h γ^{h−1} x(s_h, a_h)`` of a per-token quantity `table`.
+    """Return the discounted sums ``E_π Σ_h γ^{h−1} x(s_h, a_h)`` of a per-token quantity `table`.
 
     They solve the linear system ``W(s) = Σ_a π(a|s) [x(s,a) + γW(s')]``. A token of probability
     zero contributes nothing, whatever its `x`.
@@ -197,7 +198,7 @@ def expected_sums(mdp: DiscountedMDP, policy: Array, table: Array) -> CertifiedS
 
 
 def plain_values(mdp: DiscountedMDP, policy: Array) -> CertifiedSolution:
-    """Plain values ``V^π(s) = E_π Σ_h γ^{h−1} r(s_h, a_h)`` of a stationary policy.
+    """Return the plain values ``V^π(s) = E_π Σ_h γ^{h−1} r(s_h, a_h)`` of a stationary policy.
 
     Example:
         >>> mdp = DiscountedMDP.table([[0.0, 1.0]], [[0, 0]], discount=0.9)
@@ -208,7 +209,7 @@ def plain_values(mdp: DiscountedMDP, policy: Array) -> CertifiedSolution:
 
 
 def entropy_values(mdp: DiscountedMDP, policy: Array) -> CertifiedSolution:
-    """Discounted entropy ``Σ_h γ^{h−1} E_π H(π(·|s_h))``, nats.
+    """Return the discounted entropy ``Σ_h γ^{h−1} E_π H(π(·|s_h))``, nats.
 
     Example:
         >>> mdp = DiscountedMDP.table([[0.0, 1.0]], [[0, 0]], discount=0.9)
@@ -219,7 +220,7 @@ def entropy_values(mdp: DiscountedMDP, policy: Array) -> CertifiedSolution:
 
 
 def regularised_values(mdp: DiscountedMDP, policy: Array, alpha: float) -> CertifiedSolution:
-    """Regularised values: plain values plus `alpha` times the discounted entropy.
+    """Return the regularised values: plain values plus `alpha` times the discounted entropy.
 
     Example:
         The soft-optimal policy attains the soft values:
@@ -235,7 +236,7 @@ def regularised_values(mdp: DiscountedMDP, policy: Array, alpha: float) -> Certi
 
 
 def kl_values(mdp: DiscountedMDP, policy: Array, other: Array) -> CertifiedSolution:
-    """Discounted KL ``Σ_h γ^{h−1} E_π KL(π(·|s_h)‖π'(·|s_h))``, nats.
+    """Return the discounted KL ``Σ_h γ^{h−1} E_π KL(π(·|s_h)‖π'(·|s_h))``, nats.
 
     Raises:
         ValueError: it is infinite, because `other` never chooses a token that `policy` chooses.
@@ -254,7 +255,7 @@ def kl_values(mdp: DiscountedMDP, policy: Array, other: Array) -> CertifiedSolut
 def endogenous_reward(
     mdp: DiscountedMDP, policy: Array, alpha: float, values: Array | None = None
 ) -> DiscountedMDP:
-    """Endogenous reward ``r̂(s,a) = α log π̂(a|s) + V̂(s) − γV̂(s')`` of a policy.
+    """Return the endogenous reward ``r̂(s,a) = α log π̂(a|s) + V̂(s) − γV̂(s')`` of a policy.
 
     RL on it plays ``value_iteration(endogenous_reward(…)).policy``, the response of greatest
     ``Σ_h γ^{h−1} log π̂(a_h|s_h)``, whose first tokens weigh most. RL with entropy at `alpha` plays

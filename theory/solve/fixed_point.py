@@ -43,7 +43,8 @@ def certified_fixed_point(
     tolerance: float = 1.0,
     sweeps: int = SWEEPS,
 ) -> tuple[np.ndarray, float]:
-    """Values ``(n,)`` and certified error of the fixed point of a `γ`-contraction, by Newton steps.
+    """Return the values ``(n,)`` and certified error of the fixed point of a `γ`-contraction, by
+    Newton steps.
 
     It ends where the residual ``‖TV − V‖`` is no larger than the rounding of one backup,
     ``noise·(|r| + 2|V|) + 8αV·EPS``, or stops falling while the error meets `tolerance`.
@@ -103,7 +104,7 @@ Reduce = Callable[..., Array]
 
 
 def soft_maxima(q: Array, alpha: Array | float) -> Array:
-    """Soft maximum over tokens, ``α log Σ_a exp(Q/α)``: ``(n, V)`` to ``(n,)``.
+    """Return the soft maximum over tokens, ``α log Σ_a exp(Q/α)``: ``(n, V)`` to ``(n,)``.
 
     Example:
         >>> soft_maxima(np.zeros((1, 2)), 1.0).round(4).tolist()  # log 2
@@ -113,7 +114,7 @@ def soft_maxima(q: Array, alpha: Array | float) -> Array:
 
 
 def maxima(q: Array) -> Array:
-    """Maximum over tokens, ``max_a Q``: ``(n, V)`` to ``(n,)``.
+    """Return the maximum over tokens, ``max_a Q``: ``(n, V)`` to ``(n,)``.
 
     Example:
         >>> maxima(np.array([[0.0, 3.0]])).tolist()
@@ -123,7 +124,7 @@ def maxima(q: Array) -> Array:
 
 
 def means(q: Array, log_probs: Array) -> Array:
-    """Mean over tokens, ``Σ_a π(a|s) Q``: ``(n, V)`` to ``(n,)``.
+    """Return the mean over tokens, ``Σ_a π(a|s) Q``: ``(n, V)`` to ``(n,)``.
 
     Example:
         >>> means(np.array([[0.0, 4.0]]), np.log([[0.75, 0.25]])).round(12).tolist()
@@ -148,7 +149,7 @@ _ROWS: dict[Reduce, Reduce] = {
 
 
 def fixed_point(mdp: DiscountedMDP, table: Array, reduce: Reduce, *parameters: Array) -> Array:
-    """The fixed point of ``V = reduce(x + γV', …)`` for a per-token quantity `x`: ``(n,)``.
+    """Return the fixed point of ``V = reduce(x + γV', …)`` for a per-token quantity `x`: ``(n,)``.
 
     In doubles it is found by Newton steps and has no error bound; use `soft_value_iteration` and
     the other solvers of `theory.solve.discounted` for one. In enclosures

@@ -61,7 +61,8 @@ __all__ = [
 
 
 def kl_optimal(reward: TokenMDP, anchor: Policy, beta: Any) -> Solution:
-    """The maximiser ``π(τ|s₁) ∝ μ(τ|s₁) exp(r(τ)/β)`` of ``V^π_r − β KL(π‖μ)``, and its values.
+    """Return the maximiser ``π(τ|s₁) ∝ μ(τ|s₁) exp(r(τ)/β)`` of ``V^π_r − β KL(π‖μ)``, and its
+    values.
 
     One backward sweep: ``V(s) = β log Σ_a μ(a|s) exp((r(s,a) + V(s⊕a))/β)``, ``π(a|s) = μ(a|s)
     exp((r + V' − V)/β)``. It is the soft-optimal policy of ``r + β log μ`` at temperature `β`, and
@@ -155,7 +156,7 @@ def _anchored_rows(total: Array, log_anchor: Array, beta: Array | float) -> tupl
 
 
 def regularised_objective(reward: TokenMDP, policy: Policy, anchor: Policy, beta: Any) -> Array:
-    """``V^π_r − β KL(π(τ)‖μ(τ))``, averaged over prompts: ``batch``, reward units.
+    """Return ``V^π_r − β KL(π(τ)‖μ(τ))``, averaged over prompts: ``batch``, reward units.
 
     PPO with a KL penalty maximises this; at its maximum it is the average of
     ``kl_optimal(…).values[0]``, and below it by ``β KL(π‖π_β)`` elsewhere. ``-inf`` where `policy`
@@ -281,7 +282,7 @@ minimisation with an anchor.
 def iterate(
     policy: Policy, alpha: Any, beta: Any = None, scheme: Scheme = "compound"
 ) -> Iterator[Policy]:
-    """Rounds of self-improvement: yields the policy after 1, 2, … rounds, each solved exactly.
+    """Yield the policy after 1, 2, … rounds, each solved exactly.
 
     Args:
         policy: `π̂`.
@@ -323,7 +324,8 @@ def _rounds(first: Policy, alpha: Array | float, beta: Any, scheme: Scheme) -> I
 
 
 def scheme_exponent(scheme: Scheme, alpha: Any, beta: Any, rounds: float) -> Array:
-    """The exponent `κ` of `SCHEMES`: after `rounds` rounds the policy is ``power_policy(π̂, κ)``.
+    """Return the exponent `κ` of `SCHEMES`: after `rounds` rounds the policy is ``power_policy(π̂,
+    κ)``.
 
     Args:
         scheme: one of `SCHEMES`.
@@ -398,7 +400,8 @@ class SharpeningCurve:
 def sharpening_curve(
     reward: TokenMDP, policy: Policy, alpha: Any, exponents: Any
 ) -> SharpeningCurve:
-    """The over-optimisation curve of RL on the endogenous reward: exact, all exponents in a batch.
+    """Return the over-optimisation curve of RL on the endogenous reward: exact, all exponents in a
+    batch.
 
     Args:
         reward: the true reward `r*`.
@@ -437,7 +440,8 @@ def sharpening_curve(
 
 
 def sharpening_slope(reward: TokenMDP, policy: Policy, exponent: Any = 1.0) -> Array:
-    """Slope ``dV^{π_κ}_r/dκ = E Cov_{π_κ}(r(τ), log π̂(τ))`` of `sharpening_curve`: ``batch``.
+    """Return the slope ``dV^{π_κ}_r/dκ = E Cov_{π_κ}(r(τ), log π̂(τ))`` of `sharpening_curve`:
+    ``batch``.
 
     At ``κ = 1`` its sign says whether sharpening helps at first: it does where, among responses to
     the same prompt, `π̂` prefers those that pay. As ``r*(τ) = α log π_E(τ) + V*(s₁)``, the slope is
@@ -484,7 +488,7 @@ class BestExponent(NamedTuple):
 def best_exponent(
     reward: TokenMDP, policy: Policy, low: float = 1.0, high: float = 1e3
 ) -> BestExponent:
-    """The `κ` in ``[low, high]`` of greatest ``V^{π_κ}_r``: an end, or a zero of the slope.
+    """Return the `κ` in ``[low, high]`` of greatest ``V^{π_κ}_r``: an end, or a zero of the slope.
 
     Every fall of `sharpening_slope` through zero on a grid of 200 exponents (4 % apart by default)
     is refined to rounding, and the best of these and the ends is taken; an end, where no zero is

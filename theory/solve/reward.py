@@ -49,7 +49,7 @@ Terminal = Literal["zero", "bootstrap"]
 def endogenous_reward(
     policy: Policy, alpha: Any, *, gauge: Gauge = "logits", terminal: Terminal = "zero"
 ) -> TokenMDP:
-    """The token MDP whose reward is the policy's endogenous reward (EndoRM, eqs. 9–12).
+    """Return the token MDP whose reward is the policy's endogenous reward (EndoRM, eqs. 9–12).
 
     Temperature: ``Policy.from_logits(dynamics, f, temperature=α)`` with the same `alpha` here is
     the model sampled at temperature ``α``, ``V̂ = α log Σ exp(f/α)``; ``from_logits(dynamics, f)``
@@ -154,7 +154,8 @@ def returns(mdp: TokenMDP, responses: Responses) -> Array:
 
 
 def shape_reward(mdp: TokenMDP, potential: tuple[Array, ...]) -> TokenMDP:
-    """Potential-based shaping ``r(s,a) + Φ(s⊕a) − Φ(s)``, ``Φ = 0`` at the end (Ng et al. 1999).
+    """Shape a reward by a potential: ``r(s,a) + Φ(s⊕a) − Φ(s)``, ``Φ = 0`` at the end (Ng et al.
+    1999).
 
     Args:
         mdp: the token MDP.
@@ -177,7 +178,7 @@ def shape_reward(mdp: TokenMDP, potential: tuple[Array, ...]) -> TokenMDP:
 
 
 def with_rewards(dynamics: Dynamics, rewards: tuple[Array, ...]) -> TokenMDP:
-    """A `TokenMDP` on `dynamics` whose `reward_range` is that of the rewards.
+    """Return a `TokenMDP` on `dynamics` whose `reward_range` is that of the rewards.
 
     Example:
         >>> mdp = TokenMDP.tree([[[0.0, 1.0]]])
@@ -195,7 +196,8 @@ def with_rewards(dynamics: Dynamics, rewards: tuple[Array, ...]) -> TokenMDP:
 
 
 def bradley_terry(delta: Array) -> Array:
-    """Probability ``σ(r(τ) − r(τ'))`` that the first response is preferred (eq. 3), elementwise.
+    """Return the probability ``σ(r(τ) − r(τ'))`` that the first response is preferred (eq. 3),
+    elementwise.
 
     Example:
         >>> bradley_terry(np.array([0.0, 1.0, -1000.0])).round(4).tolist()
@@ -207,7 +209,8 @@ def bradley_terry(delta: Array) -> Array:
 
 
 def preference_tv(delta: Array, other: Array) -> Array:
-    """Total variation ``|σ(Δ) − σ(Δ')|`` between two Bradley–Terry preferences, elementwise.
+    """Return the total variation ``|σ(Δ) − σ(Δ')|`` between two Bradley–Terry preferences,
+    elementwise.
 
     Computed as ``sinh(|Δ−Δ'|/2) / (2 cosh(Δ/2) cosh(Δ'/2))`` in log-space, so that neither a small
     difference nor a large return loses its digits.

@@ -57,7 +57,7 @@ class Solution(NamedTuple):
 
 
 def soft_values(mdp: TokenMDP, alpha: Any) -> tuple[Array, ...]:
-    """Soft value of every state, ``V*(s) = α log Σ_a exp(Q*(s,a)/α)``.
+    """Return the soft value of every state, ``V*(s) = α log Σ_a exp(Q*(s,a)/α)``.
 
     ``Q*(s,a) = r(s,a) + V*(s⊕a)``, and the value after the last token is zero.
 
@@ -81,7 +81,7 @@ def soft_values(mdp: TokenMDP, alpha: Any) -> tuple[Array, ...]:
 
 
 def soft_optimal(mdp: TokenMDP, alpha: Any) -> Solution:
-    """Soft-optimal policy ``π_E = softmax(Q*/α)`` and the soft values ``V*``.
+    """Return the soft-optimal policy ``π_E = softmax(Q*/α)`` and the soft values ``V*``.
 
     The policy maximises the regularised value; its gauge (`Policy.log_normalizers`) is ``V*/α``, so
     that ``endogenous_reward(policy, alpha)`` returns the reward it was solved for.
@@ -120,7 +120,7 @@ def soft_optimal(mdp: TokenMDP, alpha: Any) -> Solution:
 
 
 def soft_q_values(mdp: TokenMDP, alpha: Any) -> tuple[Array, ...]:
-    """Soft Q-values ``Q*(s,a) = r(s,a) + V*(s⊕a)``: `H` tables ``(*batch, n_h, V)``.
+    """Return the soft Q-values ``Q*(s,a) = r(s,a) + V*(s⊕a)``: `H` tables ``(*batch, n_h, V)``.
 
     They are ``-inf`` on forbidden tokens; `alpha` as in `soft_values`.
 
@@ -136,7 +136,7 @@ def soft_q_values(mdp: TokenMDP, alpha: Any) -> tuple[Array, ...]:
 
 
 def plain_optimal(mdp: TokenMDP) -> Solution:
-    """A deterministic policy of greatest plain value, and the values ``max_π V^π_r(s)``.
+    """Return a deterministic policy of greatest plain value, and the values ``max_π V^π_r(s)``.
 
     Of equally good tokens the first is chosen. ``α → 0`` of `soft_optimal`, up to how ties are
     shared.
@@ -155,7 +155,8 @@ def plain_optimal(mdp: TokenMDP) -> Solution:
 
 
 def power_policy(policy: Policy, exponent: Any) -> Policy:
-    """The sequence-level power ``π^κ(τ|s₁)``, normalised: sharper for κ > 1, flatter for κ < 1.
+    """Return the sequence-level power ``π^κ(τ|s₁)``, normalised: sharper for κ > 1, flatter for κ <
+    1.
 
     It is the soft-optimal policy of the reward ``κ log π`` at temperature 1, and with ``κ = 1 +
     α/β`` the maximiser of ``V^π'_{r̂} − β KL(π'‖π)``, `r̂` the endogenous reward of `π` at
@@ -249,7 +250,7 @@ def _q_table(mdp: TokenMDP, h: int, children: Array | float) -> Array:
 
 
 def log_softmax(q: Array, alpha: Array | float) -> Array:
-    """``log softmax(q/α)`` over tokens: ``(*batch, n, V)``, nats.
+    """Return ``log softmax(q/α)`` over tokens: ``(*batch, n, V)``, nats.
 
     It is computed from differences of `q`, so that large values cancel before the division.
 
@@ -271,7 +272,8 @@ def _log_softmax(q: Array, alpha: Array | float) -> Array:
 
 
 def greedy_rows(q: Array) -> Array:
-    """Log-probabilities of the policy that takes the first largest entry: ``(*batch, n, V)``.
+    """Return the log-probabilities of the policy that takes the first largest entry: ``(*batch, n,
+    V)``.
 
     Example:
         >>> greedy_rows(np.array([[0.0, 2.0, 2.0]])).tolist()

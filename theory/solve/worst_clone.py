@@ -17,7 +17,8 @@ __all__ = ["best_clone", "worst_clone"]
 
 
 def worst_clone(mdp: TokenMDP, expert: Policy, epsilon: Any) -> Solution:
-    """The policy of the ball with the least plain value ``min_π̂ V^π̂_r``, and its values: exact.
+    """Return the policy of the ball with the least plain value ``min_π̂ V^π̂_r``, and its values:
+    exact.
 
     The ball is rectangular over states, so this is a backward induction, ``W(s) = min_p̂ Σ_a p̂(a)
     [r(s,a) + W(s⊕a)]``, each step a fractional knapsack: every token starts at its floor
@@ -48,7 +49,8 @@ def worst_clone(mdp: TokenMDP, expert: Policy, epsilon: Any) -> Solution:
 
 
 def best_clone(mdp: TokenMDP, expert: Policy, epsilon: Any) -> Solution:
-    """The policy of the ball with the greatest plain value: `worst_clone` of the negative reward.
+    """Return the policy of the ball with the greatest plain value: `worst_clone` of the negative
+    reward.
 
     Example:
         >>> mdp = TokenMDP.tree([[[0.0, 1.0]]])

@@ -25,7 +25,8 @@ SERIES = [1.0 / (k * math.factorial(k - 2)) for k in range(2, 17)]
 
 
 def worst_kl(expert: Policy, epsilon: Any) -> Solution:
-    """The policy of the ball with the greatest ``KL(π̂(τ)‖π_E(τ))``, and its divergences: exact.
+    """Return the policy of the ball with the greatest ``KL(π̂(τ)‖π_E(τ))``, and its divergences:
+    exact.
 
     ``α`` times it is the regularised gap. ``K(s) = max_p̂ Σ_a p̂(a) [log p̂(a)/p(a) + K(s⊕a)]`` is
     convex in the row, so it is attained at a vertex of the row's ball: all tokens but one at

@@ -44,7 +44,8 @@ class MapAdversary(NamedTuple):
 
 
 def worst_map(mdp: TokenMDP, expert: Policy, epsilon: Any) -> MapAdversary:
-    """Least return of the most probable (MAP) response over the ball, for each prompt: exact.
+    """Return the least return of the most probable (MAP) response over the ball, for each prompt:
+    exact.
 
     The ball is rectangular over states, and on the tree the subtrees beside a response are disjoint
     from it. So ``τ`` can be made a MAP response iff at every step ``k``

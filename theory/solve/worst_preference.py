@@ -28,7 +28,8 @@ CERTAIN = 100.0
 def worst_preference(
     mdp: TokenMDP, expert: Policy, epsilon: Any, alpha: Any, first: Responses, second: Responses
 ) -> Array:
-    """Largest ``|σ(Δ*) − σ(Δ̂)|`` over the ball for pairs of responses to one prompt: exact.
+    """Return the largest ``|σ(Δ*) − σ(Δ̂)|`` over the ball for pairs of responses to one prompt:
+    exact.
 
     ``Δ* = r*(τ) − r*(τ')`` and ``Δ̂ = α [log π̂(τ) − log π̂(τ')]``. Tokens that the two share first
     cancel; from where they part, ``Δ̂`` is greatest with every token of ``τ`` at its cap ``up`` and
@@ -113,7 +114,8 @@ def _greatest_log_ratio(
 def preference_attaining_policy(
     mdp: TokenMDP, expert: Policy, epsilon: Any, alpha: Any, first: Responses, second: Responses
 ) -> Policy:
-    """A policy of the ball, on the tree of prefixes, that attains `worst_preference` for a pair.
+    """Return a policy of the ball, on the tree of prefixes, that attains `worst_preference` for a
+    pair.
 
     Args:
         mdp: see `worst_preference`, here without batch axes.
@@ -175,7 +177,8 @@ def _row_with(log_p: Array, radius: float, fixed: list[tuple[int, float]]) -> Ar
 def worst_preference_pair(
     mdp: TokenMDP, expert: Policy, epsilon: Any, alpha: Any
 ) -> tuple[Array, Responses, Responses]:
-    """Largest `worst_preference` over all pairs of responses to one prompt, and the pair.
+    """Return the largest `worst_preference` over all pairs of responses to one prompt, and the
+    pair.
 
     Args:
         mdp: see `worst_preference`, here without batch axes.

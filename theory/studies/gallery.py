@@ -36,7 +36,7 @@ def random_tree(
     batch: tuple[int, ...] = (),
     seed: Seed = None,
 ) -> TokenMDP:
-    """A token MDP with independent uniform rewards: the typical case, far from every bound.
+    """Make a token MDP with independent uniform rewards: the typical case, far from every bound.
 
     Raises:
         ValueError: a size is below 1, or the tree does not fit into memory.
@@ -57,7 +57,7 @@ def random_tree(
 def coin_payoff(
     horizon: int, alpha: float, *, coin_fraction: float = 0.5, vocab_size: int = 2
 ) -> TokenMDP:
-    """The family on which cloning loses ``H^{3/2}``.
+    """Make an instance of the family on which cloning loses ``H^{3/2}``.
 
     States are (step, heads so far), then (step, outcome). In the first `n` steps half the tokens
     are heads and half are tails, and none pays. If heads win, each of the ``m`` steps left is a
@@ -118,7 +118,8 @@ def coin_payoff(
 def coin_payoff_gap(
     horizon: int, epsilon: float, alpha: float, *, coin_fraction: float = 0.5, vocab_size: int = 2
 ) -> float:
-    """``V^{π_E} − min_π̂ V^π̂`` of `coin_payoff` over the ball of radius ε: exact, at any horizon.
+    """Return ``V^{π_E} − min_π̂ V^π̂`` of `coin_payoff` over the ball of radius ε: exact, at any
+    horizon.
 
     A level step is worth `b` under every policy. A payoff step is worth `p` under the expert and
     ``w = p − λ`` under the worst policy, which floors the one rewarded token:
@@ -220,7 +221,8 @@ def _payoff_over_level(alpha: float, vocab_size: int) -> float:
 
 
 def swapped_pair(horizon: int, alpha: float, epsilon: float, *, slack: float = 1e-3) -> Instance:
-    """Two responses that swap: RL on `r̂` loses ``(1 − slack)·2αHε``, at any horizon.
+    """Make an instance of two responses that swap: RL on `r̂` loses ``(1 − slack)·2αHε``, at any
+    horizon.
 
     V = 4. Tokens 0 and 1 of the first step open the paths A and B, on which token 0 stays; every
     other token leaves for a state that pays nothing. A pays ``2αε(1 − slack)`` a step more than B.
@@ -277,7 +279,8 @@ def swapped_pair(horizon: int, alpha: float, epsilon: float, *, slack: float = 1
 
 
 def swapped_pair_gap(horizon: int, alpha: float, epsilon: float, *, slack: float = 1e-3) -> float:
-    """``max_π V^π − V^{π_RL}`` of the worst `swapped_pair` in the ball of radius ε: closed form.
+    """Return ``max_π V^π − V^{π_RL}`` of the worst `swapped_pair` in the ball of radius ε: closed
+    form.
 
     It is ``(1 − slack)·2αHε``. Where ε is too large for the pair, that of the largest radius that
     it allows: the smaller ball is in the larger one.
@@ -303,7 +306,7 @@ def _swapped_reward(alpha: float) -> float:
 
 
 def randomised_response(horizon: int, alpha: float, epsilon: float) -> Instance:
-    """One recurring state, V = 2: three bounds hold with equality.
+    """Make an instance of one recurring state, V = 2, on which three bounds hold with equality.
 
     ``π_E = (e^ε, 1)/(1 + e^ε)``, and `π̂` is the swap of it. Token 0 pays ``αε``, token 1 nothing.
     Every step is a randomised response, so ``TV(π_E(τ), π̂(τ)) = TV_RR(H, ε)`` and ``KL = Hε
@@ -338,7 +341,8 @@ def randomised_response(horizon: int, alpha: float, epsilon: float) -> Instance:
 
 
 def majority_vote(horizon: int, alpha: float, epsilon: float, *, vocab_size: int = 2) -> TokenMDP:
-    """The family on which cloning is worst when `α` or `V` is free: it nears ``Σ_h TV_RR(h, ε)``.
+    """Make an instance of the family on which cloning is worst when `α` or `V` is free: it nears
+    ``Σ_h TV_RR(h, ε)``.
 
     States (step, ayes so far). The first `k` tokens vote no, the others aye; a step pays 1 if the
     ayes lead after its vote, and in a tie if it votes aye. In each state `k` brings the expert's
@@ -395,7 +399,8 @@ def majority_vote(horizon: int, alpha: float, epsilon: float, *, vocab_size: int
 def indifferent_learner(
     horizon: int, alpha: float, *, vocab_size: int = 3, low: int = 2
 ) -> Instance:
-    """RL on `r̂` loses ``αHε(1 + tanh(ε/2))`` against the expert: the most that it can.
+    """Make an instance on which RL on `r̂` loses ``αHε(1 + tanh(ε/2))`` against the expert: the
+    most that it can.
 
     One recurring state. The first `low` tokens pay 0, the others ``2αε``, with
     ``ε = log(low/(V − low))``. Then `π_E` is ``e^{∓ε}/V``, a uniform `π̂` is ε away from it, all

@@ -63,12 +63,17 @@ EPSILONS = (1e-3, 3.0)
 
 
 def exact_groups(seed: int = 0, *, n_instances: int = 256) -> list[Group]:
-    """Random token trees with a sampled policy and with the worst of the ball, the gallery's
-    families, and the discounted statements on random window MDPs.
+    """Make the groups that ``endorm verify`` examines: random token trees with a sampled policy and
+    with the worst of the ball, the gallery's families, and discounted window MDPs.
 
     Args:
         seed: seed of rewards, temperatures, radii and policies.
         n_instances: how many random instances of each kind, at least one per shape.
+
+    Example:
+        >>> [len(group.instances) for group in exact_groups(n_instances=1)]
+        [8, 30, 56, 1]
+
     """
     rng = np.random.default_rng(seed)
     batch = max(1, math.ceil(n_instances / len(SHAPES)))
@@ -110,17 +115,22 @@ def exact_groups(seed: int = 0, *, n_instances: int = 256) -> list[Group]:
 def worst_instances(
     mdp: TokenMDP, expert: Policy, alpha: np.ndarray, epsilon: np.ndarray
 ) -> list[Instance]:
-    """For each adversary of the ball an instance with its policy: cloning, RL, divergence, and the
-    worst pair.
+    """Return an instance with the policy of each adversary of the ball.
 
-    The worst pair is searched for where all responses to a prompt are compared (see
-    `Instance.responses`).
+    They are those of cloning, of RL, of the divergence, and of the worst pair, which is searched
+    for where all responses to a prompt are compared (see `Instance.responses`).
 
     Args:
         mdp: token trees with one batch axis.
         expert: their soft-optimal policies.
         alpha: temperatures, ``batch``.
         epsilon: radii in nats, ``batch``.
+
+    Example:
+        >>> mdp = random_tree(2, 2, batch=(3,), seed=0)
+        >>> expert = soft_optimal(mdp, np.ones(3)).policy
+        >>> [x.batch_shape for x in worst_instances(mdp, expert, np.ones(3), np.full(3, 0.1))]
+        [(3,), (3,), (3,), (3,)]
 
     """
     mapped = worst_map(mdp, expert, epsilon)
@@ -198,6 +208,13 @@ def run(groups: Sequence[Group], processes: int | None = None) -> list[Finding]:
     Args:
         groups: the groups, with names of their own, each with one of the lists of statements.
         processes: number of processes; as many as there are processors by default.
+
+    Example:
+        >>> from theory.studies.gallery import swapped_pair
+        >>> pairs = [swapped_pair(H, alpha=1.0, epsilon=0.1) for H in (2, 4)]
+        >>> found = run([Group("pairs", pairs, {}, STATEMENTS)], processes=1)
+        >>> len(found) == len(STATEMENTS), max(finding.instances for finding in found)
+        (True, 2)
 
     """
     names = [group.name for group in groups]

@@ -76,7 +76,8 @@ class Found(NamedTuple):
 
 
 def clone_fraction(bound: Callable[[int, float], Array]) -> Objective:
-    """Objective ``(V^{π_E} − min_π̂ V^π̂) / bound(H, ε)``: share of a cloning bound that is attained.
+    """Return the objective ``(V^{π_E} − min_π̂ V^π̂) / bound(H, ε)``: share of a cloning bound that
+    is attained.
 
     Args:
         bound: a cloning bound of `theory.claims.bounds` in ``(H, ε)``, for instance

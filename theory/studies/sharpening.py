@@ -24,7 +24,8 @@ __all__ = [
 
 
 def map_is_not_greedy(map_mass: float = 0.36, first: float = 0.4) -> tuple[TokenMDP, float]:
-    """An MDP and a temperature whose soft-optimal policy has a MAP response that greedy misses.
+    """Make an MDP and a temperature whose soft-optimal policy has a MAP response that greedy
+    misses.
 
     The policy chooses token 1 with probability `first` and then token 0, which makes (1, 0) a
     response of mass `map_mass`; after token 0 any token has ½. At 0.36 greedy takes (0, ·) with
@@ -59,7 +60,8 @@ def map_is_not_greedy(map_mass: float = 0.36, first: float = 0.4) -> tuple[Token
 
 
 def map_is_right(accuracy: float = 0.4) -> Instance:
-    """Sharpening always helps: one response of 16 is right, and in `π̂` it is the most probable.
+    """Make an MDP on which sharpening always helps: one response of 16 is right, and in `π̂` it is
+    the most probable.
 
     Args:
         accuracy: of `π̂`; above 1/16, so that the right response is the MAP.
@@ -83,7 +85,8 @@ def map_is_right(accuracy: float = 0.4) -> Instance:
 
 
 def map_is_wrong(accuracy: float = 0.9) -> Instance:
-    """Sampling is right with probability `accuracy`, and RL on `r̂` is always wrong.
+    """Make an MDP on which sampling is right with probability `accuracy`, and RL on `r̂` is always
+    wrong.
 
     V = 4, H = 2. One response of 16 is wrong (it pays 0, the others 1), and in `π̂` it is the most
     probable: the right ones share `accuracy`, 1/15 each. RL on `r̂` finds what the policy likes
@@ -111,7 +114,8 @@ def map_is_wrong(accuracy: float = 0.9) -> Instance:
 
 
 def rise_then_fall(alpha: float = 1.0) -> Instance:
-    """Sharpening first raises accuracy and then lowers it: power policies ``π̂^κ`` on two prompts.
+    """Make an MDP on which sharpening first raises accuracy and then lowers it: power policies
+    ``π̂^κ`` on two prompts.
 
     V = 4, H = 2. For prompt 0 one response of 16 is right and has mass 0.4: a small `κ` finds it.
     For prompt 1 one is wrong and has mass 0.07, above the others' 0.062: a large `κ` finds that.
@@ -168,7 +172,7 @@ class Verifier(NamedTuple):
 def verifier_disagreement(
     accept: tuple[float, float] = (0.4, 0.7), lead: float = 1.0, alpha: float = 1.0
 ) -> Verifier:
-    """A verifier with the larger probability, but the smaller logit, of "Yes" on a response.
+    """Make a verifier with the larger probability, but the smaller logit, of "Yes" on a response.
 
     It accepts the second response more often and has the larger logit of "Yes" on the first. The
     state ``s₁ = (x, y, "is it right?")`` holds the response, so its soft value does not cancel

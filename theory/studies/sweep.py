@@ -60,7 +60,7 @@ class Exponent:
 
 
 def fit_exponent(x: Any, y: Any) -> Exponent:
-    """Least-squares slope of ``log y`` against ``log x``, with a Student-t interval.
+    """Fit the least-squares slope of ``log y`` against ``log x``, with a Student-t interval.
 
     The points of an exact curve have no noise: the interval measures how far the curve is from a
     power law.
@@ -174,7 +174,8 @@ def horizon_curve(
     epsilon: float | None = None,
     epsilon_over_sqrt: float | None = None,
 ) -> HorizonCurve:
-    """Worst cases of cloning and of RL on the endogenous reward against `H`: exact, with bounds.
+    """Compute the worst cases of cloning and of RL on the endogenous reward against `H`: exact,
+    with bounds.
 
     Args:
         horizons: increasing, each at least 2.
@@ -258,7 +259,8 @@ def _first(holds: Callable[[int], bool], horizons: Sequence[int]) -> int | None:
 
 
 def headlines(curves: Sequence[HorizonCurve]) -> list[HorizonCurve]:
-    """For each radius rule the curve of largest cloning loss over RL's bound at the longest H.
+    """Return for each radius rule the curve of largest cloning loss over RL's bound at the longest
+    H.
 
     Example:
         >>> curves = [horizon_curve([64, 128], alpha=alpha) for alpha in (0.1, 0.5)]
@@ -305,7 +307,8 @@ class PreferenceCurve:
 def preference_curve(
     *, alpha: float = 1.0, horizon: int = 4, vocab_size: int = 3, points: int = 25, seed: int = 0
 ) -> PreferenceCurve:
-    """Largest ``TV(P_{r*}, P_{r̂})`` over pairs of responses against ε, on a random token tree.
+    """Compute the largest ``TV(P_{r*}, P_{r̂})`` over pairs of responses against ε, on a random
+    token tree.
 
     Args:
         alpha: temperature, reward units.
@@ -341,7 +344,8 @@ def preference_curve(
 
 
 def sharpening_curves(points: int = 160) -> dict[str, SharpeningCurve]:
-    """True value against the exponent on three instances of `theory.studies.sharpening`, by name.
+    """Compute the true value against the exponent on three instances of
+    `theory.studies.sharpening`, by name.
 
     Example:
         >>> [float(curve.value[-1].round(2)) for curve in sharpening_curves(points=3).values()]

@@ -17,7 +17,7 @@ from tiny import tiny
 from llm_bridge.check import draws, sampled
 from llm_bridge.check.comparison import compare
 from llm_bridge.check.confidence import bounded_interval, mean_interval, share_interval
-from llm_bridge.check.draws import Draws, ModelPair, Sampling, TemperedActor, draw
+from llm_bridge.check.draws import Draws, DrawSetting, ModelPair, TemperedActor, draw
 from llm_bridge.check.exact import model_instance
 from llm_bridge.check.sampled import estimates
 from llm_bridge.models.cloned import letter_tokenizer
@@ -39,7 +39,7 @@ ENDS = (4,)
 
 def estimate(lm, expert, prompts, horizon, n, **options):
     others = {name: options.pop(name) for name in ("alpha", "confidence") if name in options}
-    return sampled.estimate(lm, expert, prompts, Sampling(horizon, n, **options), **others)
+    return sampled.estimate(lm, expert, prompts, DrawSetting(horizon, n, **options), **others)
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_intervals_cover_as_often_as_they_say(models, pair, instance):
     trials, n = 400, 300
     ids, truth = [encode_prompt(models[0], p, H) for p in PROMPTS], exact(instance)
     generator = torch.Generator().manual_seed(7)
-    sampling = Sampling(H, trials * n, end_tokens=ENDS, memory=2**27)
+    sampling = DrawSetting(H, trials * n, end_tokens=ENDS, memory=2**27)
     with torch.no_grad():
         drawn = [draw(pair, own, ids, sampling, generator) for own in (0, 1)]
     log_e, log_p = (
@@ -396,7 +396,7 @@ def test_blocks_do_not_matter(models, pair):
         with torch.no_grad():
             generator = torch.Generator().manual_seed(1)
             found.append(
-                draw(pair, 1, ids, Sampling(H, 6, end_tokens=ENDS, memory=memory), generator)
+                draw(pair, 1, ids, DrawSetting(H, 6, end_tokens=ENDS, memory=memory), generator)
             )
     for name in (*NAMES, "largest_ratio"):
         np.testing.assert_allclose(*(getattr(each, name) for each in found), atol=1e-6)

@@ -14,7 +14,7 @@ transformers = pytest.importorskip("transformers")
 
 from letters import biased, llama
 
-from llm_bridge.check.draws import Sampling
+from llm_bridge.check.draws import DrawSetting
 from llm_bridge.check.sampled import estimate
 from llm_bridge.models.spec import ModelSpec
 from llm_bridge.read import beam as module
@@ -179,8 +179,8 @@ READ = {
     "tree": lambda lm: token_tree(lm, PROMPTS, 3),
     "beam": lambda lm: beam_search(lm, PROMPTS, 3, 9),
     "beam in blocks": lambda lm: beam_search(lm, PROMPTS, 3, 9, memory=60_000),
-    "sampled": lambda lm: estimate(lm, llama(1), PROMPTS, Sampling(3, 20)),
-    "sampled expert": lambda lm: estimate(llama(1), lm, PROMPTS, Sampling(3, 20)),
+    "sampled": lambda lm: estimate(lm, llama(1), PROMPTS, DrawSetting(3, 20)),
+    "sampled expert": lambda lm: estimate(llama(1), lm, PROMPTS, DrawSetting(3, 20)),
 }
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
@@ -202,6 +203,11 @@ def test_errors_of_reading(lines, tmp_path):
         ("in \\boxed form\n#### 5", "5"),
         ("in \\boxed.\n#### 5", "5"),
         ("\\boxedtext 5", None),
+        ("\\boxed\\frac12$ m", "\\frac12"),
+        ("$\\boxed\\text{yes}$", "\\text{yes}"),
+        ("\\[\\boxed (1,2)\\]", "(1,2)"),
+        ("\\boxed\n{ 5 }", " 5 "),
+        ("\\boxed{{5}} and \\fbox{\\boxed{{6}}}", "{6}"),
     ],
 )
 def test_the_answer_of_a_response(response, expected):
@@ -283,6 +289,40 @@ SAME = [
     ("\\sqrt{5+2\\sqrt6}", "\\sqrt2+\\sqrt3"),
     ("(0.333333,1)", "(1/3,1)"),
     ("0.5x", "\\frac{x}{2}"),
+    ("3 1/2", "\\frac{7}{2}"),
+    ("-3 1/2", "-3.5"),
+    ("(3 1/2,4)", "(7/2,4)"),
+    ("33\\frac13\\%", "1/3"),
+    ("10 000/3", "10000/3"),
+    ("\\frac{1,000}{3}", "1000/3"),
+    ("0.\\overline{3}", "1/3"),
+    ("-0.1\\overline{6}", "-1/6"),
+    ("1.\\overline{142857}", "8/7"),
+    ("0.\\bar3", "\\frac13"),
+    ("0.\\overline{9}", "1"),
+    ("0.1666...", "1/6"),
+    ("0.1212\\ldots", "\\frac{4}{33}"),
+    ("\\{0.\\overline{3},1\\}", "\\{1,1/3\\}"),
+    ("12_5", "(12)_5"),
+    ("12_{ 5 }", "\\left(12\\right)_{(5)}"),
+    ("12_{\\text{five}}", "012_5"),
+    ("12_5+10_5", "22_5"),
+    ("7!!", "105"),
+    ("100!", "100\\cdot 99!"),
+    ("\\binom{10}{3}", "120"),
+    ("7^{2004}", "7 \\cdot 7^{2003}"),
+    ("2^{64}", "18446744073709551616"),
+    ("2^{64}", "1.8446744e19"),
+    ("\\pi", "3.14159"),
+    ("100\\pi", "314.159265"),
+    ("2.5 \\text{ million}", "2500000"),
+    ("\\$2 million", "2,000,000 dollars"),
+    ("(20\\%,1)", "(0.2,1)"),
+    ("\\varnothing", "\\emptyset"),
+    ("5 \\text{ p.m.}", "5 PM"),
+    ("(1,2),(3,4)", "(3,4),(1,2)"),
+    ("\\{1,2\\}", "2,1"),
+    ("(0,1)", "0<x<1"),
 ]
 DIFFERENT = [
     ("5", ""),
@@ -332,6 +372,40 @@ DIFFERENT = [
     ("12_5+1", "12_7+1"),
     ("\\{12_5,3\\}", "\\{12_7,3\\}"),
     ("0.1_2", "0.1_3"),
+    ("12_{(5)}", "12_{(7)}"),
+    ("12_{\\text{five}}", "12_\\text{seven}"),
+    ("(12)_5", "(12)_7"),
+    ("21_5+1", "12_5+10"),
+    ("2", "3 1/2"),
+    ("31/2", "3 1/2"),
+    ("0.\\overline{3}", "0.3"),
+    ("0.\\overline{12}", "0.\\overline{13}"),
+    ("0.\\overline{3}", "0.33333"),
+    ("3!!", "(3!)!"),
+    ("100!", "100!+1"),
+    ("10^{30}", "10^{30}+1"),
+    ("2^{64}", "18446744073709551617"),
+    ("2^{64}", "1.844e19"),
+    ("7^{2004}", "7^{2005}"),
+    ("10^{-400}", "10^{-401}"),
+    ("1e-400", "0"),
+    ("e^{\\pi\\sqrt{163}}", "262537412640768744"),
+    ("1+10^{-30}", "1"),
+    ("\\sqrt2", "\\sqrt2+10^{-30}"),
+    ("1+10^{-30}i", "1"),
+    ("\\pi", "3.14"),
+    ("1 \\text{ million}", "1"),
+    ("1 \\text{ million}", "1 \\text{ billion}"),
+    ("5 \\text{ p.m.}", "5 \\text{ a.m.}"),
+    ("\\{1,2\\}", "(1,2)"),
+    ("\\{1,2\\}", "[1,2]"),
+    ("2^x=0", "3^x=0"),
+    ("0<x<1/2^{99}", "(0,1/2^{98})"),
+    ("y=x/2^{99}", "y=x/2^{98}"),
+    ("[1,10^{30})", "[1,10^{30}+1)"),
+    ("[3,2)", "[4,1)"),
+    ("x\\le10^{30}", "x\\le10^{30}+1"),
+    ("\\log_2 3", "\\log_3 2"),
 ]
 
 
@@ -356,15 +430,58 @@ def test_judging_never_raises(text):
         assert equivalent(f"1+{text}y", f"1+{text}y")
 
 
-@judging
-@given(
-    st.fractions(max_denominator=50, min_value=-100, max_value=100),
-    st.fractions(max_denominator=50, min_value=-9),
+FRACTIONS = st.builds(
+    Fraction,
+    st.integers(-(10**24), 10**24) | st.integers(-50, 50),
+    st.integers(1, 10**24) | st.integers(1, 50),
 )
-def test_fractions_are_compared_exactly(one, two):
-    written = f"{'-' if one < 0 else ''}\\frac{{{abs(one.numerator)}}}{{{one.denominator}}}"
-    assert equivalent(str(one), written)
-    assert equivalent(written, str(two)) == (one == two)
+
+
+def spellings(value):
+    """A fraction in every exact form, each with a sign before it."""
+    sign, top, bottom = "-" if value < 0 else "", abs(value.numerator), value.denominator
+    yield f"{sign}{top}/{bottom}"
+    yield f"{sign} \\dfrac{{{7 * top}}}{{{7 * bottom}}}"
+    yield f"${sign}\\frac{{{top}}}{{{bottom}}}$."
+    if top > bottom > 1:
+        yield f"{sign}{top // bottom}\\frac{{{top % bottom}}}{{{bottom}}}"
+        yield f"{sign}{top // bottom} {top % bottom}/{bottom}"
+    if bottom <= 50:
+        yield sign + long_division(top, bottom)
+
+
+def long_division(top, bottom):
+    """The decimal of a fraction, its repeating digits under a line."""
+    whole, rest = divmod(top, bottom)
+    digits, seen = "", {}
+    while rest not in seen:
+        seen[rest] = len(digits)
+        digit, rest = divmod(10 * rest, bottom)
+        digits += str(digit)
+    return f"{whole}.{digits[: seen[rest]]}\\overline{{{digits[seen[rest] :]}}}"
+
+
+@judging
+@given(FRACTIONS, FRACTIONS, st.integers(1, 10**24))
+def test_fractions_are_compared_exactly(one, two, large):
+    near = one + Fraction(1, large)
+    for right in spellings(one):
+        assert all(equivalent(right, given) for given in spellings(one))
+        assert not any(equivalent(right, given) for given in spellings(near))
+        assert {equivalent(right, given) for given in spellings(two)} == {one == two}
+
+
+FORMS = ["\\{{{},7\\}}", "(-10^{{30}},{}]", "x={}", "{}x"]
+
+
+@judging
+@settings(deadline=None, max_examples=15)
+@given(FRACTIONS, st.integers(2, 10**24), st.sampled_from(FORMS))
+def test_fractions_in_answers_are_compared_exactly(one, large, form):
+    right, near = form.format(f"({one})"), form.format(f"({one + Fraction(1, large)})")
+    other = form.format(f"\\frac{{{3 * one.numerator}}}{{{3 * one.denominator}}}")
+    assert equivalent(right, other)
+    assert not equivalent(right, near)
 
 
 @judging

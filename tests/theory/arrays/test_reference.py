@@ -375,7 +375,7 @@ def test_every_statement_has_its_two_sides():
     assert {statement.name for statement in STATEMENTS if statement.equality} == EQUALITIES
 
 
-@pytest.mark.parametrize("seed", range(200))
+@pytest.mark.parametrize("seed", range(120))
 def test_theorems_hold(seed):
     close = (None, 1e-12, 1e-3, 0.3, 2.0)[seed % 5]
     given = random_instance(1000 + seed, extreme=seed % 3 == 0, close=close)

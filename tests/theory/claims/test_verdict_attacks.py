@@ -66,6 +66,10 @@ def test_what_the_budget_leaves_out_of_a_thin_batch_is_undecided(monkeypatch):
     summary = decide(planted, [instance], budget=10_000)
     assert summary.verdict == "undecided"
     assert summary.outcomes["undecided"] == summary.reasons["over the budget of balls"] == 3
+    assert (summary.instances, summary.applies) == (15, 1.0)  # of the twelve that were evaluated
+    nothing = decide(planted, [instance], budget=0)
+    assert (nothing.verdict, nothing.instances) == ("undecided", 15)
+    assert math.isnan(nothing.applies)
 
 
 @pytest.mark.parametrize("alpha", [[0.4], [0.3, 0.5], [0.3, 0.5, 0.7, 0.9]])
