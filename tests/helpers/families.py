@@ -9,6 +9,7 @@ layer that the architecture mixes is there.
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import warnings
@@ -143,8 +144,14 @@ SMALL = {
 }
 """Value of a config field, wherever an architecture has a field of that name with a default."""
 
-LAYERS = ("layer_types", "layers_block_type")
+LATENT = {"head_dim": 4, "num_key_value_heads": 4}
+"""Of latent attention: every head has keys of its own, and only a part of each is rotated."""
+
+LAYERS = {"layer_types", "layers_block_type"}
 """Fields that list the kinds of the layers: each kind once, twice if there is one."""
+
+DEPTHS = {"num_hidden_layers", "n_layer", "num_layers"}
+"""Fields that count the layers."""
 
 PAD_POSITIONS = {"pad_token_id": 1, "max_position_embeddings": POSITIONS + 2}
 """These models count positions from the padding token's id on, and want one."""
@@ -415,19 +422,18 @@ UNBUILT: dict[str, str] = {
 
 def names() -> list[str]:
     """Return the model types of all causal architectures that are built, and the variants."""
-    known = transformers.AutoModelForCausalLM._model_mapping._model_mapping
-    return sorted((set(known) | set(VARIANTS)) - set(UNBUILT))
+    known = set(transformers.AutoModelForCausalLM._model_mapping._model_mapping)
+    return sorted((known | set(VARIANTS)) - set(UNBUILT))
 
 
-def shrunk(cls, changes):
-    """Make a small config of this class."""
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+def shrunk(cls: type, changes: dict) -> transformers.PreTrainedConfig:
+    """Make a small config of this class, and of the configs inside; `changes` come last."""
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     try:
         default = vars(cls())
     except ValueError:  # the class has no valid defaults
-        default = {name: f.default for name, f in fields.items()}
-    latent = "kv_lora_rank" in fields
-    values = {}
+        default = {name: field.default for name, field in fields.items()}
+    values: dict = {}
     for name, field in fields.items():
         value = default.get(cls.attribute_map.get(name, name))
         if isinstance(value, transformers.PreTrainedConfig):
@@ -436,29 +442,19 @@ def shrunk(cls, changes):
             kinds = list(dict.fromkeys(value))
             values[name] = kinds * 2 if len(kinds) == 1 else kinds
         elif name.endswith("token_id") and name in SMALL:
-            optional = "None" in str(field.type)
-            values[name] = None if optional else VOCABULARY - 1
-        elif latent and name in ("head_dim", "num_key_value_heads"):
-            # every head has keys of its own, and only a part of each is rotated
-            values[name] = SMALL[
-                "qk_rope_head_dim" if name == "head_dim" else "num_attention_heads"
-            ]
+            values[name] = None if "None" in str(field.type) else VOCABULARY - 1
+        elif name in LATENT and "kv_lora_rank" in fields:
+            values[name] = LATENT[name]
         elif name in SMALL and value is not None and not isinstance(value, list):
             values[name] = SMALL[name]
-    for name in LAYERS:
-        if name in values or name in changes:
-            n = len(changes.get(name, values.get(name)))
-            depth = ("num_hidden_layers", "n_layer", "num_layers")
-            values |= {key: n for key in depth if key in values}
-    values |= {
-        name: value
-        for name, value in changes.items()
-        if not isinstance(values.get(name), transformers.PreTrainedConfig)
-    }
-    return cls(**values)
+    for name in LAYERS & (values.keys() | changes.keys()):
+        layers = len(changes.get(name, values.get(name)))
+        values |= dict.fromkeys(DEPTHS & values.keys(), layers)
+    inner = {name for name, x in values.items() if isinstance(x, transformers.PreTrainedConfig)}
+    return cls(**values | {name: x for name, x in changes.items() if name not in inner})
 
 
-def config(name):
+def config(name: str) -> transformers.PreTrainedConfig:
     """Return the small config of that name."""
     kind, changes = VARIANTS.get(name, (name, {}))
     return shrunk(transformers.CONFIG_MAPPING[kind], OVERRIDES.get(kind, {}) | changes)
@@ -466,59 +462,57 @@ def config(name):
 
 @torch.no_grad()
 def _randomise(model, seed):
+    """Give every parameter numbers that matter, biases and norms too: logits about a nat apart."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(like):
-        return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like.dtype)
+        return torch.randn(like.shape, generator=generator, dtype=torch.double).to(like.dtype)
 
-    matrices = {
-        id(module.weight)
-        for module in model.modules()
-        if isinstance(
-            module, torch.nn.Linear | torch.nn.Embedding | torch.nn.Conv1d | torch.nn.Conv2d
-        )
-        or type(module).__name__ == "Conv1D"
-        if getattr(module, "weight", None) is not None
-    }
-    embeddings = {
-        id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)
-    }
-    for name, p in model.named_parameters():
-        if not p.is_floating_point():
-            continue
-        if id(p) in embeddings:
-            p.copy_(0.5 * normal(p))
-        elif id(p) in matrices or (p.ndim >= 2 and "A_log" not in name):
-            fan = max(1, p[0].numel()) if id(p) in matrices else p.shape[-1]
-            p.copy_(normal(p) * fan**-0.5)
+    owners: dict = {}  # a tied weight is the embedding's
+    for module in model.modules():
+        owners.setdefault(id(getattr(module, "weight", None)), module)
+    for name, parameter in model.named_parameters():
+        owner = owners.get(id(parameter))
+        if isinstance(owner, torch.nn.Embedding):
+            parameter.copy_(0.5 * normal(parameter))
+        elif parameter.ndim < 2 or "A_log" in name:  # about where the model would start
+            parameter.copy_(parameter.nan_to_num() + 0.2 * normal(parameter))
         else:
-            p.copy_(p.nan_to_num() + 0.2 * normal(p))
-    for name, b in model.named_buffers():
+            convolution = isinstance(owner, torch.nn.Conv1d | torch.nn.Conv2d)
+            fan = parameter[0].numel() if convolution else parameter.shape[-1]
+            parameter.copy_(normal(parameter) * fan**-0.5)
+    for name, buffer in model.named_buffers():
         if name.endswith("e_score_correction_bias"):
-            b.copy_(0.1 * normal(b))
-    head = model.get_output_embeddings()
+            buffer.copy_(0.1 * normal(buffer))
+    bias = getattr(model.get_output_embeddings(), "bias", None)
     padding = getattr(model.config, "pad_token_id", None)
-    if padding is not None and getattr(head, "bias", None) is not None:
-        head.bias[padding] = -30  # never sampled: where it stands, other positions change
+    if padding is not None and bias is not None:
+        bias[padding] = -30  # never sampled: where it stands, other positions change
 
 
-@functools.cache
-def _built(name):
+def made(config: transformers.PreTrainedConfig, seed: int) -> torch.nn.Module:
+    """Make the model of a config, in single precision and evaluation mode."""
     with warnings.catch_warnings(), torch.random.fork_rng():
         warnings.simplefilter("ignore")
-        seed = zlib.crc32(name.encode())
         torch.manual_seed(seed)
-        model = transformers.AutoModelForCausalLM.from_config(config(name), dtype=torch.float32)
-        model = model.eval()
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         _randomise(model, seed)
-    return model
+    return model.eval()
 
 
-def build(name, dtype=torch.float64):
-    """Build the model of that name, in evaluation mode."""
-    import copy
+@functools.lru_cache(maxsize=4)
+def _built(name):
+    return made(config(name), zlib.crc32(name.encode()))
 
-    model = copy.deepcopy(_built(name)).to(dtype)
+
+def build(name: str, dtype: torch.dtype = torch.float64) -> torch.nn.Module:
+    """Return a model of that name, in evaluation mode: the same weights in every precision."""
+    return cast(copy.deepcopy(_built(name)), dtype)
+
+
+def cast(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
+    """Cast a model, so that it can be called in double precision too."""
+    model = model.to(dtype)
     if dtype == torch.float64:  # the grouped product of experts takes no doubles
         model.set_experts_implementation("eager")
         for module in model.modules():
@@ -528,8 +522,8 @@ def build(name, dtype=torch.float64):
 
 
 @contextlib.contextmanager
-def doubles(model):
-    """Make numbers without a dtype as precise as the model: `xglm` puts the lowest into a float."""
+def precision(model):
+    """Make numbers without a dtype as precise as the model: `xglm` puts its lowest into a float."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(model.dtype)
     try:
@@ -543,6 +537,6 @@ def text(ids) -> str:
     return "".join(chr(ord("a") + i) if i < TOKENS else chr(ord("A") + i - TOKENS) for i in ids)
 
 
-def family(name, dtype=torch.float32) -> CausalLM:
-    """Build it with a tokenizer of letters."""
+def family(name: str, dtype: torch.dtype = torch.float32) -> CausalLM:
+    """Return a model of that name with a tokenizer of letters."""
     return CausalLM(build(name, dtype), letter_tokenizer(TOKENS, VOCABULARY - TOKENS), name)

@@ -93,7 +93,7 @@ class Oracle:
         """Return the logits ``(V,)`` after a prefix that is read alone."""
         key = tuple(int(token) for token in prefix)
         if key not in self._known:
-            with evaluation(self.model), families.doubles(self.model):
+            with evaluation(self.model), families.precision(self.model):
                 found = self.model(input_ids=torch.tensor([key]), use_cache=False).logits[0, -1]
             self._known[key] = found.double().numpy()
         return self._known[key]

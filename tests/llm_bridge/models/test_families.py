@@ -71,7 +71,7 @@ def subject(name):
 
 
 def oracle_of(model):
-    return matrix.Oracle(copy.deepcopy(model).double().eval())
+    return matrix.Oracle(families.cast(copy.deepcopy(model), torch.float64).eval())
 
 
 @pytest.mark.parametrize(("name", "check"), CASES)
@@ -99,6 +99,33 @@ def test_a_family_can_tell_right_from_wrong(name):
     assert np.abs(oracle.log_probs(text) - oracle.log_probs(text[:-1])).max() > 0.1
     for other in ([*text[:-2], text[-2] ^ 1, text[-1]], text[-2:]):
         assert np.abs(oracle.log_probs(text) - oracle.log_probs(other)).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("name", "threshold"),
+    [
+        ("gemma2", "sliding_window"),
+        ("gemma3_text", "sliding_window"),
+        ("gemma3n_text", "sliding_window"),
+        ("llama4_text", "attention_chunk_size"),
+        ("llama4_text", "floor_scale"),
+        ("mistral", "sliding_window"),
+        ("phi3", "original_max_position_embeddings"),
+        ("qwen2-window", "sliding_window"),
+        ("recurrent_gemma", "attention_window_size"),
+    ],
+)
+def test_texts_cross_the_thresholds(name, threshold):
+    """With a threshold out of reach, the texts that are read would have other numbers."""
+    prompt, answer = matrix.token_ids((1, 12), 2)
+    far = families.config(name)
+    assert getattr(far, threshold) == families.THRESHOLD
+    setattr(far, threshold, families.POSITIONS)
+    if threshold == "original_max_position_embeddings":
+        far.rope_parameters[threshold] = families.POSITIONS
+    model = families.made(far, 0), families.made(families.config(name), 0)
+    one, two = (matrix.Oracle(m).of_response(prompt, answer) for m in model)
+    assert np.abs(one - two).max() > 1e-3
 
 
 # --- The checks themselves ------------------------------------------------------------------------
