@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import re
 import time
 import traceback
 import warnings
@@ -236,7 +237,8 @@ def outcome(check: str, lm: CausalLM, oracle: Oracle) -> Outcome:
         except Exception as error:
             message = str(error)
             ours = type(error) is ValueError or isinstance(error, Diverged)
-            if ours and "\n" not in message and lm.name in message:
+            named = re.search(rf"(?<![\w-]){re.escape(lm.name)}(?![\w-])", message)  # no "lo-git-s"
+            if ours and named and "\n" not in message:
                 return Outcome("refused", message)
             return Outcome("crash", _where(error))
     own = [str(w.message) for w in warned if str(w.message).startswith(lm.name)]

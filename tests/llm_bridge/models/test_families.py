@@ -147,6 +147,7 @@ def test_a_check_finds_numbers_of_another_model_wrong(check):
     [
         (ValueError("llama: is not causal"), "refused"),
         (ValueError("index out of range"), "crash"),
+        (ValueError("llamas are not causal"), "crash"),
         (ValueError("llama: is not\ncausal"), "crash"),
         (IndexError("llama: is not causal"), "crash"),
         (matrix.Diverged("llama: is not causal"), "refused"),
