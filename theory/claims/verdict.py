@@ -134,9 +134,8 @@ def check(statement: Statement[E], instance: E, bits: int = DOUBLE) -> Check:
 
         left = read("quantity", statement.quantity.of, _as_enclosure)
         right = read("bound", statement.bound.of, _as_enclosure)
-        b = len(instance.batch_shape)
         # axes of the batch and the prompts, and then of their responses or pairs
-        axes = max(left.ndim, right.ndim, b + 1)
+        axes = max(left.ndim, right.ndim, len(instance.batch_shape) + 1)
         sides = (left, right, np.empty((*instance.batch_shape, 1)))
         shape = np.broadcast_shapes(*(_with_axes(x, axes).shape for x in sides))
         left = _spread(left, shape)
@@ -149,7 +148,7 @@ def check(statement: Statement[E], instance: E, bits: int = DOUBLE) -> Check:
         if statement.quantity.ceiling is not None and not statement.equality:
             ceiling = read("ceiling", statement.quantity.ceiling, _as_enclosure)
             vacuous = _spread_truth(right >= _spread(ceiling, shape) * NEARLY, shape).certain
-        return _judged(statement, bits, left, right, assumed, vacuous, b, len(instance.counts))
+        return _judged(statement, instance, bits, (left, right), assumed, vacuous)
 
 
 def _as_truth(values: Any, _: int) -> Truth:
@@ -197,15 +196,14 @@ def _with_axes(values: Any, axes: int) -> Any:
 
 def _judged(
     statement: Statement[Any],
+    instance: Evaluable,
     bits: int,
-    left: Enclosure,
-    right: Enclosure,
+    sides: tuple[Enclosure, Enclosure],
     assumed: Truth,
     vacuous: np.ndarray,
-    b: int,
-    prompts: int,
 ) -> Check:
     """Read the verdict off the ends of both sides and of their difference."""
+    left, right = sides
     slack = right - left
     one = (left.lower(), left.upper())
     other = (right.lower(), right.upper())
@@ -217,7 +215,7 @@ def _judged(
         same = equal.certain  # both are the same infinity, or the same exact number
         apart = np.maximum(np.abs(low), np.abs(high))
         violated = ~equal.possible
-        holds = same | (apart <= EQUAL_WITHIN * _size(one, other, assumed.possible, b, prompts))
+        holds = same | (apart <= EQUAL_WITHIN * _size(one, other, assumed.possible, instance))
     else:
         endless = Truth.of(right == np.inf).certain | Truth.of(left == -np.inf).certain
         signs = Truth.of(slack >= 0)
@@ -247,7 +245,7 @@ def _judged(
     )
 
 
-def _size(one: Any, other: Any, counted: np.ndarray, b: int, prompts: int) -> np.ndarray:
+def _size(one: Any, other: Any, counted: np.ndarray, instance: Evaluable) -> np.ndarray:
     """Size that an equality's difference is compared with: the largest number that its sides are
     certain to have on the prompt, and at most 1.
 
@@ -256,7 +254,8 @@ def _size(one: Any, other: Any, counted: np.ndarray, b: int, prompts: int) -> np
     """
     size = np.max([np.maximum(low, -high) for low, high in (one, other)], axis=0)
     size = np.where(counted & np.isfinite(size), np.maximum(size, 0.0), 0.0)
-    own = size.reshape((*size.shape[:b], prompts if size.shape[b] > 1 else 1, -1))
+    b = len(instance.batch_shape)
+    own = size.reshape((*size.shape[:b], len(instance.counts) if size.shape[b] > 1 else 1, -1))
     largest = np.minimum(own.max(axis=-1, keepdims=True), 1.0)
     return np.asarray(np.broadcast_to(largest, own.shape).reshape(size.shape))
 
