@@ -13,6 +13,7 @@ from .improve.target import ExactTarget as ExactTarget
 from .improve.trainer import Trainer as Trainer
 from .models.cloned import train_on_demonstrations as train_on_demonstrations
 from .models.load import CausalLM as CausalLM
+from .models.prompt_format import PromptFormat as PromptFormat
 from .models.spec import ModelSpec as ModelSpec
 from .preferences.accuracy import summary as summary
 from .preferences.pairs import read_comparisons as read_comparisons

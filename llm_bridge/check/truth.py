@@ -157,7 +157,8 @@ def task_truth(lm: CausalLM, task: Task) -> Truth:
 def _require_different(prompts: Sequence[Prompt]) -> None:
     if len({repr(prompt) for prompt in prompts}) < len(prompts):
         raise ValueError(
-            "prompts: one is given twice, and a response is judged by its prompt's; give each once"
+            "prompts: a text is given twice, and a response is judged by its prompt's; give each "
+            "once"
         )
 
 

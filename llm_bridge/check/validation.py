@@ -108,7 +108,7 @@ class Validation:
         end_tokens: Sequence[int] = (),
     ) -> None:
         if len({repr(prompt) for prompt in prompts}) < len(prompts):
-            raise ValueError("prompts: one is given twice; give each once")
+            raise ValueError("prompts: a text is given twice; give each once")
         self.lm = lm
         self.prompts = tuple(prompts)
         self.horizon = horizon

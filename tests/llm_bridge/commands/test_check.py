@@ -490,3 +490,24 @@ def test_numbers_of_the_report_are_finite_or_said_not_to_be(models, tmp_path, ca
     assert "KL(π̂‖π_E)" in found["out_of_reach"]
     numbers = [x[side] for x in found["statements"] for side in ("mean_left", "mean_right")]
     assert np.isfinite(np.array(numbers, dtype=float)).all()
+
+
+def test_a_chat_model_is_asked_in_its_template(tmp_path, capsys):
+    """Two models are given the same ids, though only one has a template."""
+    one = str(saved(tmp_path / "chat", chat=True))
+    two = str(saved(tmp_path / "base", seed=1))
+    asked = [{"role": "user", "content": "ab"}]
+    (tmp_path / "prompts.jsonl").write_text(json.dumps({"prompt": asked}) + "\n")
+    argv = ["--model", one, "--expert", two, "--tokens", "xyz", "--horizon", "2"]
+    found = {}
+    for name, words in {
+        "text": ["--prompt", "ab"],
+        "messages": ["--prompts", tmp_path / "prompts.jsonl"],
+        "written": ["--prompt", "<u>ab</s><a>", "--no-chat"],  # the tokenizer adds <s>
+        "plain": ["--prompt", "ab", "--no-chat"],
+    }.items():
+        assert run(capsys, *argv, *words, "--out", tmp_path / name)[0] == 0
+        report = json.loads((tmp_path / name / "check.json").read_text())
+        found[name] = [report["facts"]["ε_π (nats), at most"], report["facts"]["reward range"]]
+        assert report["texts"] == []
+    assert found["text"] == found["messages"] == found["written"] != found["plain"]

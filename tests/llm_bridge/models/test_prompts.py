@@ -81,6 +81,19 @@ def test_a_tokenizer_without_offsets(prompt, response):
     assert bool(lm.text_notes.sentences()) == (kept != prompt)
 
 
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_an_empty_prompt_has_the_special_tokens_before_a_text(name):
+    lm = lm_of(TOKENIZERS[name])
+    start = [] if name in ("byte level, only the end", "byte level, nothing around") else [1]
+    assert encode_text(lm, "") == [lm.tokenizer.bos_token_id] * len(start)
+    before, ids = encode_pair(lm, "", "\na")  # SentencePiece writes a space before it: all scored
+    assert (len(before), ids) == (
+        len(start),
+        lm.tokenizer("\na", add_special_tokens=False).input_ids,
+    )
+    assert encode_pair(lm, "\na", "")[1] == []
+
+
 def test_a_prompt_that_ends_in_new_lines():
     """As in GPT-2, where they are one token at the end of a text and two before a word."""
     lm = lm_of(byte_level())

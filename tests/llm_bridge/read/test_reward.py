@@ -572,13 +572,14 @@ def test_messages(chat):
             r"prompts\[0\]: the chat template refuses it \(no system\)",
         ),
         (
-            "<s> {{ messages[0].content }} {% if messages | length > 1 %}c{% else %}b{% endif %}",
+            "<s> {{ messages[0].content }} "
+            "{% if messages[1:] %}c {{ messages[1].content }}{% else %}b{% endif %}",
             r"responses\[0\]: the chat template rewrites the prompt once a response follows: "
-            "'b' becomes 'c'",
+            "'b' becomes 'c '",
         ),
         (
             "<s> {{ messages[0].content }}",
-            r"responses\[0\]: the chat template changes the response, and has no generation prompt",
+            r"responses\[0\]: the chat template drops the assistant's turn",
         ),
         ("<s> a", r"prompts\[0\]: the chat template drops the user message"),
     ],
