@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from texts import TOKENIZERS, Slow, byte_level, lm_of, lower_case, sentence_piece, without_unknown
 from tiny import tiny
 
-from llm_bridge.check.draws import Sampling
+from llm_bridge.check.draws import DrawSetting
 from llm_bridge.check.sampled import estimate
 from llm_bridge.check.validation import Validation
 from llm_bridge.improve.config import PPOConfig
@@ -27,7 +27,7 @@ from llm_bridge.read.reward import EndogenousReward
 from llm_bridge.read.tree import token_tree
 from llm_bridge.tasks.accuracy import sample_texts
 
-SAMPLING = Sampling(2, 4, width=4)
+SAMPLING = DrawSetting(2, 4, width=4)
 CONFIG = PPOConfig(max_tokens=2, prompts_per_step=2, minibatch=4, end_tokens=(), steps=1)
 
 TEXTS = st.text(alphabet="aelot nu\n\tÜü你们好😀.x", max_size=12)
