@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from llm_bridge.improve.config import PPOConfig
-from llm_bridge.models.calls import device_of
+from llm_bridge.models.calls import device_of, evaluation
 from llm_bridge.models.head import Head
 from llm_bridge.models.load import CausalLM
 from llm_bridge.models.processes import Workers
@@ -94,7 +94,7 @@ class FrozenModels:
         some = passes(torch.arange(len(rollout.ids)), self.config, self.group)
         mask = rollout.response_mask
         tokens = rollout.ids[:, -mask.shape[1] :]
-        with torch.no_grad(), precision(actor, self.config):
+        with evaluation(actor.model), precision(actor, self.config):
             hidden = torch.cat([rollout.hidden(actor, rows) for rows in some])
             found = torch.cat([actor.head.log_probs(hidden[rows], tokens[rows]) for rows in some])
         log_probs = require_finite("log-probabilities", found.masked_fill(~mask, 0), self.group)

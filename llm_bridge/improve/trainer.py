@@ -145,6 +145,12 @@ class Trainer:
         # now: of a sharded model every process must take part in a pass
         self.actor.law.decoding(max(map(len, self.prompts)) + config.max_tokens)
         self.sharded = config.shard and group.size > 1
+        law = self.actor.law
+        if self.sharded and (law.switches or not law.batches):
+            raise ValueError(
+                f"shard=True: {lm.name} reads rows in several passes, as many as their lengths ask "
+                "for, and sharded processes must all make the same; train without shard"
+            )
         if self.sharded:
             for part in (*self.actor.layers, self.actor):
                 fully_shard(part)

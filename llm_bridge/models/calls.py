@@ -14,8 +14,8 @@ __all__ = [
     "call",
     "device_of",
     "evaluation",
+    "evaluation_mode",
     "first_line",
-    "largest_difference",
     "require_distribution",
 ]
 
@@ -66,20 +66,6 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
 
 
-def largest_difference(one: torch.Tensor, two: torch.Tensor) -> tuple[float, float]:
-    """Return the largest ``|one − two|``, 0 where both are −∞, and the largest finite ``|two|``.
-
-    Example:
-        >>> one = torch.tensor([1.0, -torch.inf])
-        >>> largest_difference(one, torch.tensor([3.0, -torch.inf]))
-        (2.0, 3.0)
-
-    """
-    apart = torch.where(one == two, 0.0, one - two).detach()
-    scale = torch.where(two.isfinite(), two, 0.0).detach()
-    return float(apart.abs().max()), float(scale.abs().max())
-
-
 def call(module: Any, ids: torch.Tensor, **options: Any) -> Any:
     """Run a model on token ids, passing only the options that its `forward` accepts.
 
@@ -127,11 +113,26 @@ def evaluation(model: Any) -> Iterator[None]:
         True
 
     """
+    off = torch.autocast(device_of(model).type, enabled=False)
+    with evaluation_mode(model), torch.inference_mode(), off:
+        yield
+
+
+@contextmanager
+def evaluation_mode(model: Any) -> Iterator[None]:
+    """Put a model in evaluation mode; restore every training flag afterwards.
+
+    Example:
+        >>> model = torch.nn.Dropout(0.5)
+        >>> with evaluation_mode(model):
+        ...     model.training
+        False
+
+    """
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        with torch.inference_mode(), torch.autocast(device_of(model).type, enabled=False):
-            yield
+        yield
     finally:
         for module in training:
             module.training = True

@@ -17,8 +17,9 @@ chunks, scaled positions) are tried when a row first becomes that long.
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -27,12 +28,20 @@ from llm_bridge.models.calls import (
     call,
     evaluation,
     first_line,
-    largest_difference,
     require_distribution,
 )
 from llm_bridge.models.head import Head
 
-__all__ = ["Decoding", "Law", "aligned", "context_of", "disagreement", "inspect", "tolerance"]
+__all__ = [
+    "NO_HEAD",
+    "Decoding",
+    "Law",
+    "aligned",
+    "context_of",
+    "disagreement",
+    "inspect",
+    "rounding",
+]
 
 PROBE = 12
 """Tokens of the rows that are tried when a model is first read."""
@@ -52,14 +61,23 @@ FACTORS = ("logit_scale", "lm_head_multiplier", "output_multiplier", "logits_sca
 CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 """Config fields that cap the logits by ``cap·tanh(f/cap)``."""
 
-TOLERANCE = {
-    torch.float64: 1e-8,
-    torch.float32: 1e-4,
-    torch.float16: 2e-2,
-    torch.bfloat16: 1.5e-1,
+ROUNDING = {
+    torch.float64: 1e-6,  # some layers compute in float32 whatever the weights are
+    torch.float32: 2e-5,
+    torch.float16: 2.5e-3,
+    torch.bfloat16: 2e-2,
 }
-"""Largest `disagreement` that rounding explains. Two ways to read 16-bit models of 30 layers differ
-by a third of it; a wrong position or a missing state by ten times as much and more."""
+"""Nats by which rounding may move a log-probability, for each nat that the logits are in size. Two
+ways to read SmolLM2-135M, 30 layers, differ by a tenth of it in float32 and a third in bfloat16."""
+
+LIVE = 30.0
+"""Nats below the most probable token at which a token counts; masks are often just very small."""
+
+
+NO_HEAD = (
+    "no hidden states and head give its logits, which are read as they are, one response at a time"
+)
+"""Finding of a model whose logits come from no decoder and head."""
 
 
 class Decoding(NamedTuple):
@@ -87,48 +105,58 @@ WAYS = (
 """Ways to decode, the fastest first; ``whole`` is left where none of them agrees."""
 
 
-def tolerance(model: Any) -> float:
-    """Return the largest `disagreement` that rounding explains in a model of this precision.
+def rounding(model: Any) -> float:
+    """Return what rounding may do in a model of this precision, see `ROUNDING`.
 
     Example:
-        >>> tolerance(torch.nn.Linear(2, 2)), tolerance(torch.nn.Linear(2, 2).bfloat16())
-        (0.0001, 0.15)
+        >>> rounding(torch.nn.Linear(2, 2)), rounding(torch.nn.Linear(2, 2).bfloat16())
+        (2e-05, 0.02)
 
     """
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
     if torch.backends.cuda.matmul.fp32_precision == "tf32" and torch.cuda.is_available():
         dtypes.add(torch.float16)  # as many digits
-    return max((TOLERANCE.get(dtype, TOLERANCE[torch.bfloat16]) for dtype in dtypes), default=0.0)
+    return max((ROUNDING.get(dtype, ROUNDING[torch.bfloat16]) for dtype in dtypes), default=0.0)
 
 
-def disagreement(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Return how far apart two readings of distributions are, as a share of how much these vary.
+def disagreement(
+    found: torch.Tensor, expected: torch.Tensor, tokens: torch.Tensor | None = None
+) -> float:
+    """Return how far apart two readings of distributions are, for each nat that logits are in size.
 
-    Root mean square difference of the log-probabilities over that of the expected ones from their
-    mean, the largest over the rows; 0 where both are −∞.
+    The largest over the rows of the root mean square difference of the log-probabilities, once over
+    all tokens within `LIVE` nats of the most probable one and once weighted by probability; and a
+    quarter of the difference at one token of each row, which is not averaged out by a large
+    vocabulary. The size of logits is at least 5.
 
     Args:
         found: ``(n, V)`` logits.
         expected: ``(n, V)`` logits.
+        tokens: ``(n,)`` a token of each row that matters by itself.
 
     Example:
         >>> one = torch.tensor([[0.0, 1.0]])
         >>> disagreement(one + 3, one), round(disagreement(-one, one), 3)
-        (0.0, 2.0)
+        (0.0, 0.2)
 
     """
-    found, expected = (x.detach().double().cpu() for x in (found, expected))
-    one, two = (torch.log_softmax(x, dim=-1) for x in (found, expected))
-    apart = torch.where(one == two, 0.0, one - two).square().mean(dim=-1).sqrt()
-    kept = two.isfinite()
-    n = kept.sum(dim=-1, keepdim=True)
-    mean = torch.where(kept, two, 0.0).sum(dim=-1, keepdim=True) / n
-    spread = (torch.where(kept, two - mean, 0.0).square().sum(dim=-1) / n[:, 0]).sqrt()
-    # rounding of logits that are all the same size is no disagreement
-    size = torch.where(expected.isfinite(), expected, 0.0).abs().amax(dim=-1)
-    share = apart / torch.maximum(spread, 1e-3 * size).clamp(min=1e-12)
-    share = torch.where(share.isnan(), torch.inf, share)
-    return float(torch.where(apart == 0, 0.0, share).max())
+    pair = [torch.log_softmax(x.detach().double().cpu(), dim=-1) for x in (found, expected)]
+    one, two = (torch.where(x > x.amax(dim=-1, keepdim=True) - LIVE, x, -torch.inf) for x in pair)
+    if any(x.isnan().any() for x in pair):
+        return math.inf
+    live = (one > -torch.inf) | (two > -torch.inf)
+    apart = torch.where(live, pair[0] - pair[1], 0.0)
+    apart = torch.where((pair[0] == pair[1]) | ~live, 0.0, apart).abs()
+    plain = (apart.square().sum(dim=-1) / live.sum(dim=-1)).sqrt()
+    weights = (one.exp() + two.exp()) / 2
+    weighted = (weights * torch.where(apart.isinf(), 0.0, apart).square()).sum(dim=-1).sqrt()
+    largest = torch.maximum(plain, weighted)
+    if tokens is not None:
+        at = apart.gather(-1, tokens[:, None].cpu())[:, 0]
+        largest = torch.maximum(largest, at / 4)
+    raw = expected.detach().double().cpu()
+    size = torch.where(two > -torch.inf, raw, 0.0).abs().amax(dim=-1).clamp(min=5.0)
+    return float((largest / size).max())
 
 
 def context_of(model: Any) -> int | None:
@@ -288,11 +316,11 @@ class Law:
                 with evaluation(self.model):
                     self._cross(threshold)
                 self._crossed = threshold
-        if length > 1.25 * self._known:
+        # every length of short rows, where a pass is cheap
+        if length > self._known and (length <= 64 or length > 1.25 * self._known):
             with evaluation(self.model):
-                row = _tokens(self.model, self.vocab_size, length)
-                k = 2 * length // 3
-                self._require_one_law(self.logits(self.states(row)[0, [k - 1]]), row, k)
+                places = {length // 3, length // 2, 2 * length // 3 | 1, length - 2}
+                self._check_row(length, sorted(places), (length // 2 | 1, 2 * length // 3))
             self._known = length
 
     def decoding(self, length: int) -> Decoding:
@@ -303,10 +331,13 @@ class Law:
 
         """
         self.prepare(length)
+        if any(switch < length for switch in self.switches):  # a cache holds what came before it
+            return self._whole()
         starts = [n for n in (PROBE // 2, *self._lengths) if n < max(length, PROBE // 2 + 1)]
         way = next((way for way in WAYS if all(self._tried(way, n) for n in starts)), None)
-        if way is not None:
-            return way
+        return self._whole() if way is None else way
+
+    def _whole(self) -> Decoding:
         self.note("its cache gives other distributions: every token is written by reading the row")
         return Decoding("whole", repeats=False)
 
@@ -354,28 +385,32 @@ class Law:
         require_distribution(self.name, found, lambda k: ids[0, : positions[k] + 1].tolist())
         return found
 
-    def _agree(self, found: torch.Tensor, expected: torch.Tensor) -> bool:
-        return disagreement(found, expected) <= tolerance(self.model)
+    def _agree(
+        self, found: torch.Tensor, expected: torch.Tensor, tokens: torch.Tensor | None = None
+    ) -> bool:
+        return disagreement(found, expected, tokens) <= rounding(self.model)
 
     def _require_causal(
         self, row: torch.Tensor, expected: torch.Tensor, positions: list[int]
     ) -> None:
         changed = row.clone()
         changed[0, -1] = (row[0, -1] + 1) % _readable(self.model, self.vocab_size)
-        apart = disagreement(self._at(changed, positions), expected)
-        if not apart <= tolerance(self.model):
+        found = self._at(changed, positions)
+        if not self._agree(found, expected, row[0, [k + 1 for k in positions]]):
             raise ValueError(
                 f"{self.name}: not causal, its last of {row.shape[1]} tokens changes the "
-                f"distributions before it by {apart:.2g} of their spread; give a model of the next "
+                f"distributions before it by {_nats(found, expected)}; give a model of the next "
                 "token"
             )
 
     def _require_one_law(self, found: torch.Tensor, row: torch.Tensor, k: int) -> None:
         """Raise unless the first `k` tokens of a row, read alone, give what was found in it."""
-        if not self._agree(found, self._at(row[:, :k], [k - 1])):
+        alone = self._at(row[:, :k], [k - 1])
+        if not self._agree(found, alone, row[0, [k]]):
             raise ValueError(
                 f"{self.name}: gives another distribution after {k} tokens than after the same "
-                f"tokens in a row of {row.shape[1]}; no law can be read from it"
+                f"tokens in a row of {row.shape[1]}, by {_nats(found, alone)}; no law can be read "
+                "from it"
             )
 
     def check(self) -> None:
@@ -386,28 +421,46 @@ class Law:
 
         """
         n = min([PROBE, context_of(self.model) or PROBE, *self._lengths])
-        if n < 2:
-            return
+        if n >= 2:
+            self._check_row(n, list(range(n - 1)), (1, n // 2))
+
+    def _check_row(self, n: int, positions: list[int], prefixes: Sequence[int]) -> None:
+        """Check a row of `n` tokens: causality, prefixes that are read alone, and batches.
+
+        Args:
+            n: tokens of the row.
+            positions: after which tokens the last one must change nothing.
+            prefixes: numbers of tokens that are read alone.
+
+        """
         row = _tokens(self.model, self.vocab_size, n)
-        whole = self._at(row, list(range(n)))
-        self._require_causal(row, whole[:-1], list(range(n - 1)))
-        for k in (1, n // 2):
-            self._require_one_law(whole[k - 1 : k], row, k)
-        if not self._share_a_pass(row, whole):
+        at = sorted({*positions, *(k - 1 for k in prefixes)})
+        whole = self.logits(self.states(row)[0, at])
+        require_distribution(self.name, whole, lambda k: row[0, : at[k] + 1].tolist())
+        if not self.switches:
+            kept = [k in positions for k in at]
+            self._require_causal(row, whole[kept], positions)
+        for k in prefixes:
+            self._require_one_law(whole[[at.index(k - 1)]], row, k)
+        if self.batches and not self._share_a_pass(row, at, whole):
             self.batches = False
             self.note("rows of a batch change each other: each is read alone")
 
-    def _share_a_pass(self, row: torch.Tensor, whole: torch.Tensor) -> bool:
-        """Return whether a row and a shorter one read together are read as each alone."""
+    def _share_a_pass(self, row: torch.Tensor, at: list[int], whole: torch.Tensor) -> bool:
+        """Return whether a row and shorter ones, read together, are read as each alone."""
         n = row.shape[1] // 2
-        short = row.flip(dims=(1,))
-        short[:, n:] = 0  # padding
-        alone = self._at(short[:, :n], list(range(n)))
+        short, one = row.flip(dims=(1,)), row.flip(dims=(1,)) // 2
+        short[:, n:] = one[:, 1:] = 0  # padding
         try:
-            both = self.logits(self._pass(torch.cat([row, short])))
+            states = self.states(torch.cat([row, short, one]))
         except ERRORS:
             return False
-        return self._agree(both[0], whole) and self._agree(both[1, :n], alone)
+        pairs = [
+            (states[0, at], whole),
+            (states[1, [n - 1]], self._at(short[:, :n], [n - 1])),
+            (states[2, [0]], self._at(one[:, :1], [0])),
+        ]
+        return all(self._agree(self.logits(found), alone) for found, alone in pairs)
 
     def _writes(self, way: Decoding, start: int) -> bool:
         """Return whether decoding from prompts of `start` tokens agrees with reading whole rows."""
@@ -479,10 +532,7 @@ def inspect(model: Any, name: str) -> Law:
         if declared != law.vocab_size:
             law.note(f"has {law.vocab_size} logits, its configuration says {declared}: all count")
         if law.decoder is None:
-            law.findings.append(
-                "no hidden states and head give its logits, which are read as they are, one "
-                "response at a time"
-            )
+            law.findings.append(NO_HEAD)
         law.check()
     if training:
         law.note("was in training mode: it is read in evaluation mode, without dropout")
@@ -515,6 +565,8 @@ def _decoder_and_head(model: Any, name: str) -> tuple[Any, Head | None, int]:
         ) from None
     V = own.shape[-1]
     limit = max(1e-4, 4 * torch.finfo(own.dtype).eps)
+    floor = own.amax(dim=-1, keepdim=True) - LIVE  # masks are often just very small
+    size = torch.where(own > floor, own, 0.0).abs().max()
     decoders = [model.get_decoder()] if hasattr(model, "get_decoder") else []
     decoders += [getattr(model, name) for name in ("base_model", "model") if hasattr(model, name)]
     own_head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
@@ -533,13 +585,22 @@ def _decoder_and_head(model: Any, name: str) -> tuple[Any, Head | None, int]:
         try:
             for rows, start, logits in head.blocks(call(decoder, probe)[0][0]):
                 found[rows, start : start + logits.shape[-1]] = logits
-            apart, size = largest_difference(found, own)
-            if apart <= limit * size:
+            if (
+                torch.equal(found > floor, own > floor)
+                and (found - own)[own > floor].abs().max() <= limit * size
+            ):
                 return decoder, head, V
         except ERRORS:
             continue  # not a decoder with this head
     require_distribution(name, own, lambda row: probe[0, : row + 1].tolist())
     return None, None, V
+
+
+def _nats(found: torch.Tensor, expected: torch.Tensor) -> str:
+    """Return the largest difference of the log-probabilities of tokens that count, in words."""
+    one, two = (torch.log_softmax(x.detach().double(), dim=-1) for x in (found, expected))
+    live = two > two.amax(dim=-1, keepdim=True) - LIVE
+    return f"up to {float(torch.where(live, one - two, 0.0).abs().max()):.2g} nats"
 
 
 def _embeddings(model: Any) -> int | None:

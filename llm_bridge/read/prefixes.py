@@ -32,7 +32,7 @@ from llm_bridge.models.calls import (
     evaluation,
     require_distribution,
 )
-from llm_bridge.models.gate import disagreement, tolerance
+from llm_bridge.models.gate import disagreement, rounding
 from llm_bridge.models.load import CausalLM
 from theory.arrays.memory import require_memory
 
@@ -224,7 +224,7 @@ class PrefixReader:
         except ERRORS:
             return False
         expected = self.logits(prefixes, None, False)[0]
-        return disagreement(found, expected) <= tolerance(self.lm.model)
+        return disagreement(found, expected) <= rounding(self.lm.model)
 
     def _cache_bytes(self) -> int | None:
         """Return bytes of a token in a cache whose rows can be copied, or `None`.

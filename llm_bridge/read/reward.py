@@ -26,6 +26,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from llm_bridge.models.calls import evaluation
+from llm_bridge.models.gate import NO_HEAD
 from llm_bridge.models.head import TokenStatistics, token_statistics
 from llm_bridge.models.load import CausalLM, require_same_tokenizer
 from llm_bridge.models.prompts import Prompt, encode_pair
@@ -132,7 +133,7 @@ class EndogenousReward:
         self._ends = frozenset(find_end_tokens(lm, end_tokens))
         self.vocab_size = lm.law.vocab_size
         if lm.law.head is None:
-            warnings.warn(f"{lm.name}: {lm.law.findings[0]}", stacklevel=2)
+            warnings.warn(f"{lm.name}: {NO_HEAD}", stacklevel=2)
 
     def score(
         self, prompts: Sequence[Prompt], responses: Sequence[str], *, eos: bool = False

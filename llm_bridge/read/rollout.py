@@ -25,8 +25,13 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from llm_bridge.models.calls import device_of, evaluation, require_distribution
-from llm_bridge.models.gate import Decoding, aligned
+from llm_bridge.models.calls import (
+    device_of,
+    evaluation,
+    evaluation_mode,
+    require_distribution,
+)
+from llm_bridge.models.gate import Decoding, aligned, context_of
 from llm_bridge.models.head import Head
 from llm_bridge.models.load import CausalLM
 from llm_bridge.models.processes import Workers
@@ -108,7 +113,7 @@ class Actor(torch.nn.Module):
     The output head is applied in float32, a block of positions at a time (`Head.log_probs`).
 
     Args:
-        lm: language model; its weights are used and not copied, and it is put in evaluation mode.
+        lm: language model; its weights are used and not copied.
         value_to_trunk: let the gradient of the value head change the language model too.
         gradient_checkpointing: compute each layer's activations again in the backward pass.
 
@@ -136,7 +141,7 @@ class Actor(torch.nn.Module):
                 "trained"
             )
         self.name = lm.name
-        self.model = lm.model.eval()
+        self.model = lm.model
         self.law = lm.law
         self.head = lm.law.head
         self.value_to_trunk = value_to_trunk
@@ -296,6 +301,7 @@ def generate(
 
     Raises:
         NoDistribution: a logit is NaN or +∞, or all are −∞.
+        ValueError: the model has too few positions.
 
     Example:
         >>> from llm_bridge.models.cloned import letter_lm
@@ -306,7 +312,14 @@ def generate(
 
     """
     lengths = np.array([len(prompt) for prompt in prompts])
-    decoding = actor.law.decoding(int(lengths.max()) + max_tokens)
+    longest = int(lengths.max()) + max_tokens
+    context = context_of(actor.model)
+    if context is not None and longest - 1 > context:
+        raise ValueError(
+            f"prompts: the longest and max_tokens={max_tokens} need {longest - 1} positions, "
+            f"{actor.name} has {context}; shorten them"
+        )
+    decoding = actor.law.decoding(longest)
     if decoding.how == "equal" and group.size > 1:  # processes of one actor take the same steps
         decoding = Decoding("whole", repeats=False)
     if decoding.how == "equal" and len(set(lengths)) > 1:
@@ -326,37 +339,38 @@ def generate(
             parts.append(part)
         return _joined(parts, (order[:, None] * samples + np.arange(samples)).ravel())
 
-    device = device_of(actor)
-    texts = [torch.as_tensor(prompt, dtype=torch.long) for prompt in prompts]
-    ids, mask = (
-        pad_sequence(rows, batch_first=True, padding_side="left").to(device)
-        for rows in (texts, [torch.ones_like(text, dtype=torch.bool) for text in texts])
-    )
-    if not decoding.repeats:
-        ids, mask = (x.repeat_interleave(samples, dim=0) for x in (ids, mask))
-    log_policy, cache = actor(ids, mask, how=decoding.how)
-    if decoding.repeats and samples > 1:  # a prompt is read once for all of its samples
-        ids, mask, log_policy = (
-            x.repeat_interleave(samples, dim=0) for x in (ids, mask, log_policy)
+    with evaluation_mode(actor.model):
+        device = device_of(actor)
+        texts = [torch.as_tensor(prompt, dtype=torch.long) for prompt in prompts]
+        ids, mask = (
+            pad_sequence(rows, batch_first=True, padding_side="left").to(device)
+            for rows in (texts, [torch.ones_like(text, dtype=torch.bool) for text in texts])
         )
-        cache[1].batch_repeat_interleave(samples)
-    ends = torch.tensor(list(end_tokens), dtype=torch.long, device=device)
-    alive = torch.ones(len(ids), dtype=torch.bool, device=device)
-    log_probs: list[torch.Tensor] = []
-    while True:
-        _require_distribution(actor, log_policy, ids, mask, alive)
-        if temperature != 1:
-            log_policy = torch.log_softmax(log_policy / temperature, dim=-1)
-        column = None if uniforms is None else uniforms[:, len(log_probs), None].to(device)
-        token = _sample(log_policy, column)
-        log_probs.append(log_policy.gather(1, token)[:, 0].masked_fill(~alive, 0))
-        ids = torch.cat([ids, token * alive[:, None]], dim=1)
-        mask = torch.cat([mask, alive[:, None]], dim=1)
-        alive = alive & ~torch.isin(token[:, 0], ends)
-        if len(log_probs) == max_tokens or not group.any(bool(alive.any())):
-            break
-        log_policy, cache = actor(ids, mask, cache=cache, how=decoding.how)
-    return Rollout(ids, mask, torch.stack(log_probs, dim=1), ~alive)
+        if not decoding.repeats:
+            ids, mask = (x.repeat_interleave(samples, dim=0) for x in (ids, mask))
+        log_policy, cache = actor(ids, mask, how=decoding.how)
+        if decoding.repeats and samples > 1:  # a prompt is read once for all of its samples
+            ids, mask, log_policy = (
+                x.repeat_interleave(samples, dim=0) for x in (ids, mask, log_policy)
+            )
+            cache[1].batch_repeat_interleave(samples)
+        ends = torch.tensor(list(end_tokens), dtype=torch.long, device=device)
+        alive = torch.ones(len(ids), dtype=torch.bool, device=device)
+        log_probs: list[torch.Tensor] = []
+        while True:
+            _require_distribution(actor, log_policy, ids, mask, alive)
+            if temperature != 1:
+                log_policy = torch.log_softmax(log_policy / temperature, dim=-1)
+            column = None if uniforms is None else uniforms[:, len(log_probs), None].to(device)
+            token = _sample(log_policy, column)
+            log_probs.append(log_policy.gather(1, token)[:, 0].masked_fill(~alive, 0))
+            ids = torch.cat([ids, token * alive[:, None]], dim=1)
+            mask = torch.cat([mask, alive[:, None]], dim=1)
+            alive = alive & ~torch.isin(token[:, 0], ends)
+            if len(log_probs) == max_tokens or not group.any(bool(alive.any())):
+                break
+            log_policy, cache = actor(ids, mask, cache=cache, how=decoding.how)
+        return Rollout(ids, mask, torch.stack(log_probs, dim=1), ~alive)
 
 
 def _joined(parts: Sequence[Rollout], places: np.ndarray) -> Rollout:

@@ -179,7 +179,8 @@ def test_a_model_that_overflows(score, models):
     code, _, err, _ = score(PAIRS[:2], model="infinite")
     assert code == 2
     assert err == [
-        "endorm score: infinite: its logits after the tokens 0 are NaN; give another model or dtype"
+        "endorm score: infinite: its logits after the tokens 164 are NaN; give another model or "
+        "dtype"
     ]
 
 

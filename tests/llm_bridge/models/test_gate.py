@@ -164,18 +164,12 @@ def test_rollouts_of_prompts_of_different_lengths_are_joined_in_order():
             assert together.ended[2 * i + k] == alone.ended[k]
 
 
-def test_a_batch_whose_rows_change_each_other_is_read_row_by_row():
+@pytest.mark.parametrize("least", [2, 3])
+def test_a_batch_whose_rows_change_each_other_is_read_row_by_row(least):
     model = llama()
     wanted = expected(model)
-    layer = model.model.layers[0]
-    own = layer.forward
-
-    def mixed(hidden, *args, **kwargs):
-        return own(hidden + 0.5 * (hidden.mean(dim=0, keepdim=True) - hidden), *args, **kwargs)
-
-    layer.forward = mixed
     with pytest.warns(UserWarning, match="rows of a batch change each other: each is read alone"):
-        found = scored(model)
+        found = scored(mixing(model, least))
     close(found, wanted)
 
 
@@ -190,7 +184,7 @@ def test_a_model_without_one_law_is_refused():
         return output
 
     model.model.forward = forward
-    with pytest.raises(ValueError, match=r"after 1 tokens than after the same .* a row of 12; no"):
+    with pytest.raises(ValueError, match=r"lm: gives another .* after 1 tokens .* in a row of 12"):
         gate.inspect(model, "lm")
 
 
@@ -211,6 +205,82 @@ def test_lengths_at_which_the_rules_change_are_tried_when_a_row_reaches_them():
     law.prepare(20)
     with pytest.raises(ValueError, match="lm: not causal, its last of 22 tokens changes"):
         law.prepare(21)
+
+
+@pytest.mark.parametrize("bias", [-1e9, -5e4, -40.0])
+def test_tokens_that_are_masked_hide_nothing(bias):
+    """A quarter of the tokens is forbidden by a large number, which would be most of any scale."""
+    config = transformers.PhiConfig(
+        vocab_size=40,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        initializer_range=0.3,
+        is_causal=False,
+    )
+    model = transformers.PhiForCausalLM(config).eval()
+    with torch.no_grad():
+        model.lm_head.bias[:10] = bias
+    for dtype in (torch.float32, torch.bfloat16):
+        with pytest.raises(ValueError, match=r"lm: not causal, .* by up to [\d.]+ nats"):
+            gate.inspect(model.to(dtype), "lm")
+
+
+def test_what_is_off_at_the_token_that_is_scored_is_not_averaged_out():
+    """A model that sees its next token and is 0.03 nats surer of it, among 50,000 tokens."""
+    model = llama(vocab_size=50_000, tie_word_embeddings=False)
+    own = model.forward
+
+    def forward(input_ids, **kwargs):
+        output = own(input_ids=input_ids, **kwargs)
+        logits = output.logits.clone()
+        logits[:, :-1].scatter_add_(-1, input_ids[:, 1:, None], torch.full_like(logits, 0.03))
+        output.logits = logits
+        return output
+
+    model.forward = forward
+    with pytest.raises(ValueError, match="lm: not causal"):
+        gate.inspect(model, "lm")
+
+
+def mixing(model, least):
+    """Rows of a batch of at least so many change each other."""
+    layer = model.model.layers[0]
+    own = layer.forward
+
+    def mixed(hidden, *args, **kwargs):
+        if len(hidden) >= least:
+            hidden = hidden + 0.5 * (hidden.mean(dim=0, keepdim=True) - hidden)
+        return own(hidden, *args, **kwargs)
+
+    layer.forward = mixed
+    return model
+
+
+def blocks(model, width):
+    """Tokens see all of their block of `width` tokens; the first block is causal."""
+    own = model.model.forward
+
+    def forward(input_ids, **kwargs):
+        output = own(input_ids=input_ids, **kwargs)
+        hidden = output.last_hidden_state.clone()
+        for start in range(width, hidden.shape[1], width):
+            block = hidden[:, start : start + width]
+            hidden[:, start : start + width] = block + block.mean(dim=1, keepdim=True)
+        output.last_hidden_state = hidden
+        return output
+
+    model.model.forward = forward
+    return model
+
+
+@pytest.mark.parametrize("length", [18, 20, 30, 48, 60])
+def test_a_row_of_the_length_that_is_read_is_tried(length):
+    law = gate.inspect(blocks(llama(), 16), "lm")
+    with pytest.raises(ValueError, match=r"lm: (not causal|gives another distribution)"):
+        law.prepare(length)
 
 
 def test_the_gate_reads_few_tokens():
