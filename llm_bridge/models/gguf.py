@@ -142,7 +142,7 @@ def converted(path: Path) -> Path:
     def make(folder: Path) -> None:
         _require_whole(header)
         warnings.warn(
-            f"{path.name}: is converted to {4 * header.numbers / 1e9:.2g} GB of float32 weights, "
+            f"{path.name}: is converted to {4 * header.numbers / 1e6:,.0f} MB of float32 weights, "
             f"once; they are kept in {root}",
             stacklevel=5,
         )
@@ -266,25 +266,28 @@ def _require_as_stated(model: Any, header: Header) -> None:
     for key in NEEDED:
         if key not in settings:
             raise ValueError(f"does not say {header.architecture}.{key}; {REMEDY}")
-    rope = getattr(config, "rope_parameters", None) or {}
+    restored = {
+        "head_dim": config.hidden_size // config.num_attention_heads,  # where it has no such field
+        **(getattr(config, "rope_parameters", None) or {}),
+        **{name: value for name, value in config.to_dict().items() if value is not None},
+    }
     for key, value in settings.items():
         if key in NOTHING and value == NOTHING[key]:
             continue
         names = CONFIG.get(key, ())
-        values = [getattr(config, name, rope.get(name)) for name in names]
-        read = next((found for found in values if found is not None), None)
+        read = next((restored[name] for name in names if name in restored), None)
         if not _same(value, read):
             raise ValueError(
                 f"says {header.architecture}.{key} = {value}, where transformers "
                 f"{f'reads {read}' if names else 'passes over it'}; {REMEDY}"
             )
-    restored = sum(weight.numel() for weight in model.parameters())
-    if restored != header.numbers:
+    numbers = sum(weight.numel() for weight in model.parameters())
+    if numbers != header.numbers:
         others = [t.name for t in header.tensors if not t.name.startswith(("blk.", *PLAIN))]
         named = f" (perhaps {', '.join(others[:3])})" if others else ""
         raise ValueError(
             f"its tensors have {header.numbers:,} numbers, the {type(model).__name__} that "
-            f"transformers makes of them {restored:,}{named}; {REMEDY}"
+            f"transformers makes of them {numbers:,}{named}; {REMEDY}"
         )
 
 
