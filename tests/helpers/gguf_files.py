@@ -3,6 +3,7 @@ by the package ``gguf``, texts merged byte by byte, the transformer written out 
 """
 
 import itertools
+from functools import cached_property
 
 import gguf
 import numpy as np
@@ -170,9 +171,14 @@ class SecondReader:
     def setting(self, key):
         return self.value(f"{self.value('general.architecture')}.{key}")
 
+    @cached_property
     def weights(self):
         """Arrays of float32 by GGUF's names."""
         return {t.name: gguf.dequantize(t.data, t.tensor_type) for t in self.file.tensors}
+
+    @cached_property
+    def _exact(self):
+        return {name: torch.from_numpy(x.copy()).double() for name, x in self.weights.items()}
 
     def restored(self):
         """The same by the names of ``transformers``, whose queries and keys turn in halves."""
@@ -195,7 +201,7 @@ class SecondReader:
         llama = self.value("general.architecture") == "llama"
         size = self.setting("embedding_length") // self.setting("attention.head_count")
         found = {}
-        for name, weight in self.weights().items():
+        for name, weight in self.weights.items():
             if name in outside:
                 found[outside[name]] = weight
                 continue
@@ -215,7 +221,7 @@ class SecondReader:
         """``log π(ids[t+1] | ids[:t+1])`` of a row of tokens, in float64, by GGUF's own layout:
         neighbouring numbers of queries and keys turn together.
         """
-        w = {name: torch.from_numpy(x.copy()).double() for name, x in self.weights().items()}
+        w = self._exact
         heads, keys = self.setting("attention.head_count"), self.setting("attention.head_count_kv")
         eps, base = (
             self.setting("attention.layer_norm_rms_epsilon"),

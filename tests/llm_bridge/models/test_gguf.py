@@ -1,9 +1,7 @@
 """GGUF files, against a reader that shares no code (`gguf_files.SecondReader`)."""
 
 import json
-import os
 import re
-import subprocess
 import sys
 import warnings
 from contextlib import suppress
@@ -439,22 +437,6 @@ def test_a_folder_that_cannot_be_written(tiny, tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"cannot be converted in .*; set ENDORM_CACHE to") as error:
         load(tiny)
     assert "\n" not in str(error.value)
-
-
-def test_two_processes_at_once(tiny, tmp_path):
-    """One converts, the other waits for it."""
-    code = "import sys; from llm_bridge.models.spec import ModelSpec; ModelSpec(sys.argv[1]).load()"
-    environment = os.environ | {"ENDORM_CACHE": str(tmp_path / "kept")}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, tiny], env=environment, stderr=subprocess.PIPE, text=True
-        )
-        for _ in range(2)
-    ]
-    notes = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], notes
-    assert sum(bool(re.search(CONVERTS, note)) for note in notes) == 1
-    assert len(list((tmp_path / "kept").glob("*/model.safetensors"))) == 1
 
 
 # ---------------------------------------------------------------- what is done with it
