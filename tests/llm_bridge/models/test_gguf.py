@@ -273,15 +273,36 @@ RESPONSES = [
 ]
 
 
-def test_smollm_rewards(smollm):
+def against_the_second_reader(smollm, pairs):
+    """Largest difference of a response's log-probability, or of a token's, nats."""
     lm, reader = smollm
-    reward = EndogenousReward(lm)
-    prompts = [[{"role": "user", "content": prompt}] for prompt, _ in RESPONSES]
-    for prompt, (_, response) in zip(prompts, RESPONSES, strict=True):
+    reward, worst = EndogenousReward(lm), 0.0
+    for question, response in pairs:
+        prompt = [{"role": "user", "content": question}]
         [scored] = reward.score([prompt], [response], eos=True)
         before, answer = reward.encode(prompt, response, eos=True)
-        expected = reader.log_probs([*before, *answer])[-len(answer) :]
-        assert np.abs(scored.log_probs - expected.numpy()).max() < 1e-4
+        expected = reader.log_probs([*before, *answer])[-len(answer) :].numpy()
+        assert scored.log_probs.shape == (len(answer),)
+        whole = abs(scored.log_prob - expected.sum())
+        worst = max(worst, whole, np.abs(scored.log_probs - expected).max())
+    return worst
+
+
+def test_smollm_rewards(smollm):
+    assert against_the_second_reader(smollm, RESPONSES) < 1e-4
+
+
+@pytest.mark.slow
+def test_smollm_rewards_of_20_solutions(smollm, shared_models):
+    """Of grade-school sums, two lines of each: digits, line breaks, markup."""
+    file = shared_models.parent / "data" / "gsm8k" / "test.jsonl"
+    if not file.is_file():
+        pytest.skip(f"no {file}")
+    rows = [json.loads(line) for line in file.read_text().splitlines()[:20]]
+    pairs = [(row["question"], "\n".join(row["answer"].split("\n")[:2])) for row in rows]
+    worst = against_the_second_reader(smollm, pairs)
+    print(worst)
+    assert worst < 1e-4
 
 
 # ---------------------------------------------------------------- where it is found
