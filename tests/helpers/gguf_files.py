@@ -48,7 +48,7 @@ def vocabulary():
     """Tokens and their types: the special ones, the bytes, and whatever is merged."""
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     merged = [merge.replace(" ", "") for merge in MERGES]
-    tokens = [*special, *letters(), *merged, "<think>"]
+    tokens = [*special, *letters(), *merged, "Ġwe", "<think>"]  # no merges lead to Ġwe
     return tokens, [3] * 3 + [1] * (len(tokens) - 4) + [4]
 
 
