@@ -14,3 +14,5 @@ if not (find_spec("torch") and find_spec("transformers")):
     collect_ignore.append("llm_bridge")  # its modules cannot be imported
 if not find_spec("math_verify"):
     collect_ignore.append("llm_bridge/tasks/equivalence.py")
+if not find_spec("gguf"):
+    collect_ignore.append("tests/helpers/gguf_files.py")

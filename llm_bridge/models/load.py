@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 
 from llm_bridge.models.calls import first_line
 from llm_bridge.models.gate import Law, context_of, inspect
+from llm_bridge.models.gguf import converted, find_gguf
 from llm_bridge.models.prompt_format import PromptFormat
 from llm_bridge.models.text_notes import TextNotes
 
@@ -107,8 +108,8 @@ class CausalLM:
 
 
 def load_checkpoint(spec: ModelSpec, *, reward_model: bool) -> CausalLM:
-    """Load model and tokenizer from a local folder or from the hub, as `ModelSpec.load` does before
-    it changes the weights.
+    """Load model and tokenizer from a local folder, a GGUF file or the hub, as `ModelSpec.load`
+    does before it changes the weights.
 
     Args:
         spec: which model, its dtype, and where it is placed. What looks like a path never asks the
@@ -122,12 +123,17 @@ def load_checkpoint(spec: ModelSpec, *, reward_model: bool) -> CausalLM:
     """
     kind = REWARD_MODEL if reward_model else CAUSAL
     name = os.path.expanduser(spec.model)
-    local = _looks_like_path(name)
-    if local and not os.path.isfile(os.path.join(name, "config.json")):
-        raise OSError(f"{name}: no model there; give a folder with a config.json, or a hub id")
+    file = find_gguf(name)
+    local = file is not None or _looks_like_path(name)
     with _quiet():
+        folder = name if file is None else str(_from_gguf(file, kind))
+        if local and not os.path.isfile(os.path.join(folder, "config.json")):
+            raise OSError(
+                f"{name}: no model there; give a folder with a config.json or a GGUF file, or a "
+                "hub id"
+            )
         try:
-            model, report, tokenizer = _from_pretrained(name, kind, spec)
+            model, report, tokenizer = _from_pretrained(folder, kind, spec)
         except (OSError, SafetensorError) as error:
             remedy = (
                 "give a complete model folder"
@@ -150,12 +156,19 @@ def load_checkpoint(spec: ModelSpec, *, reward_model: bool) -> CausalLM:
         unused = sorted(report["unexpected_keys"])
         count = f"{len(unused)} weights of the checkpoint are not used ({unused[0]}, …)"
         warnings.warn(f"{name}: {count}: it is not of this {type(model).__name__}", stacklevel=3)
-    lm = CausalLM(model.eval(), tokenizer, Path(name).name if local else name)
+    shown = Path(name).name if local else name
+    lm = CausalLM(model.eval(), tokenizer, shown if file is None else file.stem)
     if spec.device_map is None:
         _place(model, spec.device)
     rows = model.config.get_text_config().vocab_size if reward_model else lm.vocab_size
     _require_own_tokenizer(lm, rows)
     return lm
+
+
+def _from_gguf(file: Path, kind: _Kind) -> Path:
+    if kind is REWARD_MODEL:
+        raise ValueError(f"{file}: a GGUF file holds no {kind.name}; give its folder or hub id")
+    return converted(file)
 
 
 def _from_pretrained(name: str, kind: _Kind, spec: ModelSpec) -> tuple[Any, Any, Any]:

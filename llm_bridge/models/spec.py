@@ -35,7 +35,9 @@ class ModelSpec(Options):
     'float32, temperature 0.8, weights of 4 bits'
     """
 
-    model: str = option(help="causal language model: folder or hub id", metavar="M", main=True)
+    model: str = option(
+        help="causal language model: folder, GGUF file, hub id, or smollm2", metavar="M", main=True
+    )
     temperature: float = option(1.0, help="at which the model is sampled", above=0, metavar="T")
     dtype: Dtype = option("float32", help="of the weights")
     bits: int | None = option(
