@@ -220,7 +220,7 @@ def summary(
         for name in sorted({c.subset for c in comparisons})
     }
     report = asdict(options) | _report(judged, options) | {"subsets": subsets}
-    by_domain = [c for c in comparisons if c.chosen_styles == (c.subset,)]
+    by_domain = [c for c in comparisons if c.is_dsp]
     if by_domain and not of_pairs(scores):
         report["domains"] = domain_matrix(by_domain, scores)
     return report

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from llm_bridge.preferences.accuracy import aligned
 from llm_bridge.preferences.pairs import Comparison, Key
-from llm_bridge.preferences.token_texts import completed_texts, token_bytes
+from llm_bridge.preferences.token_texts import completed_texts
 from theory.reports.figures import CLONE, PALETTE, RL
 from theory.reports.html import Markup, element, escape, join
 from theory.reports.report import Column, Fragment, Plot, Report, Section, Table, Text
@@ -129,27 +129,29 @@ def score_report(
 
 
 def token_sections(
-    comparisons: Sequence[Comparison], records: Mapping[Key, Record], tokenizer: Any
+    comparisons: Sequence[Comparison],
+    records: Mapping[Key, Record],
+    pieces: Mapping[Key, Sequence[bytes]],
 ) -> list[Section]:
     """Return comparisons with each token coloured by its reward or by ``log π``, for a page.
 
     Args:
         comparisons: in the order of the page.
         records: each response's line of the run's ``responses.jsonl``.
-        tokenizer: the one that gave `token_ids`.
+        pieces: the bytes of each response's tokens, see `token_texts.token_bytes`.
 
     Raises:
         ValueError: a response has no record, see `aligned`.
 
     Example:
-        >>> from llm_bridge.models.cloned import letter_tokenizer
         >>> row = Comparison("s/0", "a", ("b",), ("c",), "s")
         >>> same = {"tokens": 1, "log_probs": [-1.0], "log_prob": -1.0, "soft_value_prompt": 0.0}
         >>> records = {
-        ...     ("s/0", side, 0): same | {"token_ids": [t], "rewards": [r], "reward_sum": r}
-        ...     for side, t, r in (("chosen", 1, 2.0), ("rejected", 2, 1.0))
+        ...     ("s/0", side, 0): same | {"rewards": [r], "reward_sum": r}
+        ...     for side, r in (("chosen", 2.0), ("rejected", 1.0))
         ... }
-        >>> print(token_sections([row], records, letter_tokenizer(3, 0))[0].paragraph)
+        >>> pieces = {("s/0", "chosen", 0): [b"b"], ("s/0", "rejected", 0): [b"c"]}
+        >>> print(token_sections([row], records, pieces)[0].paragraph)
         Of the comparisons shown, 1 of 1 pairs are ordered right, by reward sum.
 
     """
@@ -158,7 +160,7 @@ def token_sections(
     judged = [_Judged(pair, *side) for pair, side in zip(comparisons, sides, strict=True)]
     used = [records[key] for comparison in comparisons for key, _ in comparison.responses()]
     limits = (_limit(record[name] for record in used) for name in ("rewards", "log_probs"))
-    tokens = _Tokens(records, tokenizer, *limits)
+    tokens = _Tokens(records, pieces, *limits)
     right = sum(one.right for one in judged)
     pairs = sum(one.margins.size for one in judged)
     shown = f"{right} of {pairs} pairs are ordered right, by reward sum."
@@ -234,7 +236,7 @@ class _Tokens:
     """
 
     records: Mapping[Key, Record]
-    tokenizer: Any
+    pieces: Mapping[Key, Sequence[bytes]]
     reward_limit: float
     log_prob_limit: float
 
@@ -280,13 +282,14 @@ class _Tokens:
         for side, names in one.names.items():
             responses: list[Markup] = []
             for index, name in enumerate(names):
-                record = self.records[comparison.id, side, index]
-                responses += [element("h3", f"{side} {name}"), *self.response(record)]
+                key = (comparison.id, side, index)
+                responses += [element("h3", f"{side} {name}"), *self.response(key)]
             sides.append(element("div", *responses))
         yield element("div", *sides, class_="sides")
 
-    def response(self, record: Record) -> tuple[Markup, Markup]:
+    def response(self, key: Key) -> tuple[Markup, Markup]:
         """Return the numbers of a response, then its tokens."""
+        record = self.records[key]
         n = record["tokens"]
         numbers = {
             "reward sum": record["reward_sum"],
@@ -301,12 +304,11 @@ class _Tokens:
         ]
         return (
             element("p", *shown, f"{n} tokens", class_="numbers"),
-            element("div", *self.tokens(record), class_="text", dir="auto"),
+            element("div", *self.tokens(record, self.pieces[key]), class_="text", dir="auto"),
         )
 
-    def tokens(self, record: Record) -> Iterator[Markup]:
+    def tokens(self, record: Record, pieces: Sequence[bytes]) -> Iterator[Markup]:
         """Yield each token in its shades of both scales, with its numbers as its title."""
-        pieces = token_bytes(self.tokenizer, record["token_ids"])
         texts = completed_texts(pieces)
         rewards = record["rewards"]
         log_probs = record["log_probs"]

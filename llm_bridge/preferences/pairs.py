@@ -100,6 +100,11 @@ class Comparison:
         """Whether RM-Bench's rules apply: hard, normal and easy, and a tie counts as wrong."""
         return self.chosen_styles == self.rejected_styles == RM_BENCH_STYLES
 
+    @property
+    def is_dsp(self) -> bool:
+        """Whether the chosen response is that of the domain, whose system prompt it is given."""
+        return self.chosen_styles == (self.subset,)
+
     def responses(self) -> Iterator[tuple[Key, str]]:
         """Yield the key and the text of every response."""
         for role, texts in (("chosen", self.chosen), ("rejected", self.rejected)):

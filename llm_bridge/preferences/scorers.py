@@ -1,16 +1,16 @@
 """Score responses, all methods behind one interface: the endogenous reward and reward models.
 
 A scorer turns a `Comparison` into requests, each of one or more rows of tokens for the model, and
-requests into *records*, the lines of ``responses.jsonl``. A column of the records is a score; its
-accuracy is `llm_bridge.preferences.accuracy.summary`. `llm_bridge.preferences.judges` has the
-models that are asked for their judgement.
+requests into *records*, the lines of ``responses.jsonl``. What is made of the records is
+`llm_bridge.preferences.records.columns`; `llm_bridge.preferences.judges` has the models that are
+asked for their judgement.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, get_args
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,20 +20,18 @@ from llm_bridge.models.calls import call, device_of, evaluation
 from llm_bridge.models.load import CausalLM, require_same_tokenizer
 from llm_bridge.models.prompts import Prompt, as_prompt, as_text, encode_pair
 from llm_bridge.preferences.pairs import Comparison, Key
-from llm_bridge.read.reward import Aggregation, EndogenousReward, aggregate
+from llm_bridge.preferences.records import Record
+from llm_bridge.read.reward import EndogenousReward
 
 __all__ = [
     "Conversation",
     "Endogenous",
-    "Record",
     "Request",
     "RewardModel",
     "Scorer",
     "compact_ids",
     "with_facts",
 ]
-
-Record: TypeAlias = dict[str, Any]
 
 OF_RESPONSE = ("reward_sum", "log_prob", "soft_value_prompt", "end_value")
 """Fields of `llm_bridge.read.reward.Score` that a record has."""
@@ -62,24 +60,13 @@ class Request:
 
 
 class Scorer(Protocol):
-    """A method of scoring the responses of comparisons.
-
-    Attributes:
-        names: fields of a record that are its scores; the first is the main one.
-
-    """
-
-    names: tuple[str, ...]
+    """A method of scoring the responses of comparisons."""
 
     def requests(self, comparison: Comparison) -> list[Request]:
         """Return the requests of a comparison; raise ValueError if it cannot be scored."""
 
     def records(self, requests: Sequence[Request]) -> list[Record]:
         """Return the records of requests, in their order; a batch is one pass of the model."""
-
-    def columns(self, records: Sequence[Record]) -> dict[str, np.ndarray]:
-        """Return the scores ``(n,)`` in records by name; the first is the main one."""
-        return {name: np.array([record[name] for record in records]) for name in self.names}
 
 
 def with_facts(requests: Sequence[Request], found: Mapping[str, np.ndarray]) -> list[Record]:
@@ -162,7 +149,7 @@ class Conversation:
 
 
 class Endogenous(Scorer):
-    """Scores by the endogenous reward, aggregated as in `llm_bridge.read.reward.aggregate`.
+    """Scores by the endogenous reward, aggregated as in `llm_bridge.read.aggregate`.
 
     A record has `reward_sum`, `log_prob`, `soft_value_prompt` and `end_value` of `Score`, and of
     each token `token_ids`, `rewards` and `log_probs`.
@@ -196,11 +183,9 @@ class Endogenous(Scorer):
         self.conversation = conversation
         self.reference = reference
         self.truncate = truncate
-        self.names: tuple[str, ...] = ("reward_sum", "log_prob", "tokens")
         models = [one.lm for one in (reward, reference) if one is not None]
         self._context = min((lm.context for lm in models if lm.context is not None), default=None)
         if reference is not None:
-            self.names += ("reference_log_prob",)
             require_same_tokenizer(reward.lm, reference.lm)
 
     def requests(self, comparison: Comparison) -> list[Request]:
@@ -251,15 +236,6 @@ class Endogenous(Scorer):
                 record["reference_log_prob"] = anchor
         return records
 
-    def columns(self, records: Sequence[Record]) -> dict[str, np.ndarray]:
-        """Return each aggregation; ``anchored`` only if there is a reference."""
-        found = super().columns(records)
-        return {
-            how: aggregate(how, self.reward.reading.alpha, **found)
-            for how in get_args(Aggregation)
-            if how != "anchored" or self.reference is not None
-        }
-
 
 class RewardModel(Scorer):
     """Scores by an explicit reward model, a sequence classifier with one label: column ``score``.
@@ -269,8 +245,6 @@ class RewardModel(Scorer):
         scorer = RewardModel(lm, Conversation(lm, chat=True))
 
     """
-
-    names = ("score",)
 
     def __init__(self, lm: CausalLM, conversation: Conversation) -> None:
         self.lm = lm

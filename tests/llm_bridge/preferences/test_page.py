@@ -114,6 +114,10 @@ def decode(tokenizer, ids):
     return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
+def pieces(records, tokenizer=BYTE_LEVEL):
+    return {key: token_bytes(tokenizer, r["token_ids"]) for key, r in records.items()}
+
+
 def token_texts(tokenizer, ids):
     return completed_texts(token_bytes(tokenizer, ids))
 
@@ -299,7 +303,7 @@ NINE = Comparison(
 def render(tmp_path):
     def render(comparisons, records=None, *, title="run", facts=None, **options):
         records = make(comparisons) if records is None else records
-        sections = token_sections(comparisons, records, BYTE_LEVEL, **options)
+        sections = token_sections(comparisons, records, pieces(records), **options)
         (path,) = Report(title, facts=facts or {}, sections=sections).save(tmp_path)
         assert list(tmp_path.iterdir()) == [path]
         return Page(path)
@@ -460,7 +464,8 @@ def test_the_file_needs_no_other(render):
 @example(text="\n\n a\t\r\x00")
 def test_whitespace_stays_and_control_characters_are_pictured(tmp_path_factory, text):
     comparison = Comparison("1", text, (text,), ("z",), "s")
-    sections = token_sections([comparison], make([comparison]), BYTE_LEVEL)
+    records = make([comparison])
+    sections = token_sections([comparison], records, pieces(records))
     made = Report(text, facts={text: text}, sections=sections)
     (path,) = made.save(tmp_path_factory.mktemp("html"))
     page = Page(path)
@@ -562,7 +567,9 @@ def summary(value, **more):
 def test_accuracies_stand_before_the_tokens():
     levels = {level: {"value": k / 4} for k, level in enumerate(("hard", "normal", "easy"))}
     scores = {"sum": summary(0.5, **levels), "mean": summary(0.25)}
-    made = score_report("run", {}, scores, token_sections([PAIR], make([PAIR]), BYTE_LEVEL))
+    records = make([PAIR])
+    tokens = token_sections([PAIR], records, pieces(records))
+    made = score_report("run", {}, scores, tokens)
     lines = [line.split() for line in made.text().splitlines()]
     assert [
         "(all)",
