@@ -26,6 +26,7 @@ from llm_bridge.commands.options import (
 )
 from llm_bridge.models.prompt_format import PromptFormat
 from llm_bridge.models.spec import ModelSpec
+from llm_bridge.preferences.domains import read_domain_prompts, with_domain_prompts
 from llm_bridge.preferences.pairs import FORMATS, Comparison, read_comparisons
 from llm_bridge.preferences.records import (
     ENDOGENOUS,
@@ -59,7 +60,16 @@ SHOWN = 10
 
 CONVERSATION, REPORT = "conversation", "report"
 
-SCORING = ("format", "limit", "method", "batch_tokens", "separator", "eos", "truncate")
+SCORING = (
+    "format",
+    "limit",
+    "method",
+    "batch_tokens",
+    "separator",
+    "eos",
+    "truncate",
+    "domain_prompts",
+)
 """Options that belong to scoring, not to its report."""
 
 
@@ -92,6 +102,13 @@ class ScoreOptions(Options):
     )
     batch_tokens: int = option(8192, help="tokens of one pass of the model", low=1)
     out: Path = shared.out("out/score", "responses.jsonl, summary.json and report.html")
+    domain_prompts: str = option(
+        "plain",
+        help="system prompts of DSP's domains: a set by name (plain, short, sharp, none), or a "
+        "JSON file with a text or null for each domain",
+        metavar="NAME|FILE",
+        group=CONVERSATION,
+    )
     separator: str | None = option(
         None,
         help="between system, prompt and response in plain text",
@@ -173,6 +190,9 @@ def _read_task(arguments: argparse.Namespace) -> _Task:
         )
     reference = read_second(arguments, "reference-", model, dtype=model.dtype)
     reading, given = RewardReading.read(arguments), PromptFormat.read(arguments)
+    if given.own_system is not None:
+        reason = "and --system or --no-system: give one of them"
+        ScoreOptions.refuse(arguments, reason, ("domain_prompts",))
     return _Task(options, sums, model, reading, reference, given)
 
 
@@ -186,6 +206,8 @@ def run(arguments: argparse.Namespace) -> int:
     comparisons, problems = read_comparisons(
         *options.pairs, format=options.format, limit=options.limit
     )
+    prompts = read_domain_prompts(options.domain_prompts)
+    comparisons = with_domain_prompts(comparisons, prompts)
     import torch
 
     from llm_bridge.models.processes import workers
@@ -196,6 +218,8 @@ def run(arguments: argparse.Namespace) -> int:
         scorer, lm, facts = _scorer(task)
         given = {name: getattr(options, name) for name in ("format", "limit", "batch_tokens")}
         facts = {"version": __version__} | facts | given | {"pairs": _digests(options.pairs)}
+        if any(comparison.is_dsp for comparison in comparisons):
+            facts["domain_prompts"] = dict(prompts)
         with RunFolder(options.out, facts, lines=[RESPONSES], processes=group) as folder:
             work = scoring.plan(scorer, comparisons, options.batch_tokens, progress=group.first)
             if group.first:
@@ -246,6 +270,7 @@ def _again(arguments: argparse.Namespace) -> int:
     if len(pairs) != len(noted["pairs"]):
         raise ValueError(f"--pairs: {len(pairs)} files, and {len(noted['pairs'])} were scored")
     comparisons, _ = read_comparisons(*pairs, format=noted["format"], limit=noted["limit"])
+    comparisons = with_domain_prompts(comparisons, noted.get("domain_prompts", {}))
     with RunFolder(options.out):
         return _report(options, sums, comparisons)
 

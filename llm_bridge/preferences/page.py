@@ -120,11 +120,12 @@ def score_report(
         'reward'
 
     """
-    domains = next(iter(scores.values())).get("domains")
+    panels = [name for n, name in enumerate(scores) if n == 0 or name == "lift"]
     plots = []
-    if domains is not None:
-        alt = "How often a response of each domain beats each other one."
-        plots.append(Plot("domains", domain_figure(domains), alt))
+    if "domains" in scores[panels[0]]:
+        alt = "How often a response of each domain beats each other one, by system prompt."
+        figure = domain_figure({name: scores[name] for name in panels})
+        plots.append(Plot("domains", figure, alt))
     return Report(title, facts=facts, sections=[accuracy_table(scores), *plots, *tokens])
 
 
@@ -353,46 +354,65 @@ def _shades(low: str, high: str, unlikely: str) -> str:
     return "\n".join(rules)
 
 
-def domain_figure(matrix: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Draw the heat map of `llm_bridge.preferences.accuracy.domain_matrix`: rows are system
-    prompts, columns whose response it is.
+def domain_figure(scores: Mapping[str, Mapping[str, Any]]) -> Figure:
+    r"""Draw heat maps of domains, one for each score: rows are system prompts, columns whose
+    response it is.
 
-    A frame marks a domain's own response, a star the largest of a row; what was not compared has a
-    dash.
+    A frame marks a domain's own response, with the interval of its share when queries are
+    resampled; a star the largest of a row; what was not compared has a dash.
+
+    Args:
+        scores: by name of the score, what `llm_bridge.preferences.accuracy.summary` returns.
 
     Example:
-        >>> axes, _ = domain_figure({"ethics": {"ethics": 0.8, "law": 0.4}}).axes
+        >>> from llm_bridge.preferences.accuracy import summary
+        >>> row = Comparison("a/0", "Why?", ("x",), ("y",), "a", None, ("a",), ("b",))
+        >>> found = summary([row], {("a/0", "chosen", 0): 2.0, ("a/0", "rejected", 0): 1.0})
+        >>> axes, _ = domain_figure({"sum": found}).axes
         >>> [text.get_text() for text in axes.texts]
-        ['0.80 ★', '0.40']
+        ['1.00 ★\n0.03–1.00', '0.00']
 
     """
-    rows = list(matrix)
-    columns = rows + sorted({name for row in matrix.values() for name in row} - set(rows))
-    values = np.array([[matrix[row].get(name, np.nan) for name in columns] for row in rows])
-    figure = Figure(
-        figsize=(2.6 + 0.95 * len(columns), 1.9 + 0.6 * len(rows)), layout="constrained"
-    )
-    axes = figure.subplots()
+    matrices = {name: found["domains"] for name, found in scores.items()}
+    rows = list(next(iter(matrices.values())))
+    every = {column for matrix in matrices.values() for row in matrix.values() for column in row}
+    columns = rows + sorted(every - set(rows))
+    size = (1.6 + (1.0 + 0.95 * len(columns)) * len(matrices), 2.0 + 0.6 * len(rows))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(1, len(matrices), squeeze=False, sharey=True)[0]
     colors = LinearSegmentedColormap.from_list("wins", [CLONE, "white", RL])
-    image = axes.imshow(values, cmap=colors, vmin=0, vmax=1, aspect="auto")
-    for (i, j), value in np.ndenumerate(values):
-        best = value == np.nanmax(values[i])
-        text = "–" if np.isnan(value) else f"{value:.2f}{' ★' if best else ''}"
-        weight, color = "bold" if best else "normal", "white" if abs(value - 0.5) > 0.4 else "black"
-        axes.text(j, i, text, ha="center", va="center", fontsize=9, weight=weight, color=color)
-        if rows[i] == columns[j]:
-            axes.add_patch(Rectangle((j - 0.48, i - 0.46), 0.96, 0.92, fill=False, lw=1.8))
-    turned: dict[str, Any] = {"rotation": 30, "ha": "right"} if max(map(len, columns)) > 13 else {}
-    axes.set_xticks(range(len(columns)), columns, fontsize=9, **turned)
-    axes.set_yticks(range(len(rows)), rows, fontsize=9)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    axes.set_facecolor("0.9")
-    axes.set(xlabel="whose response", ylabel="system prompt")
-    marks = "framed: the prompt's own domain; ★: largest of its row"
+    for axes, (name, matrix) in zip(panels, matrices.items(), strict=True):
+        values = np.array([[matrix[row].get(column, np.nan) for column in columns] for row in rows])
+        image = axes.imshow(values, cmap=colors, vmin=0, vmax=1, aspect="auto")
+        for (i, j), value in np.ndenumerate(values):
+            own = rows[i] == columns[j]
+            best = value == np.nanmax(values[i])
+            text = "–" if np.isnan(value) else f"{value:.2f}{' ★' if best else ''}"
+            if own:
+                share = scores[name]["subsets"][rows[i]]["accuracy"]
+                text += f"\n{share['low']:.2f}–{share['high']:.2f}"
+                axes.add_patch(Rectangle((j - 0.48, i - 0.46), 0.96, 0.92, fill=False, lw=1.8))
+            weight = "bold" if best else "normal"
+            color = "white" if abs(value - 0.5) > 0.4 else "black"
+            look = {"size": 8 if own else 9, "weight": weight, "color": color}
+            axes.text(j, i, text, ha="center", va="center", **look)
+        turned = {"rotation": 30, "ha": "right"} if max(map(len, columns)) > 13 else {}
+        axes.set_xticks(range(len(columns)), columns, fontsize=9, **turned)
+        axes.set_yticks(range(len(rows)), rows, fontsize=9)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_facecolor("0.9")
+        axes.set(xlabel="whose response")
+        axes.set_title(PANELS.get(name, name), fontsize=10)
+    panels[0].set_ylabel("system prompt")
+    marks = "framed: the prompt's own domain, with its interval; ★: largest of its row"
     figure.suptitle(f"How often a response beats each other one\n{marks}", fontsize=9.5)
-    figure.colorbar(image, label="share won (ties half)")
+    figure.colorbar(image, ax=list(panels), label="share won (ties half)")
     return figure
+
+
+PANELS = {"sum": "by the reward: sum", "lift": "by what the prompt adds: lift"}
+"""Titles of heat maps."""
 
 
 ABOUT = Markup("""<details open>

@@ -23,7 +23,6 @@ from llm_bridge.preferences.rows import (
 )
 
 __all__ = [
-    "DSP_SYSTEMS",
     "FORMATS",
     "RM_BENCH_STYLES",
     "Comparison",
@@ -39,18 +38,6 @@ Key: TypeAlias = tuple[str, str, int]
 
 RM_BENCH_STYLES = ("concise", "plain", "markdown")
 """RM-Bench's styles in its own order: concise, detailed plain text, detailed markdown."""
-
-DSP_SYSTEMS = {
-    "academy": "You are a scholar. Answer as in academic writing: precise, rigorous and well "
-    "founded.",
-    "business": "You are a business professional. Answer for people in business: practical and to "
-    "the point.",
-    "entertainment": "You are an entertainer. Answer so that people enjoy it: lively and amusing.",
-    "literature": "You are a writer of literature. Answer in a literary manner: expressive and "
-    "rich in images.",
-}
-"""System prompt of each domain of DSP, in our wording; the domain `normal` has none."""
-
 
 NOWHERE = Place("(memory)", None, 0)
 
@@ -170,7 +157,8 @@ def iter_comparisons(
 
     Ids are ``subset/id``, or ``subset/`` and the row's number from 0 if it has no id. The subset is
     the row's own or the file's name; for RM-Bench the domain (``domain``, or ``chat`` for
-    ``chat_filtered.json``). DSP gives a comparison for each domain of a row, GSM8K one for each
+    ``chat_filtered.json``). DSP gives a comparison for each domain of a row (its system
+    prompt: `llm_bridge.preferences.domains`), GSM8K one for each
     question with right and wrong solutions; a GSM8K row without both is a `Problem` and no fault.
 
     Args:
@@ -350,8 +338,8 @@ def _dsp(row: dict[str, Any], stem: str, number: int) -> list[Comparison]:
     for domain, text in texts.items():
         others = tuple(name for name in texts if name != domain)
         sides = (text,), tuple(texts[name] for name in others)
-        identity, system = _id(row, domain, number), DSP_SYSTEMS.get(domain)
-        comparisons.append(Comparison(identity, query, *sides, domain, system, (domain,), others))
+        identity = _id(row, domain, number)
+        comparisons.append(Comparison(identity, query, *sides, domain, None, (domain,), others))
     return comparisons
 
 

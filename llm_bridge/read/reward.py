@@ -402,16 +402,26 @@ def find_end_tokens(lm: CausalLM, given: Sequence[int] | None = None) -> tuple[i
     return tuple(sorted({int(token) for token in given if token is not None}))
 
 
+FULL = 0.75
+"""Least share of its longest row that each row of a batch has: padding is work for nothing."""
+
+
 def batches(sizes: Sequence[int], limit: int) -> Iterator[list[int]]:
     """Indices of rows of these sizes, longest first: what does not fit into memory fails at once.
 
-    A batch has at most `limit` tokens with its padding, or is one row.
+    A batch has rows of similar length and at most `limit` tokens with its padding, or is one row.
 
-    >>> list(batches([3, 9, 4], limit=10))
-    [[1], [2, 0]]
+    >>> list(batches([3, 9, 4, 1], limit=10))
+    [[1], [2, 0], [3]]
     """
     order, start = sorted(range(len(sizes)), key=lambda i: -sizes[i]), 0
     while start < len(order):
-        stop = start + max(1, limit // sizes[order[start]])
+        longest = sizes[order[start]]
+        stop = start + 1
+        while (
+            stop < min(len(order), start + limit // longest)
+            and sizes[order[stop]] >= FULL * longest
+        ):
+            stop += 1
         yield order[start:stop]
         start = stop

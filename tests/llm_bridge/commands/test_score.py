@@ -567,19 +567,95 @@ def test_an_explicit_reward_model(score):
     assert "score" in lines(folder)[0]
 
 
-def test_domains_are_drawn(score):
-    rows = [
-        {
-            "query": f"Query {n}",
-            "responses": {name: f"{name} {n}" for name in ("academy", "business", "normal")},
-        }
-        for n in range(3)
-    ]
-    code, _, _, folder = score(rows)
+DOMAINS = ("academy", "business", "normal")
+QUERIES = [
+    {"query": f"Query {n}", "responses": {name: f"{name} {n * n}" for name in DOMAINS}}
+    for n in range(3)
+]
+
+
+def matrix_by_hand(logs):
+    """How often each domain's response beats the others, from ``logs[domain, n][response]``."""
+    found = {}
+    for row in DOMAINS:
+        found[row] = {}
+        for one in DOMAINS:
+            wins = 0.0
+            for n in range(3):
+                mine = logs[row, n][one]
+                others = [logs[row, n][other] for other in DOMAINS if other != one]
+                wins += sum(1.0 if mine > x else 0.5 if mine == x else 0.0 for x in others) / 2
+            found[row][one] = wins / 3
+    return found
+
+
+def logs_of(folder):
+    """``log π`` of each domain's response, by the system prompt's domain and the query."""
+    found = {}
+    for r in lines(folder):
+        row, n = r["id"].split("/")
+        others = [name for name in DOMAINS if name != row]
+        name = row if r["role"] == "chosen" else others[r["index"]]
+        found.setdefault((row, int(n)), {})[name] = r["log_prob"]
+    return found
+
+
+def test_domains_by_reward_and_by_lift(score, again):
+    code, _, _, base = score(QUERIES, "--domain-prompts", "none", out="base")
     assert code == 0
+    _, _, _, folder = score(QUERIES, "--domain-prompts", "sharp", "--lift-from", base, out="sharp")
     assert (folder / "domains.png").stat().st_size > 1000
-    matrix = json.loads((folder / "summary.json").read_text())["scores"]["sum"]["domains"]
-    assert set(matrix) == {"academy", "business", "normal"}
+    scores = json.loads((folder / "summary.json").read_text())["scores"]
+    with_prompt, without = logs_of(folder), logs_of(base)
+    lifts = {
+        key: {
+            name: value - without[key][name] if key[0] != "normal" else 0.0
+            for name, value in row.items()
+        }
+        for key, row in with_prompt.items()
+    }
+    for name, logs in (("sum", with_prompt), ("lift", lifts)):
+        matrix = matrix_by_hand(logs)
+        for row in DOMAINS:
+            assert scores[name]["domains"][row] == pytest.approx(matrix[row])
+            # the interval of the diagonal is that of the queries
+            own = scores[name]["subsets"][row]["accuracy"]
+            assert own["value"] == pytest.approx(matrix[row][row])
+            assert own["low"] <= own["value"] <= own["high"]
+    assert set(scores["lift"]["domains"]["normal"].values()) == {0.5}
+    before = files(folder)
+    assert again("--lift-from", base, out="sharp")[3] == before
+    # five comparisons share their responses where no prompt tells them apart
+    by_text = {}
+    for (_, n), row in without.items():
+        for name, value in row.items():
+            by_text.setdefault((n, name), set()).add(value)
+    assert {len(values) for values in by_text.values()} == {1}
+
+
+def test_domain_prompts_of_a_file(score, tmp_path):
+    path = tmp_path / "prompts.json"
+    path.write_text(json.dumps({"academy": "Cite.", "business": None, "normal": None}))
+    code, _, _, folder = score(QUERIES, "--domain-prompts", path)
+    assert code == 0
+    noted = json.loads((folder / "run.json").read_text())["domain_prompts"]
+    assert noted == {"academy": "Cite.", "business": None, "normal": None}
+    path.write_text(json.dumps({"academy": "Cite.", "normal": None}))
+    code, _, (line,), _ = score(QUERIES, "--domain-prompts", path, out="b")
+    assert code == 2
+    assert line == (
+        "endorm score: no system prompt for the domain business (there are academy, normal): give "
+        "--domain-prompts FILE that has it, null for none"
+    )
+    path.write_text('{"academy": 3}')
+    assert "a text or null for each domain" in score(QUERIES, "--domain-prompts", path)[2][-1]
+    assert (
+        "must be one of plain, short, sharp, none, or a JSON file"
+        in (score(QUERIES, "--domain-prompts", "nowhere")[2][-1])
+    )
+    both = ["--domain-prompts", "short", "--system", "x"]
+    message = "--domain-prompts and --system or --no-system: give one of them"
+    assert message in score(QUERIES, *both, out="c")[2][-1]
 
 
 @pytest.mark.parametrize(

@@ -591,6 +591,13 @@ def test_accuracies_stand_before_the_tokens():
     assert plot.name == "domains"
 
 
+def of_domains(matrix):
+    """What a summary says of a matrix: shares with intervals of ± 0.04."""
+    share = {name: row.get(name, 0.5) for name, row in matrix.items()}
+    subsets = {name: {"accuracy": {"low": x - 0.04, "high": x + 0.04}} for name, x in share.items()}
+    return {"domains": matrix, "subsets": subsets}
+
+
 MATRICES = {
     "square": {"a": {"a": 0.75, "b": 0.25}, "b": {"a": 0.9, "b": 0.1}},
     "more columns": {
@@ -607,7 +614,7 @@ MATRICES = {
 @pytest.mark.parametrize("name", MATRICES)
 def test_domain_figure(name, tmp_path):
     matrix = MATRICES[name]
-    figure = domain_figure(matrix)
+    figure = domain_figure({"sum": of_domains(matrix)})
     axes = figure.axes[0]
     rows, columns = (
         [x.get_text() for x in labels]
@@ -620,7 +627,14 @@ def test_domain_figure(name, tmp_path):
         for j, column in enumerate(columns):
             value = matrix[row].get(column)
             star = " ★" if value == max(matrix[row].values()) else ""
-            assert cells.pop((i, j)) == ("–" if value is None else f"{value:.2f}{star}")
+            cell, *interval = cells.pop((i, j)).split("\n")
+            assert cell == ("–" if value is None else f"{value:.2f}{star}")
+            if i == j:
+                low, high = (float(end) for end in interval[0].split("–"))
+                assert low == pytest.approx(value - 0.04, abs=0.006)
+                assert high == pytest.approx(value + 0.04, abs=0.006)
+            else:
+                assert not interval
     assert not cells
     middles = [
         (f.get_x() + f.get_width() / 2, f.get_y() + f.get_height() / 2) for f in axes.patches
@@ -636,9 +650,23 @@ def test_domain_figure(name, tmp_path):
     assert turned == (name == "many")
 
 
+def test_domains_by_lift_stand_beside_those_by_the_reward():
+    matrices = MATRICES["square"], {"a": {"a": 0.9, "b": 0.1}, "b": {"a": 0.3, "b": 0.7}}
+    scores = {n: of_domains(m) for n, m in zip(("sum", "lift"), matrices, strict=True)}
+    figure = domain_figure(scores)
+    panels = figure.axes[:2]
+    for axes, matrix in zip(panels, matrices, strict=True):
+        shown = [float(text.get_text().split()[0]) for text in axes.texts]
+        assert shown == [value for row in matrix.values() for value in row.values()]
+        assert axes.images[0].get_clim() == (0, 1)
+    assert ["sum" in panels[0].get_title(), "lift" in panels[1].get_title()] == [True, True]
+
+
 def test_the_same_domain_figure_is_the_same_file(tmp_path):
     one, two = (
-        save_figure(domain_figure(MATRICES["square"]), tmp_path, name)[0].read_bytes()
+        save_figure(domain_figure({"sum": of_domains(MATRICES["square"])}), tmp_path, name)[
+            0
+        ].read_bytes()
         for name in ("one", "two")
     )
     assert one == two

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from llm_bridge.preferences.domains import DOMAIN_PROMPTS, with_domain_prompts
 from llm_bridge.preferences.pairs import (
     FORMATS,
     RM_BENCH_STYLES,
@@ -176,10 +177,19 @@ def test_dsp_gives_a_comparison_for_each_domain(write):
         ("academy",),
         ("business", "normal"),
     )
-    assert "scholar" in academy.system
-    assert academy.system != business.system
-    assert normal.system is None
+    assert academy.is_dsp
     assert not academy.is_rm_bench
+    for prompts in DOMAIN_PROMPTS.values():
+        assert prompts.keys() == {"academy", "business", "entertainment", "literature", "normal"}
+        found = with_domain_prompts([academy, business, normal], prompts)
+        assert [c.system for c in found] == [
+            prompts[name] for name in ("academy", "business", "normal")
+        ]
+        assert prompts["normal"] is None
+    assert len({DOMAIN_PROMPTS[name]["academy"] for name in ("plain", "short", "sharp")}) == 3
+    assert set(DOMAIN_PROMPTS["none"].values()) == {None}
+    with pytest.raises(ValueError, match="no system prompt for the domain business"):
+        with_domain_prompts([academy, business], {"academy": "Be exact."})
 
 
 def test_llmbar_puts_the_label_first(write):

@@ -210,7 +210,7 @@ def test_longest_first():
             return [Request((comparison.id, "chosen", 0), (np.zeros(len(comparison.prompt)),), {})]
 
     comparisons = [replace(COMPARISONS[0], id=str(n), prompt="x" * n) for n in (3, 9, 1)]
-    assert scoring.plan(Sized(), comparisons, 6).batches == [[1], [0, 2]]
+    assert scoring.plan(Sized(), comparisons, 6).batches == [[1], [0], [2]]
 
 
 def test_a_response_that_comes_again_is_scored_once(scorer, tmp_path):
