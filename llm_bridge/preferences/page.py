@@ -68,7 +68,9 @@ def accuracy_table(scores: Mapping[str, Mapping[str, Any]]) -> Table:
             controlled = one["length_controlled"]["characters"]
             matched = controlled["matched"]
             levels = [
-                f"{one[level]['value']:.3f}" for level in ("hard", "normal", "easy") if level in one
+                f"{one[level]['value']:.3f}"
+                for level in ("hard", "normal", "easy", "best_of_n")
+                if level in one
             ]
             rows.append(
                 (
@@ -87,7 +89,7 @@ def accuracy_table(scores: Mapping[str, Mapping[str, Any]]) -> Table:
         Column("score"),
         Column("n", align="right"),
         Column("accuracy"),
-        Column("hard/normal/easy"),
+        Column("best of N" if any(whole.get("best_of_n") for whole in scores.values()) else LEVELS),
         Column("shorter", ".3f"),
         Column("matched (pairs)"),
         Column("logistic", ".3f"),
@@ -96,6 +98,7 @@ def accuracy_table(scores: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 RATE = Column(format=".3f")
+LEVELS = "hard/normal/easy"
 
 
 def score_report(
@@ -386,7 +389,7 @@ def domain_figure(scores: Mapping[str, Mapping[str, Any]]) -> Figure:
         image = axes.imshow(values, cmap=colors, vmin=0, vmax=1, aspect="auto")
         for (i, j), value in np.ndenumerate(values):
             own = rows[i] == columns[j]
-            best = value == np.nanmax(values[i])
+            best = value == np.nanmax(values[i]) > np.nanmin(values[i])
             text = "–" if np.isnan(value) else f"{value:.2f}{' ★' if best else ''}"
             if own:
                 share = scores[name]["subsets"][rows[i]]["accuracy"]
