@@ -100,6 +100,11 @@ class ScoreOptions(Options):
         help="what scores; all but endogenous are there to hold it against",
         choices=(ENDOGENOUS, *OTHER_METHODS),
     )
+    reward_head: Path | None = option(
+        None,
+        help="linear reward on the hidden states of --model, from endorm train-reward",
+        metavar="FILE",
+    )
     batch_tokens: int = option(8192, help="tokens of one pass of the model", low=1)
     out: Path = shared.out("out/score", "responses.jsonl, summary.json and report.html")
     domain_prompts: str = option(
@@ -150,11 +155,9 @@ class ScoreOptions(Options):
         """
         if self.again:
             return dict.fromkeys(SCORING, "is not read with {again}: the run says it")
-        if self.method == ENDOGENOUS:
-            return {}
-        return dict.fromkeys(
-            ("truncate", "eos", "html", "lift_from"), f"is not read by {{method}} {self.method}"
-        )
+        others = () if self.method == ENDOGENOUS else ("truncate", "eos", "html", "lift_from")
+        head = () if self.method == "reward-model" else ("reward_head",)
+        return dict.fromkeys((*others, *head), f"is not read by {{method}} {self.method}")
 
     def check(self) -> None:
         """Refuse a file that is given twice, and none at all."""
@@ -320,10 +323,11 @@ def _scorer(task: _Task) -> tuple[Scorer, CausalLM, dict[str, Any]]:
     """Scorer, its model, and what is noted of both."""
     from llm_bridge.models.load import fingerprint
     from llm_bridge.preferences import judges, scorers
+    from llm_bridge.preferences.reward_head import RewardHead
     from llm_bridge.read.reward import EndogenousReward
 
     options = task.options
-    explicit = options.method == "reward-model"
+    explicit = options.method == "reward-model" and options.reward_head is None
     lm = formatted(task.model.load(reward_model=explicit), task.format, options.out)
     chat = bool(lm.format.chat)
     if chat and options.separator is not None:
@@ -339,6 +343,10 @@ def _scorer(task: _Task) -> tuple[Scorer, CausalLM, dict[str, Any]]:
         "separator": None if chat else conversation.separator,
     }
     facts |= format_facts(lm)
+    if options.reward_head is not None:
+        head = RewardHead.load(options.reward_head)
+        facts["reward_head"] = digest(options.reward_head)
+        return scorers.LinearReward(lm, conversation, head, options.batch_tokens), lm, facts
     if options.method == "reward-model":
         return scorers.RewardModel(lm, conversation), lm, facts
     reward = EndogenousReward(lm, reading=task.reading, batch_tokens=options.batch_tokens)

@@ -15,21 +15,25 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
 
 from llm_bridge.models.calls import call, device_of, evaluation
-from llm_bridge.models.load import CausalLM, require_same_tokenizer
+from llm_bridge.models.load import CausalLM, fingerprint, require_same_tokenizer
 from llm_bridge.models.prompts import Prompt, as_prompt, as_text, encode_pair
 from llm_bridge.preferences.pairs import Comparison, Key
 from llm_bridge.preferences.records import Record
-from llm_bridge.read.reward import EndogenousReward
+from llm_bridge.preferences.reward_head import RewardHead
+from llm_bridge.read.reward import EndogenousReward, batches
 
 __all__ = [
     "Conversation",
     "Endogenous",
+    "LinearReward",
     "Request",
     "RewardModel",
     "Scorer",
     "compact_ids",
+    "last_states",
     "with_facts",
 ]
 
@@ -276,6 +280,76 @@ class RewardModel(Scorer):
                 logits = call(model, ids, attention_mask=mask.to(device_of(model))).logits
                 scores += logits[:, 0].double().tolist()
         return with_facts(requests, {"score": np.array(scores)})
+
+
+class LinearReward(RewardModel):
+    """Scores by a linear reward on the last hidden state of a causal model: ``score``.
+
+    Raises:
+        ValueError: the head was trained on another model, or the model has no hidden states that
+            a head reads.
+
+    Example::
+
+        scorer = LinearReward(lm, Conversation(lm, chat=True), RewardHead.load("out/head.npz"))
+
+    """
+
+    def __init__(
+        self, lm: CausalLM, conversation: Conversation, head: RewardHead, batch_tokens: int = 8192
+    ) -> None:
+        super().__init__(lm, conversation)
+        if head.model != fingerprint(lm):
+            raise ValueError(f"{lm.name}: the reward head was trained on another model")
+        self.head = head
+        self.batch_tokens = batch_tokens
+
+    def records(self, requests: Sequence[Request]) -> list[Record]:
+        """Return a record of each response."""
+        found = last_states(self.lm, [request.rows[0] for request in requests], self.batch_tokens)
+        return with_facts(requests, {"score": self.head.rewards(found)})
+
+
+def last_states(
+    lm: CausalLM, rows: Sequence[np.ndarray], batch_tokens: int, *, progress: bool = False
+) -> np.ndarray:
+    """Return what the model's output head reads after the last token of each row: ``(n, width)``.
+
+    Args:
+        lm: the model.
+        rows: token ids.
+        batch_tokens: most tokens of a pass, padding included.
+        progress: show progress on a terminal.
+
+    Raises:
+        ValueError: the model has no hidden states that a head reads, or they are not finite.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> last_states(letter_lm(4), [np.array([2, 0]), np.array([1])], 64).shape[0]
+        2
+
+    """
+    law = lm.law
+    if law.head is None:
+        raise ValueError(f"{lm.name}: {law.findings[0]}; its hidden states cannot be features")
+    law.prepare(max((len(row) for row in rows), default=0))
+    found: dict[int, np.ndarray] = {}
+    total = sum(len(row) for row in rows)
+    disable = None if progress else True
+    with (
+        evaluation(lm.model),
+        tqdm(total=total, desc="reading", unit="tok", disable=disable) as bar,
+    ):
+        for batch in batches([len(row) for row in rows], batch_tokens if law.batches else 0):
+            texts = [torch.from_numpy(rows[i]).long() for i in batch]
+            states = law.states(pad_sequence(texts, batch_first=True))
+            for i, state, text in zip(batch, states, texts, strict=True):
+                found[i] = state[len(text) - 1].double().cpu().numpy()
+                if not np.isfinite(found[i]).all():
+                    raise ValueError(f"{lm.name}: a hidden state is not finite; use another dtype")
+                bar.update(len(text))
+    return np.array([found[i] for i in range(len(rows))])
 
 
 def _short(values: np.ndarray) -> list[float]:
