@@ -1,4 +1,4 @@
-"""``endorm train-reward``: a reward on a model's own hidden states, which the score command reads."""
+"""``endorm train-reward``: a reward on the hidden states of a model, read by the score command."""
 
 import json
 
