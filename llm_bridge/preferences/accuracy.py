@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from scipy.special import ndtri
 
-from llm_bridge.preferences.intervals import Array, bootstrap, equal_units_interval
+from llm_bridge.preferences.intervals import Array, mean_intervals
 from llm_bridge.preferences.length import fit_length
 from llm_bridge.preferences.pairs import RM_BENCH_STYLES, TIES, Comparison, Key
 from llm_bridge.preferences.published import best_of_n, consistency, ties_score
@@ -159,6 +159,11 @@ class _Options:
     seed: int
     confidence: float
 
+    @property
+    def bootstrap(self) -> dict[str, Any]:
+        """What `mean_intervals` takes of them."""
+        return {"resamples": self.resamples, "seed": self.seed, "confidence": self.confidence}
+
 
 def summary(
     comparisons: Sequence[Comparison],
@@ -265,7 +270,10 @@ def _add_of_scorer(
     """Add such figures of the score, or of a baseline, to what is reported of it."""
     parts = ties_score(comparisons, sides)
     if len(parts["score"]):
-        found = _simple_intervals(np.stack(list(parts.values()), axis=1), options)
+        one = np.ones(len(parts["score"]))
+        how: dict[str, Any] = {"lowest": None} | options.bootstrap
+        columns = np.stack(list(parts.values()), axis=1)
+        found = mean_intervals(columns, one, one, np.arange(len(one)), **how)
         named = dict(zip(parts, found, strict=True))
         report["ties_score"] = named.pop("score") | {"parts": named}
     gap = [n for n, c in enumerate(comparisons) if c.benchmark == "rmgap"]
@@ -277,10 +285,14 @@ def _add_of_scorer(
             rows[group.rpartition("/")[0]].append(same)
         means = np.array([[np.mean(flags)] for flags in rows.values()])
         domains = np.array([domain_of[row] for row in rows])
-        report["consistency"] = _simple_intervals(means, options, domains)[0]
-        for name in set(domains.tolist()):
-            of_domain = _simple_intervals(means[domains == name], options)
-            subsets[name]["consistency"] = of_domain[0]
+        names, domain, sizes = np.unique(domains, return_inverse=True, return_counts=True)
+        units, weights = np.arange(len(means)), 1 / sizes[domain]
+        (report["consistency"],) = mean_intervals(
+            means, weights, domains, units, **options.bootstrap
+        )
+        for k, name in enumerate(names.tolist()):
+            its = (column[domain == k] for column in (means, weights, domains, units))
+            (subsets[name]["consistency"],) = mean_intervals(*its, **options.bootstrap)
     if all(c.benchmark == "rewardbench-2" for c in comparisons):
         figures = {
             name: report["ties_score"]["value"]
@@ -290,22 +302,6 @@ def _add_of_scorer(
         }
         mean = float(np.mean(list(figures.values())))
         report["rewardbench_2"] = {"value": mean, "subsets": figures}
-
-
-def _simple_intervals(
-    values: Array, options: _Options, strata: Array | None = None
-) -> list[dict[str, float]]:
-    """Compute mean and percentile interval of columns of independent rows; strata count equally."""
-    n = len(values)
-    strata = np.zeros(n) if strata is None else strata
-    _, stratum, sizes = np.unique(strata, return_inverse=True, return_counts=True)
-    weights = 1 / sizes[stratum]
-    how = {"resamples": options.resamples, "seed": options.seed}
-    means = bootstrap(values, weights, strata, np.arange(n), **how)
-    tail = (1 - options.confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail], axis=0).tolist()
-    center = np.average(values, axis=0, weights=weights).tolist()
-    return [{"value": v, "low": a, "high": b} for v, a, b in zip(center, low, high, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -433,26 +429,11 @@ def _intervals(
     lowest: float = 0.0,
 ) -> list[dict[str, float]]:
     """Compute value and percentile interval of each column of numbers from `lowest` to 1."""
-    tail = (1 - options.confidence) / 2
     units = np.array([one.prompt for one in judged])
     strata = np.array(
         [one.comparison.subset if _by_domain(one.comparison) else "" for one in judged]
     )
-    means = bootstrap(
-        values, weights, strata, units, resamples=options.resamples, seed=options.seed
-    )
-    value = np.average(values, axis=0, weights=weights)
-    ends = np.quantile(means, [tail, 1 - tail], axis=0)
-    span = 1 - lowest
-    for k, column in enumerate(values.T):
-        # if all units are equal, so are all resamples, and show no width
-        found = equal_units_interval((column - lowest) / span, weights, strata, units, tail)
-        if found is not None:
-            ends[:, k] = lowest + span * found
-    return [
-        {"value": v, "low": a, "high": b}
-        for v, a, b in zip(value.tolist(), *ends.tolist(), strict=True)
-    ]
+    return mean_intervals(values, weights, strata, units, lowest=lowest, **options.bootstrap)
 
 
 def _length_controlled(

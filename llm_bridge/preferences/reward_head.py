@@ -21,7 +21,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, log_expit
 
 from llm_bridge.preferences.accuracy import summary
-from llm_bridge.preferences.intervals import bootstrap
+from llm_bridge.preferences.intervals import mean_intervals
 from llm_bridge.preferences.pairs import Comparison, Key
 from theory.storage.files import read_arrays, replacing
 
@@ -38,7 +38,7 @@ __all__ = [
 
 Array: TypeAlias = NDArray[Any]
 
-PENALTIES = tuple(10.0**k for k in range(-4, 3))
+PENALTIES = tuple(10.0**k for k in range(-4, 5))
 """Values of `λ` that cross-validation chooses from."""
 
 POLISH = 4
@@ -279,20 +279,14 @@ def calibration(
     """
     p = expit(margins)
     right = np.where(margins == 0, 0.5, (margins > 0).astype(float))
-    values = np.column_stack([right, -log_expit(margins), (1 - p) ** 2])
+    values = np.column_stack([right, (1 - p) ** 2, -log_expit(margins)])
 
-    def interval(values: Array, weights: Array, units: Array) -> list[dict[str, float]]:
-        how = {"resamples": resamples, "seed": seed}
-        means = bootstrap(values, weights, np.zeros(len(values)), units, **how)
-        tail = (1 - confidence) / 2
-        low, high = np.quantile(means, [tail, 1 - tail], axis=0).tolist()
-        center = np.average(values, axis=0, weights=weights).tolist()
-        return [
-            {"value": v, "low": a, "high": b} for v, a, b in zip(center, low, high, strict=True)
-        ]
-
-    names = ("accuracy", "log_loss", "brier")
-    report: dict[str, Any] = dict(zip(names, interval(values, weights, units), strict=True))
+    how: dict[str, Any] = {"resamples": resamples, "seed": seed, "confidence": confidence}
+    same = np.zeros(len(margins))
+    names = ("accuracy", "brier", "log_loss")
+    found = mean_intervals(values[:, :2], weights, same, units, **how)
+    found += mean_intervals(values[:, 2:], weights, same, units, lowest=None, **how)
+    report: dict[str, Any] = dict(zip(names, found, strict=True))
     sure = np.maximum(p, 1 - p)
     where = np.minimum((2 * bins * (sure - 0.5)).astype(int), bins - 1)
     report["reliability"] = [
@@ -301,7 +295,9 @@ def calibration(
             "to": 0.5 + (k + 1) / (2 * bins),
             "pairs": int(inside.sum()),
             "confidence": float(np.average(sure[inside], weights=weights[inside])),
-            "accuracy": interval(right[inside, None], weights[inside], units[inside])[0],
+            "accuracy": mean_intervals(
+                right[inside, None], weights[inside], same[inside], units[inside], **how
+            )[0],
         }
         for k in range(bins)
         if (inside := where == k).any()
