@@ -274,8 +274,8 @@ def _sampled(
 
 def _load(task: _Task) -> _Loaded:
     from llm_bridge.models.load import fingerprint
-    from llm_bridge.preferences.run import digest
     from theory.mdp.token_mdp import TokenMDP
+    from theory.storage.files import digest
 
     expert: Any
     if isinstance(task.expert, ModelSpec):

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from llm_bridge.commands import check, ppo, score, validate, verify
+from llm_bridge.commands import check, ppo, score, train_reward, validate, verify
 from theory.commands import curves, learn, solve
 
 __all__ = ["COMMANDS", "main", "page"]
@@ -28,6 +28,7 @@ COMMANDS = (
     check.COMMAND,
     validate.COMMAND,
     score.COMMAND,
+    train_reward.COMMAND,
     ppo.COMMAND,
 )
 

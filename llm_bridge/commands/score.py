@@ -10,9 +10,11 @@ import argparse
 import os
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llm_bridge.commands.options import (
     AS_FIRST,
@@ -24,16 +26,32 @@ from llm_bridge.commands.options import (
 )
 from llm_bridge.models.prompt_format import PromptFormat
 from llm_bridge.models.spec import ModelSpec
-from llm_bridge.preferences.pairs import FORMATS, read_comparisons
-from llm_bridge.preferences.rows import HUB, Problem
+from llm_bridge.preferences.domains import read_domain_prompts, with_domain_prompts
+from llm_bridge.preferences.pairs import FORMATS, Comparison, read_comparisons
+from llm_bridge.preferences.records import (
+    ENDOGENOUS,
+    OTHER_METHODS,
+    PLAN,
+    RESPONSES,
+    columns,
+    read_json,
+    read_lift,
+    read_records,
+    read_results,
+)
+from llm_bridge.preferences.rows import HUB, Place, Problem
+from llm_bridge.read.aggregate import AggregationOptions
 from llm_bridge.read.reading import RewardReading
 from theory.commands import shared
 from theory.commands.options import Command, Group, OptionError, Options, option
+from theory.storage.files import digest, write_json
+from theory.storage.runs import RunFolder, shards
 
 if TYPE_CHECKING:
     from llm_bridge.models.load import CausalLM
-    from llm_bridge.preferences.run import Results
+    from llm_bridge.preferences.run import Plan
     from llm_bridge.preferences.scorers import Scorer
+    from theory.reports.report import Section
 
 __all__ = ["COMMAND", "ScoreOptions"]
 
@@ -42,13 +60,33 @@ SHOWN = 10
 
 CONVERSATION, REPORT = "conversation", "report"
 
+SCORING = (
+    "format",
+    "limit",
+    "method",
+    "batch_tokens",
+    "separator",
+    "eos",
+    "truncate",
+    "domain_prompts",
+)
+"""Options that belong to scoring, not to its report."""
+
 
 @dataclass(frozen=True)
 class ScoreOptions(Options):
     """What is scored, how prompts and responses become tokens, and what is reported."""
 
     pairs: tuple[str, ...] = option(
-        help="files, or hub:NAME[:SPLIT]", words="following", metavar="FILE"
+        (),
+        help="files, or hub:NAME[:SPLIT]",
+        words="following",
+        metavar="FILE",
+        may_be_empty=True,
+        default_text="required; with --again those of the run",
+    )
+    again: bool = option(
+        False, help="report the run in --out anew, finished or not; loads no model, scores nothing"
     )
     format: str | None = option(
         None,
@@ -57,11 +95,25 @@ class ScoreOptions(Options):
         default_text="each guessed from its first row",
     )
     limit: int | None = option(None, help="only the first N comparisons of each file", low=1)
-    method: Literal["endogenous", "verifier", "pointwise", "pairwise", "reward-model"] = option(
-        "endogenous", help="what scores; all but endogenous are there to hold it against"
+    method: str = option(
+        ENDOGENOUS,
+        help="what scores; all but endogenous are there to hold it against",
+        choices=(ENDOGENOUS, *OTHER_METHODS),
+    )
+    reward_head: Path | None = option(
+        None,
+        help="linear reward on the hidden states of --model, from endorm train-reward",
+        metavar="FILE",
     )
     batch_tokens: int = option(8192, help="tokens of one pass of the model", low=1)
     out: Path = shared.out("out/score", "responses.jsonl, summary.json and report.html")
+    domain_prompts: str = option(
+        "plain",
+        help="system prompts of DSP's domains: a set by name (plain, short, sharp, none), or a "
+        "JSON file with a text or null for each domain",
+        metavar="NAME|FILE",
+        group=CONVERSATION,
+    )
     separator: str | None = option(
         None,
         help="between system, prompt and response in plain text",
@@ -79,6 +131,13 @@ class ScoreOptions(Options):
         help="cut responses to the context instead of leaving them out",
         group=CONVERSATION,
     )
+    lift_from: Path | None = option(
+        None,
+        help="also the lift α log π(y|x,c)/π(y|x) over the same responses in the run of another "
+        "folder, made without the system prompt c",
+        metavar="DIR",
+        group=REPORT,
+    )
     html: int = option(20, help="comparisons shown token by token", low=0, group=REPORT)
     tolerance: float = option(
         0.1,
@@ -91,15 +150,19 @@ class ScoreOptions(Options):
     seed: int = shared.seed(help="of the bootstrap", group=REPORT)
 
     def unread(self) -> dict[str, str]:
-        """The endogenous reward has options that other methods do not read."""
-        if self.method == "endogenous":
-            return {}
-        return dict.fromkeys(
-            ("truncate", "eos", "html"), f"is not read by {{method}} {self.method}"
-        )
+        """A run that is there already says what was scored, and how; the endogenous reward has
+        options that other methods do not read.
+        """
+        if self.again:
+            return dict.fromkeys(SCORING, "is not read with {again}: the run says it")
+        others = () if self.method == ENDOGENOUS else ("truncate", "eos", "html", "lift_from")
+        head = () if self.method == "reward-model" else ("reward_head",)
+        return dict.fromkeys((*others, *head), f"is not read by {{method}} {self.method}")
 
     def check(self) -> None:
-        """Refuse a file that is given twice."""
+        """Refuse a file that is given twice, and none at all."""
+        if not self.pairs and not self.again:
+            raise OptionError("pairs", "is missing")
         repeated = [name for n, name in enumerate(self.pairs) if name in self.pairs[:n]]
         if repeated:
             raise OptionError("pairs", "is given twice", repeated[0])
@@ -109,6 +172,7 @@ class _Task(NamedTuple):
     """What is scored with what."""
 
     options: ScoreOptions
+    sums: AggregationOptions
     model: ModelSpec
     reading: RewardReading
     reference: ModelSpec | None
@@ -116,10 +180,11 @@ class _Task(NamedTuple):
 
 
 def _read_task(arguments: argparse.Namespace) -> _Task:
-    options = ScoreOptions.read(arguments)
-    if options.method != "endogenous":
+    options, sums = ScoreOptions.read(arguments), AggregationOptions.read(arguments)
+    if options.method != ENDOGENOUS:
         reason = f"is not read by --method {options.method}"
         RewardReading.refuse(arguments, reason)
+        AggregationOptions.refuse(arguments, reason)
         ModelSpec.refuse(arguments, reason, prefix="reference-")
     model = ModelSpec.read(arguments)
     if model.device_map is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -128,38 +193,44 @@ def _read_task(arguments: argparse.Namespace) -> _Task:
         )
     reference = read_second(arguments, "reference-", model, dtype=model.dtype)
     reading, given = RewardReading.read(arguments), PromptFormat.read(arguments)
-    return _Task(options, model, reading, reference, given)
+    if given.own_system is not None:
+        reason = "and --system or --no-system: give one of them"
+        ScoreOptions.refuse(arguments, reason, ("domain_prompts",))
+    return _Task(options, sums, model, reading, reference, given)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Score, write and print; returns 1 if a row could not be scored, else 0."""
-    from theory import __version__
-
+    if arguments.again:
+        return _again(arguments)
     task = _read_task(arguments)
     options = task.options
     require_packages()
     comparisons, problems = read_comparisons(
         *options.pairs, format=options.format, limit=options.limit
     )
+    prompts = read_domain_prompts(options.domain_prompts)
+    comparisons = with_domain_prompts(comparisons, prompts)
     import torch
 
     from llm_bridge.models.processes import workers
     from llm_bridge.preferences import run as scoring
-    from theory.storage.runs import RunFolder
+    from theory import __version__
 
     with workers() as group:
         scorer, lm, facts = _scorer(task)
-        files = {
-            name: None if name.startswith(HUB) else scoring.digest(Path(name))
-            for name in options.pairs
-        }
         given = {name: getattr(options, name) for name in ("format", "limit", "batch_tokens")}
-        facts = {"version": __version__} | facts | given | {"pairs": files}
-        with RunFolder(options.out, facts, lines=[scoring.RESPONSES], processes=group) as folder:
+        facts = {"version": __version__} | facts | given | {"pairs": _digests(options.pairs)}
+        if any(comparison.is_dsp for comparison in comparisons):
+            facts["domain_prompts"] = dict(prompts)
+        with RunFolder(options.out, facts, lines=[RESPONSES], processes=group) as folder:
             work = scoring.plan(scorer, comparisons, options.batch_tokens, progress=group.first)
+            if group.first:
+                _write_plan(options, work, [*problems, *work.problems], lm)
             started = time.monotonic()
             try:
-                tokens = scoring.run(scorer, work, folder)
+                with _forgotten_plan(options.out, first=group.first):
+                    tokens = scoring.run(scorer, work, folder)
             except torch.OutOfMemoryError:
                 raise ValueError(
                     f"--batch-tokens={options.batch_tokens}: out of memory; give fewer, and "
@@ -169,27 +240,94 @@ def run(arguments: argparse.Namespace) -> int:
             if not group.first:
                 group.wait()  # a launcher stops all when one of them ends with a code
                 return 0
-            results = scoring.results(options.out, work)
-            problems += results.problems
-            _list(problems)
-            _report(options, scorer, lm, facts, results, problems)
+            code = _report(options, task.sums, comparisons)
             speed = f"{tokens:,} tokens in {seconds:.1f} s, {tokens / seconds:,.0f} tokens/s"
             print(
                 f"{speed if tokens else 'nothing was left to score'}; summary.json and report in "
                 f"{options.out}"
             )
             group.wait()
-    return 1 if any(problem.fault for problem in problems) else 0
+    return code
+
+
+def _again(arguments: argparse.Namespace) -> int:
+    """Report a run that is there already; returns 1 if a row was not scored, else 0."""
+    options, sums = ScoreOptions.read(arguments), AggregationOptions.read(arguments)
+    reason = "is not read with --again: the run says it"
+    for group in (ModelSpec, PromptFormat, RewardReading):
+        group.refuse(arguments, reason)
+    ModelSpec.refuse(arguments, reason, prefix="reference-")
+    noted = read_json(options.out / "run.json")
+    if "method" not in noted or "pairs" not in noted:
+        raise ValueError(f"--out={options.out}: has no run of endorm score")
+    if noted["method"] != ENDOGENOUS:
+        reason = f"is not read by --method {noted['method']}, which the run has"
+        AggregationOptions.refuse(arguments, reason)
+        ScoreOptions.refuse(arguments, reason, ("html", "lift_from"))
+    pairs = options.pairs or tuple(noted["pairs"])
+    for (name, found), before in zip(
+        _digests(pairs).items(), noted["pairs"].values(), strict=False
+    ):
+        if found != before:
+            raise ValueError(f"--pairs={name}: is not the file that was scored")
+    if len(pairs) != len(noted["pairs"]):
+        raise ValueError(f"--pairs: {len(pairs)} files, and {len(noted['pairs'])} were scored")
+    comparisons, _ = read_comparisons(*pairs, format=noted["format"], limit=noted["limit"])
+    comparisons = with_domain_prompts(comparisons, noted.get("domain_prompts", {}))
+    with RunFolder(options.out):
+        return _report(options, sums, comparisons)
+
+
+def _digests(pairs: Sequence[str]) -> dict[str, str | None]:
+    return {name: None if name.startswith(HUB) else digest(Path(name)) for name in pairs}
+
+
+@contextmanager
+def _forgotten_plan(out: Path, *, first: bool) -> Iterator[None]:
+    """Remove the plan if nothing was scored, so that a mistaken option can be corrected."""
+    try:
+        yield
+    finally:
+        if first and not shards(out / RESPONSES):
+            (out / PLAN).unlink(missing_ok=True)
+
+
+def _write_plan(
+    options: ScoreOptions, work: Plan, problems: Sequence[Problem], lm: CausalLM
+) -> None:
+    """Note what a report says of rows and model, so that it can be made anew without the model."""
+    from llm_bridge.preferences.token_texts import token_bytes
+
+    shown = {c.id for c in work.comparisons[: options.html]}
+    pieces = [
+        [*request.key, [piece.decode("latin-1") for piece in token_bytes(lm.tokenizer, ids)]]
+        for request in work.requests
+        if options.method == ENDOGENOUS and request.key[0] in shown
+        for ids in [request.rows[1].tolist()]
+    ]
+    write_json(
+        options.out / PLAN,
+        {
+            "left_out": [
+                {"place": asdict(one.place), "message": one.message, "fault": one.fault}
+                for one in problems
+            ],
+            "scored": [comparison.id for comparison in work.comparisons],
+            "model_findings": model_findings(lm),
+            "pieces": pieces,
+        },
+    )
 
 
 def _scorer(task: _Task) -> tuple[Scorer, CausalLM, dict[str, Any]]:
     """Scorer, its model, and what is noted of both."""
     from llm_bridge.models.load import fingerprint
     from llm_bridge.preferences import judges, scorers
+    from llm_bridge.preferences.reward_head import RewardHead
     from llm_bridge.read.reward import EndogenousReward
 
     options = task.options
-    explicit = options.method == "reward-model"
+    explicit = options.method == "reward-model" and options.reward_head is None
     lm = formatted(task.model.load(reward_model=explicit), task.format, options.out)
     chat = bool(lm.format.chat)
     if chat and options.separator is not None:
@@ -205,6 +343,10 @@ def _scorer(task: _Task) -> tuple[Scorer, CausalLM, dict[str, Any]]:
         "separator": None if chat else conversation.separator,
     }
     facts |= format_facts(lm)
+    if options.reward_head is not None:
+        head = RewardHead.load(options.reward_head)
+        facts["reward_head"] = digest(options.reward_head)
+        return scorers.LinearReward(lm, conversation, head, options.batch_tokens), lm, facts
     if options.method == "reward-model":
         return scorers.RewardModel(lm, conversation), lm, facts
     reward = EndogenousReward(lm, reading=task.reading, batch_tokens=options.batch_tokens)
@@ -227,67 +369,81 @@ def _scorer(task: _Task) -> tuple[Scorer, CausalLM, dict[str, Any]]:
 
 
 def _report(
-    options: ScoreOptions,
-    scorer: Scorer,
-    lm: CausalLM,
-    run: dict[str, Any],
-    results: Results,
-    problems: list[Problem],
-) -> None:
-    """Write summary, HTML and domain matrix, and print the table."""
-    from llm_bridge.preferences import accuracy, page
-    from llm_bridge.preferences import run as scoring
-    from theory.reports.report import Text
-    from theory.storage.files import write_json
+    options: ScoreOptions, sums: AggregationOptions, comparisons: Sequence[Comparison]
+) -> int:
+    """Write summary, HTML and figures from the files of a run, and print the table.
 
-    left_out = [{"place": str(problem.place), "message": problem.message} for problem in problems]
-    cut = {key[0] for key, record in results.records.items() if record.get("cut")}
+    Returns:
+        1 if a row was not scored, else 0.
+
+    """
+    from llm_bridge.preferences import accuracy, page
+    from theory.reports.report import Text
+
+    run, planned = read_json(options.out / "run.json"), read_json(options.out / PLAN)
+    scored = set(planned["scored"])
+    comparisons = [comparison for comparison in comparisons if comparison.id in scored]
+    lift = None if options.lift_from is None else read_lift(options.lift_from, run, comparisons)
+    results = read_results(options.out, comparisons, columns(run, sums, lift))
+    left_out = [
+        Problem(Place(**one["place"]), one["message"], one["fault"]) for one in planned["left_out"]
+    ]
+    problems = [*left_out, *results.problems]
+    _list(problems)
     summary = {
         "run": run,
         "comparisons": len(results.comparisons),
-        "comparisons_cut": len(cut),
-        "left_out": left_out,
-        "model_findings": model_findings(lm),
+        "comparisons_cut": results.cut,
+        "comparisons_waiting": results.waiting,
+        "lift_from": None if options.lift_from is None else str(options.lift_from),
+        "left_out": [{"place": str(one.place), "message": one.message} for one in problems],
+        "model_findings": planned["model_findings"],
     }
     write_json(options.out / "summary.json", summary)
     if not results.comparisons:
-        raise ValueError("nothing could be scored")
-    keys, records = list(results.records), list(results.records.values())
+        raise ValueError("nothing is scored yet" if results.waiting else "nothing could be scored")
     how = {
         name: getattr(options, name) for name in ("tolerance", "resamples", "seed", "confidence")
     }
-    # lengths are those of the whole responses, not of what was left of them
-    lengths = {
-        key: r["tokens"] + r.get("cut", 0) for key, r in results.records.items() if "tokens" in r
-    } or None
     scores = {
-        name: accuracy.summary(
-            results.comparisons, dict(zip(keys, values, strict=True)), tokens=lengths, **how
-        )
-        for name, values in scorer.columns(records).items()
+        name: accuracy.summary(results.comparisons, values, tokens=results.tokens, **how)
+        for name, values in results.scores.items()
     }
     write_json(options.out / "summary.json", summary | {"scores": scores})
     facts = {name: run[name] for name in SHOWN_FACTS if run.get(name) is not None}
     (options.out / "report.html").unlink(missing_ok=True)
-    tokens: list[Any] = []
-    if options.html and options.method == "endogenous":
-        shown = results.comparisons[: options.html]
-        ids = {comparison.id for comparison in shown}
-        whole = {
-            key: r
-            for key, r in scoring.read_records(options.out / scoring.RESPONSES)
-            if key[0] in ids
-        }
-        tokens = page.token_sections(shown, whole, lm.tokenizer)
-    report = page.score_report(f"Endogenous reward of {lm.name}", facts, scores, tokens)
+    tokens = _token_sections(options, results.comparisons, planned["pieces"])
+    report = page.score_report(f"Endogenous reward of {run['model']}", facts, scores, tokens)
     (report.save if tokens else report.save_figures)(options.out)
-    text = f"{lm.name}, {options.method}, {'chat template' if run['chat'] else 'plain text'}"
+    text = f"{run['model']}, {run['method']}, {'chat template' if run['chat'] else 'plain text'}"
     print(Text(text).text(100))  # a name may have control characters
     print(page.accuracy_table(scores).text(100))
-    for note in model_findings(lm):
+    for note in planned["model_findings"]:
         print(Text(f"note: {note}").text(100))
-    if cut:
-        print(f"responses of {len(cut)} comparisons were cut to the context of {lm.name}")
+    if results.cut:
+        cut = f"responses of {results.cut} comparisons were cut to the context of {run['model']}"
+        print(Text(cut).text(100))
+    if results.waiting:
+        print(f"{results.waiting} comparisons are not scored yet: start endorm score once more")
+    return 1 if results.waiting or any(problem.fault for problem in problems) else 0
+
+
+def _token_sections(
+    options: ScoreOptions, comparisons: Sequence[Comparison], pieces: Sequence[Any]
+) -> list[Section]:
+    """Return the first comparisons token by token: as many as asked for and noted."""
+    from llm_bridge.preferences import page
+
+    noted = {
+        (name, role, index): [text.encode("latin-1") for text in texts]
+        for name, role, index, texts in pieces
+    }
+    ids = {key[0] for key in noted}
+    shown = [comparison for comparison in comparisons if comparison.id in ids][: options.html]
+    if not shown:
+        return []
+    whole = {key: record for key, record in read_records(options.out) if key in noted}
+    return page.token_sections(shown, whole, noted)
 
 
 SHOWN_FACTS = ("model", "alpha", "gauge", "terminal", "chat", "eos", "system", "dtype")
@@ -311,9 +467,12 @@ COMMAND = Command(
             ModelSpec,
             "model (several processes: torchrun --no-python --nproc-per-node N endorm score …)",
             without=("temperature",),
+            optional=True,
+            defaults={"model": "required without --again"},
         ),
         Group(PromptFormat, CONVERSATION),
         Group(RewardReading, "endogenous reward"),
+        Group(AggregationOptions, REPORT),
         Group(
             ModelSpec,
             "reference: also α log π/π_ref against this model",

@@ -148,8 +148,8 @@ class _Request:
         facts = {"model": lm.name, "read as": str(self.model), "weights": fingerprint(lm)}
         facts |= format_facts(lm)
         if self.table is not None:
-            from llm_bridge.preferences.run import digest
             from theory.mdp.token_mdp import TokenMDP
+            from theory.storage.files import digest
 
             mdp = TokenMDP.load(self.table)
             facts |= {"expert": self.table.name, "expert file": digest(self.table)}

@@ -1,8 +1,8 @@
 """Measure how often the chosen response scores above the rejected one, beside length baselines.
 
-A *win* is 1 if the chosen response scores higher and 0 if lower; a tie is 1/2, and 0 on RM-Bench,
-as published. A comparison's accuracy is the mean over its pairs, a subset's the mean over its
-comparisons.
+A *win* is 1 if the chosen response scores higher and 0 if lower; a tie is 1/2, and 0 on RM-Bench
+and RMGAP, as published. A comparison's accuracy is the mean over its pairs, a subset's the mean
+over its comparisons.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import comb
 from typing import Any, TypeAlias
 
 import numpy as np
 from scipy.special import ndtri
 
-from llm_bridge.preferences.intervals import Array, bootstrap, equal_units_interval
+from llm_bridge.preferences.intervals import Array, mean_intervals
 from llm_bridge.preferences.length import fit_length
-from llm_bridge.preferences.pairs import RM_BENCH_STYLES, Comparison, Key
+from llm_bridge.preferences.pairs import RM_BENCH_STYLES, TIES, Comparison, Key
+from llm_bridge.preferences.published import best_of_n, consistency, ties_score
 
 __all__ = [
     "PAIR",
@@ -102,8 +104,8 @@ def _signs(chosen: Array, rejected: Array) -> Array:
 
 
 def _wins(comparison: Comparison, signs: Array) -> Array:
-    """Return the wins ``(C, R)``: 1, 0, and for a tie 1/2, or 0 on RM-Bench."""
-    tie = 0.0 if comparison.is_rm_bench else 0.5
+    """Return the wins ``(C, R)``: 1, 0, and for a tie 1/2, or 0 where ties are wrong."""
+    tie = 0.0 if comparison.strict else 0.5
     return np.where(signs == 0, tie, (signs > 0).astype(float))
 
 
@@ -157,6 +159,11 @@ class _Options:
     seed: int
     confidence: float
 
+    @property
+    def bootstrap(self) -> dict[str, Any]:
+        """What `mean_intervals` takes of them."""
+        return {"resamples": self.resamples, "seed": self.seed, "confidence": self.confidence}
+
 
 def summary(
     comparisons: Sequence[Comparison],
@@ -170,9 +177,9 @@ def summary(
 ) -> dict[str, Any]:
     """Summarise accuracy with intervals: overall, by subset, beside baselines, at equal length.
 
-    Prompts are resampled. On RM-Bench the overall figures are means over domains, as published
-    (``safety-refuse`` and ``safety-response`` are halves of one), and prompts are resampled within
-    them.
+    Prompts are resampled. On RM-Bench, RewardBench 2 and RMGAP the overall figures are means over
+    domains, as published (RM-Bench's ``safety-refuse`` and ``safety-response`` are halves of one),
+    and prompts are resampled within them.
 
     Args:
         comparisons: rows with different ids.
@@ -187,7 +194,10 @@ def summary(
     Returns:
         Figures that ``json.dumps`` takes. ``nulls`` are the baselines ``shorter``, ``longer`` and
         ``random``, each with the accuracy above it on the same resamples; ``length_controlled`` has
-        ``matched`` and ``logistic`` (`llm_bridge.preferences.length.fit_length`).
+        ``matched`` and ``logistic`` (`llm_bridge.preferences.length.fit_length`). Where there are
+        more than two responses, ``best_of_n`` (`llm_bridge.preferences.published.best_of_n`); for
+        scores of single responses, ``ties_score``, ``rewardbench_2`` and ``consistency`` of the
+        benchmarks that have them.
 
     Raises:
         ValueError: there is no comparison, an option is out of range, or see `aligned`.
@@ -208,7 +218,7 @@ def summary(
     options = _Options(tolerance, resamples, seed, confidence)
     signs = _all_signs(comparisons, scores)
     counts = None if tokens is None else aligned(comparisons, tokens, "tokens")
-    texts = [json.dumps(comparison.prompt) for comparison in comparisons]
+    texts = [comparison.group or json.dumps(comparison.prompt) for comparison in comparisons]
     numbers = {text: n for n, text in enumerate(sorted(set(texts)))}  # arrays of numbers are small
     judged = [
         _judge(c, numbers[texts[n]], signs[n], counts[n] if counts else None)
@@ -220,10 +230,78 @@ def summary(
         for name in sorted({c.subset for c in comparisons})
     }
     report = asdict(options) | _report(judged, options) | {"subsets": subsets}
-    by_domain = [c for c in comparisons if c.chosen_styles == (c.subset,)]
+    by_domain = [c for c in comparisons if c.is_dsp]
     if by_domain and not of_pairs(scores):
         report["domains"] = domain_matrix(by_domain, scores)
+    if not of_pairs(scores):
+        _add_published(report, comparisons, aligned(comparisons, scores), options)
     return report
+
+
+def _add_published(
+    report: dict[str, Any],
+    comparisons: Sequence[Comparison],
+    sides: Sequence[tuple[Array, Array]],
+    options: _Options,
+) -> None:
+    """Add the figures of benchmarks that are no means over pairs, and those of the baselines."""
+    lengths = [(_lengths(c.chosen), _lengths(c.rejected)) for c in comparisons]
+    scorers = {
+        "shorter (characters)": [(-a, -b) for a, b in lengths],
+        "longer (characters)": lengths,
+    }
+    _add_of_scorer(report, report["subsets"], comparisons, sides, options)
+    for scorer, values in scorers.items():
+        subsets = {name: one["nulls"][scorer] for name, one in report["subsets"].items()}
+        _add_of_scorer(report["nulls"][scorer], subsets, comparisons, values, options)
+
+
+def _lengths(texts: Sequence[str]) -> Array:
+    return np.array([len(text) for text in texts])
+
+
+def _add_of_scorer(
+    report: dict[str, Any],
+    subsets: Mapping[str, dict[str, Any]],
+    comparisons: Sequence[Comparison],
+    sides: Sequence[tuple[Array, Array]],
+    options: _Options,
+) -> None:
+    """Add such figures of the score, or of a baseline, to what is reported of it."""
+    parts = ties_score(comparisons, sides)
+    if len(parts["score"]):
+        one = np.ones(len(parts["score"]))
+        how: dict[str, Any] = {"lowest": None} | options.bootstrap
+        columns = np.stack(list(parts.values()), axis=1)
+        found = mean_intervals(columns, one, one, np.arange(len(one)), **how)
+        named = dict(zip(parts, found, strict=True))
+        report["ties_score"] = named.pop("score") | {"parts": named}
+    gap = [n for n, c in enumerate(comparisons) if c.benchmark == "rmgap"]
+    if gap:
+        alike = consistency([comparisons[n] for n in gap], [sides[n] for n in gap])
+        domain_of = {comparisons[n].group: comparisons[n].subset for n in gap}
+        rows: dict[str, list[bool]] = {row: [] for row in domain_of}
+        for group, same in alike.items():
+            rows[group.rpartition("/")[0]].append(same)
+        means = np.array([[np.mean(flags)] for flags in rows.values()])
+        domains = np.array([domain_of[row] for row in rows])
+        names, domain, sizes = np.unique(domains, return_inverse=True, return_counts=True)
+        units, weights = np.arange(len(means)), 1 / sizes[domain]
+        (report["consistency"],) = mean_intervals(
+            means, weights, domains, units, **options.bootstrap
+        )
+        for k, name in enumerate(names.tolist()):
+            its = (column[domain == k] for column in (means, weights, domains, units))
+            (subsets[name]["consistency"],) = mean_intervals(*its, **options.bootstrap)
+    if all(c.benchmark == "rewardbench-2" for c in comparisons):
+        figures = {
+            name: report["ties_score"]["value"]
+            if name == TIES and "ties_score" in report
+            else one.get("best_of_n", one["accuracy"])["value"]
+            for name, one in subsets.items()
+        }
+        mean = float(np.mean(list(figures.values())))
+        report["rewardbench_2"] = {"value": mean, "subsets": figures}
 
 
 @dataclass(frozen=True)
@@ -235,6 +313,7 @@ class _Judged:
         prompt: number of its prompt.
         lengths: chosen ``(C,)`` and rejected ``(R,)`` lengths by unit.
         wins: wins ``(C, R)`` of the score and of each baseline.
+        best: of each, whether every chosen response beats every rejected one.
         ties: pairs with equal scores.
 
     """
@@ -243,23 +322,23 @@ class _Judged:
     prompt: int
     lengths: dict[str, tuple[Array, Array]]
     wins: dict[str, Array]
+    best: dict[str, float]
     ties: int
 
 
 def _judge(
     comparison: Comparison, prompt: int, signs: Array, tokens: tuple[Array, Array] | None
 ) -> _Judged:
-    chosen = np.array([len(text) for text in comparison.chosen])
-    rejected = np.array([len(text) for text in comparison.rejected])
-    lengths = {"characters": (chosen, rejected)}
+    lengths = {"characters": (_lengths(comparison.chosen), _lengths(comparison.rejected))}
     if tokens is not None:
         lengths["tokens"] = tokens
-    wins = {"score": _wins(comparison, signs)}
+    tables = {"score": signs}
     for unit, sides in lengths.items():
         longer = _signs(*sides)
-        wins[f"shorter ({unit})"] = _wins(comparison, -longer)
-        wins[f"longer ({unit})"] = _wins(comparison, longer)
-    return _Judged(comparison, prompt, lengths, wins, int(np.sum(signs == 0)))
+        tables |= {f"shorter ({unit})": -longer, f"longer ({unit})": longer}
+    wins = {scorer: _wins(comparison, table) for scorer, table in tables.items()}
+    best = {scorer: best_of_n(table, strict=comparison.strict) for scorer, table in tables.items()}
+    return _Judged(comparison, prompt, lengths, wins, best, int(np.sum(signs == 0)))
 
 
 def _report(judged: list[_Judged], options: _Options) -> dict[str, Any]:
@@ -268,7 +347,7 @@ def _report(judged: list[_Judged], options: _Options) -> dict[str, Any]:
     columns = {scorer: _columns(judged, scorer) for scorer in judged[0].wins}
     named = {
         scorer: dict(
-            zip(("accuracy", *LEVELS), _intervals(values, judged, weights, options), strict=False)
+            zip(_figures(judged), _intervals(values, judged, weights, options), strict=True)
         )
         for scorer, values in columns.items()
     }
@@ -283,6 +362,14 @@ def _report(judged: list[_Judged], options: _Options) -> dict[str, Any]:
     half = min(0.5, float(ndtri(0.5 + options.confidence / 2) * np.sqrt(variance)))
     random = {"value": 0.5, "low": 0.5 - half, "high": 0.5 + half}
     report["nulls"] = {"random": {"accuracy": random}}
+    if "best_of_n" in report:
+        # one of the orders of C + R responses in C + R over C has the chosen ones before all others
+        chance = np.array([1 / comb(c + r, c) for c, r in shapes.tolist()])
+        share = weights / weights.sum()
+        value = float(share @ chance)
+        half = float(ndtri(0.5 + options.confidence / 2) * np.sqrt(share**2 @ (chance - chance**2)))
+        ends = {"low": max(0.0, value - half), "high": min(1.0, value + half)}
+        report["nulls"]["random"]["best_of_n"] = {"value": value} | ends
     for null, figures in named.items():
         above = (columns["score"] - columns[null])[:, :1]
         figures["accuracy_above"] = _intervals(above, judged, weights, options, lowest=-1.0)[0]
@@ -297,10 +384,20 @@ def _all_rm_bench(judged: list[_Judged]) -> bool:
     return all(one.comparison.is_rm_bench for one in judged)
 
 
+def _figures(judged: list[_Judged]) -> tuple[str, ...]:
+    """Return the names of the columns of `_columns`."""
+    if _all_rm_bench(judged):
+        return "accuracy", *LEVELS
+    several = any(one.wins["score"].size > 1 for one in judged)
+    return ("accuracy", "best_of_n") if several else ("accuracy",)
+
+
 def _columns(judged: list[_Judged], scorer: str) -> Array:
-    """Return accuracy of each comparison ``(n, 1)``; on RM-Bench the levels' too, ``(n, 4)``."""
+    """Return the `_figures` of each comparison ``(n, k)``."""
     tables = [one.wins[scorer] for one in judged]
     columns = [np.array([table.mean() for table in tables])]
+    if "best_of_n" in _figures(judged):
+        columns.append(np.array([one.best[scorer] for one in judged]))
     if _all_rm_bench(judged):
         stack = np.stack(tables)
         richer = np.subtract.outer(range(3), range(3))  # chosen style minus rejected style
@@ -308,9 +405,14 @@ def _columns(judged: list[_Judged], scorer: str) -> Array:
     return np.column_stack(columns)
 
 
+def _by_domain(comparison: Comparison) -> bool:
+    """Return whether the benchmark takes means over domains."""
+    return comparison.is_rm_bench or bool(comparison.benchmark)
+
+
 def _weights(judged: list[_Judged]) -> Array:
-    """Return weights of comparisons: equal, or on RM-Bench with equal sums in all domains."""
-    if not _all_rm_bench(judged):
+    """Return weights of comparisons: equal, or with equal sums in all domains (`_by_domain`)."""
+    if not all(_by_domain(one.comparison) for one in judged):
         return np.ones(len(judged))
     subsets = [one.comparison.subset for one in judged]
     domain = {subset: "safety" if subset.startswith("safety-") else subset for subset in subsets}
@@ -327,26 +429,11 @@ def _intervals(
     lowest: float = 0.0,
 ) -> list[dict[str, float]]:
     """Compute value and percentile interval of each column of numbers from `lowest` to 1."""
-    tail = (1 - options.confidence) / 2
     units = np.array([one.prompt for one in judged])
     strata = np.array(
-        [one.comparison.subset if one.comparison.is_rm_bench else "" for one in judged]
+        [one.comparison.subset if _by_domain(one.comparison) else "" for one in judged]
     )
-    means = bootstrap(
-        values, weights, strata, units, resamples=options.resamples, seed=options.seed
-    )
-    value = np.average(values, axis=0, weights=weights)
-    ends = np.quantile(means, [tail, 1 - tail], axis=0)
-    span = 1 - lowest
-    for k, column in enumerate(values.T):
-        # if all units are equal, so are all resamples, and show no width
-        found = equal_units_interval((column - lowest) / span, weights, strata, units, tail)
-        if found is not None:
-            ends[:, k] = lowest + span * found
-    return [
-        {"value": v, "low": a, "high": b}
-        for v, a, b in zip(value.tolist(), *ends.tolist(), strict=True)
-    ]
+    return mean_intervals(values, weights, strata, units, lowest=lowest, **options.bootstrap)
 
 
 def _length_controlled(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from theory.arrays.namespace import require_positive
 
-__all__ = ["bootstrap", "equal_units_interval"]
+__all__ = ["bootstrap", "equal_units_interval", "mean_intervals"]
 
 Array: TypeAlias = NDArray[Any]
 
@@ -115,3 +115,52 @@ def equal_units_interval(
     of_group = np.bincount(group, means) / sizes
     doubt = (tail / len(sizes)) ** (1 / sizes)
     return np.array([share @ (of_group * doubt), 1 - share @ ((1 - of_group) * doubt)])
+
+
+def mean_intervals(
+    values: Array,
+    weights: Array,
+    strata: Array,
+    units: Array,
+    *,
+    resamples: int,
+    seed: int,
+    confidence: float,
+    lowest: float | None = 0.0,
+) -> list[dict[str, float]]:
+    """Compute ``value``, ``low`` and ``high`` of the weighted mean of each column: percentiles.
+
+    Args:
+        values: ``(n, k)`` columns of numbers from `lowest` to 1, or of any finite ones.
+        weights: ``(n,)`` positive and finite.
+        strata: ``(n,)`` labels, see `bootstrap`.
+        units: ``(n,)`` labels, see `bootstrap`.
+        resamples: number of resamples.
+        seed: seed of the resampling.
+        confidence: confidence of each interval.
+        lowest: `None` where the numbers have no bounds: an interval of equal ones has no width.
+
+    Example:
+        >>> one = np.ones(10)
+        >>> how = {"resamples": 100, "seed": 0, "confidence": 0.95}
+        >>> (found,) = mean_intervals(one[:, None], one, one, np.arange(10), **how)
+        >>> found["value"], round(found["low"], 3), found["high"]
+        (1.0, 0.692, 1.0)
+
+    """
+    tail = (1 - confidence) / 2
+    means = bootstrap(values, weights, strata, units, resamples=resamples, seed=seed)
+    value = np.average(values, axis=0, weights=weights)
+    ends = np.quantile(means, [tail, 1 - tail], axis=0)
+    for k, column in enumerate(values.T):
+        if lowest is None:
+            break
+        # if all units are equal, so are all resamples, and show no width
+        span = 1 - lowest
+        found = equal_units_interval((column - lowest) / span, weights, strata, units, tail)
+        if found is not None:
+            ends[:, k] = lowest + span * found
+    return [
+        {"value": v, "low": a, "high": b}
+        for v, a, b in zip(value.tolist(), *ends.tolist(), strict=True)
+    ]

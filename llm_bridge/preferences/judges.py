@@ -11,9 +11,9 @@ from llm_bridge.models.prompts import PAIRWISE, POINTWISE, VERIFIER, Prompt, Que
 from llm_bridge.models.text import encode_text
 from llm_bridge.preferences.accuracy import PAIR
 from llm_bridge.preferences.pairs import Comparison
+from llm_bridge.preferences.records import Record
 from llm_bridge.preferences.scorers import (
     Conversation,
-    Record,
     Request,
     Scorer,
     compact_ids,
@@ -105,13 +105,12 @@ class Judge(Scorer):
 class GenerativeVerifier(Judge):
     """The generative reward model (arXiv 2408.15240): is the answer correct, yes or no?
 
-    Columns: ``log_prob`` is ``log π(Yes)``; ``reward_sum`` is the endogenous reward of the response
+    Scores: ``log_prob`` is ``log π(Yes)``; ``reward_sum`` is the endogenous reward of the response
     "Yes", its logit, whose ``V(s₁)`` differs from response to response and so does not
     cancel; ``log_odds`` is ``log π(Yes)/π(No)``.
     """
 
     question = VERIFIER
-    names = ("log_prob", "reward_sum", "log_odds")
 
     def records(self, requests: Sequence[Request]) -> list[Record]:
         """Return a record of each response."""
@@ -130,7 +129,6 @@ class Pointwise(Judge):
     """A rating from 1 to 5: column ``rating`` is its expectation, `mass` the five's probability."""
 
     question = POINTWISE
-    names = ("rating",)
 
     def records(self, requests: Sequence[Request]) -> list[Record]:
         """Return a record of each response."""
@@ -143,12 +141,11 @@ class Pointwise(Judge):
 class Pairwise(Judge):
     """Which of two answers is better, asked in both orders.
 
-    Columns: ``first`` and ``second`` are the log-odds of the chosen response in the first and in
+    Scores: ``first`` and ``second`` are the log-odds of the chosen response in the first and in
     the second place, ``log_odds`` their mean.
     """
 
     question = PAIRWISE
-    names = ("log_odds", "first", "second")
 
     def requests(self, comparison: Comparison) -> list[Request]:
         """Return a request for each pair, of two rows."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from llm_bridge.preferences.accuracy import aligned
 from llm_bridge.preferences.pairs import Comparison, Key
-from llm_bridge.preferences.token_texts import completed_texts, token_bytes
+from llm_bridge.preferences.token_texts import completed_texts
 from theory.reports.figures import CLONE, PALETTE, RL
 from theory.reports.html import Markup, element, escape, join
 from theory.reports.report import Column, Fragment, Plot, Report, Section, Table, Text
@@ -68,7 +68,9 @@ def accuracy_table(scores: Mapping[str, Mapping[str, Any]]) -> Table:
             controlled = one["length_controlled"]["characters"]
             matched = controlled["matched"]
             levels = [
-                f"{one[level]['value']:.3f}" for level in ("hard", "normal", "easy") if level in one
+                f"{one[level]['value']:.3f}"
+                for level in ("hard", "normal", "easy", "best_of_n")
+                if level in one
             ]
             rows.append(
                 (
@@ -87,7 +89,7 @@ def accuracy_table(scores: Mapping[str, Mapping[str, Any]]) -> Table:
         Column("score"),
         Column("n", align="right"),
         Column("accuracy"),
-        Column("hard/normal/easy"),
+        Column("best of N" if any(whole.get("best_of_n") for whole in scores.values()) else LEVELS),
         Column("shorter", ".3f"),
         Column("matched (pairs)"),
         Column("logistic", ".3f"),
@@ -96,6 +98,7 @@ def accuracy_table(scores: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 RATE = Column(format=".3f")
+LEVELS = "hard/normal/easy"
 
 
 def score_report(
@@ -120,36 +123,39 @@ def score_report(
         'reward'
 
     """
-    domains = next(iter(scores.values())).get("domains")
+    panels = [name for n, name in enumerate(scores) if n == 0 or name == "lift"]
     plots = []
-    if domains is not None:
-        alt = "How often a response of each domain beats each other one."
-        plots.append(Plot("domains", domain_figure(domains), alt))
+    if "domains" in scores[panels[0]]:
+        alt = "How often a response of each domain beats each other one, by system prompt."
+        figure = domain_figure({name: scores[name] for name in panels})
+        plots.append(Plot("domains", figure, alt))
     return Report(title, facts=facts, sections=[accuracy_table(scores), *plots, *tokens])
 
 
 def token_sections(
-    comparisons: Sequence[Comparison], records: Mapping[Key, Record], tokenizer: Any
+    comparisons: Sequence[Comparison],
+    records: Mapping[Key, Record],
+    pieces: Mapping[Key, Sequence[bytes]],
 ) -> list[Section]:
     """Return comparisons with each token coloured by its reward or by ``log π``, for a page.
 
     Args:
         comparisons: in the order of the page.
         records: each response's line of the run's ``responses.jsonl``.
-        tokenizer: the one that gave `token_ids`.
+        pieces: the bytes of each response's tokens, see `token_texts.token_bytes`.
 
     Raises:
         ValueError: a response has no record, see `aligned`.
 
     Example:
-        >>> from llm_bridge.models.cloned import letter_tokenizer
         >>> row = Comparison("s/0", "a", ("b",), ("c",), "s")
         >>> same = {"tokens": 1, "log_probs": [-1.0], "log_prob": -1.0, "soft_value_prompt": 0.0}
         >>> records = {
-        ...     ("s/0", side, 0): same | {"token_ids": [t], "rewards": [r], "reward_sum": r}
-        ...     for side, t, r in (("chosen", 1, 2.0), ("rejected", 2, 1.0))
+        ...     ("s/0", side, 0): same | {"rewards": [r], "reward_sum": r}
+        ...     for side, r in (("chosen", 2.0), ("rejected", 1.0))
         ... }
-        >>> print(token_sections([row], records, letter_tokenizer(3, 0))[0].paragraph)
+        >>> pieces = {("s/0", "chosen", 0): [b"b"], ("s/0", "rejected", 0): [b"c"]}
+        >>> print(token_sections([row], records, pieces)[0].paragraph)
         Of the comparisons shown, 1 of 1 pairs are ordered right, by reward sum.
 
     """
@@ -158,7 +164,7 @@ def token_sections(
     judged = [_Judged(pair, *side) for pair, side in zip(comparisons, sides, strict=True)]
     used = [records[key] for comparison in comparisons for key, _ in comparison.responses()]
     limits = (_limit(record[name] for record in used) for name in ("rewards", "log_probs"))
-    tokens = _Tokens(records, tokenizer, *limits)
+    tokens = _Tokens(records, pieces, *limits)
     right = sum(one.right for one in judged)
     pairs = sum(one.margins.size for one in judged)
     shown = f"{right} of {pairs} pairs are ordered right, by reward sum."
@@ -234,7 +240,7 @@ class _Tokens:
     """
 
     records: Mapping[Key, Record]
-    tokenizer: Any
+    pieces: Mapping[Key, Sequence[bytes]]
     reward_limit: float
     log_prob_limit: float
 
@@ -280,13 +286,14 @@ class _Tokens:
         for side, names in one.names.items():
             responses: list[Markup] = []
             for index, name in enumerate(names):
-                record = self.records[comparison.id, side, index]
-                responses += [element("h3", f"{side} {name}"), *self.response(record)]
+                key = (comparison.id, side, index)
+                responses += [element("h3", f"{side} {name}"), *self.response(key)]
             sides.append(element("div", *responses))
         yield element("div", *sides, class_="sides")
 
-    def response(self, record: Record) -> tuple[Markup, Markup]:
+    def response(self, key: Key) -> tuple[Markup, Markup]:
         """Return the numbers of a response, then its tokens."""
+        record = self.records[key]
         n = record["tokens"]
         numbers = {
             "reward sum": record["reward_sum"],
@@ -301,12 +308,11 @@ class _Tokens:
         ]
         return (
             element("p", *shown, f"{n} tokens", class_="numbers"),
-            element("div", *self.tokens(record), class_="text", dir="auto"),
+            element("div", *self.tokens(record, self.pieces[key]), class_="text", dir="auto"),
         )
 
-    def tokens(self, record: Record) -> Iterator[Markup]:
+    def tokens(self, record: Record, pieces: Sequence[bytes]) -> Iterator[Markup]:
         """Yield each token in its shades of both scales, with its numbers as its title."""
-        pieces = token_bytes(self.tokenizer, record["token_ids"])
         texts = completed_texts(pieces)
         rewards = record["rewards"]
         log_probs = record["log_probs"]
@@ -351,46 +357,65 @@ def _shades(low: str, high: str, unlikely: str) -> str:
     return "\n".join(rules)
 
 
-def domain_figure(matrix: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Draw the heat map of `llm_bridge.preferences.accuracy.domain_matrix`: rows are system
-    prompts, columns whose response it is.
+def domain_figure(scores: Mapping[str, Mapping[str, Any]]) -> Figure:
+    r"""Draw heat maps of domains, one for each score: rows are system prompts, columns whose
+    response it is.
 
-    A frame marks a domain's own response, a star the largest of a row; what was not compared has a
-    dash.
+    A frame marks a domain's own response, with the interval of its share when queries are
+    resampled; a star the largest of a row; what was not compared has a dash.
+
+    Args:
+        scores: by name of the score, what `llm_bridge.preferences.accuracy.summary` returns.
 
     Example:
-        >>> axes, _ = domain_figure({"ethics": {"ethics": 0.8, "law": 0.4}}).axes
+        >>> from llm_bridge.preferences.accuracy import summary
+        >>> row = Comparison("a/0", "Why?", ("x",), ("y",), "a", None, ("a",), ("b",))
+        >>> found = summary([row], {("a/0", "chosen", 0): 2.0, ("a/0", "rejected", 0): 1.0})
+        >>> axes, _ = domain_figure({"sum": found}).axes
         >>> [text.get_text() for text in axes.texts]
-        ['0.80 ★', '0.40']
+        ['1.00 ★\n0.03–1.00', '0.00']
 
     """
-    rows = list(matrix)
-    columns = rows + sorted({name for row in matrix.values() for name in row} - set(rows))
-    values = np.array([[matrix[row].get(name, np.nan) for name in columns] for row in rows])
-    figure = Figure(
-        figsize=(2.6 + 0.95 * len(columns), 1.9 + 0.6 * len(rows)), layout="constrained"
-    )
-    axes = figure.subplots()
+    matrices = {name: found["domains"] for name, found in scores.items()}
+    rows = list(next(iter(matrices.values())))
+    every = {column for matrix in matrices.values() for row in matrix.values() for column in row}
+    columns = rows + sorted(every - set(rows))
+    size = (1.6 + (1.0 + 0.95 * len(columns)) * len(matrices), 2.0 + 0.6 * len(rows))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(1, len(matrices), squeeze=False, sharey=True)[0]
     colors = LinearSegmentedColormap.from_list("wins", [CLONE, "white", RL])
-    image = axes.imshow(values, cmap=colors, vmin=0, vmax=1, aspect="auto")
-    for (i, j), value in np.ndenumerate(values):
-        best = value == np.nanmax(values[i])
-        text = "–" if np.isnan(value) else f"{value:.2f}{' ★' if best else ''}"
-        weight, color = "bold" if best else "normal", "white" if abs(value - 0.5) > 0.4 else "black"
-        axes.text(j, i, text, ha="center", va="center", fontsize=9, weight=weight, color=color)
-        if rows[i] == columns[j]:
-            axes.add_patch(Rectangle((j - 0.48, i - 0.46), 0.96, 0.92, fill=False, lw=1.8))
-    turned: dict[str, Any] = {"rotation": 30, "ha": "right"} if max(map(len, columns)) > 13 else {}
-    axes.set_xticks(range(len(columns)), columns, fontsize=9, **turned)
-    axes.set_yticks(range(len(rows)), rows, fontsize=9)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    axes.set_facecolor("0.9")
-    axes.set(xlabel="whose response", ylabel="system prompt")
-    marks = "framed: the prompt's own domain; ★: largest of its row"
+    for axes, (name, matrix) in zip(panels, matrices.items(), strict=True):
+        values = np.array([[matrix[row].get(column, np.nan) for column in columns] for row in rows])
+        image = axes.imshow(values, cmap=colors, vmin=0, vmax=1, aspect="auto")
+        for (i, j), value in np.ndenumerate(values):
+            own = rows[i] == columns[j]
+            best = value == np.nanmax(values[i]) > np.nanmin(values[i])
+            text = "–" if np.isnan(value) else f"{value:.2f}{' ★' if best else ''}"
+            if own:
+                share = scores[name]["subsets"][rows[i]]["accuracy"]
+                text += f"\n{share['low']:.2f}–{share['high']:.2f}"
+                axes.add_patch(Rectangle((j - 0.48, i - 0.46), 0.96, 0.92, fill=False, lw=1.8))
+            weight = "bold" if best else "normal"
+            color = "white" if abs(value - 0.5) > 0.4 else "black"
+            look = {"size": 8 if own else 9, "weight": weight, "color": color}
+            axes.text(j, i, text, ha="center", va="center", **look)
+        turned = {"rotation": 30, "ha": "right"} if max(map(len, columns)) > 13 else {}
+        axes.set_xticks(range(len(columns)), columns, fontsize=9, **turned)
+        axes.set_yticks(range(len(rows)), rows, fontsize=9)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_facecolor("0.9")
+        axes.set(xlabel="whose response")
+        axes.set_title(PANELS.get(name, name), fontsize=10)
+    panels[0].set_ylabel("system prompt")
+    marks = "framed: the prompt's own domain, with its interval; ★: largest of its row"
     figure.suptitle(f"How often a response beats each other one\n{marks}", fontsize=9.5)
-    figure.colorbar(image, label="share won (ties half)")
+    figure.colorbar(image, ax=list(panels), label="share won (ties half)")
     return figure
+
+
+PANELS = {"sum": "by the reward: sum", "lift": "by what the prompt adds: lift"}
+"""Titles of heat maps."""
 
 
 ABOUT = Markup("""<details open>

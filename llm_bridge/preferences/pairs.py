@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,9 +24,9 @@ from llm_bridge.preferences.rows import (
 )
 
 __all__ = [
-    "DSP_SYSTEMS",
     "FORMATS",
     "RM_BENCH_STYLES",
+    "TIES",
     "Comparison",
     "Key",
     "guess_format",
@@ -40,17 +41,8 @@ Key: TypeAlias = tuple[str, str, int]
 RM_BENCH_STYLES = ("concise", "plain", "markdown")
 """RM-Bench's styles in its own order: concise, detailed plain text, detailed markdown."""
 
-DSP_SYSTEMS = {
-    "academy": "You are a scholar. Answer as in academic writing: precise, rigorous and well "
-    "founded.",
-    "business": "You are a business professional. Answer for people in business: practical and to "
-    "the point.",
-    "entertainment": "You are an entertainer. Answer so that people enjoy it: lively and amusing.",
-    "literature": "You are a writer of literature. Answer in a literary manner: expressive and "
-    "rich in images.",
-}
-"""System prompt of each domain of DSP, in our wording; the domain `normal` has none."""
-
+TIES = "Ties"
+"""Subset of RewardBench 2 whose questions have several right answers."""
 
 NOWHERE = Place("(memory)", None, 0)
 
@@ -68,6 +60,9 @@ class Comparison:
         system: system prompt, if any.
         chosen_styles: style or domain of each chosen response, where the data set has them.
         rejected_styles: those of the rejected responses.
+        benchmark: benchmark whose rules apply where they are not the usual ones:
+            ``"rewardbench-2"`` or ``"rmgap"``.
+        group: comparisons of one group are resampled together; empty for those of one prompt.
         place: where it was read.
 
     Raises:
@@ -88,6 +83,8 @@ class Comparison:
     system: str | None = None
     chosen_styles: tuple[str, ...] = ()
     rejected_styles: tuple[str, ...] = ()
+    benchmark: str = ""
+    group: str = ""
     place: Place = field(default=NOWHERE, compare=False)
 
     def __post_init__(self) -> None:
@@ -99,6 +96,21 @@ class Comparison:
     def is_rm_bench(self) -> bool:
         """Whether RM-Bench's rules apply: hard, normal and easy, and a tie counts as wrong."""
         return self.chosen_styles == self.rejected_styles == RM_BENCH_STYLES
+
+    @property
+    def is_tie_question(self) -> bool:
+        """Whether it is of RewardBench 2's subset *Ties*."""
+        return self.benchmark == "rewardbench-2" and self.subset == TIES
+
+    @property
+    def strict(self) -> bool:
+        """Whether a tie counts as wrong; else it is half right."""
+        return self.is_rm_bench or self.benchmark == "rmgap"
+
+    @property
+    def is_dsp(self) -> bool:
+        """Whether the chosen response is that of the domain, whose system prompt it is given."""
+        return self.chosen_styles == (self.subset,)
 
     def responses(self) -> Iterator[tuple[Key, str]]:
         """Yield the key and the text of every response."""
@@ -165,8 +177,9 @@ def iter_comparisons(
 
     Ids are ``subset/id``, or ``subset/`` and the row's number from 0 if it has no id. The subset is
     the row's own or the file's name; for RM-Bench the domain (``domain``, or ``chat`` for
-    ``chat_filtered.json``). DSP gives a comparison for each domain of a row, GSM8K one for each
-    question with right and wrong solutions; a GSM8K row without both is a `Problem` and no fault.
+    ``chat_filtered.json``). A row gives a comparison for each prompt in RMGAP, and for each domain
+    in DSP (its system prompt: `llm_bridge.preferences.domains`); one of GSM8K needs right and wrong
+    solutions, and one without both is a `Problem` and no fault.
 
     Args:
         source: a JSON list, or JSON lines (always, for a name ending in ``.jsonl``); or
@@ -221,10 +234,11 @@ def _stem(name: str, parents: int = 0) -> str:
 def guess_format(row: Any) -> str:
     """Guess the format of a file from its first object, by the first rule that fits.
 
-    `query` and `responses`: ``dsp``. `output_1` and `output_2`: ``llmbar``. `question` and a field
-    that holds an object with `is_correct`: ``gsm8k``. `chosen` and `rejected`: ``rm-bench`` if
-    `chosen` is a list of texts, ``rewardbench`` if `prompt`, `subset` and `id` are there too,
-    ``jsonl`` otherwise.
+    `query` and `responses`: ``dsp``. `responses` and `prompt_groups`: ``rmgap``. `output_1` and
+    `output_2`: ``llmbar``. `question` and a field that holds an object with `is_correct`:
+    ``gsm8k``. `chosen` and `rejected`: ``rewardbench-2`` if `num_correct` is there too,
+    ``rm-bench`` if `chosen` is a list of texts, ``rewardbench`` if `prompt`, `subset` and `id` are
+    there too, ``jsonl`` otherwise.
 
     Raises:
         ValueError: no rule fits.
@@ -238,11 +252,15 @@ def guess_format(row: Any) -> str:
         raise ValueError("no JSON object to guess the format from")
     if {"query", "responses"} <= row.keys():
         return "dsp"
+    if {"responses", "prompt_groups"} <= row.keys():
+        return "rmgap"
     if {"output_1", "output_2"} <= row.keys():
         return "llmbar"
     marked = [value for value in row.values() if isinstance(value, dict) and "is_correct" in value]
     if "question" in row and marked:
         return "gsm8k"
+    if {"chosen", "rejected", "num_correct"} <= row.keys():
+        return "rewardbench-2"
     if {"chosen", "rejected"} <= row.keys():
         if isinstance(row["chosen"], list) and all(isinstance(text, str) for text in row["chosen"]):
             return "rm-bench"
@@ -345,9 +363,66 @@ def _dsp(row: dict[str, Any], stem: str, number: int) -> list[Comparison]:
     for domain, text in texts.items():
         others = tuple(name for name in texts if name != domain)
         sides = (text,), tuple(texts[name] for name in others)
-        identity, system = _id(row, domain, number), DSP_SYSTEMS.get(domain)
-        comparisons.append(Comparison(identity, query, *sides, domain, system, (domain,), others))
+        identity = _id(row, domain, number)
+        comparisons.append(Comparison(identity, query, *sides, domain, None, (domain,), others))
     return comparisons
+
+
+def _rewardbench_2(row: dict[str, Any], stem: str, number: int) -> list[Comparison]:
+    chosen, rejected = (_texts(row, role) for role in ("chosen", "rejected"))
+    if row.get("num_correct", len(chosen)) != len(chosen):
+        raise ValueError(f"num_correct is {shown(row['num_correct'])}, and {len(chosen)} chosen")
+    subset, prompt = require_text(row, "subset"), require_text(row, "prompt")
+    identity = _id(row, subset, number)
+    if subset == TIES and not re.fullmatch(r"(ref|tied):.+", identity.removeprefix(f"{TIES}/")):
+        raise ValueError(f"id of {TIES} must be ref:NUMBER or tied:NUMBER, got {shown(row['id'])}")
+    return [Comparison(identity, prompt, chosen, rejected, subset, benchmark="rewardbench-2")]
+
+
+def _texts(row: dict[str, Any], field: str) -> tuple[str, ...]:
+    texts = row.get(field)
+    if not isinstance(texts, list) or not texts:
+        raise ValueError(f"{field} must be a list of responses, got {shown(texts)}")
+    return tuple(require_text({field: text}, field) for text in texts)
+
+
+def _rmgap(row: dict[str, Any], stem: str, number: int) -> list[Comparison]:
+    domain = require_text(row, "domain")
+    texts: dict[str, str] = {}
+    for one in _objects(row, "responses"):
+        key = require_text(one, "key", "responses: ")
+        if key in texts:
+            raise ValueError(f"responses: the key {key!r} is there twice")
+        texts[key] = require_text(one, "text", "responses: ")
+    comparisons = []
+    identity = _id(row, domain, number)
+    for g, group in enumerate(_objects(row, "prompt_groups")):
+        winner = require_text(group, "winner", "prompt_groups: ")
+        if winner not in texts:
+            raise ValueError(f"prompt_groups: no response has the key {winner!r}")
+        others = tuple(sorted(texts.keys() - {winner}))
+        sides = (texts[winner],), tuple(texts[key] for key in others)
+        for p, prompt in enumerate(_objects(group, "prompts")):
+            comparisons.append(
+                Comparison(
+                    f"{identity}/{g}/{p}",
+                    require_text(prompt, "text", "prompts: "),
+                    *sides,
+                    domain,
+                    chosen_styles=(winner,),
+                    rejected_styles=others,
+                    benchmark="rmgap",
+                    group=identity,
+                )
+            )
+    return comparisons
+
+
+def _objects(row: dict[str, Any], field: str) -> list[dict[str, Any]]:
+    found = row.get(field)
+    if not isinstance(found, list) or not found or not all(isinstance(x, dict) for x in found):
+        raise ValueError(f"{field} must be a list of objects, got {shown(found)}")
+    return found
 
 
 def _llmbar(row: dict[str, Any], stem: str, number: int) -> list[Comparison]:
@@ -379,9 +454,11 @@ def _gsm8k(row: dict[str, Any], stem: str, number: int) -> list[Comparison]:
 FORMATS: dict[str, _Reader] = {
     "rm-bench": _rm_bench,
     "rewardbench": partial(_pair, required=("prompt", "subset", "id")),
+    "rewardbench-2": _rewardbench_2,
     "dsp": _dsp,
     "llmbar": _llmbar,
     "gsm8k": _gsm8k,
+    "rmgap": _rmgap,
     "jsonl": _pair,
 }
 """Reader of each format's rows, see `guess_format`."""

@@ -9,26 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
-from llm_bridge.preferences.pairs import Comparison, Key
+from llm_bridge.preferences.pairs import Comparison
+from llm_bridge.preferences.records import IDENTITY, RESPONSES, Record, key_of
 from llm_bridge.preferences.rows import Problem
-from llm_bridge.preferences.scorers import Record, Request, Scorer
+from llm_bridge.preferences.scorers import Request, Scorer
 from llm_bridge.read.reward import batches
-from theory.storage.runs import RunFolder, read_lines
+from theory.storage.runs import RunFolder
 
-__all__ = ["RESPONSES", "Plan", "Results", "digest", "plan", "read_records", "results", "run"]
-
-RESPONSES = "responses.jsonl"
-"""File of the records in a run folder, a line for each."""
-
-IDENTITY = ("id", "role", "index")
-"""Fields of a line that are its key."""
+__all__ = ["Plan", "plan", "run"]
 
 
 @dataclass(frozen=True)
@@ -38,13 +31,16 @@ class Plan:
     Attributes:
         comparisons: those that can be scored.
         requests: their requests, in order.
-        batches: numbers of the requests that are scored together.
+        copies: numbers of the requests that read the same rows, by the number of the first: a
+            response that comes again after the same prompt is scored once.
+        batches: numbers of the first requests that are scored together.
         problems: why other comparisons cannot be scored.
 
     """
 
     comparisons: list[Comparison]
     requests: list[Request]
+    copies: dict[int, list[int]]
     batches: list[list[int]]
     problems: list[Problem]
 
@@ -75,24 +71,17 @@ def plan(
         else:
             kept.append(comparison)
             requests += work
-    sizes = [request.size for request in requests]
-    return Plan(kept, requests, list(batches(sizes, batch_tokens)), problems)
-
-
-@dataclass(frozen=True)
-class Results:
-    """Results of a finished run.
-
-    Attributes:
-        comparisons: those that were scored.
-        records: records by key, without their lists.
-        problems: why others were not scored.
-
-    """
-
-    comparisons: list[Comparison]
-    records: dict[Key, Record]
-    problems: list[Problem]
+    seen: dict[bytes, int] = {}
+    copies: dict[int, list[int]] = {}
+    for i, request in enumerate(requests):
+        # a digest, since the rows of all requests need no second place in memory
+        rows = hashlib.sha256(b"".join(row.tobytes() for row in request.rows))
+        rows.update(repr([len(row) for row in request.rows]).encode())
+        copies.setdefault(seen.setdefault(rows.digest(), i), []).append(i)
+    firsts = list(copies)
+    sizes = [requests[i].size for i in firsts]
+    batched = [[firsts[k] for k in batch] for batch in batches(sizes, batch_tokens)]
+    return Plan(kept, requests, copies, batched, problems)
 
 
 def run(scorer: Scorer, work: Plan, folder: RunFolder) -> int:
@@ -114,14 +103,18 @@ def run(scorer: Scorer, work: Plan, folder: RunFolder) -> int:
 
         with RunFolder("out", {"model": "gpt2"}, lines=[RESPONSES]) as folder:
             run(scorer, work, folder)
-        results(folder.path, work).records
+        dict(read_records(folder.path))
 
     """
     workers = folder.processes
-    lines = folder.lines(RESPONSES, _key)
+    lines = folder.lines(RESPONSES, key_of)
     done = set(lines)
     workers.wait()  # nobody writes before all have read
-    todo = [batch for batch in work.batches if any(work.requests[i].key not in done for i in batch)]
+    todo = [
+        batch
+        for batch in work.batches
+        if any(work.requests[k].key not in done for i in batch for k in work.copies[i])
+    ]
     share = todo[workers.rank :: workers.size]
     disable = None if workers.first else True
     total = _tokens(work, share)
@@ -131,8 +124,9 @@ def run(scorer: Scorer, work: Plan, folder: RunFolder) -> int:
             records = _records(scorer, requests)
             lines.append(
                 *(
-                    dict(zip(IDENTITY, request.key, strict=True)) | record
-                    for request, record in zip(requests, records, strict=True)
+                    dict(zip(IDENTITY, copy.key, strict=True)) | record | _facts(copy, record)
+                    for i, record in zip(batch, records, strict=True)
+                    for copy in (work.requests[k] for k in work.copies[i])
                 )
             )
             bar.update(_tokens(work, [batch]))
@@ -141,6 +135,11 @@ def run(scorer: Scorer, work: Plan, folder: RunFolder) -> int:
         lines.merge(request.key for request in work.requests)
     workers.wait()
     return _tokens(work, todo)
+
+
+def _facts(request: Request, record: Record) -> Record:
+    """Return what a record says of a request itself; nothing where the model refused it."""
+    return {} if "error" in record else dict(request.facts)
 
 
 def _tokens(work: Plan, some: Sequence[Sequence[int]]) -> int:
@@ -165,67 +164,3 @@ def _finite(record: Record) -> Record:
                 verb = "hold" if isinstance(value, list) else "is"
                 return {"error": f"{name} {verb} {x}; load the model in another dtype"}
     return record
-
-
-def results(folder: Path, work: Plan) -> Results:
-    """Read what a finished run has found; a comparison with a refused response is a problem.
-
-    Args:
-        folder: folder of the run.
-        work: plan of the run.
-
-    Raises:
-        ValueError: a line is not one of a run.
-
-    Example::
-
-        found = results(Path("out"), work)
-
-    """
-    records: dict[Key, Record] = {}
-    refused: dict[str, str] = {}
-    for key, record in read_records(folder / RESPONSES):
-        if "error" in record:
-            refused.setdefault(key[0], record["error"])
-        records[key] = {
-            name: value for name, value in record.items() if not isinstance(value, list)
-        }
-    problems = [Problem(c.place, refused[c.id]) for c in work.comparisons if c.id in refused]
-    kept = [c for c in work.comparisons if c.id not in refused]
-    scored = {key: record for key, record in records.items() if key[0] not in refused}
-    return Results(kept, scored, [*work.problems, *problems])
-
-
-def read_records(path: Path) -> Iterator[tuple[Key, Record]]:
-    """Yield the keys and whole records of a file of lines, without an unfinished last line.
-
-    Raises:
-        ValueError: a line is not one of a run.
-
-    Example::
-
-        for (id, role, index), record in read_records(Path("out") / RESPONSES):
-            ...
-
-    """
-    return read_lines(
-        path, lambda row: (_key(row), {k: value for k, value in row.items() if k not in IDENTITY})
-    )
-
-
-def _key(row: Mapping[str, Any]) -> Key:
-    return row["id"], row["role"], row["index"]
-
-
-def digest(path: Path) -> str:
-    """Return the SHA-256 of a file.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.NamedTemporaryFile() as file:
-        ...     digest(Path(file.name))[:8]
-        'e3b0c442'
-
-    """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

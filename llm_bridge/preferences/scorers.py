@@ -1,39 +1,41 @@
 """Score responses, all methods behind one interface: the endogenous reward and reward models.
 
 A scorer turns a `Comparison` into requests, each of one or more rows of tokens for the model, and
-requests into *records*, the lines of ``responses.jsonl``. A column of the records is a score; its
-accuracy is `llm_bridge.preferences.accuracy.summary`. `llm_bridge.preferences.judges` has the
-models that are asked for their judgement.
+requests into *records*, the lines of ``responses.jsonl``. What is made of the records is
+`llm_bridge.preferences.records.columns`; `llm_bridge.preferences.judges` has the models that are
+asked for their judgement.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, get_args
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
 
 from llm_bridge.models.calls import call, device_of, evaluation
-from llm_bridge.models.load import CausalLM, require_same_tokenizer
+from llm_bridge.models.load import CausalLM, fingerprint, require_same_tokenizer
 from llm_bridge.models.prompts import Prompt, as_prompt, as_text, encode_pair
 from llm_bridge.preferences.pairs import Comparison, Key
-from llm_bridge.read.reward import Aggregation, EndogenousReward, aggregate
+from llm_bridge.preferences.records import Record
+from llm_bridge.preferences.reward_head import RewardHead
+from llm_bridge.read.reward import EndogenousReward, batches
 
 __all__ = [
     "Conversation",
     "Endogenous",
-    "Record",
+    "LinearReward",
     "Request",
     "RewardModel",
     "Scorer",
     "compact_ids",
+    "last_states",
     "with_facts",
 ]
-
-Record: TypeAlias = dict[str, Any]
 
 OF_RESPONSE = ("reward_sum", "log_prob", "soft_value_prompt", "end_value")
 """Fields of `llm_bridge.read.reward.Score` that a record has."""
@@ -62,24 +64,13 @@ class Request:
 
 
 class Scorer(Protocol):
-    """A method of scoring the responses of comparisons.
-
-    Attributes:
-        names: fields of a record that are its scores; the first is the main one.
-
-    """
-
-    names: tuple[str, ...]
+    """A method of scoring the responses of comparisons."""
 
     def requests(self, comparison: Comparison) -> list[Request]:
         """Return the requests of a comparison; raise ValueError if it cannot be scored."""
 
     def records(self, requests: Sequence[Request]) -> list[Record]:
         """Return the records of requests, in their order; a batch is one pass of the model."""
-
-    def columns(self, records: Sequence[Record]) -> dict[str, np.ndarray]:
-        """Return the scores ``(n,)`` in records by name; the first is the main one."""
-        return {name: np.array([record[name] for record in records]) for name in self.names}
 
 
 def with_facts(requests: Sequence[Request], found: Mapping[str, np.ndarray]) -> list[Record]:
@@ -162,7 +153,7 @@ class Conversation:
 
 
 class Endogenous(Scorer):
-    """Scores by the endogenous reward, aggregated as in `llm_bridge.read.reward.aggregate`.
+    """Scores by the endogenous reward, aggregated as in `llm_bridge.read.aggregate`.
 
     A record has `reward_sum`, `log_prob`, `soft_value_prompt` and `end_value` of `Score`, and of
     each token `token_ids`, `rewards` and `log_probs`.
@@ -196,11 +187,9 @@ class Endogenous(Scorer):
         self.conversation = conversation
         self.reference = reference
         self.truncate = truncate
-        self.names: tuple[str, ...] = ("reward_sum", "log_prob", "tokens")
         models = [one.lm for one in (reward, reference) if one is not None]
         self._context = min((lm.context for lm in models if lm.context is not None), default=None)
         if reference is not None:
-            self.names += ("reference_log_prob",)
             require_same_tokenizer(reward.lm, reference.lm)
 
     def requests(self, comparison: Comparison) -> list[Request]:
@@ -251,15 +240,6 @@ class Endogenous(Scorer):
                 record["reference_log_prob"] = anchor
         return records
 
-    def columns(self, records: Sequence[Record]) -> dict[str, np.ndarray]:
-        """Return each aggregation; ``anchored`` only if there is a reference."""
-        found = super().columns(records)
-        return {
-            how: aggregate(how, self.reward.reading.alpha, **found)
-            for how in get_args(Aggregation)
-            if how != "anchored" or self.reference is not None
-        }
-
 
 class RewardModel(Scorer):
     """Scores by an explicit reward model, a sequence classifier with one label: column ``score``.
@@ -269,8 +249,6 @@ class RewardModel(Scorer):
         scorer = RewardModel(lm, Conversation(lm, chat=True))
 
     """
-
-    names = ("score",)
 
     def __init__(self, lm: CausalLM, conversation: Conversation) -> None:
         self.lm = lm
@@ -302,6 +280,76 @@ class RewardModel(Scorer):
                 logits = call(model, ids, attention_mask=mask.to(device_of(model))).logits
                 scores += logits[:, 0].double().tolist()
         return with_facts(requests, {"score": np.array(scores)})
+
+
+class LinearReward(RewardModel):
+    """Scores by a linear reward on the last hidden state of a causal model: ``score``.
+
+    Raises:
+        ValueError: the head was trained on another model, or the model has no hidden states that
+            a head reads.
+
+    Example::
+
+        scorer = LinearReward(lm, Conversation(lm, chat=True), RewardHead.load("out/head.npz"))
+
+    """
+
+    def __init__(
+        self, lm: CausalLM, conversation: Conversation, head: RewardHead, batch_tokens: int = 8192
+    ) -> None:
+        super().__init__(lm, conversation)
+        if head.model != fingerprint(lm):
+            raise ValueError(f"{lm.name}: the reward head was trained on another model")
+        self.head = head
+        self.batch_tokens = batch_tokens
+
+    def records(self, requests: Sequence[Request]) -> list[Record]:
+        """Return a record of each response."""
+        found = last_states(self.lm, [request.rows[0] for request in requests], self.batch_tokens)
+        return with_facts(requests, {"score": self.head.rewards(found)})
+
+
+def last_states(
+    lm: CausalLM, rows: Sequence[np.ndarray], batch_tokens: int, *, progress: bool = False
+) -> np.ndarray:
+    """Return what the model's output head reads after the last token of each row: ``(n, width)``.
+
+    Args:
+        lm: the model.
+        rows: token ids.
+        batch_tokens: most tokens of a pass, padding included.
+        progress: show progress on a terminal.
+
+    Raises:
+        ValueError: the model has no hidden states that a head reads, or they are not finite.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> last_states(letter_lm(4), [np.array([2, 0]), np.array([1])], 64).shape[0]
+        2
+
+    """
+    law = lm.law
+    if law.head is None:
+        raise ValueError(f"{lm.name}: {law.findings[0]}; its hidden states cannot be features")
+    law.prepare(max((len(row) for row in rows), default=0))
+    found: dict[int, np.ndarray] = {}
+    total = sum(len(row) for row in rows)
+    disable = None if progress else True
+    with (
+        evaluation(lm.model),
+        tqdm(total=total, desc="reading", unit="tok", disable=disable) as bar,
+    ):
+        for batch in batches([len(row) for row in rows], batch_tokens if law.batches else 0):
+            texts = [torch.from_numpy(rows[i]).long() for i in batch]
+            states = law.states(pad_sequence(texts, batch_first=True))
+            for i, state, text in zip(batch, states, texts, strict=True):
+                found[i] = state[len(text) - 1].double().cpu().numpy()
+                if not np.isfinite(found[i]).all():
+                    raise ValueError(f"{lm.name}: a hidden state is not finite; use another dtype")
+                bar.update(len(text))
+    return np.array([found[i] for i in range(len(rows))])
 
 
 def _short(values: np.ndarray) -> list[float]:

@@ -15,10 +15,11 @@ these hidden states and slices of the output head: ``(batch, time, vocabulary)``
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from llm_bridge.models.head import TokenStatistics, token_statistics
 from llm_bridge.models.load import CausalLM, require_same_tokenizer
 from llm_bridge.models.prompts import Prompt, encode_pair
 from llm_bridge.models.text import encode_text
+from llm_bridge.read.aggregate import Aggregation, aggregate, require_known
 from llm_bridge.read.prefixes import Ids, require_integer
 from llm_bridge.read.reading import RewardReading
 
@@ -39,12 +41,9 @@ __all__ = [
     "EndogenousReward",
     "RewardReading",
     "Score",
-    "aggregate",
     "batches",
     "find_end_tokens",
 ]
-
-Aggregation = Literal["sum", "mean", "logprob", "anchored"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,20 +249,44 @@ class EndogenousReward:
         scores: Sequence[Score],
         how: Aggregation = "sum",
         reference: EndogenousReward | None = None,
+        *,
+        without: Sequence[Score] | None = None,
+        discount: float = 1.0,
+        floor: float = -math.inf,
     ) -> np.ndarray:
-        """One number for each response, as `aggregate` has it; the `reference` scores the same
-        token ids.
+        """One number for each response `(n,)`, as `llm_bridge.read.aggregate.aggregate` has it.
+
+        Args:
+            scores: of the responses.
+            how: which aggregation.
+            reference: model that scores the same token ids, for ``"anchored"``.
+            without: scores of the same token ids after the prompts without context, for
+                ``"lift"``.
+            discount: `γ` of discounted and clipped sums.
+            floor: `m` of clipped sums, reward units.
+
         """
-        if how not in get_args(Aggregation):
-            known = ", ".join(map(repr, get_args(Aggregation)))
-            raise ValueError(f"how={how!r}: must be one of {known}")
-        if (how == "anchored") != (reference is not None):
-            raise ValueError(
-                f"how={how!r} {'needs' if reference is None else 'takes no'} reference"
-            )
-        sums = np.array([(s.reward_sum, s.log_prob, s.n_tokens) for s in scores]).reshape(-1, 3)
-        anchor = None if reference is None else self.anchor(scores, reference)
-        return aggregate(how, self.reading.alpha, sums[:, 0], sums[:, 1], sums[:, 2], anchor)
+        require_known(how)
+        for given, name, needed in (
+            (reference, "reference", "anchored"),
+            (without, "without", "lift"),
+        ):
+            if (how == needed) != (given is not None):
+                raise ValueError(f"how={how!r} {'needs' if given is None else 'takes no'} {name}")
+        others: Sequence[float | None] = [None] * len(scores)
+        if reference is not None:
+            others = self.anchor(scores, reference).tolist()
+        elif without is not None:
+            if [s.ids.tolist() for s in scores] != [s.ids.tolist() for s in without]:
+                raise ValueError("without: must have the same tokens as scores")
+            others = [s.log_prob for s in without]
+        alpha, by = self.reading.alpha, {"discount": discount, "floor": floor}
+        return np.array(
+            [
+                aggregate(how, score, alpha, other_log_prob=other, **by)
+                for score, other in zip(scores, others, strict=True)
+            ]
+        )
 
     def anchor(
         self, scores: Sequence[Score], reference: EndogenousReward, *, progress: bool = True
@@ -380,42 +403,26 @@ def find_end_tokens(lm: CausalLM, given: Sequence[int] | None = None) -> tuple[i
     return tuple(sorted({int(token) for token in given if token is not None}))
 
 
-def aggregate(
-    how: Aggregation,
-    alpha: float,
-    reward_sum: np.ndarray,
-    log_prob: np.ndarray,
-    tokens: np.ndarray,
-    reference_log_prob: np.ndarray | None = None,
-) -> np.ndarray:
-    """One number for each response from its sums, arrays ``(n,)``; reward units.
-
-    ``"sum"`` is the paper's ``r(τ)``, ``"mean"`` the same by token, ``"logprob"`` ``α log π(τ)``:
-    the sum without soft values, and ``"anchored"`` ``α log π(τ)/π_ref(τ)``. The mean ranks
-    responses of different lengths by the gauge: a constant added to all logits changes it, since
-    ``V(s₁)`` is divided too; in gauge ``"logprob"`` it does not.
-
-    >>> sums, logs, n = np.array([3.0]), np.array([-2.0]), np.array([4])
-    >>> aggregate("mean", 1.0, sums, logs, n).tolist()
-    [0.75]
-    """
-    if how == "anchored":
-        return np.asarray(alpha * (log_prob - reference_log_prob))
-    return np.asarray(
-        {"sum": reward_sum, "mean": reward_sum / tokens, "logprob": alpha * log_prob}[how]
-    )
+FULL = 0.75
+"""Least share of its longest row that each row of a batch has: padding is work for nothing."""
 
 
 def batches(sizes: Sequence[int], limit: int) -> Iterator[list[int]]:
     """Indices of rows of these sizes, longest first: what does not fit into memory fails at once.
 
-    A batch has at most `limit` tokens with its padding, or is one row.
+    A batch has rows of similar length and at most `limit` tokens with its padding, or is one row.
 
-    >>> list(batches([3, 9, 4], limit=10))
-    [[1], [2, 0]]
+    >>> list(batches([3, 9, 4, 1], limit=10))
+    [[1], [2, 0], [3]]
     """
     order, start = sorted(range(len(sizes)), key=lambda i: -sizes[i]), 0
     while start < len(order):
-        stop = start + max(1, limit // sizes[order[start]])
+        longest = sizes[order[start]]
+        stop = start + 1
+        while (
+            stop < min(len(order), start + limit // longest)
+            and sizes[order[stop]] >= FULL * longest
+        ):
+            stop += 1
         yield order[start:stop]
         start = stop

@@ -6,6 +6,7 @@ JSON has no numbers that are not finite. They are written as the texts ``"inf"``
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -17,7 +18,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-__all__ = ["json_line", "number", "read_arrays", "replacing", "write_json"]
+__all__ = ["digest", "json_line", "number", "read_arrays", "replacing", "write_json"]
 
 
 @contextmanager
@@ -42,6 +43,20 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     digest(Path(file.name))[:8]
+        'e3b0c442'
+
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: str | Path, value: Any) -> None:

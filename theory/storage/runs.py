@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 
 from theory.storage.files import json_line, replacing, write_json
 
-__all__ = ["Lines", "Processes", "RunFolder", "noted", "read_lines"]
+__all__ = ["Lines", "Processes", "RunFolder", "noted", "read_lines", "shards"]
 
 RUN = "run.json"
 LOCK = "run.lock"
@@ -172,7 +172,7 @@ class RunFolder:
         path = self.path / RUN
         if not path.exists():
             for name in lines:
-                if any(_shards(self.path / name)):
+                if any(shards(self.path / name)):
                     raise ValueError(f"{self.path} has a {name} and no {RUN}: {REMEDY}")
             return
         try:
@@ -254,7 +254,7 @@ class Lines(Generic[T]):
                 file.truncate(sum(len(line) for line in file if line.endswith(b"\n")))
 
     def __iter__(self) -> Iterator[T]:
-        for path in _shards(self.path):
+        for path in shards(self.path):
             yield from read_lines(path, self.parse)
 
     def append(self, *rows: Any) -> None:
@@ -279,9 +279,9 @@ class Lines(Generic[T]):
         """
         places: dict[Any, tuple[int, int]] = {}
         with ExitStack() as stack:
-            shards = _shards(self.path)
-            files = [stack.enter_context(path.open("rb")) for path in shards]
-            for k, path in enumerate(shards):
+            paths = shards(self.path)
+            files = [stack.enter_context(path.open("rb")) for path in paths]
+            for k, path in enumerate(paths):
                 start = 0
                 for line, row in _scan(path, self.parse):
                     places[row] = k, start
@@ -291,7 +291,7 @@ class Lines(Generic[T]):
                     k, start = places[row]
                     files[k].seek(start)
                     merged.write(files[k].readline())
-        for path in shards:
+        for path in paths:
             if path != self.path:
                 path.unlink()
 
@@ -328,7 +328,15 @@ def _scan(path: Path, parse: Callable[[Any], T]) -> Iterator[tuple[bytes, T]]:
             yield line, row
 
 
-def _shards(path: Path) -> list[Path]:
-    """Return the existing files of all processes, that of the first process first."""
+def shards(path: Path) -> list[Path]:
+    """Return the existing files of all processes, that of the first process first.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "rows.jsonl")
+        >>> Lines(path, parse=int, rank=1).append(3)
+        >>> [each.name for each in shards(path)]
+        ['rows.1.jsonl']
+    """
     further = sorted(path.parent.glob(f"{path.stem}.[0-9]*{path.suffix}"))
     return [*([path] if path.exists() else []), *further]

@@ -15,6 +15,13 @@ from tiny import byte_tokenizer, saved, tiny
 
 from llm_bridge.commands.main import main
 from llm_bridge.models.load import save
+from llm_bridge.models.spec import ModelSpec
+from llm_bridge.preferences.pairs import read_comparisons
+from llm_bridge.preferences.records import columns, read_records
+from llm_bridge.preferences.run import plan
+from llm_bridge.preferences.scorers import Conversation, Endogenous
+from llm_bridge.read.aggregate import AggregationOptions
+from llm_bridge.read.reward import EndogenousReward
 
 PAIRS = [
     {"prompt": f"What is {n}?", "chosen": f"It is {n}." * (1 + n % 3), "rejected": f"{n}" * n}
@@ -73,6 +80,7 @@ def test_everything_is_written(score):
     code, out, err, folder = score(PAIRS)
     assert (code, err) == (0, [])
     assert sorted(path.name for path in folder.iterdir()) == [
+        "plan.json",
         "report.html",
         "responses.jsonl",
         "run.json",
@@ -96,7 +104,7 @@ def test_everything_is_written(score):
         sum(chosen > rejected for chosen, rejected in zip(sums[::2], sums[1::2], strict=True)) / 8
     )
     assert summary["scores"]["sum"]["accuracy"]["value"] == pytest.approx(right)
-    assert list(summary["scores"]) == ["sum", "mean", "logprob"]
+    assert list(summary["scores"]) == ["sum", "mean", "logprob", "logprob_mean"]
     assert (summary["comparisons"], summary["left_out"], summary["comparisons_cut"]) == (8, [], 0)
     shorter = sum(len(p["chosen"]) < len(p["rejected"]) for p in PAIRS) / 8
     assert summary["scores"]["sum"]["nulls"]["shorter (characters)"]["accuracy"][
@@ -129,6 +137,207 @@ def test_a_finished_run_is_only_read(score):
     code, _, (line,), _ = score(PAIRS[:3])
     assert code == 2
     assert "has a run with pairs = " in line
+
+
+@pytest.fixture
+def again(tmp_path, capsys):
+    """Report a run anew; exit code, output, error lines, and the files of the folder."""
+
+    def run(*options, out="out"):
+        capsys.readouterr()
+        words = ["score", "--again", "--out", str(tmp_path / out), "--resamples", "50"]
+        code = main([*words, *map(str, options)])
+        printed = capsys.readouterr()
+        err = printed.err.replace(f"{tmp_path}/", "").splitlines()
+        return code, printed.out, err, files(tmp_path / out)
+
+    return run
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else {}
+
+
+def test_a_report_made_again_has_the_same_bytes(score, again):
+    """Of a finished run with rows that cannot be scored, cut ones and a reference."""
+    rows = [*PAIRS, TOO_LONG, {"prompt": "q"}]
+    sums = ["--discount", "0.9,1", "--floor", "-1"]
+    code, out, err, folder = score(rows, *sums, "--html", 3)
+    before = files(folder)
+    for name in ("summary.json", "report.html"):
+        (folder / name).unlink()
+    found = again(*sums, "--html", 3)
+    assert found[0] == code == 1
+    assert found[2] == err
+    assert found[1] == out[: out.rindex("\n", 0, -1) + 1]  # without its line on speed
+    assert found[3] == before
+    names = json.loads(before["summary.json"])["scores"]
+    assert [name for name in names if "γ" in name][-1] == "clipped_logprob γ=1 m=-1"
+
+
+def test_numbers_made_again_are_those_of_the_library(score, again, models):
+    """Bit for bit, whatever the precision of the model; per token with plain loops."""
+    for dtype in ("float32", "float64", "bfloat16"):
+        _, _, _, folder = score(PAIRS, "--dtype", dtype, "--reference", models / "chat", out=dtype)
+        reward, other = (
+            EndogenousReward(ModelSpec(str(models / name), dtype=dtype).load(), end_tokens=ends)
+            for name, ends in (("base", None), ("chat", ()))
+        )
+        found = dict(read_records(folder))
+        run = json.loads((folder / "run.json").read_text())
+        options = AggregationOptions(discount=(0.95,), floor=-3)
+        # in batches of one run, since other batches round otherwise
+        work = plan(Endogenous(reward, Conversation(reward.lm, False), other), _pairs(folder), 8192)
+        for batch in work.batches:
+            requests = [work.requests[i] for i in batch]
+            scored = reward.score_ids(*([r.rows[n] for r in requests] for n in (0, 1)))
+            for name, how, discount, floor in options.columns("anchored"):
+                reference = other if how == "anchored" else None
+                by = {"discount": discount, "floor": floor}
+                expected = reward.aggregate(scored, how, reference, **by)
+                made = columns(run, options)
+                for request, value in zip(requests, expected.tolist(), strict=True):
+                    assert made(request.key, found[request.key])[name] == value
+
+
+def _pairs(folder):
+    return read_comparisons(*json.loads((folder / "run.json").read_text())["pairs"])[0]
+
+
+def test_stored_tokens_add_up_to_the_stored_sums(score):
+    """Rewards are stored in single precision: a response's sum is off by its rounding alone."""
+    _, _, _, folder = score(PAIRS)
+    for r in lines(folder):
+        size = sum(abs(x) for x in r["rewards"])
+        assert sum(r["rewards"]) == pytest.approx(r["reward_sum"], abs=2**-24 * size + 1e-9)
+        assert sum(r["log_probs"]) == pytest.approx(r["log_prob"], abs=2**-24 * size + 1e-9)
+
+
+def test_an_unfinished_run_is_reported_as_far_as_it_is(score, again):
+    _, _, _, folder = score(PAIRS)
+    whole = files(folder)
+    kept = whole["responses.jsonl"].splitlines(keepends=True)
+    # what two processes leave behind when they are killed, the second in the middle of a line
+    (folder / "responses.jsonl").write_bytes(b"".join(kept[:6]))
+    (folder / "responses.1.jsonl").write_bytes(b"".join(kept[6:11]) + kept[11][:20])
+    (folder / "summary.json").unlink()
+    code, out, err, now = again()
+    assert (code, err) == (1, [])
+    assert "3 comparisons are not scored yet: start endorm score once more" in out
+    summary = json.loads(now["summary.json"])
+    assert (summary["comparisons"], summary["comparisons_waiting"]) == (5, 3)
+    assert summary["scores"]["sum"]["comparisons"] == 5
+    score(PAIRS)
+    assert files(folder) == whole
+    (folder / "responses.jsonl").write_bytes(b"")
+    assert again()[2] == ["endorm score: nothing is scored yet"]
+
+
+def test_a_report_made_again_needs_neither_torch_nor_the_model(score, models, tmp_path):
+    _, _, _, folder = score(PAIRS)
+    before = files(folder)
+    code = (
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name in ('torch', 'transformers'):\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "from llm_bridge.commands.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    words = ["score", "--again", "--out", str(folder), "--resamples", "50"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert files(folder) == before
+
+
+def test_what_is_reported_again_is_what_was_scored(score, again, tmp_path):
+    score(PAIRS)
+    moved = tmp_path / "moved/pairs.jsonl"
+    moved.parent.mkdir()
+    (tmp_path / "pairs.jsonl").rename(moved)
+    assert "No such file" in again()[2][-1]
+    assert again("--pairs", moved)[0] == 0
+    moved.write_text(moved.read_text().replace("It is", "It was"))
+    code, _, (line,), _ = again("--pairs", moved)
+    assert code == 2
+    assert line == f"endorm score: --pairs={moved}: is not the file that was scored".replace(
+        f"{tmp_path}/", ""
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "base"], "--model is not read with --again: the run says it"),
+        (["--alpha", 2], "--alpha is not read with --again: the run says it"),
+        (["--no-chat"], "--no-chat is not read with --again: the run says it"),
+        (["--truncate"], "--truncate is not read with --again: the run says it"),
+        (["--method", "verifier"], "--method is not read with --again: the run says it"),
+        (["--discount", "0.9,0"], "--discount=0: must be above 0 and at most 1"),
+        (["--floor", "nan"], "--floor=nan: must be from -1e+09 to 1e+09"),
+        (["--pairs", "a", "b"], "No such file"),
+        (["--lift-from", "nowhere"], "--lift-from=nowhere: has no run; give the folder of a run"),
+    ],
+)
+def test_wrong_options_of_a_report_made_again(score, again, options, message):
+    score(PAIRS)
+    code, _, err, _ = again(*options)
+    assert code == 2
+    assert message in err[-1]
+
+
+def test_a_folder_without_a_run(again, tmp_path):
+    (line,) = again(out="nowhere")[2]
+    assert line.startswith("endorm score: nowhere/run.json: cannot be read (")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_judgements_are_reported_again(score, again):
+    score(PAIRS[:3], "--method", "pairwise", "--no-chat")
+    before = again()
+    assert before[0] == 0
+    assert list(json.loads(before[3]["summary.json"])["scores"]) == ["log_odds", "first", "second"]
+    message = "--discount is not read by --method pairwise, which the run has"
+    assert again("--discount", "0.9")[2] == [f"endorm score: {message}"]
+
+
+def test_lift(score, again):
+    """What a system prompt adds to ``log π``: the difference of two runs, by key."""
+    _, _, _, base = score(PAIRS, "--alpha", 2, out="base")
+    _, _, _, folder = score(
+        PAIRS, "--system", "Be kind.", "--alpha", 2, "--lift-from", base, out="kind"
+    )
+    without, within = ({(r["id"], r["role"]): r for r in lines(one)} for one in (base, folder))
+    right = sum(
+        within[f"pairs/{n}", "chosen"]["log_prob"] - without[f"pairs/{n}", "chosen"]["log_prob"]
+        > within[f"pairs/{n}", "rejected"]["log_prob"]
+        - without[f"pairs/{n}", "rejected"]["log_prob"]
+        for n in range(8)
+    )
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["scores"]["lift"]["accuracy"]["value"] == pytest.approx(right / 8)
+    assert summary["lift_from"] == str(base)
+    before = files(folder)
+    assert again("--lift-from", base, out="kind")[3] == before
+    # over itself nothing is lifted: every pair is a tie
+    itself = json.loads(again("--lift-from", folder, out="kind")[3]["summary.json"])
+    assert itself["scores"]["lift"]["ties"] == 8
+
+
+def test_a_lift_over_another_run_is_refused(score, again, models):
+    _, _, _, base = score(PAIRS, "--no-chat", model="chat", out="base")
+    score(PAIRS, out="other")
+    code, _, (line,), _ = again("--lift-from", base, out="other")
+    assert code == 2
+    assert line.startswith("endorm score: --lift-from=base: has weights = ")
+    score(PAIRS[:5], "--no-chat", "--limit", 4, model="chat", out="few")
+    score(PAIRS, "--no-chat", "--system", "x", model="chat", out="many")
+    code, _, err, now = again("--lift-from", base.parent / "few", out="many")
+    assert code == 1
+    assert err[0] == "4 left out:"
+    assert "--lift-from=few: has no score of ('pairs/4', 'chosen', 0); finish that run" in err[1]
+    assert json.loads(now["summary.json"])["comparisons"] == 4
 
 
 TOO_LONG = {"prompt": "q", "chosen": "x" * 600, "rejected": "b"}
@@ -359,19 +568,95 @@ def test_an_explicit_reward_model(score):
     assert "score" in lines(folder)[0]
 
 
-def test_domains_are_drawn(score):
-    rows = [
-        {
-            "query": f"Query {n}",
-            "responses": {name: f"{name} {n}" for name in ("academy", "business", "normal")},
-        }
-        for n in range(3)
-    ]
-    code, _, _, folder = score(rows)
+DOMAINS = ("academy", "business", "normal")
+QUERIES = [
+    {"query": f"Query {n}", "responses": {name: f"{name} {n * n}" for name in DOMAINS}}
+    for n in range(3)
+]
+
+
+def matrix_by_hand(logs):
+    """How often each domain's response beats the others, from ``logs[domain, n][response]``."""
+    found = {}
+    for row in DOMAINS:
+        found[row] = {}
+        for one in DOMAINS:
+            wins = 0.0
+            for n in range(3):
+                mine = logs[row, n][one]
+                others = [logs[row, n][other] for other in DOMAINS if other != one]
+                wins += sum(1.0 if mine > x else 0.5 if mine == x else 0.0 for x in others) / 2
+            found[row][one] = wins / 3
+    return found
+
+
+def logs_of(folder):
+    """``log π`` of each domain's response, by the system prompt's domain and the query."""
+    found = {}
+    for r in lines(folder):
+        row, n = r["id"].split("/")
+        others = [name for name in DOMAINS if name != row]
+        name = row if r["role"] == "chosen" else others[r["index"]]
+        found.setdefault((row, int(n)), {})[name] = r["log_prob"]
+    return found
+
+
+def test_domains_by_reward_and_by_lift(score, again):
+    code, _, _, base = score(QUERIES, "--domain-prompts", "none", out="base")
     assert code == 0
+    _, _, _, folder = score(QUERIES, "--domain-prompts", "sharp", "--lift-from", base, out="sharp")
     assert (folder / "domains.png").stat().st_size > 1000
-    matrix = json.loads((folder / "summary.json").read_text())["scores"]["sum"]["domains"]
-    assert set(matrix) == {"academy", "business", "normal"}
+    scores = json.loads((folder / "summary.json").read_text())["scores"]
+    with_prompt, without = logs_of(folder), logs_of(base)
+    lifts = {
+        key: {
+            name: value - without[key][name] if key[0] != "normal" else 0.0
+            for name, value in row.items()
+        }
+        for key, row in with_prompt.items()
+    }
+    for name, logs in (("sum", with_prompt), ("lift", lifts)):
+        matrix = matrix_by_hand(logs)
+        for row in DOMAINS:
+            assert scores[name]["domains"][row] == pytest.approx(matrix[row])
+            # the interval of the diagonal is that of the queries
+            own = scores[name]["subsets"][row]["accuracy"]
+            assert own["value"] == pytest.approx(matrix[row][row])
+            assert own["low"] <= own["value"] <= own["high"]
+    assert set(scores["lift"]["domains"]["normal"].values()) == {0.5}
+    before = files(folder)
+    assert again("--lift-from", base, out="sharp")[3] == before
+    # five comparisons share their responses where no prompt tells them apart
+    by_text = {}
+    for (_, n), row in without.items():
+        for name, value in row.items():
+            by_text.setdefault((n, name), set()).add(value)
+    assert {len(values) for values in by_text.values()} == {1}
+
+
+def test_domain_prompts_of_a_file(score, tmp_path):
+    path = tmp_path / "prompts.json"
+    path.write_text(json.dumps({"academy": "Cite.", "business": None, "normal": None}))
+    code, _, _, folder = score(QUERIES, "--domain-prompts", path)
+    assert code == 0
+    noted = json.loads((folder / "run.json").read_text())["domain_prompts"]
+    assert noted == {"academy": "Cite.", "business": None, "normal": None}
+    path.write_text(json.dumps({"academy": "Cite.", "normal": None}))
+    code, _, (line,), _ = score(QUERIES, "--domain-prompts", path, out="b")
+    assert code == 2
+    assert line == (
+        "endorm score: no system prompt for the domain business (there are academy, normal): give "
+        "--domain-prompts FILE that has it, null for none"
+    )
+    path.write_text('{"academy": 3}')
+    assert "a text or null for each domain" in score(QUERIES, "--domain-prompts", path)[2][-1]
+    assert (
+        "must be one of plain, short, sharp, none, or a JSON file"
+        in (score(QUERIES, "--domain-prompts", "nowhere")[2][-1])
+    )
+    both = ["--domain-prompts", "short", "--system", "x"]
+    message = "--domain-prompts and --system or --no-system: give one of them"
+    assert message in score(QUERIES, *both, out="c")[2][-1]
 
 
 @pytest.mark.parametrize(

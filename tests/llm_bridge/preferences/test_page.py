@@ -114,6 +114,10 @@ def decode(tokenizer, ids):
     return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
+def pieces(records, tokenizer=BYTE_LEVEL):
+    return {key: token_bytes(tokenizer, r["token_ids"]) for key, r in records.items()}
+
+
 def token_texts(tokenizer, ids):
     return completed_texts(token_bytes(tokenizer, ids))
 
@@ -299,7 +303,7 @@ NINE = Comparison(
 def render(tmp_path):
     def render(comparisons, records=None, *, title="run", facts=None, **options):
         records = make(comparisons) if records is None else records
-        sections = token_sections(comparisons, records, BYTE_LEVEL, **options)
+        sections = token_sections(comparisons, records, pieces(records), **options)
         (path,) = Report(title, facts=facts or {}, sections=sections).save(tmp_path)
         assert list(tmp_path.iterdir()) == [path]
         return Page(path)
@@ -460,7 +464,8 @@ def test_the_file_needs_no_other(render):
 @example(text="\n\n a\t\r\x00")
 def test_whitespace_stays_and_control_characters_are_pictured(tmp_path_factory, text):
     comparison = Comparison("1", text, (text,), ("z",), "s")
-    sections = token_sections([comparison], make([comparison]), BYTE_LEVEL)
+    records = make([comparison])
+    sections = token_sections([comparison], records, pieces(records))
     made = Report(text, facts={text: text}, sections=sections)
     (path,) = made.save(tmp_path_factory.mktemp("html"))
     page = Page(path)
@@ -562,7 +567,9 @@ def summary(value, **more):
 def test_accuracies_stand_before_the_tokens():
     levels = {level: {"value": k / 4} for k, level in enumerate(("hard", "normal", "easy"))}
     scores = {"sum": summary(0.5, **levels), "mean": summary(0.25)}
-    made = score_report("run", {}, scores, token_sections([PAIR], make([PAIR]), BYTE_LEVEL))
+    records = make([PAIR])
+    tokens = token_sections([PAIR], records, pieces(records))
+    made = score_report("run", {}, scores, tokens)
     lines = [line.split() for line in made.text().splitlines()]
     assert [
         "(all)",
@@ -584,6 +591,13 @@ def test_accuracies_stand_before_the_tokens():
     assert plot.name == "domains"
 
 
+def of_domains(matrix):
+    """What a summary says of a matrix: shares with intervals of ± 0.04."""
+    share = {name: row.get(name, 0.5) for name, row in matrix.items()}
+    subsets = {name: {"accuracy": {"low": x - 0.04, "high": x + 0.04}} for name, x in share.items()}
+    return {"domains": matrix, "subsets": subsets}
+
+
 MATRICES = {
     "square": {"a": {"a": 0.75, "b": 0.25}, "b": {"a": 0.9, "b": 0.1}},
     "more columns": {
@@ -600,7 +614,7 @@ MATRICES = {
 @pytest.mark.parametrize("name", MATRICES)
 def test_domain_figure(name, tmp_path):
     matrix = MATRICES[name]
-    figure = domain_figure(matrix)
+    figure = domain_figure({"sum": of_domains(matrix)})
     axes = figure.axes[0]
     rows, columns = (
         [x.get_text() for x in labels]
@@ -613,7 +627,14 @@ def test_domain_figure(name, tmp_path):
         for j, column in enumerate(columns):
             value = matrix[row].get(column)
             star = " ★" if value == max(matrix[row].values()) else ""
-            assert cells.pop((i, j)) == ("–" if value is None else f"{value:.2f}{star}")
+            cell, *interval = cells.pop((i, j)).split("\n")
+            assert cell == ("–" if value is None else f"{value:.2f}{star}")
+            if i == j:
+                low, high = (float(end) for end in interval[0].split("–"))
+                assert low == pytest.approx(value - 0.04, abs=0.006)
+                assert high == pytest.approx(value + 0.04, abs=0.006)
+            else:
+                assert not interval
     assert not cells
     middles = [
         (f.get_x() + f.get_width() / 2, f.get_y() + f.get_height() / 2) for f in axes.patches
@@ -629,9 +650,23 @@ def test_domain_figure(name, tmp_path):
     assert turned == (name == "many")
 
 
+def test_domains_by_lift_stand_beside_those_by_the_reward():
+    matrices = MATRICES["square"], {"a": {"a": 0.9, "b": 0.1}, "b": {"a": 0.3, "b": 0.7}}
+    scores = {n: of_domains(m) for n, m in zip(("sum", "lift"), matrices, strict=True)}
+    figure = domain_figure(scores)
+    panels = figure.axes[:2]
+    for axes, matrix in zip(panels, matrices, strict=True):
+        shown = [float(text.get_text().split()[0]) for text in axes.texts]
+        assert shown == [value for row in matrix.values() for value in row.values()]
+        assert axes.images[0].get_clim() == (0, 1)
+    assert ["sum" in panels[0].get_title(), "lift" in panels[1].get_title()] == [True, True]
+
+
 def test_the_same_domain_figure_is_the_same_file(tmp_path):
     one, two = (
-        save_figure(domain_figure(MATRICES["square"]), tmp_path, name)[0].read_bytes()
+        save_figure(domain_figure({"sum": of_domains(MATRICES["square"])}), tmp_path, name)[
+            0
+        ].read_bytes()
         for name in ("one", "two")
     )
     assert one == two

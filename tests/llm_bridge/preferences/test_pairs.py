@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from llm_bridge.preferences.domains import DOMAIN_PROMPTS, with_domain_prompts
 from llm_bridge.preferences.pairs import (
     FORMATS,
     RM_BENCH_STYLES,
@@ -30,6 +31,23 @@ RM_BENCH = {
     "subset": "s",
     "chosen": ["a", "bb", "# c"],
     "rejected": ["x", "yy", "# z"],
+}
+REWARDBENCH_2 = {
+    "id": "17",
+    "prompt": "q",
+    "chosen": ["a"],
+    "rejected": ["b", "c", "d"],
+    "num_correct": 1,
+    "subset": "Factuality",
+}
+RMGAP = {
+    "id": "m1",
+    "domain": "Chat",
+    "responses": [{"key": key, "text": f"text {key}"} for key in ("r2", "r1", "r3", "r4")],
+    "prompt_groups": [
+        {"winner": key, "prompts": [{"text": f"{key} {p}"} for p in range(3)]}
+        for key in ("r1", "r2", "r3", "r4")
+    ],
 }
 DSP = {"query": "q", "responses": {"academy": "a", "business": "b", "normal": "n"}}
 LLMBAR = {"input": "q", "output_1": "one", "output_2": "two", "label": 2}
@@ -176,10 +194,60 @@ def test_dsp_gives_a_comparison_for_each_domain(write):
         ("academy",),
         ("business", "normal"),
     )
-    assert "scholar" in academy.system
-    assert academy.system != business.system
-    assert normal.system is None
+    assert academy.is_dsp
     assert not academy.is_rm_bench
+    for prompts in DOMAIN_PROMPTS.values():
+        assert prompts.keys() == {"academy", "business", "entertainment", "literature", "normal"}
+        found = with_domain_prompts([academy, business, normal], prompts)
+        assert [c.system for c in found] == [
+            prompts[name] for name in ("academy", "business", "normal")
+        ]
+        assert prompts["normal"] is None
+    assert len({DOMAIN_PROMPTS[name]["academy"] for name in ("plain", "short", "sharp")}) == 3
+    assert set(DOMAIN_PROMPTS["none"].values()) == {None}
+    with pytest.raises(ValueError, match="no system prompt for the domain business"):
+        with_domain_prompts([academy, business], {"academy": "Be exact."})
+
+
+def test_rewardbench_2_compares_one_with_three(write):
+    (row,) = only(write([REWARDBENCH_2]))
+    assert (row.id, row.subset, row.benchmark) == ("Factuality/17", "Factuality", "rewardbench-2")
+    assert (row.chosen, row.rejected) == (("a",), ("b", "c", "d"))
+    assert not row.strict
+    assert not row.is_tie_question
+    tied = REWARDBENCH_2 | {
+        "id": "tied:3",
+        "subset": "Ties",
+        "chosen": ["a", "e"],
+        "num_correct": 2,
+    }
+    (row,) = only(write([tied]))
+    assert row.is_tie_question
+    for wrong, message in (
+        ({"num_correct": 3}, "num_correct is 3, and 2 chosen"),
+        ({"id": "3"}, "id of Ties must be ref:NUMBER or tied:NUMBER"),
+        ({"rejected": "b"}, "rejected must be a list of responses"),
+    ):
+        _, (problem,) = read_comparisons(write([tied | wrong]))
+        assert message in problem.message
+
+
+def test_rmgap_gives_a_comparison_for_each_prompt(write):
+    rows = only(write([RMGAP]))
+    assert len(rows) == 12
+    assert rows[4].id == "Chat/m1/1/1"
+    assert (rows[4].prompt, rows[4].chosen) == ("r2 1", ("text r2",))
+    assert rows[4].rejected == ("text r1", "text r3", "text r4")
+    assert {row.group for row in rows} == {"Chat/m1"}
+    assert all(row.strict and row.benchmark == "rmgap" for row in rows)
+    for wrong, message in (
+        ({"prompt_groups": [{"winner": "r9", "prompts": [{"text": "q"}]}]}, "no response has the"),
+        ({"responses": RMGAP["responses"][:1] * 2}, "the key 'r2' is there twice"),
+        ({"responses": []}, "responses must be a list of objects"),
+        ({"domain": None}, "domain is missing"),
+    ):
+        _, (problem,) = read_comparisons(write([RMGAP | wrong]))
+        assert message in problem.message
 
 
 def test_llmbar_puts_the_label_first(write):
@@ -204,7 +272,13 @@ def test_gsm8k_compares_right_solutions_with_wrong_ones(write):
 
 @pytest.mark.parametrize(
     ("row", "format"),
-    list(zip([RM_BENCH, REWARDBENCH, DSP, LLMBAR, GSM8K, PAIR], FORMATS, strict=True)),
+    list(
+        zip(
+            [RM_BENCH, REWARDBENCH, REWARDBENCH_2, DSP, LLMBAR, GSM8K, RMGAP, PAIR],
+            FORMATS,
+            strict=True,
+        )
+    ),
 )
 def test_the_format_is_guessed_from_the_first_object(write, row, format):
     path = write(["no object", row])
@@ -357,7 +431,7 @@ def test_an_empty_file_has_nothing(write):
 
 def test_what_is_wrong_with_the_whole_file_is_raised_at_once(write, tmp_path):
     with pytest.raises(
-        ValueError, match=r"^format 'csv': must be one of rm-bench, rewardbench, dsp, llmbar"
+        ValueError, match=r"^format 'csv': must be one of rm-bench, rewardbench, rewardbench-2, dsp"
     ):
         iter_comparisons(write([PAIR]), "csv")
     with pytest.raises(

@@ -16,10 +16,12 @@ pytest.importorskip("torch")
 from tiny import tiny
 
 from llm_bridge.models.processes import Workers
+from llm_bridge.preferences import records
 from llm_bridge.preferences import run as scoring
 from llm_bridge.preferences.pairs import Comparison
 from llm_bridge.preferences.rows import Place
 from llm_bridge.preferences.scorers import Conversation, Endogenous, Request
+from llm_bridge.read.aggregate import AggregationOptions
 from llm_bridge.read.reward import EndogenousReward
 from theory.storage.runs import RunFolder
 
@@ -68,7 +70,14 @@ def finished(scorer, work, tmp_path_factory):
 
 def scored(scorer, work, folder):
     run(scorer, work, folder)
-    return scoring.results(folder, work)
+    return results_of(folder, work)
+
+
+def results_of(folder, work):
+    facts = {"method": "endogenous", "alpha": 1.0, "dtype": "float32"}
+    return records.read_results(
+        folder, work.comparisons, records.columns(facts, AggregationOptions())
+    )
 
 
 def keys(work):
@@ -76,11 +85,11 @@ def keys(work):
 
 
 def test_lines_are_in_the_order_of_the_work(scorer, work, finished):
-    records = dict(scoring.read_records(finished / "responses.jsonl"))
-    assert list(records) == keys(work) == [key for c in COMPARISONS for key, _ in c.responses()]
+    found = dict(records.read_records(finished))
+    assert list(found) == keys(work) == [key for c in COMPARISONS for key, _ in c.responses()]
     assert len(work.batches) > 3
     for request, record in zip(
-        work.requests, records.values(), strict=True
+        work.requests, found.values(), strict=True
     ):  # each as if it had been alone
         (alone,) = scorer.records([request])
         assert record["token_ids"] == alone["token_ids"]
@@ -124,7 +133,7 @@ def test_a_stopped_run_ends_in_the_same_bytes(scorer, work, finished, tmp_path_f
     folder = tmp_path_factory.mktemp("stopped")
     for _ in range(data.draw(st.integers(1, 3))):
         size = data.draw(st.integers(1, 3))
-        done = {key for path in folder.glob("*.jsonl") for key, _ in scoring.read_records(path)}
+        done = {key for key, _ in records.read_records(folder)}
         todo = [
             batch for batch in work.batches if any(work.requests[i].key not in done for i in batch)
         ]
@@ -136,14 +145,14 @@ def test_a_stopped_run_ends_in_the_same_bytes(scorer, work, finished, tmp_path_f
     results = scored(scorer, work, folder)
     assert (folder / "responses.jsonl").read_bytes() == (finished / "responses.jsonl").read_bytes()
     assert {path.name for path in folder.iterdir()} == {"responses.jsonl", "run.json"}
-    assert set(results.records) == set(keys(work))
+    assert set(results.scores["sum"]) == set(keys(work))
 
 
 def test_what_is_done_is_not_done_again(scorer, work, finished, tmp_path):
     folder = tmp_path / "again"
     shutil.copytree(finished, folder)
     assert run(Failing(scorer, 0), work, folder) == 0
-    assert set(scoring.results(folder, work).records) == set(keys(work))
+    assert set(results_of(folder, work).scores["sum"]) == set(keys(work))
 
 
 def test_a_comparison_that_cannot_be_scored_does_not_lose_the_others(scorer, tmp_path):
@@ -153,7 +162,8 @@ def test_a_comparison_that_cannot_be_scored_does_not_lose_the_others(scorer, tmp
     work = scoring.plan(scorer, [COMPARISONS[0], too_long, COMPARISONS[1]], 80)
     results = scored(scorer, work, tmp_path)
     assert results.comparisons == COMPARISONS[:2]
-    (problem,) = results.problems
+    (problem,) = work.problems
+    assert not results.problems
     assert str(problem).startswith("pairs.jsonl:7: row 6: chosen[0]: prompt and response have ")
 
 
@@ -164,19 +174,19 @@ def test_a_request_that_fails_in_the_model_does_not_lose_its_batch(scorer, work,
             bad = [request.key == ("a/3", "rejected", 0) for request in requests]
             if any(bad) and wrong == "refused":
                 raise ValueError("no such\nthing")
-            records = super().records(requests)
+            scored = super().records(requests)
             found = (
                 {"log_prob": float("nan")}
                 if wrong == "not finite"
                 else {"rewards": [0.0, float("inf")]}
             )
-            return [record | (found if b else {}) for record, b in zip(records, bad, strict=True)]
+            return [record | (found if b else {}) for record, b in zip(scored, bad, strict=True)]
 
     particular = Particular(scorer.reward, scorer.conversation)
     for _ in range(2):  # and a second time, from what is written
         results = scored(particular, work, tmp_path)
         assert results.comparisons == [c for c in COMPARISONS if c.id != "a/3"]
-        assert {key[0] for key in results.records} == {c.id for c in results.comparisons}
+        assert {key[0] for key in results.scores["sum"]} == {c.id for c in results.comparisons}
         dtype = "load the model in another dtype"
         reasons = {"refused": "no such thing", "not finite": f"log_prob is nan; {dtype}"}
         reason = reasons.get(wrong, f"rewards hold inf; {dtype}")
@@ -200,4 +210,37 @@ def test_longest_first():
             return [Request((comparison.id, "chosen", 0), (np.zeros(len(comparison.prompt)),), {})]
 
     comparisons = [replace(COMPARISONS[0], id=str(n), prompt="x" * n) for n in (3, 9, 1)]
-    assert scoring.plan(Sized(), comparisons, 6).batches == [[1], [0, 2]]
+    assert scoring.plan(Sized(), comparisons, 6).batches == [[1], [0], [2]]
+
+
+def test_a_response_that_comes_again_is_scored_once(scorer, tmp_path):
+    """Two comparisons with one prompt share a response; a third has it after another prompt."""
+    first, second, other = (
+        Comparison(f"a/{n}", prompt, ("yes",), (f"no {n}",), "a", place=Place("f", n, n))
+        for n, prompt in enumerate(("q", "q", "another"))
+    )
+    work = scoring.plan(scorer, [first, second, other], 80)
+    assert sorted(i for batch in work.batches for i in batch) == [0, 1, 3, 4, 5]
+    assert work.copies[0] == [0, 2]
+    once = sum(work.requests[i].size for i in work.copies)
+    assert run(scorer, work, tmp_path) == once
+    found = dict(records.read_records(tmp_path))
+    assert list(found) == keys(work)
+    assert found["a/0", "chosen", 0] == found["a/1", "chosen", 0] != found["a/2", "chosen", 0]
+    (alone,) = scorer.records([work.requests[2]])
+    np.testing.assert_allclose(found["a/1", "chosen", 0]["rewards"], alone["rewards"], atol=1e-5)
+
+
+def test_a_torn_batch_writes_its_copies_too(scorer, tmp_path):
+    pair = [
+        Comparison(f"a/{n}", "q", ("yes",), ("no",), "a", place=Place("f", n, n)) for n in range(2)
+    ]
+    work = scoring.plan(scorer, pair, 8000)
+    run(scorer, work, tmp_path / "whole")
+    whole = (tmp_path / "whole/responses.jsonl").read_bytes()
+    (tmp_path / "torn").mkdir()
+    first = b"".join(whole.splitlines(keepends=True)[:2])  # all but the copies
+    (tmp_path / "torn/responses.jsonl").write_bytes(first)
+    (tmp_path / "torn/run.json").write_bytes((tmp_path / "whole/run.json").read_bytes())
+    run(scorer, work, tmp_path / "torn")
+    assert (tmp_path / "torn/responses.jsonl").read_bytes() == whole

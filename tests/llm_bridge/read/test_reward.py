@@ -491,6 +491,13 @@ def test_aggregations(llama):
         reward.aggregate(scores, "anchored", other), 0.5 * (logs - anchors), atol=1e-4
     )
     np.testing.assert_allclose(reward.aggregate(scores, "anchored", reward), 0.0, atol=1e-12)
+    base = EndogenousReward(llama).score_ids([p[:1] for p in prompts], answers)
+    plain = [reference(llama, p[:1], a)[0].sum() for p, a in zip(prompts, answers, strict=True)]
+    np.testing.assert_allclose(
+        reward.aggregate(scores, "lift", without=base), 0.5 * (logs - plain), atol=1e-4
+    )
+    with pytest.raises(ValueError, match="without: must have the same tokens as scores"):
+        reward.aggregate(scores, "lift", without=base[::-1])
     assert reward.aggregate([]).shape == (0,)
     assert reward.score_ids([], []) == []
 
@@ -621,6 +628,11 @@ def call(method, *args, model=None, tokenizer=None, **kwargs):
         ),
         (lambda m: EndogenousReward(m).aggregate([], "max"), "how='max': must be one of 'sum', "),
         (lambda m: EndogenousReward(m).aggregate([], "anchored"), "how='anchored' needs reference"),
+        (lambda m: EndogenousReward(m).aggregate([], "lift"), "how='lift' needs without"),
+        (
+            lambda m: EndogenousReward(m).aggregate([], "sum", without=[]),
+            "how='sum' takes no without",
+        ),
         (call("score", "a", ["b"]), r"one text is \[text\]"),
         (call("score", ["a"], ["b", "c"]), "1 prompts and 2 responses"),
         (
