@@ -146,6 +146,12 @@ class _Loaded(NamedTuple):
     about: dict[str, Any]
     weights: dict[str, str]
 
+    def findings(self) -> list[str]:
+        """Return what is found of the models, see `model_findings`."""
+        from llm_bridge.models.load import CausalLM
+
+        return model_findings(self.lm, self.expert if isinstance(self.expert, CausalLM) else None)
+
 
 def run(arguments: argparse.Namespace) -> int:
     """Check, write and print; returns 1 if a statement is violated, else 0."""
@@ -173,13 +179,10 @@ def run(arguments: argparse.Namespace) -> int:
         folder.identify(identity | {"prompt": None, "prompts": digest}, lines=[BEAM, *DRAWS])
         compare = _exact if task.options.sampled is None else _sampled
         code, shown = compare(task, loaded, report, folder)
-        second = loaded.expert if isinstance(task.expert, ModelSpec) else None
-        report["model_findings"] = model_findings(loaded.lm, second)
+        report["model_findings"] = loaded.findings()
         shown.save(folder.path)
         write_json(folder.path / "check.json", report)
     print(shown.text())  # now that all is written: whoever reads this may stop reading
-    for note in report["model_findings"]:
-        print(f"note: {note}")
     seconds = time.monotonic() - started
     print(f"check.json and report.html in {task.options.out} ({seconds:.0f} s)")
     return code
@@ -223,7 +226,11 @@ def _exact(
             "--rest"
         )
     comparison = compare([found.instance], found.weights, options.budget or BUDGET)
-    about = loaded.about | checks.facts(found)
+    about = (
+        loaded.about
+        | checks.facts(found)
+        | {"found of the models": loaded.findings() or "nothing to note"}
+    )
     report |= {"facts": about, "exact": comparison.as_dict()}
     code = int(any(line.verdict == "violated" for line in comparison.findings))
     return code, exact_report(loaded.title, about, comparison)
@@ -267,6 +274,7 @@ def _sampled(
         "end tokens": ends,
         "alpha": options.alpha,
         "confidence of each interval": options.confidence,
+        "found of the models": loaded.findings() or "nothing to note",
     }
     report |= {"facts": about, "sampled": found.as_dict()}
     return 0, sampled_report(f"{loaded.title}, sampled", about, found)

@@ -298,6 +298,8 @@ def _write_plan(
     """Note what a report says of rows and model, so that it can be made anew without the model."""
     from llm_bridge.preferences.token_texts import token_bytes
 
+    if "law" in vars(lm):  # an explicit reward model has none
+        lm.law.prepare(max((request.size for request in work.requests), default=0))
     shown = {c.id for c in work.comparisons[: options.html]}
     pieces = [
         [*request.key, [piece.decode("latin-1") for piece in token_bytes(lm.tokenizer, ids)]]
@@ -411,6 +413,7 @@ def _report(
     }
     write_json(options.out / "summary.json", summary | {"scores": scores})
     facts = {name: run[name] for name in SHOWN_FACTS if run.get(name) is not None}
+    facts |= {"found of the model": planned["model_findings"] or "nothing to note"}
     (options.out / "report.html").unlink(missing_ok=True)
     tokens = _token_sections(options, results.comparisons, planned["pieces"])
     report = page.score_report(f"Endogenous reward of {run['model']}", facts, scores, tokens)

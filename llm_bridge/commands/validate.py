@@ -292,8 +292,6 @@ def run(arguments: argparse.Namespace) -> int:
         }
         write_json(folder.path / "validation.json", found)  # last: whoever waits for it finds all
     print(report.text())
-    for note in model_findings(validation.lm):
-        print(f"note: {note}")
     seconds = time.monotonic() - started
     print(f"\nvalidation.json and report.html in {request.options.out} ({seconds:.0f} s)")
     return 1 if off else 0
@@ -319,6 +317,7 @@ def _report(
     facts.pop("chat_template", None)  # as long as a page
     facts |= {"prompts": len(validation.prompts), "horizon": validation.horizon}
     facts |= request.reading.as_dict() | request.sampling.as_dict()
+    facts |= {"found of the model": model_findings(validation.lm) or "nothing to note"}
     rows: list[Any] = [(quantity, *d) for quantity, d in deviations(points).items()]
     columns = [
         Column("quantity"),

@@ -423,6 +423,7 @@ class Trainer:
             "lm": fingerprint(self.frozen.models[0]),
             "reward_of": fingerprint(self.frozen.models[-1]),
             "prompts": hashlib.sha256(repr(self.prompts).encode()).hexdigest(),
+            "model_findings": list(self.lm.law.findings),
             **({} if self.lm.format.date is None else {"date": self.lm.format.date}),
         }
 
