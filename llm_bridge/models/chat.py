@@ -3,8 +3,9 @@
 Templates are programs: they can trim a message, drop a block of reasoning, ignore the system
 prompt, insert one of their own, or print today's date. What a template does is found by rendering
 *marks* in the place of the messages. The rendered text must have every message of the prompt whole;
-a response that the template would change is read as the model would write it, after the generation
-prompt. Whatever is added or read otherwise is noted.
+a response that the template would change is read verbatim in its place. Whatever is added or read
+otherwise is noted. A text that writes a control token of the template is refused: it would be
+another conversation.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 from llm_bridge.models.calls import first_line
 from llm_bridge.models.load import CausalLM
 from llm_bridge.models.prompt_format import Message
+from llm_bridge.models.text import find_special_tokens
 
 __all__ = ["content", "prints_date", "prompt_text", "render", "turn_text"]
 
@@ -24,10 +26,11 @@ DATE = "strftime_now"
 """Function by which templates print the date."""
 
 STRFTIME = (
-    "{% macro strftime_now(pattern) %}{% set found = namespace(text=pattern) %}"
+    "{% macro strftime_now(format) %}{% for piece in format.split('%%') %}"
+    "{% set found = namespace(text=piece) %}"
     "{% for directive, word in run_date.items() %}"
     "{% set found.text = found.text.replace(directive, word) %}"
-    "{% endfor %}{{ found.text }}{% endmacro %}\n"
+    "{% endfor %}{{ '' if loop.first else '%' }}{{ found.text }}{% endfor %}{% endmacro %}\n"
 )
 """The same for a given day. It ends in a new line, which Jinja removes, so that the template still
 begins a line."""
@@ -41,6 +44,9 @@ REMEDY = "give another --chat-template, or --no-chat (in the library: a text as 
 def content(message: Message) -> str:
     """Return the text of a message.
 
+    Raises:
+        ValueError: its content is neither a text nor a list of parts that are texts.
+
     Example:
         >>> content({"role": "user", "content": [{"type": "text", "text": "Hi"}]})
         'Hi'
@@ -49,7 +55,14 @@ def content(message: Message) -> str:
     found = message.get("content")
     if isinstance(found, str) or found is None:
         return found or ""
-    return "".join(str(part.get("text", "")) for part in found)
+    parts = found if isinstance(found, list | tuple) else [found]
+    texts = [part.get("text") if isinstance(part, Mapping) else None for part in parts]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(
+            f"content={_shown(str(found))}: must be a text, or a list of parts such as "
+            "{'type': 'text', 'text': 'Hi'}"
+        )
+    return "".join(map(str, texts))
 
 
 def render(
@@ -119,7 +132,7 @@ def _directives(source: str, today: str) -> dict[str, str]:
 
 
 def prints_date(lm: CausalLM) -> bool:
-    """Return whether the chat template of a model prints the date.
+    """Return whether the chat template of a model can print the date, in any conversation.
 
     Example:
         >>> from llm_bridge.models.cloned import letter_lm
@@ -127,18 +140,7 @@ def prints_date(lm: CausalLM) -> bool:
         False
 
     """
-    if not lm.tokenizer.chat_template:
-        return False
-    user = {"role": "user", "content": _mark(0)}
-    for messages in ([user], [{"role": "system", "content": _mark(1)}, user]):
-        days = lm.format.date or date.today().isoformat(), OTHER_DAY
-        try:
-            one, two = (_rendered(lm, messages, True, "prompt", {}, day) for day in days)
-        except ValueError:
-            continue  # it may have no use for a system prompt
-        if one != two:
-            return True
-    return False
+    return bool(lm.tokenizer.chat_template) and DATE in _source(lm, {})
 
 
 def prompt_text(lm: CausalLM, messages: Sequence[Message], name: str = "prompt") -> str:
@@ -151,7 +153,8 @@ def prompt_text(lm: CausalLM, messages: Sequence[Message], name: str = "prompt")
 
     Raises:
         ValueError: the template refuses, drops or changes a message, or inserts a system prompt
-            that was not to be there; names the message and the remedy.
+            that was not to be there, or a message writes a control token of the template; names the
+            message and the remedy.
 
     """
     return _prompt(lm, messages, name).text
@@ -172,12 +175,12 @@ def turn_text(
         names: what an error calls the two.
 
     Returns:
-        `prompt_text`, and what follows it: all that the template adds for the turn if the response
-        is whole in it; else the response as it is, and what the template puts after a turn.
+        `prompt_text`, and what follows it: the response, between what the template puts before and
+        after a turn. Different responses are different texts.
 
     Raises:
-        ValueError: see `prompt_text`; or the template changes the response or the prompt before it,
-            and has no generation prompt that the response could follow as it is.
+        ValueError: see `prompt_text`; or the template drops the turn or rewrites the prompt before
+            it, or the response goes on after a control token.
 
     """
     prompt = _prompt(lm, messages, names[0])
@@ -193,29 +196,37 @@ def turn_text(
     form = next((one for one in forms if mark in with_turn(mark, one)), None)
     if form is None:
         raise ValueError(f"{names[1]}: the chat template drops the assistant's turn; {REMEDY}")
-    head, _, tail = with_turn(mark, form).partition(mark)
-    whole = with_turn(response, form)
-    added = whole[len(prompt.text) :] if whole.startswith(prompt.text) else None
-    if added is not None and added.endswith(response + tail) and tail.count(mark) == 0:
-        return prompt.text, added
-    if not head.startswith(bare):
+    head, _, tail = with_turn(mark, form).rpartition(mark)
+    _require_end(lm, response, prompt.marked, tail, names[1])
+    if head.startswith(prompt.text):
+        text = head[len(prompt.text) :] + response + tail
+    elif head.startswith(bare):  # there is more in the generation prompt than before a turn
+        text = response + tail
+    else:
         at = _common(head, bare)
         raise ValueError(
             f"{names[1]}: the chat template rewrites the prompt once a response follows: "
             f"{bare[at : at + 20]!r} becomes {head[at : at + 20]!r}; {REMEDY}"
         )
-    if prompt.text == bare:
-        raise ValueError(
-            f"{names[1]}: the chat template changes the response, and has no generation prompt "
-            f"that it could follow as it is; {REMEDY}"
+    if prompt.text + text != with_turn(response, form):
+        lm.text_notes.add(
+            "the chat template changes the response, which is read as the model would write it, "
+            "verbatim",
+            (prompt.text, response),
+            repr(response[:40]),
         )
-    lm.text_notes.add(
-        "the chat template changes the response, which is read as the model would write it, after "
-        "the generation prompt",
-        (prompt.text, response),
-        repr(response[:40]),
-    )
-    return prompt.text, response + tail
+    return prompt.text, text
+
+
+def _require_end(lm: CausalLM, response: str, before: str, tail: str, name: str) -> None:
+    """Refuse a response that goes on after a token that the template prints before or after it."""
+    for token in find_special_tokens(lm, response):
+        if token in before + tail and response.find(token) + len(token) < len(response):
+            kind = "end" if token in tail else "control"
+            raise ValueError(
+                f"{name}: its text goes on after the {kind} token {token!r}; take it out, or use "
+                "--no-chat"
+            )
 
 
 class _Form(NamedTuple):
@@ -236,9 +247,12 @@ class _Form(NamedTuple):
 
 
 class _Prompt(NamedTuple):
-    """A rendered prompt: its text, and messages and form that it was rendered from."""
+    """A rendered prompt: its text, also with marks for its contents, and messages and form that it
+    was rendered from.
+    """
 
     text: str
+    marked: str
     messages: list[Message]
     form: _Form
 
@@ -247,24 +261,69 @@ def _prompt(lm: CausalLM, messages: Sequence[Message], name: str) -> _Prompt:
     for number, message in enumerate(messages):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise ValueError(f"{name}: message {number} has no 'role'; give role and content")
+        try:
+            content(message)
+        except ValueError as error:
+            raise ValueError(f"{name}: message {number}: {error}") from None
     form = _form(lm, messages, name)
     kept = _without_default_system(lm, list(messages), form, name)
     text = render(lm, form(kept), generation=True, name=name)
     marked = render(lm, form(_marked(kept)), generation=True, name=name)
     contents = [content(message) for message in kept]
-    filled = re.sub(r"Xq(\d+)qX", lambda found: contents[int(found[1])], marked)
-    if text != filled:  # then the template looks into the messages: they may still be whole
+    _require_no_control(lm, kept, form, marked, name)
+    between = re.split(r"Xq(\d+)qX", marked)  # text, number of the message, text, …
+    filled = list(between)
+    filled[1::2] = [contents[int(number)] for number in between[1::2]]
+    if text != "".join(filled):  # the template looks into the messages: they may still be whole
         at = 0
-        for message, each in zip(kept, contents, strict=True):
-            found = text.find(each, at)
+        for i in range(1, len(between), 2):
+            # beside white space of the template's own, a message that is trimmed can seem whole
+            before, after = (
+                re.search(r"\S?\s*$", between[i - 1]),
+                re.match(r"\s*\S?", between[i + 1]),
+            )
+            edges = [edge[0] if edge else "" for edge in (before, after)]
+            found = text.find(edges[0] + filled[i] + edges[1], at)
             if found < 0:
+                role = kept[int(between[i])]["role"]
                 raise ValueError(
-                    f"{name}: the chat template changes the {message['role']} message "
-                    f"{_shown(each)}, such as by trimming it or dropping a part; write it as the "
-                    f"template prints it, {REMEDY}"
+                    f"{name}: the chat template changes the {role} message {_shown(filled[i])}, "
+                    "such as by trimming it or dropping a part; write it as the template prints "
+                    f"it, {REMEDY}"
                 )
-            at = found + len(each)
-    return _Prompt(text, kept, form)
+            at = found + len(edges[0] + filled[i])
+    return _Prompt(text, marked, kept, form)
+
+
+def _require_no_control(
+    lm: CausalLM, messages: Sequence[Message], form: _Form, marked: str, name: str
+) -> None:
+    """Refuse messages that write a token by which the template itself tells turns apart.
+
+    Args:
+        lm: has tokenizer and template.
+        messages: the conversation.
+        form: in which the template takes it.
+        marked: how it is rendered with marks for its contents.
+        name: what an error calls it.
+
+    """
+    for number, message in enumerate(messages):
+        written = find_special_tokens(lm, content(message))
+        if not written:
+            continue
+        turns = [*_marked(messages), {"role": "assistant", "content": _mark(len(messages))}]
+        try:  # what ends the turn of a model may not be in a prompt
+            own = marked + render(lm, form(turns), generation=False, name=name)
+        except ValueError:
+            own = marked
+        control = [token for token in written if token in own]
+        if control:
+            raise ValueError(
+                f"{name}: message {number} ({message['role']}) writes {control[0]!r}, a control "
+                "token of the chat template; take it out, or use --no-chat (in the library: a text "
+                "as prompt)"
+            )
 
 
 def _form(lm: CausalLM, messages: Sequence[Message], name: str) -> _Form:
@@ -293,10 +352,10 @@ def _without_default_system(
     lm: CausalLM, messages: list[Message], form: _Form, name: str
 ) -> list[Message]:
     """Note the system prompt that a template inserts, or return messages for which it does not."""
-    if any(message["role"] == "system" for message in messages):
-        return messages
-    inserted = _default_system(lm, messages, form, name)
+    given = any(message["role"] == "system" for message in messages)
+    inserted = "" if given else _default_system(lm, messages, form, name)
     if not inserted:
+        _note_preamble(lm, messages, form, name)
         return messages
     if not lm.format.without_system:
         lm.text_notes.add(f"the chat template inserts a system prompt, {_shown(inserted)}")
@@ -331,6 +390,27 @@ def _default_system(lm: CausalLM, messages: Sequence[Message], form: _Form, name
             return text[len(start) : len(text) - len(end)]
         before = before[: _common(before, start)]  # it stays beside one that is given
     return before if "system" in before.lower() else ""
+
+
+def _note_preamble(lm: CausalLM, messages: Sequence[Message], form: _Form, name: str) -> None:
+    """Note a text that a template puts before a conversation and not before a later turn."""
+    roles = ("user", "assistant", "user")
+    turns = [{"role": role, "content": _mark(i)} for i, role in enumerate(roles)]
+    try:
+        text = render(lm, form(turns), generation=False, name=name)
+    except ValueError:  # it has one turn, and nothing tells what is before all of them
+        return
+    special = getattr(lm.tokenizer, "all_special_tokens", ())
+    first, _, later = text.partition(_mark(0))
+    later = later.partition(_mark(1))[2].partition(_mark(2))[0]
+    for token in special:
+        first, later = first.replace(token, ""), later.replace(token, "")
+    preamble = first[: len(first) - _common(first[::-1], later[::-1])].strip()
+    if preamble and preamble in render(lm, form(_marked(messages)), generation=True, name=name):
+        lm.text_notes.add(
+            f"the chat template begins with a text of its own, {_shown(preamble)}, whatever the "
+            "system prompt"
+        )
 
 
 def _mark(number: int) -> str:

@@ -5,9 +5,9 @@ Needs no torch, so that commands can list these options without it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -84,5 +84,12 @@ class PromptFormat(Options):
             raise OptionError("chat", "and {chat_template}: give one of them")
         if self.no_system and self.system:
             raise OptionError("no_system", "and {system}: give one of them")
-        if self.date is not None and not re.fullmatch(r"\d{4}-\d\d-\d\d", self.date):
+        if self.date is not None and not _is_day(self.date):
             raise OptionError("date", "must be YYYY-MM-DD, such as 2026-01-31", self.date)
+
+
+def _is_day(text: str) -> bool:
+    try:  # ISO 8601 writes a day in other ways too
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False

@@ -7,14 +7,14 @@ text becomes ids is `llm_bridge.models.text`, how a conversation becomes a text
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from llm_bridge.models.chat import content, prompt_text, turn_text
 from llm_bridge.models.load import CausalLM
 from llm_bridge.models.prompt_format import Prompt
-from llm_bridge.models.text import encode_joined, encode_text
+from llm_bridge.models.text import encode_joined, encode_text, find_special_tokens, spell
 
 __all__ = [
     "PAIRWISE",
@@ -24,6 +24,7 @@ __all__ = [
     "Question",
     "as_prompt",
     "as_text",
+    "decode_answer",
     "encode_answer",
     "encode_pair",
     "encode_prompt",
@@ -56,6 +57,7 @@ def encode_prompt(lm: CausalLM, prompt: Prompt, horizon: int, name: str = "") ->
         raise ValueError(f"{name}: must not be empty; give at least one token of text")
     _require_tokenizer(lm)
     if isinstance(prompt, str):
+        find_special_tokens(lm, prompt)
         ids = encode_text(lm, prompt, name=name)
     else:
         ids = encode_text(lm, prompt_text(lm, prompt, name), special=False, name=name)
@@ -90,8 +92,9 @@ def encode_pair(
         names: what an error calls the two.
 
     Returns:
-        Ids of the prompt, as `encode_prompt` has them where no token spans its end, and of the
-        response: the text, or all that the chat template adds for the assistant's turn.
+        Ids of the prompt, as `encode_prompt` has them (of a plain text where no token spans its
+        end), and of the response: the text, or all that the chat template adds for the assistant's
+        turn.
 
     Raises:
         ValueError: the ids would not spell both texts, see `llm_bridge.models.text` and
@@ -105,8 +108,11 @@ def encode_pair(
     """
     _require_tokenizer(lm)
     if isinstance(prompt, str):
+        for text in (prompt, response):
+            find_special_tokens(lm, text)
         return encode_joined(lm, prompt, response, names=names)
-    return encode_joined(lm, *turn_text(lm, prompt, response, names), special=False, names=names)
+    texts = turn_text(lm, prompt, response, names)
+    return encode_joined(lm, *texts, special=False, keep=True, names=names)
 
 
 def encode_answer(lm: CausalLM, prompt: Prompt, answer: str, name: str = "answer") -> list[int]:
@@ -119,8 +125,7 @@ def encode_answer(lm: CausalLM, prompt: Prompt, answer: str, name: str = "answer
         name: what an error calls the answer.
 
     Raises:
-        ValueError: as `encode_pair`, or a token spans the end of the prompt: after the tokens of
-            the prompt the model writes the answer otherwise.
+        ValueError: as `encode_pair`, or no tokens after those of the prompt spell the answer.
 
     Example:
         >>> from llm_bridge.models.cloned import letter_lm
@@ -131,13 +136,34 @@ def encode_answer(lm: CausalLM, prompt: Prompt, answer: str, name: str = "answer
     _require_tokenizer(lm)
     plain = isinstance(prompt, str)
     text = prompt if isinstance(prompt, str) else prompt_text(lm, prompt)
-    before, ids = encode_joined(lm, text, answer, special=plain, names=("prompt", name))
+    names = ("prompt", name)
+    before, ids = encode_joined(lm, text, answer, special=plain, keep=True, names=names)
     if before != encode_text(lm, text, special=plain):
         raise ValueError(
             f"{name}: {answer!r} shares a token with the prompt {_shown(prompt)} in {lm.name}; "
             "tokenise them apart (join=apart)"
         )
     return ids
+
+
+def decode_answer(lm: CausalLM, prompt_ids: Sequence[int], ids: Sequence[int]) -> str:
+    """Return the text of a response where it stands: tokenizers write the first word of a text
+    otherwise than one after others.
+
+    Args:
+        lm: the model.
+        prompt_ids: ids of the prompt.
+        ids: ids of the response.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> decode_answer(letter_lm(4), [2, 0, 1], [3, 3])
+        'dd'
+
+    """
+    _require_tokenizer(lm)
+    start, whole = (spell(lm.tokenizer, each) for each in (prompt_ids, [*prompt_ids, *ids]))
+    return whole[len(start) :] if whole.startswith(start) else spell(lm.tokenizer, ids)
 
 
 def is_prompt(given: Any) -> TypeGuard[Prompt]:

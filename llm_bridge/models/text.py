@@ -8,10 +8,12 @@ response never saw them apart::
 
 Of the special tokens that a tokenizer puts around a text, those before it stay and those after it
 go: nothing ends where a response begins. A token that spans the cut belongs to the response, so
-that all of the response is scored; the prompt then ends before it.
+that all of the response is scored; the prompt then ends before it. In a chat the ids of the prompt
+are kept, as a model writes after them, and the response is tokenised apart.
 
 The decoded ids must be the text. Where a tokenizer reads another text by design (lower case,
-Unicode's normal forms, white space) that is noted; anything else is refused.
+Unicode's normal forms, white space) that is noted; anything else is refused. A special token that
+a text writes itself is noted.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
+from difflib import SequenceMatcher
 from functools import partial
 from itertools import takewhile
 from typing import Any, NamedTuple
@@ -26,7 +29,7 @@ from typing import Any, NamedTuple
 from llm_bridge.models.calls import first_line
 from llm_bridge.models.load import CausalLM
 
-__all__ = ["encode_joined", "encode_text"]
+__all__ = ["encode_joined", "encode_text", "find_special_tokens", "spell"]
 
 
 def encode_text(lm: CausalLM, text: str, *, special: bool = True, name: str = "text") -> list[int]:
@@ -60,6 +63,7 @@ def encode_joined(
     response: str,
     *,
     special: bool = True,
+    keep: bool = False,
     names: tuple[str, str] = ("prompt", "response"),
 ) -> tuple[list[int], list[int]]:
     """Encode a prompt and the response that follows it, as `lm.format.join` says.
@@ -69,11 +73,13 @@ def encode_joined(
         prompt: any text.
         response: what follows it.
         special: begin with the special tokens that the tokenizer puts before a text.
+        keep: keep the ids that the prompt has alone. Where the two as one text have others, the
+            response is tokenised after them, if its ids then spell it.
         names: what an error calls the two.
 
     Returns:
         Ids of the prompt, which depend on the response where a token spans the cut, and of the
-        response. Together they are `encode_text` of both.
+        response. Together they are `encode_text` of both, or spell the same.
 
     Raises:
         ValueError: the ids would spell another text, or no token of the prompt ends before the
@@ -93,6 +99,18 @@ def encode_joined(
     name = f"{names[0]} and {names[1]}"
     read = _read(lm, prompt + response, special, name)
     cut, spelled = _cut(lm, read, prompt, response, name)
+    if keep:
+        kept = encode_text(lm, prompt, special=special, name=names[0])
+        if kept != read.before + read.ids[: cut.tokens]:
+            after = _after(lm, kept[len(read.before) :], response, read)
+            if after is not None:
+                lm.text_notes.add(
+                    "the response is tokenised apart at the end of the prompt, as a model writes "
+                    "it",
+                    (prompt, response),
+                    repr(prompt[-12:] + response[:12]),
+                )
+                return kept, after
     if spelled < cut.characters:  # a token begins in the prompt and ends in the response
         token = lm.tokenizer.convert_ids_to_tokens(read.ids[cut.tokens])
         lm.text_notes.add(
@@ -106,6 +124,41 @@ def encode_joined(
                 "tokenise them apart (join=apart)"
             )
     return read.before + read.ids[: cut.tokens], read.ids[cut.tokens :]
+
+
+def find_special_tokens(lm: CausalLM, text: str) -> list[str]:
+    """Return the special tokens that a text writes itself, and note that it does.
+
+    Args:
+        lm: has the tokenizer; its notes are added to.
+        text: as it was given, not as a chat template renders it.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> find_special_tokens(letter_lm(4), "cab")
+        []
+
+    """
+    tokenizer = lm.tokenizer
+    if getattr(tokenizer, "split_special_tokens", False):  # it reads them as any other text
+        return []
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    known = {str(token.content) for token in added if token.special}
+    known |= set(getattr(tokenizer, "all_special_tokens", ()))
+    found = sorted(token for token in known if token and token in text)
+    if found:
+        at = min(map(text.find, found))
+        lm.text_notes.add(
+            "a text writes special tokens itself", text, repr(text[max(0, at - 12) : at + 20])
+        )
+    return found
+
+
+def spell(tokenizer: Any, ids: Sequence[int]) -> str:
+    """Decode ids as they are: special tokens are written, and no space is cleaned up."""
+    return str(
+        tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    )
 
 
 class _Read(NamedTuple):
@@ -135,22 +188,19 @@ class _Cut(NamedTuple):
 def _read(lm: CausalLM, text: str, special: bool, name: str) -> _Read:
     """Tokenise a text, and require that the tokens spell it."""
     _require_unicode(text, name)
-    before, ids, offsets = _tokenise(lm, text, special, name)
-    ways = [partial(spell, lm.tokenizer) for spell in (_spell, _spell_segments)]
-    for spell in ways:
-        if (spelled := spell(ids)) == text:
-            return _Read(before, ids, spelled, spell)
-    # what no token covers can still be there, such as an accent that was joined to its letter
-    lost = _missing(text, ways[0](ids))
-    if lost and offsets is not None:
-        lost = _lost(text, offsets)
-    if lost:
+    before, ids = _tokenise(lm, text, special, name)
+    ways = [partial(way, lm.tokenizer) for way in (spell, _spell_segments)]
+    for way in ways:
+        if (spelled := way(ids)) == text:
+            return _Read(before, ids, spelled, way)
+    given, found = _changed(text, ways[0](ids))
+    if given:
+        what = f"reads {given[:20]!r} as {found[:20]!r}" if found else f"drops {given[:20]!r}"
         raise ValueError(
-            f"{name}: the tokenizer of {lm.name} drops {lost[:20]!r}; take it out, or give token "
-            "ids (score_ids)"
+            f"{name}: the tokenizer of {lm.name} {what}; take it out, or give token ids (score_ids)"
         )
-    for spell in ways:
-        spelled = spell(ids)
+    for way in ways:
+        spelled = way(ids)
         try:
             again = _tokenise(lm, spelled, False, name)[1]
         except ValueError:
@@ -160,7 +210,7 @@ def _read(lm: CausalLM, text: str, special: bool, name: str) -> _Read:
             lm.text_notes.add(
                 "the tokenizer changes what it reads", text, f"{given!r} is read as {found!r}"
             )
-            return _Read(before, ids, spelled, spell)
+            return _Read(before, ids, spelled, way)
     given, found = _difference(text, ways[0](ids))
     raise ValueError(
         f"{name}: the tokens of {lm.name} spell {found!r} in place of {given!r}, and not only by "
@@ -182,12 +232,8 @@ def _require_unicode(text: str, name: str) -> None:
 # --- Tokens of a text -----------------------------------------------------------------------------
 
 
-def _tokenise(
-    lm: CausalLM, text: str, special: bool, name: str
-) -> tuple[list[int], list[int], list[tuple[int, int]] | None]:
-    """Ids of the special tokens before a text, ids of the text, and of a fast tokenizer the
-    characters that each token was made of.
-    """
+def _tokenise(lm: CausalLM, text: str, special: bool, name: str) -> tuple[list[int], list[int]]:
+    """Ids of the special tokens before a text, and ids of the text."""
     tokenizer = lm.tokenizer
     offsets: list[tuple[int, int]] | None = None
     options = {"add_special_tokens": False}
@@ -219,7 +265,7 @@ def _tokenise(
             f"{name}: the vocabulary of {lm.name} has nothing for {where or 'parts of it'}: they "
             "would be unknown tokens; take them out, or use another model"
         )
-    return before, ids, offsets
+    return before, ids
 
 
 def _at(text: str, offset: tuple[int, int]) -> str:
@@ -285,13 +331,6 @@ def _longest_tokens(lm: CausalLM, text: str, name: str, error: Exception) -> lis
     return ids
 
 
-def _spell(tokenizer: Any, ids: Sequence[int]) -> str:
-    """Decode ids as they are."""
-    return str(
-        tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    )
-
-
 def _spell_segments(tokenizer: Any, ids: Sequence[int]) -> str:
     """Decode what stands between added tokens by itself, as some tokenizers encode it."""
     added = getattr(tokenizer, "added_tokens_decoder", {})
@@ -299,29 +338,35 @@ def _spell_segments(tokenizer: Any, ids: Sequence[int]) -> str:
     start = 0
     for n, one in enumerate([*ids, None]):
         if one is None or one in added:
-            pieces.append(_spell(tokenizer, ids[start:n]) if n > start else "")
+            pieces.append(spell(tokenizer, ids[start:n]) if n > start else "")
             pieces.append("" if one is None else str(added[one].content))
             start = n + 1
     return "".join(pieces)
 
 
-def _lost(text: str, offsets: Sequence[tuple[int, int]]) -> str:
-    """The characters of `text`, spaces aside, that no token covers."""
-    covered = {i for start, stop in offsets for i in range(start, stop)}
-    return "".join(c for i, c in enumerate(text) if i not in covered and not c.isspace())
-
-
-def _missing(text: str, spelled: str) -> str:
-    """The letters of `text`, in no particular case or normal form, that are not in `spelled` in
-    this order.
+def _changed(text: str, spelled: str) -> tuple[str, str]:
+    """The first characters of `text` that are not in `spelled`, in any case or normal form, and
+    what is there in their place: both empty where nothing is missing.
     """
-    rest = iter(_folded(spelled))
-    return "".join(c for c in _folded(text) if not any(c == other for other in rest))
+    one, two = _folded(text), _folded(spelled)
+    start = _common(one, two)
+    stop = _common(one[start:][::-1], two[start:][::-1])
+    middle = SequenceMatcher(None, one[start : len(one) - stop], two[start : len(two) - stop])
+    missing = [code for code in middle.get_opcodes() if code[0] in ("delete", "replace")]
+    if not missing:
+        return "", ""
+    _, a, b, c, d = missing[0]
+    while a + start and unicodedata.combining(one[start + a]):  # an accent, with its letter
+        a, c = a - 1, c - 1
+    given = [i for i, each in enumerate(text) for _ in _folded(each)][start + a : start + b]
+    return text[given[0] : given[-1] + 1], two[start + c : start + d]
 
 
 def _folded(text: str) -> str:
-    plain = unicodedata.normalize("NFKD", text.casefold())
-    return "".join(c for c in plain if not c.isspace() and not unicodedata.combining(c))
+    """A text without white space, in no particular case or normal form; accents stay."""
+    for _ in range(2):  # capitals can be there only in the normal form, such as those of fonts
+        text = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(c for c in text if not c.isspace())
 
 
 def _difference(given: str, found: str) -> tuple[str, str]:
@@ -355,6 +400,23 @@ def _normalised_length(lm: CausalLM, read: _Read, prompt: str, name: str) -> int
             "follows; tokenise them apart (join=apart)"
         )
     return len(alone)
+
+
+def _after(lm: CausalLM, kept: list[int], response: str, read: _Read) -> list[int] | None:
+    """Ids of a response after those of its prompt, such that they spell both; `None` without any.
+
+    A text that stands alone may begin with a space of the tokenizer's own (SentencePiece); behind
+    another text it does not, as long as the two do not merge.
+    """
+    for stem in ("", "\n", "a", "."):
+        try:
+            start, ids = (_tokenise(lm, text, False, "")[1] for text in (stem, stem + response))
+        except ValueError:
+            continue
+        after = ids[len(start) :]
+        if ids[: len(start)] == start and read.spell(kept + after) == read.text:
+            return after
+    return None
 
 
 def _tokens_up_to(read: _Read, length: int) -> tuple[int, int]:

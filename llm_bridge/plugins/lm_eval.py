@@ -32,7 +32,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from llm_bridge.models.text import encode_joined, encode_text
+from llm_bridge.models.text import encode_joined, encode_text, find_special_tokens
 from llm_bridge.plugins import from_environment, require_tokenizer
 from llm_bridge.read.reward import EndogenousReward
 
@@ -122,6 +122,8 @@ class EndogenousLM:
         start = context.rstrip()
         continuation = context[len(start) :] + continuation
         names = ("context", "continuation")
+        for text in (start, continuation):
+            find_special_tokens(self.reward.lm, text)
         special = self._special(start or continuation)
         before, ids = encode_joined(
             self.reward.lm, start, continuation, special=special and bool(start), names=names
