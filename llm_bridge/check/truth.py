@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from scipy.special import expit
@@ -24,7 +25,9 @@ from theory.mdp.values import covariance, occupancy
 from theory.solve.reward import endogenous_reward
 
 __all__ = [
+    "Answer",
     "Truth",
+    "as_ids",
     "mdp_truth",
     "model_truth",
     "on_tree",
@@ -33,6 +36,9 @@ __all__ = [
     "reward_distance",
     "task_truth",
 ]
+
+Answer: TypeAlias = str | Sequence[int]
+"""A response as its text, or as token ids where its text has others."""
 
 TIE = 1e-9
 """Returns that differ by less than this fraction of the largest are the same, added in another
@@ -53,7 +59,7 @@ class Truth:
     Attributes:
         mdp: the true reward `r*` on the tokens ``0 … V−1`` of the model, its prompts in the model's
             order.
-        judge: ``r*(τ)`` of texts: prompts and responses to them, `n` each, to ``(n,)``.
+        judge: ``r*(τ)``: prompts and responses to them, `n` texts (or token ids) each, to ``(n,)``.
         unit: of a response's worth: ``"probability"`` if it is right or wrong, ``"value"``
             otherwise.
         bounds: no response is worth less or more.
@@ -62,7 +68,7 @@ class Truth:
     """
 
     mdp: TokenMDP
-    judge: Callable[[Sequence[Prompt], Sequence[str]], np.ndarray]
+    judge: Callable[[Sequence[Prompt], Sequence[Answer]], np.ndarray]
     unit: PointUnit
     bounds: tuple[float, float]
     alpha: float = 1.0
@@ -93,10 +99,10 @@ def mdp_truth(lm: CausalLM, prompts: Sequence[Prompt], mdp: TokenMDP, alpha: flo
     _require_different(prompts)
     place, (low, high) = {repr(one): p for p, one in enumerate(prompts)}, mdp.reward_range
 
-    def judge(prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
+    def judge(prompts: Sequence[Prompt], responses: Sequence[Answer]) -> np.ndarray:
         ids = [
-            np.array(encode_answer(lm, prompt, text, "response"), dtype=int)
-            for prompt, text in zip(prompts, responses, strict=True)
+            np.array(as_ids(lm, prompt, response), dtype=int)
+            for prompt, response in zip(prompts, responses, strict=True)
         ]
         tokens = np.full((len(ids), mdp.horizon), mdp.vocab_size)
         for row, own in zip(tokens, ids, strict=True):
@@ -139,19 +145,41 @@ def task_truth(lm: CausalLM, task: Task) -> Truth:
         )
     tokens, P, V = np.array(answers), len(answers), lm.vocab_size
     H, known = tokens.shape[1], dict(zip(map(repr, task.prompts), task.answers, strict=True))
+    right = dict(zip(map(repr, task.prompts), map(tuple, answers), strict=True))
     rewards = [np.zeros((P * V**h, V)) for h in range(H)]
     last = np.arange(P)
     for h in range(H - 1):
         last = last * V + tokens[:, h]
     rewards[-1][last, tokens[:, -1]] = 1.0
 
-    def judge(prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
+    def judge(prompts: Sequence[Prompt], responses: Sequence[Answer]) -> np.ndarray:
         pairs = zip(prompts, responses, strict=True)
         return np.array(
-            [float(task.judge(response, known[repr(prompt)])) for prompt, response in pairs]
+            [
+                float(
+                    task.judge(response, known[repr(prompt)])
+                    if isinstance(response, str)
+                    else tuple(response) == right[repr(prompt)]
+                )
+                for prompt, response in pairs
+            ]
         )
 
     return Truth(TokenMDP.tree(rewards), judge, "probability", (0.0, 1.0))
+
+
+def as_ids(lm: CausalLM, prompt: Prompt, response: Answer) -> list[int]:
+    """Return the token ids of a response to a prompt.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> as_ids(letter_lm(4), "a", "cb"), as_ids(letter_lm(4), "a", (2, 1))
+        ([2, 1], [2, 1])
+
+    """
+    if isinstance(response, str):
+        return encode_answer(lm, prompt, response, "response")
+    return list(response)
 
 
 def _require_different(prompts: Sequence[Prompt]) -> None:
@@ -178,10 +206,10 @@ def model_truth(
     mdp = endogenous_reward(token_tree(expert, prompts, horizon).policy, alpha)
     scorer = EndogenousReward(expert, reading=RewardReading(alpha), end_tokens=())
 
-    def judge(prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
+    def judge(prompts: Sequence[Prompt], responses: Sequence[Answer]) -> np.ndarray:
         asked = [encode_prompt(expert, prompt, horizon) for prompt in prompts]
         pairs = zip(prompts, responses, strict=True)
-        answers = [encode_answer(expert, prompt, text, "response") for prompt, text in pairs]
+        answers = [as_ids(expert, prompt, response) for prompt, response in pairs]
         return np.array([score.reward_sum for score in scorer.score_ids(asked, answers)])
 
     low, high = mdp.reward_range

@@ -39,10 +39,10 @@ from llm_bridge.check.points import (
     mean_point,
     share_point,
 )
-from llm_bridge.check.truth import Truth, on_tree, order, over_all_pairs
+from llm_bridge.check.truth import Answer, Truth, as_ids, on_tree, order, over_all_pairs
 from llm_bridge.models.calls import evaluation
 from llm_bridge.models.load import CausalLM
-from llm_bridge.models.prompts import Prompt, encode_answer, encode_prompt
+from llm_bridge.models.prompts import Prompt, decode_answer, encode_answer, encode_prompt
 from llm_bridge.read.beam import beam_search
 from llm_bridge.read.prefixes import require_integer
 from llm_bridge.read.reward import EndogenousReward, RewardReading, Score
@@ -59,6 +59,8 @@ __all__ = ["Validation"]
 
 Response: TypeAlias = tuple[int, tuple[int, ...]]
 """Number of the prompt, and token ids."""
+
+AS_IDS = "responses are scored as the token ids that were sampled, since their texts have others"
 
 ROWS = 8192
 """Responses that are generated at once."""
@@ -83,8 +85,7 @@ class Validation:
         end_tokens: ids after which a response is over.
 
     Raises:
-        ValueError: an argument is out of range, the tree does not fit into memory, or a text that
-            the model sampled is read back as other tokens.
+        ValueError: an argument is out of range, or the tree does not fit into memory.
 
     Example:
         >>> from llm_bridge.check.truth import model_truth
@@ -400,29 +401,35 @@ class Validation:
 
     def _texts(self, written: Sequence[Response]) -> tuple[list[Prompt], list[str]]:
         """Return the prompts and the texts of the responses."""
-        prompts, responses = zip(*written, strict=True)
-        return [self.prompts[p] for p in prompts], [*map(self.lm.tokenizer.decode, responses)]
+        texts = [decode_answer(self.lm, self._ids[p], ids) for p, ids in written]
+        return [self.prompts[p] for p, _ in written], texts
+
+    def _readable(self, written: Sequence[Response]) -> tuple[list[Prompt], list[Answer]]:
+        """Return the prompts and the responses: texts, or token ids where a text has others."""
+        prompts, texts = self._texts(written)
+        answers: list[Answer] = []
+        for prompt, text, (_, ids) in zip(prompts, texts, written, strict=True):
+            try:
+                same = encode_answer(self.lm, prompt, text, "response") == list(ids)
+            except ValueError:  # such as a part of a character
+                same = False
+            if not same:
+                self.lm.text_notes.add(AS_IDS, (repr(prompt), ids), f"{ids} for {text!r}")
+            answers.append(text if same else ids)
+        return prompts, answers
 
     def _scores(self, written: Sequence[Response]) -> list[Score]:
-        """Score the texts of responses, which must be read as the responses again."""
-        prompts, texts = self._texts(written)
+        """Score responses as they are read from their texts."""
         scorer = EndogenousReward(self.lm, reading=self._measured, end_tokens=self.end_tokens)
         answers = [
-            encode_answer(self.lm, prompt, text, "response")
-            for prompt, text in zip(prompts, texts, strict=True)
+            as_ids(self.lm, prompt, answer)
+            for prompt, answer in zip(*self._readable(written), strict=True)
         ]
-        scores = scorer.score_ids([self._ids[p] for p, _ in written], answers)
-        for text, (_, ids), score in zip(texts, written, scores, strict=True):
-            if not np.array_equal(ids, score.ids):
-                raise ValueError(
-                    f"{self.lm.name} sampled {ids} and reads {text!r} as {score.ids}; give other "
-                    "prompts"
-                )
-        return scores
+        return scorer.score_ids([self._ids[p] for p, _ in written], answers)
 
     def _judged(self, truth: Truth, written: Sequence[Response]) -> np.ndarray:
         """Judge each response: ``r*(τ)``, ``(n,)``."""
-        return self._once(written, lambda some: truth.judge(*self._texts(some)))
+        return self._once(written, lambda some: truth.judge(*self._readable(some)))
 
     @staticmethod
     def _once(

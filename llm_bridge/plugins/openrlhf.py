@@ -113,4 +113,4 @@ def _split(lm: CausalLM, query: str, prompt: str, index: int) -> tuple[list[int]
             "length"
         )
     names = (f"prompts[{index}]", f"queries[{index}]")
-    return encode_joined(lm, prompt, query[len(start) :], special=False, keep=True, names=names)
+    return encode_joined(lm, prompt, query[len(start) :], special=False, names=names)

@@ -141,9 +141,8 @@ def make_compute_score(reward: EndogenousReward, how: Aggregation = "sum") -> Ca
             )
         names = ("extra_info['prompt']", "solution_str")
         text, plain = prompt_of_policy(reward, info["prompt"], names[0])
-        # the policy wrote it after the ids of the prompt
         before, ids = encode_joined(
-            reward.lm, text, solution_str, special=plain, keep=True, names=names
+            reward.lm, text, solution_str, special=plain, keep=not plain, names=names
         )
         return rewards([before], [ids])[0]
 

@@ -329,6 +329,26 @@ def test_judged_on_its_own_states(mdp):
     assert not off([*one.preferences(truth), *one.values(truth)])
 
 
+def test_every_sampled_response_is_read(shared_models):
+    """SentencePiece writes no space before a text that stands alone, and another model's text may
+    have tokens other than those that were sampled.
+    """
+    lm = ModelSpec(shared_models / "stories260K").load()
+    prompt = "Once upon a time"
+    one = Validation(lm, [prompt], 2, sampling=Sampling(draws=2))
+    there, letters = ids_of(lm, "▁there", "▁was"), ids_of(lm, "▁w", "a", "s")
+    written = [(0, there), (0, letters)]
+    assert one._texts(written)[1] == [" there was", " was"]
+    assert one._readable(written)[1] == [" there was", letters]  # ▁was is a token
+    for (_, ids), score in zip(written, one._scores(written), strict=True):
+        assert tuple(score.ids) == ids
+    assert "scored as the token ids that were sampled" in lm.text_notes.sentences()[0]
+
+
+def ids_of(lm, *names):
+    return tuple(lm.tokenizer.convert_tokens_to_ids(list(names)))
+
+
 def test_a_response_earns_until_it_is_over(lm, mdp):
     judge = mdp_truth(lm, PROMPTS, mdp, ALPHA).judge
     whole, cut, again, nothing = judge(["B", "B", "B", "B"], ["abca", "abA", "abAa", "A"])

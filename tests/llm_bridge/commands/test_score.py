@@ -485,7 +485,8 @@ def test_the_date_of_a_template_is_that_of_the_run(score, tmp_path):
     assert json.loads((folder / "run.json").read_text())["date"] == "2020-01-31"
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["model_findings"] == [
-        "the chat template prints the date, here that of 2020-01-31"
+        "the chat template prints the date, here that of 2020-01-31",
+        "the chat template begins with a text of its own, '31.01.2020', whatever the system prompt",
     ]
     assert "nothing was left to score" in score(PAIRS[:1], *options)[1]  # whatever day it is
     code, _, (line,), _ = score(PAIRS[:1], *options, "--date", "2020-02-01")
