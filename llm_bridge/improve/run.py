@@ -26,6 +26,7 @@ from tqdm import tqdm
 from llm_bridge.improve.policy import merged_adapters
 from llm_bridge.improve.trainer import Trainer
 from llm_bridge.models.load import CausalLM, save
+from llm_bridge.models.prompts import decode_answer
 from llm_bridge.read.prefixes import require_integer
 from llm_bridge.read.rollout import Diverged
 from theory import __version__
@@ -205,7 +206,7 @@ class _Record:
 
     def show(self) -> None:
         """Add a few responses of the last batch to the samples."""
-        trainer, tokenizer = self.trainer, self.trainer.lm.tokenizer
+        trainer = self.trainer
         if trainer.rollout is None or not self.lines:
             return
         prompts, responses = trainer.rollout.texts()
@@ -214,8 +215,8 @@ class _Record:
             self.lines[SAMPLES].append(
                 {
                     "step": trainer.done,
-                    "prompt": tokenizer.decode(prompts[i]),
-                    "response": tokenizer.decode(responses[i]),
+                    "prompt": trainer.lm.tokenizer.decode(prompts[i]),
+                    "response": decode_answer(trainer.lm, prompts[i], responses[i]),
                     "reward": float(trainer.rewards[i]),
                     "log_prob": float(trainer.rollout.log_probs[i].sum()),
                 }
