@@ -216,7 +216,9 @@ class _Record:
                 {
                     "step": trainer.done,
                     "prompt": trainer.lm.tokenizer.decode(prompts[i]),
-                    "response": decode_answer(trainer.lm, prompts[i], responses[i]),
+                    "response": decode_answer(
+                        trainer.lm, prompts[i].tolist(), responses[i].tolist()
+                    ),
                     "reward": float(trainer.rewards[i]),
                     "log_prob": float(trainer.rollout.log_probs[i].sum()),
                 }
