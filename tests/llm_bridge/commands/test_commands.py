@@ -24,6 +24,7 @@ ENOUGH = {
     "solve": "mdp.npz --alpha 1",
     "check": "--model m --prompt a --sampled 4",
     "score": "--model m --pairs f --reference n",
+    "train-reward": "--model m --pairs f",
     "ppo": "--model m --data f --teacher n",
     "validate": "--model m --prompt a --expert n",
 }

@@ -201,7 +201,7 @@ def test_batches_and_padding_do_not_matter(name):
 
 
 def test_batches_are_sorted_and_limited():
-    assert list(batches([2, 20, 6, 5, 3], 12)) == [[1], [2, 3], [4, 0]]
+    assert list(batches([2, 20, 6, 5, 4, 3], 12)) == [[1], [2, 3], [4, 5], [0]]
     assert list(batches([5, 5], 0)) == [[0], [1]]  # nothing is too large to go alone
     assert list(batches([], 12)) == []
 
