@@ -26,6 +26,7 @@ import torch
 
 from llm_bridge.models.calls import (
     call,
+    device_of,
     evaluation,
     first_line,
     require_distribution,
@@ -333,7 +334,9 @@ class Law:
         self.prepare(length)
         if any(switch < length for switch in self.switches):  # a cache holds what came before it
             return self._whole()
-        starts = [n for n in (PROBE // 2, *self._lengths) if n < max(length, PROBE // 2 + 1)]
+        # prompts up to a threshold, which responses cross, and prompts beyond it
+        lengths = [PROBE // 2, *(n + more for n in self._lengths for more in (0, 2))]
+        starts = [n for n in lengths if n < max(length, PROBE // 2 + 1)]
         way = next((way for way in WAYS if all(self._tried(way, n) for n in starts)), None)
         return self._whole() if way is None else way
 
@@ -374,7 +377,7 @@ class Law:
     def _at(self, ids: torch.Tensor, positions: list[int]) -> torch.Tensor:
         """Return the logits ``(k, V)`` of a row ``(1, n)`` alone, after some of its tokens."""
         try:
-            found = self.logits(self._pass(ids)[0, positions])
+            found = self._after(self._pass(ids)[0], positions)
         except torch.OutOfMemoryError:
             raise
         except ERRORS as error:
@@ -384,6 +387,10 @@ class Law:
             ) from None
         require_distribution(self.name, found, lambda k: ids[0, : positions[k] + 1].tolist())
         return found
+
+    def _after(self, states: torch.Tensor, positions: Sequence[int]) -> torch.Tensor:
+        """Return the logits ``(k, V)``, on the CPU, of some states ``(n, width)`` of a row."""
+        return self.logits(states[torch.tensor(positions, device=states.device)]).cpu()
 
     def _agree(
         self, found: torch.Tensor, expected: torch.Tensor, tokens: torch.Tensor | None = None
@@ -435,7 +442,7 @@ class Law:
         """
         row = _tokens(self.model, self.vocab_size, n)
         at = sorted({*positions, *(k - 1 for k in prefixes)})
-        whole = self.logits(self.states(row)[0, at])
+        whole = self._after(self.states(row)[0], at)
         require_distribution(self.name, whole, lambda k: row[0, : at[k] + 1].tolist())
         if not self.switches:
             kept = [k in positions for k in at]
@@ -453,14 +460,16 @@ class Law:
         short[:, n:] = one[:, 1:] = 0  # padding
         try:
             states = self.states(torch.cat([row, short, one]))
+        except torch.OutOfMemoryError:
+            raise
         except ERRORS:
             return False
         pairs = [
-            (states[0, at], whole),
-            (states[1, [n - 1]], self._at(short[:, :n], [n - 1])),
-            (states[2, [0]], self._at(one[:, :1], [0])),
+            (self._after(states[0], at), whole),
+            (self._after(states[1], [n - 1]), self._at(short[:, :n], [n - 1])),
+            (self._after(states[2], [0]), self._at(one[:, :1], [0])),
         ]
-        return all(self._agree(self.logits(found), alone) for found, alone in pairs)
+        return all(self._agree(found, alone) for found, alone in pairs)
 
     def _writes(self, way: Decoding, start: int) -> bool:
         """Return whether decoding from prompts of `start` tokens agrees with reading whole rows."""
@@ -471,6 +480,7 @@ class Law:
         steps = 3 if context is None else min(3, context - start)
         samples = 2
         rows = _tokens(self.model, self.vocab_size, 2 * (start + steps)).view(2, -1)
+        rows = rows.to(device_of(self.model))
         lengths = [start, max(1, start // 2) if way.how == "padded" else start]
         rows = rows.repeat_interleave(samples, dim=0)
         # the responses to one prompt differ
@@ -495,6 +505,8 @@ class Law:
                 alone = expected.gather(1, at)[:, 0]
                 if not self._agree(self.logits(hidden), self.logits(alone)):
                     return False
+        except torch.OutOfMemoryError:
+            raise
         except ERRORS:
             return False
         return True
