@@ -2,17 +2,11 @@
 
 import multiprocessing
 import os
-import time
 
 import pytest
+from kept_folders import make, take
 
 from theory.storage.cache import digest, made_once
-
-
-def make(folder):
-    (folder / "deep").mkdir()
-    (folder / "deep" / "numbers").write_bytes(b"1 2 3")
-    (folder / "text").write_bytes(b"text")
 
 
 def not_again(folder):
@@ -74,18 +68,6 @@ def test_what_a_killed_process_left_is_not_taken(tmp_path):
     kept = made_once(tmp_path / "kept", make)
     assert sorted(path.name for path in kept.iterdir()) == ["deep", "digests.json", "text"]
     assert not partial.exists()
-
-
-def make_slowly(folder):
-    with (folder.parent / "makers").open("a") as file:
-        file.write("one\n")
-    time.sleep(0.3)
-    make(folder)
-
-
-def take(folder, start):
-    start.wait()
-    made_once(folder, make_slowly)
 
 
 def test_of_several_processes_one_makes_it(tmp_path):
