@@ -96,9 +96,14 @@ def _with_adapters(model: Any, rank: int, seed: int) -> Any:
 def merged_adapters(model: Any, policy: Any) -> Any:
     """Return a copy of a model with the adapters of its policy added to the weights.
 
-    Example::
-
-        merged_adapters(lm.model, trainer.lm.model).save_pretrained("out/model")
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> model = letter_lm(4).model
+        >>> policy = trainable_copy(model, PPOConfig(lora=2))
+        >>> adapters = {name for name, _ in policy.named_parameters() if "lora" in name}
+        >>> merged = merged_adapters(model, policy)
+        >>> len(adapters) > 0, adapters & {name for name, _ in merged.named_parameters()}
+        (True, set())
 
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
