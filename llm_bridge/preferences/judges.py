@@ -178,8 +178,8 @@ class Pairwise(Judge):
         >>> judge = Pairwise(reward, Conversation(reward.lm, chat=False))
         >>> requests = judge.requests(Comparison("s/0", "2 + 2?", ("4",), ("4",), "s"))
         >>> [record] = judge.records(requests)
-        >>> record["first"] != 0, record["log_odds"]  # the preference for a place cancels
-        (True, 0.0)
+        >>> abs(record["first"]) > 0.1, abs(record["log_odds"]) < 1e-4  # the place does not count
+        (True, True)
 
     """
 
