@@ -100,10 +100,13 @@ def merged_adapters(model: Any, policy: Any) -> Any:
         >>> from llm_bridge.models.cloned import letter_lm
         >>> model = letter_lm(4).model
         >>> policy = trainable_copy(model, PPOConfig(lora=2))
-        >>> adapters = {name for name, _ in policy.named_parameters() if "lora" in name}
-        >>> merged = merged_adapters(model, policy)
-        >>> len(adapters) > 0, adapters & {name for name, _ in merged.named_parameters()}
-        (True, set())
+        >>> for name, weight in policy.named_parameters():
+        ...     if "lora_B" in name:  # zero before training
+        ...         _ = torch.nn.init.normal_(weight)
+        >>> merged, q_proj = merged_adapters(model, policy), "model.layers.0.self_attn.q_proj"
+        >>> added = merged.get_submodule(q_proj).weight - model.get_submodule(q_proj).weight
+        >>> int(torch.linalg.matrix_rank(added, atol=1e-4))
+        2
 
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
