@@ -14,5 +14,7 @@ if not (find_spec("torch") and find_spec("transformers")):
     collect_ignore.append("llm_bridge")  # its modules cannot be imported
 if not find_spec("math_verify"):
     collect_ignore.append("llm_bridge/tasks/equivalence.py")
+if not find_spec("peft"):
+    collect_ignore += ["llm_bridge/improve/policy.py", "llm_bridge/models/weights.py"]
 if not find_spec("gguf"):
     collect_ignore.append("tests/helpers/gguf_files.py")

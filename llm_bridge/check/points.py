@@ -110,8 +110,10 @@ def deviations(points: Sequence[Point]) -> dict[str, Deviation]:
     With 95 % intervals one sampled point in twenty is off the diagonal by a little; see
     `off_the_diagonal`.
 
-    >>> deviations([Point("x", "", 3.0, 2.0, 0.0, 4.0, "value")])
-    {'x': Deviation(points=1, share=1.0, largest=0.5, gap=1.0)}
+    Example:
+        >>> deviations([Point("x", "", 3.0, 2.0, 0.0, 4.0, "value")])
+        {'x': Deviation(points=1, share=1.0, largest=0.5, gap=1.0)}
+
     """
     found = {}
     for quantity in dict.fromkeys(point.quantity for point in points):
@@ -130,9 +132,11 @@ def off_the_diagonal(points: Sequence[Point]) -> list[Point]:
 
     An interval of 95 % leaves one sampled point in twenty out; a tolerance one in 10,000.
 
-    >>> near = Point("x", "", 1.2, 0.0, -1.0, 1.0, "value", tolerance=2.0)
-    >>> off_the_diagonal([near, near._replace(predicted=2.1)]) == [near._replace(predicted=2.1)]
-    True
+    Example:
+        >>> near = Point("x", "", 1.2, 0.0, -1.0, 1.0, "value", tolerance=2.0)
+        >>> off_the_diagonal([near, near._replace(predicted=2.1)]) == [near._replace(predicted=2.1)]
+        True
+
     """
     return [p for p in points if not abs(p.predicted - p.measured) <= p.tolerance]
 
@@ -153,8 +157,10 @@ def chance(
         variance: of one number, averaged over the `n`; by default the largest of any numbers
             within the bounds that have this mean.
 
-    >>> round(chance(0.5, (0.0, 1.0), n=1000), 3)
-    0.074
+    Example:
+        >>> round(chance(0.5, (0.0, 1.0), n=1000), 3)
+        0.074
+
     """
     low, high = bounds
     if variance is None:
@@ -166,8 +172,10 @@ def chance(
 def normal_quantile(confidence: float) -> float:
     """Return the half-width, in standard errors, of a two-sided normal interval.
 
-    >>> round(normal_quantile(0.95), 4)
-    1.96
+    Example:
+        >>> round(normal_quantile(0.95), 4)
+        1.96
+
     """
     return float(ndtri((1 + confidence) / 2))
 
@@ -267,8 +275,10 @@ def importance_mean(values: np.ndarray, log_weights: np.ndarray) -> tuple[float,
         The estimate less its bias to first order; its standard error; and how many equal weights
         would estimate as well: Kish's ``n = (Σ w)²/Σ w²`` of each row, ``P² / Σ_p 1/n_p`` together.
 
-    >>> importance_mean(np.array([[1.0, 2.0, 3.0, 2.0]]), np.zeros((1, 4)))[2]
-    4.0
+    Example:
+        >>> importance_mean(np.array([[1.0, 2.0, 3.0, 2.0]]), np.zeros((1, 4)))[2]
+        4.0
+
     """
     N = values.shape[1]
     weights = np.exp(log_weights - log_weights.max(axis=1, keepdims=True))

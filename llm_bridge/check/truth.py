@@ -284,10 +284,12 @@ def over_all_pairs(true: np.ndarray, read: np.ndarray, weights: np.ndarray) -> t
     Raises:
         ValueError: weights that are no distribution, or a return that is not finite.
 
-    >>> both = np.array([0.5, 0.5])
-    >>> agreement, tv = over_all_pairs(np.array([0.0, 2.0]), np.array([0.0, 1.0]), both)
-    >>> (float(agreement), round(float(tv), 4))
-    (0.75, 0.0749)
+    Example:
+        >>> both = np.array([0.5, 0.5])
+        >>> agreement, tv = over_all_pairs(np.array([0.0, 2.0]), np.array([0.0, 1.0]), both)
+        >>> (float(agreement), round(float(tv), 4))
+        (0.75, 0.0749)
+
     """
     if not ((weights >= 0).all() and abs(weights.sum() - 1) <= TIE):
         raise ValueError(
@@ -313,7 +315,9 @@ def over_all_pairs(true: np.ndarray, read: np.ndarray, weights: np.ndarray) -> t
 def order(delta: np.ndarray, scale: float) -> np.ndarray:
     """Return the signs of differences of returns, 0 if within rounding of the largest return.
 
-    >>> order(np.array([0.3 - (0.1 + 0.2), -0.5]), scale=1.0)
-    array([ 0., -1.])
+    Example:
+        >>> order(np.array([0.3 - (0.1 + 0.2), -0.5]), scale=1.0)
+        array([ 0., -1.])
+
     """
     return np.where(np.abs(delta) <= TIE * scale, 0.0, np.sign(delta))

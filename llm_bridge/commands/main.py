@@ -37,7 +37,13 @@ BAD_INPUT, STOPPED, PIPE_CLOSED = 2, 130, 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line; returns the exit code.
+
+    Example:
+        >>> main(["check", "--model", "./missing", "--prompt", "Hi"])  # says so on standard error
+        2
+
+    """
     try:
         try:
             return _run(_parser().parse_args(argv))
@@ -67,7 +73,13 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def page() -> str:
-    """Return the page of the documentation that has every option of every command."""
+    """Return the page of the documentation that has every option of every command.
+
+    Example:
+        >>> page().splitlines()[0]
+        '# Options of the commands'
+
+    """
     title = "# Options of the commands\n\nMade from the code by `make docs`.\n"
     return "\n".join([title, *(command.markdown() for command in COMMANDS)])
 

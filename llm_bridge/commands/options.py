@@ -101,11 +101,18 @@ class TreeOptions(Options):
 
 
 def read_prompts(path: Path) -> list[Prompt]:
-    """Read a text a line, or of a ``.jsonl`` file a prompt or an object with ``"prompt"`` a line: a
-    string, or a list of messages.
+    r"""Read a text a line, or of a ``.jsonl`` file a prompt or an object with ``"prompt"`` a line:
+    a string, or a list of messages.
 
     Raises:
         ValueError: the file cannot be read, has no prompts, or a line has none; names the line.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "prompts.txt")
+        >>> _ = path.write_text("once upon\n\na time")
+        >>> read_prompts(path)
+        ['once upon', 'a time']
 
     """
     try:
@@ -158,6 +165,11 @@ def formatted(lm: CausalLM, given: PromptFormat, out: Path | None = None) -> Cau
     Raises:
         ValueError: a file cannot be read, or an option is not read by this model's tokenizer.
 
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> formatted(letter_lm(4), PromptFormat()).format.chat  # it has no chat template
+        False
+
     """
     from llm_bridge.models.chat import prints_date
 
@@ -181,7 +193,15 @@ def formatted(lm: CausalLM, given: PromptFormat, out: Path | None = None) -> Cau
 
 
 def format_facts(lm: CausalLM) -> dict[str, Any]:
-    """Return what results depend on of how a model is read, for the note of a run."""
+    """Return what results depend on of how a model is read, for the note of a run.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> facts = format_facts(formatted(letter_lm(4), PromptFormat(join="apart")))
+        >>> facts["chat"], facts["join"]
+        (False, 'apart')
+
+    """
     found = lm.format
     facts: dict[str, Any] = {
         "chat": found.chat,
@@ -200,6 +220,12 @@ def as_prompts(lm: CausalLM, prompts: Sequence[Prompt]) -> list[Prompt]:
     Raises:
         ValueError: a prompt has several messages, and the format is plain text.
 
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> chat = replace(letter_lm(4), format=PromptFormat(chat=True))
+        >>> as_prompts(chat, ["cab"])
+        [[{'role': 'user', 'content': 'cab'}]]
+
     """
     from llm_bridge.models.prompts import as_prompt
 
@@ -208,7 +234,16 @@ def as_prompts(lm: CausalLM, prompts: Sequence[Prompt]) -> list[Prompt]:
 
 
 def model_findings(*models: CausalLM | None) -> list[str]:
-    """Return what a reader of the models' numbers should know, each sentence once."""
+    """Return what a reader of the models' numbers should know, each sentence once.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> lm = letter_lm(4)
+        >>> lm.text_notes.add("the chat template prints the date")
+        >>> model_findings(lm, None, lm)
+        ['the chat template prints the date']
+
+    """
     found = (sentence for lm in models if lm is not None for sentence in lm.findings)
     return list(dict.fromkeys(found))
 
@@ -257,6 +292,15 @@ def read_second(
     Raises:
         ValueError: an option is refused, or there are some and no model.
 
+    Example:
+        >>> parser = argparse.ArgumentParser()
+        >>> ModelSpec.add_to(parser)
+        >>> ModelSpec.add_to(parser, prefix="reference-")
+        >>> words = ["--model", "gpt2", "--device", "cuda:1", "--reference", "distilgpt2"]
+        >>> namespace = parser.parse_args(words)
+        >>> read_second(namespace, "reference-", ModelSpec.read(namespace)).device
+        'cuda:1'
+
     """
     given = ModelSpec.given(namespace, prefix)
     if "model" not in given and "model" not in defaults:
@@ -272,6 +316,15 @@ def read_pair(namespace: argparse.Namespace) -> tuple[ModelSpec, ModelSpec]:
 
     Raises:
         ValueError: names the option and its value.
+
+    Example:
+        >>> from theory.commands.options import Group
+        >>> parser = argparse.ArgumentParser()
+        >>> ModelSpec.add_to(parser)
+        >>> Group(ModelSpec, prefix="expert-", optional=True).add_to(parser)
+        >>> policy, expert = read_pair(parser.parse_args(["--model", "gpt2"]))
+        >>> expert.model, policy.temperature, expert.temperature
+        ('gpt2', 1.0, 0.9)
 
     """
     policy = ModelSpec.read(namespace)
@@ -295,6 +348,14 @@ def read_table(
     Raises:
         ValueError: one of them is given, or another option of the expert.
 
+    Example:
+        >>> parser = argparse.ArgumentParser()
+        >>> ModelSpec.add_to(parser, prefix="expert-")
+        >>> read_table(parser.parse_args(["--expert", "expert.npz"]))
+        PosixPath('expert.npz')
+        >>> read_table(parser.parse_args(["--expert", "gpt2"])) is None
+        True
+
     """
     path = str(ModelSpec.given(namespace, "expert-").get("model", ""))
     if not path.endswith(".npz"):
@@ -307,7 +368,12 @@ def read_table(
 
 
 def require_packages() -> None:
-    """Raise `ValueError` where a package is missing that language models need."""
+    """Raise `ValueError` where a package is missing that language models need.
+
+    Example:
+        >>> require_packages()  # both are installed
+
+    """
     missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(f"{missing[0]} is not installed: pip install 'endorm[llm]'")

@@ -27,9 +27,11 @@ class PPOConfig(Options):
     Raises:
         ValueError: a value is out of range, or two of them contradict each other; names them.
 
-    >>> PPOConfig(beta=-1.0)
-    Traceback (most recent call last):
-    theory.commands.option.OptionError: beta=-1.0: must be at least 0 reward units per nat
+    Example:
+        >>> PPOConfig(beta=-1.0)
+        Traceback (most recent call last):
+        theory.commands.option.OptionError: beta=-1.0: must be at least 0 reward units per nat
+
     """
 
     alpha: float = option(

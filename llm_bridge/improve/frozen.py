@@ -33,10 +33,14 @@ class FrozenModels:
         end_tokens: ids that end a response.
         group: processes of the run.
 
-    Example::
-
-        frozen = FrozenModels([lm], config, (), Workers())
-        rewards, reference, token_rewards = frozen.score(rollout, config.beta)
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> from llm_bridge.read.rollout import generate
+        >>> lm, config = letter_lm(4), PPOConfig(max_tokens=2, end_tokens=())
+        >>> rollout = generate(Actor(lm), [[0], [1]], 2, uniforms=torch.rand(2, 2).double())
+        >>> reference = FrozenModels([lm], config, (), Workers()).score(rollout, beta=0.1)[1]
+        >>> torch.allclose(reference, rollout.log_probs)  # the policy has not moved from π̂
+        True
 
     """
 
@@ -104,10 +108,11 @@ class FrozenModels:
 def precision(actor: Actor, config: PPOConfig) -> Any:
     """Return the context in which the models of a run are read: products in ``config.dtype``.
 
-    Example::
-
-        with precision(actor, config):
-            log_probs = rollout.read(actor).log_probs
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> with precision(Actor(letter_lm(4)), PPOConfig(dtype="bfloat16")):
+        ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+        torch.bfloat16
 
     """
     low = config.dtype == "bfloat16"

@@ -96,9 +96,17 @@ def _with_adapters(model: Any, rank: int, seed: int) -> Any:
 def merged_adapters(model: Any, policy: Any) -> Any:
     """Return a copy of a model with the adapters of its policy added to the weights.
 
-    Example::
-
-        merged_adapters(lm.model, trainer.lm.model).save_pretrained("out/model")
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> model = letter_lm(4).model
+        >>> policy = trainable_copy(model, PPOConfig(lora=2))
+        >>> for name, weight in policy.named_parameters():
+        ...     if "lora_B" in name:  # zero before training
+        ...         _ = torch.nn.init.normal_(weight)
+        >>> merged, q_proj = merged_adapters(model, policy), "model.layers.0.self_attn.q_proj"
+        >>> added = merged.get_submodule(q_proj).weight - model.get_submodule(q_proj).weight
+        >>> int(torch.linalg.matrix_rank(added, atol=1e-4))
+        2
 
     """
     from peft.tuners.tuners_utils import BaseTunerLayer

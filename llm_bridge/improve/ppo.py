@@ -54,11 +54,19 @@ def penalised_rewards(
     beta: float,
     config: PPOConfig,
 ) -> torch.Tensor:
-    """``r(s,a) − β log π(a|s)/π̂(a|s) − η log π(a|s)``: its expected sum is ``V^π_r − β KL(π‖π̂) +
-    η H(π)``.
+    """Return ``r(s,a) − β log π(a|s)/π̂(a|s) − η log π(a|s)``, whose expected sum is ``V^π_r −
+    β KL(π‖π̂) + η H(π)``.
 
     The penalty is each token's own, also where ``config.reward="sum"`` puts all of the reward on
     the last one.
+
+    Example:
+        >>> rewards, log_probs = torch.ones(1, 2), torch.tensor([[-1.0, -1.0]])
+        >>> reference = torch.tensor([[-1.0, -3.0]])  # π̂ writes the second token less often
+        >>> mask = rewards > 0
+        >>> penalised_rewards(rewards, log_probs, reference, mask, 0.5, PPOConfig()).tolist()
+        [[1.0, 0.0]]
+
     """
     if config.reward == "sum":
         rewards = rewards.sum(dim=1, keepdim=True) * last_tokens(mask)
@@ -66,12 +74,14 @@ def penalised_rewards(
 
 
 def explained_variance(errors: torch.Tensor, returns: torch.Tensor) -> torch.Tensor:
-    """Share of the variance of returns that a prediction with these errors explains; NaN where they
-    do not vary.
+    """Return the share of the variance of returns that a prediction with these errors explains; NaN
+    where they do not vary.
 
-    >>> returns = torch.tensor([1.0, 2.0, 3.0])
-    >>> round(float(explained_variance(torch.zeros(3), returns)), 3)
-    1.0
+    Example:
+        >>> returns = torch.tensor([1.0, 2.0, 3.0])
+        >>> round(float(explained_variance(torch.zeros(3), returns)), 3)
+        1.0
+
     """
     if len(returns) < 2 or not returns.var() > 1e-12 * returns.square().mean():
         return torch.tensor(math.nan)
@@ -79,10 +89,12 @@ def explained_variance(errors: torch.Tensor, returns: torch.Tensor) -> torch.Ten
 
 
 def last_tokens(mask: torch.Tensor) -> torch.Tensor:
-    """``(N, T)`` whether it is the last token of its response.
+    """Mark the last token of each response: ``(N, T)``.
 
-    >>> last_tokens(torch.tensor([[True, True, False]])).tolist()
-    [[False, True, False]]
+    Example:
+        >>> last_tokens(torch.tensor([[True, True, False]])).tolist()
+        [[False, True, False]]
+
     """
     return mask & (mask.cumsum(dim=1) == mask.sum(dim=1, keepdim=True))
 
@@ -90,16 +102,18 @@ def last_tokens(mask: torch.Tensor) -> torch.Tensor:
 def gae(
     rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, lam: float
 ) -> torch.Tensor:
-    """Advantages ``A_h = δ_h + γλ A_{h+1}``, ``δ_h = r_h + γ V_{h+1} − V_h``; nothing comes after
-    the last token.
+    """Return advantages ``A_h = δ_h + γλ A_{h+1}``, ``δ_h = r_h + γ V_{h+1} − V_h``; nothing comes
+    after the last token.
 
     With ``λ = 1`` they are the rewards to go less ``V_h``, in gauge ``"logits"`` larger by
     ``V̂(s_h)`` than in gauge ``"logprob"``: by a function of the state, which no expected gradient
     sees.
 
-    >>> values = torch.tensor([[0.5, 0.5]])
-    >>> gae(torch.tensor([[1.0, 2.0]]), values, values > 0, lam=1.0).tolist()
-    [[2.5, 1.5]]
+    Example:
+        >>> values = torch.tensor([[0.5, 0.5]])
+        >>> gae(torch.tensor([[1.0, 2.0]]), values, values > 0, lam=1.0).tolist()
+        [[2.5, 1.5]]
+
     """
     advantages = torch.zeros_like(rewards)
     advantage = next_value = torch.zeros_like(rewards[:, 0])
@@ -112,14 +126,16 @@ def gae(
 
 
 def group_advantages(rewards: torch.Tensor, mask: torch.Tensor, samples: int) -> torch.Tensor:
-    """``r(τ)`` less the average of the other samples of its prompt, for every token: no gauge and
-    no bias.
+    """Return ``r(τ)`` less the average of the other samples of its prompt, for every token: no
+    gauge and no bias.
 
     Rows are the samples of one prompt, then those of the next.
 
-    >>> rewards = torch.tensor([[1.0], [3.0]])
-    >>> group_advantages(rewards, rewards > 0, samples=2).tolist()
-    [[-2.0], [2.0]]
+    Example:
+        >>> rewards = torch.tensor([[1.0], [3.0]])
+        >>> group_advantages(rewards, rewards > 0, samples=2).tolist()
+        [[-2.0], [2.0]]
+
     """
     returns = rewards.sum(dim=1).view(-1, samples)
     others = (returns.sum(dim=1, keepdim=True) - returns) / (samples - 1)
@@ -139,13 +155,20 @@ class Targets(NamedTuple):
 
 
 def losses(new: ActorOutput, old: Targets, c: PPOConfig) -> tuple[torch.Tensor, ...]:
-    """Policy loss, value loss and ``KL(π_old‖π)``, nats, summed over tokens and responses.
+    """Return policy loss, value loss and ``KL(π_old‖π)``, nats, summed over tokens and responses.
 
     What is known of a state counts as it is, without a ratio and without a clip: over many epochs
     only ``target_kl`` bounds how far it moves the policy.
 
     They are to be averaged over responses and not over tokens: what a token counts must not depend
     on its response's length.
+
+    Example:
+        >>> zero, one = torch.zeros(1, 1), torch.ones(1, 1)
+        >>> old = Targets(zero, values=zero, advantages=one, returns=one, mask=one > 0)
+        >>> [float(loss) for loss in losses(ActorOutput(zero, zero, zero), old, PPOConfig())]
+        [-1.0, 0.5, 0.0]
+
     """
     shift = new.log_probs - old.log_probs
     ratio = torch.exp(shift)

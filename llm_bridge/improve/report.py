@@ -35,6 +35,12 @@ def progress_report(
         optimum: what the exact optimum has; `None` where it is not known, and the metrics are those
             of tasks, whose names have a slash.
 
+    Example:
+        >>> first, last = {"objective": 0.0}, {"objective": 1.5, "kl_to_optimum": 0.1}
+        >>> report = progress_report("half the way", first, last, {"objective": 3.0})
+        >>> report.sections[0].rows
+        [('objective', 0.0, 1.5, 3.0, 0.5)]
+
     """
     if optimum is None:
         columns = [Column("task"), Column("π̂", ".3f", "right"), Column("now", ".3f", "right")]

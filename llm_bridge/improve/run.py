@@ -231,15 +231,18 @@ class _Record:
 
 
 def read_metrics(out: Path) -> list[dict[str, Any]]:
-    """Read ``metrics.jsonl`` in the folder of a run: rows in order of their steps.
+    r"""Read ``metrics.jsonl`` in the folder of a run: rows in order of their steps.
 
     Raises:
         OSError: there is no such file.
         ValueError: a line is damaged.
 
-    Example::
-
-        [row["kl"] for row in read_metrics(Path("out/ppo")) if row["step"]]
+    Example:
+        >>> import tempfile
+        >>> out = Path(tempfile.mkdtemp())
+        >>> _ = (out / METRICS).write_text('{"step": 0}\n{"step": 1, "kl": 0.25}\n')
+        >>> [row["kl"] for row in read_metrics(out) if row["step"]]
+        [0.25]
 
     """
     path = out / METRICS
@@ -255,9 +258,16 @@ def save_policy(trainer: Trainer, folder: Path) -> None:
 
     Every process takes part, and the first one writes.
 
-    Example::
-
-        save_policy(trainer, Path("out/model"))
+    Example:
+        >>> import tempfile
+        >>> from llm_bridge.improve.config import PPOConfig
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> from llm_bridge.models.spec import ModelSpec
+        >>> config = PPOConfig(max_tokens=2, prompts_per_step=2, minibatch=4, end_tokens=())
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> save_policy(Trainer(letter_lm(4), ["a", "b"], config), folder)
+        >>> ModelSpec(str(folder)).load().tokenizer("cab")["input_ids"]
+        [2, 0, 1]
 
     """
     policy, weights = trainer.lm, None

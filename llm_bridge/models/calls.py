@@ -72,9 +72,11 @@ def call(module: Any, ids: torch.Tensor, **options: Any) -> Any:
     The attention mask is all ones by default: no token sees the padding after it, and a sliding
     window that holds only masked tokens gives NaN in some models.
 
-    Example::
-
-        logits = call(lm.model, torch.tensor([[1, 2, 3]]), logits_to_keep=1).logits
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> ids = torch.tensor([[0, 1, 2]])
+        >>> call(letter_lm(4).model, ids, logits_to_keep=1, no_such_option=True).logits.shape
+        torch.Size([1, 1, 4])
 
     """
     known = inspect.signature(module.forward).parameters

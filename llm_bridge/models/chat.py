@@ -85,6 +85,16 @@ def render(
     Raises:
         ValueError: there is no template, or it refuses the conversation.
 
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> lm = letter_lm(4)
+        >>> lm.tokenizer.chat_template = (
+        ...     "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+        ...     "{% if add_generation_prompt %}<assistant>{% endif %}"
+        ... )
+        >>> render(lm, [{"role": "user", "content": "cab"}], generation=True)
+        '<user>cab<assistant>'
+
     """
     if not lm.tokenizer.chat_template and "chat_template" not in template:
         raise ValueError(
@@ -156,6 +166,16 @@ def prompt_text(lm: CausalLM, messages: Sequence[Message], name: str = "prompt")
             that was not to be there, or a message writes a control token of the template; names the
             message and the remedy.
 
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> lm = letter_lm(4)
+        >>> lm.tokenizer.chat_template = "{% for m in messages %}[{{ m.content|trim }}]{% endfor %}"
+        >>> prompt_text(lm, [{"role": "user", "content": "cab"}])
+        '[cab]'
+        >>> prompt_text(lm, [{"role": "user", "content": "cab "}])
+        Traceback (most recent call last):
+        ValueError: prompt: the chat template changes the user message 'cab ', such as by ...
+
     """
     return _prompt(lm, messages, name).text
 
@@ -181,6 +201,16 @@ def turn_text(
     Raises:
         ValueError: see `prompt_text`; or the template drops the turn or rewrites the prompt before
             it, or the response goes on after a control token.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> lm = letter_lm(4)
+        >>> lm.tokenizer.chat_template = (
+        ...     "{% for m in messages %}[{{ m.content }}]{% endfor %}"
+        ...     "{% if add_generation_prompt %}[{% endif %}"
+        ... )
+        >>> turn_text(lm, [{"role": "user", "content": "cab"}], "dd")
+        ('[cab][', 'dd]')
 
     """
     prompt = _prompt(lm, messages, names[0])

@@ -82,6 +82,13 @@ def build_tokenizer(header: Header) -> Any:
     Raises:
         ValueError: the file has no vocabulary, or one of which it is not known how it splits texts.
 
+    Example:
+        >>> from pathlib import Path
+        >>> found = {"model": "gpt2", "pre": "gpt-2", "tokens": ["a", "b", "ab"], "merges": ["a b"]}
+        >>> metadata = {f"tokenizer.ggml.{key}": value for key, value in found.items()}
+        >>> build_tokenizer(Header(Path("a.gguf"), metadata, (), 0))("abb")["input_ids"]
+        [2, 1]
+
     """
     vocabulary = header.vocabulary
     tokens = vocabulary.get("tokens")

@@ -120,6 +120,18 @@ def load_checkpoint(spec: ModelSpec, *, reward_model: bool) -> CausalLM:
         OSError: there is no such folder, or the model can be neither found on disk nor downloaded.
         ValueError: not such a model; an incomplete checkpoint; another's tokenizer; no such device.
 
+    Example:
+        >>> import tempfile
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> from llm_bridge.models.spec import ModelSpec
+        >>> folder = tempfile.mkdtemp()
+        >>> save(letter_lm(4), folder)
+        >>> load_checkpoint(ModelSpec(folder), reward_model=False).vocab_size
+        4
+        >>> load_checkpoint(ModelSpec("./missing"), reward_model=False)
+        Traceback (most recent call last):
+        OSError: ./missing: no model there; give a folder with a config.json or a GGUF file, or ...
+
     """
     kind = REWARD_MODEL if reward_model else CAUSAL
     name = os.path.expanduser(spec.model)
@@ -223,6 +235,16 @@ def _require_own_tokenizer(lm: CausalLM, rows: int) -> None:
 def save(lm: CausalLM, folder: str | Path, weights: dict[str, Any] | None = None) -> None:
     """Write model (these weights, or its own) and tokenizer to `folder`, from which
     `ModelSpec.load` reads them back.
+
+    Example:
+        >>> import tempfile
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> from llm_bridge.models.spec import ModelSpec
+        >>> lm, folder = letter_lm(4), tempfile.mkdtemp()
+        >>> save(lm, folder)
+        >>> fingerprint(ModelSpec(folder).load()) == fingerprint(lm)
+        True
+
     """
     with _quiet():
         lm.model.save_pretrained(folder, state_dict=weights)
@@ -232,6 +254,13 @@ def save(lm: CausalLM, folder: str | Path, weights: dict[str, Any] | None = None
 def require_same_vocabulary(model: CausalLM, expert: CausalLM) -> None:
     """Raise `ValueError`, with the first difference, unless token ids mean the same in both
     models.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> require_same_vocabulary(letter_lm(4), letter_lm(5))
+        Traceback (most recent call last):
+        ValueError: letters and letters: different vocabularies (4 against 5 tokens); compare ...
+
     """
     if model.vocab_size != expert.vocab_size:
         sizes = f"{model.vocab_size} against {expert.vocab_size} tokens"
@@ -242,6 +271,13 @@ def require_same_vocabulary(model: CausalLM, expert: CausalLM) -> None:
 def require_same_tokenizer(model: CausalLM, other: CausalLM) -> None:
     """Raise `ValueError` unless both tokenizers map tokens to the same ids; one of the models may
     have more logits than tokens.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> require_same_tokenizer(letter_lm(4), letter_lm(5))
+        Traceback (most recent call last):
+        ValueError: letters and letters: different vocabularies (token 'e' has id None against 4...
+
     """
     one, two = model.tokenizer.get_vocab(), other.tokenizer.get_vocab()
     if one != two:
@@ -261,8 +297,15 @@ def _different(one: CausalLM, two: CausalLM) -> str:
 
 
 def fingerprint(lm: CausalLM) -> str:
-    """A hash of the vocabulary and some entries of every weight: another checkpoint of that name
-    has another one.
+    """Return a hash of the vocabulary and some entries of every weight: another checkpoint of that
+    name has another one.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> one, same, other = letter_lm(4), letter_lm(4), letter_lm(4, seed=1)
+        >>> fingerprint(one) == fingerprint(same), fingerprint(one) == fingerprint(other)
+        (True, False)
+
     """
     found = hashlib.sha256(repr(sorted(lm.tokenizer.get_vocab().items())).encode(errors="replace"))
     for name, weight in lm.model.named_parameters():

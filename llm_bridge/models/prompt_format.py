@@ -44,9 +44,11 @@ class PromptFormat(Options):
     Raises:
         OptionError: a `ValueError` that names the field, its value and what to give instead.
 
-    >>> PromptFormat(chat=False, chat_template=Path("own.jinja"))
-    Traceback (most recent call last):
-    theory.commands.option.OptionError: chat and chat_template: give one of them
+    Example:
+        >>> PromptFormat(chat=False, chat_template=Path("own.jinja"))
+        Traceback (most recent call last):
+        theory.commands.option.OptionError: chat and chat_template: give one of them
+
     """
 
     chat: bool | None = option(

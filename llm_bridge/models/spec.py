@@ -31,8 +31,10 @@ class ModelSpec(Options):
     Raises:
         ValueError: a value is out of range; names it.
 
-    >>> str(ModelSpec("gpt2", temperature=0.8, bits=4))
-    'float32, temperature 0.8, weights of 4 bits'
+    Example:
+        >>> str(ModelSpec("gpt2", temperature=0.8, bits=4))
+        'float32, temperature 0.8, weights of 4 bits'
+
     """
 
     model: str = option(

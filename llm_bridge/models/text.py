@@ -155,7 +155,14 @@ def find_special_tokens(lm: CausalLM, text: str) -> list[str]:
 
 
 def spell(tokenizer: Any, ids: Sequence[int]) -> str:
-    """Decode ids as they are: special tokens are written, and no space is cleaned up."""
+    """Decode ids as they are: special tokens are written, and no space is cleaned up.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_tokenizer
+        >>> spell(letter_tokenizer(4), [2, 0, 1])
+        'cab'
+
+    """
     return str(
         tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
     )

@@ -33,6 +33,18 @@ def merge_adapter(lm: CausalLM, adapter: str) -> CausalLM:
         ValueError: it is not a LoRA adapter of this model, or lacks weights, or has more than the
             model takes; or peft is not installed.
 
+    Example:
+        >>> import tempfile
+        >>> from peft import LoraConfig
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> lm, tuned, folder = letter_lm(4), letter_lm(4).model, tempfile.mkdtemp()
+        >>> tuned.add_adapter(LoraConfig(r=2, init_lora_weights=False))
+        >>> tuned.save_pretrained(folder)
+        >>> before = lm.model.model.layers[0].self_attn.q_proj.weight.clone()
+        >>> after = merge_adapter(lm, folder).model.model.layers[0].self_attn.q_proj.weight
+        >>> int(torch.linalg.matrix_rank(after - before, atol=1e-4))
+        2
+
     """
     try:
         from peft import PeftConfig, PeftModel, PeftType
@@ -82,6 +94,13 @@ def quantise(lm: CausalLM, bits: int) -> None:
     Raises:
         ValueError: the model has no such matrix, or one of which it is not known what its outputs
             are.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> lm = letter_lm(4)
+        >>> quantise(lm, bits=2)
+        >>> lm.model.model.layers[0].mlp.up_proj.weight[0].unique().sign().tolist()  # −s, 0 and s
+        [-1.0, 0.0, 1.0]
 
     """
     head = lm.model.get_output_embeddings() if hasattr(lm.model, "get_output_embeddings") else None

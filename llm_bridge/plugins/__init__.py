@@ -110,14 +110,15 @@ def read_variables(options: type[T], without: Collection[str] = ()) -> T:
     Raises:
         ValueError: a value is refused; names variable, value and what to give instead.
 
-    >>> os.environ["ENDORM_ALPHA"] = "0.5"
-    >>> read_variables(RewardReading)
-    RewardReading(alpha=0.5, gauge='logits', terminal='zero')
-    >>> os.environ["ENDORM_GAUGE"] = "q"
-    >>> read_variables(RewardReading)
-    Traceback (most recent call last):
-    ValueError: ENDORM_GAUGE=q: must be one of logits, logprob
-    >>> del os.environ["ENDORM_ALPHA"], os.environ["ENDORM_GAUGE"]
+    Example:
+        >>> os.environ["ENDORM_ALPHA"] = "0.5"
+        >>> read_variables(RewardReading)
+        RewardReading(alpha=0.5, gauge='logits', terminal='zero')
+        >>> os.environ["ENDORM_GAUGE"] = "q"
+        >>> read_variables(RewardReading)
+        Traceback (most recent call last):
+        ValueError: ENDORM_GAUGE=q: must be one of logits, logprob
+        >>> del os.environ["ENDORM_ALPHA"], os.environ["ENDORM_GAUGE"]
 
     """
     variables = {name: PREFIX + name.upper() for name in options.declared() if name not in without}
@@ -136,7 +137,16 @@ def _load(model: ModelSpec, reading: RewardReading) -> EndogenousReward:
 
 
 def id_rewards(reward: EndogenousReward, how: Aggregation = "sum") -> Rewards:
-    """A function that scores token ids, one number for each response."""
+    """Make a function that scores token ids, one number for each response.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> log_probs = id_rewards(EndogenousReward(letter_lm(4), end_tokens=()), how="logprob")
+        >>> found = log_probs([[2, 0]] * 4, [[0], [1], [2], [3]])
+        >>> round(float(np.exp(found).sum()), 3)  # the four tokens that can follow
+        1.0
+
+    """
     reward.aggregate([], how)  # what is no aggregation fails here, not after the first rollout
 
     def rewards(prompt_ids: Sequence[Ids], response_ids: Sequence[Ids]) -> list[float]:
@@ -152,8 +162,15 @@ def id_rewards(reward: EndogenousReward, how: Aggregation = "sum") -> Rewards:
 def score_rollouts(
     reward: EndogenousReward, prompt_ids: Sequence[Ids], response_ids: Sequence[Ids]
 ) -> list[Score]:
-    """`EndogenousReward.score_ids` from any thread; an empty response is scored as the end of
-    sequence alone.
+    """Score token ids from any thread; an empty response is scored as the end of sequence alone.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> lm = letter_lm(4)
+        >>> lm.tokenizer.eos_token = "d"
+        >>> [score.ids.tolist() for score in score_rollouts(EndogenousReward(lm), [[0]], [[]])]
+        [[3]]
+
     """
     answers = [ids if len(ids) else [_end_token(reward, i)] for i, ids in enumerate(response_ids)]
     with _LOCK:
@@ -163,6 +180,13 @@ def score_rollouts(
 def require_finite(reward: EndogenousReward, rewards: Sequence[Any]) -> None:
     """Raise `ValueError` for a response with a reward that is not finite: one would spoil the whole
     batch.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> require_finite(EndogenousReward(letter_lm(4)), [-1.5, -np.inf])
+        Traceback (most recent call last):
+        ValueError: responses[1]: reward -inf: letters rules one of its tokens out; ...
+
     """
     for i, found in enumerate(rewards):
         if not np.isfinite(found).all():
@@ -183,7 +207,18 @@ def _end_token(reward: EndogenousReward, index: int) -> int:
 
 
 def require_tokenizer(reward: EndogenousReward) -> Any:
-    """The reward's tokenizer; `ValueError` where it was given none."""
+    """Return the reward's tokenizer.
+
+    Raises:
+        ValueError: it was given none.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> require_tokenizer(EndogenousReward(letter_lm(4).model))
+        Traceback (most recent call last):
+        ValueError: reward: LlamaForCausalLM has no tokenizer to read texts with; ...
+
+    """
     if reward.lm.tokenizer is None:
         raise ValueError(
             f"reward: {reward.lm.name} has no tokenizer to read texts with; give EndogenousReward "
@@ -195,7 +230,7 @@ def require_tokenizer(reward: EndogenousReward) -> Any:
 def encode_prompts(
     reward: EndogenousReward, prompts: Sequence[Prompt], **template: Any
 ) -> list[list[int]]:
-    """Ids of the prompts before the policy's response, without special tokens at the end.
+    """Return the ids of prompts before the policy's response, without special tokens at the end.
 
     Args:
         reward: has the tokenizer.
@@ -203,6 +238,11 @@ def encode_prompts(
             template makes of them is what the policy was given, and is taken as it is.
         template: further arguments of ``apply_chat_template``, such as ``tools`` or
             ``enable_thinking=False``.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> encode_prompts(EndogenousReward(letter_lm(4)), ["cab", "d"])
+        [[2, 0, 1], [3]]
 
     """
     require_tokenizer(reward)
@@ -216,7 +256,16 @@ def encode_prompts(
 def prompt_of_policy(
     reward: EndogenousReward, prompt: Prompt, name: str, **template: Any
 ) -> tuple[str, bool]:
-    """Return the text that a policy was given, and whether special tokens come before it."""
+    """Return the text that a policy was given, and whether special tokens come before it.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> lm = letter_lm(4)
+        >>> lm.tokenizer.chat_template = "{% for m in messages %}[{{ m.content }}]{% endfor %}"
+        >>> prompt_of_policy(EndogenousReward(lm), [{"role": "user", "content": "cab"}], "prompt")
+        ('[cab]', False)
+
+    """
     if isinstance(prompt, str):
         return prompt, True
     return render(reward.lm, prompt, generation=True, name=name, **template), False

@@ -47,6 +47,17 @@ class EndogenousLM:
             its settings only ``batch_tokens`` matters here: likelihoods have neither temperature
             nor end tokens.
 
+    Example:
+        >>> import math
+        >>> from types import SimpleNamespace
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> lm = letter_lm(4)
+        >>> lm.tokenizer.bos_token = "a"
+        >>> requests = [SimpleNamespace(args=("c", token)) for token in "abcd"]
+        >>> found = EndogenousLM(EndogenousReward(lm)).loglikelihood(requests)
+        >>> round(sum(math.exp(log_prob) for log_prob, greedy in found), 3)
+        1.0
+
     """
 
     def __init__(self, reward: EndogenousReward | None = None) -> None:

@@ -55,11 +55,19 @@ __all__ = ["make_reward_func", "reward_func"]
 def make_reward_func(
     reward: EndogenousReward, how: Aggregation = "sum"
 ) -> Callable[..., dict[str, Any]]:
-    """A ``reward_func``.
+    """Make a ``reward_func`` of a reward in hand.
 
     Args:
         reward: what scores, with a tokenizer, which is the policy's.
         how: ``"sum"``, ``"mean"`` or ``"logprob"``, as in `EndogenousReward.aggregate`.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> reward = EndogenousReward(letter_lm(4), end_tokens=())
+        >>> log_prob = make_reward_func(reward, how="logprob")
+        >>> found = log_prob(["caa", "cab", "cac", "cad"], ["ca"] * 4, labels=None)
+        >>> round(float(found["rewards"].exp().sum()), 3)  # the four tokens that can follow "ca"
+        1.0
 
     """
     require_tokenizer(reward)
@@ -84,7 +92,7 @@ def make_reward_func(
 def reward_func(
     queries: Sequence[str], prompts: Sequence[str], labels: Any, **more: Any
 ) -> dict[str, Any]:
-    """The reward of each query's response, from the model that the environment names."""
+    """Return the reward of each query's response, from the model that the environment names."""
     with _logged_errors():
         function = make_reward_func(*from_environment())
     return function(queries, prompts, labels)

@@ -41,8 +41,17 @@ __all__ = ["make_token_rewards", "token_rewards"]
 def make_token_rewards(
     reward: EndogenousReward,
 ) -> Callable[[Mapping[str, Any]], list[list[float]]]:
-    """A function from a ``GeneratorOutput`` to ``rewards``, as long as its ``response_ids``; an
-    empty one has none.
+    """Make a function from a ``GeneratorOutput`` to ``rewards``, as long as its ``response_ids``;
+    an empty one has none.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> rewards = make_token_rewards(EndogenousReward(letter_lm(4)))
+        >>> ids = {"prompt_token_ids": [[2]], "response_ids": [[0, 1, 3]]}
+        >>> [row] = rewards(ids | {"loss_masks": [[1, 0, 1]]})  # the policy did not choose token 1
+        >>> [reward != 0 for reward in row]
+        [True, False, True]
+
     """
     every = EndogenousReward(
         reward.lm, reading=reward.reading, batch_tokens=reward.batch_tokens, end_tokens=()

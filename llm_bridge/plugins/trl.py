@@ -35,12 +35,21 @@ __all__ = ["endogenous_reward", "make_reward_func"]
 def make_reward_func(
     reward: EndogenousReward, how: Aggregation = "sum", **chat_template_kwargs: Any
 ) -> Callable[..., list[float]]:
-    """A reward function for ``reward_funcs``.
+    """Make a reward function for ``reward_funcs``.
 
     Args:
         reward: what scores, with a tokenizer, which is the policy's.
         how: ``"sum"``, ``"mean"`` or ``"logprob"``, as in `EndogenousReward.aggregate`.
         chat_template_kwargs: for prompts that are conversations, as the trainer has them.
+
+    Example:
+        >>> import math
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> reward = EndogenousReward(letter_lm(4), end_tokens=())
+        >>> log_prob = make_reward_func(reward, how="logprob")
+        >>> found = log_prob(["ca"] * 4, list("abcd"), completion_ids=[[0], [1], [2], [3]])
+        >>> round(sum(map(math.exp, found)), 3)  # the four tokens that can follow "ca"
+        1.0
 
     """
     rewards = id_rewards(reward, how)
@@ -62,5 +71,5 @@ def endogenous_reward(
     completion_ids: Sequence[Ids],
     **columns: Any,
 ) -> list[float]:
-    """The reward of each completion, from the model that the environment names."""
+    """Return the reward of each completion, from the model that the environment names."""
     return make_reward_func(*from_environment())(prompts, completions, completion_ids)

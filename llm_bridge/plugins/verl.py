@@ -60,6 +60,18 @@ class EndogenousRewardManager:
         how: ``"sum"``, ``"mean"`` or ``"logprob"``; not read where `reward` is `None`.
         ignored: what else verl gives a manager.
 
+    Example:
+        >>> from types import SimpleNamespace
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> batch = {
+        ...     "prompts": torch.tensor([[2]]),
+        ...     "responses": torch.tensor([[0, 1, 0]]),
+        ...     "attention_mask": torch.tensor([[1, 1, 1, 0]]),
+        ... }
+        >>> manager = EndogenousRewardManager(reward=EndogenousReward(letter_lm(4), end_tokens=()))
+        >>> manager.assemble_rm_scores(SimpleNamespace(batch=batch), [0.5]).tolist()
+        [[0.0, 0.5, 0.0]]
+
     """
 
     def __init__(
@@ -116,11 +128,20 @@ def _ids(item: Any) -> tuple[list[int], list[int]]:
 
 
 def make_compute_score(reward: EndogenousReward, how: Aggregation = "sum") -> Callable[..., float]:
-    """A ``compute_score``.
+    """Make a ``compute_score`` of a reward in hand.
 
     Args:
         reward: what scores, with a tokenizer.
         how: ``"sum"``, ``"mean"`` or ``"logprob"``, as in `EndogenousReward.aggregate`.
+
+    Example:
+        >>> import math
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> reward = EndogenousReward(letter_lm(4), end_tokens=())
+        >>> log_prob = make_compute_score(reward, how="logprob")
+        >>> found = [log_prob("", token, None, {"prompt": "ca"}) for token in "abcd"]
+        >>> round(sum(map(math.exp, found)), 3)  # the four tokens that can follow "ca"
+        1.0
 
     """
     require_tokenizer(reward)
@@ -156,7 +177,7 @@ def compute_score(
     extra_info: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> float:
-    """The reward of one response's text, from the model that the environment names."""
+    """Return the reward of one response's text, from the model that the environment names."""
     return make_compute_score(*from_environment())(
         data_source, solution_str, ground_truth, extra_info
     )

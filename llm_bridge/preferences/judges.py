@@ -37,10 +37,14 @@ class Judge(Scorer):
     Raises:
         ValueError: no single token tells the answers apart.
 
-    Example::
-
-        scorer = GenerativeVerifier(EndogenousReward(lm), Conversation(lm, chat=True))
-        scorer.records(scorer.requests(comparison))
+    Example:
+        >>> from transformers import ByT5Tokenizer
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> reward = EndogenousReward(letter_lm(384, context=512).model, ByT5Tokenizer())
+        >>> judge = GenerativeVerifier(reward, Conversation(reward.lm, chat=False))
+        >>> [of_4, of_5] = judge.requests(Comparison("s/0", "2 + 2?", ("4",), ("5",), "s"))
+        >>> reward.lm.tokenizer.decode(of_4.rows[0]).strip().splitlines()[-4:]
+        ['[Answer]', '4', '', 'Is the answer correct and helpful? Reply with one word, Yes or No.']
 
     """
 
@@ -108,6 +112,17 @@ class GenerativeVerifier(Judge):
     Scores: ``log_prob`` is ``log π(Yes)``; ``reward_sum`` is the endogenous reward of the response
     "Yes", its logit, whose ``V(s₁)`` differs from response to response and so does not
     cancel; ``log_odds`` is ``log π(Yes)/π(No)``.
+
+    Example:
+        >>> from transformers import ByT5Tokenizer
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> reward = EndogenousReward(letter_lm(384, context=512).model, ByT5Tokenizer())
+        >>> _ = reward.lm.model.lm_head.weight.data.zero_()  # no token is preferred
+        >>> judge = GenerativeVerifier(reward, Conversation(reward.lm, chat=False))
+        >>> requests = judge.requests(Comparison("s/0", "2 + 2?", ("4",), ("5",), "s"))
+        >>> [record["log_odds"] for record in judge.records(requests)]
+        [0.0, 0.0]
+
     """
 
     question = VERIFIER
@@ -126,7 +141,19 @@ class GenerativeVerifier(Judge):
 
 
 class Pointwise(Judge):
-    """A rating from 1 to 5: column ``rating`` is its expectation, `mass` the five's probability."""
+    """A rating from 1 to 5: column ``rating`` is its expectation, `mass` the five's probability.
+
+    Example:
+        >>> from transformers import ByT5Tokenizer
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> reward = EndogenousReward(letter_lm(384, context=512).model, ByT5Tokenizer())
+        >>> _ = reward.lm.model.lm_head.weight.data.zero_()  # all of 384 tokens are as likely
+        >>> judge = Pointwise(reward, Conversation(reward.lm, chat=False))
+        >>> requests = judge.requests(Comparison("s/0", "2 + 2?", ("4",), ("5",), "s"))
+        >>> [(round(x["rating"], 4), round(x["mass"] * 384, 4)) for x in judge.records(requests)]
+        [(3.0, 5.0), (3.0, 5.0)]
+
+    """
 
     question = POINTWISE
 
@@ -143,6 +170,17 @@ class Pairwise(Judge):
 
     Scores: ``first`` and ``second`` are the log-odds of the chosen response in the first and in
     the second place, ``log_odds`` their mean.
+
+    Example:
+        >>> from transformers import ByT5Tokenizer
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> reward = EndogenousReward(letter_lm(384, context=512).model, ByT5Tokenizer())
+        >>> judge = Pairwise(reward, Conversation(reward.lm, chat=False))
+        >>> requests = judge.requests(Comparison("s/0", "2 + 2?", ("4",), ("4",), "s"))
+        >>> [record] = judge.records(requests)
+        >>> abs(record["first"]) > 0.1, abs(record["log_odds"]) < 1e-4  # the place does not count
+        (True, True)
+
     """
 
     question = PAIRWISE

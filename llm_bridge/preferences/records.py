@@ -209,9 +209,17 @@ def read_results(
     Raises:
         ValueError: a line is not one of a run.
 
-    Example::
-
-        found = read_results(Path("out"), comparisons, columns(run, AggregationOptions()))
+    Example:
+        >>> import tempfile
+        >>> from theory.storage.runs import RunFolder
+        >>> with RunFolder(tempfile.mkdtemp()) as run:
+        ...     for role, score in (("chosen", 2.0), ("rejected", 1.0)):
+        ...         line = {"id": "s/0", "role": role, "index": 0, "score": score}
+        ...         run.lines(RESPONSES, key_of).append(line)
+        >>> comparisons = [Comparison("s/0", "2 + 2?", ("4",), ("5",), "s")]
+        >>> scores = columns({"method": "reward-model"}, AggregationOptions())
+        >>> read_results(run.path, comparisons, scores).scores
+        {'score': {('s/0', 'chosen', 0): 2.0, ('s/0', 'rejected', 0): 1.0}}
 
     """
     wanted = {comparison.id for comparison in comparisons}
@@ -273,9 +281,16 @@ def read_lift(folder: Path, run: Mapping[str, Any], comparisons: Sequence[Compar
     Raises:
         ValueError: there is no such run, or it differs in more than what is put before the prompt.
 
-    Example::
-
-        lift = read_lift(Path("out/plain"), run, comparisons)
+    Example:
+        >>> import tempfile
+        >>> from theory.storage.runs import RunFolder
+        >>> line = {"id": "s/0", "role": "chosen", "index": 0, "token_ids": [7], "log_prob": -2.0}
+        >>> with RunFolder(tempfile.mkdtemp(), {"no_system": True}) as other:
+        ...     other.lines(RESPONSES, key_of).append(line)
+        >>> comparison = Comparison("s/0", "2 + 2?", ("4",), ("5",), "s", system="Be brief.")
+        >>> lift = read_lift(other.path, {}, [comparison])
+        >>> lift.log_prob(("s/0", "chosen", 0), {"token_ids": [7], "log_prob": -0.5})
+        -2.0
 
     """
     name = f"--lift-from={folder}"
@@ -331,10 +346,14 @@ def read_records(folder: Path) -> Iterator[tuple[Key, Record]]:
     Raises:
         ValueError: a line is not one of a run.
 
-    Example::
-
-        for (id, role, index), record in read_records(Path("out")):
-            ...
+    Example:
+        >>> import tempfile
+        >>> from theory.storage.runs import RunFolder
+        >>> line = {"id": "s/0", "role": "chosen", "index": 0, "log_prob": -1.5}
+        >>> with RunFolder(tempfile.mkdtemp()) as run:
+        ...     run.lines(RESPONSES, key_of).append(line)
+        >>> list(read_records(run.path))
+        [(('s/0', 'chosen', 0), {'log_prob': -1.5})]
 
     """
     for path in shards(folder / RESPONSES):

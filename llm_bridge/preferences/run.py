@@ -56,9 +56,15 @@ def plan(
         batch_tokens: most tokens of a batch.
         progress: show progress on a terminal.
 
-    Example::
-
-        work = plan(scorer, comparisons, batch_tokens=16_384)
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> from llm_bridge.preferences.scorers import Conversation, Endogenous
+        >>> from llm_bridge.read.reward import EndogenousReward
+        >>> lm = letter_lm(4)
+        >>> scorer = Endogenous(EndogenousReward(lm), Conversation(lm, chat=False, separator=""))
+        >>> comparison = Comparison("s/0", "ab", ("c",), ("d", "c"), "s")
+        >>> plan(scorer, [comparison], batch_tokens=64).copies  # the "c" is read once
+        {0: [0, 2], 1: [1]}
 
     """
     kept, requests, problems = [], [], []
@@ -99,11 +105,17 @@ def run(scorer: Scorer, work: Plan, folder: RunFolder) -> int:
     Returns:
         Number of tokens that were still to read, by all processes.
 
-    Example::
-
-        with RunFolder("out", {"model": "gpt2"}, lines=[RESPONSES]) as folder:
-            run(scorer, work, folder)
-        dict(read_records(folder.path))
+    Example:
+        >>> import tempfile
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> from llm_bridge.preferences.scorers import Conversation, Endogenous
+        >>> from llm_bridge.read.reward import EndogenousReward
+        >>> lm = letter_lm(4)
+        >>> scorer = Endogenous(EndogenousReward(lm), Conversation(lm, chat=False, separator=""))
+        >>> work = plan(scorer, [Comparison("s/0", "ab", ("c",), ("d",), "s")], batch_tokens=64)
+        >>> with RunFolder(tempfile.mkdtemp(), {"model": "letters"}, lines=[RESPONSES]) as folder:
+        ...     run(scorer, work, folder), run(scorer, work, folder)  # nothing is left to read
+        (6, 0)
 
     """
     workers = folder.processes

@@ -112,9 +112,11 @@ class Conversation:
             template only.
         separator: plain text after the system prompt and after the prompt.
 
-    Example::
-
-        Conversation(lm, chat=True).prompt(comparison)  # messages for the chat template
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> comparison = Comparison("s/0", "2 + 2?", ("4",), ("5",), "s", system="Be brief.")
+        >>> Conversation(letter_lm(4), chat=False, separator=" ").prompt(comparison)
+        'Be brief. 2 + 2? '
 
     """
 
@@ -168,10 +170,13 @@ class Endogenous(Scorer):
     Raises:
         ValueError: the tokenizers of the two models differ.
 
-    Example::
-
-        scorer = Endogenous(EndogenousReward(lm), Conversation(lm, chat=True))
-        scorer.records(scorer.requests(comparison))
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> reward = EndogenousReward(letter_lm(4))
+        >>> scorer = Endogenous(reward, Conversation(reward.lm, chat=False, separator=""))
+        >>> comparison = Comparison("s/0", "ab", ("c",), ("dd",), "s")
+        >>> [(x["tokens"], x["token_ids"]) for x in scorer.records(scorer.requests(comparison))]
+        [(1, [2]), (2, [3, 3])]
 
     """
 
@@ -244,9 +249,16 @@ class Endogenous(Scorer):
 class RewardModel(Scorer):
     """Scores by an explicit reward model, a sequence classifier with one label: column ``score``.
 
-    Example::
-
-        scorer = RewardModel(lm, Conversation(lm, chat=True))
+    Example:
+        >>> from dataclasses import replace
+        >>> from transformers import LlamaForSequenceClassification
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> lm = letter_lm(4)
+        >>> lm.model.config.num_labels = 1
+        >>> lm = replace(lm, model=LlamaForSequenceClassification(lm.model.config))
+        >>> scorer = RewardModel(lm, Conversation(lm, chat=False, separator=""))
+        >>> scorer.records(scorer.requests(Comparison("s/0", "ab", ("c",), ("dd",), "s")))
+        [{'tokens': 1, 'score': ...}, {'tokens': 2, 'score': ...}]
 
     """
 
@@ -289,9 +301,15 @@ class LinearReward(RewardModel):
         ValueError: the head was trained on another model, or the model has no hidden states that
             a head reads.
 
-    Example::
-
-        scorer = LinearReward(lm, Conversation(lm, chat=True), RewardHead.load("out/head.npz"))
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> lm = letter_lm(4)
+        >>> head = RewardHead(np.eye(16)[0], fingerprint(lm))  # reads the first of 16 features
+        >>> scorer = LinearReward(lm, Conversation(lm, chat=False, separator=""), head)
+        >>> found = scorer.records(scorer.requests(Comparison("s/0", "ab", ("c",), ("d",), "s")))
+        >>> feature = float(last_states(lm, [np.array([0, 1, 2])], batch_tokens=64)[0, 0])
+        >>> abs(found[0]["score"] - feature) < 1e-5
+        True
 
     """
 

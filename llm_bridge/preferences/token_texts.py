@@ -12,11 +12,16 @@ __all__ = ["completed_texts", "token_bytes"]
 
 
 def completed_texts(pieces: Sequence[bytes]) -> list[str]:
-    """Return the characters that end in each piece of UTF-8; in linear time.
+    r"""Return the characters that end in each piece of UTF-8; in linear time.
 
     A character split over tokens goes to the one that completes it, the others have ``""``. Joined,
     the texts of `token_bytes` are the decoded ids, except that bytes which form no character may be
     another number of ``"�"``.
+
+    Example:
+        >>> completed_texts([b"caf", b"\xc3", b"\xa9"])
+        ['caf', '', 'é']
+
     """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     return [
@@ -25,7 +30,14 @@ def completed_texts(pieces: Sequence[bytes]) -> list[str]:
 
 
 def token_bytes(tokenizer: Any, ids: Sequence[int]) -> list[bytes]:
-    """Return the bytes that each token adds, also of half a character, lost in decoding."""
+    """Return the bytes that each token adds, also of half a character, lost in decoding.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_tokenizer
+        >>> token_bytes(letter_tokenizer(4), [2, 0, 1])
+        [b'c', b'a', b'b']
+
+    """
     decode = partial(
         tokenizer.decode, skip_special_tokens=False, clean_up_tokenization_spaces=False
     )

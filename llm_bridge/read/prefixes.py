@@ -246,9 +246,13 @@ class PrefixReader:
 def select(cache: Any, rows: Any) -> Any:
     """Return a new cache of some rows of `cache`, in this order.
 
-    Example::
-
-        children = select(cache, [0, 0, 1])  # two children of row 0 and one of row 1
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> ids = torch.tensor([[0], [1]])
+        >>> cache = call(letter_lm(4).model, ids, use_cache=True).past_key_values
+        >>> children = select(cache, [0, 0, 1])  # two children of row 0 and one of row 1
+        >>> len(children.layers[0].keys), len(cache.layers[0].keys)
+        (3, 2)
 
     """
     selected = copy(cache)

@@ -30,11 +30,12 @@ class RewardReading(Options):
     Raises:
         OptionError: a `ValueError` that names the field, its value and what to give instead.
 
-    >>> RewardReading(alpha=0.5, gauge="logprob")
-    RewardReading(alpha=0.5, gauge='logprob', terminal='zero')
-    >>> RewardReading(gauge="logprob", terminal="bootstrap")
-    Traceback (most recent call last):
-    theory.commands.option.OptionError: terminal='bootstrap': must be zero with gauge=logprob
+    Example:
+        >>> RewardReading(alpha=0.5, gauge="logprob")
+        RewardReading(alpha=0.5, gauge='logprob', terminal='zero')
+        >>> RewardReading(gauge="logprob", terminal="bootstrap")
+        Traceback (most recent call last):
+        theory.commands.option.OptionError: terminal='bootstrap': must be zero with gauge=logprob
 
     """
 

@@ -110,6 +110,13 @@ class EndogenousReward:
     Raises:
         ValueError: here and in every method, one line that names the argument and the index in it.
 
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> reward = EndogenousReward(letter_lm(4))
+        >>> [score] = reward.score(["ab"], ["cd"])
+        >>> round(score.reward_sum - (score.log_prob + score.soft_value_prompt), 6)  # it telescopes
+        0.0
+
     """
 
     def __init__(
@@ -392,8 +399,16 @@ class EndogenousReward:
 
 
 def find_end_tokens(lm: CausalLM, given: Sequence[int] | None = None) -> tuple[int, ...]:
-    """Ids after which a response is over: those `given`, or those of tokenizer and generation
-    configuration.
+    """Return the ids after which a response is over: those `given`, or those of tokenizer and
+    generation configuration.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> lm = letter_lm(4)
+        >>> lm.tokenizer.eos_token = "d"
+        >>> find_end_tokens(lm), find_end_tokens(lm, given=[1])
+        ((3,), (1,))
+
     """
     if given is None:
         configured: Any = getattr(
@@ -408,12 +423,15 @@ FULL = 0.75
 
 
 def batches(sizes: Sequence[int], limit: int) -> Iterator[list[int]]:
-    """Indices of rows of these sizes, longest first: what does not fit into memory fails at once.
+    """Yield indices of rows of these sizes, longest first: what does not fit into memory fails at
+    once.
 
     A batch has rows of similar length and at most `limit` tokens with its padding, or is one row.
 
-    >>> list(batches([3, 9, 4, 1], limit=10))
-    [[1], [2, 0], [3]]
+    Example:
+        >>> list(batches([3, 9, 4, 1], limit=10))
+        [[1], [2, 0], [3]]
+
     """
     order, start = sorted(range(len(sizes)), key=lambda i: -sizes[i]), 0
     while start < len(order):
