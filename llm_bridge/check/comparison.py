@@ -194,7 +194,9 @@ def _worst_cases(average: _Average) -> tuple[dict[str, dict[str, float]], dict[s
 
 def _worst(instance: Instance, epsilon: Array, out_of_reach: dict[str, str]) -> dict[str, Array]:
     """For each prompt the radius, and the largest left sides of Theorem 2 in the ball."""
-    mdp, expert, average = instance.mdp, instance.expert, instance.mdp.dynamics.average
+    mdp = instance.mdp
+    expert = instance.expert
+    average = instance.mdp.dynamics.average
     nothing = np.full(epsilon.shape, np.nan)
     found = {
         "radius": epsilon,

@@ -94,7 +94,8 @@ def share_interval(events: np.ndarray, confidence: float) -> Estimate:
 
     """
     value = float(events.mean())
-    n, k = events.size, events.sum()
+    n = events.size
+    k = events.sum()
     if math.isnan(value):
         return Estimate(value, value, value)
     tail = min((1 - confidence) / 2, 0.25)
@@ -127,7 +128,8 @@ def bounded_interval(values: np.ndarray, confidence: float) -> Estimate:
         return Estimate(value, value, value)
     tail = (1 - confidence) / 2
     numbers, counts = np.unique(values, return_counts=True)
-    low, high = _lower_end(numbers, counts, tail), 1 - _lower_end(1 - numbers, counts, tail)
+    low = _lower_end(numbers, counts, tail)
+    high = 1 - _lower_end(1 - numbers, counts, tail)
     return Estimate(value, min(low, value), max(high, value), guaranteed=True)
 
 

@@ -127,7 +127,8 @@ def _draw(
 
 def _frame(top: Axes, bottom: Axes, predicted: Sequence[float]) -> None:
     """Draw the diagonal and the width of an interval, and cut the axes to the predictions."""
-    low, high = min(predicted), max(predicted)
+    low = min(predicted)
+    high = max(predicted)
     pad = 0.05 * (high - low) or 0.05
     top.axline((low, low), (high + pad, high + pad), color="0.2", lw=0.7, zorder=1)
     top.set(xlim=(low - pad, high + pad), ylim=(low - pad, high + pad))

@@ -170,7 +170,8 @@ def draw(
 
     """
     actor, temperature = pair[own]
-    horizon, n = sampling.horizon, sampling.n
+    horizon = sampling.horizon
+    n = sampling.n
     longest = max(map(len, prompts)) + horizon
     rows = min(_rows(each.actor, longest, sampling.memory) for each in pair)
     found = list(lines or ())
@@ -239,7 +240,8 @@ def _read(pair: ModelPair, rollout: Rollout, memory: int) -> list[np.ndarray]:
     ratios = log_expert - log_policy
     prefix = np.zeros_like(ratios)  # log-ratio of the tokens before each state
     np.cumsum(ratios[:, :-1], axis=1, out=prefix[:, 1:])
-    expert, policy = 2 * expit(prefix), 2 * expit(-prefix)
+    expert = 2 * expit(prefix)
+    policy = 2 * expit(-prefix)
     weights = expert, policy, expert, policy, policy
     # a state that a policy cannot reach adds nothing, even if its number is infinite
     weighted = [
@@ -276,7 +278,8 @@ def _states(pair: ModelPair, rollout: Rollout, memory: int) -> np.ndarray:
     V = pair.expert.actor.head.vocab_size
     hidden = [rollout.hidden(model.actor)[visited] for model in pair]
     tokens = rollout.ids[:, -visited.shape[1] :][visited]
-    found, size = [], max(1, memory // (6 * 8 * V))
+    found = []
+    size = max(1, memory // (6 * 8 * V))
     for first in range(0, len(tokens), size):
         at = slice(first, first + size)
         before = partial(_before, rollout, first)
@@ -346,7 +349,8 @@ def response_log_probs(
 
 
 def _log_prob(model: TemperedActor, prompt: Sequence[int], response: np.ndarray) -> float:
-    actor, T = model.actor, len(response)
+    actor = model.actor
+    T = len(response)
     whole = [*prompt, *response.tolist()]
     ids = torch.tensor([whole], device=next(actor.model.parameters()).device)
     mask = torch.ones_like(ids[:, :-1], dtype=torch.bool)

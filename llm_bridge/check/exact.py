@@ -125,7 +125,8 @@ def model_instance(
         like=tree,
         **memory,
     )
-    policy, true = by_prompt(tree.policy), by_prompt(expert_tree.policy)
+    policy = by_prompt(tree.policy)
+    true = by_prompt(expert_tree.policy)
     true = replace(true, dynamics=policy.dynamics)  # equal ones: comparing them takes time
     instance = Instance(endogenous_reward(true, alpha), true, policy, float(alpha))
     P = len(tree.prompts)
@@ -165,7 +166,8 @@ def tabular_instance(
         ((1,), None)
 
     """
-    dynamics, V = mdp.dynamics, lm.vocab_size if tokens is None else len(tokens)
+    dynamics = mdp.dynamics
+    V = lm.vocab_size if tokens is None else len(tokens)
     if mdp.batch_shape or any(mask is not None for mask in dynamics.allowed):
         raise ValueError(
             "mdp: has batch axes or forbidden tokens; give one MDP in which every token is allowed"
@@ -178,7 +180,8 @@ def tabular_instance(
     kept = np.flatnonzero(dynamics.prompt_weights > 0)
     texts = [prompts[p] for p in kept.tolist()]
     tree = token_tree(lm, texts, mdp.horizon, tokens=tokens, temperature=temperature, memory=memory)
-    policy, unrolled = by_prompt(tree.policy), mdp.as_tree()
+    policy = by_prompt(tree.policy)
+    unrolled = mdp.as_tree()
     states = [own[kept] for own in unrolled.dynamics.by_prompt()[1]]
     rewards = tuple(token_major(r[own]) for r, own in zip(unrolled.rewards, states, strict=True))
     alone = TokenMDP(policy.dynamics, rewards, mdp.reward_range)
@@ -252,7 +255,8 @@ def facts(found: ModelInstance) -> dict[str, Any]:
         (2, 3, 12)
 
     """
-    instance, tree = found.instance, found.tree
+    instance = found.instance
+    tree = found.tree
 
     def average(values: Any) -> float:
         return float(f"{np.average(values, weights=found.weights):.7g}")

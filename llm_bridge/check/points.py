@@ -191,7 +191,8 @@ def exact_point(
 
     """
     half = ROUNDING * max(1.0, abs(measured))
-    low, high = measured - half, measured + half
+    low = measured - half
+    high = measured + half
     return Point(quantity, label, float(predicted), measured, low, high, unit, tolerance=half)
 
 
@@ -214,7 +215,8 @@ def interval_point(
 
     """
     half = normal_quantile(confidence) * error
-    low, high = measured - half, measured + half
+    low = measured - half
+    high = measured + half
     return Point(*name, float(predicted), measured, low, high, unit, tolerance)
 
 
@@ -255,7 +257,8 @@ def share_point(
 
     """
     normal = normal_quantile(confidence)
-    share, n = float(values.mean()), values.size
+    share = float(values.mean())
+    n = values.size
     scale = 1 + normal**2 / n
     middle = (share + normal**2 / (2 * n)) / scale
     half = normal / scale * float(np.sqrt(share * (1 - share) / n + normal**2 / (4 * n**2)))

@@ -244,7 +244,8 @@ def estimate(
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence}: must be between 0 and 1")
     alpha = float(require_positive("alpha", alpha))
-    horizon, n = sampling.horizon, sampling.n
+    horizon = sampling.horizon
+    n = sampling.n
     if expert is not lm:
         require_same_vocabulary(lm, expert)
     for each in (expert.read_as(lm), lm):  # prompts must fit into both

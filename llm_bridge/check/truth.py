@@ -143,8 +143,11 @@ def task_truth(lm: CausalLM, task: Task) -> Truth:
             f"task={task.name}: answers of different lengths; a tree has one horizon, give those "
             "of one"
         )
-    tokens, P, V = np.array(answers), len(answers), lm.vocab_size
-    H, known = tokens.shape[1], dict(zip(map(repr, task.prompts), task.answers, strict=True))
+    tokens = np.array(answers)
+    P = len(answers)
+    V = lm.vocab_size
+    H = tokens.shape[1]
+    known = dict(zip(map(repr, task.prompts), task.answers, strict=True))
     right = dict(zip(map(repr, task.prompts), map(tuple, answers), strict=True))
     rewards = [np.zeros((P * V**h, V)) for h in range(H)]
     last = np.arange(P)
@@ -226,7 +229,8 @@ def on_tree(mdp: TokenMDP, tree: TokenTree) -> TokenMDP:
         [[0.5, 1.0, 0.0]]
 
     """
-    dynamics, unrolled = tree.policy.dynamics, mdp.as_tree()
+    dynamics = tree.policy.dynamics
+    unrolled = mdp.as_tree()
     rewards = []
     for h, table in enumerate(unrolled.rewards):
         whole = np.zeros((dynamics.layer_sizes[h], dynamics.vocab_size))
@@ -302,11 +306,15 @@ def over_all_pairs(true: np.ndarray, read: np.ndarray, weights: np.ndarray) -> t
                 f"{name} holds {array[~np.isfinite(array)][0]}: returns must be finite to be "
                 "compared"
             )
-    scale, agreement, error = float(np.abs(true).max()), 0.0, 0.0
+    scale = float(np.abs(true).max())
+    agreement = 0.0
+    error = 0.0
     for start in range(0, len(true), BLOCK):
-        rows, other = slice(start, start + BLOCK), slice(start, None)
+        rows = slice(start, start + BLOCK)
+        other = slice(start, None)
         twice = weights[other] * np.where(np.arange(start, len(true)) < rows.stop, 1.0, 2.0)
-        delta, gap = true[rows, None] - true[other], read[rows, None] - read[other]
+        delta = true[rows, None] - true[other]
+        gap = read[rows, None] - read[other]
         agreement += float(weights[rows] @ (order(delta, scale) * np.sign(gap)) @ twice)
         error += float(weights[rows] @ np.abs(expit(delta) - expit(gap)) @ twice)
     return (1 + agreement) / 2, error

@@ -228,7 +228,8 @@ class Validation:
             P = min(first, P)
         rng = np.random.default_rng([self.sampling.seed, 1, round(1e6 * expert_share)])
         tokens = np.indices((truth.mdp.vocab_size,) * self.horizon).reshape(self.horizon, -1).T
-        expert, known = soft_optimal(truth.mdp, truth.alpha).policy, self._with_ends(truth.mdp)
+        expert = soft_optimal(truth.mdp, truth.alpha).policy
+        known = self._with_ends(truth.mdp)
         exact: list[tuple[float, float]] = []
         chosen: list[Response] = []
         for p in range(P):
@@ -246,7 +247,8 @@ class Validation:
         read = self._once(
             chosen, lambda some: np.array([score.reward_sum for score in self._scores(some)])
         ).reshape(P, pairs, 2)
-        delta, other = true[..., 0] - true[..., 1], read[..., 0] - read[..., 1]
+        delta = true[..., 0] - true[..., 1]
+        other = read[..., 0] - read[..., 1]
         signs = order(delta, np.abs(true).max()) * np.sign(other)
         label = f"pairs, {expert_share:.0%} of the expert"
         agreement = ("preference agreement", label)
@@ -274,7 +276,8 @@ class Validation:
             truth: what responses are worth.
 
         """
-        mdp, unit = self._with_ends(truth.mdp), truth.unit
+        mdp = self._with_ends(truth.mdp)
+        unit = truth.unit
         sampled_ids, log_probs = self._sampled
         P, draws = log_probs.shape
         confidence = self.sampling.confidence
@@ -302,7 +305,8 @@ class Validation:
             temperature=self._measured_temperature,
         )
         found = [(p, tuple(ids.tolist())) for p, ids in enumerate(beam.responses)]
-        powered, allowed = ("value of π̂^2", ""), chance(power, truth.bounds, n)
+        powered = ("value of π̂^2", "")
+        allowed = chance(power, truth.bounds, n)
         return [
             sampling,
             self._of_one_response(truth, "greedy decoding", greedy, self._generated(1, None)[0]),
@@ -313,7 +317,9 @@ class Validation:
     # --- Tables ---
 
     def _with_ends(self, mdp: TokenMDP) -> TokenMDP:
-        P, V, known = len(self.prompts), self.lm.vocab_size - len(self.end_tokens), mdp.dynamics
+        P = len(self.prompts)
+        V = self.lm.vocab_size - len(self.end_tokens)
+        known = mdp.dynamics
         if (known.n_prompts, known.vocab_size, mdp.horizon) != (
             P,
             V,
@@ -395,7 +401,8 @@ class Validation:
         worth = self._judged(truth, written)
         least, most = (float(np.where(proven, worth, bound).mean()) for bound in truth.bounds)
         point = exact_point(f"value of {name}", "", predicted, float(worth.mean()), truth.unit)
-        low, high = min(point.low, least), max(point.high, most)
+        low = min(point.low, least)
+        high = max(point.high, most)
         tolerance = max(point.measured - low, high - point.measured)
         return point._replace(low=low, high=high, tolerance=tolerance)
 

@@ -199,7 +199,8 @@ def _exact(
     from llm_bridge.read.tree import parse_tokens
     from theory.claims.findings import BUDGET
 
-    options, lm = task.options, loaded.lm
+    options = task.options
+    lm = loaded.lm
     shared: dict[str, Any] = {
         "alpha": options.alpha,
         "temperature": task.policy.temperature,
@@ -290,11 +291,14 @@ def _load(task: _Task) -> _Loaded:
         lm, expert = task.policy.load_pair(task.expert)
         lm = formatted(lm, task.format, task.options.out)
         expert = expert.read_as(lm)
-        name, told, its_weights = expert.name, f"{expert.name} ({task.expert})", fingerprint(expert)
+        name = expert.name
+        told = f"{expert.name} ({task.expert})"
+        its_weights = fingerprint(expert)
     else:
         lm = formatted(task.policy.load(), task.format, task.options.out)
         expert = TokenMDP.load(task.expert)
-        name, its_weights = task.expert.name, digest(task.expert)
+        name = task.expert.name
+        its_weights = digest(task.expert)
         told = f"soft-optimal for {name} at α = {task.options.alpha:g}"
     about = {"model π̂": f"{lm.name} ({task.policy})", "expert π_E": told}
     weights = {"weights": fingerprint(lm), "expert_weights": its_weights}

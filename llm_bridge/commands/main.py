@@ -32,7 +32,9 @@ COMMANDS = (
     ppo.COMMAND,
 )
 
-BAD_INPUT, STOPPED, PIPE_CLOSED = 2, 130, 141
+BAD_INPUT = 2
+STOPPED = 130
+PIPE_CLOSED = 141
 """Exit codes; the last two are those of a shell for a process that SIGINT or SIGPIPE ends."""
 
 

@@ -229,7 +229,8 @@ def as_prompts(lm: CausalLM, prompts: Sequence[Prompt]) -> list[Prompt]:
     """
     from llm_bridge.models.prompts import as_prompt
 
-    chat, system = bool(lm.format.chat), lm.format.own_system
+    chat = bool(lm.format.chat)
+    system = lm.format.own_system
     return [as_prompt(prompt, chat=chat, system=system) for prompt in prompts]
 
 

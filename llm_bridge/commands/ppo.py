@@ -60,8 +60,10 @@ OF_DATA = {
 }
 """Hyperparameters where problems of a file are trained on."""
 
-EVALUATION, PLACE = "evaluation", "run"
-HELD_OUT, N_PROMPTS = 80, 50_000
+EVALUATION = "evaluation"
+PLACE = "run"
+HELD_OUT = 80
+N_PROMPTS = 50_000
 
 
 @dataclass(frozen=True)
@@ -231,7 +233,8 @@ def _prompts(
         from llm_bridge.improve.target import ExactTarget
         from llm_bridge.tasks.generated import addition, sorting
 
-        held, n = options.eval_prompts or HELD_OUT, options.n_prompts
+        held = options.eval_prompts or HELD_OUT
+        n = options.n_prompts
         if options.task == "addition":
             both = addition((n or N_PROMPTS) + held, seed=config.seed)
         else:

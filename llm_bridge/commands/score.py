@@ -58,7 +58,8 @@ __all__ = ["COMMAND", "ScoreOptions"]
 SHOWN = 10
 """Rows that are listed of those left out."""
 
-CONVERSATION, REPORT = "conversation", "report"
+CONVERSATION = "conversation"
+REPORT = "report"
 
 SCORING = (
     "format",
@@ -180,7 +181,8 @@ class _Task(NamedTuple):
 
 
 def _read_task(arguments: argparse.Namespace) -> _Task:
-    options, sums = ScoreOptions.read(arguments), AggregationOptions.read(arguments)
+    options = ScoreOptions.read(arguments)
+    sums = AggregationOptions.read(arguments)
     if options.method != ENDOGENOUS:
         reason = f"is not read by --method {options.method}"
         RewardReading.refuse(arguments, reason)
@@ -192,7 +194,8 @@ def _read_task(arguments: argparse.Namespace) -> _Task:
             "--device-map spreads one process over the GPUs: start one, without torchrun"
         )
     reference = read_second(arguments, "reference-", model, dtype=model.dtype)
-    reading, given = RewardReading.read(arguments), PromptFormat.read(arguments)
+    reading = RewardReading.read(arguments)
+    given = PromptFormat.read(arguments)
     if given.own_system is not None:
         reason = "and --system or --no-system: give one of them"
         ScoreOptions.refuse(arguments, reason, ("domain_prompts",))
@@ -252,7 +255,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _again(arguments: argparse.Namespace) -> int:
     """Report a run that is there already; returns 1 if a row was not scored, else 0."""
-    options, sums = ScoreOptions.read(arguments), AggregationOptions.read(arguments)
+    options = ScoreOptions.read(arguments)
+    sums = AggregationOptions.read(arguments)
     reason = "is not read with --again: the run says it"
     for group in (ModelSpec, PromptFormat, RewardReading):
         group.refuse(arguments, reason)
@@ -298,8 +302,8 @@ def _write_plan(
     """Note what a report says of rows and model, so that it can be made anew without the model."""
     from llm_bridge.preferences.token_texts import token_bytes
 
-    if "law" in vars(lm):  # an explicit reward model has none
-        lm.law.prepare(max((request.size for request in work.requests), default=0))
+    if "reader" in vars(lm):  # an explicit reward model has none
+        lm.reader.prepare(max((request.size for request in work.requests), default=0))
     shown = {c.id for c in work.comparisons[: options.html]}
     pieces = [
         [*request.key, [piece.decode("latin-1") for piece in token_bytes(lm.tokenizer, ids)]]
@@ -382,7 +386,8 @@ def _report(
     from llm_bridge.preferences import accuracy, page
     from theory.reports.report import Text
 
-    run, planned = read_json(options.out / "run.json"), read_json(options.out / PLAN)
+    run = read_json(options.out / "run.json")
+    planned = read_json(options.out / PLAN)
     scored = set(planned["scored"])
     comparisons = [comparison for comparison in comparisons if comparison.id in scored]
     lift = None if options.lift_from is None else read_lift(options.lift_from, run, comparisons)

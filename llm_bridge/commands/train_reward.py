@@ -69,7 +69,8 @@ class TrainRewardOptions(Options):
 
 def run(arguments: argparse.Namespace) -> int:
     """Read features, fit, judge and print; returns 1 if a row could not be read, else 0."""
-    options, spec = TrainRewardOptions.read(arguments), ModelSpec.read(arguments)
+    options = TrainRewardOptions.read(arguments)
+    spec = ModelSpec.read(arguments)
     given = PromptFormat.read(arguments)
     require_packages()
     comparisons, problems = read_comparisons(
@@ -90,7 +91,9 @@ def run(arguments: argparse.Namespace) -> int:
         name: None if name.startswith(HUB) else digest(Path(name)) for name in options.pairs
     }
     with RunFolder(options.out, {"command": "train-reward"} | facts) as folder:
-        scorer, kept, requests = RewardModel(lm, conversation), [], []
+        scorer = RewardModel(lm, conversation)
+        kept = []
+        requests = []
         for comparison in comparisons:
             try:
                 requests += scorer.requests(comparison)

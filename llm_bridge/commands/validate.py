@@ -166,7 +166,8 @@ class _Request:
             task = make(self.options.n_prompts or N_PROMPTS)
             task = replace(task, prompts=tuple(as_prompts(lm, task.prompts)))
             truth = preference_truth = task_truth(lm, task)
-            prompts, horizon = task.prompts, truth.mdp.horizon
+            prompts = task.prompts
+            horizon = truth.mdp.horizon
         if self.expert is not None:
             from llm_bridge.check.truth import model_truth
             from llm_bridge.models.load import require_same_vocabulary
@@ -210,7 +211,11 @@ class _Request:
         from theory.solve.soft import soft_optimal
         from theory.studies.gallery import random_tree
 
-        V, H, prompts, demonstrations, steps = 4, HORIZON, ("A", "B"), 3000, 200
+        V = 4
+        H = HORIZON
+        prompts = ("A", "B")
+        demonstrations = 3000
+        steps = 200
         mdp = random_tree(V, H, n_prompts=len(prompts), seed=self.sampling.seed)
         expert = soft_optimal(mdp, self.reading.alpha).policy
         lm = train_on_demonstrations(
@@ -232,7 +237,8 @@ class _Request:
 
 def _points(request: _Request, subject: _Subject, folder: RunFolder) -> list[Point]:
     """Compare stage by stage what the folder does not have yet, each in one piece."""
-    options, validation = request.options, subject.validation
+    options = request.options
+    validation = subject.validation
     stages = {"rewards": partial(validation.rewards, options.scored)}
     if subject.truth is not None:
         stages["values"] = partial(validation.values, subject.truth)
@@ -304,7 +310,8 @@ def _report(
     from llm_bridge.check.points import deviations
     from theory.reports.report import Column, Plot, Report, Table
 
-    validation, name = subject.validation, subject.validation.lm.name
+    validation = subject.validation
+    name = subject.validation.lm.name
     summary = [
         f"{len(off)} of {len(points):,} points are off the diagonal by more than rounding or "
         "chance explains."

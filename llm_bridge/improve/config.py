@@ -12,8 +12,11 @@ from theory.solve.reward import Gauge, Terminal
 
 __all__ = ["PPOConfig"]
 
-OBJECTIVE, RESPONSES, ADVANTAGES = "objective", "responses", "advantages"
-UPDATES, MACHINE = "updates", "computation"
+OBJECTIVE = "objective"
+RESPONSES = "responses"
+ADVANTAGES = "advantages"
+UPDATES = "updates"
+MACHINE = "computation"
 
 COUNT: dict[str, Any] = {"low": 1}
 OFF: dict[str, Any] = {"above": 0}

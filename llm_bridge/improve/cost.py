@@ -70,7 +70,8 @@ def cost(lm: CausalLM, config: PPOConfig, prompt_tokens: float, processes: int =
     low = 2 if config.dtype == "bfloat16" else 4
     n = sum(p.numel() for p in lm.model.parameters())
     frozen = n * (4 if config.lora is None else low)
-    layers, width = text.num_hidden_layers, text.hidden_size
+    layers = text.num_hidden_layers
+    width = text.hidden_size
     heads = text.num_attention_heads
     kv_heads = getattr(text, "num_key_value_heads", None) or heads
     kv = kv_heads * (getattr(text, "head_dim", None) or width // heads)

@@ -76,7 +76,8 @@ class FrozenModels:
         """
         c = self.config
         read = [self._read(actor, rollout) for actor in self._actors]
-        reference, log_probs = read[0][1], read[-1][1]
+        reference = read[0][1]
+        log_probs = read[-1][1]
         if c.reward != "expected":
             if c.gauge == "logprob":
                 return c.alpha * log_probs, reference, None

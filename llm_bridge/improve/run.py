@@ -270,7 +270,8 @@ def save_policy(trainer: Trainer, folder: Path) -> None:
         [2, 0, 1]
 
     """
-    policy, weights = trainer.lm, None
+    policy = trainer.lm
+    weights = None
     if trainer.sharded:
         whole = checkpoints.StateDictOptions(full_state_dict=True, cpu_offload=True)
         weights = checkpoints.get_model_state_dict(policy.model, options=whole)

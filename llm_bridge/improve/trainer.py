@@ -143,10 +143,10 @@ class Trainer:
             gradient_checkpointing=config.gradient_checkpointing,
         )
         # now: of a sharded model every process must take part in a pass
-        self.actor.law.decoding(max(map(len, self.prompts)) + config.max_tokens)
+        self.actor.reader.decoding(max(map(len, self.prompts)) + config.max_tokens)
         self.sharded = config.shard and group.size > 1
-        law = self.actor.law
-        if self.sharded and (law.switches or not law.batches):
+        reader = self.actor.reader
+        if self.sharded and (reader.switches or not reader.batches):
             raise ValueError(
                 f"shard=True: {lm.name} reads rows in several passes, as many as their lengths ask "
                 "for, and sharded processes must all make the same; train without shard"
@@ -423,7 +423,7 @@ class Trainer:
             "lm": fingerprint(self.frozen.models[0]),
             "reward_of": fingerprint(self.frozen.models[-1]),
             "prompts": hashlib.sha256(repr(self.prompts).encode()).hexdigest(),
-            "model_findings": list(self.lm.law.findings),
+            "model_findings": list(self.lm.reader.findings),
             **({} if self.lm.format.date is None else {"date": self.lm.format.date}),
         }
 

@@ -308,10 +308,8 @@ def _prompt(lm: CausalLM, messages: Sequence[Message], name: str) -> _Prompt:
         at = 0
         for i in range(1, len(between), 2):
             # beside white space of the template's own, a message that is trimmed can seem whole
-            before, after = (
-                re.search(r"\S?\s*$", between[i - 1]),
-                re.match(r"\s*\S?", between[i + 1]),
-            )
+            before = re.search(r"\S?\s*$", between[i - 1])
+            after = re.match(r"\s*\S?", between[i + 1])
             edges = [edge[0] if edge else "" for edge in (before, after)]
             found = text.find(edges[0] + filled[i] + edges[1], at)
             if found < 0:
@@ -434,7 +432,8 @@ def _note_preamble(lm: CausalLM, messages: Sequence[Message], form: _Form, name:
     first, _, later = text.partition(_mark(0))
     later = later.partition(_mark(1))[2].partition(_mark(2))[0]
     for token in special:
-        first, later = first.replace(token, ""), later.replace(token, "")
+        first = first.replace(token, "")
+        later = later.replace(token, "")
     preamble = first[: len(first) - _common(first[::-1], later[::-1])].strip()
     if preamble and preamble in render(lm, form(_marked(messages)), generation=True, name=name):
         lm.text_notes.add(

@@ -155,7 +155,9 @@ def train_on_demonstrations(
             raise ValueError(f"{name}={size}: must be at least 1")
     if hidden % (2 * heads):
         raise ValueError(f"hidden={hidden}: must be a multiple of 2·heads={2 * heads}")
-    P, V, H = policy.dynamics.n_prompts, policy.dynamics.vocab_size, policy.horizon
+    P = policy.dynamics.n_prompts
+    V = policy.dynamics.vocab_size
+    H = policy.horizon
     if policy.batch_shape:
         raise ValueError(
             f"policy has batch axes {policy.batch_shape}: give the policy of one problem"

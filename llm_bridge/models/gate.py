@@ -1,7 +1,7 @@
 """Check a model before any number is read from it.
 
-A causal language model has one law: a distribution of the next token after each row of tokens. It
-is defined by reading the row alone, and it can be read in other ways that cost less:
+A causal language model has one distribution of the next token after each row of tokens. It is
+defined by reading the row alone, and it can be read in other ways that cost less:
 
     all prefixes at once   one pass over a row gives the distribution after each of its prefixes
     in a batch             rows of different lengths, padded on the right
@@ -10,8 +10,8 @@ is defined by reading the row alone, and it can be read in other ways that cost 
 In a sound model all of them agree. `inspect` tries them on a few tokens: a later token must not
 change what comes before it, and each way must give what the row gives alone. A model that is not
 causal is refused. Other ways that disagree are not used: the model is then read more slowly, and
-its `Law.findings` say so. Lengths at which a configuration changes the rules (sliding windows,
-chunks, scaled positions) are tried when a row first becomes that long.
+the `findings` of its `ModelReader` say so. Lengths at which a configuration changes the rules
+(sliding windows, chunks, scaled positions) are tried when a row first becomes that long.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from llm_bridge.models.head import Head
 __all__ = [
     "NO_HEAD",
     "Decoding",
-    "Law",
+    "ModelReader",
     "aligned",
     "context_of",
     "disagreement",
@@ -196,7 +196,7 @@ def aligned(ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.
     return ids.gather(1, columns.clamp(max=ids.shape[1] - 1)), first
 
 
-class Law:
+class ModelReader:
     """How the distributions of a causal language model are read; made by `inspect`.
 
     Attributes:
@@ -211,8 +211,8 @@ class Law:
 
     Example:
         >>> from llm_bridge.models.cloned import letter_lm
-        >>> law = inspect(letter_lm(4).model, "letters")
-        >>> law.vocab_size, law.findings, law.decoding(8)
+        >>> reader = inspect(letter_lm(4).model, "letters")
+        >>> reader.vocab_size, reader.findings, reader.decoding(8)
         (4, [], Decoding(how='padded', repeats=True))
 
     """
@@ -307,7 +307,8 @@ class Law:
         """Check the lengths up to `length` at which the rules change, and that length itself.
 
         Raises:
-            ValueError: in rows of that length the model is not causal, or has no one law.
+            ValueError: in rows of that length the model is not causal, or a row has several
+                distributions.
 
         """
         context = context_of(self.model)
@@ -361,7 +362,8 @@ class Law:
         whole = self._at(row, at)
         before = [k for k in at if k < n - 1]
         self._require_causal(row, whole[: len(before)], before)
-        short, long = self._at(row[:, :threshold], at[:2]), self._at(row[:, : threshold + 1], at)
+        short = self._at(row[:, :threshold], at[:2])
+        long = self._at(row[:, : threshold + 1], at)
         if not self._agree(long, whole):
             raise ValueError(
                 f"{self.name}: beyond {threshold} tokens its distributions change with each token "
@@ -410,21 +412,21 @@ class Law:
                 "token"
             )
 
-    def _require_one_law(self, found: torch.Tensor, row: torch.Tensor, k: int) -> None:
+    def _require_one_distribution(self, found: torch.Tensor, row: torch.Tensor, k: int) -> None:
         """Raise unless the first `k` tokens of a row, read alone, give what was found in it."""
         alone = self._at(row[:, :k], [k - 1])
         if not self._agree(found, alone, row[0, [k]]):
             raise ValueError(
                 f"{self.name}: gives another distribution after {k} tokens than after the same "
-                f"tokens in a row of {row.shape[1]}, by {_nats(found, alone)}; no law can be read "
-                "from it"
+                f"tokens in a row of {row.shape[1]}, by {_nats(found, alone)}; give "
+                "another model"
             )
 
     def check(self) -> None:
         """Check causality, prefixes and batches on a few tokens.
 
         Raises:
-            ValueError: the model is not causal, or has no one law.
+            ValueError: the model is not causal, or one row has several distributions.
 
         """
         n = min([PROBE, context_of(self.model) or PROBE, *self._lengths])
@@ -448,7 +450,7 @@ class Law:
             kept = [k in positions for k in at]
             self._require_causal(row, whole[kept], positions)
         for k in prefixes:
-            self._require_one_law(whole[[at.index(k - 1)]], row, k)
+            self._require_one_distribution(whole[[at.index(k - 1)]], row, k)
         if self.batches and not self._share_a_pass(row, at, whole):
             self.batches = False
             self.note("rows of a batch change each other: each is read alone")
@@ -456,7 +458,8 @@ class Law:
     def _share_a_pass(self, row: torch.Tensor, at: list[int], whole: torch.Tensor) -> bool:
         """Return whether a row and shorter ones, read together, are read as each alone."""
         n = row.shape[1] // 2
-        short, one = row.flip(dims=(1,)), row.flip(dims=(1,)) // 2
+        short = row.flip(dims=(1,))
+        one = row.flip(dims=(1,)) // 2
         short[:, n:] = one[:, 1:] = 0  # padding
         try:
             states = self.states(torch.cat([row, short, one]))
@@ -512,7 +515,7 @@ class Law:
         return True
 
 
-def inspect(model: Any, name: str) -> Law:
+def inspect(model: Any, name: str) -> ModelReader:
     """Check a causal language model, and return how it is read.
 
     Some forward passes of a dozen tokens, without gradients and in evaluation mode.
@@ -522,7 +525,8 @@ def inspect(model: Any, name: str) -> Law:
         name: what messages call it.
 
     Raises:
-        ValueError: the model is an encoder-decoder, is not causal, has no one law, has logits
+        ValueError: the model is an encoder-decoder, is not causal, has several
+            distributions after one row, has logits
             without a softmax, or predicts tokens that it cannot read; one line with the remedy.
 
     Example:
@@ -533,22 +537,25 @@ def inspect(model: Any, name: str) -> Law:
     """
     training = model.training
     with evaluation(model):
-        law = Law(name, model, *_decoder_and_head(model, name))
+        reader = ModelReader(name, model, *_decoder_and_head(model, name))
         rows = _embeddings(model)
-        if rows is not None and rows < law.vocab_size:
+        if rows is not None and rows < reader.vocab_size:
             raise ValueError(
-                f"{name}: has logits for {law.vocab_size} tokens and embeddings for {rows}, so it "
-                "cannot read all that it writes; resize its embeddings (resize_token_embeddings)"
+                f"{name}: has logits for {reader.vocab_size} tokens and embeddings for {rows}, so "
+                "it cannot read all that it writes; resize its embeddings "
+                "(resize_token_embeddings)"
             )
-        declared = getattr(model.config.get_text_config(), "vocab_size", law.vocab_size)
-        if declared != law.vocab_size:
-            law.note(f"has {law.vocab_size} logits, its configuration says {declared}: all count")
-        if law.decoder is None:
-            law.findings.append(NO_HEAD)
-        law.check()
+        declared = getattr(model.config.get_text_config(), "vocab_size", reader.vocab_size)
+        if declared != reader.vocab_size:
+            reader.note(
+                f"has {reader.vocab_size} logits, its configuration says {declared}: all count"
+            )
+        if reader.decoder is None:
+            reader.findings.append(NO_HEAD)
+        reader.check()
     if training:
-        law.note("was in training mode: it is read in evaluation mode, without dropout")
-    return law
+        reader.note("was in training mode: it is read in evaluation mode, without dropout")
+    return reader
 
 
 def _decoder_and_head(model: Any, name: str) -> tuple[Any, Head | None, int]:

@@ -170,7 +170,8 @@ def _cache() -> Path:
 
 def _require_model(header: Header) -> None:
     """Raise `ValueError` for files that hold no language model, or a part of one."""
-    path, metadata = header.path, header.metadata
+    path = header.path
+    metadata = header.metadata
     part = re.search(r"-\d{5}-of-(\d{5})\.gguf$", path.name)
     count = metadata.get("split.count", 0) or (int(part[1]) if part else 0)
     if count > 1:

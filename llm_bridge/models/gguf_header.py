@@ -31,7 +31,8 @@ VERSIONS = (2, 3)
 FORMATS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))
 """Types of plain metadata, as `struct` writes them."""
 
-STRING, ARRAY = 8, 9
+STRING = 8
+ARRAY = 9
 
 
 class Tensor(NamedTuple):

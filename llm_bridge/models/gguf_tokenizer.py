@@ -64,7 +64,8 @@ they begin with a BOS token where the file does not say."""
 NORMALISED = ("qwen2", "deepseek-r1-qwen")
 """Vocabularies that read a text in Unicode's normal form C."""
 
-CONTROL, USER = 3, 4
+CONTROL = 3
+USER = 4
 """Types of tokens that no text is merged to: they are found in it as they are."""
 
 REMEDY = "give the model's folder in the layout of transformers"
@@ -147,7 +148,8 @@ def _byte_level(vocabulary: dict[str, Any]) -> Tokenizer:
 
 
 def _sentencepiece(vocabulary: dict[str, Any]) -> Tokenizer:
-    tokens, scores = vocabulary["tokens"], vocabulary.get("scores")
+    tokens = vocabulary["tokens"]
+    scores = vocabulary.get("scores")
     if not scores or len(scores) != len(tokens):
         raise ValueError(f"its vocabulary has no scores (tokenizer.ggml.scores); {REMEDY}")
     ids = {token: i for i, token in enumerate(tokens)}

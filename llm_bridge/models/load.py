@@ -19,7 +19,7 @@ from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 
 from llm_bridge.models.calls import first_line
-from llm_bridge.models.gate import Law, context_of, inspect
+from llm_bridge.models.gate import ModelReader, context_of, inspect
 from llm_bridge.models.gguf import converted, find_gguf
 from llm_bridge.models.prompt_format import PromptFormat
 from llm_bridge.models.text_notes import TextNotes
@@ -58,7 +58,7 @@ class CausalLM:
     text_notes: TextNotes = field(default_factory=TextNotes, repr=False)
 
     @cached_property
-    def law(self) -> Law:
+    def reader(self) -> ModelReader:
         """How its distributions are read: checked once, when they are first needed.
 
         Raises:
@@ -70,8 +70,8 @@ class CausalLM:
     @property
     def findings(self) -> tuple[str, ...]:
         """What a reader of its numbers should know: how it is read, and the texts it was given."""
-        law = vars(self).get("law")
-        read = () if law is None else tuple(f"{self.name}: {found}" for found in law.findings)
+        reader = vars(self).get("reader")
+        read = () if reader is None else tuple(f"{self.name}: {found}" for found in reader.findings)
         return read + self.text_notes.sentences()
 
     def read_as(self, other: CausalLM) -> CausalLM:
@@ -85,14 +85,14 @@ class CausalLM:
             found = replace(
                 self, tokenizer=other.tokenizer, format=other.format, text_notes=other.text_notes
             )
-        if "law" in vars(self):
-            vars(found).setdefault("law", self.law)
+        if "reader" in vars(self):
+            vars(found).setdefault("reader", self.reader)
         return found
 
     @property
     def vocab_size(self) -> int:
         """Number of logits at a position (the tokenizer may name fewer tokens)."""
-        return self.law.vocab_size
+        return self.reader.vocab_size
 
     @property
     def context(self) -> int | None:
@@ -279,7 +279,8 @@ def require_same_tokenizer(model: CausalLM, other: CausalLM) -> None:
         ValueError: letters and letters: different vocabularies (token 'e' has id None against 4...
 
     """
-    one, two = model.tokenizer.get_vocab(), other.tokenizer.get_vocab()
+    one = model.tokenizer.get_vocab()
+    two = other.tokenizer.get_vocab()
     if one != two:
         token = min(
             (t for t in one.keys() | two.keys() if one.get(t) != two.get(t)),
@@ -363,7 +364,8 @@ def _quiet() -> Iterator[None]:
     an error.
     """
     logging = transformers.utils.logging
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    verbosity = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:

@@ -257,13 +257,15 @@ def _tokenise(lm: CausalLM, text: str, special: bool, name: str) -> tuple[list[i
         if not tokenizer.is_fast:
             before = _specials_before(tokenizer, text, ids) if special else []
         else:
-            offsets, mask = found["offset_mapping"], found["special_tokens_mask"]
+            offsets = found["offset_mapping"]
+            mask = found["special_tokens_mask"]
             start = sum(1 for _ in takewhile(bool, mask))
             stop = len(mask) - sum(1 for _ in takewhile(bool, reversed(mask)))
             # where no token is of the text, none tells what is before it from what is after it
             alone = start == len(ids) > 0
             before = _specials_before(tokenizer, text, []) if alone else ids[:start]
-            ids, offsets = ids[start:stop], offsets[start:stop]
+            ids = ids[start:stop]
+            offsets = offsets[start:stop]
             before = before if special else []
     unknown = tokenizer.unk_token_id
     if unknown is not None and unknown in ids and tokenizer.unk_token not in text:
@@ -355,7 +357,8 @@ def _changed(text: str, spelled: str) -> tuple[str, str]:
     """The first characters of `text` that are not in `spelled`, in any case or normal form, and
     what is there in their place: both empty where nothing is missing.
     """
-    one, two = _folded(text), _folded(spelled)
+    one = _folded(text)
+    two = _folded(spelled)
     start = _common(one, two)
     stop = _common(one[start:][::-1], two[start:][::-1])
     middle = SequenceMatcher(None, one[start : len(one) - stop], two[start : len(two) - stop])
@@ -364,7 +367,8 @@ def _changed(text: str, spelled: str) -> tuple[str, str]:
         return "", ""
     _, a, b, c, d = missing[0]
     while a + start and unicodedata.combining(one[start + a]):  # an accent, with its letter
-        a, c = a - 1, c - 1
+        a = a - 1
+        c = c - 1
     given = [i for i, each in enumerate(text) for _ in _folded(each)][start + a : start + b]
     return text[given[0] : given[-1] + 1], two[start + c : start + d]
 
@@ -441,7 +445,8 @@ def _tokens_up_to(read: _Read, length: int) -> tuple[int, int]:
         whole = read.text.startswith(text)
         return len(text) if whole else _common(text, read.text), whole
 
-    low, high = 0, len(read.ids)
+    low = 0
+    high = len(read.ids)
     while low < high:  # the last number of tokens whose characters are all the prompt's
         middle = (low + high + 1) // 2
         if spelled(middle)[0] <= length:

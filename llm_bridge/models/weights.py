@@ -66,10 +66,8 @@ def merge_adapter(lm: CausalLM, adapter: str) -> CausalLM:
             config.inference_mode = True
             adapted = PeftModel(lm.model, config)
             keys = adapted.load_adapter(adapter, "default")
-            lacks, more = (
-                ("its file lacks", keys.missing_keys),
-                ("the model has no place for", keys.unexpected_keys),
-            )
+            lacks = ("its file lacks", keys.missing_keys)
+            more = ("the model has no place for", keys.unexpected_keys)
             for what, names in (lacks, more):
                 if names:
                     shown = ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "")

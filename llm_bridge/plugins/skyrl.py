@@ -58,7 +58,8 @@ def make_token_rewards(
     )
 
     def token_rewards(output: Mapping[str, Any]) -> list[list[float]]:
-        responses, masks = output["response_ids"], output["loss_masks"]
+        responses = output["response_ids"]
+        masks = output["loss_masks"]
         scores = score_rollouts(every, output["prompt_token_ids"], responses)
         found = [
             np.where(mask, score.rewards[: len(ids)], 0.0).tolist()

@@ -286,7 +286,8 @@ def _add_of_scorer(
         means = np.array([[np.mean(flags)] for flags in rows.values()])
         domains = np.array([domain_of[row] for row in rows])
         names, domain, sizes = np.unique(domains, return_inverse=True, return_counts=True)
-        units, weights = np.arange(len(means)), 1 / sizes[domain]
+        units = np.arange(len(means))
+        weights = 1 / sizes[domain]
         (report["consistency"],) = mean_intervals(
             means, weights, domains, units, **options.bootstrap
         )
@@ -416,7 +417,8 @@ def _weights(judged: list[_Judged]) -> Array:
         return np.ones(len(judged))
     subsets = [one.comparison.subset for one in judged]
     domain = {subset: "safety" if subset.startswith("safety-") else subset for subset in subsets}
-    sizes, parts = Counter(subsets), Counter(domain.values())
+    sizes = Counter(subsets)
+    parts = Counter(domain.values())
     return np.array([len(judged) / (len(parts) * parts[domain[s]] * sizes[s]) for s in subsets])
 
 

@@ -203,6 +203,7 @@ class Pairwise(Judge):
         """Return a record of each pair."""
         log_probs, _ = self._answers(requests)
         odds = log_probs[:, 0] - log_probs[:, 1]
-        first, second = odds[::2], -odds[1::2]
+        first = odds[::2]
+        second = -odds[1::2]
         means = (first + second) / 2
         return with_facts(requests, {"log_odds": means, "first": first, "second": second})

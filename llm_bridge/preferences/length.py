@@ -72,7 +72,10 @@ def fit_length(
         raise ValueError(
             f"weights: of {len(w)} pairs none counts; give at least one with a positive weight"
         )
-    y, x, w, labels = y[counts], x[counts], w[counts], units[counts]
+    y = y[counts]
+    x = x[counts]
+    w = w[counts]
+    labels = units[counts]
     w = w / w.sum()
     scale = float(np.sqrt(np.mean(x**2)))
     undetermined = _undetermined(y, x, scale)
@@ -118,7 +121,8 @@ def _require(name: str, array: Array, good: Array, what: str) -> None:
 
 def _undetermined(y: Array, x: Array, scale: float) -> LengthFit | None:
     """Return the result where the likelihood has no unique maximum, else `None`."""
-    won, lost = x[y > 0], x[y < 1]
+    won = x[y > 0]
+    lost = x[y < 1]
     if not len(won) or not len(lost):
         note = f"every pair is {'won' if len(won) else 'lost'}: nothing to fit"
         return LengthFit(float(len(won) > 0), note=note)

@@ -349,7 +349,8 @@ def _rm_bench(row: dict[str, Any], stem: str, number: int) -> list[Comparison]:
     chosen, rejected = (
         tuple(require_text({role: t}, role) for t in row[role]) for role in ("chosen", "rejected")
     )
-    identity, prompt = _id(row, domain, number), require_text(row, "prompt")
+    identity = _id(row, domain, number)
+    prompt = require_text(row, "prompt")
     return [Comparison(identity, prompt, chosen, rejected, domain, None, styles, styles)]
 
 
@@ -372,7 +373,8 @@ def _rewardbench_2(row: dict[str, Any], stem: str, number: int) -> list[Comparis
     chosen, rejected = (_texts(row, role) for role in ("chosen", "rejected"))
     if row.get("num_correct", len(chosen)) != len(chosen):
         raise ValueError(f"num_correct is {shown(row['num_correct'])}, and {len(chosen)} chosen")
-    subset, prompt = require_text(row, "subset"), require_text(row, "prompt")
+    subset = require_text(row, "subset")
+    prompt = require_text(row, "prompt")
     identity = _id(row, subset, number)
     if subset == TIES and not re.fullmatch(r"(ref|tied):.+", identity.removeprefix(f"{TIES}/")):
         raise ValueError(f"id of {TIES} must be ref:NUMBER or tied:NUMBER, got {shown(row['id'])}")

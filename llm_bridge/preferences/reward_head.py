@@ -125,7 +125,9 @@ class Pairs:
             [-1.0, -2.0]
 
         """
-        rows, weights, units = [], [], []
+        rows = []
+        weights = []
+        units = []
         for comparison in comparisons:
             n = len(comparison.chosen)
             found = np.array([features[key] for key, _ in comparison.responses()], dtype=float)

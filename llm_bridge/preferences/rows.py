@@ -113,7 +113,8 @@ _END = re.compile(r"\s*\]\s*\Z")
 def _list_rows(text: str) -> Iterator[Row]:
     """Yield the elements of a JSON list with the lines they begin at, up to where it breaks."""
     decoder = json.JSONDecoder()
-    line, counted = 1, 0
+    line = 1
+    counted = 0
     place = len(text) - len(text[text.index("[") + 1 :].lstrip())
     while not (counted == 0 and _END.match(text, place)):
         line += text.count("\n", counted, place)

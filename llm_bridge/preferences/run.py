@@ -67,7 +67,9 @@ def plan(
         {0: [0, 2], 1: [1]}
 
     """
-    kept, requests, problems = [], [], []
+    kept = []
+    requests = []
+    problems = []
     disable = None if progress else True
     for comparison in tqdm(comparisons, desc="tokenising", disable=disable, leave=False):
         try:

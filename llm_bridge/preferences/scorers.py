@@ -202,7 +202,8 @@ class Endogenous(Scorer):
         prompt = self.conversation.prompt(comparison)
         requests = []
         for key, text in comparison.responses():
-            names, ends = ("prompt", f"{key[1]}[{key[2]}]"), self.conversation.ends
+            names = ("prompt", f"{key[1]}[{key[2]}]")
+            ends = self.conversation.ends
             before, answer = self.reward.encode(prompt, text, eos=ends, names=names)
             kept = self._fitting(before, answer, names[1])
             facts = {"tokens": len(kept)}
@@ -268,7 +269,8 @@ class RewardModel(Scorer):
 
     def requests(self, comparison: Comparison) -> list[Request]:
         """Return a request for each response: the whole conversation."""
-        prompt, requests = self.conversation.prompt(comparison), []
+        prompt = self.conversation.prompt(comparison)
+        requests = []
         for key, text in comparison.responses():
             name = f"{key[1]}[{key[2]}]"
             before, answer = encode_pair(self.lm, prompt, text, ("prompt", name))
@@ -348,10 +350,10 @@ def last_states(
         2
 
     """
-    law = lm.law
-    if law.head is None:
-        raise ValueError(f"{lm.name}: {law.findings[0]}; its hidden states cannot be features")
-    law.prepare(max((len(row) for row in rows), default=0))
+    reader = lm.reader
+    if reader.head is None:
+        raise ValueError(f"{lm.name}: {reader.findings[0]}; its hidden states cannot be features")
+    reader.prepare(max((len(row) for row in rows), default=0))
     found: dict[int, np.ndarray] = {}
     total = sum(len(row) for row in rows)
     disable = None if progress else True
@@ -359,9 +361,9 @@ def last_states(
         evaluation(lm.model),
         tqdm(total=total, desc="reading", unit="tok", disable=disable) as bar,
     ):
-        for batch in batches([len(row) for row in rows], batch_tokens if law.batches else 0):
+        for batch in batches([len(row) for row in rows], batch_tokens if reader.batches else 0):
             texts = [torch.from_numpy(rows[i]).long() for i in batch]
-            states = law.states(pad_sequence(texts, batch_first=True))
+            states = reader.states(pad_sequence(texts, batch_first=True))
             for i, state, text in zip(batch, states, texts, strict=True):
                 found[i] = state[len(text) - 1].double().cpu().numpy()
                 if not np.isfinite(found[i]).all():

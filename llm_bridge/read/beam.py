@@ -142,7 +142,8 @@ def _search(
     prefixes = prompt
     totals = np.zeros(1)
     cache = None
-    best, best_total = prompt[0, :0], -np.inf
+    best = prompt[0, :0]
+    best_total = -np.inf
     missed = -np.inf
     none = np.zeros(0, dtype=np.int64)
     for h in range(reader.layers):
@@ -163,7 +164,9 @@ def _search(
             going = _largest_of(going, children, best_total, width + 1, first)
         values, parents, tokens = (x[going[0] > best_total] for x in going)
         missed = max(missed, float(values[width:].max(initial=-np.inf)))
-        values, parents, tokens = values[:width], parents[:width], tokens[:width]
+        values = values[:width]
+        parents = parents[:width]
+        tokens = tokens[:width]
         if not len(values):
             break
         prefixes = np.concatenate([prefixes[parents], tokens[:, None]], axis=1)

@@ -133,8 +133,8 @@ class PrefixReader:
         self.precision = next(p.dtype for p in lm.model.parameters() if p.is_floating_point())
         # the head in float32, where the model's own precision is less
         low = self.precision.itemsize < torch.float32.itemsize
-        self.decoder: Any = lm.law.decoder if low else None
-        self.head = lm.law.head if low else None
+        self.decoder: Any = lm.reader.decoder if low else None
+        self.head = lm.reader.head if low else None
         self._shares: dict[int, bool] = {}
         with evaluation(lm.model):
             self.cache_bytes = self._cache_bytes()
@@ -163,7 +163,7 @@ class PrefixReader:
                 f"memory={self.memory}: a prefix of {longest} tokens takes {row} bytes; give at "
                 "least those"
             )
-        rows = min(self.memory // row, most) if self.lm.law.batches else 1
+        rows = min(self.memory // row, most) if self.lm.reader.batches else 1
         if device_of(model).type == "cpu":
             require_memory(rows * row, f"reading {rows:,} prefixes at once", "use a smaller memory")
         return int(rows)
@@ -216,7 +216,8 @@ class PrefixReader:
         try:
             found, cache = self.logits(prefixes, None, True)
             for h in range(1, self.layers):
-                parent, before = cache, prefixes
+                parent = cache
+                before = prefixes
                 # two children: reading the first must leave the parent's cache as it is
                 for last in (0, h % self.lm.vocab_size):
                     prefixes = np.concatenate([before, [[last]]], axis=1)
@@ -336,7 +337,8 @@ class TreeReader(PrefixReader):
         for length in sorted({len(ids) for ids in prompts}, reverse=True):
             group = [p for p, ids in enumerate(prompts) if len(ids) == length]
             texts = [prompts[p] for p in group]
-            rows, shares = self.at_once(texts), self.shares_cache(np.array(texts[:1]))
+            rows = self.at_once(texts)
+            shares = self.shares_cache(np.array(texts[:1]))
             waiting = [_Siblings(0, np.array(group), np.array(texts))]
             while waiting:
                 h, states, prefixes, cache = self._next_block(waiting, rows, id_of)
@@ -356,7 +358,8 @@ class TreeReader(PrefixReader):
         if stop < len(group.states) * B:
             waiting.append(replace(group, start=stop))
         parents, b = np.divmod(np.arange(group.start, stop), B)
-        states, prefixes = group.states[parents], group.prefixes[parents]
+        states = group.states[parents]
+        prefixes = group.prefixes[parents]
         if not group.h:
             return 0, states, prefixes, None
         prefixes = np.concatenate([prefixes, id_of(group.h - 1, states, b)[:, None]], axis=1)

@@ -137,8 +137,8 @@ class EndogenousReward:
         self.reading = reading
         self.batch_tokens = batch_tokens
         self._ends = frozenset(find_end_tokens(lm, end_tokens))
-        self.vocab_size = lm.law.vocab_size
-        if lm.law.head is None:
+        self.vocab_size = lm.reader.vocab_size
+        if lm.reader.head is None:
             warnings.warn(f"{lm.name}: {NO_HEAD}", stacklevel=2)
 
     def score(
@@ -287,7 +287,8 @@ class EndogenousReward:
             if [s.ids.tolist() for s in scores] != [s.ids.tolist() for s in without]:
                 raise ValueError("without: must have the same tokens as scores")
             others = [s.log_prob for s in without]
-        alpha, by = self.reading.alpha, {"discount": discount, "floor": floor}
+        alpha = self.reading.alpha
+        by = {"discount": discount, "floor": floor}
         return np.array(
             [
                 aggregate(how, score, alpha, other_log_prob=other, **by)
@@ -340,10 +341,10 @@ class EndogenousReward:
     ) -> list[TokenStatistics]:
         """Of each row's `tokens`, read at its positions `states`."""
         found: dict[int, TokenStatistics] = {}
-        law = self.lm.law
-        law.prepare(max((len(row) for row in rows), default=0))
+        reader = self.lm.reader
+        reader.prepare(max((len(row) for row in rows), default=0))
         # with all logits in memory, or rows that change each other, one at a time
-        limit = self.batch_tokens if law.batches and law.head is not None else 0
+        limit = self.batch_tokens if reader.batches and reader.head is not None else 0
         with (
             evaluation(self.lm.model),
             tqdm(
@@ -370,22 +371,25 @@ class EndogenousReward:
         self, rows: list[np.ndarray], states: list[np.ndarray], tokens: torch.Tensor
     ) -> TokenStatistics:
         """One pass of the model, rows padded to the first."""
-        law = self.lm.law
+        reader = self.lm.reader
         ids = pad_sequence([torch.from_numpy(row) for row in rows], batch_first=True)
-        read = law.states(ids)
+        read = reader.states(ids)
         where = [torch.from_numpy(positions).to(read.device) for positions in states]
         found = torch.cat([row[positions] for row, positions in zip(read, where, strict=True)])
-        blocks = [(slice(None), 0, found)] if law.head is None else law.head.blocks(found)
+        blocks = [(slice(None), 0, found)] if reader.head is None else reader.head.blocks(found)
         return token_statistics(blocks, tokens, found)
 
     def _score(self, prompt: np.ndarray, answer: np.ndarray, found: TokenStatistics) -> Score:
-        logs, greedy = found.log_probs[: len(answer)], found.greedy[: len(answer)]
+        logs = found.log_probs[: len(answer)]
+        greedy = found.greedy[: len(answer)]
         values = (
             self.reading.alpha * np.append(found.normalizers.astype(float), 0.0)[: len(answer) + 1]
         )
         gauge = values if self.reading.gauge == "logits" else np.zeros_like(values)
         rewards = self.reading.alpha * logs.astype(float) + gauge[:-1] - gauge[1:]
-        log_prob, start, end = float(logs.sum(dtype=float)), float(gauge[0]), float(gauge[-1])
+        log_prob = float(logs.sum(dtype=float))
+        start = float(gauge[0])
+        end = float(gauge[-1])
         arrays = logs, values[:-1].astype(logs.dtype), rewards.astype(logs.dtype)
         return Score(
             prompt,
@@ -433,7 +437,8 @@ def batches(sizes: Sequence[int], limit: int) -> Iterator[list[int]]:
         [[1], [2, 0], [3]]
 
     """
-    order, start = sorted(range(len(sizes)), key=lambda i: -sizes[i]), 0
+    order = sorted(range(len(sizes)), key=lambda i: -sizes[i])
+    start = 0
     while start < len(order):
         longest = sizes[order[start]]
         stop = start + 1

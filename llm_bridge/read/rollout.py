@@ -135,19 +135,19 @@ class Actor(torch.nn.Module):
         self, lm: CausalLM, *, value_to_trunk: bool = False, gradient_checkpointing: bool = False
     ) -> None:
         super().__init__()
-        if lm.law.head is None:
+        if lm.reader.head is None:
             raise ValueError(
                 f"{lm.name}: no hidden states and head give its logits; it can be scored, not "
                 "trained"
             )
         self.name = lm.name
         self.model = lm.model
-        self.law = lm.law
-        self.head = lm.law.head
+        self.reader = lm.reader
+        self.head = lm.reader.head
         self.value_to_trunk = value_to_trunk
         self.layers = [
             part
-            for part in self.law.decoder.modules()
+            for part in self.reader.decoder.modules()
             if isinstance(part, GradientCheckpointingLayer)
         ]
         self.gradient_checkpointing = gradient_checkpointing
@@ -155,7 +155,7 @@ class Actor(torch.nn.Module):
             names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
             next(getattr(lm.model, name) for name in names if hasattr(lm.model, name))()
         with evaluation(lm.model):
-            width = self.law.states(torch.zeros(1, 1, dtype=torch.long)).shape[-1]
+            width = self.reader.states(torch.zeros(1, 1, dtype=torch.long)).shape[-1]
         self.value = torch.nn.Linear(width, 1, device=device_of(lm.model))
         for parameter in self.value.parameters():
             torch.nn.init.zeros_(parameter)
@@ -192,7 +192,7 @@ class Actor(torch.nn.Module):
             # transformers checkpoints a layer if this is set; its parts stay in evaluation mode
             layer.training = checkpointed
         if tokens is None:
-            last, cache = self.law.next(ids, mask, cache, how)
+            last, cache = self.reader.next(ids, mask, cache, how)
             return torch.log_softmax(self.head.logits(last), dim=-1), cache
         hidden = self.hidden(ids, mask, tokens.shape[1])
         with torch.autocast(hidden.device.type, enabled=False):
@@ -209,9 +209,9 @@ class Actor(torch.nn.Module):
 
         They are undefined in columns without a token.
         """
-        self.law.prepare(ids.shape[1])
+        self.reader.prepare(ids.shape[1])
         rows, first = aligned(ids, mask)
-        states = self.law.states(rows)
+        states = self.reader.states(rows)
         columns = torch.arange(ids.shape[1] - T, ids.shape[1], device=ids.device) - first[:, None]
         columns = columns.clamp(0, rows.shape[1] - 1)
         return states.gather(1, columns[..., None].expand(-1, -1, states.shape[-1]))
@@ -319,7 +319,7 @@ def generate(
             f"prompts: the longest and max_tokens={max_tokens} need {longest - 1} positions, "
             f"{actor.name} has {context}; shorten them"
         )
-    decoding = actor.law.decoding(longest)
+    decoding = actor.reader.decoding(longest)
     if decoding.how == "equal" and group.size > 1:  # processes of one actor take the same steps
         decoding = Decoding("whole", repeats=False)
     if decoding.how == "equal" and len(set(lengths)) > 1:

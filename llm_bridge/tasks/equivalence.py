@@ -207,7 +207,8 @@ def _brackets(text: str) -> str:
 
 def _in_base_ten(match: re.Match[str]) -> str:
     """Return the value of a number with a base; the digits as they are if they are none of it."""
-    digits, base = match[1], int(match[2])
+    digits = match[1]
+    base = int(match[2])
     try:
         value = Fraction(int(digits.replace(".", ""), base), base ** len(digits.partition(".")[2]))
     except ValueError:
@@ -271,7 +272,8 @@ def _number(text: str) -> _Number | None:
     if match is None:
         return None
     sign, whole, top, bottom, number, divisor, power, exponent, percent = match.groups()
-    above, below = Fraction(top or number), Fraction(bottom or divisor or 1)
+    above = Fraction(top or number)
+    below = Fraction(bottom or divisor or 1)
     if below == 0:
         return None
     value = (int(whole or 0) + above / below) * Fraction(10) ** int(power or exponent or 0)
@@ -351,7 +353,8 @@ atexit.register(_worker.close)
 def _serve() -> None:
     """Run the worker: answer each line, a JSON pair, with True, False, or what went wrong."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches it too; the parent ends it
-    out, sys.stdout = sys.stdout, sys.stderr
+    out = sys.stdout
+    sys.stdout = sys.stderr
     with contextlib.suppress(ImportError, OSError, ValueError):  # not on every system
         import resource
 

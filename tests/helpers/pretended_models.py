@@ -49,7 +49,7 @@ def main():
     with pretend.pretended():
         lm = CausalLM(pretend.placed(tiny().model), None, "pretended")
         assert next(lm.model.parameters()).device == pretend.DEVICE
-        assert lm.law.decoding(20).how == "padded"  # and not the slow way, for a tensor's place
+        assert lm.reader.decoding(20).how == "padded"  # and not the slow way, for a tensor's place
         found, trained = score(lm), [train(lm, options) for options in VARIANTS]
     for one, two in zip(found, score(tiny()), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-6)

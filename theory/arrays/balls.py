@@ -130,8 +130,12 @@ class Balls(Enclosure):
         return _balls(abs(self.data))
 
     # NumPy's names of the operators
-    _add, _subtract, _multiply, _divide = __add__, __sub__, __mul__, __truediv__
-    _negative, _absolute = __neg__, __abs__
+    _add = __add__
+    _subtract = __sub__
+    _multiply = __mul__
+    _divide = __truediv__
+    _negative = __neg__
+    _absolute = __abs__
 
     @staticmethod
     def _maximum(a: Balls, b: Balls) -> Balls:
@@ -202,7 +206,8 @@ def _widen(x: Any, by: Any) -> Any:
 
 
 def _take_root(x: Any) -> Any:
-    least, most = x.lower(), x.upper()
+    least = x.lower()
+    most = x.upper()
     if least > 0 or not most >= 0:
         return x.sqrt()
     return _ball(0).union(most.sqrt()) if most > 0 else _ball(0)

@@ -102,7 +102,8 @@ class Enclosure:
     def nearest(self) -> np.ndarray:
         """Return doubles near the midpoints, for uses that need no proof."""
         with np.errstate(invalid="ignore", over="ignore"):
-            low, high = self.lower(), self.upper()
+            low = self.lower()
+            high = self.upper()
             middle = low / 2 + high / 2
         found: np.ndarray = np.where(low == high, low, middle)
         return found
@@ -277,8 +278,11 @@ class Enclosure:
         return ~self.compare("equal", self.of(other))
 
     # NumPy's names of the comparisons
-    _less, _less_equal, _equal = __lt__, __le__, __eq__
-    _greater, _greater_equal = __gt__, __ge__
+    _less = __lt__
+    _less_equal = __le__
+    _equal = __eq__
+    _greater = __gt__
+    _greater_equal = __ge__
 
     def _square(self) -> Any:
         return self * self
@@ -363,7 +367,8 @@ class _Namespace:
         if not (is_enclosure(a) or is_enclosure(b)):
             return np.where(condition, a, b)
         kind = _kind((a, b))
-        a, b = kind.of(a), kind.of(b)
+        a = kind.of(a)
+        b = kind.of(b)
         truth = Truth.of(condition)
         shape = np.broadcast_shapes(truth.shape, a.shape, b.shape)
         chosen = kind._from_parts(
@@ -383,7 +388,8 @@ class _Namespace:
     def min(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
         return x.min(axis, keepdims)
 
-    amax, amin = max, min
+    amax = max
+    amin = min
 
     @staticmethod
     def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Any:

@@ -76,7 +76,8 @@ class Truth:
         other = Truth.of(other)
         return Truth(self.certain | other.certain, self.possible | other.possible).settled()
 
-    __rand__, __ror__ = __and__, __or__
+    __rand__ = __and__
+    __ror__ = __or__
 
     def __invert__(self) -> Any:
         """Whether it is false."""

@@ -174,7 +174,8 @@ def clone_gap_entropy(horizon: int, epsilon: Any, alpha: Any, vocab_size: int) -
     >>> float(clone_gap_entropy(10, 0.1, alpha=0.05, vocab_size=4).round(4))
     0.1268
     """
-    eps, alpha = as_array(epsilon), as_array(alpha)
+    eps = as_array(epsilon)
+    alpha = as_array(alpha)
     if vocab_size == 1:  # one token has no entropy, and one policy
         return alpha * 0.0 * as_array(array_namespace(eps).zeros_like(eps))
     most_entropy = array_namespace(alpha).log(constant(vocab_size, alpha))  # of a token
@@ -294,9 +295,11 @@ def rl_gap_anchored_sharp(horizon: Any, epsilon: Any, alpha: Any, beta: Any) -> 
     >>> float(rl_gap_anchored_sharp(10, 0.1, alpha=0.5, beta=0.5).round(4))
     0.0998
     """
-    alpha, eps = as_array(alpha), as_array(epsilon)
+    alpha = as_array(alpha)
+    eps = as_array(epsilon)
     xp = array_namespace(eps)
-    t, tilt = xp.tanh(eps / 2), alpha / beta * eps
+    t = xp.tanh(eps / 2)
+    tilt = alpha / beta * eps
     # log(cosh x + t sinh x): the first form has no difference of large terms, the second no
     # overflow
     near = xp.where(tilt < 1, tilt, 0.0)

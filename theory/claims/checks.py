@@ -168,7 +168,8 @@ def _reached(policy: Policy) -> list[np.ndarray]:
     """States that a prompt of positive weight leads to with positive probability: ``(*batch, n_h,
     1)``, boolean.
     """
-    dynamics, layers = policy.dynamics, []
+    dynamics = policy.dynamics
+    layers = []
     reached = np.broadcast_to(dynamics.prompt_weights > 0, policy.log_probs[0].shape[:-1])
     for h, table in enumerate(policy.log_probs):
         layers.append(reached[..., None])

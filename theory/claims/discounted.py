@@ -80,7 +80,8 @@ class DiscountedInstance:
         endogenous_reward(
             mdp, policy, alpha, gauge
         )  # refuses what is not a policy, a temperature or a gauge
-        self.mdp, self.alpha = mdp, require_positive_number("alpha", alpha)
+        self.mdp = mdp
+        self.alpha = require_positive_number("alpha", alpha)
         self.policy: Array = require_stationary("policy", policy, mdp)[0]
         self.rewards: Array = mdp.rewards
         self.gauge: Array = (
@@ -107,7 +108,9 @@ class DiscountedInstance:
                 enclose(x, bits) for x in stored
             )
             low, high = (enclose(end, bits) for end in self.mdp.reward_range)
-            exact.mdp, exact.alpha, exact.width = self.mdp, self.alpha, high - low
+            exact.mdp = self.mdp
+            exact.alpha = self.alpha
+            exact.width = high - low
             exact.policy = log_softmax(enclose(self.policy, bits), 1.0)
         # what is chosen is chosen in doubles, and evaluated in enclosures
         exact.__dict__ |= {

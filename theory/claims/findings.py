@@ -273,7 +273,8 @@ class _Rows:
         self, flat: dict[str, np.ndarray], index: np.ndarray, where: np.ndarray, bits: int
     ) -> None:
         """Raise `Contradiction` unless what was known may be what is known now."""
-        before, now = self.found["ends"][index], flat["ends"]
+        before = self.found["ends"][index]
+        now = flat["ends"]
         counted = where[:, None] & (flat["applies"] | flat["uncertain"])
         with np.errstate(invalid="ignore"):
             apart = (before[..., 0::2] > now[..., 1::2]) | (now[..., 0::2] > before[..., 1::2])

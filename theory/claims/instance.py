@@ -373,7 +373,8 @@ class Instance(Problem):
         """
         true = self.differences(self.true_return)
         read = expand(self._alpha, 2) * self.differences(self.policy_log_prob)
-        xp, possible = array_namespace(read), self.pair_possible
+        xp = array_namespace(read)
+        possible = self.pair_possible
         return preference_tv(*(xp.where(possible, x, 0.0) for x in (true, read)))
 
     @cached_property
@@ -404,7 +405,8 @@ class Instance(Problem):
 
         NaN where there are none, and where it is not known which.
         """
-        kept, xp = Truth.of(self.pair_counts), array_namespace(values)
+        kept = Truth.of(self.pair_counts)
+        xp = array_namespace(values)
         n = np.where(
             (kept.certain == kept.possible).all(axis=-1), kept.certain.sum(axis=-1), np.nan
         )

@@ -205,10 +205,13 @@ class Problem:
         if self.chosen_responses is not None:
             return self.chosen_responses
         dynamics = self.mdp.dynamics
-        V, H, P = dynamics.vocab_size, self.horizon, dynamics.n_prompts
+        V = dynamics.vocab_size
+        H = self.horizon
+        P = dynamics.n_prompts
         if V**H <= POOL:
             return all_responses(dynamics)
-        rng, third = np.random.default_rng(0), POOL // 3
+        rng = np.random.default_rng(0)
+        third = POOL // 3
         tokens = np.array(self._whole(rng.integers(V, size=(P, POOL, H)), 3))
         prompts = np.arange(P)
         # a third of each policy, the most probable response among it, and the unlikely rest

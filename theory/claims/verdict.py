@@ -36,7 +36,9 @@ Verdict = Literal["violated", "undecided", "holds", "does not apply"]
 VERDICTS: tuple[Verdict, ...] = ("does not apply", "holds", "undecided", "violated")
 """From the mildest to the worst: a set of cases has the worst verdict of its cases."""
 
-HOLDS, UNDECIDED, VIOLATED = 1, 2, 3
+HOLDS = 1
+UNDECIDED = 2
+VIOLATED = 3
 """Indices into `VERDICTS`."""
 
 EQUAL_WITHIN = 1e-30

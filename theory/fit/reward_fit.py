@@ -164,7 +164,8 @@ def fit_reward(
     problem = _compare(preferences, features)
     if l2 == 0 and (separable := _separable(problem)).any():
         i = int(np.argmax(separable))
-        one, other = preferences.chosen[i].tolist(), preferences.rejected[i].tolist()
+        one = preferences.chosen[i].tolist()
+        other = preferences.rejected[i].tolist()
         raise ValueError(
             f"preferences: {separable.sum()} of {len(separable)} pairs are separable, first pair "
             f"{i}, {one} over {other}: no finite reward is the most likely; pass l2 > 0, or add "
@@ -231,7 +232,8 @@ def _compare(preferences: Preferences, features: Sequence[Any] | None) -> _Compa
         raise ValueError(
             "features: the same for both responses of every pair; they say nothing about any weight"
         )
-    m, c = len(keys), len(columns)
+    m = len(keys)
+    c = len(columns)
     require_memory(
         8 * (3 * m * c + c * c),
         f"fitting {m} comparisons of {c} weights",
@@ -265,7 +267,8 @@ def _design(
     dynamics: Dynamics, one: Responses, other: Responses, features: np.ndarray | None
 ) -> Any:
     """``φ(τ) − φ(τ')`` for each two responses, ``(N, d)``, sparse."""
-    V, H = dynamics.vocab_size, dynamics.horizon
+    V = dynamics.vocab_size
+    H = dynamics.horizon
     n = len(one.prompts)
     first = V * np.cumsum([0, *dynamics.layer_sizes])
     states = [dynamics.walk(*responses) for responses in (one, other)]

@@ -65,7 +65,9 @@ def fitted_model(demonstrations: Demonstrations, smoothing: Smoothing = 0.0) -> 
 def _witten_bell(demonstrations: Demonstrations) -> list[np.ndarray]:
     """Return the rows of the formula in `fitted_model`: `H` tables ``(*batch, n_h, V)``."""
     dynamics = demonstrations.dynamics
-    P, V, rule = dynamics.n_prompts, dynamics.vocab_size, dynamics.rule
+    P = dynamics.n_prompts
+    V = dynamics.vocab_size
+    rule = dynamics.rule
     if isinstance(rule, Table):
         raise ValueError(
             "smoothing='witten-bell': states of a table have no suffixes; give a number to add to "

@@ -294,7 +294,8 @@ def max_log_ratio(policy: Policy, other: Policy, *, per_prompt: bool = False) ->
     require_same_dynamics(policy.dynamics, other.dynamics)
     following: Array | None = None
     for h, ratio in reversed(list(enumerate(log_ratios(policy, other)))):
-        one, two = policy.log_probs[h], other.log_probs[h]
+        one = policy.log_probs[h]
+        two = other.log_probs[h]
         xp = array_namespace(one, two)
         largest = xp.abs(ratio)
         if following is not None:

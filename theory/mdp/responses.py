@@ -196,7 +196,9 @@ def all_responses(dynamics: Dynamics) -> Responses:
         >>> all_responses(dynamics).tokens.tolist()
         [[0, 0], [0, 1], [1, 0], [1, 1]]
     """
-    V, H, P = dynamics.vocab_size, dynamics.horizon, dynamics.n_prompts
+    V = dynamics.vocab_size
+    H = dynamics.horizon
+    P = dynamics.n_prompts
     require_tree_memory(V, H, P, "listing every response", bytes_per_prefix=8 * H)
     index = np.arange(V**H)
     tokens = np.stack([index // V ** (H - 1 - h) % V for h in range(H)], axis=-1)

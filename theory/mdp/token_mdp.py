@@ -201,7 +201,8 @@ class TokenMDP:
     def _ended_by(self, eos: int) -> Self:
         """Route `eos` to one absorbing state a layer and drop states that are no longer reached."""
         dynamics = self.dynamics
-        V, H = dynamics.vocab_size, dynamics.horizon
+        V = dynamics.vocab_size
+        H = dynamics.horizon
         if not isinstance(eos, int | np.integer) or not 0 <= eos < V:
             raise ValueError(f"eos={eos!r} is not a token: give an index from 0 to {V - 1}")
         tokens = np.arange(V)

@@ -108,7 +108,9 @@ def _starred(bound: float, horizon: int) -> str:
 
 def _exponents(curves: Sequence[HorizonCurve], families: Collection[str]) -> Table:
     """What was fitted to each curve."""
-    both, cloning, rl = FAMILIES.keys(), {"coin-payoff"}, {"swapped-pair"}
+    both = FAMILIES.keys()
+    cloning = {"coin-payoff"}
+    rl = {"swapped-pair"}
     cells: list[tuple[Collection[str], Column, Callable[[HorizonCurve], Any]]] = [
         (cloning, Column("V", "d", "right"), lambda c: c.vocab_size),
         (both, Column("α", "g", "right"), lambda c: c.alpha),

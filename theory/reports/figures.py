@@ -285,8 +285,10 @@ def sharpening_figure(curves: Mapping[str, SharpeningCurve]) -> Figure:
     figure = Figure(figsize=(7.2, 3.1), layout="constrained")
     panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
     for axes, (name, curve) in zip(panels, curves.items(), strict=True):
-        exponents, value = np.asarray(curve.exponents), np.asarray(curve.value)
-        best, last = int(np.argmax(value)), len(exponents) - 1
+        exponents = np.asarray(curve.exponents)
+        value = np.asarray(curve.value)
+        best = int(np.argmax(value))
+        last = len(exponents) - 1
         if value[last] >= value[best] - 1e-9:
             best = last
         peak = exponents[best], value[best]

@@ -79,7 +79,9 @@ def worst_map(mdp: TokenMDP, expert: Policy, epsilon: Any) -> MapAdversary:
     radius = require_radius(epsilon)
     tree = mdp.as_tree()
     centre = expert.as_tree()
-    P, V, H = tree.dynamics.n_prompts, tree.vocab_size, tree.horizon
+    P = tree.dynamics.n_prompts
+    V = tree.vocab_size
+    H = tree.horizon
     below = _least_levels(centre, radius)
     log_up, met, total = _sweep_to_leaves(tree, centre, radius, below)
     with np.errstate(invalid="ignore"):

@@ -147,7 +147,8 @@ def preference_attaining_policy(
         zip(walk(up.prompts, up.tokens), walk(down.prompts, down.tokens), strict=True)
     ):
         s_up, s_down = (state.item() for state in states)
-        a_up, a_down = up.tokens[0, h], down.tokens[0, h]
+        a_up = up.tokens[0, h]
+        a_down = down.tokens[0, h]
         if (s_up, a_up) == (s_down, a_down):
             continue
         log_p = centre.log_probs[h]

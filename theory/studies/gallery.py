@@ -95,7 +95,9 @@ def coin_payoff(
         "the coin–payoff table",
         "use coin_payoff_gap, or a shorter horizon",
     )
-    LOST, WON, TIE = 0, 1, 2  # states of the steps after the coins
+    LOST = 0
+    WON = 1
+    TIE = 2  # states of the steps after the coins
     outcomes = 2 if coins % 2 else 3
     is_heads = np.arange(vocab_size) >= vocab_size // 2
     rewards: list[np.ndarray] = []
@@ -255,7 +257,9 @@ def swapped_pair(horizon: int, alpha: float, epsilon: float, *, slack: float = 1
             f"alpha={alpha}, epsilon={epsilon}: needs 2·alpha·epsilon <= {stay:.4g}, what A pays a "
             "step"
         )
-    A, B, LEFT = 0, 1, 2  # states after the first step
+    A = 0
+    B = 1
+    LEFT = 2  # states after the first step
     later = np.zeros((3, 4))
     later[[A, B], 0] = stay, stay - step
     after = [[A, LEFT, LEFT, LEFT], [B, LEFT, LEFT, LEFT], [LEFT] * 4]

@@ -77,7 +77,8 @@ def exact_groups(seed: int = 0, *, n_instances: int = 256) -> list[Group]:
     """
     rng = np.random.default_rng(seed)
     batch = max(1, math.ceil(n_instances / len(SHAPES)))
-    sampled, adversarial = [], []
+    sampled = []
+    adversarial = []
     for V, H, P in SHAPES:
         mdp = random_tree(V, H, n_prompts=P, batch=(batch,), seed=rng)
         alpha = _log_uniform(rng, ALPHAS, batch)
@@ -188,7 +189,8 @@ def _families() -> Iterator[Instance]:
 
 def _discounted(rng: np.random.Generator) -> DiscountedInstance:
     """A random window MDP without end, and the policy of the ball that is worst for cloning."""
-    V, size = int(rng.integers(2, 5)), int(rng.integers(1, 3))
+    V = int(rng.integers(2, 5))
+    size = int(rng.integers(1, 3))
     mdp = DiscountedMDP.window(rng.random((V**size, V)), size, float(rng.choice(DISCOUNTS)))
     alpha = _log_uniform(rng, DISCOUNTED_ALPHAS, 1).item()
     epsilon = _log_uniform(rng, DISCOUNTED_EPSILONS, 1).item()

@@ -79,7 +79,8 @@ def fit_exponent(x: Any, y: Any) -> Exponent:
     n = len(x)
     if len(np.unique(x)) < 3:
         raise ValueError(f"x={x.tolist()}: an exponent needs at least 3 different points")
-    log_x, log_y = np.log(x), np.log(y)
+    log_x = np.log(x)
+    log_y = np.log(y)
     centred = log_x - log_x.mean()
     slope = float(centred @ log_y / (centred @ centred))
     residual = log_y - log_y.mean() - slope * centred

@@ -52,9 +52,9 @@ def close(found, wanted):
 
 
 def test_a_sound_model_has_no_findings_and_decodes_in_one_batch():
-    law = gate.inspect(llama(), "sound")
-    assert (law.findings, law.switches, law.batches) == ([], [], True)
-    assert law.decoding(20) == gate.Decoding("padded", repeats=True)
+    reader = gate.inspect(llama(), "sound")
+    assert (reader.findings, reader.switches, reader.batches) == ([], [], True)
+    assert reader.decoding(20) == gate.Decoding("padded", repeats=True)
 
 
 def test_a_model_that_sees_later_tokens_is_refused_when_it_is_loaded(tmp_path):
@@ -127,7 +127,7 @@ def test_where_positions_are_scaled_no_score_depends_on_what_it_is_read_with():
         alone = scored(lm, batch_tokens=1)
     close(alone, expected(lm.model))
     close(scored(lm, batch_tokens=1000), alone)
-    assert lm.law.switches == [8]
+    assert lm.reader.switches == [8]
 
 
 @pytest.mark.parametrize("name", ["bart", "mamba2", "rwkv", "lfm2", "jamba", "recurrent_gemma"])
@@ -151,7 +151,7 @@ def test_what_is_written_has_the_probability_that_is_said(name, samples):
 def test_rollouts_of_prompts_of_different_lengths_are_joined_in_order():
     """Equal uniforms give equal responses, however the prompts are batched."""
     lm = families.family("bart")
-    assert lm.law.decoding(20).how == "equal"
+    assert lm.reader.decoding(20).how == "equal"
     uniforms = torch.rand(6, 7, dtype=torch.double, generator=torch.manual_seed(2))
     ends = (3, 9, 21)
     actor = Actor(lm)
@@ -173,7 +173,7 @@ def test_a_batch_whose_rows_change_each_other_is_read_row_by_row(least):
     close(found, wanted)
 
 
-def test_a_model_without_one_law_is_refused():
+def test_a_model_with_several_distributions_after_one_row_is_refused():
     """Its attention depends on how long the row is, so that no pass reads all prefixes."""
     model = llama()
     own = model.model.forward
@@ -201,10 +201,10 @@ def test_lengths_at_which_the_rules_change_are_tried_when_a_row_reaches_them():
         return output
 
     model.model.forward = forward
-    law = gate.inspect(model, "lm")
-    law.prepare(20)
+    reader = gate.inspect(model, "lm")
+    reader.prepare(20)
     with pytest.raises(ValueError, match="lm: not causal, its last of 22 tokens changes"):
-        law.prepare(21)
+        reader.prepare(21)
 
 
 @pytest.mark.parametrize("bias", [-1e9, -5e4, -40.0])
@@ -278,9 +278,9 @@ def blocks(model, width):
 
 @pytest.mark.parametrize("length", [18, 20, 30, 48, 60])
 def test_a_row_of_the_length_that_is_read_is_tried(length):
-    law = gate.inspect(blocks(llama(), 16), "lm")
+    reader = gate.inspect(blocks(llama(), 16), "lm")
     with pytest.raises(ValueError, match=r"lm: (not causal|gives another distribution)"):
-        law.prepare(length)
+        reader.prepare(length)
 
 
 def test_the_gate_reads_few_tokens():
@@ -290,8 +290,8 @@ def test_the_gate_reads_few_tokens():
     model.model.register_forward_pre_hook(
         lambda module, args, options: read.append(options["input_ids"].numel()), with_kwargs=True
     )
-    law = gate.inspect(model, "lm")
-    law.decoding(24)
+    reader = gate.inspect(model, "lm")
+    reader.decoding(24)
     assert 0 < sum(read) < 0.05 * 1000 * 24
 
 
@@ -309,4 +309,4 @@ def test_disagreement(one, two, share):
 
 
 def test_letters_of_one_position_pass():
-    assert letter_lm(4, context=1).law.findings == []
+    assert letter_lm(4, context=1).reader.findings == []

@@ -206,7 +206,7 @@ def test_the_place_is_the_prefix_at_which_the_model_breaks(read):
     """Token 4 has an embedding of NaN: prompts are read, and what follows it is not."""
     lm = llama(0)
     # checked while it is whole: the check would meet token 4 itself
-    assert lm.law.decoding(9).how == "padded"
+    assert lm.reader.decoding(9).how == "padded"
     with torch.no_grad():
         lm.model.model.embed_tokens.weight[4] = torch.nan
     with pytest.raises(

@@ -135,7 +135,7 @@ def test_equals_full_logits_in_double_precision(name, tied, dtype):
     model = build(name, tied).to(dtype)
     reward = EndogenousReward(model, batch_tokens=60)
     scores = reward.score_ids(*texts())
-    assert reward.lm.law.head is not None
+    assert reward.lm.reader.head is not None
     # Gemma-2's attention is a float32 softmax whatever the model's precision
     tolerance = {torch.float32: 1e-5, torch.float64: 1e-6 if name == "Gemma2" else 1e-12}
     assert error(scores, model) <= tolerance[dtype]
@@ -148,7 +148,7 @@ def test_equals_full_logits_in_double_precision(name, tied, dtype):
 @pytest.mark.parametrize("name", ["Llama", "Gemma2", "Granite", "Phi"])
 def test_the_head_alone_is_exact_to_1e_minus_5(name):
     model = build(name)
-    head = EndogenousReward(model).lm.law.head
+    head = EndogenousReward(model).lm.reader.head
     hidden, tokens = 3 * torch.randn(50, 32), torch.arange(50)
     f = torch.nn.functional.linear(
         hidden.double(), *(x.detach().double() for x in model.lm_head.parameters())
@@ -173,7 +173,7 @@ def test_half_precision(dtype):
 
 def test_the_head_of_a_half_precision_model_is_read_in_float32():
     model = build("Llama").bfloat16()
-    head = EndogenousReward(model).lm.law.head
+    head = EndogenousReward(model).lm.reader.head
     hidden = torch.randn(20, 32).bfloat16()
     with torch.no_grad():
         _, normalizers, _ = module.token_statistics(
@@ -393,7 +393,7 @@ def test_a_declared_factor_is_used_as_the_model_uses_it(scaling, monkeypatch):
             return output
 
         monkeypatch.setattr(type(model), "forward", multiplied)
-    head = EndogenousReward(model).lm.law.head
+    head = EndogenousReward(model).lm.reader.head
     assert head.scale == pytest.approx(7.0 if scaling < 0 else 1 / 7.0)
 
 
@@ -419,7 +419,7 @@ def test_logits_of_a_batch_are_never_built(dtype):
     reward = EndogenousReward(model)
     prompts = np.random.default_rng(0).integers(vocabulary, size=(batch, 1)).tolist()
     answers = np.random.default_rng(1).integers(vocabulary, size=(batch, time)).tolist()
-    reward.lm.law.prepare(time)  # checked before it is watched
+    reward.lm.reader.prepare(time)  # checked before it is watched
     with Largest(model) as found:
         reward.score_ids(prompts, answers)
     # activations: batch·time·(intermediate size); a slice of the head in float32: CHUNK·(hidden
@@ -696,7 +696,7 @@ def test_weights_that_accelerate_moves(where):
         accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
         assert model.device.type == "meta"
     reward = EndogenousReward(model)
-    assert reward.lm.law.head.plain == (where == "hooked")
+    assert reward.lm.reader.head.plain == (where == "hooked")
     for one, two in zip(expected, reward.score_ids(*texts()), strict=True):
         np.testing.assert_allclose(one.rewards, two.rewards, rtol=0, atol=1e-5)
 
@@ -713,7 +713,7 @@ def test_adapters(targets):
     )
     model = peft.get_peft_model(build("Llama"), config).eval()
     reward = EndogenousReward(model)
-    assert reward.lm.law.head.plain == ("lm_head" not in targets)
+    assert reward.lm.reader.head.plain == ("lm_head" not in targets)
     for s in reward.score_ids(*texts()):
         with torch.no_grad():
             logits = model(torch.tensor([[*s.prompt_ids.tolist(), *s.ids.tolist()]])).logits[
