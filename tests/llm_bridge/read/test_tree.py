@@ -533,6 +533,7 @@ def test_hundreds_of_prompts(shared_models):
 
 
 def test_training_mode_and_weights_stay(lm):
+    assert lm.reader.batches  # checked before, in evaluation mode
     lm.model.train()
     try:
         token_tree(lm, ["A"], 2)
