@@ -229,14 +229,14 @@ def test_tokens_that_are_masked_hide_nothing(bias):
 
 
 def test_what_is_off_at_the_token_that_is_scored_is_not_averaged_out():
-    """A model that sees its next token and is 0.03 nats surer of it, among 50,000 tokens."""
+    """A model that sees its next token and is 0.01 nats surer of it, among 50,000 tokens."""
     model = llama(vocab_size=50_000, tie_word_embeddings=False)
     own = model.forward
 
     def forward(input_ids, **kwargs):
         output = own(input_ids=input_ids, **kwargs)
         logits = output.logits.clone()
-        logits[:, :-1].scatter_add_(-1, input_ids[:, 1:, None], torch.full_like(logits, 0.03))
+        logits[:, :-1].scatter_add_(-1, input_ids[:, 1:, None], torch.full_like(logits, 0.01))
         output.logits = logits
         return output
 
@@ -279,6 +279,7 @@ def blocks(model, width):
 @pytest.mark.parametrize("length", [18, 20, 30, 48, 60])
 def test_a_row_of_the_length_that_is_read_is_tried(length):
     reader = gate.inspect(blocks(llama(), 16), "lm")
+    reader.prepare(16)  # all of the first block, in which nothing is wrong
     with pytest.raises(ValueError, match=r"lm: (not causal|gives another distribution)"):
         reader.prepare(length)
 
