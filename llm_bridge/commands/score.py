@@ -39,7 +39,7 @@ from llm_bridge.preferences.records import (
     read_records,
     read_results,
 )
-from llm_bridge.preferences.rows import HUB, Place, Problem
+from llm_bridge.preferences.rows import Place, Problem, digests
 from llm_bridge.read.aggregate import AggregationOptions
 from llm_bridge.read.reading import RewardReading
 from theory.commands import shared
@@ -223,7 +223,7 @@ def run(arguments: argparse.Namespace) -> int:
     with workers() as group:
         scorer, lm, facts = _scorer(task)
         given = {name: getattr(options, name) for name in ("format", "limit", "batch_tokens")}
-        facts = {"version": __version__} | facts | given | {"pairs": _digests(options.pairs)}
+        facts = {"version": __version__} | facts | given | {"pairs": digests(options.pairs)}
         if any(comparison.is_dsp for comparison in comparisons):
             facts["domain_prompts"] = dict(prompts)
         with RunFolder(options.out, facts, lines=[RESPONSES], processes=group) as folder:
@@ -269,9 +269,7 @@ def _again(arguments: argparse.Namespace) -> int:
         AggregationOptions.refuse(arguments, reason)
         ScoreOptions.refuse(arguments, reason, ("html", "lift_from"))
     pairs = options.pairs or tuple(noted["pairs"])
-    for (name, found), before in zip(
-        _digests(pairs).items(), noted["pairs"].values(), strict=False
-    ):
+    for (name, found), before in zip(digests(pairs).items(), noted["pairs"].values(), strict=False):
         if found != before:
             raise ValueError(f"--pairs={name}: is not the file that was scored")
     if len(pairs) != len(noted["pairs"]):
@@ -280,10 +278,6 @@ def _again(arguments: argparse.Namespace) -> int:
     comparisons = with_domain_prompts(comparisons, noted.get("domain_prompts", {}))
     with RunFolder(options.out):
         return _report(options, sums, comparisons)
-
-
-def _digests(pairs: Sequence[str]) -> dict[str, str | None]:
-    return {name: None if name.startswith(HUB) else digest(Path(name)) for name in pairs}
 
 
 @contextmanager

@@ -23,10 +23,10 @@ from llm_bridge.commands.options import (
 from llm_bridge.models.prompt_format import PromptFormat
 from llm_bridge.models.spec import ModelSpec
 from llm_bridge.preferences.pairs import FORMATS, Comparison, Key, read_comparisons
-from llm_bridge.preferences.rows import HUB, Problem
+from llm_bridge.preferences.rows import Problem, digests
 from theory.commands import shared
 from theory.commands.options import Command, Group, Options, option
-from theory.storage.files import digest, read_arrays, replacing, write_json
+from theory.storage.files import read_arrays, replacing, write_json
 from theory.storage.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -87,9 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     facts: dict[str, Any] = {"version": __version__, "model": lm.name, "weights": model}
     facts |= {"dtype": spec.dtype} | format_facts(lm)
     facts |= {"format": options.format, "limit": options.limit}
-    facts["pairs"] = {
-        name: None if name.startswith(HUB) else digest(Path(name)) for name in options.pairs
-    }
+    facts["pairs"] = digests(options.pairs)
     with RunFolder(options.out, {"command": "train-reward"} | facts) as folder:
         scorer = RewardModel(lm, conversation)
         kept = []

@@ -25,7 +25,8 @@ from safetensors import SafetensorError
 from llm_bridge.models.calls import first_line
 from llm_bridge.models.gguf_header import Header, is_gguf, read_header
 from llm_bridge.models.gguf_tokenizer import build_tokenizer
-from theory.storage.cache import digest, made_once
+from theory.storage.cache import made_once
+from theory.storage.files import digest
 
 __all__ = ["converted", "find_gguf"]
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
+
+from theory.storage.files import digest
 
 __all__ = [
     "HUB",
     "Place",
     "Problem",
     "Row",
+    "digests",
     "hub_rows",
     "json_rows",
     "require_object",
@@ -29,6 +32,20 @@ NEWLINE = b"\n"
 
 Row: TypeAlias = tuple[int | None, Any]
 """A line number and the value that begins there, or the ValueError that says why there is none."""
+
+
+def digests(sources: Sequence[str]) -> dict[str, str | None]:
+    """Return the SHA-256 of each file by its name, and `None` for a data set of the hub.
+
+    Raises:
+        OSError: a file cannot be read.
+
+    Example:
+        >>> digests(["hub:allenai/reward-bench"])
+        {'hub:allenai/reward-bench': None}
+
+    """
+    return {name: None if name.startswith(HUB) else digest(Path(name)) for name in sources}
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from llm_bridge.models.calls import call, device_of, evaluation
+from llm_bridge.models.gate import NO_HEAD
 from llm_bridge.models.load import CausalLM, fingerprint, require_same_tokenizer
 from llm_bridge.models.prompts import Prompt, as_prompt, as_text, encode_pair
 from llm_bridge.preferences.pairs import Comparison, Key
@@ -352,7 +353,7 @@ def last_states(
     """
     reader = lm.reader
     if reader.head is None:
-        raise ValueError(f"{lm.name}: {reader.findings[0]}; its hidden states cannot be features")
+        raise ValueError(f"{lm.name}: {NO_HEAD}; its hidden states cannot be features")
     reader.prepare(max((len(row) for row in rows), default=0))
     found: dict[int, np.ndarray] = {}
     total = sum(len(row) for row in rows)

@@ -3,35 +3,17 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from theory.storage.files import write_json
+from theory.storage.files import digest, write_json
 
-__all__ = ["digest", "made_once"]
+__all__ = ["made_once"]
 
 FILES = "digests.json"
 """In a folder that is kept: the digest of each of its files."""
-
-
-def digest(path: str | Path) -> str:
-    """Return the SHA-256 of a file's content, in hexadecimal digits.
-
-    Raises:
-        OSError: the file cannot be read.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp(), "empty")
-        >>> path.touch()
-        >>> digest(path)[:8]
-        'e3b0c442'
-    """
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def made_once(folder: str | Path, make: Callable[[Path], None]) -> Path:

@@ -6,7 +6,8 @@ import os
 import pytest
 from kept_folders import make, take
 
-from theory.storage.cache import digest, made_once
+from theory.storage.cache import made_once
+from theory.storage.files import digest
 
 
 def not_again(folder):
