@@ -1,9 +1,8 @@
-"""All that waits for a GPU, in one run: the solver, the output head, scoring, and PPO. Eight
-minutes by default.
+"""All that waits for a GPU, in one run: a real model on preferences and prompts, the solver, the
+output head, scoring, and PPO. Eight minutes by default.
 
-    python benchmarks/gpu.py [--out gpu] [--minutes 8] [--sections solver head scoring ppo
-    ppo-large] python benchmarks/gpu.py --device cpu --small      # the same code on a CPU, in
-    seconds
+    python benchmarks/gpu.py [--out gpu] [--minutes 8] [--sections preferences solver …]
+    python benchmarks/gpu.py --device cpu --small      # the same code on a CPU, in minutes
 
 Each section runs in a process of its own, which is ended where its share of the time is over; what
 it has found until then is in ``gpu.jsonl``, a line at a time, and what fails is a line too and
@@ -13,7 +12,8 @@ all three are replaced. Exit code 1: something failed.
 Times are medians of runs between two synchronisations, after a warm-up, with host work included.
 Ceilings (a copy on the device, bytes read and written; products of random matrices) are measured by
 every section that reports a share of them. Models are randomly initialised and have no tokenizer:
-prompts are random token ids.
+prompts are random token ids. The section ``preferences`` has a real model and real data instead
+(``preferences.py``), or says in a row that they are not there.
 """
 
 import argparse
@@ -85,7 +85,14 @@ def bridge_names():
     )
 
 
-SECTIONS = {"solver": 0.17, "head": 0.12, "scoring": 0.2, "ppo": 0.3, "ppo-large": 0.21}
+SECTIONS = {
+    "preferences": 0.5,
+    "solver": 0.1,
+    "head": 0.06,
+    "scoring": 0.1,
+    "ppo": 0.14,
+    "ppo-large": 0.1,
+}
 """In order of importance, and the share of the time that each may take; what one leaves goes to
 those after it.
 """
@@ -139,6 +146,7 @@ SHAPES = {
 
 PLAN = {  # what is measured, and what a rehearsal has in its place
     False: {
+        "preferences": ("smollm2-135m-instruct", ("--jobs", "4", "--batch-tokens", "32768")),
         "copy": 2**31,
         "matrix": 8192,
         "seconds": 0.2,
@@ -194,6 +202,7 @@ PLAN = {  # what is measured, and what a rehearsal has in its place
         ),
     },
     True: {
+        "preferences": ("stories260K", ("--limit", "6", "--judged", "3", "--sets", "sharp")),
         "copy": 2**22,
         "matrix": 128,
         "seconds": 0.01,
@@ -400,6 +409,42 @@ def append(file, row):
         f"{key}={_text(x)}" for key, x in row.items() if key != "section" and x is not None
     )
     print(f"[{row.get('section', '')}] {shown}", flush=True)
+
+
+# --- Preferences and prompts ----------------------------------------------------------------------
+
+
+def preferences(run):
+    """A real model on RM-Bench, LLMBar, GSM8K and DSP: all of it, as far as there is time."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    import preferences as experiments
+
+    name, words = run.plan["preferences"]
+    model, data = experiments.shared() / "models" / name, experiments.shared() / "data"
+    for path in (model, data):
+        if not path.is_dir():
+            return run.record(
+                what=str(path.name), skipped=f"{path} is not there: set ENDORM_SHARED"
+            )
+    out = run.file.parent / "preferences"
+    words = ["--model", str(model), "--out", str(out), "--device", str(run.device), *words]
+    words += ["--minutes", str(run.left / 60)] if math.isfinite(run.deadline) else []
+    done = experiments.run(experiments.parse(words))
+    found = experiments.report(out, str(run.device))
+    for row in found["q1"]:
+        value = experiments.interval(row["accuracy"])
+        run.record(
+            what="preferences", data=row["data"], score=row["score"], n=row["n"], right=value
+        )
+    for row in found["q2"]:
+        shown = {name: row[name] for name in ("prompts", "score", "queries", "spread")}
+        value = experiments.interval(row["diagonal"])
+        run.record(what="prompts", **shown, own_domain_wins=value)
+    for name, seconds in found["seconds"].items():
+        run.record(what="seconds", job=name, s=seconds)
+    if not done:
+        run.record(what="jobs", skipped="no time left for all of them, or one failed: see the logs")
+    return None
 
 
 # --- The solver -----------------------------------------------------------------------------------
@@ -979,7 +1024,14 @@ def outcome(row):
 
 # --- All of it ------------------------------------------------------------------------------------
 
-RUNNERS = {"solver": solver, "head": head, "scoring": scoring, "ppo": ppo, "ppo-large": ppo}
+RUNNERS = {
+    "preferences": preferences,
+    "solver": solver,
+    "head": head,
+    "scoring": scoring,
+    "ppo": ppo,
+    "ppo-large": ppo,
+}
 
 
 def machine(device):

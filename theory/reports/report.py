@@ -156,6 +156,29 @@ class Table(Section):
             return "\n".join(lines)
         return "\n".join([_one_line(self.title), *(f"  {line}" for line in lines)])
 
+    def markdown(self) -> str:
+        """Return the rows as a table in Markdown, without title and note.
+
+        Example:
+            >>> print(Table("", [Column("policy"), Column("loss", ".2f", "right")],
+            ...             [("π̂", 0.5)]).markdown())
+            | policy | loss |
+            |---|---:|
+            | π̂ | 0.50 |
+
+        """
+        rows = [[column.name for column in self.columns]]
+        rows += [
+            [column.show(value) for column, value in zip(self.columns, row, strict=True)]
+            for row in self.rows
+        ]
+        lines = [
+            f"| {' | '.join(_one_line(cell).replace('|', chr(92) + '|') for cell in row)} |"
+            for row in rows
+        ]
+        sides = ("---:" if column.align == "right" else "---" for column in self.columns)
+        return "\n".join([lines[0], f"|{'|'.join(sides)}|", *lines[1:]])
+
     @property
     def _headed(self) -> bool:
         return any(column.name for column in self.columns)
