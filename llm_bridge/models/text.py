@@ -445,14 +445,23 @@ def _tokens_up_to(read: _Read, length: int) -> tuple[int, int]:
         whole = read.text.startswith(text)
         return len(text) if whole else _common(text, read.text), whole
 
-    low = 0
-    high = len(read.ids)
-    while low < high:  # the last number of tokens whose characters are all the prompt's
-        middle = (low + high + 1) // 2
-        if spelled(middle)[0] <= length:
-            low = middle
+    # the last number of tokens that spell the prompt alone is at least `low`, which spell `below`
+    # characters, and less than `top`, which spell `above`
+    low = below = 0
+    top = len(read.ids)
+    above = len(read.text)
+    if above <= length:
+        low = top
+    guessing = True
+    while top - low > 1:
+        share = (length - below) / (above - below) if guessing else 0.5  # tokens are about as long
+        middle = min(max(low + int(share * (top - low)), low + 1), top - 1)
+        guessing = not guessing
+        characters = spelled(middle)[0]
+        if characters <= length:
+            low, below = middle, characters
         else:
-            high = middle - 1
+            top, above = middle, characters
     while low:  # bytes that are not whole characters yet can spell less than before them
         characters, whole = spelled(low)
         if whole and characters <= length:
