@@ -36,6 +36,7 @@ sys.path.insert(0, str(ROOT))
 
 from llm_bridge.preferences import accuracy
 from llm_bridge.preferences.domains import DOMAIN_PROMPTS, with_domain_prompts
+from llm_bridge.preferences.intervals import mean_intervals
 from llm_bridge.preferences.pairs import read_comparisons
 from llm_bridge.preferences.records import columns, read_json, read_lift, read_results
 from llm_bridge.read.aggregate import AggregationOptions
@@ -289,6 +290,7 @@ def q2(out):
         lift = read_lift(out / "none", run, comparisons)
         results = read_results(folder, comparisons, columns(run, AggregationOptions(), lift))
         prompted = [c for c in results.comparisons if c.system is not None]
+        found_prompt = prompt_found(prompted, results.scores["logprob"])
         for score in ("sum", "logprob_mean", "lift"):
             values = results.scores[score]
             found = accuracy.summary(prompted, values, tokens=results.tokens)
@@ -303,15 +305,39 @@ def q2(out):
                     "domains": found["domains"],
                     "intervals": {d: x["accuracy"] for d, x in found["subsets"].items()},
                     "spread": spread(prompted, values),
+                    "prompt_found": found_prompt,
                 }
             )
     return rows
 
 
-def spread(comparisons, values):
-    """How far the responses to one prompt are apart: the mean over prompts of the standard
-    deviation of their scores.
+def prompt_found(comparisons, log_probs):
+    """How often a response is likeliest after the prompt of its own domain, with its interval when
+    queries are resampled: what a response is like by itself cancels, its length too.
+
+    A coin would be right once in as many times as there are prompts.
     """
+    by_query = {}
+    for comparison in comparisons:
+        styles = comparison.chosen_styles + comparison.rejected_styles
+        query = by_query.setdefault(json.dumps(comparison.prompt), {})
+        for style, (key, _) in zip(styles, comparison.responses(), strict=True):
+            query.setdefault(style, {})[comparison.subset] = log_probs[key]
+    domains = {comparison.subset for comparison in comparisons}
+    right = [
+        np.mean([max(query[d], key=query[d].get) == d for d in sorted(domains & set(query))])
+        for query in by_query.values()
+        if all(set(each) == domains for each in query.values())
+    ]
+    if not right:
+        return None
+    one = np.ones(len(right))
+    how = {"resamples": 2000, "seed": 0, "confidence": 0.95}
+    return mean_intervals(np.array(right)[:, None], one, one, np.arange(len(right)), **how)[0]
+
+
+def spread(comparisons, values):
+    """How far responses to one prompt are apart: mean of the standard deviations, over prompts."""
     apart = [np.std([values[key] for key, _ in c.responses()], ddof=1) for c in comparisons]
     return float(np.mean(apart))
 
@@ -364,6 +390,10 @@ def tables(found, times):
         columns += [Column("own domain wins"), Column("largest of its row")]
         columns += [*map(Column, domains), Column("spread", ".3g", "right")]
         parts += ["### DSP", Table("", columns, rows).markdown()]
+        each = {row["prompts"]: row["prompt_found"] for row in found["q2"]}
+        rows = [(name, interval(value)) for name, value in each.items()]
+        columns = [Column("prompts"), Column("prompt found from the response")]
+        parts.append(Table("", columns, rows).markdown())
     lines = [(name, f"{s:.0f}") for name, s in times.items()]
     columns = [Column("job"), Column("seconds", align="right")]
     parts += ["### Seconds", Table("", columns, lines).markdown()]
