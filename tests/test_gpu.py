@@ -13,6 +13,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
+from llm_bridge.commands.main import main as endorm
+
 SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "gpu.py"
 
 
@@ -30,8 +32,8 @@ def written(out):
     return rows, (out / "gpu.md").read_text()
 
 
-def test_everything_is_measured(tmp_path, monkeypatch, one_thread):
-    """In this process, where torch is there already."""
+def in_this_process(monkeypatch):
+    """The benchmark, with all that it starts in this process, where torch is there already."""
     spec = importlib.util.spec_from_file_location("gpu", SCRIPT)
     gpu = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(gpu)
@@ -40,16 +42,27 @@ def test_everything_is_measured(tmp_path, monkeypatch, one_thread):
     def here(words, **options):
         if words[0] != sys.executable:
             return process(words, **options)
+        if words[1] == "-m":  # a command of the experiments
+            return SimpleNamespace(returncode=endorm(words[3:]))
         gpu.child(gpu.parse(words[2:]))
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(gpu.subprocess, "run", here)
+    return gpu
+
+
+def test_everything_is_measured(tmp_path, monkeypatch, one_thread):
+    """Real data have a test of their own."""
+    monkeypatch.setenv("ENDORM_SHARED", str(tmp_path / "nothing"))
+    gpu = in_this_process(monkeypatch)
     passed = gpu.parent(
         gpu.parse(["--small", "--out", str(tmp_path), "--device", "cpu", "--minutes", "60"])
     )
     rows, table = written(tmp_path)
     assert passed, rows
-    assert not [row for row in rows if "error" in row or "skipped" in row]
+    (skipped,) = (row for row in rows if "error" in row or "skipped" in row)
+    assert skipped["section"] == "preferences"
+    assert "set ENDORM_SHARED" in skipped["skipped"]
     solved = [row for row in rows if "function" in row]
     assert len(solved) == 10 * 2 * 3
     assert len([row for row in solved if row.get("agrees")]) == 10 * 2  # at one horizon
@@ -76,6 +89,19 @@ def test_everything_is_measured(tmp_path, monkeypatch, one_thread):
         "## ppo-large",
     ):
         assert heading in table
+
+
+def test_a_real_model_is_read(tmp_path, monkeypatch, one_thread, shared_models):
+    if not (shared_models.parent / "data").is_dir():
+        pytest.skip(f"no data beside {shared_models}")
+    monkeypatch.setenv("ENDORM_SHARED", str(shared_models.parent))
+    gpu = in_this_process(monkeypatch)
+    words = ["--small", "--out", str(tmp_path), "--device", "cpu", "--minutes", "60"]
+    assert gpu.parent(gpu.parse([*words, "--sections", "preferences"]))
+    rows, table = written(tmp_path)
+    assert {row["data"] for row in rows if row.get("what") == "preferences"} >= {"LLMBar_Natural"}
+    assert [row["score"] for row in rows if row.get("what") == "prompts"][-1] == "lift"
+    assert "## preferences" in table
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
