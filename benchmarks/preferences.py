@@ -351,31 +351,52 @@ def interval(found):
     return "{value:.3f} [{low:.3f}, {high:.3f}]".format(**found)
 
 
-def tables(found, times):
-    """The tables in Markdown."""
+def first_tables(rows):
+    """The first experiment: scores by data set, then the same with length held fixed, then the
+    levels of RM-Bench.
+    """
+    data = list(dict.fromkeys(row["data"] for row in rows))
+    most = {d: max(row["n"] for row in rows if row["data"] == d) for d in data}
+    by_score = {}
+    for row in rows:
+        by_score.setdefault(row["score"], {})[row["data"]] = row
+
+    def cell(row, figure):
+        if row is None or figure not in row:
+            return "–"
+        fewer = "" if row["n"] == most[row["data"]] else f" ({row['n']})"
+        return f"{interval(row[figure])}{fewer}"
+
+    heads = [Column(""), *(Column(f"{TITLES[d]} ({most[d]})") for d in data)]
     parts = []
-    for data in dict.fromkeys(row["data"] for row in found["q1"]):
-        mine = [row for row in found["q1"] if row["data"] == data]
-        levelled = any(row.get("levels") for row in mine)
-        several = not levelled and any(row.get("best_of_n") is not None for row in mine)
-        names = ["score", "n", "accuracy"]
-        names += ["hard / normal / easy"] if levelled else ["best of N"] if several else []
-        names += ["matched in length", "logistic"]
-        rows = []
-        for row in mine:
-            cells = [row["score"], row["n"], interval(row["accuracy"])]
-            if levelled:
-                cells.append(" / ".join(f"{x:.3f}" for x in row["levels"]) or None)
-            elif several:
-                cells.append(row.get("best_of_n"))
-            rows.append([*cells, interval(row.get("matched")), interval(row.get("logistic"))])
-        columns = [
-            Column(name, ".3f", "right" if name in ("n", "best of N") else "left")
-            if name != "n"
-            else Column(name, "d", "right")
-            for name in names
+    for title, figure in (
+        ("Accuracy", "accuracy"),
+        ("Accuracy with length held fixed (logistic fit)", "logistic"),
+        ("Accuracy on pairs of equal length", "matched"),
+    ):
+        lines = [
+            (score, *(cell(of.get(d), figure) for d in data))
+            for score, of in by_score.items()
+            if any(figure in row for row in of.values())
         ]
-        parts += [f"### {TITLES[data]}", Table("", columns, rows).markdown()]
+        parts += [f"### {title}", Table("", heads, lines).markdown()]
+    levelled = [d for d in data if any(row.get("levels") for row in rows if row["data"] == d)]
+    if levelled:
+        lines = [
+            (score, *(" / ".join(f"{x:.3f}" for x in of[d]["levels"]) for d in levelled))
+            for score, of in by_score.items()
+            if all(d in of and of[d]["levels"] for d in levelled)
+        ]
+        heads = [Column(""), *(Column(f"{TITLES[d]}: hard / normal / easy") for d in levelled)]
+        parts += ["### RM-Bench by level", Table("", heads, lines).markdown()]
+    return parts
+
+
+def tables(found, times):
+    """The tables in Markdown; a number in parentheses says of how many comparisons, where it is
+    not of all.
+    """
+    parts = first_tables(found["q1"])
     if found["q2"]:
         names = {"sum": "raw: `log π(y|x,c)`", "logprob_mean": "raw, per token", "lift": "lift"}
         rows = []
@@ -394,8 +415,8 @@ def tables(found, times):
         rows = [(name, interval(value)) for name, value in each.items()]
         columns = [Column("prompts"), Column("prompt found from the response")]
         parts.append(Table("", columns, rows).markdown())
-    lines = [(name, f"{s:.0f}") for name, s in times.items()]
-    columns = [Column("job"), Column("seconds", align="right")]
+    lines = list(times.items())
+    columns = [Column("job"), Column("seconds", ".0f", "right")]
     parts += ["### Seconds", Table("", columns, lines).markdown()]
     return "\n\n".join(parts) + "\n"
 

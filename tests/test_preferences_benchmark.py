@@ -99,7 +99,7 @@ def test_both_experiments_are_run_resumed_and_tabled(
     assert lift["queries"] == 1  # of ten comparisons the second query's has responses too long
     assert set(lift["domains"]) == set(DOMAINS[:-1])
     text = (tmp_path / "preferences.md").read_text()
-    for heading in ("### LLMBar natural", "### GSM8K, marked solutions", "### DSP", "| lift |"):
+    for heading in ("### Accuracy\n", "LLMBar natural (", "### DSP", "| lift |"):
         assert heading in text
     lines = [json.loads(line) for line in (tmp_path / "jobs.jsonl").read_text().splitlines()]
     assert all(line["command"].startswith("endorm ") for line in lines)
