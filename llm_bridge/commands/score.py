@@ -501,7 +501,8 @@ def _token_sections(
     shown = [comparison for comparison in comparisons if comparison.id in ids][: options.html]
     if not shown:
         return []
-    whole = {key: record for key, record in read_records(options.out) if key in noted}
+    kept = {comparison.id for comparison in shown}  # a refused response has no numbers
+    whole = {key: record for key, record in read_records(options.out) if key[0] in kept}
     return page.token_sections(shown, whole, noted)
 
 

@@ -47,7 +47,7 @@ TIMEOUT = 600.0
 PARALLEL = 8
 """Requests at a time, where a text is one of them."""
 
-PROBE = 8
+PROBE = 16
 """Tokens of the text on which a server is tried."""
 
 AGREE = 0.1
@@ -406,7 +406,8 @@ def _request(
 def _message(error: urllib.error.HTTPError) -> str:
     """Return the message of an error as servers write it, one line."""
     try:
-        text = error.read().decode(errors="replace")
+        with error:
+            text = error.read().decode(errors="replace")
         found: Any = json.loads(text)
         for name in ("error", "message", "detail"):
             found = found.get(name, found) if isinstance(found, dict) else found

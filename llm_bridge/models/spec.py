@@ -83,7 +83,7 @@ class ModelSpec(Options):
         """A server has its model already."""
         if not self.served:
             return {}
-        own = self.declared().keys() - {"model"}
+        own = self.declared().keys() - {"model", "temperature"}
         return dict.fromkeys(own, "is not read with {model} at a server, which says it")
 
     @property
