@@ -22,7 +22,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urldefrag, urlsplit
 
@@ -87,6 +87,7 @@ class Server:
         room: most tokens of a prompt and what is written after it; `None` if it does not say.
         generation_config: has the end tokens, as that of a ``transformers`` model.
         way: how tokens are read.
+        waits: seconds before a request that failed is sent again.
 
     Example::
 
@@ -100,6 +101,7 @@ class Server:
     room: int | None
     generation_config: Any = None
     way: Way = "echo"
+    waits: Sequence[float] = ()
 
     def read(self, ids: Sequence[int], start: int) -> list[tuple[float, bool]]:
         """Return ``log π``, nats, of each token from `start` on, after all that is before it, and
@@ -140,9 +142,8 @@ class Server:
     def complete(self, ids: Sequence[int], top: int = 1, **options: Any) -> list[_Token]:
         """Let the server write one token, and return those that it tells of."""
         asked = {"model": self.name, "prompt": [int(token) for token in ids], "max_tokens": 1}
-        answer = _request(
-            f"{self.url}/completions", asked | {"temperature": 1, "logprobs": top} | options
-        )
+        asked |= {"temperature": 1, "logprobs": top} | options
+        answer = _request(f"{self.url}/completions", asked, self.waits)
         try:
             return _parsed(answer["choices"][0]["logprobs"])
         except (KeyError, IndexError, TypeError, AttributeError):
@@ -254,7 +255,7 @@ def connect(url: str, tokenizer: Any, generation_config: Any = None) -> ServedLM
         shown = url.replace(urlsplit(url).netloc.rpartition("@")[0], "…")
         raise ValueError(f"{shown}: a key in the URL would be noted; give it in {KEY}")
     try:
-        models = {str(one["id"]): one for one in _request(f"{url}/models", waits=())["data"]}
+        models = {str(one["id"]): one for one in _request(f"{url}/models")["data"]}
     except (KeyError, TypeError, ValueError) as error:
         reason = first_line(error).removeprefix(f"{url}/models: ")
         raise ValueError(f"{url}: has no list of models ({reason}); {GIVE_API}") from None
@@ -270,10 +271,11 @@ def connect(url: str, tokenizer: Any, generation_config: Any = None) -> ServedLM
         found = Server(url, name, server.room, generation_config, way)
         try:
             _try(found, tokenizer)
-        except ValueError as error:
-            refused.append(f"{way}: {first_line(error).removeprefix(f'{name}: ')}")
+        except (ValueError, _Failed) as error:
+            reason = first_line(error).removeprefix(f"{name}: ")
+            refused.append(f"{way}: {reason.removeprefix(f'{url}/completions: ')}")
         else:
-            return ServedLM(found, tokenizer, name)
+            return ServedLM(replace(found, waits=WAITS), tokenizer, name)
     raise ValueError(
         f"{url}: gives no log-probabilities of tokens that it is given ({'; '.join(refused)}); "
         "docs/scoring.md has servers that do"
@@ -360,15 +362,17 @@ def _parsed(found: dict[str, Any]) -> list[_Token]:
 GIVE_API = "give the URL of an OpenAI completions API, which usually ends in /v1"
 
 
-def _request(
-    url: str, body: dict[str, Any] | None = None, waits: Sequence[float] | None = None
-) -> Any:
+class _Failed(OSError):
+    """The server is there, and at fault."""
+
+
+def _request(url: str, body: dict[str, Any] | None = None, waits: Sequence[float] = ()) -> Any:
     """Return what a server answers.
 
     Args:
         url: of the request.
         body: posted as JSON; nothing for a GET.
-        waits: seconds before it is asked again, where it is gone or busy; by default `WAITS`.
+        waits: seconds before it is asked again, where it is gone or busy.
 
     Raises:
         OSError: no answer, or one that says that the server is at fault.
@@ -381,13 +385,15 @@ def _request(
     data = None if body is None else json.dumps(body).encode()
     asked = urllib.request.Request(url, data, headers)
     reason = ""
-    for wait in (0.0, *(WAITS if waits is None else waits)):
+    kind: type[OSError] = OSError
+    for wait in (0.0, *waits):
         time.sleep(wait)
         try:
             with urllib.request.urlopen(asked, timeout=TIMEOUT) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             reason = f"{error.code} {_message(error)}"
+            kind = _Failed
             if error.code in (401, 403):
                 raise OSError(f"{url}: refused ({reason}); give its key in {KEY}") from None
             if error.code < 500 and error.code not in (408, 429):
@@ -395,9 +401,10 @@ def _request(
         except (OSError, http.client.HTTPException) as error:
             cause = getattr(error, "reason", error)
             reason = first_line(cause) if isinstance(cause, Exception) else str(cause)
+            kind = OSError
         except ValueError:
             raise OSError(f"{url}: answers no JSON; {GIVE_API}") from None
-    raise OSError(
+    raise kind(
         f"{url}: no answer ({reason}); start the server (docs/scoring.md), and give the same "
         "command again: nothing is scored twice"
     )

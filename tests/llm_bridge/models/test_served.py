@@ -167,9 +167,11 @@ def test_the_room_that_is_stated_is_there_and_no_more(lm):
 
 
 def test_a_busy_server_is_asked_again_and_a_server_that_is_gone_is_named(lm):
-    completions = Completions(lm, busy=2)
+    completions = Completions(lm)
     with serving(completions) as url:
         reward = EndogenousReward(connected(completions, url), reading=LOGPROB)
+        completions.busy = 2
+        assert len(reward.score_ids(PROMPTS, RESPONSES)) == len(PROMPTS)
         completions.answers = len(completions.asked)
         with pytest.raises(OSError, match=f"{url}/completions: no answer .*same command again"):
             reward.score_ids(PROMPTS, RESPONSES)
@@ -180,7 +182,9 @@ def test_a_busy_server_is_asked_again_and_a_server_that_is_gone_is_named(lm):
 def test_a_key_is_taken_from_the_environment(lm, monkeypatch):
     completions = Completions(lm, key="secret")
     with serving(completions) as url:
-        with pytest.raises(OSError, match=r"refused \(401 no key\); give its key in ENDORM_API_KEY"):
+        with pytest.raises(
+            OSError, match=r"refused \(401 no key\); give its key in ENDORM_API_KEY"
+        ):
             connected(completions, url)
         monkeypatch.setenv("ENDORM_API_KEY", "secret")
         assert connected(completions, url).name == "tiny"
