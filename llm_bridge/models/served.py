@@ -257,8 +257,9 @@ def connect(url: str, tokenizer: Any, generation_config: Any = None) -> ServedLM
     try:
         models = {str(one["id"]): one for one in _request(f"{url}/models")["data"]}
     except (KeyError, TypeError, ValueError) as error:
-        reason = first_line(error).removeprefix(f"{url}/models: ")
-        raise ValueError(f"{url}: has no list of models ({reason}); {GIVE_API}") from None
+        raise ValueError(
+            f"{url}: has no list of models ({first_line(error)}); {GIVE_API}"
+        ) from None
     if chosen not in models and (chosen or len(models) != 1):
         names = ", ".join(models)
         raise ValueError(
@@ -272,8 +273,8 @@ def connect(url: str, tokenizer: Any, generation_config: Any = None) -> ServedLM
         try:
             _try(found, tokenizer)
         except (ValueError, _Failed) as error:
-            reason = first_line(error).removeprefix(f"{name}: ")
-            refused.append(f"{way}: {reason.removeprefix(f'{url}/completions: ')}")
+            reason = error.reason if isinstance(error, _Failed) else first_line(error)
+            refused.append(f"{way}: {reason.removeprefix(f'{name}: ')}")
         else:
             return ServedLM(replace(found, waits=WAITS), tokenizer, name)
     raise ValueError(
@@ -362,8 +363,15 @@ def _parsed(found: dict[str, Any]) -> list[_Token]:
 GIVE_API = "give the URL of an OpenAI completions API, which usually ends in /v1"
 
 
+AGAIN = "and give the same command again: nothing is scored twice"
+
+
 class _Failed(OSError):
-    """The server is there, and at fault."""
+    """The server is there, and says that it is at fault."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"{url}: {reason}; see what the server wrote, {AGAIN}")
+        self.reason = reason
 
 
 def _request(url: str, body: dict[str, Any] | None = None, waits: Sequence[float] = ()) -> Any:
@@ -384,8 +392,7 @@ def _request(url: str, body: dict[str, Any] | None = None, waits: Sequence[float
         headers["Authorization"] = f"Bearer {key}"
     data = None if body is None else json.dumps(body).encode()
     asked = urllib.request.Request(url, data, headers)
-    reason = ""
-    kind: type[OSError] = OSError
+    gone = OSError()
     for wait in (0.0, *waits):
         time.sleep(wait)
         try:
@@ -393,21 +400,19 @@ def _request(url: str, body: dict[str, Any] | None = None, waits: Sequence[float
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             reason = f"{error.code} {_message(error)}"
-            kind = _Failed
             if error.code in (401, 403):
                 raise OSError(f"{url}: refused ({reason}); give its key in {KEY}") from None
             if error.code < 500 and error.code not in (408, 429):
-                raise ValueError(f"{url}: {reason}") from None
+                raise ValueError(f"the server answers {reason}") from None
+            gone = _Failed(url, f"the server answers {reason}")
         except (OSError, http.client.HTTPException) as error:
             cause = getattr(error, "reason", error)
             reason = first_line(cause) if isinstance(cause, Exception) else str(cause)
-            kind = OSError
+            start = f"start the server (docs/scoring.md), {AGAIN}"
+            gone = OSError(f"{url}: no answer ({reason}); {start}")
         except ValueError:
             raise OSError(f"{url}: answers no JSON; {GIVE_API}") from None
-    raise kind(
-        f"{url}: no answer ({reason}); start the server (docs/scoring.md), and give the same "
-        "command again: nothing is scored twice"
-    )
+    raise gone
 
 
 def _message(error: urllib.error.HTTPError) -> str:
@@ -421,4 +426,4 @@ def _message(error: urllib.error.HTTPError) -> str:
         text = found if isinstance(found, str) else text
     except (OSError, ValueError, http.client.HTTPException):
         text = error.reason
-    return " ".join(str(text).split())[:200]
+    return " ".join(str(text).split())[:120]

@@ -110,13 +110,13 @@ def serving(completions):
                 return True
             return False
 
-        def do_GET(self):  # noqa: N802
+        def do_GET(self):
             if self.path != "/v1/models":
                 self.answer(404, {"detail": "Not Found"})
             elif not self.refused():
                 self.answer(200, completions.models())
 
-        def do_POST(self):  # noqa: N802
+        def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with completions.lock:  # torch is used by one thread
                 completions.asked.append(body)

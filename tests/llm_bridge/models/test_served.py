@@ -207,7 +207,7 @@ def test_the_tokenizer_of_a_folder_is_that_of_the_loaded_model(tmp_path):
     (tmp_path / "generation_config.json").unlink()
     assert load_tokenizer(str(tmp_path))[1].eos_token_id == 257
     (tmp_path / "generation_config.json").write_text("{")
-    with pytest.raises(OSError, match="no tokenizer there .*generation_config.json"):
+    with pytest.raises(OSError, match=r"no tokenizer there .*generation_config\.json"):
         load_tokenizer(str(tmp_path))
     with pytest.raises(OSError, match="no tokenizer there"):
         load_tokenizer(str(tmp_path / "missing"))
