@@ -90,8 +90,8 @@ def test_float_weights_have_the_same_log_probabilities(tmp_path, monkeypatch):
     monkeypatch.setenv("ENDORM_CACHE", str(tmp_path))
     file = gguf_files.write(tmp_path / "tiny.gguf")
     found = differences(file, ["the 12", "in the"], [" then", " 12 in"])
-    assert len(found) > 10
-    assert found.max() < 1e-3
+    assert len(found) > 5
+    assert found.max() < 1e-4
 
 
 def test_quantised_weights_are_rounded_by_the_kernels_of_the_server(shared_models):
