@@ -53,6 +53,9 @@ PROBE = 16
 AGREE = 0.1
 """Nats by which two readings of one token may differ: quantised kernels and batches round."""
 
+LEAST = -9000.0
+"""Nats below which a number stands for one that the server could not hold."""
+
 BIAS = 100
 """Added to the logit of a token that is to be written; the largest that the API has."""
 
@@ -69,12 +72,14 @@ class _Token(NamedTuple):
         text: the token as text.
         log_prob: ``log π``, nats; `None` for the first token of a text.
         top: the most probable tokens there, by text.
+        id: its id; `None` where the server does not say it.
 
     """
 
     text: str
     log_prob: float | None
     top: dict[str, float]
+    id: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,8 +118,12 @@ class Server:
 
         """
         found = self.tokens(ids, start)
-        if any(token.log_prob is None or not math.isfinite(token.log_prob) for token in found):
-            raise ValueError(f"{self.name}: the server has no log-probability of a token there")
+        for token, told in zip(ids[start:], found, strict=True):
+            if told.log_prob is None or not LEAST < told.log_prob < math.inf:
+                raise ValueError(
+                    f"{self.name}: the server says {told.log_prob} of token {token}, which is no "
+                    "log-probability"
+                )
         return [
             (token.log_prob, token.log_prob >= max(token.top.values(), default=math.inf))
             for token in found
@@ -134,7 +143,7 @@ class Server:
         told = []
         for at in range(start, len(ids)):
             found = self.complete(ids[:at], logit_bias={str(ids[at]): BIAS})
-            if len(found) != 1:
+            if [token.id for token in found] != [ids[at]]:
                 raise ValueError(f"{self.name}: the server does not write token {ids[at]}")
             told += found
         return told
@@ -347,6 +356,7 @@ def _parsed(found: dict[str, Any]) -> list[_Token]:
                 each["token"],
                 each["logprob"],
                 {top["token"]: top["logprob"] for top in each["top_logprobs"]},
+                each.get("id"),
             )
             for each in found["content"]
         ]

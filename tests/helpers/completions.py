@@ -18,7 +18,7 @@ class Completions:
         lm: the model.
         kind: ``echo`` as vLLM, ``forced`` as llama.cpp's server; what is not read: ``silent`` with
             no log-probabilities, ``shifted`` where those of the echo are of the token before,
-            ``biased`` where they are counted with the bias.
+            ``biased`` where they are counted with the bias, ``stubborn`` where it does nothing.
         name: what it calls the model.
         room: tokens that fit.
         answers: completions until it is gone; `None` for no end.
@@ -57,7 +57,7 @@ class Completions:
             rows = self.lm.model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
         bias = torch.zeros(rows.shape[1], dtype=torch.double)
         for token, more in body.get("logit_bias", {}).items():
-            bias[int(token)] = more
+            bias[int(token)] = more * (self.kind != "stubborn")
         biased = (rows[-1] + bias).log_softmax(-1)
         written = int(biased[: len(self.lm.tokenizer)].argmax())  # the others have no text
         if self.kind == "biased":
@@ -75,9 +75,10 @@ class Completions:
             {self.texts(int(token)): float(row[token]) for token in row.topk(body["logprobs"])[1]}
             for _, row in told
         ]
-        if self.kind in ("forced", "biased"):
+        if self.kind in ("forced", "biased", "stubborn"):
             content = [
                 {
+                    "id": written,
                     "token": token,
                     "logprob": log,
                     "top_logprobs": [{"token": t, "logprob": p} for t, p in top.items()],

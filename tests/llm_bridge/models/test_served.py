@@ -93,20 +93,15 @@ def test_requests_are_one_a_text_or_one_a_token(lm):
     [
         ("silent", "echo: the server gives no log-probabilities; forced: the server gives no"),
         ("shifted", r"echo: log π of '.+' is .+, and .+ where it is written"),
+        ("stubborn", r"echo: the server repeats 1 tokens of 16; forced: the server does not write"),
         ("biased", r"forced: log π of '.+' is -?0.000, and .+ where it is written"),
     ],
 )
 def test_a_server_that_gives_other_numbers_is_not_read(lm, kind, reason):
     completions = Completions(lm, kind)
-    with serving(completions) as url:
-        if kind == "shifted":  # one token at a time it is right
-            assert connected(completions, url).model.way == "forced"
-            server = served.Server(url, "tiny", None)
-            with pytest.raises(ValueError, match=reason.removeprefix("echo: ")):
-                served._try(server, lm.tokenizer)
-            return
-        with pytest.raises(ValueError, match=f"{url}: gives no log-probabilities .*{reason}"):
-            connected(completions, url)
+    no = "gives no log-probabilities of tokens"
+    with serving(completions) as url, pytest.raises(ValueError, match=f"{url}: {no}.*{reason}"):
+        connected(completions, url)
 
 
 @pytest.mark.parametrize("kind", ["echo", "forced"])
@@ -164,6 +159,17 @@ def test_the_room_that_is_stated_is_there_and_no_more(lm):
             reward.score_ids([row[:1]], [[*row[1:], 65]])
         with pytest.raises(ValueError, match="400 20 tokens and 1, 20 fit"):
             there.model.read([*row, 65], 1)
+
+
+@pytest.mark.parametrize("number", [-3.4e38, -9999.0, float("nan"), None])
+def test_what_is_no_log_probability_is_refused(lm, number):
+    completions = Completions(lm, "forced")
+    with serving(completions) as url:
+        there = connected(completions, url)
+        told = {"id": 65, "token": "A", "logprob": number, "top_logprobs": []}
+        completions.complete = lambda _: (200, {"choices": [{"logprobs": {"content": [told]}}]})
+        with pytest.raises(ValueError, match=r"says .+ of token 65, which is no log-probability"):
+            there.model.read([256, 65], 1)
 
 
 def test_a_busy_server_is_asked_again_and_a_server_that_is_gone_is_named(lm):
