@@ -113,7 +113,7 @@ class Server:
         whether it is a most probable one.
 
         Raises:
-            OSError: the server is gone.
+            OSError: the server is gone, or answers otherwise than it did.
             ValueError: it refuses these tokens.
 
         """
@@ -133,12 +133,11 @@ class Server:
     def tokens(self, ids: Sequence[int], start: int) -> list[_Token]:
         """Return what the server says of each token from `start` on."""
         if self.way == "echo":
-            # a server may write nothing for max_tokens=0, or without end: one token, left out here
+            # some servers write without end for max_tokens=0: one token, which is left out here
             found = self.complete(ids, echo=True)
-            if not len(ids) <= len(found) <= len(ids) + 1:
-                raise ValueError(
-                    f"{self.name}: the server repeats {len(found)} tokens of {len(ids)}"
-                )
+            if len(found) != len(ids) + 1:  # some leave out tokens of their own choice
+                count = f"{len(found)} tokens of {len(ids)} and one more"
+                raise _Failed(self.url, f"the server repeats {count}")
             return found[start : len(ids)]
         told = []
         for at in range(start, len(ids)):
@@ -156,7 +155,7 @@ class Server:
         try:
             return _parsed(answer["choices"][0]["logprobs"])
         except (KeyError, IndexError, TypeError, AttributeError):
-            raise ValueError(f"{self.name}: the server gives no log-probabilities") from None
+            raise _Failed(self.url, "the server gives no log-probabilities") from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,7 +209,7 @@ class ServedLM(CausalLM):
         At each position but the last, the token is the one that the row goes on with.
 
         Raises:
-            OSError: the server is gone.
+            OSError: the server is gone, or answers otherwise than it did.
             ValueError: it refuses a row.
 
         """
@@ -265,10 +264,9 @@ def connect(url: str, tokenizer: Any, generation_config: Any = None) -> ServedLM
         raise ValueError(f"{shown}: a key in the URL would be noted; give it in {KEY}")
     try:
         models = {str(one["id"]): one for one in _request(f"{url}/models")["data"]}
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{url}: has no list of models ({first_line(error)}); {GIVE_API}"
-        ) from None
+    except (KeyError, TypeError, ValueError, _Failed) as error:
+        reason = error.reason if isinstance(error, _Failed) else first_line(error)
+        raise ValueError(f"{url}: has no list of models ({reason}); {GIVE_API}") from None
     if chosen not in models and (chosen or len(models) != 1):
         names = ", ".join(models)
         raise ValueError(
@@ -412,9 +410,11 @@ def _request(url: str, body: dict[str, Any] | None = None, waits: Sequence[float
             reason = f"{error.code} {_message(error)}"
             if error.code in (401, 403):
                 raise OSError(f"{url}: refused ({reason}); give its key in {KEY}") from None
-            if error.code < 500 and error.code not in (408, 429):
+            if error.code in (400, 413, 422):  # what was asked is at fault
                 raise ValueError(f"the server answers {reason}") from None
             gone = _Failed(url, f"the server answers {reason}")
+            if error.code < 500 and error.code not in (408, 429):
+                break
         except (OSError, http.client.HTTPException) as error:
             cause = getattr(error, "reason", error)
             reason = first_line(cause) if isinstance(cause, Exception) else str(cause)
@@ -422,7 +422,7 @@ def _request(url: str, body: dict[str, Any] | None = None, waits: Sequence[float
             gone = OSError(f"{url}: no answer ({reason}); {start}")
         except ValueError:
             raise OSError(f"{url}: answers no JSON; {GIVE_API}") from None
-    raise gone
+    raise gone from None
 
 
 def _message(error: urllib.error.HTTPError) -> str:

@@ -93,7 +93,10 @@ def test_requests_are_one_a_text_or_one_a_token(lm):
     [
         ("silent", "echo: the server gives no log-probabilities; forced: the server gives no"),
         ("shifted", r"echo: log π of '.+' is .+, and .+ where it is written"),
-        ("stubborn", r"echo: the server repeats 1 tokens of 16; forced: the server does not write"),
+        (
+            "stubborn",
+            r"echo: the server repeats 1 tokens of 16 and one more; forced: the server does not write",
+        ),
         ("biased", r"forced: log π of '.+' is -?0.000, and .+ where it is written"),
     ],
 )
@@ -170,6 +173,53 @@ def test_what_is_no_log_probability_is_refused(lm, number):
         completions.complete = lambda _: (200, {"choices": [{"logprobs": {"content": [told]}}]})
         with pytest.raises(ValueError, match=r"says .+ of token 65, which is no log-probability"):
             there.model.read([256, 65], 1)
+
+
+class _Without(Completions):
+    """Leaves out the tokens 256 of what it repeats, as some servers do."""
+
+    def complete(self, body):
+        code, found = super().complete(body)
+        logprobs = found["choices"][0]["logprobs"]
+        kept = [at for at, text in enumerate(logprobs["tokens"]) if text != "<s>"]
+        return code, {
+            "choices": [{"logprobs": {k: [v[at] for at in kept] for k, v in logprobs.items()}}]
+        }
+
+
+def test_an_echo_that_is_not_whole_is_not_read(lm):
+    completions = _Without(lm)
+    with serving(completions) as url:
+        reward = EndogenousReward(connected(completions, url), reading=LOGPROB)
+        with pytest.raises(OSError, match=r"repeats 6 tokens of 6 and one more.*nothing is scored"):
+            reward.score_ids([[256, 65, 65]], [[66, 67, 68]])
+
+
+def test_a_model_that_is_no_longer_there_ends_the_run_and_refuses_no_row(lm):
+    completions = Completions(lm)
+    with serving(completions) as url:
+        there = connected(completions, url)
+        completions.complete = lambda _: (404, {"error": {"message": "no such model"}})
+        with pytest.raises(OSError, match=r"404 no such model.*nothing is scored twice"):
+            there.model.read([256, 65], 1)
+        completions.complete = lambda _: (200, {"choices": [{"logprobs": None}]})
+        with pytest.raises(OSError, match=r"no log-probabilities.*nothing is scored twice"):
+            there.model.read([256, 65], 1)
+
+
+def test_a_server_whose_words_are_not_known_cannot_be_tried(lm):
+    completions = Completions(lm)
+    plain = completions.complete
+
+    def complete(body):
+        code, found = plain(body)
+        tops = found["choices"][0]["logprobs"]["top_logprobs"]
+        tops[-1] = {f"#{text}": log_prob for text, log_prob in tops[-1].items()}
+        return code, found
+
+    completions.complete = complete
+    with serving(completions) as url, pytest.raises(ValueError, match="no token that it would"):
+        connected(completions, url)
 
 
 def test_a_busy_server_is_asked_again_and_a_server_that_is_gone_is_named(lm):
