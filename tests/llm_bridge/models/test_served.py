@@ -95,7 +95,7 @@ def test_requests_are_one_a_text_or_one_a_token(lm):
         ("shifted", r"echo: log π of '.+' is .+, and .+ where it is written"),
         (
             "stubborn",
-            r"echo: the server repeats 1 tokens of 16 and one more; forced: the server does not write",
+            r"echo: the server repeats 1 tokens of 16 and one more; forced: the server does not",
         ),
         ("biased", r"forced: log π of '.+' is -?0.000, and .+ where it is written"),
     ],
