@@ -22,6 +22,7 @@ WITHOUT = {
     "llm_bridge.check.exact.trained_group": "trains a model for several seconds",
     "llm_bridge.check.exact.model_group": "loads two models from folders",
     "llm_bridge.models.gguf.converted": "needs a GGUF file",
+    "llm_bridge.models.gguf.read_tokenizer": "needs a GGUF file",
     "llm_bridge.plugins.from_environment": FROM_ENVIRONMENT,
     "llm_bridge.plugins.openrlhf.reward_func": FROM_ENVIRONMENT,
     "llm_bridge.plugins.skyrl.token_rewards": FROM_ENVIRONMENT,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_bridge.models.prompt_format import Prompt, PromptFormat
-from llm_bridge.models.spec import ModelSpec
+from llm_bridge.models.spec import SERVERS, ModelSpec
 from theory.commands import shared
 from theory.commands.options import Options, option
 from theory.storage.runs import noted
@@ -307,7 +307,9 @@ def read_second(
     if "model" not in given and "model" not in defaults:
         ModelSpec.refuse(namespace, f"needs --{prefix.rstrip('-')}", prefix=prefix)
         return None
-    if not given.keys() & {"device", "device_map"}:
+    if str(given.get("model", "")).startswith(SERVERS):
+        defaults = {}  # a server has its model already
+    elif not given.keys() & {"device", "device_map"}:
         defaults |= {"device": first.device, "device_map": first.device_map}
     return ModelSpec.read(namespace, prefix, **defaults)
 

@@ -65,6 +65,7 @@ SCORING = (
     "format",
     "limit",
     "method",
+    "tokenizer",
     "batch_tokens",
     "separator",
     "eos",
@@ -105,6 +106,11 @@ class ScoreOptions(Options):
         None,
         help="linear reward on the hidden states of --model, from endorm train-reward",
         metavar="FILE",
+    )
+    tokenizer: str | None = option(
+        None,
+        help="that of --model, where this is the URL of a server: folder, GGUF file or hub id",
+        metavar="T",
     )
     batch_tokens: int = option(8192, help="tokens of one pass of the model", low=1)
     out: Path = shared.out("out/score", "responses.jsonl, summary.json and report.html")
@@ -194,12 +200,24 @@ def _read_task(arguments: argparse.Namespace) -> _Task:
             "--device-map spreads one process over the GPUs: start one, without torchrun"
         )
     reference = read_second(arguments, "reference-", model, dtype=model.dtype)
-    reading = RewardReading.read(arguments)
+    gauge: dict[str, Any] = {"gauge": "logprob"} if model.served else {}
+    reading = RewardReading.read(arguments, **gauge)
+    _require_tokenizer(options, model)
     given = PromptFormat.read(arguments)
     if given.own_system is not None:
         reason = "and --system or --no-system: give one of them"
         ScoreOptions.refuse(arguments, reason, ("domain_prompts",))
     return _Task(options, sums, model, reading, reference, given)
+
+
+def _require_tokenizer(options: ScoreOptions, model: ModelSpec) -> None:
+    if model.served and options.tokenizer is None:
+        raise ValueError(
+            f"--model={model.model}: needs --tokenizer, the folder, GGUF file or hub id of the "
+            "model that is served"
+        )
+    if options.tokenizer is not None and not model.served:
+        raise ValueError("--tokenizer is read only with --model at a server: a model has its own")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -321,14 +339,13 @@ def _write_plan(
 
 def _scorer(task: _Task) -> tuple[Scorer, CausalLM, dict[str, Any]]:
     """Scorer, its model, and what is noted of both."""
-    from llm_bridge.models.load import fingerprint
     from llm_bridge.preferences import judges, scorers
     from llm_bridge.preferences.reward_head import RewardHead
     from llm_bridge.read.reward import EndogenousReward
 
     options = task.options
     explicit = options.method == "reward-model" and options.reward_head is None
-    lm = formatted(task.model.load(reward_model=explicit), task.format, options.out)
+    lm = formatted(_model(task, explicit), task.format, options.out)
     chat = bool(lm.format.chat)
     if chat and options.separator is not None:
         raise ValueError("--separator is not read in a chat template; add --no-chat")
@@ -337,7 +354,7 @@ def _scorer(task: _Task) -> tuple[Scorer, CausalLM, dict[str, Any]]:
     facts: dict[str, Any] = {
         "method": options.method,
         "model": lm.name,
-        "weights": fingerprint(lm),
+        "weights": _identity(lm),
         "dtype": task.model.dtype,
         "eos": conversation.ends,
         "separator": None if chat else conversation.separator,
@@ -360,12 +377,52 @@ def _scorer(task: _Task) -> tuple[Scorer, CausalLM, dict[str, Any]]:
     facts |= task.reading.as_dict() | {"truncate": options.truncate}
     reference = None
     if task.reference is not None:
-        anchor = task.reference.load()
-        reference = EndogenousReward(anchor, batch_tokens=options.batch_tokens, end_tokens=())
-        facts |= {"reference": anchor.name, "reference_weights": fingerprint(anchor)}
+        anchor = _reference(task.reference, lm)
+        # of which only log π is read, in either gauge
+        reference = EndogenousReward(
+            anchor,
+            reading=RewardReading(gauge="logprob"),
+            batch_tokens=options.batch_tokens,
+            end_tokens=(),
+        )
+        facts |= {"reference": anchor.name, "reference_weights": _identity(anchor)}
         facts |= {"reference_dtype": task.reference.dtype}
     scorer = scorers.Endogenous(reward, conversation, reference, truncate=options.truncate)
     return scorer, lm, facts
+
+
+def _model(task: _Task, explicit: bool) -> CausalLM:
+    """Load the model, or connect to its server."""
+    from llm_bridge.models.load import load_tokenizer
+    from llm_bridge.models.served import connect
+
+    if not task.model.served:
+        return task.model.load(reward_model=explicit)
+    options = task.options
+    if options.method == "reward-model":
+        raise ValueError(
+            f"--method reward-model is not read off a server ({task.model.model}); give the "
+            "model's folder or hub id"
+        )
+    assert options.tokenizer is not None  # see _require_tokenizer
+    lm = connect(task.model.model, *load_tokenizer(options.tokenizer))
+    if options.truncate and lm.context is None:
+        raise ValueError(f"--truncate: {task.model.model} does not say how many tokens fit")
+    return lm
+
+
+def _reference(spec: ModelSpec, lm: CausalLM) -> CausalLM:
+    """Load the reference, or connect to its server: it reads the token ids of the model."""
+    from llm_bridge.models.served import connect
+
+    return connect(spec.model, lm.tokenizer) if spec.served else spec.load()
+
+
+def _identity(lm: CausalLM) -> str:
+    from llm_bridge.models.load import fingerprint
+    from llm_bridge.models.served import ServedLM
+
+    return lm.identity if isinstance(lm, ServedLM) else fingerprint(lm)
 
 
 def _report(
@@ -444,7 +501,8 @@ def _token_sections(
     shown = [comparison for comparison in comparisons if comparison.id in ids][: options.html]
     if not shown:
         return []
-    whole = {key: record for key, record in read_records(options.out) if key in noted}
+    kept = {comparison.id for comparison in shown}  # a refused response has no numbers
+    whole = {key: record for key, record in read_records(options.out) if key[0] in kept}
     return page.token_sections(shown, whole, noted)
 
 

@@ -28,7 +28,7 @@ from llm_bridge.models.gguf_tokenizer import build_tokenizer
 from theory.storage.cache import made_once
 from theory.storage.files import digest
 
-__all__ = ["converted", "find_gguf"]
+__all__ = ["converted", "find_gguf", "read_tokenizer"]
 
 CONVERSION = 1
 """Changes whenever a file is converted otherwise than before, so that no older folder is taken."""
@@ -160,6 +160,26 @@ def converted(path: Path) -> Path:
         ) from None
 
 
+def read_tokenizer(path: Path) -> tuple[Any, list[int]]:
+    """Return the tokenizer of a GGUF file and its end tokens; the weights are not read.
+
+    Raises:
+        OSError: the file is damaged.
+        ValueError: it has no tokenizer, or one of a kind that is not known.
+
+    """
+    header = read_header(path)
+    try:
+        return build_tokenizer(header), _ends(header)
+    except ValueError as error:
+        raise ValueError(f"{path}: {first_line(error)}") from None
+
+
+def _ends(header: Header) -> list[int]:
+    ends = (header.vocabulary.get(f"{name}_token_id") for name in ("eos", "eot", "eom"))
+    return sorted({int(end) for end in ends if end is not None})
+
+
 class _Refused(OSError):
     """The file is at fault, not the folder."""
 
@@ -220,10 +240,8 @@ def _convert(header: Header, folder: Path) -> None:
         tokenizer = build_tokenizer(header)
         model = _restored(header)
         _require_as_stated(model, header)
-        ends = [header.vocabulary.get(f"{name}_token_id") for name in ("eos", "eot", "eom")]
-        known = sorted({end for end in ends if end is not None})
-        if len(known) > 1:
-            model.generation_config.eos_token_id = known
+        if len(ends := _ends(header)) > 1:
+            model.generation_config.eos_token_id = ends
     except ValueError as error:
         raise ValueError(f"{header.path}: {first_line(error)}") from None
     model.save_pretrained(folder)

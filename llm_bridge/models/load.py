@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 
 from llm_bridge.models.calls import first_line
 from llm_bridge.models.gate import ModelReader, context_of, inspect
-from llm_bridge.models.gguf import converted, find_gguf
+from llm_bridge.models.gguf import converted, find_gguf, read_tokenizer
 from llm_bridge.models.prompt_format import PromptFormat
 from llm_bridge.models.text_notes import TextNotes
 
@@ -32,6 +32,7 @@ __all__ = [
     "fingerprint",
     "first_line",
     "load_checkpoint",
+    "load_tokenizer",
     "require_same_tokenizer",
     "require_same_vocabulary",
     "save",
@@ -175,6 +176,50 @@ def load_checkpoint(spec: ModelSpec, *, reward_model: bool) -> CausalLM:
     rows = model.config.get_text_config().vocab_size if reward_model else lm.vocab_size
     _require_own_tokenizer(lm, rows)
     return lm
+
+
+def load_tokenizer(name: str) -> tuple[Any, Any]:
+    """Load the tokenizer and generation configuration of a model, and no weights.
+
+    Args:
+        name: folder, GGUF file or hub id.
+
+    Raises:
+        OSError: there is no such folder or file, or it is damaged.
+        ValueError: it has no tokenizer that is known here.
+
+    Example:
+        >>> import tempfile
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> folder = tempfile.mkdtemp()
+        >>> save(letter_lm(4), folder)
+        >>> load_tokenizer(folder)[0]("cab")["input_ids"]
+        [2, 0, 1]
+
+    """
+    name = os.path.expanduser(name)
+    file = find_gguf(name)
+    if file is not None:
+        tokenizer, ends = read_tokenizer(file)
+        return tokenizer, transformers.GenerationConfig(eos_token_id=ends or None)
+    with _quiet():
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            _require_generation_config(name)
+        except Exception as error:  # of what a damaged file holds, transformers raises anything
+            raise OSError(
+                f"{name}: no tokenizer there ({first_line(error)}); give a model's folder, GGUF "
+                "file or hub id"
+            ) from None
+        try:
+            return tokenizer, transformers.GenerationConfig.from_pretrained(name)
+        except OSError:  # the model's configuration says it, if there is one
+            pass
+        try:
+            config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+        except (OSError, ValueError):
+            return tokenizer, transformers.GenerationConfig()
+    return tokenizer, transformers.GenerationConfig.from_model_config(config)
 
 
 def _from_gguf(file: Path, kind: _Kind) -> Path:

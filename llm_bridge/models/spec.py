@@ -15,7 +15,10 @@ from theory.commands.options import OptionError, Options, option
 if TYPE_CHECKING:
     from llm_bridge.models.load import CausalLM
 
-__all__ = ["Dtype", "ModelSpec"]
+__all__ = ["SERVERS", "Dtype", "ModelSpec"]
+
+SERVERS = ("http://", "https://")
+"""Beginnings of the name of a model that a server has: the URL of its API."""
 
 Dtype = Literal["float16", "bfloat16", "float32", "float64"]
 
@@ -76,6 +79,18 @@ class ModelSpec(Options):
         if self.device is not None and self.device_map is not None:
             raise OptionError("device", "and {device_map}: give one of them")
 
+    def unread(self) -> dict[str, str]:
+        """A server has its model already."""
+        if not self.served:
+            return {}
+        own = self.declared().keys() - {"model", "temperature"}
+        return dict.fromkeys(own, "is not read with {model} at a server, which says it")
+
+    @property
+    def served(self) -> bool:
+        """Whether the model is at a server: `model` is the URL of its API."""
+        return self.model.startswith(SERVERS)
+
     def __str__(self) -> str:
         """How it is read, for reports that name the model themselves."""
         parts = [self.dtype, f"temperature {self.temperature:g}"]
@@ -93,9 +108,16 @@ class ModelSpec(Options):
         Raises:
             OSError: the model or the adapter cannot be loaded.
             ValueError: it is no such model, its checkpoint is incomplete, the adapter or the
-                tokenizer is another model's, or there is nothing to round.
+                tokenizer is another model's, there is nothing to round, or the model is at a
+                server (`llm_bridge.models.served.connect`).
 
         """
+        if self.served:
+            raise ValueError(
+                f"{self.model}: logits are read here, and a server shows log-probabilities of "
+                "tokens only, which endorm score reads; give the model's folder, GGUF file or hub "
+                "id"
+            )
         from llm_bridge.models.load import load_checkpoint
         from llm_bridge.models.weights import merge_adapter, quantise
 

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.special import softmax
 
 from llm_bridge.models.prompts import PAIRWISE, POINTWISE, VERIFIER, Prompt, Question
+from llm_bridge.models.served import NO_LOGITS
 from llm_bridge.models.text import encode_text
 from llm_bridge.preferences.accuracy import PAIR
 from llm_bridge.preferences.pairs import Comparison
@@ -126,6 +127,15 @@ class GenerativeVerifier(Judge):
     """
 
     question = VERIFIER
+
+    def __init__(self, reward: EndogenousReward, conversation: Conversation) -> None:
+        if not reward.has_values:
+            raise ValueError(
+                f"{reward.lm.name}: a verifier's reward has V(s₁), and {NO_LOGITS}; ask for a "
+                "rating (pointwise) or a choice (pairwise), or give the model's folder, GGUF file "
+                "or hub id"
+            )
+        super().__init__(reward, conversation)
 
     def records(self, requests: Sequence[Request]) -> list[Record]:
         """Return a record of each response."""

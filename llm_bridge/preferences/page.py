@@ -299,11 +299,12 @@ class _Tokens:
             "reward sum": record["reward_sum"],
             "per token": record["reward_sum"] / n,
             "log\u00a0π": record["log_prob"],
-            "V(s₁)": record["soft_value_prompt"],
+            "V(s₁)": record.get("soft_value_prompt"),  # a server does not show it
         }
         shown = [
             part
             for name, value in numbers.items()
+            if value is not None
             for part in (f"{name}\u00a0", element("strong", _number(value)), " · ")
         ]
         return (

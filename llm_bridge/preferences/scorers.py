@@ -159,7 +159,7 @@ class Endogenous(Scorer):
     """Scores by the endogenous reward, aggregated as in `llm_bridge.read.aggregate`.
 
     A record has `reward_sum`, `log_prob`, `soft_value_prompt` and `end_value` of `Score`, and of
-    each token `token_ids`, `rewards` and `log_probs`.
+    each token `token_ids`, `rewards` and `log_probs`. A served model has no `soft_value_prompt`.
 
     Args:
         reward: reward to use.
@@ -233,7 +233,11 @@ class Endogenous(Scorer):
         scores = self.reward.score_ids(prompts, answers, progress=False)
         records: list[Record] = [
             dict(request.facts)
-            | {name: getattr(score, name) for name in OF_RESPONSE}
+            | {
+                name: getattr(score, name)
+                for name in OF_RESPONSE
+                if self.reward.has_values or name != "soft_value_prompt"
+            }
             | {
                 "token_ids": score.ids.tolist(),
                 "rewards": _short(score.rewards),

@@ -31,6 +31,7 @@ from llm_bridge.models.gate import NO_HEAD
 from llm_bridge.models.head import TokenStatistics, token_statistics
 from llm_bridge.models.load import CausalLM, require_same_tokenizer
 from llm_bridge.models.prompts import Prompt, encode_pair
+from llm_bridge.models.served import NO_LOGITS, ServedLM
 from llm_bridge.models.text import encode_text
 from llm_bridge.read.aggregate import Aggregation, aggregate, require_known
 from llm_bridge.read.prefixes import Ids, require_integer
@@ -56,7 +57,8 @@ class Score:
         prompt_ids: ``(P,)`` token ids of the prompt.
         ids: ``(n,)`` token ids of the response, up to and with its first end-of-sequence token.
         log_probs: ``(n,)`` ``log π(a_h|s_h)``, nats.
-        soft_values: ``(n,)`` ``V(s_h)``, reward units: from the logits in either gauge.
+        soft_values: ``(n,)`` ``V(s_h)``, reward units: from the logits in either gauge; NaN of a
+            served model.
         rewards: ``(n,)`` ``r(s_h, a_h)`` in the gauge asked for.
         greedy: ``(n,)`` whether ``a_h`` is a most probable token.
         end_value: value after the last token, 0 except for ``gauge="logits",
@@ -78,7 +80,7 @@ class Score:
 
     @property
     def soft_value_prompt(self) -> float:
-        """``V(s₁)``, the same for every response to the prompt."""
+        """``V(s₁)``, the same for every response to the prompt; NaN of a served model."""
         return float(self.soft_values[0])
 
     @property
@@ -98,7 +100,7 @@ class EndogenousReward:
 
     Args:
         model: a ``transformers`` causal language model, or a `CausalLM`, which brings its
-            tokenizer.
+            tokenizer; a `ServedLM` only in gauge ``"logprob"``.
         tokenizer: its tokenizer; `None` will do for `score_ids`.
         reading: temperature, gauge and terminal rule.
         batch_tokens: tokens in one pass of the model, padding included; what is longer goes alone.
@@ -137,9 +139,20 @@ class EndogenousReward:
         self.reading = reading
         self.batch_tokens = batch_tokens
         self._ends = frozenset(find_end_tokens(lm, end_tokens))
-        self.vocab_size = lm.reader.vocab_size
-        if lm.reader.head is None:
+        self.vocab_size = lm.vocab_size
+        if isinstance(lm, ServedLM):
+            if reading.gauge != "logprob":
+                raise ValueError(
+                    f"gauge={reading.gauge!r}: {lm.name} has no soft values, since {NO_LOGITS}; "
+                    "use gauge='logprob', or give the model's folder, GGUF file or hub id"
+                )
+        elif lm.reader.head is None:
             warnings.warn(f"{lm.name}: {NO_HEAD}", stacklevel=2)
+
+    @property
+    def has_values(self) -> bool:
+        """Whether soft values are read: of a served model they are NaN."""
+        return not isinstance(self.lm, ServedLM)
 
     def score(
         self, prompts: Sequence[Prompt], responses: Sequence[str], *, eos: bool = False
@@ -340,6 +353,8 @@ class EndogenousReward:
         progress: bool,
     ) -> list[TokenStatistics]:
         """Of each row's `tokens`, read at its positions `states`."""
+        if isinstance(self.lm, ServedLM):
+            return self.lm.read(rows, states, tokens)
         found: dict[int, TokenStatistics] = {}
         reader = self.lm.reader
         reader.prepare(max((len(row) for row in rows), default=0))
