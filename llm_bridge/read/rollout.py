@@ -108,7 +108,7 @@ class ActorOutput(NamedTuple):
 
 
 class Actor(torch.nn.Module):
-    """A policy with a linear value head on its last hidden state, which starts at zero.
+    """A policy with a linear value head on its last hidden state, whose weights are zero at first.
 
     The output head is applied in float32, a block of positions at a time (`Head.log_probs`).
 
