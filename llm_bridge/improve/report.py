@@ -207,7 +207,10 @@ def sampled_report(
             for of, text in MEASURED.items()
             if f"{name}/{of}" in first
         ]
-        note = "held-out prompts, responses sampled; [95 % interval of the sampling]"
+        note = (
+            "held-out prompts, responses sampled; [95 % interval of the sampling], of no width "
+            "where all draws agree"
+        )
         decoded = [Column("right, without training"), Column("π̂", "", "right")]
         shares = [(text, _interval(first, at)) for text, at in ways.items()]
         sections.append(Table("", columns, cells, note))
