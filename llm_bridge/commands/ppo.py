@@ -42,9 +42,10 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMAND", "PPOOptions"]
 
-OF_TASKS = {
+OF_TASKS: dict[str, dict[str, Any]] = {
     "addition": {"max_tokens": 4, "end_tokens": ()},
     "sorting": {"max_tokens": 6, "end_tokens": ()},
+    "molecules": {"max_tokens": 74, "prompts_per_step": 1, "samples": 128, "minibatch": 32},
 }
 """Hyperparameters of the built-in tasks: their answers have so many tokens."""
 
@@ -64,14 +65,17 @@ EVALUATION = "evaluation"
 PLACE = "run"
 HELD_OUT = 80
 N_PROMPTS = 50_000
+N_MOLECULES = 256
 
 
 @dataclass(frozen=True)
 class PPOOptions(Options):
     """What is trained on, what is evaluated, and where the run is kept."""
 
-    task: Literal["addition", "sorting"] | None = option(
-        None, help="prompts made here, with an exact target"
+    task: Literal["addition", "sorting", "molecules"] | None = option(
+        None,
+        help="prompts made here, with an exact target; or molecules from the empty prompt, "
+        "judged by RDKit",
     )
     data: str | None = option(
         None,
@@ -105,7 +109,13 @@ class PPOOptions(Options):
         default_text=f"{HELD_OUT}, or all",
         group=EVALUATION,
     )
-    eval_samples: int = option(1, help="responses to a problem", low=0, group=EVALUATION)
+    eval_samples: int | None = option(
+        None,
+        help="responses to a problem",
+        low=0,
+        default_text=f"1, or {N_MOLECULES} molecules",
+        group=EVALUATION,
+    )
     eval_every: int = option(20, help="batches between evaluations", low=1, group=EVALUATION)
 
     def check(self) -> None:
@@ -118,6 +128,9 @@ class PPOOptions(Options):
         if self.task is None:
             names = () if self.eval else ("eval_prompts", "eval_samples", "eval_every")
             return dict.fromkeys(names, "needs {eval}")
+        if self.task == "molecules":
+            reason = "is not read with {task} molecules, which has one prompt of its own"
+            return dict.fromkeys(("n_prompts", "eval", "eval_prompts", "data_folder"), reason)
         reason = f"is not read with {{task}} {self.task}, which is evaluated exactly"
         return dict.fromkeys(("eval", "eval_samples", "data_folder"), reason)
 
@@ -229,6 +242,18 @@ def _prompts(
     """Prompts to train on, what is evaluated, and the exact target where there is one (on prompts
     held out).
     """
+    if options.task == "molecules":
+        from llm_bridge.tasks.molecules import evaluate_molecules, molecules
+
+        samples = N_MOLECULES if options.eval_samples is None else options.eval_samples
+        evaluate = partial(
+            evaluate_molecules,
+            max_tokens=config.max_tokens,
+            samples=samples,
+            end_tokens=config.end_tokens,
+            seed=config.seed,
+        )
+        return molecules().prompts, evaluate, None
     if options.task is not None:
         from llm_bridge.improve.target import ExactTarget
         from llm_bridge.tasks.generated import addition, sorting
@@ -253,7 +278,7 @@ def _prompts(
         evaluate_tasks,
         tasks=tasks,
         max_tokens=config.max_tokens,
-        samples=options.eval_samples,
+        samples=1 if options.eval_samples is None else options.eval_samples,
         end_tokens=config.end_tokens,
         seed=config.seed,
     )

@@ -1,0 +1,165 @@
+"""Molecules: RDKit's verdict on known texts, and metrics of sets against numbers by hand."""
+
+import itertools
+import math
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm_bridge.models.spec import ModelSpec
+from llm_bridge.tasks import molecules as module
+from llm_bridge.tasks.molecules import (
+    canonical_smiles,
+    evaluate_molecules,
+    molecule_metrics,
+    molecules,
+    read_molecule,
+)
+
+Chem = pytest.importorskip(
+    "rdkit.Chem", reason="RDKit is not installed: pip install 'endorm[molecules]'"
+)
+
+GOLDEN = {  # heavy atoms as the formula has them; QED as published with RDKit's implementation
+    "CC(=O)Oc1ccccc1C(=O)O": (13, 0.5501217966938848),  # aspirin, C9H8O4
+    "CN1C=NC2=C1C(=O)N(C(=O)N2C)C": (14, None),  # caffeine, C8H10N4O2
+    "c1ccccc1": (6, None),
+    "[NH4+]": (1, None),
+}
+INVALID = {
+    "": "no atom",
+    "C1CC": "a ring that is not closed",
+    "C(C": "a branch that is not closed",
+    "C(C)(C)(C)(C)C": "a carbon with five bonds",
+    "c1cccc1": "five aromatic carbons, which no double bonds can be given to",
+    "n1cccc1": "a pyrrole without its hydrogen",
+    "<PAD>": "a token that is no atom",
+    "C X": "a name after white space",
+    "CC\n": "white space",
+    "CQ": "a letter that is no element",
+}
+
+
+@pytest.mark.parametrize("text", GOLDEN)
+def test_known_molecules(text):
+    atoms, qed = GOLDEN[text]
+    found = read_molecule(text)
+    assert found.heavy_atoms == atoms
+    if qed is not None:
+        assert found.qed == pytest.approx(qed, abs=1e-9)
+    assert canonical_smiles(found.smiles) == found.smiles
+
+
+@pytest.mark.parametrize("text", INVALID, ids=list(INVALID.values()))
+def test_what_is_no_molecule(text, capfd):
+    assert canonical_smiles(text) is None
+    assert read_molecule(text) is None
+    assert capfd.readouterr().err == ""  # RDKit's complaints are the result, not noise
+
+
+def test_two_texts_of_one_molecule_are_one():
+    assert canonical_smiles("OCC") == canonical_smiles("C(O)C") == "CCO"
+    assert canonical_smiles("c1ccccc1") == canonical_smiles("C1=CC=CC=C1")
+    # mirror images are two
+    left, right = "N[C@@H](C)C(=O)O", "N[C@H](C)C(=O)O"
+    assert canonical_smiles(left) != canonical_smiles(right)
+
+
+def bits(smiles):
+    """The set bits of ECFP4, by the older of RDKit's two interfaces."""
+    from rdkit import rdBase
+    from rdkit.Chem import AllChem
+
+    with rdBase.BlockLogs():  # it warns of its age
+        found = AllChem.GetMorganFingerprintAsBitVect(Chem.MolFromSmiles(smiles), 2, nBits=2048)
+    return set(found.GetOnBits())
+
+
+def tanimoto(one, other):
+    return len(bits(one) & bits(other)) / len(bits(one) | bits(other))
+
+
+def test_metrics_of_a_small_set_by_hand():
+    """ECFP4 of ethanol and of ethylamine have six bits each: three atoms, and around each of them
+    what is one bond away. Shared are CH3, CH2, and CH3 beside a carbon: ``T = 3/(6 + 6 − 3)``.
+    """
+    assert (len(bits("CCO")), len(bits("CCN"))) == (6, 6)
+    T = 1 / 3
+    found = molecule_metrics(["CCO", "OCC", "CCN", "C1CC", ""])
+    assert found["validity"] == 3 / 5
+    assert found["uniqueness"] == 2 / 3
+    # pairs of the three: ethanol with itself 0, and twice ethanol with ethylamine
+    assert found["diversity"] == pytest.approx((0 + 2 * (1 - T)) / 3)
+    assert found["heavy_atoms"] == 3
+    qeds = [read_molecule(text).qed for text in ("CCO", "CCN")]
+    assert found["qed"] == pytest.approx((2 * qeds[0] + qeds[1]) / 3)
+
+
+POOL = ("CCO", "OCC", "CCN", "c1ccccc1", "CC(=O)Oc1ccccc1C(=O)O", "C", "C1CC", "", "CC(")
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.sampled_from(POOL), min_size=1, max_size=12))
+def test_metrics_are_those_of_their_definitions(texts):
+    valid = [text for text in texts if text and Chem.MolFromSmiles(text) is not None]
+    found = molecule_metrics(texts)
+    assert found["validity"] == len(valid) / len(texts)
+    if not valid:
+        assert all(math.isnan(found[name]) for name in found if name != "validity")
+        return
+    different = {Chem.MolToSmiles(Chem.MolFromSmiles(text)) for text in valid}
+    assert found["uniqueness"] == len(different) / len(valid)
+    atoms = [Chem.MolFromSmiles(text).GetNumAtoms() for text in valid]
+    assert found["heavy_atoms"] == pytest.approx(np.mean(atoms))
+    pairs = [1 - tanimoto(*pair) for pair in itertools.combinations(valid, 2)]
+    if pairs:
+        assert found["diversity"] == pytest.approx(np.mean(pairs))
+    else:
+        assert math.isnan(found["diversity"])
+
+
+@pytest.mark.parametrize("texts", [[], "CCO", ()])
+def test_no_texts_are_refused(texts):
+    with pytest.raises(ValueError, match=r"texts=.*: must be a sequence of at least one text"):
+        molecule_metrics(texts)
+
+
+def test_all_the_same_molecule_has_no_diversity():
+    found = molecule_metrics(["CCO"] * 10)
+    assert (found["validity"], found["uniqueness"], found["diversity"]) == (1, 0.1, 0)
+
+
+def test_the_task_judges_any_valid_molecule_right():
+    task = molecules()
+    assert task.correct([[*GOLDEN, *INVALID]]).tolist() == [
+        [True] * len(GOLDEN) + [False] * len(INVALID)
+    ]
+
+
+def test_without_rdkit_one_line_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rdkit", None)
+    module._rdkit.cache_clear()
+    try:
+        for use in (molecules, lambda: molecule_metrics(["C"]), lambda: canonical_smiles("")):
+            with pytest.raises(ValueError, match="pip install 'endorm\\[molecules\\]'") as error:
+                use()
+            assert "\n" not in str(error.value)
+    finally:
+        module._rdkit.cache_clear()
+
+
+def test_a_real_model_writes_molecules(shared_models):
+    """200 samples of each were counted when the models were converted: 166 and 180 valid."""
+    for name, valid in (("smiles-small", 166), ("smiles-large", 180)):
+        lm = ModelSpec(shared_models / name).load()
+        found = evaluate_molecules(lm, 74, samples=200, seed=0)
+        deviation = (
+            math.sqrt(2 * valid * (200 - valid) / 200) / 200
+        )  # of a difference of two counts
+        assert abs(found["molecules/validity"] - valid / 200) < 4 * deviation
+        assert found["molecules/uniqueness"] > 0.97
+        assert found["molecules/cut"] < 0.03
+        assert found == evaluate_molecules(lm, 74, samples=200, seed=0)
