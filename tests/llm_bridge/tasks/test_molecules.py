@@ -1,6 +1,7 @@
 """Molecules: RDKit's verdict on known texts, and metrics of sets against numbers by hand."""
 
 import itertools
+import json
 import math
 import sys
 
@@ -9,6 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llm_bridge.commands.main import main
+from llm_bridge.improve.run import read_metrics
+from llm_bridge.models.prompts import encode_prompt
 from llm_bridge.models.spec import ModelSpec
 from llm_bridge.tasks import molecules as module
 from llm_bridge.tasks.molecules import (
@@ -163,3 +167,66 @@ def test_a_real_model_writes_molecules(shared_models):
         assert found["molecules/uniqueness"] > 0.97
         assert found["molecules/cut"] < 0.03
         assert found == evaluate_molecules(lm, 74, samples=200, seed=0)
+
+
+# --- Commands -------------------------------------------------------------------------------------
+
+
+def test_the_empty_prompt_is_one_beginning_token(shared_models):
+    lm = ModelSpec(shared_models / "smiles-small").load()
+    assert encode_prompt(lm, "", 74) == [lm.tokenizer.bos_token_id]
+    with pytest.raises(ValueError, match="need 75 positions, smiles-small has 74"):
+        encode_prompt(lm, "", 75)
+
+
+def test_ppo_trains_on_molecules(shared_models, tmp_path, capsys):
+    """Its evaluations are those of `evaluate_molecules`, before training and after."""
+    small = str(shared_models / "smiles-small")
+    words = ["ppo", "--model", small, "--teacher", str(shared_models / "smiles-large")]
+    words += ["--task", "molecules", "--samples", "16", "--minibatch", "8", "--steps", "1"]
+    assert main([*words, "--eval-samples", "12", "--out", str(tmp_path / "run")]) == 0
+    first, last = read_metrics(tmp_path / "run")
+    for row, model in ((first, small), (last, str(tmp_path / "run" / "model"))):
+        lm = ModelSpec(model).load()
+        expected = evaluate_molecules(lm, 74, samples=12, seed=0)
+        assert {name: row[name] for name in expected} == pytest.approx(expected, nan_ok=True)
+    assert "molecules/validity" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--n-prompts", "5"), ("--eval", "math500"), ("--eval-prompts", "3")]
+)
+def test_options_that_mean_nothing_to_molecules_are_refused(option, value, capsys):
+    words = ["ppo", "--model", "x", "--task", "molecules", option, value]
+    assert main(words) == 2
+    assert f"{option} is not read with --task molecules" in capsys.readouterr().err
+
+
+def test_ppo_without_rdkit_is_refused_in_one_line(shared_models, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "rdkit", None)
+    module._rdkit.cache_clear()
+    words = ["ppo", "--model", str(shared_models / "smiles-small"), "--task", "molecules"]
+    try:
+        assert main([*words, "--out", str(tmp_path / "run")]) == 2
+    finally:
+        module._rdkit.cache_clear()
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.endswith("which is not installed: pip install 'endorm[molecules]'")
+
+
+def test_check_reads_the_empty_prompt(shared_models, tmp_path):
+    """The entropy of the first token, from a plain pass of the model on its beginning token."""
+    import torch
+
+    small, large = (str(shared_models / f"smiles-{name}") for name in ("small", "large"))
+    words = ["check", "--model", small, "--expert", large, "--prompt", "", "--horizon", "1"]
+    assert main([*words, "--no-eos", "--out", str(tmp_path / "check")]) == 0
+    found = json.loads((tmp_path / "check" / "check.json").read_text())["exact"]
+    laws = []
+    for path in (large, small):
+        lm = ModelSpec(path).load()
+        with torch.no_grad():
+            logits = lm.model(torch.tensor([[lm.tokenizer.bos_token_id]])).logits[0, -1].double()
+        laws.append(torch.log_softmax(logits, dim=-1))
+    kl = float((laws[0].exp() * (laws[0] - laws[1])).sum())
+    assert found["closeness"]["KL(π_E‖π̂)"] == pytest.approx(kl, rel=1e-4)
