@@ -25,24 +25,27 @@ from molecules_report import report
 from resumable import main
 
 from llm_bridge.commands.main import main as endorm
-from llm_bridge.commands.ppo import OF_TASKS
 from llm_bridge.improve.config import PPOConfig
 from llm_bridge.improve.trainer import Trainer
 from llm_bridge.models.prompts import encode_prompt
 from llm_bridge.models.spec import ModelSpec
 from llm_bridge.read.beam import beam_search
+from llm_bridge.read.prefixes import PrefixReader, select
 from llm_bridge.read.reward import EndogenousReward, find_end_tokens
 from llm_bridge.read.rollout import Actor, generate
 from llm_bridge.tasks.molecules import molecule_metrics, molecules, read_molecule
 
 SHARED = Path(os.environ.get("ENDORM_SHARED", Path(__file__).parents[2] / "shared")) / "models"
-BASE = PPOConfig(**OF_TASKS["molecules"], steps=40)
+BASE = PPOConfig(max_tokens=74, prompts_per_step=1, samples=128, minibatch=32, steps=40)
 H = BASE.max_tokens
-BETAS = (1.0, 0.3, 0.1, 0.03, 0.01)
+BETAS = {"own": (0.01, 0.03, 0.1, 0.3, 1.0), "large": (0.01, 0.1, 1.0)}
 TEMPERATURES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
-SEEDS = 3
+SEEDS = 2
 DRAWS = 4000
 """Untrained samples whose rewards are compared with the verifier."""
+
+LEAST = {"small": -12.5, "large": -11.5}
+"""Nats: responses that are at least so probable are enumerated, all of them."""
 
 MEASURED = 1000
 """Samples of every policy that is compared: uniqueness depends on their number."""
@@ -157,6 +160,39 @@ def most_probable():
     return {"responses": found}
 
 
+@torch.no_grad()
+def enumerated(name):
+    """All responses with ``log π ≥ LEAST``: a prefix below that has none, and is left out.
+
+    Any probability in these models is exact, so the list is whole: the first is the most probable
+    response, and for small β the optimum of PPO is among them (see ``optimum`` in the report).
+    """
+    lm = load(name)
+    [end] = find_end_tokens(lm)
+    reader = PrefixReader(lm, H, 2**31)
+    todo = [(torch.tensor([encode_prompt(lm, "", H)]), torch.zeros(1, dtype=torch.double), None)]
+    found = []
+    n_prefixes = 0
+    while todo:  # depth first, a block of prefixes at a time: the caches of all would be gigabytes
+        ids, log_probs, cache = todo.pop()
+        n_prefixes += len(ids)
+        logits, cache = reader.logits(ids.numpy(), cache, keep=True)
+        children = log_probs[:, None] + torch.log_softmax(logits, dim=-1)
+        found += [row[1:] for row in ids[children[:, end] >= LEAST[name]].tolist()]
+        children[:, end] = -torch.inf
+        if ids.shape[1] == H:  # the next token is the last: responses without an end token
+            assert children.max() < LEAST[name]
+            continue
+        parent, token = (children >= LEAST[name]).nonzero(as_tuple=True)
+        for some in torch.arange(len(parent)).split(1024) if len(parent) else ():
+            longer = torch.cat([ids[parent[some]], token[some, None]], dim=1)
+            kept = children[parent[some], token[some]]
+            todo.append((longer, kept, select(cache, parent[some])))
+    ids = [[*row, end] for row in found]
+    by = {n: [s.log_prob for s in scores(load(n), ids)] for n in ("small", "large")}
+    return {"smiles": lm.tokenizer.batch_decode(found), "prefixes": n_prefixes, **by}
+
+
 def check(*options):
     """Run ``endorm check`` of the small model against the large one, from the empty prompt."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as text:
@@ -186,17 +222,20 @@ def ppo(teacher=None, seed=0, **changes):
 def jobs():
     """By name, the most wanted first."""
     found = {"untrained": untrained, "temperatures": temperatures, "most-probable": most_probable}
+    trained = {}
     for seed in range(SEEDS):
-        for beta in BETAS[::-1]:
-            found[f"own-{beta:g}-{seed}"] = partial(ppo, None, seed, beta=beta)
-        found[f"soft-large-{seed}"] = partial(ppo, "large", seed, beta=0.0, entropy=1.0)
-        for beta in BETAS[::-1]:
-            found[f"large-{beta:g}-{seed}"] = partial(ppo, "large", seed, beta=beta)
+        for beta in BETAS["own"]:
+            trained[f"own-{beta:g}-{seed}"] = partial(ppo, None, seed, beta=beta)
+        trained[f"soft-large-{seed}"] = partial(ppo, "large", seed, beta=0.0, entropy=1.0)
+        for beta in BETAS["large"]:
+            trained[f"large-{beta:g}-{seed}"] = partial(ppo, "large", seed, beta=beta)
+    found |= {name: job for name, job in trained.items() if name.endswith("-0")}
+    found |= {f"enumerated-{name}": partial(enumerated, name) for name in LEAST}
     found["check-exact"] = partial(check, "--horizon", "3")
     found["check-sampled"] = partial(
         check, "--horizon", str(H), "--sampled", "1000", "--beam", "256"
     )
-    return found
+    return found | trained
 
 
 if __name__ == "__main__":

@@ -16,9 +16,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from llm_bridge.commands.options import (
     AS_FIRST,
@@ -31,23 +30,19 @@ from llm_bridge.commands.options import (
 from llm_bridge.improve.config import PPOConfig
 from llm_bridge.models.prompt_format import Prompt, PromptFormat
 from llm_bridge.models.spec import ModelSpec
+from llm_bridge.tasks.named import TASKS
 from theory.commands import shared
 from theory.commands.options import Command, Group, OptionError, Options, option
+from theory.storage.files import write_json
 
 if TYPE_CHECKING:
+    from llm_bridge.check.improvement import SampledTarget
     from llm_bridge.improve.run import Evaluate
     from llm_bridge.improve.target import ExactTarget
     from llm_bridge.models.load import CausalLM
     from llm_bridge.tasks.generated import Task
 
 __all__ = ["COMMAND", "PPOOptions"]
-
-OF_TASKS: dict[str, dict[str, Any]] = {
-    "addition": {"max_tokens": 4, "end_tokens": ()},
-    "sorting": {"max_tokens": 6, "end_tokens": ()},
-    "molecules": {"max_tokens": 74, "prompts_per_step": 1, "samples": 128, "minibatch": 32},
-}
-"""Hyperparameters of the built-in tasks: their answers have so many tokens."""
 
 OF_DATA = {
     "max_tokens": 1024,
@@ -56,7 +51,6 @@ OF_DATA = {
     "minibatch": 64,
     "microbatch": 4,
     "epochs": 1,
-    "lr": 1e-6,
     "gradient_checkpointing": True,
 }
 """Hyperparameters where problems of a file are trained on."""
@@ -64,26 +58,28 @@ OF_DATA = {
 EVALUATION = "evaluation"
 PLACE = "run"
 HELD_OUT = 80
-N_PROMPTS = 50_000
-N_MOLECULES = 256
+"""Prompts held out, at most a fifth of all where there are few."""
 
 
 @dataclass(frozen=True)
 class PPOOptions(Options):
     """What is trained on, what is evaluated, and where the run is kept."""
 
-    task: Literal["addition", "sorting", "molecules"] | None = option(
+    task: str | None = option(
         None,
-        help="prompts made here, with an exact target; or molecules from the empty prompt, "
-        "judged by RDKit",
+        help="prompts made here; addition and sorting have an exact target",
+        choices=tuple(TASKS),
     )
     data: str | None = option(
         None,
         help="problems to train on: JSON lines, or a short name as in --eval",
         metavar="FILE",
     )
+    data_folder: Path | None = option(
+        None, help="where short names and the files of tasks are looked for", metavar="DIR"
+    )
     n_prompts: int | None = option(
-        None, help="prompts to train on", low=1, default_text=f"{N_PROMPTS:,}, or all"
+        None, help="prompts to train on", low=1, default_text="all, or 50,000 sums of addition"
     )
     config: Path | None = option(
         None, help="hyperparameters as JSON; options come on top", metavar="FILE"
@@ -93,46 +89,48 @@ class PPOOptions(Options):
     resume: bool = option(False, help="go on from the checkpoint in --out", group=PLACE)
     checkpoint_every: int = option(10, help="batches between checkpoints", low=1, group=PLACE)
     tensorboard: bool = option(False, help="also write the metrics for TensorBoard", group=PLACE)
+    no_weights: bool = option(
+        False,
+        help="keep neither checkpoint nor model: a small folder, and no run to go on with",
+        group=PLACE,
+    )
     eval: tuple[str, ...] | None = option(
         None,
-        help="math500, aime24, amc23, minerva, olympiad, or files",
+        help="evaluated instead of held-out prompts: math500, aime24, amc23, minerva, olympiad, "
+        "or files",
         metavar="NAME",
         group=EVALUATION,
     )
-    data_folder: Path | None = option(
-        None, help="where short names are looked for", metavar="DIR", group=EVALUATION
-    )
     eval_prompts: int | None = option(
         None,
-        help="problems of each task",
+        help="prompts held out, or of each task of --eval",
         low=1,
-        default_text=f"{HELD_OUT}, or all",
+        default_text=f"{HELD_OUT}, at most a fifth; all of --eval",
         group=EVALUATION,
     )
-    eval_samples: int | None = option(
-        None,
-        help="responses to a problem",
-        low=0,
-        default_text=f"1, or {N_MOLECULES} molecules",
+    eval_samples: int = option(
+        8,
+        help="responses to a prompt, which best-of-k and vote choose from",
+        low=2,
         group=EVALUATION,
     )
     eval_every: int = option(20, help="batches between evaluations", low=1, group=EVALUATION)
 
     def check(self) -> None:
-        """Take prompts from one place."""
+        """Take prompts from one place, and go on only from what is kept."""
         if (self.task is None) == (self.data is None):
             raise OptionError("task", "or {data}: give one of them")
+        if self.resume and self.no_weights:
+            raise OptionError("resume", "and {no_weights}: give one of them")
 
     def unread(self) -> dict[str, str]:
-        """A built-in task is evaluated exactly, on prompts of its own; a file only on request."""
-        if self.task is None:
-            names = () if self.eval else ("eval_prompts", "eval_samples", "eval_every")
-            return dict.fromkeys(names, "needs {eval}")
-        if self.task == "molecules":
-            reason = "is not read with {task} molecules, which has one prompt of its own"
-            return dict.fromkeys(("n_prompts", "eval", "eval_prompts", "data_folder"), reason)
-        reason = f"is not read with {{task}} {self.task}, which is evaluated exactly"
-        return dict.fromkeys(("eval", "eval_samples", "data_folder"), reason)
+        """A task with an exact target is evaluated on prompts of its own."""
+        if self.task is None or not TASKS[self.task].exact:
+            return (
+                {"checkpoint_every": "means nothing with {no_weights}"} if self.no_weights else {}
+            )
+        reason = f"is not read with {{task}} {self.task}"
+        return dict.fromkeys(("eval", "data_folder"), reason)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -143,46 +141,58 @@ def run(arguments: argparse.Namespace) -> int:
     dtype = "float32" if config.lora is None else config.dtype
     model = ModelSpec.read(arguments, dtype=dtype)
     teacher = read_second(arguments, "teacher-", model, dtype=dtype)
-    if options.task is not None:
+    plain = options.task is not None and TASKS[options.task].exact
+    if plain and not config.checked:
+        exactly = f"is not read with --task {options.task}, which is evaluated exactly"
+        PPOOptions.refuse(arguments, exactly, ("eval_samples",))
+    if plain:
         PromptFormat.refuse(arguments, f"is not read with --task {options.task}: plain text")
-    given = PromptFormat.read(arguments, chat=None if options.task is None else False)
+    given = PromptFormat.read(arguments, chat=False if plain else None)
     require_packages()
     from llm_bridge.improve.run import train
     from llm_bridge.improve.trainer import Trainer
+    from llm_bridge.models.load import require_same_vocabulary
     from llm_bridge.models.processes import workers
     from llm_bridge.read.rollout import Diverged
+    from llm_bridge.tasks.sampling import checked_reward
 
     with workers() as group:
         lm = formatted(model.load(), given, options.out if options.resume else None)
         reward_of = None if teacher is None else teacher.load().read_as(lm)
-        prompts, evaluate, target = _prompts(options, config, lm, reward_of)
+        if reward_of is not None:
+            require_same_vocabulary(lm, reward_of)
+        training, targets = _targets(options, config, lm, reward_of)
         if group.first:
-            _announce(options, lm, config, prompts, group.size)
+            _announce(options, lm, config, training.prompts, group.size)
         if options.dry_run:
             return 0
         started = time.monotonic()
         try:
             with _asked_to_stop() as stop:
+                extra = checked_reward(lm, training, config) if config.checked else None
                 trainer = train(
-                    Trainer(lm, prompts, config, teacher=reward_of, group=group),
+                    Trainer(
+                        lm, training.prompts, config, teacher=reward_of, extra=extra, group=group
+                    ),
                     out=options.out,
-                    evaluate=evaluate,
+                    evaluate=_measure(targets, first=False),
+                    start=_measure(targets, first=True),
                     eval_every=options.eval_every,
                     checkpoint_every=options.checkpoint_every,
                     resume=options.resume,
                     tensorboard=options.tensorboard,
+                    weights=not options.no_weights,
                     stop=stop,
                 )
         except Diverged as error:
-            print(
-                f"endorm ppo: stopped: {error}; the last checkpoint is in {options.out}",
-                file=sys.stderr,
-            )
+            kept = "no weights are kept" if options.no_weights else "the last checkpoint is"
+            print(f"endorm ppo: stopped: {error}; {kept} in {options.out}", file=sys.stderr)
             return 1
         if group.first and trainer.done == config.steps:
-            _report(options.out, target, trainer.done, time.monotonic() - started)
+            _report(options, targets, trainer.done, time.monotonic() - started)
     if trainer.done < config.steps:
-        print(f"stopped after batch {trainer.done}; go on with --resume", file=sys.stderr)
+        further = "no weights are kept" if options.no_weights else "go on with --resume"
+        print(f"stopped after batch {trainer.done}; {further}", file=sys.stderr)
         return 130
     return 0
 
@@ -213,7 +223,10 @@ def _asked_to_stop() -> Iterator[Callable[[], bool]]:
 
 def _config(arguments: argparse.Namespace, options: PPOOptions) -> PPOConfig:
     """Defaults, then those of the task, then the file, then the options."""
-    found: dict[str, Any] = dict(OF_DATA if options.task is None else OF_TASKS[options.task])
+    found: dict[str, Any] = dict(OF_DATA)
+    if options.task is not None:
+        named = TASKS[options.task]
+        found = {"max_tokens": named.max_tokens} | ({"end_tokens": ()} if named.exact else {})
     if options.config is not None:
         found |= _read_config(options.config)
     return PPOConfig.read(arguments, **found)
@@ -236,71 +249,86 @@ def _read_config(path: Path) -> dict[str, Any]:
     return {name: tuple(x) if isinstance(x, list) else x for name, x in given.items()}
 
 
-def _prompts(
+def _targets(
     options: PPOOptions, config: PPOConfig, lm: CausalLM, teacher: CausalLM | None
-) -> tuple[Sequence[Prompt], Evaluate | None, ExactTarget | None]:
-    """Prompts to train on, what is evaluated, and the exact target where there is one (on prompts
-    held out).
-    """
-    if options.task == "molecules":
-        from llm_bridge.tasks.molecules import evaluate_molecules, molecules
+) -> tuple[Task, list[ExactTarget] | list[SampledTarget]]:
+    """Return the task that is trained on, and what is evaluated: prompts that are held out."""
+    from llm_bridge.check.improvement import SampledTarget
+    from llm_bridge.improve.target import ExactTarget
 
-        samples = N_MOLECULES if options.eval_samples is None else options.eval_samples
-        evaluate = partial(
-            evaluate_molecules,
-            max_tokens=config.max_tokens,
-            samples=samples,
-            end_tokens=config.end_tokens,
-            seed=config.seed,
-        )
-        return molecules().prompts, evaluate, None
+    held = 0 if options.eval else options.eval_prompts or HELD_OUT
+    given = None if options.n_prompts is None else options.n_prompts + held
     if options.task is not None:
-        from llm_bridge.improve.target import ExactTarget
-        from llm_bridge.tasks.generated import addition, sorting
+        named = TASKS[options.task]
+        n = named.n_prompts if given is None else given
+        try:
+            task = named.make(n, config.seed, options.data_folder)
+        except ValueError as error:
+            raise ValueError(f"--task {options.task}: {error}") from None
+        if not named.exact:
+            task = _that_fit(task, (), lm, config, None)
+    else:
+        assert options.data is not None
+        task = _problems(options.data, options, lm, config, given)
+    if options.eval:
+        others = [_problems(x, options, lm, config, options.eval_prompts) for x in options.eval]
+    else:
+        few = max(1, len(task.prompts) // 5)
+        kept, task = task.split(held if options.eval_prompts else min(held, few))
+        others = [kept]
+    if options.task is not None and TASKS[options.task].exact and not config.checked:
+        return task, [ExactTarget(lm, kept.prompts, config, kept.answers, teacher)]
+    _require_names([task.name for task in others])
+    how: dict[str, Any] = {"teacher": teacher, "samples": options.eval_samples}
+    return task, [SampledTarget(lm, other, config, **how) for other in others]
 
-        held = options.eval_prompts or HELD_OUT
-        n = options.n_prompts
-        if options.task == "addition":
-            both = addition((n or N_PROMPTS) + held, seed=config.seed)
-        else:
-            both = sorting(None if n is None else n + held, seed=config.seed)
-        kept, seen = both.split(held)
-        target = ExactTarget(lm, kept.prompts, config, kept.answers, teacher)
-        return seen.prompts, target.report, target
-    from llm_bridge.tasks.accuracy import evaluate_tasks
 
-    assert options.data is not None
-    train_on = _problems(options.data, options, lm, config, options.n_prompts)
-    if options.eval is None:
-        return train_on.prompts, None, None
-    tasks = [_problems(name, options, lm, config, options.eval_prompts) for name in options.eval]
-    evaluate = partial(
-        evaluate_tasks,
-        tasks=tasks,
-        max_tokens=config.max_tokens,
-        samples=1 if options.eval_samples is None else options.eval_samples,
-        end_tokens=config.end_tokens,
-        seed=config.seed,
-    )
-    return train_on.prompts, evaluate, None
+def _require_names(names: Sequence[str]) -> None:
+    """Raise unless tasks have different names: their metrics go by them."""
+    if len(set(names)) < len(names):
+        raise ValueError(f"--eval: two tasks are called by one name ({', '.join(names)})")
+
+
+def _measure(targets: Sequence[ExactTarget | SampledTarget], first: bool) -> Evaluate:
+    """Return what measures a policy on all targets, `first` before training."""
+    from llm_bridge.check.improvement import SampledTarget
+
+    def evaluate(lm: CausalLM) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for target in targets:
+            if first and isinstance(target, SampledTarget):
+                found |= target.start(lm)
+            else:
+                found |= target.report(lm)
+        return found
+
+    return evaluate
 
 
 def _problems(
     name: str, options: PPOOptions, lm: CausalLM, config: PPOConfig, limit: int | None
 ) -> Task:
-    """The first problems of a file that the model has room for; says how many it has none for, and
-    why.
-    """
-    from llm_bridge.models.prompts import encode_prompt
+    """Return the first problems of a file that the model has room for."""
     from llm_bridge.tasks.mathematics import DATA, problems
 
     folder = options.data_folder
     if folder is None and name in DATA:
         raise ValueError(f"{name}: a short name; give --data-folder, a folder with {DATA[name]}")
     task, unusable = problems(name, folder)
+    return _that_fit(task, [str(problem) for problem in unusable], lm, config, limit)
+
+
+def _that_fit(
+    task: Task, unusable: Sequence[str], lm: CausalLM, config: PPOConfig, limit: int | None
+) -> Task:
+    """Return the first prompts that the model has room for, as its format has them; say how many it
+    has none for, and why.
+    """
+    from llm_bridge.models.prompts import encode_prompt
+
     task = replace(task, prompts=tuple(as_prompts(lm, task.prompts)))
     kept: list[int] = []
-    left_out = [str(problem) for problem in unusable]
+    left_out = list(unusable)
     for i, prompt in enumerate(task.prompts):
         if len(kept) == limit:
             break
@@ -319,7 +347,9 @@ def _problems(
             file=sys.stderr,
         )
     if not kept:
-        raise ValueError(f"{name}: no problem that {lm.name} has room for; give fewer --max-tokens")
+        raise ValueError(
+            f"{task.name}: no problem that {lm.name} has room for; give fewer --max-tokens"
+        )
     return task.take(kept)
 
 
@@ -347,15 +377,34 @@ def _announce(
         print(json.dumps(config.as_dict(), indent=1))
 
 
-def _report(out: Path, target: ExactTarget | None, done: int, seconds: float) -> None:
-    """Where the run ended, against where it must end."""
-    from llm_bridge.improve.report import progress_report
+def _report(
+    options: PPOOptions,
+    targets: Sequence[ExactTarget | SampledTarget],
+    done: int,
+    seconds: float,
+) -> None:
+    """Print where the run ended, against where it must end; write it as a page, and as JSON."""
+    from llm_bridge.check.improvement import SampledTarget
+    from llm_bridge.improve.report import progress_report, sampled_report, summary
     from llm_bridge.improve.run import read_metrics
 
-    rows = [row for row in read_metrics(out) if row["step"] in (0, done)]
-    title = f"{seconds:.0f} s, batch {done}; metrics, samples, checkpoint and model in {out}"
-    best = None if target is None else target.measure(target.optimum)
-    print(progress_report(title, rows[0], rows[-1], best).text())
+    out = options.out
+    kept = "metrics and samples" if options.no_weights else "metrics, samples, checkpoint and model"
+    title = f"{seconds:.0f} s, batch {done}; {kept} in {out}"
+    rows = read_metrics(out)
+    names = [target.task.name for target in targets if isinstance(target, SampledTarget)]
+    if not names:
+        (target,) = targets
+        assert not isinstance(target, SampledTarget)
+        first, last = (row for row in rows if row["step"] in (0, done))
+        report = progress_report(title, first, last, target.measure(target.optimum))
+        print(report.text())
+        return
+    evaluated = [row for row in rows if f"{names[0]}/objective" in row]
+    report = sampled_report(title, evaluated, names, options.eval_samples)
+    print(report.text())
+    report.save(out)
+    write_json(out / "summary.json", summary(evaluated[0], evaluated[-1], names))
 
 
 WITHOUT = ("temperature", "dtype", "device_map")

@@ -65,6 +65,13 @@ class PPOConfig(Options):
         low=0,
         group=OBJECTIVE,
     )
+    checked: float = option(
+        0.0,
+        help="added to the reward of a response whose answer is right, at its last token",
+        unit="reward units",
+        low=0,
+        group=OBJECTIVE,
+    )
     reward: Literal["expected", "dense", "sum"] = option(
         "expected",
         help="reward of all tokens, of the one that was sampled, or of the response at its last",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -16,9 +16,15 @@ from llm_bridge.models.head import Head
 from llm_bridge.models.load import CausalLM
 from llm_bridge.models.processes import Workers
 from llm_bridge.read.reward import EndogenousReward
-from llm_bridge.read.rollout import Actor, Diverged, Rollout, TokenRewards
+from llm_bridge.read.rollout import Actor, ActorOutput, Diverged, Rollout, TokenRewards
 
-__all__ = ["FrozenModels", "passes", "precision", "require_finite", "token_table"]
+__all__ = ["FrozenModels", "passes", "precision", "read_all", "require_finite", "token_table"]
+
+ENTROPY = TokenRewards((), 1.0)
+"""``−log π(a|s)``, whose expectation in a state is the entropy."""
+
+_Read: TypeAlias = tuple[tuple[Head, torch.Tensor], torch.Tensor]
+"""Head and hidden states of a model, and its log-probabilities of the sampled tokens."""
 
 
 class FrozenModels:
@@ -74,8 +80,30 @@ class FrozenModels:
             Diverged: a reward or log-probability is not finite.
 
         """
+        return self._scored(rollout, beta, self._read_all(rollout))
+
+    def score_and_distances(
+        self, rollout: Rollout, beta: float
+    ) -> tuple[torch.Tensor, torch.Tensor, tuple[TokenRewards, TokenRewards]]:
+        """Score the tokens of a rollout as they were sampled, and say how a policy is compared.
+
+        Returns:
+            Rewards and ``log π̂(a|s)`` as `score`, and the rewards of every token whose expectation
+            under a policy is its KL to `π̂` in a state, and its entropy, nats.
+
+        """
+        read = self._read_all(rollout)
+        rewards, reference, _ = self._scored(rollout, beta, read)
+        (head, hidden), _ = read[0]
+        return rewards, reference, (TokenRewards(((head, hidden, -1.0),), -1.0), ENTROPY)
+
+    def _read_all(self, rollout: Rollout) -> list[_Read]:
+        return [self._read(actor, rollout) for actor in self._actors]
+
+    def _scored(
+        self, rollout: Rollout, beta: float, read: Sequence[_Read]
+    ) -> tuple[torch.Tensor, torch.Tensor, TokenRewards | None]:
         c = self.config
-        read = [self._read(actor, rollout) for actor in self._actors]
         reference = read[0][1]
         log_probs = read[-1][1]
         if c.reward != "expected":
@@ -92,9 +120,7 @@ class FrozenModels:
         )
         return c.alpha * log_probs, reference, TokenRewards(models, beta + c.entropy)
 
-    def _read(
-        self, actor: Actor, rollout: Rollout
-    ) -> tuple[tuple[Head, torch.Tensor], torch.Tensor]:
+    def _read(self, actor: Actor, rollout: Rollout) -> _Read:
         """Return head and hidden states of a model, and ``log π(a|s)`` of the sampled tokens."""
         some = passes(torch.arange(len(rollout.ids)), self.config, self.group)
         mask = rollout.response_mask
@@ -106,7 +132,7 @@ class FrozenModels:
         return (actor.head, hidden), log_probs
 
 
-def precision(actor: Actor, config: PPOConfig) -> Any:
+def precision(model: torch.nn.Module, config: PPOConfig) -> Any:
     """Return the context in which the models of a run are read: products in ``config.dtype``.
 
     Example:
@@ -117,7 +143,7 @@ def precision(actor: Actor, config: PPOConfig) -> Any:
 
     """
     low = config.dtype == "bfloat16"
-    return torch.autocast(device_of(actor).type, torch.bfloat16) if low else nullcontext()
+    return torch.autocast(device_of(model).type, torch.bfloat16) if low else nullcontext()
 
 
 def passes(rows: torch.Tensor, config: PPOConfig, group: Workers) -> Sequence[torch.Tensor]:
@@ -131,6 +157,32 @@ def passes(rows: torch.Tensor, config: PPOConfig, group: Workers) -> Sequence[to
     """
     size = config.microbatch or max(1, config.minibatch // group.size)
     return rows.tensor_split(math.ceil(len(rows) / size))
+
+
+@torch.no_grad()
+def read_all(
+    actor: Actor,
+    rollout: Rollout,
+    token_rewards: TokenRewards | None,
+    config: PPOConfig,
+    group: Workers,
+) -> ActorOutput:
+    """Read all responses of a rollout with a policy, as many at once as an update reads.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> from llm_bridge.read.rollout import generate
+        >>> actor = Actor(letter_lm(4))
+        >>> rollout = generate(actor, [[0], [1]], 2, uniforms=torch.rand(2, 2).double())
+        >>> found = read_all(actor, rollout, ENTROPY, PPOConfig(), Workers())
+        >>> bool((found.expected > 0).all())  # the entropy in each state
+        True
+
+    """
+    with precision(actor, config):
+        some = passes(torch.arange(len(rollout.ids)), config, group)
+        read = [rollout.read(actor, rows, token_rewards) for rows in some]
+    return ActorOutput(*(torch.cat(parts) for parts in zip(*read, strict=True)))
 
 
 def token_table(

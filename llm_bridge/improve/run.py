@@ -5,9 +5,11 @@ The folder has
     run.json           what the result depends on; another run is refused (`theory.storage.runs`)
     config.json        every hyperparameter
     metrics.jsonl      a line a batch: what `Trainer.step` returns, and what `evaluate` returns
+                       (before the first batch `start`)
     samples.jsonl      a few responses of the batches that are evaluated, with their rewards
     checkpoint.pt      what the next batch depends on; replaced whole or not at all
-    model/             the policy at the end, as ``from_pretrained`` reads it
+    model/             the policy at the end, as ``from_pretrained`` reads it; these two unless
+                       ``weights=False``
     tensorboard/       the metrics again, on request
 """
 
@@ -54,10 +56,12 @@ def train(
     *,
     out: Path | None = None,
     evaluate: Evaluate | None = None,
+    start: Evaluate | None = None,
     eval_every: int = 20,
     checkpoint_every: int = 10,
     resume: bool = False,
     tensorboard: bool = False,
+    weights: bool = True,
     stop: Callable[[], bool] = lambda: False,
 ) -> Trainer:
     """Train until ``config.steps`` batches are done.
@@ -66,10 +70,14 @@ def train(
         trainer: a new trainer; the first of its processes writes.
         out: run folder, as the module describes it; `None` to keep nothing.
         evaluate: measures the policy, such as `llm_bridge.improve.target.ExactTarget.report`.
+        start: measures the policy before the first batch, instead of `evaluate`, such as
+            `llm_bridge.check.improvement.SampledTarget.start`.
         eval_every: batches between evaluations; there is one at the start and one at the end too.
         checkpoint_every: batches between checkpoints.
         resume: go on from the checkpoint in `out`; without one there, warns and begins.
         tensorboard: write the metrics for TensorBoard too.
+        weights: whether to keep the checkpoint and the policy at the end; without them the folder
+            is small, and the run cannot be gone on with.
         stop: called after every batch; if it returns true, a checkpoint is written and training
             ends.
 
@@ -95,6 +103,8 @@ def train(
     """
     require_integer("eval_every", eval_every)
     require_integer("checkpoint_every", checkpoint_every)
+    if resume and not weights:
+        raise ValueError("resume: weights=False keeps no checkpoint to go on from; leave one out")
     if evaluate is not None and trainer.sharded:
         raise ValueError(
             "evaluate: the policy is in pieces (shard=True); evaluate what is left in model/ "
@@ -111,7 +121,8 @@ def train(
         ) as bar,
     ):
         if not trainer.done:
-            record.log({"step": 0} | dict(evaluate(trainer.lm) if evaluate is not None else {}))
+            measure = start or evaluate
+            record.log({"step": 0} | dict(measure(trainer.lm) if measure is not None else {}))
         while trainer.done < trainer.config.steps:
             try:
                 row = trainer.step()
@@ -125,13 +136,13 @@ def train(
                 record.show()
             record.log(row)
             stopping = trainer.group.any(stop()) and not last
-            if last or stopping or trainer.done % checkpoint_every == 0:
+            if weights and (last or stopping or trainer.done % checkpoint_every == 0):
                 record.save()
             bar.set_postfix(kl=f"{row['kl']:.3g}", reward=f"{row['reward']:.4g}", refresh=False)
             bar.update()
             if stopping:
                 return trainer
-        if out is not None:
+        if out is not None and weights:
             save_policy(trainer, out / MODEL)
     return trainer
 

@@ -17,7 +17,7 @@ from torch.distributed.fsdp import fully_shard
 
 from llm_bridge.improve.checkpoint import read_checkpoint
 from llm_bridge.improve.config import PPOConfig
-from llm_bridge.improve.frozen import FrozenModels, passes, precision, token_table
+from llm_bridge.improve.frozen import FrozenModels, passes, precision, read_all, token_table
 from llm_bridge.improve.policy import frozen_copy, trainable_copy
 from llm_bridge.improve.ppo import (
     Targets,
@@ -35,7 +35,6 @@ from llm_bridge.models.prompts import Prompt, encode_prompt, is_prompt
 from llm_bridge.read.reward import find_end_tokens
 from llm_bridge.read.rollout import (
     Actor,
-    ActorOutput,
     Diverged,
     Ids,
     Rollout,
@@ -70,8 +69,9 @@ class Trainer:
             ``config.reading`` says: on-policy distillation, with optimum ``∝ π̂ · π_teacher^{α/β}``
             (with an earlier or a later `π̂` as teacher, the schemes of
             `theory.solve.improve.SCHEMES`). `π̂` still anchors the KL penalty.
-        extra: reward added to the endogenous one, such as a checked answer; with
-            ``config.alpha = 0`` it is the only one.
+        extra: reward added to the endogenous one, such as a checked answer
+            (`llm_bridge.tasks.sampling.checked_reward`); with ``config.alpha = 0`` it is the only
+            one.
         group: processes of the run, each with its share of every batch. A run is the same for any
             number of them, up to rounding and the order of minibatches.
 
@@ -117,6 +117,11 @@ class Trainer:
         if not config.alpha + config.entropy and extra is None:
             raise ValueError(
                 "alpha=0: without the endogenous reward there is nothing to maximise; give extra="
+            )
+        if config.checked and extra is None:
+            raise ValueError(
+                f"checked={config.checked}: nothing checks the answers; give extra=, such as "
+                "checked_reward"
             )
         self.config = config
         self.extra = extra
@@ -193,7 +198,7 @@ class Trainer:
         extra = self._extra(rollout)
         self.rewards = (raw + extra).sum(dim=1)
         # 3. Read them with the policy as the updates will, so that the ratio starts at exactly 1.
-        log_probs, values, expected = self._read(rollout, token_rewards)
+        log_probs, values, expected = read_all(self.actor, rollout, token_rewards, c, self.group)
         gap = self._require_sane(rollout, log_probs, reference)
         # 4. Compute advantages.
         if token_rewards is None:
@@ -267,15 +272,6 @@ class Trainer:
             cut = last_tokens(rollout.response_mask) & ~rollout.ended[:, None]
             found = found - self.config.missing_end * cut
         return found
-
-    @torch.no_grad()
-    def _read(self, rollout: Rollout, token_rewards: TokenRewards | None) -> ActorOutput:
-        with precision(self.actor, self.config):
-            read = [
-                rollout.read(self.actor, rows, token_rewards)
-                for rows in passes(torch.arange(len(rollout.ids)), self.config, self.group)
-            ]
-        return ActorOutput(*(torch.cat(parts) for parts in zip(*read, strict=True)))
 
     def _require_sane(
         self, rollout: Rollout, log_probs: torch.Tensor, reference: torch.Tensor

@@ -1,10 +1,13 @@
-r"""Extract the answer that a response gives: its last ``\boxed{…}``, or what follows ``####``."""
+r"""Extract the answer of a response: its last ``\boxed{…}``, what follows ``####``, a number, or a
+letter.
+"""
 
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 
-__all__ = ["boxed", "final_answer"]
+__all__ = ["boxed", "chosen_letter", "final_answer", "last_number"]
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
 _BARE = re.compile(
@@ -60,3 +63,31 @@ def final_answer(response: str) -> str | None:
             return boxed(response)
     rest = response.rpartition("####")[2] if "####" in response else ""
     return next(iter(rest.strip().splitlines()), None)
+
+
+_NUMBER = re.compile(r"(?<![\w.])-?[0-9][0-9,]*(?:\.[0-9]+)?")
+_LETTER = re.compile(r"(?<![\w'’])([A-Z])(?![\w'’])")
+
+
+def last_number(response: str) -> str | None:
+    """Return the last number of a response, without commas and without zeros that mean nothing.
+
+    Example:
+        >>> last_number("12 + 1030 = 1,042.0."), last_number("I do not know")
+        ('1042', None)
+
+    """
+    found = _NUMBER.findall(response)
+    return None if not found else f"{Decimal(found[-1].replace(',', '')).normalize():f}"
+
+
+def chosen_letter(response: str, letters: str = "AB") -> str | None:
+    """Return the first of some letters that stands by itself in a response.
+
+    Example:
+        >>> chosen_letter("Answer B is better than A."), chosen_letter("Both are fine.")
+        ('B', None)
+
+    """
+    found = (letter for letter in _LETTER.findall(response) if letter in letters)
+    return next(found, None)

@@ -1,26 +1,31 @@
-"""Make tasks whose answers can be checked: adding numbers and sorting letters.
+"""Make tasks whose answers can be checked: sums, comparisons and sorted letters.
 
-`llm_bridge.tasks.mathematics` reads word problems.
+`addition` and `sorting` are for models that write nothing else; `sums` and `comparisons` ask in
+words, for models that read text. `llm_bridge.tasks.mathematics` reads word problems,
+`llm_bridge.tasks.choices` makes questions with two answers to choose from.
 """
 
 from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 
 from llm_bridge.models.prompt_format import Prompt
+from llm_bridge.tasks.answers import last_number
 
 __all__ = [
     "ADDITION_LEVELS",
     "Task",
     "addition",
     "addition_answer",
+    "comparisons",
     "sorting",
+    "sums",
 ]
 
 NUMBERS = 10**6
@@ -38,6 +43,8 @@ class Task:
         extract: gives the answer in a response, `None` if there is none; by default all of it.
         same: whether the right answer (first) and a response's are the same; by default whether
             their letters are.
+        describe: measures all responses of a policy together, such as how varied they are; `None`
+            where there is nothing to measure but whether each is right.
 
     Raises:
         ValueError: there are no prompts, or not one answer for each.
@@ -54,6 +61,7 @@ class Task:
     answers: tuple[str, ...]
     extract: Callable[[str], str | None] = str
     same: Callable[[str, str], bool] = operator.eq
+    describe: Callable[[Sequence[str]], Mapping[str, float]] | None = None
 
     def __post_init__(self) -> None:
         if not self.prompts or len(self.prompts) != len(self.answers):
@@ -113,6 +121,23 @@ class Task:
         """Select the prompts at these positions, in this order."""
         kept = [(self.prompts[i], self.answers[i]) for i in places]
         return replace(self, prompts=tuple(p for p, _ in kept), answers=tuple(a for _, a in kept))
+
+    def vote(self, responses: Sequence[str]) -> str | None:
+        """Return the answer that most responses give, the first of them where several do.
+
+        Answers that are the same (`same`) count together.
+
+        Example:
+            >>> task = Task("sums", ("1+1=",), ("2",), extract=last_number)
+            >>> task.vote(["1+1=3", "two", "2", "It is 2."])
+            '2'
+
+        """
+        votes: dict[str, int] = {}
+        for given in filter(None, map(self.extract, responses)):
+            known = next((other for other in votes if self.same(other, given)), given)
+            votes[known] = votes.get(known, 0) + 1
+        return max(votes, key=votes.__getitem__, default=None)
 
 
 ADDITION_LEVELS = ("carries-0", "carries-1", "carries-2", "carries-3", "thousands")
@@ -206,3 +231,83 @@ def sorting(n: int | None = None, seed: int = 0, *, letters: str = "ABC", length
         )
     prompts = [words[i] for i in np.random.default_rng(seed).permutation(len(words))[:n]]
     return Task("sorting", tuple(prompts), tuple("".join(sorted(word)) for word in prompts))
+
+
+SHOTS = ((12, 3), (7, 8), (16, 13))
+"""Pairs of numbers whose answers are shown before each question."""
+
+
+def sums(n: int | None = None, seed: int = 0, *, below: int = 20) -> Task:
+    """Ask for sums of two numbers in words, after three examples with their answers; all sums, in
+    random order, if `n` is `None`.
+
+    Args:
+        n: number of prompts, which are all different.
+        seed: seed of the sample.
+        below: the numbers are from 1 to one less.
+
+    Raises:
+        ValueError: there are fewer than `n` sums.
+
+    Example:
+        >>> task = sums(1)
+        >>> [message["content"] for message in task.prompts[0]][:2], task.prompts[0][-1]["content"]
+        (['What is 12 + 3?', '12 + 3 = 15'], 'What is 17 + 11?')
+        >>> task.correct(["17 + 11 = 28."])
+        array([ True])
+
+    """
+    return _in_words(
+        "sums", "What is {} + {}?", lambda a, b: f"{a} + {b} = {a + b}", n, seed, below
+    )
+
+
+def comparisons(n: int | None = None, seed: int = 0, *, below: int = 100) -> Task:
+    """Ask in words which of two numbers is larger, after three examples with their answers; all
+    pairs, in random order, if `n` is `None`.
+
+    Args:
+        n: number of prompts, which are all different.
+        seed: seed of the sample.
+        below: the numbers are from 1 to one less.
+
+    Raises:
+        ValueError: there are fewer than `n` pairs.
+
+    Example:
+        >>> task = comparisons(1)
+        >>> task.prompts[0][-1]["content"], task.answers
+        ('Which number is larger, 40 or 60?', ('60',))
+
+    """
+    asked = "Which number is larger, {} or {}?"
+    return _in_words("comparisons", asked, lambda a, b: str(max(a, b)), n, seed, below, apart=True)
+
+
+def _in_words(
+    name: str,
+    question: str,
+    answer: Callable[[int, int], str],
+    n: int | None,
+    seed: int,
+    below: int,
+    apart: bool = False,
+) -> Task:
+    """Ask about pairs of numbers from 1 to ``below − 1``, if `apart` of different ones only."""
+    pairs = [
+        (a, b)
+        for a, b in itertools.product(range(1, below), repeat=2)
+        if (a, b) not in SHOTS and not (apart and a == b)
+    ]
+    n = len(pairs) if n is None else n
+    if not 0 < n <= len(pairs):
+        raise ValueError(f"n={n}: must be from 1 to {len(pairs):,}, all pairs below {below}")
+    chosen = [pairs[i] for i in np.random.default_rng(seed).permutation(len(pairs))[:n]]
+    shown = [
+        {"role": role, "content": text}
+        for pair in SHOTS
+        for role, text in (("user", question.format(*pair)), ("assistant", answer(*pair)))
+    ]
+    prompts = ([*shown, {"role": "user", "content": question.format(*pair)}] for pair in chosen)
+    numbers = (str(last_number(answer(*pair))) for pair in chosen)
+    return Task(name, tuple(prompts), tuple(numbers), last_number)

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
 import pytest
 
@@ -16,6 +15,7 @@ pytest.importorskip("transformers")
 
 from tiny import saved
 
+from llm_bridge.check.improvement import SampledTarget
 from llm_bridge.commands.main import main
 from llm_bridge.improve.config import PPOConfig
 from llm_bridge.improve.cost import cost
@@ -24,8 +24,8 @@ from llm_bridge.improve.target import ExactTarget
 from llm_bridge.improve.trainer import Trainer
 from llm_bridge.models.load import fingerprint
 from llm_bridge.models.spec import ModelSpec
-from llm_bridge.tasks.accuracy import evaluate_tasks, sample_texts
 from llm_bridge.tasks.generated import Task, addition, sorting
+from llm_bridge.tasks.sampling import sample_texts
 from theory.mdp.distances import kl
 from theory.mdp.values import trajectory_entropy
 from theory.solve.improve import distil
@@ -129,13 +129,23 @@ def test_problems_are_trained_on_and_written(folder, problems, tmp_path, capsys)
     assert "problems: 2 left out, the first: " in printed.err
     assert "answer is empty" in printed.err
     assert "tiny: 9 prompts" in printed.out
-    last = read_metrics(tmp_path / "run")[-1]
-    assert {name for name in last if "/" in name} == {
-        "problems/greedy",
-        "problems/sampled",
-        "problems/cut",
+    first, _, last = read_metrics(tmp_path / "run")
+    measured = {"objective", "kl", "entropy", "sampled", "greedy", "cut"}
+    assert {name for name in last if "/" in name and not name.endswith(("_low", "_high"))} == {
+        f"problems/{name}" for name in measured
     }
     assert last["problems/greedy"] == 0
+    assert (first["problems/kl"], last["problems/kl"] > 0) == (0, True)
+    assert {"problems/best", "problems/vote", "problems/map", "problems/cold"} <= first.keys()
+    # what is printed is what the files say
+    assert f"[{last['problems/objective_low']:.3f}, " in printed.out
+    assert "problems: sampled accuracy 0.000 → 0.000; without training: " in printed.out
+    assert "optimum J*: enclosed in [" in printed.out
+    noted = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert noted["last"]["problems/kl"] == last["problems/kl"]
+    assert {"report.html", "progress-problems.png"} <= {
+        path.name for path in (tmp_path / "run").iterdir()
+    }
     # resuming a complete run does nothing but say where it ended
     assert main([*command, "--resume"]) == 0
     assert "batch 2" in capsys.readouterr().out
@@ -248,6 +258,66 @@ def test_nothing_to_go_on_from_is_said(folder, problems, tmp_path, capsys):
     assert capsys.readouterr().err.splitlines()[-1] == said
 
 
+WORDS = ["--max-tokens", "4", "--eval-samples", "2", "--steps", "1"]
+
+
+def test_a_task_in_words_is_held_out_and_measured(tmp_path, capsys):
+    """Prompts are conversations; a model without a chat template is told so."""
+    chat = saved(tmp_path / "chat", chat=True)
+    command = ["ppo", "--task", "comparisons", "--n-prompts", "16", "--eval-prompts", "3", *WORDS]
+    out = tmp_path / "run"
+    assert main([*command, "--model", str(chat), "--out", str(out), "--no-weights", *FEW]) == 0
+    printed = capsys.readouterr().out
+    assert "chat: 16 prompts" in printed
+    assert "comparisons: sampled accuracy 0.000 → 0.000" in printed
+    found = read_metrics(out)[0]
+    assert found["comparisons/sampled_high"] == pytest.approx(1 - 0.025 ** (1 / 6))  # of 3 × 2
+    assert {path.name for path in out.iterdir()} == {
+        "run.json",
+        "config.json",
+        "metrics.jsonl",
+        "samples.jsonl",
+        "summary.json",
+        "report.html",
+        "progress-comparisons.png",
+        "progress-comparisons.svg",
+    }
+    assert sum(path.stat().st_size for path in out.iterdir()) < 1e6
+    plain = saved(tmp_path / "plain")
+    assert main([*command, "--model", str(plain), "--out", str(tmp_path / "none"), *FEW]) == 2
+    assert "7 messages, and the model is given plain text" in capsys.readouterr().err
+
+
+def test_checked_answers_alone_teach_nothing_where_all_are_wrong(tmp_path, capsys):
+    chat = saved(tmp_path / "chat", chat=True)
+    command = ["ppo", "--task", "sums", "--n-prompts", "16", "--eval-prompts", "3", *WORDS, *FEW]
+    command += ["--model", str(chat), "--checked", "1", "--out", str(tmp_path / "run")]
+    assert main([*command, "--alpha", "0"]) == 2
+    wrong = "sums: none of 6 responses is right, so checked answers teach nothing"
+    assert wrong in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_checked_answers_are_learnt(shared_models, tmp_path):
+    """On a task of an exact tree: the accuracy rises beyond what the own reward could do."""
+    command = ["ppo", "--model", str(shared_models / "add-fair"), "--task", "addition"]
+    command += ["--alpha", "0", "--checked", "1", "--beta", "0", "--n-prompts", "8"]
+    command += ["--eval-prompts", "8", "--eval-samples", "64", "--samples", "16", "--steps", "12"]
+    command += ["--prompts-per-step", "8", "--minibatch", "32", "--baseline", "group"]
+    command += ["--lr", "5e-5"]
+    assert main([*command, "--out", str(tmp_path)]) == 0
+    rows = read_metrics(tmp_path)
+    assert rows[-1]["reward"] > rows[1]["reward"] + 0.2
+    assert rows[1]["reward"] <= 1
+
+
+def test_a_teacher_of_another_vocabulary_is_refused(shared_models, folder, tmp_path, capsys):
+    command = ["ppo", "--task", "sorting", "--model", str(shared_models / "nano-sort")]
+    assert main([*command, "--teacher", str(folder), "--out", str(tmp_path / "run"), *FEW]) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 1
+    assert "nano-sort" in error[0]
+
+
 def test_a_run_that_diverges_says_why(folder, problems, tmp_path, capsys):
     command = [
         "ppo",
@@ -318,8 +388,12 @@ def test_hyperparameters_come_from_a_file_and_from_options(folder, problems, tmp
         ),
         (["--config", "nowhere.json"], "--config=nowhere.json: cannot be read as JSON"),
         (["--eval-every", "0"], "--eval-every=0: must be at least 1"),
-        (["--eval-every", "5"], "--eval-every needs --eval"),
-        (["--eval-samples", "5"], "--eval-samples needs --eval"),
+        (["--eval-samples", "1"], "--eval-samples=1: must be at least 2"),
+        (["--resume", "--no-weights"], "--resume and --no-weights: give one of them"),
+        (
+            ["--eval", "{problems},{problems}", "--max-tokens", "6"],
+            "two tasks are called by one name",
+        ),
         (["--config", "{tmp}/huge.json"], "must be above 0"),
         (["--chat"], "--chat: the tokenizer of tiny has no chat template"),
         (["--max-tokens", "511"], "no problem that tiny has room for; give fewer --max-tokens"),
@@ -336,7 +410,7 @@ def test_bad_input_is_one_line(folder, problems, tmp_path, capsys, options, mess
         str(problems),
         "--out",
         str(tmp_path / "out"),
-        *(word.format(tmp=tmp_path) for word in options),
+        *(word.format(tmp=tmp_path, problems=problems) for word in options),
     ]
     assert main(command) == 2
     error = capsys.readouterr().err
@@ -362,26 +436,15 @@ def test_written_responses_are_those_of_the_model(folder):
     assert again.texts == drawn.texts
 
 
-def test_accuracy_by_writing_is_the_exact_one(shared_models):
-    from llm_bridge.improve.target import ExactTarget
-
+def test_accuracy_by_sampling_is_the_exact_one(shared_models):
     lm, sums = ModelSpec(shared_models / "add-fair").load(), addition(5, seed=3)
-    at = ExactTarget(lm, sums.prompts, PPOConfig(max_tokens=4), sums.answers)
+    config = PPOConfig(max_tokens=4, end_tokens=())
+    at = ExactTarget(lm, sums.prompts, config, sums.answers)
     exact = at.measure(at.anchor)
-    found = evaluate_tasks(lm, [sums], 4, samples=2000)
+    found = SampledTarget(lm, sums, config, samples=1000).report(lm)
     assert found["addition/greedy"] == exact["accuracy_greedy"]
-    assert found["addition/sampled"] == pytest.approx(exact["accuracy_sampled"], abs=0.02)
-    assert found["addition/cut"] == 1
-
-
-@pytest.mark.parametrize("names", [(), ("test", "test")])
-def test_no_task_takes_another_s_place(folder, names):
-    """Files of one name in two folders are two benchmarks, whose shares would go by one name."""
-    tasks = [replace(addition(2, seed=n), name=name) for n, name in enumerate(names)]
-    with pytest.raises(
-        ValueError, match=r"tasks=\[.*\]: must be at least one, with different names"
-    ):
-        evaluate_tasks(ModelSpec(folder).load(), tasks, 2)
+    low, high = (found[f"addition/sampled_{end}"] for end in ("low", "high"))
+    assert low <= exact["accuracy_sampled"] <= high < low + 0.04
 
 
 def test_end_tokens_end_what_is_written(folder):

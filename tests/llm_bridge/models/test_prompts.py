@@ -34,7 +34,7 @@ from llm_bridge.plugins.lm_eval import EndogenousLM
 from llm_bridge.read.beam import beam_search
 from llm_bridge.read.reward import EndogenousReward
 from llm_bridge.read.tree import token_tree
-from llm_bridge.tasks.accuracy import sample_texts
+from llm_bridge.tasks.sampling import sample_texts
 
 SAMPLING = DrawSetting(2, 4, width=4)
 CONFIG = PPOConfig(max_tokens=2, prompts_per_step=2, minibatch=4, end_tokens=(), steps=1)

@@ -10,18 +10,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llm_bridge.check.improvement import SampledTarget
 from llm_bridge.commands.main import main
+from llm_bridge.improve.config import PPOConfig
 from llm_bridge.improve.run import read_metrics
 from llm_bridge.models.prompts import encode_prompt
 from llm_bridge.models.spec import ModelSpec
 from llm_bridge.tasks import molecules as module
 from llm_bridge.tasks.molecules import (
     canonical_smiles,
-    evaluate_molecules,
     molecule_metrics,
     molecules,
     read_molecule,
 )
+from llm_bridge.tasks.sampling import sample_texts
 
 Chem = pytest.importorskip(
     "rdkit.Chem", reason="RDKit is not installed: pip install 'endorm[molecules]'"
@@ -159,14 +161,13 @@ def test_a_real_model_writes_molecules(shared_models):
     """200 samples of each were counted when the models were converted: 166 and 180 valid."""
     for name, valid in (("smiles-small", 166), ("smiles-large", 180)):
         lm = ModelSpec(shared_models / name).load()
-        found = evaluate_molecules(lm, 74, samples=200, seed=0)
-        deviation = (
-            math.sqrt(2 * valid * (200 - valid) / 200) / 200
-        )  # of a difference of two counts
-        assert abs(found["molecules/validity"] - valid / 200) < 4 * deviation
-        assert found["molecules/uniqueness"] > 0.97
-        assert found["molecules/cut"] < 0.03
-        assert found == evaluate_molecules(lm, 74, samples=200, seed=0)
+        found = sample_texts(lm, [""], 74, samples=200)
+        metrics = molecule_metrics(found.texts[0])
+        # standard deviation of a difference of two shares of 200
+        deviation = math.sqrt(2 * valid * (200 - valid) / 200) / 200
+        assert abs(metrics["validity"] - valid / 200) < 4 * deviation
+        assert metrics["uniqueness"] > 0.97
+        assert found.ended.mean() > 0.97
 
 
 # --- Commands -------------------------------------------------------------------------------------
@@ -180,26 +181,22 @@ def test_the_empty_prompt_is_one_beginning_token(shared_models):
 
 
 def test_ppo_trains_on_molecules(shared_models, tmp_path, capsys):
-    """Its evaluations are those of `evaluate_molecules`, before training and after."""
+    """What it measures of all samples together is `molecule_metrics`, before training and after."""
     small = str(shared_models / "smiles-small")
     words = ["ppo", "--model", small, "--teacher", str(shared_models / "smiles-large")]
-    words += ["--task", "molecules", "--samples", "16", "--minibatch", "8", "--steps", "1"]
-    assert main([*words, "--eval-samples", "12", "--out", str(tmp_path / "run")]) == 0
+    words += ["--task", "molecules", "--n-prompts", "1", "--prompts-per-step", "1"]
+    words += ["--samples", "16", "--minibatch", "8", "--steps", "1"]
+    words += ["--eval-prompts", "3", "--eval-samples", "4", "--out", str(tmp_path / "run")]
+    assert main(words) == 0
     first, last = read_metrics(tmp_path / "run")
-    for row, model in ((first, small), (last, str(tmp_path / "run" / "model"))):
-        lm = ModelSpec(model).load()
-        expected = evaluate_molecules(lm, 74, samples=12, seed=0)
-        assert {name: row[name] for name in expected} == pytest.approx(expected, nan_ok=True)
-    assert "molecules/validity" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("option", "value"), [("--n-prompts", "5"), ("--eval", "math500"), ("--eval-prompts", "3")]
-)
-def test_options_that_mean_nothing_to_molecules_are_refused(option, value, capsys):
-    words = ["ppo", "--model", "x", "--task", "molecules", option, value]
-    assert main(words) == 2
-    assert f"{option} is not read with --task molecules" in capsys.readouterr().err
+    lm = ModelSpec(small).load()
+    config = PPOConfig(max_tokens=74)
+    texts = SampledTarget(lm, molecules(3), config, samples=4)._sample(lm).texts
+    expected = molecule_metrics([text for row in texts for text in row])
+    assert {name: first[f"molecules/{name}"] for name in expected} == pytest.approx(expected)
+    assert first["molecules/sampled"] == pytest.approx(expected["validity"])
+    assert 0 < last["molecules/validity"] <= 1
+    assert "molecules" in capsys.readouterr().out
 
 
 def test_ppo_without_rdkit_is_refused_in_one_line(shared_models, tmp_path, monkeypatch, capsys):

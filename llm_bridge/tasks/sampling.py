@@ -1,4 +1,4 @@
-"""Measure how often a model answers right, by sampling, where its token tree is too large."""
+"""Sample texts of a model, for tasks whose answers are checked."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from llm_bridge.improve.config import PPOConfig
+from llm_bridge.improve.trainer import Reward
 from llm_bridge.models.calls import evaluation
 from llm_bridge.models.load import CausalLM
 from llm_bridge.models.prompts import Prompt, encode_prompt
 from llm_bridge.read.prefixes import require_integer
 from llm_bridge.read.reward import find_end_tokens
-from llm_bridge.read.rollout import Actor, generate
+from llm_bridge.read.rollout import Actor, Ids, Rollout, generate
 from llm_bridge.tasks.generated import Task
 
-__all__ = ["SampledTexts", "evaluate_tasks", "sample_texts"]
+__all__ = ["SampledTexts", "batches", "checked_reward", "rollout_texts", "sample_texts"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +44,7 @@ def sample_texts(
     samples: int = 1,
     end_tokens: Sequence[int] | None = None,
     seed: int | None = 0,
+    temperature: float = 1.0,
     batch: int = 256,
 ) -> SampledTexts:
     """Sample responses, prompts of similar length together.
@@ -53,6 +56,7 @@ def sample_texts(
         samples: responses to each prompt.
         end_tokens: ids that end a response; `None` for those of the tokenizer.
         seed: seed of sampling; `None` for the most probable token each time (greedy decoding).
+        temperature: temperature of each token's distribution.
         batch: responses sampled at once.
 
     Raises:
@@ -78,7 +82,7 @@ def sample_texts(
         evaluation(lm.model),
         tqdm(total=len(ids), desc=lm.name, disable=None, leave=False) as bar,
     ):
-        for rows in _batches(ids, max(1, batch // samples)):
+        for rows in batches(ids, max(1, batch // samples)):
             shape = len(rows) * samples, max_tokens
             uniforms = torch.rand(*shape, generator=generator, dtype=torch.double)
             rollout = generate(
@@ -88,70 +92,76 @@ def sample_texts(
                 ends,
                 samples=samples,
                 uniforms=None if seed is None else uniforms,
+                temperature=temperature,
             )
-            responses = [[t for t in row.tolist() if t not in ends] for row in rollout.texts()[1]]
+            found = rollout_texts(lm, rollout, ends)
             for k, i in enumerate(rows):
                 of_one = slice(k * samples, (k + 1) * samples)
-                texts[i] = lm.tokenizer.batch_decode(responses[of_one])
+                texts[i] = found[of_one]
                 ended[i] = rollout.ended[of_one].cpu()
             bar.update(len(rows))
     return SampledTexts(texts, ended)
 
 
-def _batches(ids: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
-    """Yield numbers of prompts, the longest first: a batch that does not fit fails at once."""
-    order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
+def rollout_texts(lm: CausalLM, rollout: Rollout, end_tokens: Sequence[int]) -> list[str]:
+    """Return the text of each response of a rollout, without end tokens.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> lm = letter_lm(4)
+        >>> rollout = generate(Actor(lm), [[0], [1]], 3, uniforms=torch.rand(2, 3).double())
+        >>> [len(text) for text in rollout_texts(lm, rollout, ())]
+        [3, 3]
+
+    """
+    responses = [[t for t in row.tolist() if t not in end_tokens] for row in rollout.texts()[1]]
+    return list(lm.tokenizer.batch_decode(responses))
 
 
-def evaluate_tasks(
-    lm: CausalLM,
-    tasks: Sequence[Task],
-    max_tokens: int,
-    *,
-    samples: int = 1,
-    end_tokens: Sequence[int] | None = None,
-    seed: int = 0,
-) -> dict[str, float]:
-    """Measure the share of right answers to each task.
+def checked_reward(lm: CausalLM, task: Task, config: PPOConfig) -> Reward:
+    """Return a reward of ``config.checked`` for a right answer, at the last token of a response.
 
     Args:
-        lm: model to evaluate.
-        tasks: tasks with different names.
-        max_tokens: most tokens of a response; one that is cut is judged as it stands.
-        samples: responses to each prompt for ``sampled``; 0 to leave it out.
-        end_tokens: ids that end a response; `None` for those of the tokenizer.
-        seed: seed of the samples.
-
-    Returns:
-        By ``name/greedy`` and ``name/sampled`` the share of right answers by greedy decoding and on
-        average over samples; by ``name/cut`` the share of greedy responses that were cut.
-
-    Raises:
-        ValueError: there is no task, or two have one name; and as `sample_texts`.
+        lm: model whose prompts and responses are checked.
+        task: prompts with right answers.
+        config: hyperparameters of the run.
 
     Example:
         >>> from llm_bridge.models.cloned import letter_lm
         >>> task = Task("letters", ("a", "b"), ("aa", "bb"))
-        >>> sorted(evaluate_tasks(letter_lm(4), [task], 2, end_tokens=()))
-        ['letters/cut', 'letters/greedy', 'letters/sampled']
+        >>> config = PPOConfig(checked=0.5, max_tokens=2, end_tokens=())
+        >>> reward = checked_reward(letter_lm(4), task, config)
+        >>> reward([np.array([0]), np.array([1])], [np.array([0, 0]), np.array([0, 1])])
+        [array([0. , 0.5]), array([0., 0.])]
 
     """
-    names = [task.name for task in tasks]
-    if not names or len(set(names)) < len(names):
-        raise ValueError(
-            f"tasks={names!r}: must be at least one, with different names; give replace(task, "
-            "name=…)"
-        )
-    found: dict[str, float] = {}
-    for task in tasks:
-        greedy = sample_texts(lm, task.prompts, max_tokens, seed=None, end_tokens=end_tokens)
-        found[f"{task.name}/greedy"] = float(task.correct(greedy.texts).mean())
-        found[f"{task.name}/cut"] = float(1 - greedy.ended.mean())
-        if samples:
-            sampled = sample_texts(
-                lm, task.prompts, max_tokens, samples=samples, seed=seed, end_tokens=end_tokens
-            )
-            found[f"{task.name}/sampled"] = float(task.correct(sampled.texts).mean())
-    return found
+    ends = find_end_tokens(lm, config.end_tokens)
+    ids = (tuple(encode_prompt(lm, prompt, config.max_tokens)) for prompt in task.prompts)
+    answers = dict(zip(ids, task.answers, strict=True))
+
+    def reward(prompts: Sequence[Ids], responses: Sequence[Ids]) -> list[np.ndarray]:
+        written = [[t for t in row.tolist() if t not in ends] for row in map(np.asarray, responses)]
+        found = []
+        for prompt, response, text in zip(
+            prompts, responses, lm.tokenizer.batch_decode(written), strict=True
+        ):
+            row = np.zeros(len(response))
+            answer = answers[tuple(np.asarray(prompt).tolist())]
+            row[-1] = config.checked * task.judge(text, answer)
+            found.append(row)
+        return found
+
+    return reward
+
+
+def batches(ids: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
+    """Yield numbers of prompts, the longest first: a batch that does not fit fails at once.
+
+    Example:
+        >>> list(batches([[1], [1, 2, 3], [1, 2]], 2))
+        [[1, 2], [0]]
+
+    """
+    order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
