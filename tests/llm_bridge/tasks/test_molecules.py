@@ -196,7 +196,9 @@ def test_ppo_trains_on_molecules(shared_models, tmp_path, capsys):
     assert {name: first[f"molecules/{name}"] for name in expected} == pytest.approx(expected)
     assert first["molecules/sampled"] == pytest.approx(expected["validity"])
     assert 0 < last["molecules/validity"] <= 1
-    assert "molecules" in capsys.readouterr().out
+    shown = capsys.readouterr().out.splitlines()
+    [row] = [line.split() for line in shown if line.startswith("diversity ")]
+    assert row[1:] == [f"{r['molecules/diversity']:.3f}" for r in (first, last)]
 
 
 def test_ppo_without_rdkit_is_refused_in_one_line(shared_models, tmp_path, monkeypatch, capsys):
