@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from rdkit import DataStructs
 from resumable import results
 from scipy import stats
 
@@ -39,10 +40,12 @@ def report(out):
         print("\n".join([*policy_table(summary["policies"]), ""]))
         print("\n".join([*responses(found), ""]))
         save_figure(curves(found), folder, "molecules")
-        save_figure(frontier(summary["policies"], found), folder, "molecules_frontier")
+    known = {}
     if {"untrained", "enumerated-small", "enumerated-large"} <= found.keys():
-        summary["optima"] = optima(found)
+        summary["optima"] = known = optima(found)
         print("\n".join([*optimum_table(summary["optima"]), ""]))
+    if "policies" in summary:
+        save_figure(frontier(summary["policies"], found, known), folder, "molecules_frontier")
     if "untrained" in found:
         summary["knows"] = knows(found["untrained"]["columns"])
         print("\n".join([*knows_table(summary["knows"]), ""]))
@@ -234,11 +237,14 @@ def of_distribution(p, molecules):
     valid = np.array([m is not None for m in molecules])
     kept = [m for m in molecules if m is not None]
     q = p[valid] / p[valid].sum()
+    prints = [m.fingerprint for m in kept]
+    similar = np.array([DataStructs.BulkTanimotoSimilarity(one, prints) for one in prints])
     names = {m.smiles for m in kept}
     shares = np.array([q[[m.smiles == name for m in kept]].sum() for name in names])
     return {
         "validity": float(p[valid].sum()),
         "uniqueness": float((1 - (1 - shares) ** 1000).sum() / 1000),
+        "diversity": float(q @ (1 - similar) @ q),
         "qed": float(q @ [m.qed for m in kept]),
         "heavy_atoms": float(q @ [m.heavy_atoms for m in kept]),
     }
@@ -440,9 +446,9 @@ def draw_runs(axes, found, kind, metric, color):
     axes.plot(x[-1], y.mean(axis=0)[-1], "o", color=color, ms=4)
 
 
-def frontier(rows, found):
+def frontier(rows, found, optimum):
     """Draw each metric against the distance from the untrained model: PPO's way, and decoding's."""
-    figure = Figure(figsize=(11, 3.9), layout="constrained")
+    figure = Figure(figsize=(11.5, 4.1), layout="constrained")
     for axes, (metric, label) in zip(figure.subplots(1, 4), METRICS.items(), strict=True):
         path = {
             float(name.split()[1]): many[0]
@@ -450,14 +456,14 @@ def frontier(rows, found):
             if name.startswith("temperature")
         }
         points = [(row["kl"], row[metric]) for row in path.values()]
-        axes.plot(*zip(*points, strict=True), color="black", lw=1.2, marker="s", ms=4, zorder=4)
-        for temperature in (0.6, 0.4, 0.2):
+        axes.plot(*zip(*points, strict=True), color="black", lw=1.4, marker="s", ms=4, zorder=4)
+        shift = (4, -11) if metric in ("validity", "qed") else (4, 4)
+        for temperature in (0.5,) if metric == "validity" else (0.5, 0.3, 0.2):
             row = path[temperature]
-            below = metric in ("validity", "qed")
             axes.annotate(
                 f"T = {temperature:g}",
                 (row["kl"], row[metric]),
-                xytext=(2, -12 if below else 6),
+                xytext=shift,
                 textcoords="offset points",
                 fontsize=8,
                 zorder=5,
@@ -468,36 +474,53 @@ def frontier(rows, found):
             [r[metric] for r in best],
             "*",
             color="#d98a1f",
-            ms=9,
+            ms=11,
             mec="white",
             mew=0.5,
             zorder=6,
         )
         for kind, color in ways():
-            for run in (one for k, one in found.items() if k.rpartition("-")[0] == kind):
-                way = [(c["kl"], c[metric]) for c in run["curve"] if metric in c]
-                way.append((run["after"]["kl"], run["after"][metric]))
-                style = "-" if kind.startswith("own") else "--"
-                axes.plot(*zip(*way, strict=True), style, color=color, lw=1.1, alpha=0.85)
-                axes.plot(*way[-1], "o" if style == "-" else "^", color=color, ms=5)
+            runs = [one for name, one in found.items() if name.rpartition("-")[0] == kind]
+            if not runs:
+                continue
+            line = "-" if kind.startswith("own") else "--"
+            x, y = (smooth([along(run, what) for run in runs]) for what in ("kl", metric))
+            axes.plot(x, y, line, color=color, lw=1.3, alpha=0.9)
+            axes.plot(x[-1], y[-1], "o" if line == "-" else "^", color=color, ms=6, zorder=5)
+            if kind in optimum and kind.startswith("own"):
+                there = optimum[kind]
+                axes.plot(there["kl"], there[metric], "X", color=color, ms=8, mec="white", zorder=7)
         axes.set_title(label, fontsize=10)
         axes.set_xlabel("KL(π‖untrained), nats")
         if metric == "validity":
-            axes.set_ylim(0.8, 1.01)
+            axes.set_ylim(0.85, 1.01)
         axes.grid(alpha=0.3, lw=0.4)
         axes.spines[["top", "right"]].set_visible(False)
-    marks = [Line2D([], [], color="black", lw=1.2, marker="s", ms=4, label="temperature T")]
-    marks += [
-        Line2D(
-            [], [], color="#d98a1f", ls="", marker="*", ms=9, label="best of 4, of 16 by own reward"
-        )
+    grey = "0.35"
+    star = {"color": "#d98a1f", "ls": "", "marker": "*", "ms": 11, "mec": "white"}
+    marks = [
+        Line2D([], [], color="black", lw=1.4, marker="s", ms=4, label="no training: temperature T"),
+        Line2D([], [], **star, label="no training: best of 4, of 16 by own reward"),
+        Line2D([], [], color=grey, marker="o", ms=6, label="PPO on own reward, 40 batches"),
+        Line2D([], [], color=grey, ls="", marker="X", ms=8, mec="white", label="its exact optimum"),
+        Line2D([], [], color=grey, ls="--", marker="^", ms=6, label="PPO on larger model's reward"),
+        Line2D([], [], color=SOFT, ls="--", marker="^", ms=6, label="soft RL on it"),
     ]
-    marks += [Line2D([], [], color="0.4", marker="o", ms=5, label="PPO on own reward")]
-    marks += [Line2D([], [], color="0.4", ls="--", marker="^", ms=5, label="PPO on larger model's")]
-    marks += [Line2D([], [], color=SOFT, ls="--", marker="^", ms=5, label="the same, soft RL")]
     marks += [Line2D([], [], color=COLORS[b], lw=4, label=f"β = {b}") for b in BETAS]
-    figure.legend(handles=marks, loc="outside lower center", ncols=5, fontsize=8.5, frameon=False)
+    figure.legend(handles=marks, loc="outside lower center", ncols=4, fontsize=8.5, frameon=False)
     return figure
+
+
+def along(run, what):
+    """Return a metric of the batches on which it was measured, and of the policy at the end."""
+    rows = [row for row in run["curve"] if "validity" in row]
+    return [*(row[what] for row in rows), run["after"][what]]
+
+
+def smooth(many):
+    """Average over seeds and three neighbours; the end, of more samples, over seeds."""
+    mean = np.mean(many, axis=0)
+    return np.append(np.convolve(mean[:-1], np.ones(3) / 3, mode="valid"), mean[-1])
 
 
 def ways():
