@@ -36,7 +36,7 @@ from llm_bridge.read.rollout import Actor, generate
 from llm_bridge.tasks.molecules import molecule_metrics, molecules, read_molecule
 
 SHARED = Path(os.environ.get("ENDORM_SHARED", Path(__file__).parents[2] / "shared")) / "models"
-BASE = PPOConfig(max_tokens=74, prompts_per_step=1, samples=128, minibatch=32, steps=40)
+BASE = PPOConfig(max_tokens=74, prompts_per_step=1, samples=128, minibatch=32, steps=40, lr=2e-4)
 H = BASE.max_tokens
 BETAS = {"own": (0.01, 0.03, 0.1, 0.3, 1.0), "large": (0.01, 0.1, 1.0)}
 TEMPERATURES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)

@@ -81,7 +81,7 @@ def read_molecule(text: str) -> Molecule | None:
 
     """
     kit = _rdkit()
-    if not text or any(c.isspace() for c in text):
+    if any(c.isspace() for c in text):
         return None
     with kit.BlockLogs():  # it prints a line for every text that it cannot read
         parsed = kit.MolFromSmiles(text)
