@@ -40,7 +40,7 @@ BASE = PPOConfig(max_tokens=74, prompts_per_step=1, samples=128, minibatch=32, s
 H = BASE.max_tokens
 BETAS = {"own": (0.01, 0.03, 0.1, 0.3, 1.0), "large": (0.01, 0.1, 1.0)}
 TEMPERATURES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
-SEEDS = 2
+SEEDS = {"own": 2, "soft-large": 2, "large": 1}
 DRAWS = 4000
 """Untrained samples whose rewards are compared with the verifier."""
 
@@ -223,10 +223,12 @@ def jobs():
     """By name, the most wanted first."""
     found = {"untrained": untrained, "temperatures": temperatures, "most-probable": most_probable}
     trained = {}
-    for seed in range(SEEDS):
+    for seed in range(SEEDS["own"]):
         for beta in BETAS["own"]:
             trained[f"own-{beta:g}-{seed}"] = partial(ppo, None, seed, beta=beta)
+    for seed in range(SEEDS["soft-large"]):
         trained[f"soft-large-{seed}"] = partial(ppo, "large", seed, beta=0.0, entropy=1.0)
+    for seed in range(SEEDS["large"]):
         for beta in BETAS["large"]:
             trained[f"large-{beta:g}-{seed}"] = partial(ppo, "large", seed, beta=beta)
     found |= {name: job for name, job in trained.items() if name.endswith("-0")}

@@ -224,6 +224,8 @@ def optima(found):
             start = float(np.mean(found["untrained"]["columns"][f"{name}_log_prob"]))
             row["start"] = start
             runs = [r for k, r in found.items() if k.rpartition("-")[0] == f"{reward}-{beta}"]
+            if not runs:
+                continue
             row["reached"] = [
                 float(np.mean([c["reward"] - b * c["kl"] for c in run["curve"][-5:]]))
                 for run in runs
