@@ -360,6 +360,7 @@ def _announce(
     prompts: Sequence[Prompt],
     processes: int,
 ) -> None:
+    from llm_bridge.improve.config import learning_rate
     from llm_bridge.improve.cost import cost
     from llm_bridge.models.prompts import encode_prompt
 
@@ -371,6 +372,10 @@ def _announce(
         f"{config.prompts_per_step} × {config.samples} responses"
     )
     print("\n".join(cost(lm, config, length, processes).lines(config)))
+    if config.lr is None:
+        n = sum(p.numel() for p in lm.model.parameters())
+        config = replace(config, lr=learning_rate(n, config.lora))
+        print(f"learning rate: {config.lr:g}, by the size of the model ({n / 1e6:.3g} M)")
     for note in model_findings(lm):
         print(f"note: {note}")
     if options.dry_run:

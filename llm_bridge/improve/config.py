@@ -10,13 +10,19 @@ from theory.commands import shared
 from theory.commands.options import OptionError, Options, option
 from theory.solve.reward import Gauge, Terminal
 
-__all__ = ["PPOConfig"]
+__all__ = ["PPOConfig", "learning_rate"]
 
 OBJECTIVE = "objective"
 RESPONSES = "responses"
 ADVANTAGES = "advantages"
 UPDATES = "updates"
 MACHINE = "computation"
+
+LR = 2e-4
+"""Largest learning rate of a model, and of the small models that `docs/ppo.md` measures."""
+
+VALUE_LR = 1e-2
+"""Largest learning rate of the value head."""
 
 COUNT: dict[str, Any] = {"low": 1}
 OFF: dict[str, Any] = {"above": 0}
@@ -150,10 +156,17 @@ class PPOConfig(Options):
         group=UPDATES,
         **COUNT,
     )
-    lr: float = option(2e-4, help="learning rate of the model (Adam)", group=UPDATES, above=0)
-    value_lr: float = option(
-        1e-2,
-        help="learning rate of the value head, which starts at zero and has far to go",
+    lr: float | None = option(
+        None,
+        help="learning rate of the model (Adam)",
+        default_text=f"by the model's size, at most {LR:g}",
+        group=UPDATES,
+        above=0,
+    )
+    value_lr: float | None = option(
+        None,
+        help="learning rate of the value head, which starts at the first batch's mean return",
+        default_text=f"{VALUE_LR:g}, or less: an update changes no value by more than about 1",
         above=0,
         group=UPDATES,
     )
@@ -241,3 +254,35 @@ class PPOConfig(Options):
         With ``alpha=0`` it is read at 1 and then left out.
         """
         return RewardReading(self.alpha or 1.0, self.gauge, self.terminal)
+
+
+def learning_rate(n_parameters: int, lora: int | None = None) -> float:
+    """Return the learning rate that a model of this size is trained with if none is given.
+
+    A power law through 1e-5 for 124 M parameters and 1e-6 for 7 B, see `docs/ppo.md`; ten times as
+    much for adapters.
+
+    Args:
+        n_parameters: number of parameters of the model.
+        lora: rank of the adapters that are trained; `None` for all weights.
+
+    Example:
+        >>> learning_rate(10_000), learning_rate(124_000_000), learning_rate(7_000_000_000)
+        (0.0002, 1e-05, 1e-06)
+        >>> learning_rate(124_000_000, lora=8)
+        0.0001
+
+    """
+    rate = 1e-5 * (1.24e8 / max(n_parameters, 1)) ** 0.57
+    return min(LR, rounded(rate * (1 if lora is None else 10)))
+
+
+def rounded(x: float) -> float:
+    """Return a number with two digits: what is derived must not depend on the last bits.
+
+    Example:
+        >>> rounded(0.012345)
+        0.012
+
+    """
+    return float(f"{x:.1e}")

@@ -214,7 +214,10 @@ def sampled_report(
             for of in further
             if of not in MEASURED and not of.endswith(("_low", "_high"))
         ]
-        note = "held-out prompts, responses sampled; [95 % interval of the sampling]"
+        note = (
+            "held-out prompts, responses sampled; [95 % interval of the sampling], of no width "
+            "where all draws agree"
+        )
         decoded = [Column("right, without training"), Column("π̂", "", "right")]
         shares = [(text, _interval(first, at)) for text, at in ways.items()]
         sections.append(Table("", columns, cells, note))

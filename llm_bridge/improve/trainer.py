@@ -16,7 +16,7 @@ from torch.distributed.checkpoint import state_dict as checkpoints
 from torch.distributed.fsdp import fully_shard
 
 from llm_bridge.improve.checkpoint import read_checkpoint
-from llm_bridge.improve.config import PPOConfig
+from llm_bridge.improve.config import VALUE_LR, PPOConfig, learning_rate, rounded
 from llm_bridge.improve.frozen import FrozenModels, passes, precision, read_all, token_table
 from llm_bridge.improve.policy import frozen_copy, trainable_copy
 from llm_bridge.improve.ppo import (
@@ -28,7 +28,7 @@ from llm_bridge.improve.ppo import (
     losses,
     penalised_rewards,
 )
-from llm_bridge.models.calls import first_line
+from llm_bridge.models.calls import device_of, evaluation, first_line
 from llm_bridge.models.load import CausalLM, fingerprint, require_same_vocabulary
 from llm_bridge.models.processes import Workers
 from llm_bridge.models.prompts import Prompt, encode_prompt, is_prompt
@@ -50,6 +50,9 @@ Reward: TypeAlias = Callable[[Sequence[Ids], Sequence[Ids]], Sequence[np.ndarray
 
 A token's reward may depend on the tokens up to it. One that depends on the whole response belongs
 to its last token. Reward units."""
+
+VALUE_PROMPTS = 4
+"""Prompts whose hidden states tell how large the value head's inputs are."""
 
 MAX_GAP = {"float32": 0.05, "bfloat16": 0.5}
 """Nats by which generating and reading a token may differ, the largest of a batch: what rounding
@@ -76,6 +79,7 @@ class Trainer:
             number of them, up to rounding and the order of minibatches.
 
     Attributes:
+        config: hyperparameters, with the learning rates that were chosen where none were given.
         lm: the policy `π`.
         frozen: `π̂`, and the teacher if there is one, with the reward that they give.
         done: number of batches done.
@@ -149,6 +153,11 @@ class Trainer:
         )
         # now: of a sharded model every process must take part in a pass
         self.actor.reader.decoding(max(map(len, self.prompts)) + config.max_tokens)
+        self.rates = (
+            config.lr or learning_rate(sum(p.numel() for p in lm.model.parameters()), config.lora),
+            config.value_lr or _value_rate(self.actor, self.prompts[:VALUE_PROMPTS]),
+        )
+        self.config = replace(config, lr=self.rates[0], value_lr=self.rates[1])
         self.sharded = config.shard and group.size > 1
         reader = self.actor.reader
         if self.sharded and (reader.switches or not reader.batches):
@@ -160,9 +169,11 @@ class Trainer:
             for part in (*self.actor.layers, self.actor):
                 fully_shard(part)
         self.parameters = [p for p in policy.parameters() if p.requires_grad]
-        groups = [(self.parameters, config.lr), (self.actor.value.parameters(), config.value_lr)]
+        groups = (self.parameters, self.actor.value.parameters())
         self.optimizer = torch.optim.Adam(
-            [{"params": list(p), "lr": lr} for p, lr in groups], betas=(0.9, 0.95), fused=True
+            [{"params": list(p), "lr": lr} for p, lr in zip(groups, self.rates, strict=True)],
+            betas=(0.9, 0.95),
+            fused=True,
         )
         # every process takes the same numbers, and of these its share
         self.generator = torch.Generator().manual_seed(config.seed)
@@ -211,6 +222,11 @@ class Trainer:
         if c.whiten_rewards:
             scale = self._moments(paid[mask])[1]
             rewards = rewards / scale
+        if not self.done:  # a head at zero would have as far to go as returns are large
+            to_go = gae(rewards, torch.zeros_like(values), mask, lam=1.0)[mask]
+            start = self._moments(to_go)[0]
+            torch.nn.init.constant_(self.actor.value.bias, start)
+            values = values + start * mask
         dense = gae(rewards, values, mask, c.gae_lambda)
         returns = dense + values
         advantages = dense if c.baseline == "value" else group_advantages(rewards, mask, c.samples)
@@ -310,7 +326,7 @@ class Trainer:
         """Take optimiser steps on minibatches, until all epochs are done or ``target_kl``."""
         c = self.config
         decay = min(1, (self.done + 1) / c.warmup) * (1 - self.done / c.steps if c.anneal else 1)
-        for group, lr in zip(self.optimizer.param_groups, (c.lr, c.value_lr), strict=True):
+        for group, lr in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = lr * decay
         logged = []
         for minibatch in self._minibatches(len(rollout.ids)):
@@ -431,6 +447,21 @@ class Trainer:
             ignore_frozen_params=adapters,
             strict=not adapters,
         )
+
+
+@torch.no_grad()
+def _value_rate(actor: Actor, prompts: Sequence[Sequence[int]]) -> float:
+    """Return the learning rate at which a step of Adam changes a value by a reward unit at most.
+
+    Adam changes each weight of the value head by about its rate, so a value by up to the rate times
+    the sum of the absolute hidden states.
+    """
+    sizes = []
+    with evaluation(actor.model):
+        for prompt in prompts:
+            states = actor.reader.states(torch.tensor([prompt], device=device_of(actor)))
+            sizes.append(float(states[0, -1].abs().sum(dtype=torch.double)))
+    return min(VALUE_LR, rounded(1 / max(float(np.mean(sizes)), 1e-6)))
 
 
 def _require_finite(policy: float, value: float, update_kl: float, gradient: float = 0.0) -> None:

@@ -108,7 +108,7 @@ class ActorOutput(NamedTuple):
 
 
 class Actor(torch.nn.Module):
-    """A policy with a linear value head on its last hidden state, which starts at zero.
+    """A policy with a linear value head on its last hidden state, whose weights are zero at first.
 
     The output head is applied in float32, a block of positions at a time (`Head.log_probs`).
 
@@ -356,20 +356,31 @@ def generate(
             cache[1].batch_repeat_interleave(samples)
         ends = torch.tensor(list(end_tokens), dtype=torch.long, device=device)
         alive = torch.ones(len(ids), dtype=torch.bool, device=device)
+        read = torch.arange(len(ids), device=device)  # rows that are still read
         log_probs: list[torch.Tensor] = []
         while True:
-            _require_distribution(actor, log_policy, ids, mask, alive)
+            going = alive[read]
+            _require_distribution(actor, log_policy, ids[read], mask[read], going)
             if temperature != 1:
                 log_policy = torch.log_softmax(log_policy / temperature, dim=-1)
-            column = None if uniforms is None else uniforms[:, len(log_probs), None].to(device)
-            token = _sample(log_policy, column)
-            log_probs.append(log_policy.gather(1, token)[:, 0].masked_fill(~alive, 0))
-            ids = torch.cat([ids, token * alive[:, None]], dim=1)
+            column = None
+            if uniforms is not None:
+                column = uniforms[:, len(log_probs), None].to(device)[read]
+            sampled = _sample(log_policy, column)
+            found = log_policy.gather(1, sampled)[:, 0].masked_fill(~going, 0)
+            log_probs.append(found.new_zeros(len(ids)).index_put((read,), found))
+            token = ids.new_zeros(len(ids)).index_put((read,), sampled[:, 0] * going)
+            ids = torch.cat([ids, token[:, None]], dim=1)
             mask = torch.cat([mask, alive[:, None]], dim=1)
-            alive = alive & ~torch.isin(token[:, 0], ends)
+            alive = alive & ~torch.isin(token, ends)
             if len(log_probs) == max_tokens or not group.any(bool(alive.any())):
                 break
-            log_policy, cache = actor(ids, mask, cache=cache, how=decoding.how)
+            going = alive[read]
+            # copying the cache costs something, so rows that are over are left in a few at a time
+            if decoding.repeats and 0 < 4 * int(going.sum()) <= 3 * len(read):
+                cache[1].batch_select_indices(going.nonzero()[:, 0])
+                read = read[going]
+            log_policy, cache = actor(ids[read], mask[read], cache=cache, how=decoding.how)
         return Rollout(ids, mask, torch.stack(log_probs, dim=1), ~alive)
 
 
