@@ -14,6 +14,8 @@ if not (find_spec("torch") and find_spec("transformers")):
     collect_ignore.append("llm_bridge")  # its modules cannot be imported
 if not find_spec("math_verify"):
     collect_ignore.append("llm_bridge/tasks/equivalence.py")
+if not find_spec("rdkit"):
+    collect_ignore.append("llm_bridge/tasks/molecules.py")
 if not find_spec("peft"):
     collect_ignore += ["llm_bridge/improve/policy.py", "llm_bridge/models/weights.py"]
 if not find_spec("gguf"):

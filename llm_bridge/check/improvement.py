@@ -141,7 +141,8 @@ class SampledTarget:
             confidence, ``QUANTITY_low`` and ``QUANTITY_high``: guaranteed for the two
             probabilities, approximate for the others (`llm_bridge.check.confidence`). Prompts are
             fixed, so the intervals are about sampling, not about other prompts. And ``greedy``, the
-            share of right answers by greedy decoding.
+            share of right answers by greedy decoding, and what the task's `describe` returns for
+            all responses together.
 
         """
         return self._named(self._measured(lm, self._sample(lm)))
@@ -245,6 +246,8 @@ class SampledTarget:
             **_share("sampled", drawn.right),
             "greedy": float(self.task.correct(greedy.texts).mean()),
         }
+        if self.task.describe is not None:
+            found |= self.task.describe([text for row in drawn.texts for text in row])
         return found | (_share("cut", drawn.cut) if self.ends else {})
 
     def _named(self, found: dict[str, float]) -> dict[str, float]:

@@ -207,6 +207,13 @@ def sampled_report(
             for of, text in MEASURED.items()
             if f"{name}/{of}" in first
         ]
+        # what the task measures of all responses together
+        further = [at.removeprefix(f"{name}/") for at in last if at.startswith(f"{name}/")]
+        cells += [
+            (of, _interval(first, f"{name}/{of}"), _interval(last, f"{name}/{of}"))
+            for of in further
+            if of not in MEASURED and not of.endswith(("_low", "_high"))
+        ]
         note = (
             "held-out prompts, responses sampled; [95 % interval of the sampling], of no width "
             "where all draws agree"

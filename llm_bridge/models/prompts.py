@@ -37,32 +37,38 @@ def encode_prompt(lm: CausalLM, prompt: Prompt, horizon: int, name: str = "") ->
 
     Args:
         lm: the model; see `llm_bridge.models.text` and `llm_bridge.models.chat` for what is noted.
-        prompt: text or conversation.
+        prompt: text or conversation. The empty text is the special tokens that the tokenizer begins
+            a text with, where there are some.
         horizon: number of tokens `H` that will be read after it: the model sees all of them but the
             last.
         name: what an error calls the prompt; the prompt itself where it is left out.
 
     Raises:
-        ValueError: the prompt is empty, cannot be written in the vocabulary, is changed by the chat
-            template, or leaves no room for `horizon` tokens.
+        ValueError: the prompt has no token, cannot be written in the vocabulary, is changed by the
+            chat template, or leaves no room for `horizon` tokens.
 
     Example:
         >>> from llm_bridge.models.cloned import letter_lm
         >>> encode_prompt(letter_lm(4), "cab", horizon=2)
         [2, 0, 1]
+        >>> encode_prompt(letter_lm(4), "", horizon=2)
+        Traceback (most recent call last):
+        ValueError: prompt='': must not be empty: letters begins a text with no token of ...
 
     """
     name = name or f"prompt={_shown(prompt)}"
-    if not prompt:
-        raise ValueError(f"{name}: must not be empty; give at least one token of text")
     _require_tokenizer(lm)
     if isinstance(prompt, str):
         find_special_tokens(lm, prompt)
         ids = encode_text(lm, prompt, name=name)
     else:
-        ids = encode_text(lm, prompt_text(lm, prompt, name), special=False, name=name)
+        text = prompt_text(lm, prompt, name) if prompt else ""
+        ids = encode_text(lm, text, special=False, name=name)
     if not ids:
-        raise ValueError(f"{name}: has no token in {lm.name}; give a text that has one")
+        lacks = f"must not be empty: {lm.name} begins a text with no token of its own"
+        if prompt:
+            lacks = f"has no token in {lm.name}"
+        raise ValueError(f"{name}: {lacks}; give a text that has one")
     if max(ids) >= lm.vocab_size:
         raise ValueError(
             f"{name}: token {max(ids)} has no logit in {lm.name} (V={lm.vocab_size}); use symbols "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -43,6 +43,8 @@ class Task:
         extract: gives the answer in a response, `None` if there is none; by default all of it.
         same: whether the right answer (first) and a response's are the same; by default whether
             their letters are.
+        describe: measures all responses of a policy together, such as how varied they are; `None`
+            where there is nothing to measure but whether each is right.
 
     Raises:
         ValueError: there are no prompts, or not one answer for each.
@@ -59,6 +61,7 @@ class Task:
     answers: tuple[str, ...]
     extract: Callable[[str], str | None] = str
     same: Callable[[str, str], bool] = operator.eq
+    describe: Callable[[Sequence[str]], Mapping[str, float]] | None = None
 
     def __post_init__(self) -> None:
         if not self.prompts or len(self.prompts) != len(self.answers):

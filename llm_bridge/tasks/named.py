@@ -55,6 +55,12 @@ def _choices(n: int | None, seed: int, folder: Path | None) -> Task:
     return choices([folder / "llmbar" / f"{name}.json" for name in PAIRS], n, seed)
 
 
+def _molecules(n: int | None, seed: int, folder: Path | None) -> Task:
+    from llm_bridge.tasks.molecules import molecules
+
+    return molecules(n or 1)
+
+
 TASKS = {
     "addition": NamedTask(
         lambda n, seed, _: addition(n or 10**6, seed), max_tokens=4, exact=True, n_prompts=50_000
@@ -64,5 +70,6 @@ TASKS = {
     "comparisons": NamedTask(lambda n, seed, _: comparisons(n, seed), max_tokens=6),
     "gsm8k": NamedTask(_gsm8k, max_tokens=8),
     "choices": NamedTask(_choices, max_tokens=4),
+    "molecules": NamedTask(_molecules, max_tokens=74, n_prompts=1024),
 }
 """Tasks by their names, the options of ``endorm ppo --task``."""

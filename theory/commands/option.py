@@ -122,7 +122,7 @@ class Option:
         if not self.many:
             return self._parse_word(given)
         words = given.split(",") if isinstance(given, str) else given
-        if words == [""]:
+        if words == [""] and self.words != "repeated":  # one empty text is a text
             return ()
         return tuple(
             self._parse_word(word.strip() if self.words == "commas" else word) for word in words

@@ -201,9 +201,12 @@ def test_encodes_prompts(nano, stories):
 
 
 def test_empty_prompt(nano, stories):
-    for lm in (nano, stories):
-        with pytest.raises(ValueError, match="prompt='': must not be empty"):
-            encode_prompt(lm, "", 1)
+    with pytest.raises(ValueError, match="prompt='': must not be empty: nano-sort begins") as error:
+        encode_prompt(nano, "", 1)
+    one_line(error)
+    assert encode_prompt(stories, "", 1) == [stories.tokenizer.bos_token_id]
+    with pytest.raises(ValueError, match=r"prompt=\[\]: must not be empty"):
+        encode_prompt(stories, [], 1)
 
 
 @pytest.mark.parametrize("text", ["AXB", "X", "A B", "a"])
