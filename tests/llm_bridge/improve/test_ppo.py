@@ -620,20 +620,35 @@ def test_a_policy_that_has_not_moved_is_at_no_distance(lm, reward, dtype, loaded
     assert trainer.step()["kl"] != 0
 
 
-@pytest.mark.parametrize(("dtype", "least"), [("float32", 0.06), ("bfloat16", 0.6)])
-def test_writing_and_reading_must_agree_in_every_precision(lm, dtype, least, monkeypatch):
-    """What a forgotten state does: one response is said to be more probable than it is."""
+@pytest.mark.parametrize(
+    ("dtype", "rows", "by"),
+    [("float32", slice(1), 0.06), ("bfloat16", slice(None), 0.6)],
+)
+def test_writing_and_reading_must_agree_in_every_precision(lm, dtype, rows, by, monkeypatch):
+    """What a forgotten state does: responses are said to be more probable than they are."""
     trainer = Trainer(lm, PROMPTS, changed(SMALL, dtype=dtype))
+    off(trainer, rows, by, monkeypatch)
+    with pytest.raises(Diverged, match=r"differ by 0\.\d+ nats .* of generation, above .*; try"):
+        trainer.step()
+
+
+def test_one_token_that_is_rounded_badly_stops_no_run(lm, monkeypatch):
+    """SmolLM2 in bfloat16 on a GPU: of some thousand tokens one is off by 0.5 to 1.3 nats."""
+    trainer = Trainer(lm, PROMPTS, changed(SMALL, dtype="bfloat16", prompts_per_step=64))
+    off(trainer, slice(1), 1.0, monkeypatch)
+    assert 0.005 < trainer.step()["generation_gap"] < 0.2
+
+
+def off(trainer, rows, by, monkeypatch):
+    """Let the last token of some responses seem more probable to who writes it than it is."""
     sample = trainer._sample
 
     def forgetful():
         rollout = sample()
-        rollout.log_probs[0, -1] += least
+        rollout.log_probs[rows, -1] += by
         return rollout
 
     monkeypatch.setattr(trainer, "_sample", forgetful)
-    with pytest.raises(Diverged, match=r"differ by 0\.\d+ nats from those of generation: .*; give"):
-        trainer.step()
 
 
 @pytest.mark.parametrize(
