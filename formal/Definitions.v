@@ -118,13 +118,13 @@ Definition softmax alpha (l : list T) (x : T -> R) (a : T) : R :=
 
 (** [V*(s) = α log Σ_a exp(Q*(s,a)/α)] with [Q*(s,a) = r(s,a) + V*(s⊕a)]; zero after the last
     token. *)
-Fixpoint soft_value alpha r n s : R :=
+Fixpoint soft_values alpha r n s : R :=
   match n with
   | O => 0
-  | S m => soft_maximum alpha (acts s) (fun a => r n s a + soft_value alpha r m (next s a))
+  | S m => soft_maximum alpha (acts s) (fun a => r n s a + soft_values alpha r m (next s a))
   end.
 
-Definition soft_q alpha r n s a : R := r n s a + soft_value alpha r (pred n) (next s a).
+Definition soft_q alpha r n s a : R := r n s a + soft_values alpha r (pred n) (next s a).
 
 (** [π_E = softmax(Q*/α)]. *)
 Definition soft_policy alpha r n s : T -> R := softmax alpha (acts s) (soft_q alpha r n s).
