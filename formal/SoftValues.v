@@ -5,7 +5,7 @@
     inverse-soft-q. *)
 
 From Coq Require Import Reals List Lra.
-From Endorm Require Export Values Distributions.
+From Endorm Require Export Values Scalars Distributions.
 Import ListNotations.
 Open Scope R_scope.
 
@@ -15,43 +15,29 @@ Variable alpha : R.
 Hypothesis alpha_pos : 0 < alpha.
 Implicit Types (p q r : table St T) (n : nat) (s : St) (tau : list T) (v : nat -> St -> R).
 
-(** ** The softmax *)
-
-Lemma softmax_mass : forall s (x : T -> R), 0 < ∑ a ∈ acts s, exp (x a / alpha).
-Proof. intros s x. apply sum_pos; [apply acts_nonempty |]. intros a _. apply exp_pos. Qed.
-
-Lemma softmax_pos : forall s (x : T -> R) a, 0 < softmax alpha (acts s) x a.
-Proof. intros s x a. apply Rdiv_lt_0_compat; [apply exp_pos | apply softmax_mass]. Qed.
-
-Lemma softmax_distribution : forall s (x : T -> R),
-  distribution (acts s) (softmax alpha (acts s) x).
-Proof.
-  intros s x. split; [intros a _; apply Rlt_le, softmax_pos |].
-  unfold softmax, Rdiv at 1. rewrite sum_scale_r. apply Rinv_r.
-  pose proof (softmax_mass s x). unfold Rdiv in *. lra.
-Qed.
-
-(** [α log softmax(x/α)(a) = x_a − α log Σ_b exp(x_b/α)]. *)
-Lemma ln_softmax : forall s (x : T -> R) a,
-  alpha * ln (softmax alpha (acts s) x a) = x a - soft_maximum alpha (acts s) x.
-Proof.
-  intros s x a. unfold softmax, soft_maximum.
-  rewrite ln_div, ln_exp; [field; lra | apply exp_pos | apply softmax_mass].
-Qed.
-
 (** ** The soft-optimal policy *)
 
 Lemma soft_policy_positive : forall r n s, positive (soft_policy alpha r) n s.
-Proof. intros r n s. apply everywhere_all. intros m t a _. apply softmax_pos. Qed.
+Proof. intros r n s. apply everywhere_all. intros m t a _. apply softmax_positive, acts_nonempty. Qed.
 
 Lemma soft_policy_policy : forall r n s, policy (soft_policy alpha r) n s.
-Proof. intros r n s. apply everywhere_all. intros m t. apply softmax_distribution. Qed.
+Proof. intros r n s. apply everywhere_all. intros m t. apply softmax_distribution, acts_nonempty. Qed.
 
 (** [α log π_E(a|s) = r(s,a) + V*(s⊕a) − V*(s)]. *)
 Lemma ln_soft_policy : forall r n s a,
   alpha * ln (soft_policy alpha r (S n) s a) =
   r (S n) s a + soft_values alpha r n (next s a) - soft_values alpha r (S n) s.
-Proof. intros r n s a. unfold soft_policy. rewrite ln_softmax. reflexivity. Qed.
+Proof.
+  intros r n s a.
+  exact (ln_softmax (acts s) (soft_q alpha r (S n) s) alpha a alpha_pos (acts_nonempty s)).
+Qed.
+
+Lemma soft_maximum_ext : forall l (x y : T -> R),
+  (forall a, In a l -> x a = y a) -> soft_maximum alpha l x = soft_maximum alpha l y.
+Proof.
+  intros l x y same. unfold soft_maximum. f_equal. f_equal.
+  apply sum_ext. intros a a_in. now rewrite same.
+Qed.
 
 (** Row telescoping: [r*(τ) = α log π_E(τ|s₁) + V*(s₁)]. *)
 Theorem telescoping : forall r n s tau, In tau (responses n s) ->
@@ -77,6 +63,38 @@ Proof.
 Qed.
 
 (** ** The variational characterisation *)
+
+(** [log y = y - 1] at [y = 1] only. *)
+Lemma ln_eq_sub_1 : forall y, 0 < y -> ln y = y - 1 -> y = 1.
+Proof.
+  intros y pos same. destruct (Req_dec (ln y) 0) as [zero | nonzero]; [lra |].
+  pose proof (exp_ineq1 (ln y) nonzero) as strict. rewrite exp_ln in strict; lra.
+Qed.
+
+(** [KL(p‖q) = 0] only where [p = q]. *)
+Lemma gibbs_eq : forall {A : Type} (l : list A) (p q : A -> R),
+  distribution l p -> distribution l q -> (forall x, In x l -> 0 < q x) ->
+  (∑ x ∈ l, p x * (ln (p x) - ln (q x))) = 0 -> forall x, In x l -> p x = q x.
+Proof.
+  intros A l p q [p_nonneg p_one] [_ q_one] q_pos zero x x_in.
+  assert (p x * (ln (p x) - ln (q x)) - (p x - q x) = 0) as tight.
+  { apply (sum_zero_terms l (fun x => p x * (ln (p x) - ln (q x)) - (p x - q x))).
+    - intros y y_in. specialize (q_pos y y_in). destruct (p_nonneg y y_in) as [pos | <-]; [| lra].
+      pose proof (ln_le_sub_1 (q y / p y) (Rdiv_lt_0_compat _ _ q_pos pos)) as tangent.
+      rewrite ln_div in tangent by assumption.
+      apply (Rmult_le_compat_l (p y)) in tangent; [| lra].
+      replace (p y * (q y / p y - 1)) with (q y - p y) in tangent by (field; lra). lra.
+    - rewrite sum_minus, zero, sum_minus. lra.
+    - exact x_in. }
+  specialize (q_pos x x_in).
+  destruct (p_nonneg x x_in) as [pos | zero_x]; [| rewrite <- zero_x in tight; lra].
+  assert (q x / p x = 1) as one.
+  { apply ln_eq_sub_1; [now apply Rdiv_lt_0_compat |].
+    rewrite ln_div by assumption. apply Rmult_eq_reg_l with (p x); [| lra].
+    replace (p x * (q x / p x - 1)) with (q x - p x) by (field; lra). lra. }
+  apply Rmult_eq_reg_r with (/ p x); [| apply Rinv_neq_0_compat; lra].
+  rewrite Rinv_r by lra. unfold Rdiv in one. lra.
+Qed.
 
 Lemma kl_nonneg : forall p q n s, policy p n s -> policy q n s -> positive q n s ->
   0 <= kl p q n s.
@@ -164,12 +182,10 @@ Lemma soft_values_endogenous : forall p v n s, policy p n s -> positive p n s ->
 Proof.
   intros p v n. induction n as [| n IH]; intros s pol pos zero; [now rewrite zero |].
   destruct pol as [here pol], pos as [pos_here pos]. cbn [soft_values].
-  unfold soft_maximum.
-  rewrite (sum_ext _ _ (fun a => p (S n) s a * exp (v (S n) s / alpha))).
-  - destruct here as [_ one]. rewrite sum_scale_r, one, Rmult_1_l, ln_exp. field. lra.
-  - intros a a_in. rewrite IH by auto. unfold endogenous. cbn [pred].
-    rewrite <- (exp_ln (p (S n) s a)) at 2 by auto. rewrite <- exp_plus.
-    f_equal. field. lra.
+  rewrite <- (soft_maximum_ln (acts s) (p (S n) s) (v (S n) s) alpha)
+    by (auto using acts_nonempty).
+  apply soft_maximum_ext. intros a a_in. rewrite IH by auto.
+  unfold endogenous. cbn [pred]. lra.
 Qed.
 
 (** The soft-optimal policy of [r̂] is [π̂], token by token. *)
@@ -180,7 +196,7 @@ Proof.
   intros p v n. induction n as [| n IH]; intros s pol pos zero; cbn [everywhere]; [trivial |].
   split.
   - intros a a_in. apply ln_inv.
-    + apply softmax_pos.
+    + apply softmax_positive, acts_nonempty.
     + now apply pos.
     + apply Rmult_eq_reg_l with alpha; [| lra].
       rewrite ln_soft_policy, !soft_values_endogenous; [| | | | apply pol | apply pos |]; auto.
@@ -251,7 +267,7 @@ Proof.
   apply (everywhere_imp (fun m t => forall a, In a (acts t) ->
     soft_policy alpha (endogenous alpha p v) m t a = p m t a)).
   - intros m t same a a_in. rewrite <- same by exact a_in.
-    unfold soft_policy. now rewrite ln_softmax.
+    symmetry. apply ln_softmax; [exact alpha_pos | apply acts_nonempty].
   - now apply soft_policy_endogenous.
 Qed.
 
