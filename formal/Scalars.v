@@ -57,6 +57,9 @@ Proof.
   lra.
 Qed.
 
+Lemma abs_le_inv x a : Rabs x <= a -> - a <= x <= a.
+Proof. unfold Rabs. destruct Rcase_abs; lra. Qed.
+
 (** ** Hyperbolic functions *)
 
 Lemma cosh_ge_1 x : 1 <= cosh x.
