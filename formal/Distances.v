@@ -9,6 +9,44 @@ Section Distances.
 Context {St T : Type} {D : Dynamics St T}.
 Implicit Types (p q r expert : table St T) (n : nat) (s : St) (alpha eps : R).
 
+(** ** Log-ratios *)
+
+(** The log-ratio of a response is the sum of those of its tokens. *)
+Lemma log_ratio_total : forall p q n s tau,
+  positive p n s -> positive q n s -> In tau (responses n s) ->
+  log_ratio p q n s tau = total (fun m t a => ln (p m t a) - ln (q m t a)) n s tau.
+Proof.
+  intros p q n s tau p_pos q_pos tau_in. unfold log_ratio.
+  rewrite !ln_prob_positive by assumption.
+  unfold Rminus. rewrite total_plus. f_equal.
+  rewrite (total_ext (fun m t a => - ln (q m t a)) (fun m t a => -1 * ln (q m t a))).
+  - rewrite total_scale. ring.
+  - apply everywhere_all. intros m t a _. ring.
+  - exact tau_in.
+Qed.
+
+Lemma total_abs : forall eps r n s tau,
+  everywhere (fun m t => forall a, In a (acts t) -> Rabs (r m t a) <= eps) n s ->
+  In tau (responses n s) -> Rabs (total r n s tau) <= INR n * eps.
+Proof.
+  intros eps r n. induction n as [| n IH]; intros s tau small tau_in.
+  - destruct tau; cbn [total]; rewrite Rabs_R0; simpl; lra.
+  - apply in_responses_S in tau_in as (a & rest & -> & a_in & rest_in).
+    destruct small as [here below]. cbn [total]. rewrite S_INR.
+    eapply Rle_trans; [apply Rabs_triang |].
+    specialize (here a a_in). specialize (IH _ _ (below a a_in) rest_in). lra.
+Qed.
+
+(** In the ball, [|D(τ)| ≤ H ε]. *)
+Lemma log_ratio_bound : forall eps p q n s tau, log_ratio_ball eps p q n s ->
+  In tau (responses n s) -> - (INR n * eps) <= log_ratio p q n s tau <= INR n * eps.
+Proof.
+  intros eps p q n s tau ball tau_in. apply abs_le_inv.
+  rewrite log_ratio_total by eauto using ball_positive_l, ball_positive_r.
+  apply total_abs; [| exact tau_in].
+  revert ball. apply everywhere_imp. intros m t ball a a_in. now apply ball.
+Qed.
+
 (** ** KL *)
 
 (** The chain rule: [KL(p‖q)] is the value under [p] of the rewards [log p − log q]. *)
@@ -16,7 +54,7 @@ Lemma kl_value : forall p q n s, policy p n s -> positive q n s ->
   kl p q n s = value p (fun m t a => ln (p m t a) - ln (q m t a)) n s.
 Proof.
   intros p q n s pol pos. apply expect_ext; [exact pol |]. intros tau tau_in given.
-  rewrite ln_prob, ln_prob_positive by assumption. clear given pol pos.
+  unfold log_ratio. rewrite ln_prob, ln_prob_positive by assumption. clear given pol pos.
   revert s tau tau_in. induction n as [| n IH]; intros s tau tau_in.
   - destruct tau; cbn [total]; lra.
   - apply in_responses_S in tau_in as (a & rest & -> & _ & rest_in).
@@ -46,7 +84,7 @@ Theorem kl_ball : forall eps expert p n s,
   kl p expert n s <= INR n * eps * tanh (eps / 2).
 Proof.
   intros eps expert p [| n] s expert_pol pol ball.
-  - unfold kl, expect. simpl. rewrite ln_1. lra.
+  - unfold kl, expect, log_ratio. simpl. rewrite ln_1. lra.
   - pose proof (ball_radius _ _ _ _ _ ball) as eps_nonneg.
     rewrite kl_value, Rmult_assoc by eauto using ball_positive_l.
     apply value_le_steps; [exact pol |].
