@@ -12,16 +12,6 @@ Implicit Types (p q r expert : table St T) (n : nat) (s : St) (alpha eps lo widt
 
 (** ** Composition along the tree *)
 
-(** Both are policies, and within [eps] of each other, in this state and all that follow. *)
-Lemma states_of_ball : forall eps expert p n s,
-  policy expert n s -> policy p n s -> log_ratio_ball eps expert p n s ->
-  everywhere (fun m t => distribution (acts t) (expert m t) /\ distribution (acts t) (p m t) /\
-                         near eps (acts t) (expert m t) (p m t)) n s.
-Proof.
-  intros eps expert p n s expert_pol pol ball.
-  apply everywhere_and; [assumption | apply everywhere_and; assumption].
-Qed.
-
 (** The hockey-stick divergence of the responses is at most that of [H] randomised responses. *)
 Lemma response_hockey_stick : forall eps expert p n s g, 0 <= eps ->
   policy expert n s -> policy p n s -> log_ratio_ball eps expert p n s -> 0 <= g ->

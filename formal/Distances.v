@@ -9,7 +9,17 @@ Section Distances.
 Context {St T : Type} {D : Dynamics St T}.
 Implicit Types (p q r expert : table St T) (n : nat) (s : St) (alpha eps : R).
 
-(** ** Log-ratios *)
+(** ** The ball *)
+
+(** Both are policies, and within [eps] of each other, in this state and all that follow. *)
+Lemma states_of_ball : forall eps expert p n s,
+  policy expert n s -> policy p n s -> log_ratio_ball eps expert p n s ->
+  everywhere (fun m t => distribution (acts t) (expert m t) /\ distribution (acts t) (p m t) /\
+                         near eps (acts t) (expert m t) (p m t)) n s.
+Proof.
+  intros eps expert p n s expert_pol pol ball.
+  apply everywhere_and; [assumption | apply everywhere_and; assumption].
+Qed.
 
 (** The log-ratio of a response is the sum of those of its tokens. *)
 Lemma log_ratio_total : forall p q n s tau,
@@ -88,10 +98,8 @@ Proof.
   - pose proof (ball_radius _ _ _ _ _ ball) as eps_nonneg.
     rewrite kl_value, Rmult_assoc by eauto using ball_positive_l.
     apply value_le_steps; [exact pol |].
-    assert (everywhere (fun m t => (distribution (acts t) (expert m t) /\
-      distribution (acts t) (p m t)) /\ near eps (acts t) (expert m t) (p m t)) (S n) s) as all
-      by (apply everywhere_and; [apply everywhere_and |]; assumption).
-    revert all. apply everywhere_imp. intros m t ((expert_law & p_law) & within).
+    pose proof (states_of_ball _ _ _ _ _ expert_pol pol ball) as states.
+    revert states. apply everywhere_imp. intros m t (expert_law & p_law & within).
     now apply near_kl.
 Qed.
 
