@@ -284,23 +284,13 @@ Proof.
     eapply Rle_trans; [apply Rabs_triang |]. rewrite Rabs_Ropp. specialize (Far n N s). lra. }
   exists v. split.
   - exists K. intros s. specialize (Near O s). cbn in Near. rewrite Rminus_0_r in Near. lra.
-  - intros s. apply Rminus_diag_uniq. apply Rle_antisym.
-    + apply le_epsilon. intros e He. destruct (pow_gamma_small e (2 * K) He) as [n Hn].
-      pose proof (operator_contracts v (iterate n) (gamma ^ n * K) (Near n) s) as C1.
-      pose proof (Near (S n) s) as C2. cbn [iterate pow] in C2.
-      apply abs_le_inv in C1. apply abs_le_inv in C2.
-      assert (gamma * (gamma ^ n * K) <= gamma ^ n * K).
-      { rewrite <- (Rmult_1_l (gamma ^ n * K)) at 2. apply Rmult_le_compat_r; [| lra].
-        apply Rmult_le_pos; [apply pow_le; lra | assumption]. }
-      lra.
-    + apply le_epsilon. intros e He. destruct (pow_gamma_small e (2 * K) He) as [n Hn].
-      pose proof (operator_contracts v (iterate n) (gamma ^ n * K) (Near n) s) as C1.
-      pose proof (Near (S n) s) as C2. cbn [iterate pow] in C2.
-      apply abs_le_inv in C1. apply abs_le_inv in C2.
-      assert (gamma * (gamma ^ n * K) <= gamma ^ n * K).
-      { rewrite <- (Rmult_1_l (gamma ^ n * K)) at 2. apply Rmult_le_compat_r; [| lra].
-        apply Rmult_le_pos; [apply pow_le; lra | assumption]. }
-      lra.
+  - intros s. apply cond_eq. intros e He.
+    destruct (pow_gamma_small e (2 * K) He) as [n Hn].
+    pose proof (operator_contracts v (iterate n) (gamma ^ n * K) (Near n) s) as C1.
+    pose proof (Near (S n) s) as C2. cbn [iterate pow] in C2.
+    assert (gamma * (gamma ^ n * K) <= 1 * (gamma ^ n * K)).
+    { apply Rmult_le_compat_r; [| lra]. apply Rmult_le_pos; [apply pow_le; lra | assumption]. }
+    apply abs_le_inv in C1. apply abs_le_inv in C2. apply Rabs_def1; lra.
 Qed.
 
 End FixedPoint.
