@@ -156,9 +156,11 @@ Definition preference_tv r r' n s (tau tau' : list T) : R :=
 
 (** ** Distances between the distributions of a response *)
 
+(** [D(τ) = log p(τ|s) − log q(τ|s)]. *)
+Definition log_ratio p q n s (tau : list T) : R := ln (prob p n s tau) - ln (prob q n s tau).
+
 (** [KL(p(τ)‖q(τ))], nats; [q] never forbids what [p] allows. *)
-Definition kl p q n s : R :=
-  expect p n s (fun tau => ln (prob p n s tau) - ln (prob q n s tau)).
+Definition kl p q n s : R := expect p n s (log_ratio p q n s).
 
 (** [TV(p(τ), q(τ))]. *)
 Definition tv p q n s : R :=

@@ -99,14 +99,14 @@ Qed.
 Lemma kl_nonneg : forall p q n s, policy p n s -> policy q n s -> positive q n s ->
   0 <= kl p q n s.
 Proof.
-  intros p q n s p_pol q_pol q_pos. unfold kl, expect.
+  intros p q n s p_pol q_pol q_pos. unfold kl, expect, log_ratio.
   apply gibbs; auto using prob_distribution, prob_pos.
 Qed.
 
 Lemma kl_zero : forall p q n s, policy p n s -> policy q n s -> positive q n s ->
   kl p q n s = 0 -> forall tau, In tau (responses n s) -> prob p n s tau = prob q n s tau.
 Proof.
-  intros p q n s p_pol q_pol q_pos. unfold kl, expect.
+  intros p q n s p_pol q_pol q_pos. unfold kl, expect, log_ratio.
   apply gibbs_eq; auto using prob_distribution, prob_pos.
 Qed.
 
@@ -116,7 +116,7 @@ Lemma regularised_gap : forall r p n s, policy p n s ->
   regularised alpha p r n s =
   soft_values alpha r n s - alpha * kl p (soft_policy alpha r) n s.
 Proof.
-  intros r p n s pol. unfold regularised, entropy, kl.
+  intros r p n s pol. unfold regularised, entropy, kl, log_ratio.
   rewrite expect_minus, value_telescoped by exact pol. lra.
 Qed.
 
@@ -125,7 +125,7 @@ Theorem soft_value : forall r n s,
   regularised alpha (soft_policy alpha r) r n s = soft_values alpha r n s.
 Proof.
   intros r n s. rewrite regularised_gap by apply soft_policy_policy.
-  unfold kl, expect. rewrite sum_zero; [lra |]. intros tau _. lra.
+  unfold kl, expect, log_ratio. rewrite sum_zero; [lra |]. intros tau _. lra.
 Qed.
 
 (** The soft value is the greatest regularised value ... *)
@@ -226,7 +226,7 @@ Proof.
   - intros same q' q'_pol.
     apply Rle_trans with (soft_values alpha read n s); [now apply soft_value_greatest |].
     right. rewrite regularised_gap by exact q_pol.
-    unfold kl, expect. rewrite sum_zero; [lra |]. intros tau tau_in.
+    unfold kl, expect, log_ratio. rewrite sum_zero; [lra |]. intros tau tau_in.
     unfold read. rewrite prob_soft_policy_endogenous, same by assumption. lra.
 Qed.
 
@@ -249,7 +249,7 @@ Theorem irl_gap : forall p v expert n s, policy p n s -> positive p n s -> gauge
   - (alpha * entropy expert n s) - irl_dual expert (endogenous alpha p v) n s =
   alpha * kl expert p n s.
 Proof.
-  intros p v expert n s pol pos zero expert_pol. unfold irl_dual, entropy, kl.
+  intros p v expert n s pol pos zero expert_pol. unfold irl_dual, entropy, kl, log_ratio.
   rewrite value_endogenous, soft_values_endogenous, expect_minus by assumption. lra.
 Qed.
 
