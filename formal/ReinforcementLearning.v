@@ -22,16 +22,25 @@ Let r_hat := endogenous alpha p v.
 Hypothesis rl_pol : policy rl n s.
 Hypothesis rl_optimal : optimal_up_to delta r_hat rl n s.
 
-(** Against any comparator [q]: what [rl] loses in [r̂] is at most [delta], the rest is log-ratios,
-    [V^q − V^{π_RL} ≤ α (E_q D − E_{π_RL} D) + δ]. *)
+(** Any two policies differ in [r*] as they differ in [r̂], but for log-ratios:
+    [V^q_{r*} − V^{q'}_{r*} = V^q_{r̂} − V^{q'}_{r̂} + α (E_q D − E_{q'} D)]. *)
+Lemma true_and_endogenous : forall q q', positive p n s -> policy q n s -> policy q' n s ->
+  value q r n s - value q' r n s =
+  value q r_hat n s - value q' r_hat n s +
+  alpha * (expect q n s (log_ratio expert p n s) - expect q' n s (log_ratio expert p n s)).
+Proof.
+  intros q q' pos q_pol q'_pol. unfold r_hat.
+  rewrite !(value_endogenous alpha p) by assumption.
+  rewrite !(value_telescoped alpha alpha_pos r) by assumption.
+  unfold log_ratio. rewrite !expect_minus. fold expert. ring.
+Qed.
+
 Lemma rl_gap : forall q, positive p n s -> policy q n s ->
   value q r n s - value rl r n s <=
   alpha * (expect q n s (log_ratio expert p n s) - expect rl n s (log_ratio expert p n s)) + delta.
 Proof.
-  intros q pos q_pol. pose proof (rl_optimal q q_pol) as best. unfold r_hat in best.
-  rewrite !(value_endogenous alpha p) in best by assumption.
-  rewrite !(value_telescoped alpha alpha_pos) by assumption.
-  unfold log_ratio. rewrite !expect_minus. fold expert. lra.
+  intros q pos q_pol. rewrite true_and_endogenous by assumption.
+  pose proof (rl_optimal q q_pol). lra.
 Qed.
 
 (** Row rl-average: [V^{π_E} − V^{π_RL} ≤ α KL(π_E‖π̂) − α E D(τ_RL)]. *)
