@@ -40,7 +40,7 @@ matrix: $(VENV)/.installed
 
 docs: $(VENV)/.installed
 	$(BIN)/python -c 'from llm_bridge.commands import main; print(main.page(), end="")' > docs/commands.md
-	$(BIN)/python tests/helpers/formal.py
+	$(BIN)/python tests/helpers/theorems.py
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[benchmark]'

@@ -121,7 +121,7 @@ def page_table() -> str:
 
 def page_with_table(page: str) -> str:
     """The page with its table written anew, between the two marks."""
-    begin, end = "<!-- written by tests/helpers/formal.py -->\n", "<!-- until here -->"
+    begin, end = "<!-- written by tests/helpers/theorems.py -->\n", "<!-- until here -->"
     before, rest = page.split(begin)
     return before + begin + "\n" + page_table() + "\n\n" + end + rest.split(end)[1]
 
