@@ -364,4 +364,111 @@ Proof.
       * rewrite ln_mult, ln_exp by (try apply exp_pos; lra). right. field. lra.
 Qed.
 
+(** ** A value is near what nearly solves its equation *)
+
+Theorem discounted_value_near p x v w d :
+  stationary_policy p -> is_discounted_value p x v -> bounded w ->
+  (forall s, Rabs (w s - ∑ a ∈ acts s, p s a * (x s a + gamma * w (next s a)))
+             <= d * (1 - gamma)) ->
+  forall s, Rabs (v s - w s) <= d.
+Proof.
+  intros P [Bv V] Bw W s.
+  assert (E : forall t, v t - (∑ a ∈ acts t, p t a * (x t a + gamma * w (next t a)))
+              = ∑ a ∈ acts t, p t a * (gamma * (v (next t a) - w (next t a)))).
+  { intros t. rewrite (V t), <- sum_minus. apply sum_ext. intros. ring. }
+  assert (C : forall c t, (∑ a ∈ acts t, p t a * (c + gamma * (v (next t a) - w (next t a))))
+              = c + ∑ a ∈ acts t, p t a * (gamma * (v (next t a) - w (next t a)))).
+  { intros c t.
+    rewrite (sum_ext _ _ (fun a => p t a * c + p t a * (gamma * (v (next t a) - w (next t a)))))
+      by (intros; ring).
+    now rewrite sum_plus, mean_const. }
+  replace d with (d * (1 - gamma) / (1 - gamma)) by (field; lra).
+  apply abs_sub_le.
+  - enough (v s - w s <= d * (1 - gamma) / (1 - gamma)) by lra.
+    apply (policy_contraction p (fun s => v s - w s) (fun _ _ => d * (1 - gamma)));
+      auto using bounded_minus.
+    + intros t. rewrite C, <- E. pose proof (abs_le_inv _ _ (W t)). lra.
+    + intros t. rewrite mean_const by apply P. lra.
+  - enough (-1 * (v s - w s) <= d * (1 - gamma) / (1 - gamma)) by lra.
+    apply (policy_contraction p (fun s => -1 * (v s - w s)) (fun _ _ => d * (1 - gamma)));
+      auto using bounded_minus, bounded_scale.
+    + intros t. pose proof (C (- (d * (1 - gamma))) t) as C'. rewrite <- E in C'.
+      pose proof (abs_le_inv _ _ (W t)).
+      rewrite (sum_ext _ _ (fun a => -1 * (p t a * (- (d * (1 - gamma))
+                 + gamma * (v (next t a) - w (next t a)))))) by (intros; ring).
+      rewrite sum_scale, C'. lra.
+    + intros t. rewrite mean_const by apply P. lra.
+Qed.
+
+(** So it is of any operator that is monotone and moves by [γ m] where values move by [m]. *)
+Lemma solution_near (operator : (St -> R) -> St -> R) v w d :
+  (forall v w m, (forall s, v s <= w s + m) -> forall s, operator v s <= operator w s + gamma * m) ->
+  bounded v -> bounded w -> (forall s, v s = operator v s) ->
+  (forall s, Rabs (w s - operator w s) <= d * (1 - gamma)) -> forall s, Rabs (v s - w s) <= d.
+Proof.
+  intros M Bv Bw V W s. replace d with (d * (1 - gamma) / (1 - gamma)) by (field; lra).
+  apply abs_sub_le.
+  - enough (v s - w s <= d * (1 - gamma) / (1 - gamma)) by lra.
+    apply (contraction (fun _ => True) (fun s => v s - w s)); [| | exact I].
+    + destruct (bounded_above _ (bounded_minus v w Bv Bw)) as [m Hm]. now exists m.
+    + intros m Hm t _. pose proof (abs_le_inv _ _ (W t)). rewrite (V t).
+      pose proof (M v w m (fun s => ltac:(specialize (Hm s I); lra)) t). lra.
+  - enough (w s - v s <= d * (1 - gamma) / (1 - gamma)) by lra.
+    apply (contraction (fun _ => True) (fun s => w s - v s)); [| | exact I].
+    + destruct (bounded_above _ (bounded_minus w v Bw Bv)) as [m Hm]. now exists m.
+    + intros m Hm t _. pose proof (abs_le_inv _ _ (W t)). rewrite (V t).
+      pose proof (M w v m (fun s => ltac:(specialize (Hm s I); lra)) t). lra.
+Qed.
+
+Theorem discounted_soft_value_near alpha r v w d :
+  0 < alpha -> is_discounted_soft_value alpha r v -> bounded w ->
+  (forall s, Rabs (w s - soft_maximum alpha (acts s) (fun a => r s a + gamma * w (next s a)))
+             <= d * (1 - gamma)) ->
+  forall s, Rabs (v s - w s) <= d.
+Proof.
+  intros Ha [Bv V] Bw W.
+  apply (solution_near
+    (fun v s => soft_maximum alpha (acts s) (fun a => r s a + gamma * v (next s a)))); auto.
+  clear v w Bv V Bw W. intros v w m H s. rewrite <- soft_maximum_shift by auto using acts_nonempty.
+  apply soft_maximum_mono; auto using acts_nonempty. intros a _. specialize (H (next s a)).
+  assert (gamma * v (next s a) <= gamma * (w (next s a) + m)) by (apply Rmult_le_compat_l; lra).
+  lra.
+Qed.
+
+Theorem discounted_best_value_near x v w d :
+  is_discounted_best_value x v -> bounded w ->
+  (forall s, Rabs (w s - greatest (acts s) (fun a => x s a + gamma * w (next s a)))
+             <= d * (1 - gamma)) ->
+  forall s, Rabs (v s - w s) <= d.
+Proof.
+  intros [Bv V] Bw W.
+  apply (solution_near (fun v s => greatest (acts s) (fun a => x s a + gamma * v (next s a)))); auto.
+  clear v w Bv V Bw W. intros v w m H s.
+  destruct (greatest_in (acts s) (fun a => x s a + gamma * v (next s a)) (acts_nonempty s))
+    as (a & I & ->).
+  pose proof (greatest_ge (acts s) (fun a => x s a + gamma * w (next s a)) a I) as G. cbv beta in G.
+  specialize (H (next s a)).
+  assert (gamma * v (next s a) <= gamma * (w (next s a) + m)) by (apply Rmult_le_compat_l; lra).
+  lra.
+Qed.
+
+Theorem discounted_return_near x s tau u (w : nat -> R) d :
+  is_discounted_return x s tau u -> bounded w ->
+  (forall n, Rabs (w n - (x (state_after s tau n) (tau n) + gamma * w (S n))) <= d * (1 - gamma)) ->
+  forall n, Rabs (u n - w n) <= d.
+Proof.
+  intros [Bu U] Bw W n. replace d with (d * (1 - gamma) / (1 - gamma)) by (field; lra).
+  apply abs_sub_le.
+  - enough (u n - w n <= d * (1 - gamma) / (1 - gamma)) by lra.
+    apply (contraction (fun _ => True) (fun n => u n - w n)); [| | exact I].
+    + destruct (bounded_above _ (bounded_minus u w Bu Bw)) as [m Hm]. now exists m.
+    + intros m Hm i _. pose proof (abs_le_inv _ _ (W i)). rewrite (U i). specialize (Hm (S i) I).
+      apply (Rmult_le_compat_l gamma) in Hm; lra.
+  - enough (w n - u n <= d * (1 - gamma) / (1 - gamma)) by lra.
+    apply (contraction (fun _ => True) (fun n => w n - u n)); [| | exact I].
+    + destruct (bounded_above _ (bounded_minus w u Bw Bu)) as [m Hm]. now exists m.
+    + intros m Hm i _. pose proof (abs_le_inv _ _ (W i)). rewrite (U i). specialize (Hm (S i) I).
+      apply (Rmult_le_compat_l gamma) in Hm; lra.
+Qed.
+
 End Discounted.
