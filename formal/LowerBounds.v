@@ -479,3 +479,305 @@ Proof.
     apply (Rmult_le_compat_l (INR n * payoff_margin)) in large; [lra |].
     apply Rmult_le_pos; [apply pos_INR | lra].
 Qed.
+
+(** ** The constant: a majority vote of many tokens at a high temperature *)
+
+(** At temperature [α], rewards in [[0, 1]] move the expert from uniform by [n/α] nats at most. *)
+Lemma expert_near_uniform : forall {St T : Type} {D : Dynamics St T} alpha (vocab : nat)
+  (r : table St T) n s a, 0 < alpha ->
+  (forall t : St, length (acts t) = vocab) ->
+  (forall m t b, In b (acts t) -> 0 <= r (S m) t b <= 1) -> In a (acts s) ->
+  Rabs (ln (soft_policy alpha r (S n) s a) - ln (/ INR vocab)) <= INR (S n) / alpha.
+Proof.
+  intros St T D alpha vocab r n s a alpha_pos size range a_in.
+  assert (0 < INR vocab) as some.
+  { apply lt_0_INR. rewrite <- (size s). destruct (acts s); [contradiction | simpl; lia]. }
+  assert (forall m t, INR m * (alpha * ln (INR vocab)) <= soft_values alpha r m t
+                      <= INR m * (alpha * ln (INR vocab)) + INR m) as values.
+  { assert (forall t c, soft_maximum alpha (acts t) (fun _ => c) = alpha * ln (INR vocab) + c)
+      as constant.
+    { intros t c. unfold soft_maximum. rewrite sum_const, size, ln_mult, ln_exp
+        by (assumption || apply exp_pos). field. lra. }
+    intros m. induction m as [| m IH]; intros t; [simpl; lra |].
+    rewrite S_INR. cbn [soft_values].
+    split; [eapply Rle_trans; [| apply soft_maximum_mono with (x := fun _ =>
+                INR m * (alpha * ln (INR vocab)))]
+           | eapply Rle_trans; [apply soft_maximum_mono with (y := fun _ =>
+                1 + (INR m * (alpha * ln (INR vocab)) + INR m)) |]];
+      auto using acts_nonempty; try (rewrite constant; lra);
+      intros b b_in; specialize (range m t b b_in); specialize (IH (next t b)); lra. }
+  pose proof (values n (next s a)) as after. pose proof (values (S n) s) as before.
+  specialize (range n s a a_in).
+  pose proof (ln_soft_policy alpha alpha_pos r n s a) as log. rewrite ln_Rinv by exact some.
+  rewrite S_INR in *. apply Rabs_le.
+  split; apply Rmult_le_reg_l with alpha; try exact alpha_pos;
+    unfold Rdiv; rewrite ?Ropp_mult_distr_l_reverse, Rmult_minus_distr_l, log.
+  - replace (alpha * - ((INR n + 1) * / alpha)) with (- (INR n + 1)) by (field; lra). lra.
+  - replace (alpha * ((INR n + 1) * / alpha)) with (INR n + 1) by (field; lra). lra.
+Qed.
+
+Section MajorityVote.
+Variables noes ayes : nat.
+Hypothesis some_noes : (0 < noes)%nat.
+Hypothesis some_ayes : (0 < ayes)%nat.
+
+Lemma voters : seq 0 (noes + ayes) <> [].
+Proof. destruct (noes + ayes)%nat eqn:none; [lia | discriminate]. Qed.
+
+(** The lead of the ayes; the first tokens vote no, the others aye. *)
+#[local] Instance majority_vote : Dynamics Z nat := {
+  next := fun lead a => if a <? noes then (lead - 1)%Z else (lead + 1)%Z;
+  acts := fun _ => seq 0 (noes + ayes);
+  acts_nonempty := fun _ => voters
+}.
+
+(** A step pays if the ayes lead after its vote. *)
+Definition vote_reward : table Z nat := fun _ lead a =>
+  if Z_lt_dec 0 (next lead a) then 1 else 0.
+
+(** Votes aye with probability [aye], and alike within ayes and within noes. *)
+Definition vote (aye : R) : table Z nat := fun _ _ a =>
+  if a <? noes then (1 - aye) / INR noes else aye / INR ayes.
+
+Lemma sum_votes : forall (f : nat -> R) x y,
+  (forall a, (a < noes)%nat -> f a = x) -> (forall a, (noes <= a)%nat -> f a = y) ->
+  sum (seq 0 (noes + ayes)) f = INR noes * x + INR ayes * y.
+Proof.
+  intros f x y on_noes on_ayes. rewrite seq_app, sum_app. cbn [Nat.add].
+  rewrite (sum_ext (seq 0 noes) f (fun _ => x)), (sum_ext (seq noes ayes) f (fun _ => y)).
+  - now rewrite !sum_const, !seq_length.
+  - intros a a_in. apply in_seq in a_in. apply on_ayes. lia.
+  - intros a a_in. apply in_seq in a_in. apply on_noes. lia.
+Qed.
+
+Lemma noes_real : 0 < INR noes.
+Proof. now apply lt_0_INR. Qed.
+
+Lemma ayes_real : 0 < INR ayes.
+Proof. now apply lt_0_INR. Qed.
+
+Lemma vote_pos : forall aye m t a, 0 < aye < 1 -> 0 < vote aye m t a.
+Proof.
+  intros aye m t a between. pose proof noes_real. pose proof ayes_real. unfold vote.
+  destruct (a <? noes); apply Rdiv_lt_0_compat; lra.
+Qed.
+
+Lemma vote_policy : forall aye n s, 0 < aye < 1 -> policy (vote aye) n s.
+Proof.
+  intros aye n s between. apply everywhere_all. intros m t.
+  split; [intros a _; now apply Rlt_le, vote_pos |].
+  pose proof noes_real. pose proof ayes_real. cbn [acts majority_vote].
+  rewrite (sum_votes _ ((1 - aye) / INR noes) (aye / INR ayes)); [field; lra | |];
+    intros a side; unfold vote; destruct (Nat.ltb_spec a noes); (reflexivity || lia).
+Qed.
+
+(** Its value: how likely the ayes lead after each step. *)
+Lemma vote_value : forall aye n lead, 0 < aye < 1 ->
+  value (vote aye) vote_reward n lead = ∑ h ∈ seq 1 n, leads aye h lead.
+Proof.
+  intros aye n lead between. pose proof noes_real. pose proof ayes_real. revert lead.
+  induction n as [| n IH]; intros lead; [apply value_0 |].
+  rewrite value_S by now apply vote_policy. cbn [acts majority_vote].
+  assert (forall j, leads aye 0 j + (∑ h ∈ seq 1 n, leads aye h j) = ∑ h ∈ seq 0 (S n), leads aye h j)
+    as first by reflexivity.
+  rewrite <- seq_shift, sum_map. cbn [leads]. rewrite sum_plus, !sum_scale, <- !first, <- !IH.
+  rewrite (sum_votes _
+    ((1 - aye) / INR noes * (leads aye 0 (lead - 1) + value (vote aye) vote_reward n (lead - 1)%Z))
+    (aye / INR ayes * (leads aye 0 (lead + 1) + value (vote aye) vote_reward n (lead + 1)%Z))).
+  - field. lra.
+  - intros a a_no. unfold vote, vote_reward. cbn [next majority_vote leads].
+    destruct (Nat.ltb_spec a noes); [reflexivity | lia].
+  - intros a a_aye. unfold vote, vote_reward. cbn [next majority_vote leads].
+    destruct (Nat.ltb_spec a noes); [lia | reflexivity].
+Qed.
+
+Section Gap.
+Variables (alpha eps eta : R) (n : nat).
+Hypothesis alpha_pos : 0 < alpha.
+Hypothesis eps_nonneg : 0 <= eps.
+
+Let share_noes := odds_wrong eps * INR (noes + ayes) / INR noes.
+Let share_ayes := odds_right eps * INR (noes + ayes) / INR ayes.
+
+(** The noes are a share of [1/(1 + e^ε)] of all tokens, and the temperature is high. *)
+Hypothesis near_share : Rabs (ln share_noes) <= eta / 2 /\ Rabs (ln share_ayes) <= eta / 2.
+Hypothesis hot : INR n / alpha <= eta / 2.
+
+Let expert : table Z nat := soft_policy alpha vote_reward.
+
+Lemma odds_between : 0 < odds_right eps < 1 /\ 0 < odds_wrong eps < 1.
+Proof. pose proof (odds_pos eps). pose proof (odds_sum eps). lra. Qed.
+
+Lemma vote_range : forall m t, reward_range 0 1 vote_reward m t.
+Proof.
+  intros m t. apply everywhere_all. intros k j a _. unfold vote_reward.
+  destruct Z_lt_dec; lra.
+Qed.
+
+(** The expert is [eta] from the honest vote ... *)
+Lemma expert_near_vote : forall lead,
+  log_ratio_ball eta (vote (odds_right eps)) expert n lead.
+Proof.
+  intros lead.
+  destruct odds_between as [right wrong]. destruct near_share as [near_noes near_ayes].
+  pose proof noes_real as noes_pos. pose proof ayes_real as ayes_pos.
+  assert (0 < INR (noes + ayes)) as all_pos by (rewrite plus_INR; lra).
+  assert (forall k, (k <= n)%nat -> forall j,
+    log_ratio_ball eta (vote (odds_right eps)) expert k j) as near; [| now apply near].
+  intros k. induction k as [| k IH]; intros k_small j; cbn [log_ratio_ball everywhere]; [exact I |].
+  split; [| intros a _; apply IH; lia].
+  intros a a_in. split; [now apply vote_pos | split; [apply softmax_positive, acts_nonempty |]].
+  assert (Rabs (ln (expert (S k) j a) - ln (/ INR (noes + ayes))) <= eta / 2) as near_expert.
+  { eapply Rle_trans; [apply (expert_near_uniform alpha (noes + ayes)); try assumption |].
+    - intros t. apply seq_length.
+    - intros m t b _. unfold vote_reward. destruct Z_lt_dec; lra.
+    - eapply Rle_trans; [| exact hot].
+      apply Rmult_le_compat_r; [apply Rlt_le, Rinv_0_lt_compat; lra | now apply le_INR]. }
+  assert (Rabs (ln (vote (odds_right eps) (S k) j a) - ln (/ INR (noes + ayes))) <= eta / 2)
+    as near_vote.
+  { rewrite <- ln_div by (now apply vote_pos || now apply Rinv_0_lt_compat).
+    unfold vote. destruct (a <? noes).
+    - pose proof (odds_sum eps). replace (1 - odds_right eps) with (odds_wrong eps) by lra.
+      replace (odds_wrong eps / INR noes / / INR (noes + ayes)) with share_noes
+        by (unfold share_noes; field; lra). exact near_noes.
+    - replace (odds_right eps / INR ayes / / INR (noes + ayes)) with share_ayes
+        by (unfold share_ayes; field; lra). exact near_ayes. }
+  apply abs_le_inv in near_expert, near_vote. apply Rabs_le. lra.
+Qed.
+
+(** ... and the reversed vote [eps] from that. *)
+Lemma votes_near : forall m t a,
+  Rabs (ln (vote (odds_right eps) m t a) - ln (vote (odds_wrong eps) m t a)) <= eps.
+Proof.
+  intros m t a. destruct odds_between as [right wrong].
+  pose proof noes_real. pose proof ayes_real. pose proof (odds_sum eps).
+  pose proof (ln_answers eps) as apart.
+  rewrite <- ln_div by now apply vote_pos.
+  unfold vote. destruct (a <? noes).
+  - replace ((1 - odds_right eps) / INR noes / ((1 - odds_wrong eps) / INR noes))
+      with (odds_wrong eps / odds_right eps).
+    + rewrite ln_div, apart by lra. apply Rabs_le. lra.
+    + replace (1 - odds_right eps) with (odds_wrong eps) by lra.
+      replace (1 - odds_wrong eps) with (odds_right eps) by lra. field. lra.
+  - replace (odds_right eps / INR ayes / (odds_wrong eps / INR ayes))
+      with (odds_right eps / odds_wrong eps) by (field; lra).
+    rewrite ln_div, apart by lra. apply Rabs_le. lra.
+Qed.
+
+Lemma clone_near_expert : forall lead,
+  log_ratio_ball (eps + eta) expert (vote (odds_wrong eps)) n lead.
+Proof.
+  intros lead. destruct odds_between as [right wrong].
+  pose proof (expert_near_vote lead) as near. revert near. apply everywhere_imp.
+  intros m t near a a_in. destruct (near a a_in) as (_ & pos & close).
+  split; [exact pos | split; [now apply vote_pos |]].
+  pose proof (votes_near m t a) as reversed.
+  apply abs_le_inv in close, reversed. apply Rabs_le. lra.
+Qed.
+
+Lemma vote_gap :
+  (∑ h ∈ seq 1 n, tv_rr h eps) - INR n ^ 2 * eta <=
+  value expert vote_reward n 0%Z - value (vote (odds_wrong eps)) vote_reward n 0%Z.
+Proof.
+  destruct odds_between as [right wrong].
+  pose proof (theorem_2_clone eta 0 1 (vote (odds_right eps)) expert vote_reward n 0%Z
+    (vote_policy _ n 0%Z right) (soft_policy_policy _ _ _ _) (expert_near_vote 0%Z)
+    (vote_range n 0%Z)) as near.
+  assert (value (vote (odds_right eps)) vote_reward n 0%Z
+          - value (vote (odds_wrong eps)) vote_reward n 0%Z = ∑ h ∈ seq 1 n, tv_rr h eps) as votes.
+  { rewrite !vote_value, <- sum_minus by assumption. apply sum_ext. intros h _.
+    now apply leads_tv_rr. }
+  lra.
+Qed.
+
+End Gap.
+End MajorityVote.
+
+Lemma natural_above : forall x, 0 <= x -> exists n : nat, x < INR n <= x + 1.
+Proof.
+  intros x x_nonneg. destruct (archimed x) as [above within].
+  exists (Z.to_nat (up x)). rewrite INR_IZR_INZ, Z2Nat.id; [lra |].
+  apply le_IZR. lra.
+Qed.
+
+(** Shares of tokens come as near to a probability as one likes. *)
+Lemma shares_of_tokens : forall eps eta, 0 <= eps -> 0 < eta -> exists noes ayes : nat,
+  (0 < noes)%nat /\ (0 < ayes)%nat /\
+  Rabs (ln (odds_wrong eps * INR (noes + ayes) / INR noes)) <= eta / 2 /\
+  Rabs (ln (odds_right eps * INR (noes + ayes) / INR ayes)) <= eta / 2.
+Proof.
+  intros eps eta eps_nonneg eta_pos. pose proof (odds_pos eps) as [right wrong].
+  pose proof (odds_sum eps) as one. set (w := odds_wrong eps) in *. set (r := odds_right eps) in *.
+  assert (w <= r) as ordered.
+  { pose proof (odds_difference eps) as gap. fold w r in gap.
+    pose proof (tanh_nonneg (eps / 2) ltac:(lra)). lra. }
+  assert (0 < 4 / eta) as fine by (apply Rdiv_lt_0_compat; lra).
+  destruct (natural_above ((1 + 4 / eta) / w)) as (total & many & _).
+  { apply Rlt_le, Rdiv_lt_0_compat; lra. }
+  assert (1 + 4 / eta < w * INR total) as large.
+  { apply (Rmult_lt_compat_l w) in many; [| exact wrong].
+    replace (w * ((1 + 4 / eta) / w)) with (1 + 4 / eta) in many by (field; lra). exact many. }
+  assert (0 <= INR total) as total_nonneg by apply pos_INR.
+  assert (w * INR total <= r * INR total) as wider by (apply Rmult_le_compat_r; lra).
+  assert (w * INR total + r * INR total = INR total) as parts
+    by (rewrite <- Rmult_plus_distr_r; replace (w + r) with 1 by lra; ring).
+  destruct (natural_above (w * INR total)) as (noes & above & within); [lra |].
+  assert (noes <= total)%nat as fits by (apply INR_le; lra).
+  set (ayes := (total - noes)%nat).
+  assert (INR ayes = INR total - INR noes) as ayes_real by (unfold ayes; now rewrite minus_INR).
+  exists noes, ayes. replace (noes + ayes)%nat with total by (unfold ayes; lia).
+  assert (0 < INR noes) as noes_pos by lra. assert (0 < INR ayes) as ayes_pos by lra.
+  assert (forall x y, 0 < y -> 4 / eta < y -> y <= x <= y + 1 -> 0 <= ln (x / y) <= eta / 2) as near.
+  { intros x y y_pos y_large between.
+    assert (1 <= x / y <= 1 + eta / 2) as ratio.
+    { split; apply Rmult_le_reg_r with y; try exact y_pos;
+        unfold Rdiv at 1; rewrite Rmult_assoc, Rinv_l, Rmult_1_r by lra; [lra |].
+      apply (Rmult_lt_compat_l (eta / 4)) in y_large; [| lra].
+      replace (eta / 4 * (4 / eta)) with 1 in y_large by (field; lra). lra. }
+    split; [rewrite <- ln_1; apply ln_mono; lra |].
+    pose proof (ln_le_sub_1 (x / y) ltac:(lra)). lra. }
+  split; [apply INR_lt; simpl; lra | split; [apply INR_lt; simpl; lra | split]].
+  - assert (0 <= ln (INR noes / (w * INR total)) <= eta / 2) as bound by (apply near; lra).
+    rewrite ln_div in bound |- * by (lra || apply Rmult_lt_0_compat; lra).
+    apply Rabs_le. lra.
+  - assert (0 <= ln (r * INR total / INR ayes) <= eta / 2) as bound by (apply near; lra).
+    apply Rabs_le. lra.
+Qed.
+
+(** No bound in [H], [ε] and [R] alone is below clone-stepwise: for every [δ] a soft-optimal expert
+    with rewards in [[0, 1]] has a clone within [ε + δ] that loses [Σ_h TV_RR(h, ε) − δ]. *)
+Theorem clone_stepwise_approached : forall n eps delta, 0 <= eps -> 0 < delta ->
+  exists (St T : Type) (D : Dynamics St T) (alpha : R) (r clone : table St T) (s : St),
+    let expert := soft_policy alpha r in
+    0 < alpha /\ reward_range 0 1 r n s /\ policy clone n s /\
+    log_ratio_ball (eps + delta) expert clone n s /\
+    (∑ h ∈ seq 1 n, tv_rr h eps) - delta <= value expert r n s - value clone r n s.
+Proof.
+  intros n eps delta eps_nonneg delta_pos.
+  assert (0 <= INR n) as n_real by apply pos_INR.
+  assert (0 < INR n ^ 2 + 1) as scale by nra.
+  set (eta := delta / (INR n ^ 2 + 1)).
+  assert (0 < eta) as eta_pos by now apply Rdiv_lt_0_compat.
+  assert (eta * (INR n ^ 2 + 1) = delta) as split_delta by (unfold eta; field; lra).
+  assert (0 <= INR n ^ 2 * eta) by (apply Rmult_le_pos; nra).
+  destruct (shares_of_tokens eps eta eps_nonneg eta_pos)
+    as (noes & ayes & some_noes & some_ayes & near).
+  set (alpha := 2 * (INR n + 1) / eta).
+  assert (0 < alpha) as alpha_pos by (apply Rdiv_lt_0_compat; lra).
+  assert (INR n / alpha <= eta / 2) as hot.
+  { unfold alpha. apply Rmult_le_reg_r with (2 * (INR n + 1)); [lra |].
+    replace (INR n / (2 * (INR n + 1) / eta) * (2 * (INR n + 1))) with (INR n * eta)
+      by (field; lra). nra. }
+  pose proof (odds_between eps) as [right wrong].
+  exists Z, nat, (majority_vote noes ayes some_noes some_ayes), alpha,
+    (vote_reward noes ayes some_noes some_ayes),
+    (vote noes ayes (odds_wrong eps)), 0%Z.
+  cbv zeta. split; [exact alpha_pos | split; [apply vote_range | split; [| split]]].
+  - now apply vote_policy.
+  - pose proof (clone_near_expert noes ayes some_noes some_ayes alpha eps eta n alpha_pos
+                  eps_nonneg near hot 0%Z) as ball.
+    revert ball. apply everywhere_imp. intros m t ball a a_in.
+    destruct (ball a a_in) as (expert_pos & pos & close). repeat split; try assumption. lra.
+  - pose proof (vote_gap noes ayes some_noes some_ayes alpha eps eta n alpha_pos
+                  eps_nonneg near hot) as gap. lra.
+Qed.
