@@ -1,0 +1,71 @@
+"""Coq accepts the theorems from the four axioms of its real numbers, and our doubles on instances.
+
+`make proofs` builds the theorems, and then runs this.
+"""
+
+import re
+
+import certified
+import pytest
+import theorems
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not theorems.has_coq(), reason=theorems.INSTALL),
+]
+
+
+@pytest.fixture(scope="module")
+def built():
+    """The theorems, and what evaluates their definitions."""
+    missing = [file.name for file in theorems.files() if not file.with_suffix(".vo").exists()]
+    assert not missing, f"run `make proofs`, which builds {missing}"
+    done = theorems.run_coq("Evaluate.v", cwd=theorems.FORMAL / "instances")
+    assert done.returncode == 0, done.stderr
+
+
+def test_theorems_rest_on_four_axioms(built, tmp_path):
+    (tmp_path / "Axioms.v").write_text(theorems.axioms_file())
+    done = theorems.run_coq(str(tmp_path / "Axioms.v"))
+    assert done.returncode == 0, done.stderr
+    every = list(theorems.theorems())
+    printed = re.split(r"^(?:Axioms:|Closed under the global context)$", done.stdout, flags=re.M)[
+        1:
+    ]
+    assert len(printed) == len(every) >= 47
+    for theorem, text in zip(every, printed, strict=True):
+        assumed = set(re.findall(r"^(\S+)(?= :|$)", text, flags=re.M))
+        assert assumed <= theorems.AXIOMS, (theorem, assumed - theorems.AXIOMS)
+
+
+def test_an_axiom_of_ones_own_is_seen(built, tmp_path):
+    """The four are all that pass: `Print Assumptions` names a fifth."""
+    (tmp_path / "Axioms.v").write_text(
+        "Axiom fifth : False.\nTheorem wrong : 1 = 2.\nProof. destruct fifth. Qed.\n"
+        "Print Assumptions wrong.\n"
+    )
+    done = theorems.run_coq(str(tmp_path / "Axioms.v"))
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"^(\S+)(?= :|$)", done.stdout.split("Axioms:\n")[1], flags=re.M) == ["fifth"]
+
+
+@pytest.mark.parametrize("seed", theorems.SEEDS)
+def test_both_sides_are_our_doubles(built, seed, tmp_path):
+    instance, logits = certified.random_instance(seed)
+    found = list(certified.claims(instance))
+    assert {claim.row for claim in found} == set(certified.VARIABLES)
+    (tmp_path / "Instance.v").write_text(certified.instance_file(instance, logits, found))
+    done = theorems.run_coq(str(tmp_path / "Instance.v"))
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_an_error_of_1e_11_is_rejected(built, side, tmp_path):
+    instance, logits = certified.random_instance(theorems.SEEDS[0])
+    found = {claim.row: claim for claim in certified.claims(instance)}["clone-tv"]
+    for error, accepted in ((0.0, True), (1e-11, False)):
+        planted = found._replace(**{side: getattr(found, side) + error})
+        (tmp_path / "Instance.v").write_text(certified.instance_file(instance, logits, [planted]))
+        done = theorems.run_coq(str(tmp_path / "Instance.v"))
+        assert (done.returncode == 0) is accepted, done.stderr
+    assert "Numerical evaluation failed" in done.stderr
