@@ -262,20 +262,12 @@ Proof.
     apply Rinv_r. pose proof vocab_real. lra.
 Qed.
 
-Lemma sum_always : forall k (f : nat -> R), (k < vocab)%nat ->
-  (∑ a ∈ seq 0 vocab, (if a =? k then 1 else 0) * f a) = f k.
-Proof.
-  intros k f k_lt. replace vocab with (k + S (vocab - S k))%nat by lia.
-  rewrite seq_app, sum_app. cbn [seq Nat.add]. rewrite sum_cons, Nat.eqb_refl.
-  rewrite !sum_zero; [ring | |]; intros a a_in; apply in_seq in a_in; cbv beta;
-    destruct (Nat.eqb_spec a k); lia || ring.
-Qed.
-
 Lemma always_policy : forall k n s, (k < vocab)%nat -> policy (always k) n s.
 Proof.
   intros k n s k_lt. apply everywhere_all. intros m t. split.
   - intros a _. unfold always. destruct (a =? k); lra.
-  - cbn [acts one_state]. unfold always. etransitivity; [| exact (sum_always k (fun _ => 1) k_lt)].
+  - cbn [acts one_state]. unfold always.
+    etransitivity; [| exact (sum_at vocab k (fun _ => 1) k_lt)].
     apply sum_ext. intros a _. ring.
 Qed.
 
@@ -283,7 +275,7 @@ Lemma always_value : forall k (f : nat -> R) n s, (k < vocab)%nat ->
   value (always k) (fun _ _ a => f a) n s = INR n * f k.
 Proof.
   intros k f n s k_lt. apply value_steps; [now apply always_policy |].
-  apply everywhere_all. intros m t. now apply sum_always.
+  apply everywhere_all. intros m t. now apply sum_at.
 Qed.
 
 (** Every policy is optimal for the endogenous reward of the uniform one. *)
@@ -295,7 +287,8 @@ Proof.
     by (apply everywhere_all; intros m t a _; apply uniform_pos).
   assert (forall q, policy q n s ->
     expect q n s (fun tau => ln (prob uniform n s tau)) = INR n * ln (/ INR vocab)) as tie.
-  { intros other other_pol. rewrite <- (expect_const other n s (INR n * ln (/ INR vocab)) other_pol).
+  { intros other other_pol.
+    rewrite <- (expect_const other n s (INR n * ln (/ INR vocab)) other_pol).
     apply expect_ext; [exact other_pol |]. intros tau tau_in _.
     rewrite ln_prob_positive by assumption. unfold uniform. now apply total_const. }
   rewrite !(value_endogenous alpha uniform), !tie by (assumption || apply uniform_policy). lra.
@@ -430,7 +423,8 @@ Qed.
 
 End AnyComparator.
 
-(** rl-expert is attained: [low] tokens pay nothing, the [high] others [2αε], [ε = log(low/high)]. *)
+(** rl-expert is attained: [low] tokens pay nothing and the [high] others [2αε], for
+    [ε = log(low/high)]. *)
 Section IndifferentLearner.
 Variables (alpha : R) (low high : nat).
 Hypothesis alpha_pos : 0 < alpha.

@@ -365,8 +365,8 @@ Proof.
   pose proof (answer_distribution 1) as law.
   assert (distribution [true; false] (fun _ : bool => / 2)) as fair
     by (split; [intros heads _ | cbn [sum fold_right]]; lra).
-  assert (payoff_margin = ∑ heads ∈ [true; false], answer 1 heads * (ln (answer 1 heads) - ln (/ 2)))
-    as divergence.
+  assert (payoff_margin =
+    ∑ heads ∈ [true; false], answer 1 heads * (ln (answer 1 heads) - ln (/ 2))) as divergence.
   { cbn [sum fold_right answer]. rewrite (ln_answers 1), ln_Rinv by lra.
     unfold payoff_margin, level_pay. pose proof (odds_sum 1).
     replace (odds_wrong 1) with (1 - odds_right 1) at 3 by lra. ring. }
@@ -578,8 +578,8 @@ Proof.
   intros aye n lead between. pose proof noes_real. pose proof ayes_real. revert lead.
   induction n as [| n IH]; intros lead; [apply value_0 |].
   rewrite value_S by now apply vote_policy. cbn [acts majority_vote].
-  assert (forall j, leads aye 0 j + (∑ h ∈ seq 1 n, leads aye h j) = ∑ h ∈ seq 0 (S n), leads aye h j)
-    as first by reflexivity.
+  assert (forall j, leads aye 0 j + (∑ h ∈ seq 1 n, leads aye h j)
+                    = ∑ h ∈ seq 0 (S n), leads aye h j) as first by reflexivity.
   rewrite <- seq_shift, sum_map. cbn [leads]. rewrite sum_plus, !sum_scale, <- !first, <- !IH.
   rewrite (sum_votes _
     ((1 - aye) / INR noes * (leads aye 0 (lead - 1) + value (vote aye) vote_reward n (lead - 1)%Z))
@@ -727,7 +727,8 @@ Proof.
   assert (INR ayes = INR total - INR noes) as ayes_real by (unfold ayes; now rewrite minus_INR).
   exists noes, ayes. replace (noes + ayes)%nat with total by (unfold ayes; lia).
   assert (0 < INR noes) as noes_pos by lra. assert (0 < INR ayes) as ayes_pos by lra.
-  assert (forall x y, 0 < y -> 4 / eta < y -> y <= x <= y + 1 -> 0 <= ln (x / y) <= eta / 2) as near.
+  assert (forall x y, 0 < y -> 4 / eta < y -> y <= x <= y + 1 ->
+          0 <= ln (x / y) <= eta / 2) as near.
   { intros x y y_pos y_large between.
     assert (1 <= x / y <= 1 + eta / 2) as ratio.
     { split; apply Rmult_le_reg_r with y; try exact y_pos;

@@ -18,10 +18,14 @@ Implicit Types (p q r : table St T) (n : nat) (s : St) (tau : list T) (v : nat -
 (** ** The soft-optimal policy *)
 
 Lemma soft_policy_positive : forall r n s, positive (soft_policy alpha r) n s.
-Proof. intros r n s. apply everywhere_all. intros m t a _. apply softmax_positive, acts_nonempty. Qed.
+Proof.
+  intros r n s. apply everywhere_all. intros m t a _. apply softmax_positive, acts_nonempty.
+Qed.
 
 Lemma soft_policy_policy : forall r n s, policy (soft_policy alpha r) n s.
-Proof. intros r n s. apply everywhere_all. intros m t. apply softmax_distribution, acts_nonempty. Qed.
+Proof.
+  intros r n s. apply everywhere_all. intros m t. apply softmax_distribution, acts_nonempty.
+Qed.
 
 (** [α log π_E(a|s) = r(s,a) + V*(s⊕a) − V*(s)]. *)
 Lemma ln_soft_policy : forall r n s a,
