@@ -480,6 +480,30 @@ Proof.
     apply Rmult_le_pos; [apply pos_INR | lra].
 Qed.
 
+(** The separation that the paper claims, with its true exponent: on one instance cloning loses
+    [c n^{3/2} ε], and RL on the endogenous reward of the same clone [4nε] at most. *)
+Theorem cloning_and_rl_separate : exists c, 0 < c /\ forall n eps,
+  (1 <= n)%nat -> 0 <= eps <= 1 -> eps * sqrt (INR n) <= 2 ->
+  exists (St T : Type) (D : Dynamics St T) (r clone : table St T) (s : St),
+    let expert := soft_policy 1 r in
+    reward_range 0 1 r (2 * n) s /\ policy clone (2 * n) s /\
+    log_ratio_ball eps expert clone (2 * n) s /\
+    c * (INR n * sqrt (INR n) * eps) <= value expert r (2 * n) s - value clone r (2 * n) s /\
+    forall v rl, gauge v -> policy rl (2 * n) s ->
+      optimal_up_to 0 (endogenous 1 clone v) rl (2 * n) s ->
+      value expert r (2 * n) s - value rl r (2 * n) s <= 4 * (INR n * eps).
+Proof.
+  destruct clone_exponent as (c & c_pos & loses). exists c. split; [exact c_pos |].
+  intros n eps n_pos between small.
+  destruct (loses n eps n_pos between small)
+    as (St & T & D & r & clone & s & _ & range & pol & ball & loss).
+  exists St, T, D, r, clone, s. cbv zeta in *. repeat split; try assumption.
+  intros v rl zero rl_pol best.
+  pose proof (rl_any_comparator 1 eps 0 r clone rl v (2 * n) s Rlt_0_1 pol zero rl_pol best ball
+                (soft_policy 1 r) (soft_policy_policy _ _ _ _)) as bound.
+  rewrite mult_INR in bound. simpl (INR 2) in bound. lra.
+Qed.
+
 (** ** The constant: a majority vote of many tokens at a high temperature *)
 
 (** At temperature [α], rewards in [[0, 1]] move the expert from uniform by [n/α] nats at most. *)

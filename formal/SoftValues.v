@@ -247,6 +247,15 @@ Proof.
   rewrite value_endogenous, soft_values_endogenous by assumption. lra.
 Qed.
 
+(** With [π̂] as the answer to [r̂] (soft-rl-fixed-point) that is a saddle point: no reward makes the
+    objective greater. *)
+Theorem irl_best_reward : forall p v r n s, policy p n s -> positive p n s -> gauge v ->
+  irl_dual p r n s <= irl_dual p (endogenous alpha p v) n s.
+Proof.
+  intros p v r n s pol pos zero. rewrite irl_saddle by assumption. unfold irl_dual.
+  pose proof (soft_value_greatest r p n s pol) as most. unfold regularised in most. lra.
+Qed.
+
 (** Row irl-gap: for other data the duality gap is [α KL(π_E‖π̂)]. *)
 Theorem irl_gap : forall p v expert n s, policy p n s -> positive p n s -> gauge v ->
   policy expert n s ->
