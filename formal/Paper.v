@@ -119,7 +119,7 @@ Hypothesis gauge_v : gauge v_hat.
 Let expert : table (list nat) nat := soft_policy alpha r_star.
 Let r_hat : table (list nat) nat := endogenous alpha p_hat v_hat.
 
-(** Tokens that [π̂] forbids would have to be left out of the tree. *)
+(** Otherwise the tokens that [π̂] forbids are left out of the tree, as in Support.v. *)
 Definition forbids_nothing : Prop := at_prompts (positive p_hat horizon).
 
 (** [max |log π_E − log π̂| ≤ ε]. *)

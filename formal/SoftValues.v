@@ -2,7 +2,8 @@
 
     Soft values and the soft-optimal policy, their variational characterisation, and the rows
     soft-value, telescoping, endogenous-telescoping, soft-rl-fixed-point, irl-saddle, irl-gap and
-    inverse-soft-q. *)
+    inverse-soft-q. Where a row reads the reward inside [π̂], [π̂] forbids nothing that the tree
+    allows; Support.v is about policies that do. *)
 
 From Coq Require Import Reals List Lra.
 From Endorm Require Export Values Scalars Distributions.
