@@ -194,6 +194,33 @@ Proof.
     apply Rmult_le_pos; [apply Rmult_le_pos; [lra | apply pos_INR] | assumption].
 Qed.
 
+(** preference-average is attained: the same pair, alone. *)
+Theorem preference_average_attained : forall n s v, gauge v ->
+  let pairs := [(repeat true n, repeat false n)] in
+  let d := log_ratio coin_expert coin_clone n s in
+  (∑ x ∈ pairs, 1 * preference_tv coin_reward (endogenous alpha coin_clone v) n s (fst x) (snd x))
+  = ∑ x ∈ pairs, 1 * tanh (alpha * Rabs (d (fst x) - d (snd x)) / 4).
+Proof.
+  intros n s v zero pairs d. unfold pairs. rewrite !sum_cons, !sum_nil. cbn [fst snd].
+  do 2 f_equal.
+  pose proof (theorem_1_sharp_attained n 0 s v (Nat.le_0_l n) zero) as sharp.
+  rewrite Nat.sub_0_r in sharp. cbn [repeat app] in sharp. rewrite sharp. f_equal.
+  assert (forall heads, d (repeat heads n) = INR n * (if heads then eps else - eps)) as ratio.
+  { intros heads. unfold d. pose proof (coin_ball n s) as ball.
+    rewrite log_ratio_total
+      by (eauto using ball_positive_l, ball_positive_r
+          || apply coin_words, repeat_length).
+    rewrite (total_ext _ (fun _ _ right => ln (answer right) - ln (answer (negb right)))).
+    - rewrite (total_tokens (fun right => ln (answer right) - ln (answer (negb right))))
+        by apply repeat_length.
+      rewrite sum_repeat. f_equal. destruct heads; cbn [answer negb]; rewrite ln_answers; ring.
+    - apply everywhere_all. intros m t right _. now rewrite coin_expert_answers.
+    - apply coin_words, repeat_length. }
+  rewrite !ratio. replace (INR n * eps - INR n * - eps) with (2 * (INR n * eps)) by ring.
+  rewrite Rabs_pos_eq; [field |]. pose proof (pos_INR n).
+  assert (0 <= INR n * eps) by now apply Rmult_le_pos. lra.
+Qed.
+
 (** kl-ball is attained, and with it regularised-equality's [αHε tanh(ε/2)]. *)
 Theorem kl_ball_attained : forall n s,
   kl coin_clone coin_expert n s = INR n * eps * tanh (eps / 2).
@@ -323,6 +350,22 @@ Proof.
   intros n s. apply value_steps; [now apply soft_policy_policy |].
   apply everywhere_all. intros m t. apply sum_ext. intros a a_in.
   now rewrite logs_expert.
+Qed.
+
+(** rl-average is attained, by any policy: all are optimal. *)
+Theorem rl_average_attained : forall n s v rl, gauge v -> policy rl n s ->
+  let expert := soft_policy alpha logs in
+  optimal_up_to 0 (endogenous alpha uniform v) rl n s /\
+  value expert logs n s - value rl logs n s
+  = alpha * kl expert uniform n s - alpha * expect rl n s (log_ratio expert uniform n s).
+Proof.
+  intros n s v rl zero rl_pol expert. split; [now apply all_optimal |].
+  assert (policy expert n s) as expert_pol by apply soft_policy_policy.
+  pose proof (all_optimal alpha v rl n s zero rl_pol expert expert_pol) as above.
+  pose proof (all_optimal alpha v expert n s zero expert_pol rl rl_pol) as below.
+  rewrite (true_and_endogenous alpha logs uniform v n s alpha_pos (uniform_policy n s) zero)
+    by (assumption || (apply everywhere_all; intros m t a _; apply uniform_pos)).
+  fold expert. unfold kl. lra.
 Qed.
 
 Lemma logs_ball : forall n s,

@@ -248,8 +248,8 @@ Proof.
   rewrite value_endogenous, soft_values_endogenous by assumption. lra.
 Qed.
 
-(** With [π̂] as the answer to [r̂] (soft-rl-fixed-point) that is a saddle point: no reward makes the
-    objective greater. *)
+(** With [π̂] as the answer to [r̂] (soft-rl-fixed-point) that is a saddle point: no reward makes
+    the objective greater. *)
 Theorem irl_best_reward : forall p v r n s, policy p n s -> positive p n s -> gauge v ->
   irl_dual p r n s <= irl_dual p (endogenous alpha p v) n s.
 Proof.

@@ -180,7 +180,8 @@ Lemma responses_inside : forall n s tau, policy p n s ->
   In tau (responses n (n, s)) <-> In tau (responses n s) /\ 0 < prob p n s tau.
 Proof.
   intros n. induction n as [| n IH]; intros s tau pol.
-  - cbn [responses In]. split; [intros [<- | []]; simpl; auto with real | intros [same _]; exact same].
+  - cbn [responses In]. split; [| now intros [same _]].
+    intros [<- | []]. simpl. auto with real.
   - destruct pol as [law pol]. split.
     + intros tau_in. apply in_responses_S in tau_in as (a & rest & -> & a_in & rest_in).
       rewrite acts_given in a_in by exact law. apply in_given in a_in as [a_in pos].
