@@ -111,23 +111,11 @@ Proof.
   cbn [sum fold_right answer]. rewrite Rplus_0_r. apply odds_sum.
 Qed.
 
-Lemma coin_soft_values : forall n s,
-  soft_values alpha coin_reward n s = INR n * (- alpha * ln (odds_wrong eps)).
-Proof.
-  intros n. induction n as [| n IH]; intros s; [simpl; ring |].
-  rewrite (soft_values_level alpha coin_reward answer (- alpha * ln (odds_wrong eps))
-             (INR n * (- alpha * ln (odds_wrong eps)))); auto.
-  - rewrite S_INR. ring.
-  - apply answer_distribution.
-  - intros b _. apply answer_pos.
-  - intros [] _; cbn [coin_reward answer]; rewrite ?ln_answers; ring.
-Qed.
-
 Lemma coin_expert_answers : forall n s heads, coin_expert (S n) s heads = answer heads.
 Proof.
   intros n s heads. unfold coin_expert.
   apply (soft_policy_level alpha coin_reward answer (- alpha * ln (odds_wrong eps))
-           (INR n * (- alpha * ln (odds_wrong eps)))); auto using coin_soft_values.
+           (soft_values alpha coin_reward n tt)); auto.
   - apply answer_distribution.
   - intros b _. apply answer_pos.
   - intros [] _; cbn [coin_reward answer]; rewrite ?ln_answers; ring.
@@ -253,6 +241,172 @@ Proof.
   unfold tv_rr. rewrite <- (divergence n s 1). apply sum_ext. intros tau _. f_equal. ring.
 Qed.
 
+(** *** One coin, then fair ones *)
+
+Variable steps : nat.
+
+(** Only the first of [steps + 1] coins pays. *)
+Definition first_reward : table unit bool := fun m t heads =>
+  if m =? S steps then coin_reward m t heads else 0.
+Definition first_law (m : nat) (heads : bool) : R := if m =? S steps then answer heads else / 2.
+Definition first_expert : table unit bool := soft_policy alpha first_reward.
+Definition first_clone : table unit bool := fun m _ heads => first_law m
+  (if m =? S steps then negb heads else heads).
+
+Lemma first_law_distribution : forall m, distribution [true; false] (first_law m).
+Proof.
+  intros m. unfold first_law. destruct (m =? S steps); [apply answer_distribution |].
+  split; [intros heads _ | cbn [sum fold_right]]; lra.
+Qed.
+
+Lemma first_expert_law : forall m s heads, first_expert (S m) s heads = first_law (S m) heads.
+Proof.
+  intros m s heads. unfold first_expert.
+  apply (soft_policy_level alpha first_reward (first_law (S m))
+    (if S m =? S steps then - alpha * ln (odds_wrong eps) else alpha * ln 2)
+    (soft_values alpha first_reward m tt)); auto.
+  - apply first_law_distribution.
+  - intros b _. unfold first_law. destruct (S m =? S steps); [apply answer_pos | lra].
+  - intros b _. unfold first_reward, first_law. destruct (S m =? S steps).
+    + destruct b; cbn [coin_reward answer]; rewrite ?ln_answers; ring.
+    + rewrite ln_Rinv by lra. ring.
+  - destruct heads; simpl; auto.
+Qed.
+
+Lemma first_expert_policy : forall n s, policy first_expert n s.
+Proof. intros n s. apply soft_policy_policy. Qed.
+
+Lemma first_clone_policy : forall n s, policy first_clone n s.
+Proof.
+  intros n s. apply everywhere_all. intros m t.
+  destruct (first_law_distribution (S m)) as [nonneg one].
+  split; [intros heads _; apply nonneg; destruct (S m =? S steps), heads; simpl; auto |].
+  unfold first_clone. cbn [acts coin sum fold_right] in *.
+  destruct (S m =? S steps); cbn [negb]; lra.
+Qed.
+
+(** After the first coin nothing differs and nothing pays. *)
+Lemma after_first : forall m s, (m <= steps)%nat ->
+  everywhere (fun k t => forall heads, In heads (acts t) ->
+    first_expert k t heads = first_clone k t heads /\ first_reward k t heads = 0) m s.
+Proof.
+  intros m. induction m as [| m IH]; intros s few; cbn [everywhere]; [exact I |].
+  split; [| intros heads _; apply IH; lia].
+  intros heads _. rewrite first_expert_law. unfold first_clone, first_reward.
+  destruct (Nat.eqb_spec (S m) (S steps)); [lia | auto].
+Qed.
+
+Lemma first_total : forall s heads rest, In rest (responses steps tt) ->
+  total first_reward (S steps) s (heads :: rest) = if heads then alpha * eps else 0.
+Proof.
+  intros s heads rest rest_in. cbn [total next coin].
+  rewrite (total_ext first_reward (fun _ _ _ => 0)) by (exact rest_in ||
+    (pose proof (after_first steps tt (Nat.le_refl _)) as states; revert states;
+     apply everywhere_imp; intros m t none a a_in; now apply none)).
+  rewrite total_const by exact rest_in. unfold first_reward. rewrite Nat.eqb_refl.
+  unfold coin_reward. ring.
+Qed.
+
+Lemma first_value : forall p s, policy p (S steps) s ->
+  value p first_reward (S steps) s = p (S steps) s true * (alpha * eps).
+Proof.
+  intros p s [_ pol]. assert (policy p steps tt) as below by (apply (pol true); now left).
+  assert (forall heads,
+    expect p steps tt (fun rest => total first_reward (S steps) s (heads :: rest))
+    = if heads then alpha * eps else 0) as paid.
+  { intros heads. rewrite <- (expect_const p steps tt (if heads then alpha * eps else 0) below).
+    apply expect_ext; [exact below |]. intros rest rest_in _. now apply first_total. }
+  unfold value. rewrite expect_S. cbn [acts coin sum fold_right next]. rewrite !paid. ring.
+Qed.
+
+Lemma first_gap : forall s,
+  value first_expert first_reward (S steps) s - value first_clone first_reward (S steps) s
+  = alpha * eps * tanh (eps / 2).
+Proof.
+  intros s. rewrite !first_value by (apply first_expert_policy || apply first_clone_policy).
+  rewrite first_expert_law. unfold first_clone, first_law. rewrite Nat.eqb_refl.
+  cbn [answer negb]. rewrite <- odds_difference. ring.
+Qed.
+
+Lemma first_range : forall s, return_range first_reward (S steps) s <= alpha * eps.
+Proof.
+  intros s. unfold return_range.
+  assert (0 <= alpha * eps) as pays by (apply Rmult_le_pos; lra).
+  assert (forall tau, In tau (responses (S steps) s) ->
+    0 <= total first_reward (S steps) s tau <= alpha * eps) as between.
+  { intros tau tau_in. apply in_responses_S in tau_in as (heads & rest & -> & _ & rest_in).
+    rewrite first_total by exact rest_in. destruct heads; lra. }
+  destruct (greatest_in _ (total first_reward (S steps) s) (responses_nonempty (S steps) s))
+    as (top & top_in & ->).
+  destruct (least_in _ (total first_reward (S steps) s) (responses_nonempty (S steps) s))
+    as (low & low_in & ->).
+  pose proof (between top top_in). pose proof (between low low_in). lra.
+Qed.
+
+(** [BC = 2√(pq) = 1/cosh(ε/2)]: the overlap of one coin and its reverse. *)
+Lemma first_overlap : forall s,
+  bhattacharyya first_expert first_clone (S steps) s
+  * bhattacharyya first_expert first_clone (S steps) s
+  = / (cosh (eps / 2) * cosh (eps / 2)).
+Proof.
+  intros s. pose proof (odds_pos eps) as [right wrong].
+  assert (bhattacharyya first_expert first_clone (S steps) s
+          = 2 * sqrt (odds_right eps * odds_wrong eps)) as ->.
+  { unfold bhattacharyya. rewrite sum_responses_S.
+    transitivity (∑ heads ∈ [true; false], sqrt (odds_right eps * odds_wrong eps)
+      * sum (responses steps tt) (prob first_expert steps tt)).
+    - apply sum_ext. intros heads _. rewrite <- sum_scale. apply sum_ext. intros rest rest_in.
+      cbn [next coin] in rest_in. cbn [prob next coin].
+      rewrite <- (prob_ext first_expert first_clone steps tt rest)
+        by (exact rest_in ||
+            (pose proof (after_first steps tt (Nat.le_refl _)) as states; revert states;
+             apply everywhere_imp; intros m t same a a_in; now apply same)).
+      pose proof (prob_nonneg first_expert steps tt rest (first_expert_policy _ _) rest_in)
+        as nonneg.
+      rewrite first_expert_law. unfold first_clone, first_law. rewrite Nat.eqb_refl.
+      rewrite <- (sqrt_square (prob first_expert steps tt rest)) at 3 by exact nonneg.
+      rewrite <- sqrt_mult by nra. f_equal.
+      destruct heads; cbn [answer negb]; ring.
+    - destruct (prob_distribution first_expert steps tt (first_expert_policy _ _)) as [_ ->].
+      cbn [sum fold_right]. ring. }
+  pose proof (sqrt_sqrt (odds_right eps * odds_wrong eps) ltac:(nra)).
+  rewrite <- odds_product. lra.
+Qed.
+
+Lemma first_chain : forall s,
+  alpha * eps * tanh (eps / 2)
+  <= return_range first_reward (S steps) s * tv first_expert first_clone (S steps) s /\
+  return_range first_reward (S steps) s * tv first_expert first_clone (S steps) s
+  <= return_range first_reward (S steps) s *
+     sqrt (1 - bhattacharyya first_expert first_clone (S steps) s
+               * bhattacharyya first_expert first_clone (S steps) s) /\
+  return_range first_reward (S steps) s *
+     sqrt (1 - bhattacharyya first_expert first_clone (S steps) s
+               * bhattacharyya first_expert first_clone (S steps) s)
+  <= alpha * eps * tanh (eps / 2).
+Proof.
+  intros s. split; [| split].
+  - rewrite <- (first_gap s).
+    apply clone_tv; [apply first_expert_policy | apply first_clone_policy].
+  - apply Rmult_le_compat_l; [apply return_range_nonneg |].
+    apply tv_hellinger; [apply first_expert_policy | apply first_clone_policy].
+  - rewrite first_overlap. rewrite <- tanh_square, sqrt_square by (apply tanh_nonneg; lra).
+    apply Rmult_le_compat_r; [apply tanh_nonneg; lra | apply first_range].
+Qed.
+
+(** clone-tv and clone-hellinger are attained. *)
+Theorem clone_tv_attained : forall s,
+  value first_expert first_reward (S steps) s - value first_clone first_reward (S steps) s
+  = return_range first_reward (S steps) s * tv first_expert first_clone (S steps) s.
+Proof. intros s. rewrite first_gap. destruct (first_chain s) as (? & ? & ?). lra. Qed.
+
+Theorem clone_hellinger_attained : forall s,
+  value first_expert first_reward (S steps) s - value first_clone first_reward (S steps) s
+  = return_range first_reward (S steps) s *
+    sqrt (1 - bhattacharyya first_expert first_clone (S steps) s
+              * bhattacharyya first_expert first_clone (S steps) s).
+Proof. intros s. rewrite first_gap. destruct (first_chain s) as (? & ? & ?). lra. Qed.
+
 End RandomisedResponse.
 
 (** ** One recurring state and a uniform policy: all responses tie for its reward *)
@@ -330,17 +484,11 @@ Hypothesis x_pos : forall a, In a (seq 0 vocab) -> 0 < x a.
 
 Definition logs : table unit nat := fun _ _ a => alpha * ln (x a) + c.
 
-Lemma logs_soft_values : forall n s, soft_values alpha logs n s = INR n * c.
-Proof.
-  intros n. induction n as [| n IH]; intros s; [simpl; ring |].
-  rewrite (soft_values_level alpha logs x c (INR n * c)); auto. rewrite S_INR. ring.
-Qed.
-
 Lemma logs_expert : forall n s a, In a (seq 0 vocab) ->
   soft_policy alpha logs (S n) s a = x a.
 Proof.
   intros n s a a_in.
-  apply (soft_policy_level alpha logs x c (INR n * c)); auto using logs_soft_values.
+  apply (soft_policy_level alpha logs x c (soft_values alpha logs n tt)); auto.
 Qed.
 
 Lemma logs_expert_value : forall n s,
@@ -581,6 +729,25 @@ Proof.
       unfold indifferent_reward, logs in pays. rewrite pays. unfold two_levels.
       rewrite (proj2 (on_levels 0 (2 * alpha * eps) a) a_high).
       now rewrite (proj2 (on_levels (exp (- eps)) (exp eps) a) a_high).
+Qed.
+
+(** theorem-2-rl is attained, for rewards of the width [R = α(1 + tanh(ε/2))]. *)
+Theorem theorem_2_rl_attained : forall n s v, gauge v -> 2 * eps <= 1 + tanh (eps / 2) ->
+  let expert := soft_policy alpha indifferent_reward in
+  let width := alpha * (1 + tanh (eps / 2)) in
+  reward_range 0 width indifferent_reward n s /\
+  log_ratio_ball eps expert uniform n s /\
+  policy (always 0) n s /\ optimal_up_to 0 (endogenous alpha uniform v) (always 0) n s /\
+  value expert indifferent_reward n s - value (always 0) indifferent_reward n s
+  = width * (INR n * eps).
+Proof.
+  intros n s v zero narrow expert width.
+  destruct (rl_expert_attained n s v zero) as (ball & pol & best & gap).
+  split; [| split; [exact ball | split; [exact pol | split; [exact best |]]]].
+  - pose proof (indifferent_range n s) as range. revert range. apply everywhere_imp.
+    intros m t range a a_in. specialize (range a a_in).
+    apply (Rmult_le_compat_l alpha) in narrow; [unfold width; lra | lra].
+  - unfold expert. rewrite gap. unfold width. ring.
 Qed.
 
 End IndifferentLearner.
