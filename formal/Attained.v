@@ -111,23 +111,11 @@ Proof.
   cbn [sum fold_right answer]. rewrite Rplus_0_r. apply odds_sum.
 Qed.
 
-Lemma coin_soft_values : forall n s,
-  soft_values alpha coin_reward n s = INR n * (- alpha * ln (odds_wrong eps)).
-Proof.
-  intros n. induction n as [| n IH]; intros s; [simpl; ring |].
-  rewrite (soft_values_level alpha coin_reward answer (- alpha * ln (odds_wrong eps))
-             (INR n * (- alpha * ln (odds_wrong eps)))); auto.
-  - rewrite S_INR. ring.
-  - apply answer_distribution.
-  - intros b _. apply answer_pos.
-  - intros [] _; cbn [coin_reward answer]; rewrite ?ln_answers; ring.
-Qed.
-
 Lemma coin_expert_answers : forall n s heads, coin_expert (S n) s heads = answer heads.
 Proof.
   intros n s heads. unfold coin_expert.
   apply (soft_policy_level alpha coin_reward answer (- alpha * ln (odds_wrong eps))
-           (INR n * (- alpha * ln (odds_wrong eps)))); auto using coin_soft_values.
+           (soft_values alpha coin_reward n tt)); auto.
   - apply answer_distribution.
   - intros b _. apply answer_pos.
   - intros [] _; cbn [coin_reward answer]; rewrite ?ln_answers; ring.
@@ -194,6 +182,33 @@ Proof.
     apply Rmult_le_pos; [apply Rmult_le_pos; [lra | apply pos_INR] | assumption].
 Qed.
 
+(** preference-average is attained: the same pair, alone. *)
+Theorem preference_average_attained : forall n s v, gauge v ->
+  let pairs := [(repeat true n, repeat false n)] in
+  let d := log_ratio coin_expert coin_clone n s in
+  (∑ x ∈ pairs, 1 * preference_tv coin_reward (endogenous alpha coin_clone v) n s (fst x) (snd x))
+  = ∑ x ∈ pairs, 1 * tanh (alpha * Rabs (d (fst x) - d (snd x)) / 4).
+Proof.
+  intros n s v zero pairs d. unfold pairs. rewrite !sum_cons, !sum_nil. cbn [fst snd].
+  do 2 f_equal.
+  pose proof (theorem_1_sharp_attained n 0 s v (Nat.le_0_l n) zero) as sharp.
+  rewrite Nat.sub_0_r in sharp. cbn [repeat app] in sharp. rewrite sharp. f_equal.
+  assert (forall heads, d (repeat heads n) = INR n * (if heads then eps else - eps)) as ratio.
+  { intros heads. unfold d. pose proof (coin_ball n s) as ball.
+    rewrite log_ratio_total
+      by (eauto using ball_positive_l, ball_positive_r
+          || apply coin_words, repeat_length).
+    rewrite (total_ext _ (fun _ _ right => ln (answer right) - ln (answer (negb right)))).
+    - rewrite (total_tokens (fun right => ln (answer right) - ln (answer (negb right))))
+        by apply repeat_length.
+      rewrite sum_repeat. f_equal. destruct heads; cbn [answer negb]; rewrite ln_answers; ring.
+    - apply everywhere_all. intros m t right _. now rewrite coin_expert_answers.
+    - apply coin_words, repeat_length. }
+  rewrite !ratio. replace (INR n * eps - INR n * - eps) with (2 * (INR n * eps)) by ring.
+  rewrite Rabs_pos_eq; [field |]. pose proof (pos_INR n).
+  assert (0 <= INR n * eps) by now apply Rmult_le_pos. lra.
+Qed.
+
 (** kl-ball is attained, and with it regularised-equality's [αHε tanh(ε/2)]. *)
 Theorem kl_ball_attained : forall n s,
   kl coin_clone coin_expert n s = INR n * eps * tanh (eps / 2).
@@ -225,6 +240,172 @@ Proof.
     by (apply prob_distribution; apply coin_expert_policy || apply coin_clone_policy).
   unfold tv_rr. rewrite <- (divergence n s 1). apply sum_ext. intros tau _. f_equal. ring.
 Qed.
+
+(** *** One coin, then fair ones *)
+
+Variable steps : nat.
+
+(** Only the first of [steps + 1] coins pays. *)
+Definition first_reward : table unit bool := fun m t heads =>
+  if m =? S steps then coin_reward m t heads else 0.
+Definition first_law (m : nat) (heads : bool) : R := if m =? S steps then answer heads else / 2.
+Definition first_expert : table unit bool := soft_policy alpha first_reward.
+Definition first_clone : table unit bool := fun m _ heads => first_law m
+  (if m =? S steps then negb heads else heads).
+
+Lemma first_law_distribution : forall m, distribution [true; false] (first_law m).
+Proof.
+  intros m. unfold first_law. destruct (m =? S steps); [apply answer_distribution |].
+  split; [intros heads _ | cbn [sum fold_right]]; lra.
+Qed.
+
+Lemma first_expert_law : forall m s heads, first_expert (S m) s heads = first_law (S m) heads.
+Proof.
+  intros m s heads. unfold first_expert.
+  apply (soft_policy_level alpha first_reward (first_law (S m))
+    (if S m =? S steps then - alpha * ln (odds_wrong eps) else alpha * ln 2)
+    (soft_values alpha first_reward m tt)); auto.
+  - apply first_law_distribution.
+  - intros b _. unfold first_law. destruct (S m =? S steps); [apply answer_pos | lra].
+  - intros b _. unfold first_reward, first_law. destruct (S m =? S steps).
+    + destruct b; cbn [coin_reward answer]; rewrite ?ln_answers; ring.
+    + rewrite ln_Rinv by lra. ring.
+  - destruct heads; simpl; auto.
+Qed.
+
+Lemma first_expert_policy : forall n s, policy first_expert n s.
+Proof. intros n s. apply soft_policy_policy. Qed.
+
+Lemma first_clone_policy : forall n s, policy first_clone n s.
+Proof.
+  intros n s. apply everywhere_all. intros m t.
+  destruct (first_law_distribution (S m)) as [nonneg one].
+  split; [intros heads _; apply nonneg; destruct (S m =? S steps), heads; simpl; auto |].
+  unfold first_clone. cbn [acts coin sum fold_right] in *.
+  destruct (S m =? S steps); cbn [negb]; lra.
+Qed.
+
+(** After the first coin nothing differs and nothing pays. *)
+Lemma after_first : forall m s, (m <= steps)%nat ->
+  everywhere (fun k t => forall heads, In heads (acts t) ->
+    first_expert k t heads = first_clone k t heads /\ first_reward k t heads = 0) m s.
+Proof.
+  intros m. induction m as [| m IH]; intros s few; cbn [everywhere]; [exact I |].
+  split; [| intros heads _; apply IH; lia].
+  intros heads _. rewrite first_expert_law. unfold first_clone, first_reward.
+  destruct (Nat.eqb_spec (S m) (S steps)); [lia | auto].
+Qed.
+
+Lemma first_total : forall s heads rest, In rest (responses steps tt) ->
+  total first_reward (S steps) s (heads :: rest) = if heads then alpha * eps else 0.
+Proof.
+  intros s heads rest rest_in. cbn [total next coin].
+  rewrite (total_ext first_reward (fun _ _ _ => 0)) by (exact rest_in ||
+    (pose proof (after_first steps tt (Nat.le_refl _)) as states; revert states;
+     apply everywhere_imp; intros m t none a a_in; now apply none)).
+  rewrite total_const by exact rest_in. unfold first_reward. rewrite Nat.eqb_refl.
+  unfold coin_reward. ring.
+Qed.
+
+Lemma first_value : forall p s, policy p (S steps) s ->
+  value p first_reward (S steps) s = p (S steps) s true * (alpha * eps).
+Proof.
+  intros p s [_ pol]. assert (policy p steps tt) as below by (apply (pol true); now left).
+  assert (forall heads,
+    expect p steps tt (fun rest => total first_reward (S steps) s (heads :: rest))
+    = if heads then alpha * eps else 0) as paid.
+  { intros heads. rewrite <- (expect_const p steps tt (if heads then alpha * eps else 0) below).
+    apply expect_ext; [exact below |]. intros rest rest_in _. now apply first_total. }
+  unfold value. rewrite expect_S. cbn [acts coin sum fold_right next]. rewrite !paid. ring.
+Qed.
+
+Lemma first_gap : forall s,
+  value first_expert first_reward (S steps) s - value first_clone first_reward (S steps) s
+  = alpha * eps * tanh (eps / 2).
+Proof.
+  intros s. rewrite !first_value by (apply first_expert_policy || apply first_clone_policy).
+  rewrite first_expert_law. unfold first_clone, first_law. rewrite Nat.eqb_refl.
+  cbn [answer negb]. rewrite <- odds_difference. ring.
+Qed.
+
+Lemma first_range : forall s, return_range first_reward (S steps) s <= alpha * eps.
+Proof.
+  intros s. unfold return_range.
+  assert (0 <= alpha * eps) as pays by (apply Rmult_le_pos; lra).
+  assert (forall tau, In tau (responses (S steps) s) ->
+    0 <= total first_reward (S steps) s tau <= alpha * eps) as between.
+  { intros tau tau_in. apply in_responses_S in tau_in as (heads & rest & -> & _ & rest_in).
+    rewrite first_total by exact rest_in. destruct heads; lra. }
+  destruct (greatest_in _ (total first_reward (S steps) s) (responses_nonempty (S steps) s))
+    as (top & top_in & ->).
+  destruct (least_in _ (total first_reward (S steps) s) (responses_nonempty (S steps) s))
+    as (low & low_in & ->).
+  pose proof (between top top_in). pose proof (between low low_in). lra.
+Qed.
+
+(** [BC = 2√(pq) = 1/cosh(ε/2)]: the overlap of one coin and its reverse. *)
+Lemma first_overlap : forall s,
+  bhattacharyya first_expert first_clone (S steps) s
+  * bhattacharyya first_expert first_clone (S steps) s
+  = / (cosh (eps / 2) * cosh (eps / 2)).
+Proof.
+  intros s. pose proof (odds_pos eps) as [right wrong].
+  assert (bhattacharyya first_expert first_clone (S steps) s
+          = 2 * sqrt (odds_right eps * odds_wrong eps)) as ->.
+  { unfold bhattacharyya. rewrite sum_responses_S.
+    transitivity (∑ heads ∈ [true; false], sqrt (odds_right eps * odds_wrong eps)
+      * sum (responses steps tt) (prob first_expert steps tt)).
+    - apply sum_ext. intros heads _. rewrite <- sum_scale. apply sum_ext. intros rest rest_in.
+      cbn [next coin] in rest_in. cbn [prob next coin].
+      rewrite <- (prob_ext first_expert first_clone steps tt rest)
+        by (exact rest_in ||
+            (pose proof (after_first steps tt (Nat.le_refl _)) as states; revert states;
+             apply everywhere_imp; intros m t same a a_in; now apply same)).
+      pose proof (prob_nonneg first_expert steps tt rest (first_expert_policy _ _) rest_in)
+        as nonneg.
+      rewrite first_expert_law. unfold first_clone, first_law. rewrite Nat.eqb_refl.
+      rewrite <- (sqrt_square (prob first_expert steps tt rest)) at 3 by exact nonneg.
+      rewrite <- sqrt_mult by nra. f_equal.
+      destruct heads; cbn [answer negb]; ring.
+    - destruct (prob_distribution first_expert steps tt (first_expert_policy _ _)) as [_ ->].
+      cbn [sum fold_right]. ring. }
+  pose proof (sqrt_sqrt (odds_right eps * odds_wrong eps) ltac:(nra)).
+  rewrite <- odds_product. lra.
+Qed.
+
+Lemma first_chain : forall s,
+  alpha * eps * tanh (eps / 2)
+  <= return_range first_reward (S steps) s * tv first_expert first_clone (S steps) s /\
+  return_range first_reward (S steps) s * tv first_expert first_clone (S steps) s
+  <= return_range first_reward (S steps) s *
+     sqrt (1 - bhattacharyya first_expert first_clone (S steps) s
+               * bhattacharyya first_expert first_clone (S steps) s) /\
+  return_range first_reward (S steps) s *
+     sqrt (1 - bhattacharyya first_expert first_clone (S steps) s
+               * bhattacharyya first_expert first_clone (S steps) s)
+  <= alpha * eps * tanh (eps / 2).
+Proof.
+  intros s. split; [| split].
+  - rewrite <- (first_gap s).
+    apply clone_tv; [apply first_expert_policy | apply first_clone_policy].
+  - apply Rmult_le_compat_l; [apply return_range_nonneg |].
+    apply tv_hellinger; [apply first_expert_policy | apply first_clone_policy].
+  - rewrite first_overlap. rewrite <- tanh_square, sqrt_square by (apply tanh_nonneg; lra).
+    apply Rmult_le_compat_r; [apply tanh_nonneg; lra | apply first_range].
+Qed.
+
+(** clone-tv and clone-hellinger are attained. *)
+Theorem clone_tv_attained : forall s,
+  value first_expert first_reward (S steps) s - value first_clone first_reward (S steps) s
+  = return_range first_reward (S steps) s * tv first_expert first_clone (S steps) s.
+Proof. intros s. rewrite first_gap. destruct (first_chain s) as (? & ? & ?). lra. Qed.
+
+Theorem clone_hellinger_attained : forall s,
+  value first_expert first_reward (S steps) s - value first_clone first_reward (S steps) s
+  = return_range first_reward (S steps) s *
+    sqrt (1 - bhattacharyya first_expert first_clone (S steps) s
+              * bhattacharyya first_expert first_clone (S steps) s).
+Proof. intros s. rewrite first_gap. destruct (first_chain s) as (? & ? & ?). lra. Qed.
 
 End RandomisedResponse.
 
@@ -262,20 +443,12 @@ Proof.
     apply Rinv_r. pose proof vocab_real. lra.
 Qed.
 
-Lemma sum_always : forall k (f : nat -> R), (k < vocab)%nat ->
-  (∑ a ∈ seq 0 vocab, (if a =? k then 1 else 0) * f a) = f k.
-Proof.
-  intros k f k_lt. replace vocab with (k + S (vocab - S k))%nat by lia.
-  rewrite seq_app, sum_app. cbn [seq Nat.add]. rewrite sum_cons, Nat.eqb_refl.
-  rewrite !sum_zero; [ring | |]; intros a a_in; apply in_seq in a_in; cbv beta;
-    destruct (Nat.eqb_spec a k); lia || ring.
-Qed.
-
 Lemma always_policy : forall k n s, (k < vocab)%nat -> policy (always k) n s.
 Proof.
   intros k n s k_lt. apply everywhere_all. intros m t. split.
   - intros a _. unfold always. destruct (a =? k); lra.
-  - cbn [acts one_state]. unfold always. etransitivity; [| exact (sum_always k (fun _ => 1) k_lt)].
+  - cbn [acts one_state]. unfold always.
+    etransitivity; [| exact (sum_at vocab k (fun _ => 1) k_lt)].
     apply sum_ext. intros a _. ring.
 Qed.
 
@@ -283,7 +456,7 @@ Lemma always_value : forall k (f : nat -> R) n s, (k < vocab)%nat ->
   value (always k) (fun _ _ a => f a) n s = INR n * f k.
 Proof.
   intros k f n s k_lt. apply value_steps; [now apply always_policy |].
-  apply everywhere_all. intros m t. now apply sum_always.
+  apply everywhere_all. intros m t. now apply sum_at.
 Qed.
 
 (** Every policy is optimal for the endogenous reward of the uniform one. *)
@@ -295,7 +468,8 @@ Proof.
     by (apply everywhere_all; intros m t a _; apply uniform_pos).
   assert (forall q, policy q n s ->
     expect q n s (fun tau => ln (prob uniform n s tau)) = INR n * ln (/ INR vocab)) as tie.
-  { intros other other_pol. rewrite <- (expect_const other n s (INR n * ln (/ INR vocab)) other_pol).
+  { intros other other_pol.
+    rewrite <- (expect_const other n s (INR n * ln (/ INR vocab)) other_pol).
     apply expect_ext; [exact other_pol |]. intros tau tau_in _.
     rewrite ln_prob_positive by assumption. unfold uniform. now apply total_const. }
   rewrite !(value_endogenous alpha uniform), !tie by (assumption || apply uniform_policy). lra.
@@ -310,17 +484,11 @@ Hypothesis x_pos : forall a, In a (seq 0 vocab) -> 0 < x a.
 
 Definition logs : table unit nat := fun _ _ a => alpha * ln (x a) + c.
 
-Lemma logs_soft_values : forall n s, soft_values alpha logs n s = INR n * c.
-Proof.
-  intros n. induction n as [| n IH]; intros s; [simpl; ring |].
-  rewrite (soft_values_level alpha logs x c (INR n * c)); auto. rewrite S_INR. ring.
-Qed.
-
 Lemma logs_expert : forall n s a, In a (seq 0 vocab) ->
   soft_policy alpha logs (S n) s a = x a.
 Proof.
   intros n s a a_in.
-  apply (soft_policy_level alpha logs x c (INR n * c)); auto using logs_soft_values.
+  apply (soft_policy_level alpha logs x c (soft_values alpha logs n tt)); auto.
 Qed.
 
 Lemma logs_expert_value : forall n s,
@@ -330,6 +498,22 @@ Proof.
   intros n s. apply value_steps; [now apply soft_policy_policy |].
   apply everywhere_all. intros m t. apply sum_ext. intros a a_in.
   now rewrite logs_expert.
+Qed.
+
+(** rl-average is attained, by any policy: all are optimal. *)
+Theorem rl_average_attained : forall n s v rl, gauge v -> policy rl n s ->
+  let expert := soft_policy alpha logs in
+  optimal_up_to 0 (endogenous alpha uniform v) rl n s /\
+  value expert logs n s - value rl logs n s
+  = alpha * kl expert uniform n s - alpha * expect rl n s (log_ratio expert uniform n s).
+Proof.
+  intros n s v rl zero rl_pol expert. split; [now apply all_optimal |].
+  assert (policy expert n s) as expert_pol by apply soft_policy_policy.
+  pose proof (all_optimal alpha v rl n s zero rl_pol expert expert_pol) as above.
+  pose proof (all_optimal alpha v expert n s zero expert_pol rl rl_pol) as below.
+  rewrite (true_and_endogenous alpha logs uniform v n s alpha_pos (uniform_policy n s) zero)
+    by (assumption || (apply everywhere_all; intros m t a _; apply uniform_pos)).
+  fold expert. unfold kl. lra.
 Qed.
 
 Lemma logs_ball : forall n s,
@@ -430,7 +614,8 @@ Qed.
 
 End AnyComparator.
 
-(** rl-expert is attained: [low] tokens pay nothing, the [high] others [2αε], [ε = log(low/high)]. *)
+(** rl-expert is attained: [low] tokens pay nothing and the [high] others [2αε], for
+    [ε = log(low/high)]. *)
 Section IndifferentLearner.
 Variables (alpha : R) (low high : nat).
 Hypothesis alpha_pos : 0 < alpha.
@@ -544,6 +729,25 @@ Proof.
       unfold indifferent_reward, logs in pays. rewrite pays. unfold two_levels.
       rewrite (proj2 (on_levels 0 (2 * alpha * eps) a) a_high).
       now rewrite (proj2 (on_levels (exp (- eps)) (exp eps) a) a_high).
+Qed.
+
+(** theorem-2-rl is attained, for rewards of the width [R = α(1 + tanh(ε/2))]. *)
+Theorem theorem_2_rl_attained : forall n s v, gauge v -> 2 * eps <= 1 + tanh (eps / 2) ->
+  let expert := soft_policy alpha indifferent_reward in
+  let width := alpha * (1 + tanh (eps / 2)) in
+  reward_range 0 width indifferent_reward n s /\
+  log_ratio_ball eps expert uniform n s /\
+  policy (always 0) n s /\ optimal_up_to 0 (endogenous alpha uniform v) (always 0) n s /\
+  value expert indifferent_reward n s - value (always 0) indifferent_reward n s
+  = width * (INR n * eps).
+Proof.
+  intros n s v zero narrow expert width.
+  destruct (rl_expert_attained n s v zero) as (ball & pol & best & gap).
+  split; [| split; [exact ball | split; [exact pol | split; [exact best |]]]].
+  - pose proof (indifferent_range n s) as range. revert range. apply everywhere_imp.
+    intros m t range a a_in. specialize (range a a_in).
+    apply (Rmult_le_compat_l alpha) in narrow; [unfold width; lra | lra].
+  - unfold expert. rewrite gap. unfold width. ring.
 Qed.
 
 End IndifferentLearner.

@@ -112,6 +112,16 @@ Proof.
   rewrite soft_value, regularised_gap by assumption. lra.
 Qed.
 
+(** In regularised values the worst loss in the ball is linear in [H] and quadratic in [ε]. *)
+Theorem regularised_ball : forall alpha eps r p n s, 0 < alpha -> policy p n s ->
+  log_ratio_ball eps (soft_policy alpha r) p n s ->
+  regularised alpha (soft_policy alpha r) r n s - regularised alpha p r n s <=
+  alpha * (INR n * eps * tanh (eps / 2)).
+Proof.
+  intros alpha eps r p n s alpha_pos pol ball. rewrite regularised_equality by assumption.
+  apply Rmult_le_compat_l; [lra |]. apply kl_ball; auto using soft_policy_policy.
+Qed.
+
 (** ** Total variation *)
 
 Lemma tv_sym : forall p q n s, tv p q n s = tv q p n s.

@@ -49,8 +49,8 @@ Theorem responses_once : forall n prefix, NoDup (responses n prefix).
 Proof.
   assert (forall l l' : list (list nat), NoDup l -> NoDup l' ->
     (forall tau, In tau l -> ~ In tau l') -> NoDup (l ++ l')) as disjoint.
-  { intros l l' l_once l'_once apart. induction l_once as [| tau l new l_once IH]; [exact l'_once |].
-    cbn [app]. constructor.
+  { intros l l' l_once l'_once apart.
+    induction l_once as [| tau l new l_once IH]; [exact l'_once |]. cbn [app]. constructor.
     - rewrite in_app_iff. intros [old | old]; [now apply new | now apply (apart tau); [left |]].
     - apply IH. intros other other_in. apply apart. now right. }
   intros n. induction n as [| n IH]; intros prefix; cbn [responses acts prefix_tree].
@@ -119,7 +119,7 @@ Hypothesis gauge_v : gauge v_hat.
 Let expert : table (list nat) nat := soft_policy alpha r_star.
 Let r_hat : table (list nat) nat := endogenous alpha p_hat v_hat.
 
-(** Tokens that [π̂] forbids would have to be left out of the tree. *)
+(** Otherwise the tokens that [π̂] forbids are left out of the tree, as in Support.v. *)
 Definition forbids_nothing : Prop := at_prompts (positive p_hat horizon).
 
 (** [max |log π_E − log π̂| ≤ ε]. *)
@@ -172,7 +172,8 @@ Proof.
               (p_policy x x_in) (pos x x_in) gauge_v q q_pol) as [only attained].
   split.
   - intros best tau is_word. apply only; [exact best | now apply word_is_response].
-  - intros same. apply attained. intros tau tau_in. apply same. now apply responses_are_words in tau_in.
+  - intros same. apply attained. intros tau tau_in.
+    apply same. now apply responses_are_words in tau_in.
 Qed.
 
 (** *** Inverse RL *)
@@ -317,6 +318,104 @@ Proof.
   unfold clone_gap, plain. rewrite <- average_minus. apply average_le. intros x x_in.
   apply Cloning.clone_pinsker; auto using expert_policy, expert_positive.
 Qed.
+
+(** *** The policy of one response for each prompt *)
+
+Section Plays.
+
+Variable tau : list nat -> list nat.
+Hypothesis tau_word : at_prompts (fun x => word (tau x)).
+
+(** With [n] steps left the prompt is what the prefix has before its last [horizon - n] tokens. *)
+Definition plays : table (list nat) nat := fun n prefix a =>
+  let prompt := firstn (length prefix - (horizon - n)) prefix in
+  if a =? nth (horizon - n) (tau prompt) 0%nat then 1 else 0.
+
+Lemma plays_here : forall x (written : list nat) m a, (length written + m = horizon)%nat ->
+  plays m (x ++ written) a = if a =? nth (length written) (tau x) 0%nat then 1 else 0.
+Proof.
+  intros x written m a steps. unfold plays.
+  replace (horizon - m)%nat with (length written) by lia.
+  rewrite app_length, Nat.add_sub, firstn_app, Nat.sub_diag, firstn_all, app_nil_r. reflexivity.
+Qed.
+
+Lemma played_token : forall x (written : list nat) m,
+  In x prompts -> (length written + S m = horizon)%nat ->
+  (nth (length written) (tau x) 0 < vocab)%nat /\
+  skipn (length written) (tau x) =
+  nth (length written) (tau x) 0%nat :: skipn (S (length written)) (tau x).
+Proof.
+  intros x written m x_in steps. destruct (tau_word x x_in) as [size small].
+  assert (length written < length (tau x))%nat as inside by lia.
+  split.
+  - rewrite Forall_forall in small. apply small. now apply nth_In.
+  - revert inside. generalize (length written) (tau x). clear.
+    intros k l. revert k. induction l as [| a l IH]; intros [| k] inside; cbn in *; try lia; auto.
+    apply IH. lia.
+Qed.
+
+Lemma plays_from : forall x m (written : list nat) r,
+  In x prompts -> (length written + m = horizon)%nat ->
+  policy plays m (x ++ written) /\
+  value plays r m (x ++ written) = total r m (x ++ written) (skipn (length written) (tau x)).
+Proof.
+  intros x m. induction m as [| m IH]; intros written r x_in steps.
+  - rewrite value_0. split; [exact I | reflexivity].
+  - destruct (played_token x written m x_in steps) as [small parts].
+    assert (policy plays (S m) (x ++ written)) as pol.
+    { split.
+      - split; [intros a _; rewrite plays_here by exact steps; destruct Nat.eqb; lra |].
+        rewrite (sum_ext _ _ (fun a =>
+          (if a =? nth (length written) (tau x) 0%nat then 1 else 0) * 1))
+          by (intros a _; rewrite plays_here by exact steps; ring).
+        now apply (sum_at vocab _ (fun _ => 1)).
+      - intros a _. cbn [next prefix_tree]. rewrite <- app_assoc.
+        apply (IH (written ++ [a]) r x_in). rewrite app_length. simpl. lia. }
+    split; [exact pol |]. rewrite value_S by exact pol. cbn [acts prefix_tree].
+    rewrite (sum_ext _ _ (fun a =>
+      (if a =? nth (length written) (tau x) 0%nat then 1 else 0)
+      * (r (S m) (x ++ written) a + value plays r m (next (x ++ written) a))))
+      by (intros a _; now rewrite plays_here).
+    rewrite (sum_at vocab _ (fun a => r (S m) (x ++ written) a
+               + value plays r m (next (x ++ written) a))) by exact small.
+    rewrite parts. cbn [total next prefix_tree]. f_equal. rewrite <- app_assoc.
+    destruct (IH (written ++ [nth (length written) (tau x) 0%nat]) r x_in) as [_ ->];
+      rewrite app_length; cbn [length]; [lia |].
+    now rewrite Nat.add_1_r.
+Qed.
+
+Lemma plays_policy : at_prompts (policy plays horizon).
+Proof.
+  intros x x_in. rewrite <- (app_nil_r x). now apply (plays_from x horizon [] r_star).
+Qed.
+
+(** It is worth the return of its responses. *)
+Theorem plays_value : forall r, plain plays r = average (fun x => total r horizon x (tau x)).
+Proof.
+  intros r. apply average_ext. intros x x_in. rewrite <- (app_nil_r x) at 1 2.
+  now apply (plays_from x horizon [] r).
+Qed.
+
+(** Playing a response of [π̂] that is within [shortfall] nats of the most probable one maximises
+    [r̂] up to [α] times that. *)
+Theorem most_probable_is_optimal : forall shortfall, forbids_nothing ->
+  (forall x other, In x prompts -> word other ->
+     ln (prob p_hat horizon x other) <= ln (prob p_hat horizon x (tau x)) + shortfall x) ->
+  forall q, at_prompts (policy q horizon) ->
+  plain q r_hat <= plain plays r_hat + alpha * average shortfall.
+Proof.
+  intros shortfall pos most q q_policy.
+  rewrite plays_value, <- average_scale, <- average_plus. apply average_le. intros x x_in.
+  eapply Rle_trans; [apply value_le_greatest; auto |].
+  destruct (greatest_in (responses horizon x) (total r_hat horizon x)
+              (responses_nonempty horizon x)) as (other & other_in & ->).
+  assert (In (tau x) (responses horizon x)) as tau_in by now apply word_is_response, tau_word.
+  unfold r_hat. rewrite !SoftValues.endogenous_telescoping by auto using prob_pos.
+  assert (word other) as is_word by now apply responses_are_words in other_in.
+  pose proof (Rmult_le_compat_l alpha _ _ (Rlt_le _ _ alpha_pos) (most x other x_in is_word)). lra.
+Qed.
+
+End Plays.
 
 (** *** Theorem 2: RL on the endogenous reward *)
 

@@ -59,6 +59,23 @@ Proof.
   do 3 f_equal. unfold log_ratio, expert. ring.
 Qed.
 
+(** It is the total variation of the two outcomes. *)
+Lemma preference_tv_outcomes : forall r' r'' tau tau',
+  preference_tv r' r'' n s tau tau' =
+  / 2 * (Rabs (preference r' n s tau tau' - preference r'' n s tau tau') +
+         Rabs (preference r' n s tau' tau - preference r'' n s tau' tau)).
+Proof.
+  assert (forall x y, logistic (y - x) = 1 - logistic (x - y)) as reversed.
+  { intros x y. unfold logistic. replace (- (y - x)) with (x - y) by ring.
+    replace (- (x - y)) with (y - x) by ring. replace (x - y) with (- (y - x)) by ring.
+    rewrite exp_Ropp. pose proof (exp_pos (y - x)). field. lra. }
+  intros r' r'' tau tau'. unfold preference_tv, preference.
+  rewrite (reversed (total r' n s tau)), (reversed (total r'' n s tau)).
+  match goal with |- Rabs ?d = _ =>
+    replace (Rabs (_ - _ - (_ - _))) with (Rabs d); [lra |] end.
+  rewrite <- Rabs_Ropp. f_equal. ring.
+Qed.
+
 (** Row theorem-1-sharp: [TV ≤ tanh(α(H−k)ε/2)] for responses that share their first [k] tokens. *)
 Theorem theorem_1_sharp : forall shared rest rest',
   log_ratio_ball eps expert p n s ->

@@ -2,7 +2,8 @@
 
     Soft values and the soft-optimal policy, their variational characterisation, and the rows
     soft-value, telescoping, endogenous-telescoping, soft-rl-fixed-point, irl-saddle, irl-gap and
-    inverse-soft-q. *)
+    inverse-soft-q. Where a row reads the reward inside [π̂], [π̂] forbids nothing that the tree
+    allows; Support.v is about policies that do. *)
 
 From Coq Require Import Reals List Lra.
 From Endorm Require Export Values Scalars Distributions.
@@ -18,10 +19,14 @@ Implicit Types (p q r : table St T) (n : nat) (s : St) (tau : list T) (v : nat -
 (** ** The soft-optimal policy *)
 
 Lemma soft_policy_positive : forall r n s, positive (soft_policy alpha r) n s.
-Proof. intros r n s. apply everywhere_all. intros m t a _. apply softmax_positive, acts_nonempty. Qed.
+Proof.
+  intros r n s. apply everywhere_all. intros m t a _. apply softmax_positive, acts_nonempty.
+Qed.
 
 Lemma soft_policy_policy : forall r n s, policy (soft_policy alpha r) n s.
-Proof. intros r n s. apply everywhere_all. intros m t. apply softmax_distribution, acts_nonempty. Qed.
+Proof.
+  intros r n s. apply everywhere_all. intros m t. apply softmax_distribution, acts_nonempty.
+Qed.
 
 (** [α log π_E(a|s) = r(s,a) + V*(s⊕a) − V*(s)]. *)
 Lemma ln_soft_policy : forall r n s a,
@@ -241,6 +246,15 @@ Theorem irl_saddle : forall p v n s, policy p n s -> positive p n s -> gauge v -
 Proof.
   intros p v n s pol pos zero. unfold irl_dual, entropy.
   rewrite value_endogenous, soft_values_endogenous by assumption. lra.
+Qed.
+
+(** With [π̂] as the answer to [r̂] (soft-rl-fixed-point) that is a saddle point: no reward makes
+    the objective greater. *)
+Theorem irl_best_reward : forall p v r n s, policy p n s -> positive p n s -> gauge v ->
+  irl_dual p r n s <= irl_dual p (endogenous alpha p v) n s.
+Proof.
+  intros p v r n s pol pos zero. rewrite irl_saddle by assumption. unfold irl_dual.
+  pose proof (soft_value_greatest r p n s pol) as most. unfold regularised in most. lra.
 Qed.
 
 (** Row irl-gap: for other data the duality gap is [α KL(π_E‖π̂)]. *)

@@ -1,6 +1,6 @@
 (** Sums and maxima over lists: [∑ x ∈ l, f x], [greatest l f], [least l f]. *)
 
-From Coq Require Import Reals List Lra.
+From Coq Require Import Reals List Lra Lia PeanoNat.
 Import ListNotations.
 Open Scope R_scope.
 
@@ -171,4 +171,14 @@ Proof.
   intros A B l l' f. induction l as [| x l IH]; simpl.
   - symmetry. now apply sum_zero.
   - rewrite IH, sum_plus. reflexivity.
+Qed.
+
+(** All mass on one number. *)
+Lemma sum_at : forall n k (f : nat -> R), (k < n)%nat ->
+  (∑ a ∈ seq 0 n, (if a =? k then 1 else 0) * f a) = f k.
+Proof.
+  intros n k f k_lt. replace n with (k + S (n - S k))%nat by lia.
+  rewrite seq_app, sum_app. cbn [seq Nat.add]. rewrite sum_cons, Nat.eqb_refl.
+  rewrite !sum_zero; [ring | |]; intros a a_in; apply in_seq in a_in; cbv beta;
+    destruct (Nat.eqb_spec a k); lia || ring.
 Qed.
