@@ -8,6 +8,7 @@ From Interval Require Export Tactic.
 From Endorm Require Export Sums Definitions Composition.
 From Endorm Require Paper.
 From Endorm Require Export SoftValues Distances Preferences Cloning ReinforcementLearning Anchored.
+From Endorm Require Export ClosedForms.
 Export ListNotations.
 Open Scope R_scope.
 

@@ -60,6 +60,7 @@ VARIABLES = {
     "regularised-equality": "alpha r p n s",
     "kl-ball": "eps expert p n s",
     "tv-composition": "eps expert p n s",
+    "tv-affinity": "eps expert p n s",
 }
 """The variables of each row's theorem; `_terms` has what they are."""
 

@@ -194,7 +194,8 @@ def decimal(x: Any) -> str:
     >>> decimal(mpf(1) / 4)
     '(2500000000000000000000000 / 10000000000000000000000000)'
     """
-    return f"({int(mp.nint(x * mpf(10) ** 25))} / {10**25})"
+    with mp.workdps(40):
+        return f"({int(mp.nint(x * 10**25))} / {10**25})"
 
 
 def choices(policy: Any) -> str:

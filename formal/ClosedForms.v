@@ -1,0 +1,16 @@
+(** The closed form of what two policies of a ball can differ by. *)
+
+From Coq Require Import Reals Lra List.
+From Endorm Require Import Composition Values Cloning.
+Open Scope R_scope.
+
+(** Row tv-affinity: [TV(π_E(τ), π̂(τ)) ≤ √(1 − cosh(ε/2)^{−2H})]. *)
+Theorem tv_affinity : forall {St T : Type} {D : Dynamics St T} eps (expert p : table St T) n s,
+  0 <= eps -> policy expert n s -> policy p n s -> log_ratio_ball eps expert p n s ->
+  tv expert p n s <= sqrt (1 - / cosh (eps / 2) ^ (2 * n)).
+Proof.
+  intros St T D eps expert p n s eps_nonneg expert_pol pol ball.
+  eapply Rle_trans; [now apply (tv_composition eps) |].
+  eapply Rle_trans; [now apply tv_rr_le_affinity |].
+  right. do 2 f_equal. unfold affinity_square. rewrite pow_mult, <- pow_inv. do 2 f_equal. cbn. ring.
+Qed.
