@@ -30,9 +30,20 @@ Proof. unfold Rmin, Rabs. destruct Rle_dec, Rcase_abs; lra. Qed.
 
 (** Unfolds everything down to real operations, and encloses the result. *)
 Ltac evaluate :=
-  cbv -[Rplus Rmult Rminus Rdiv Rinv Ropp Rabs Rmax Rmin exp ln sqrt IZR Rle];
+  cbv -[Rplus Rmult Rminus Rdiv Rinv Ropp Rabs Rmax Rmin exp ln sqrt IZR Rle Rlt];
   rewrite ?Rmax_abs, ?Rmin_abs;
   interval with (i_prec 60).
+
+(** Evaluates what is said of every state of the tree. *)
+Ltac evaluate_everywhere :=
+  unfold policy, positive, log_ratio_ball, reward_range;
+  repeat (cbn [everywhere];
+          match goal with
+          | |- True => exact I
+          | |- _ /\ _ => split
+          | |- forall a, In a _ -> _ => let a := fresh in intros a [<- | [<- | []]]
+          end);
+  evaluate.
 
 (** What a claim says of a response [tau] once its assumptions hold. *)
 Ltac conclusion claim tau :=

@@ -201,6 +201,12 @@ def instance_file(
         f"Definition most_probable := plays {word(tuple(map(int, rl)))}.",
         f"Definition best := plays {word(tuple(map(int, best)))}.",
     ]
+    ball = "log_ratio_ball ({}) expert learner 2%nat []"
+    lines += [
+        f"Goal {ball.format('eps + 1 / 1000000000000')}. Proof. evaluate_everywhere. Qed.",
+        f"Goal {ball.format('eps - 1 / 1000000000000')}. Proof. Fail evaluate_everywhere. Abort.",
+        "Goal reward_range 0 1 rewards 2%nat []. Proof. evaluate_everywhere. Qed.",
+    ]
     for claim in found:
         given = " ".join(f"({name} := {term})" for name, term in claim.terms.items())
         lines += [
