@@ -1,10 +1,11 @@
 # `make verify`: set up an environment and run the main job. `make test`: set up and run every check.
+# `make proofs`: check the theorems of `formal/`, for which Coq must be installed.
 PYTHON ?= python3
 VENV   ?= .venv
 OUT    ?= out/verify
 BIN    := $(VENV)/bin
 
-.PHONY: verify test lint docs matrix bench clean
+.PHONY: verify test proofs lint docs matrix bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -25,11 +26,21 @@ lint: $(VENV)/.installed
 test: lint
 	$(BIN)/pytest -m "not slow" -n auto --maxprocesses 4 --dist worksteal
 
+# built, checked again by Coq's own checker; then what they assume, and our doubles on instances
+proofs: $(VENV)/.installed
+	@coqc --version >/dev/null 2>&1 && test -d "$$(coqc -where)/user-contrib/Interval" || \
+	  { echo "make proofs needs Coq 8.16 and Coq-Interval: apt-get install coq libcoq-interval" >&2; exit 1; }
+	cd formal && coq_makefile -f _CoqProject -o CoqMakefile
+	$(MAKE) -C formal -f CoqMakefile
+	$(MAKE) -C formal -f CoqMakefile validate
+	$(BIN)/pytest tests/proofs
+
 matrix: $(VENV)/.installed
 	$(BIN)/python tests/helpers/matrix.py --out docs/architectures.md
 
 docs: $(VENV)/.installed
 	$(BIN)/python -c 'from llm_bridge.commands import main; print(main.page(), end="")' > docs/commands.md
+	$(BIN)/python tests/helpers/theorems.py
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[benchmark]'
@@ -39,4 +50,5 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/scoring.py
 
 clean:
-	rm -rf $(VENV) out build *.egg-info
+	rm -rf $(VENV) out build *.egg-info formal/CoqMakefile* formal/.CoqMakefile* formal/.*.cache
+	find formal -name '*.vo*' -delete -o -name '*.glob' -delete -o -name '.*.aux' -delete

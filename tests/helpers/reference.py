@@ -210,6 +210,20 @@ def tv_randomised_response_sum(horizon: int, epsilon: mpf) -> mpf:
     return total
 
 
+def tv_affinity(horizon: int, epsilon: mpf) -> mpf:
+    """``√(1 − BC²)``, where `H` randomised responses have the affinity ``BC = Π_h 2√(pq)``, ``p =
+    1/(1 + e^{−ε})``.
+
+    ``1 − 4pq = (p − q)²``, so that nothing cancels where `ε` is small.
+    """
+    if epsilon == INF:
+        return mpf(1)
+    gain = -mp.expm1(-epsilon) / (1 + mp.exp(-epsilon))  # p − q
+    if gain == 1:
+        return mpf(1)
+    return mp.sqrt(-mp.expm1(horizon * mp.log1p(-(gain**2))))
+
+
 def kl_ball(horizon: Any, epsilon: mpf) -> mpf:
     """``Hε tanh(ε/2)``."""
     return horizon * epsilon * mp.tanh(epsilon / 2)
@@ -647,11 +661,12 @@ class Oracle:
             "theorem-2-rl": small,
             "regularised-equality": to,
             "tv-composition": few,
+            "tv-affinity": few,
         }
         return {name: bool(special.get(name, True)) for name in sides}
 
     def sides(self, prompt: int) -> Sides:
-        """``name -> (left, right)`` of the thirty statements for one prompt.
+        """``name -> (left, right)`` of every statement for one prompt.
 
         Lists by response follow `responses`, lists by pair ``itertools.combinations`` of them.
         `None`: over `MAX_RESPONSES` responses for a total variation, or no pair to average over.
@@ -802,6 +817,7 @@ class Oracle:
         return {
             "kl-ball": (q["kl_to_expert"], kl_ball(H, eps)),
             "tv-composition": None if tv is None else (tv, tv_randomised_response(H, eps)),
+            "tv-affinity": None if tv is None else (tv, tv_affinity(H, eps)),
         }
 
 

@@ -418,23 +418,35 @@ DISTANCES: tuple[Statement[Quantities], ...] = (
     ),
 )
 
+TRAJECTORY_TV = Quantity[Instance](
+    "TV(π_E(τ), π̂(τ))", lambda i: i.trajectory_tv, "probability", ceiling=lambda i: 1.0
+)
+TV_IS_COMPUTED = Condition[Instance]("TV is computed", lambda i: np.asarray(i.has_leaves))
+
 DISTANCES_WITH_LAST_TOKEN: tuple[Statement[Instance], ...] = (
     Statement(
         "tv-composition",
         "docs §4",
-        Quantity(
-            "TV(π_E(τ), π̂(τ))",
-            lambda i: i.trajectory_tv,
-            "probability",
-            ceiling=lambda i: 1.0,
-        ),
+        TRAJECTORY_TV,
         "≤",
         Quantity(
             "TV_RR(H,ε)",
             lambda i: bounds.tv_randomised_response(i.horizon, i.epsilon),
             "probability",
         ),
-        Condition("TV is computed", lambda i: np.asarray(i.has_leaves)),
+        TV_IS_COMPUTED,
+    ),
+    Statement(
+        "tv-affinity",
+        "docs §4",
+        TRAJECTORY_TV,
+        "≤",
+        Quantity(
+            "√(1 − cosh(ε/2)^{−2H})",
+            lambda i: bounds.tv_affinity(i.horizon, i.epsilon),
+            "probability",
+        ),
+        TV_IS_COMPUTED,
     ),
 )
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from theory.claims.findings import Finding, Group
+from theory.claims.proved import is_proved
 from theory.claims.statements import STATEMENTS
 from theory.reports.figures import horizon_figure, preference_figure
 from theory.reports.report import DIGITS, Column, Plot, Report, Section, Table, Text, Tone, show
@@ -134,6 +135,7 @@ def _group(group: Group, findings: Sequence[Finding]) -> list[Table | Text]:
         Column("left/right", align="right"),
         Column("slack", ".2e", "right"),
         Column("verdict"),
+        Column("proved"),
         VACUOUS,
         Column("in balls", align="right"),
     ]
@@ -145,6 +147,7 @@ def _group(group: Group, findings: Sequence[Finding]) -> list[Table | Text]:
             _ratio(finding),
             finding.smallest_slack if finding.instances else None,
             finding.verdict,
+            _proved(finding),
             finding.vacuous_share,
             finding.certified,
         )
@@ -173,6 +176,11 @@ def _attained(groups: Sequence[Group], findings: Sequence[Finding]) -> Table:
     columns = [Column("statement"), Column("claim"), *(Column(x, align="right") for x in names)]
     note = "\n".join(f"{name} {group.name}" for name, group in zip(names, groups, strict=True))
     return Table("attained fraction of each bound, largest left/right", columns, rows, note)
+
+
+def _proved(finding: Finding) -> str:
+    """For all instances, by a theorem; or on those whose verdict this is."""
+    return "for all" if is_proved(finding.statement) else f"on {finding.instances} instances"
 
 
 def _ratio(finding: Finding) -> str:

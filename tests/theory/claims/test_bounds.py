@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mpmath import mp, mpf
 
 from theory.claims import bounds
 
@@ -162,3 +163,22 @@ def test_rewards_that_are_all_equal_are_worth_the_same_however_far_the_policies(
     """Zero times infinity is zero here: a width of zero leaves nothing to lose."""
     assert float(bound(3, np.inf, 0.0)) == 0.0
     assert float(bound(3, np.inf, 1.0)) == np.inf
+
+
+@pytest.mark.parametrize("horizon", [1, 2, 7, 100])
+def test_tv_affinity_lies_between_randomised_response_and_its_elementary_bound(horizon):
+    epsilon = np.geomspace(1e-9, 200, 60)
+    exact = bounds.tv_randomised_response(horizon, epsilon)
+    closed = bounds.tv_affinity(horizon, epsilon)
+    assert (exact <= closed * (1 + 1e-12)).all()
+    assert (closed <= np.minimum(np.sqrt(horizon) * np.tanh(epsilon / 2), 1) * (1 + 1e-12)).all()
+    if horizon == 1:
+        assert closed == pytest.approx(exact, rel=1e-13)
+    assert float(bounds.tv_affinity(horizon, np.inf)) == 1.0
+
+
+def test_tv_affinity_has_its_digits_at_any_epsilon():
+    for epsilon in (1e-9, 1e-3, 1.0, 1.999, 2.0, 2.001, 30.0):
+        with mp.workdps(60):
+            exact = mp.sqrt(1 - mp.cosh(mpf(epsilon) / 2) ** -8)
+        assert float(bounds.tv_affinity(4, epsilon)) == pytest.approx(float(exact), rel=1e-13)
