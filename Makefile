@@ -31,7 +31,7 @@ proofs: $(VENV)/.installed
 	@coqc --version >/dev/null 2>&1 && test -d "$$(coqc -where)/user-contrib/Interval" || \
 	  { echo "make proofs needs Coq 8.16 and Coq-Interval: apt-get install coq libcoq-interval" >&2; exit 1; }
 	cd formal && coq_makefile -f _CoqProject -o CoqMakefile
-	$(MAKE) -C formal -f CoqMakefile
+	$(MAKE) -C formal -f CoqMakefile -j 2
 	$(MAKE) -C formal -f CoqMakefile validate
 	$(BIN)/pytest tests/proofs
 
