@@ -42,7 +42,7 @@ class MinimaxOptions(Options):
         default_text="1,2,…,16",
     )
     per_reward: int = option(
-        64, help="steps of soft values in a unit of reward", low=1, high=2**16, metavar="N"
+        128, help="steps of soft values in a unit of reward", low=1, high=2**16, metavar="N"
     )
     per_epsilon: int = option(
         8, help="steps of likelihood ratios in a factor e^ε", low=1, high=2**10, metavar="J"

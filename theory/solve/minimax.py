@@ -59,7 +59,7 @@ class Mesh(NamedTuple):
         8
     """
 
-    per_reward: int = 64
+    per_reward: int = 128
     per_epsilon: int = 8
 
 
@@ -265,9 +265,12 @@ def _splits(ball: Ball, h: int, N: int) -> Iterator[Split]:
 
 
 def _shares(V: int) -> list[float]:
-    """Sizes of the first group over `V`: powers of two, and what they leave."""
-    powers = {2**i for i in range(V.bit_length()) if 2**i < V}
-    return sorted(n / V for n in powers | {V - n for n in powers})
+    """Sizes of the first group over `V`: all up to 8 tokens, else about half a power of two apart,
+    and what they leave.
+    """
+    sizes = {round(2 ** (i / 2)) for i in range(2 * V.bit_length())} if V > 8 else set(range(1, V))
+    sizes = {n for n in sizes if n < V}
+    return sorted(n / V for n in sizes | {V - n for n in sizes})
 
 
 def _split(
