@@ -3,7 +3,7 @@ make hard instances, none of which shares code with the recursion.
 """
 
 import math
-from itertools import product
+from itertools import pairwise, product
 
 import mpmath as mp
 import numpy as np
@@ -11,7 +11,18 @@ import pytest
 from scipy.optimize import differential_evolution
 
 from theory.mdp.token_mdp import TokenMDP
-from theory.solve.minimax import Ball, Mesh, Minimax, _best_child, require_mesh
+from theory.solve.minimax import (
+    Ball,
+    Mesh,
+    Minimax,
+    _best_child,
+    _entropy_gain,
+    _ratios,
+    _slack,
+    _split,
+    _splits,
+    require_mesh,
+)
 from theory.solve.soft import soft_optimal
 from theory.solve.worst_clone import worst_clone
 from theory.studies.gallery import coin_payoff, majority_vote
@@ -185,3 +196,50 @@ def test_the_windows_of_the_next_soft_value():
 def test_what_is_out_of_range_is_named(ball, horizon, mesh, name):
     with pytest.raises(ValueError, match=name):
         require_mesh(ball, horizon, mesh)
+
+
+@pytest.mark.parametrize("ball", BALLS, ids=str)
+def test_the_objective_between_two_splits_is_within_the_slack(ball):
+    """What is not convex in the masses stays below its chord and the slack that each step adds."""
+    h, mesh = 2, Mesh(max(8, round(4 / ball.alpha)), 1)
+    step = 1 / (mesh.per_reward * ball.alpha)
+    lowest = -h * mesh.per_reward  # a state of the highest soft value has none below
+    splits = [s for s in _splits(ball, h, mesh.per_reward) if min(s.offsets) >= lowest]
+    splits.sort(key=lambda split: split.masses[0])
+    t = _ratios(6, h, ball.epsilon, mesh)
+    slack = _slack(ball, t, h, mesh, np.zeros((1, 1)))[:, 0]
+    gains = np.array([_entropy_gain(split, t, ball.alpha) for split in splits])
+    largest = np.zeros(len(t))
+    for k, (left, right) in enumerate(pairwise(splits)):
+        for weight in (0.2, 0.5, 0.8):
+            masses = tuple(
+                (1 - weight) * a + weight * b
+                for a, b in zip(left.masses, right.masses, strict=True)
+            )
+            between = _split((0.5, 0.5), masses, step, ball.epsilon)
+            chord = (1 - weight) * gains[k] + weight * gains[k + 1]
+            above = _entropy_gain(between, t, ball.alpha) - chord
+            largest = np.maximum(largest, above)
+    assert (largest <= slack).all()
+    assert largest.max() > 0  # and it is needed
+
+
+@pytest.mark.parametrize("ball", [Ball(2, 0.3, 0.5), Ball(2, 1.0, 0.1), Ball(2, 5.0, 1.0)], ids=str)
+@pytest.mark.parametrize("mesh", [Mesh(2, 12), Mesh(5, 2), Mesh(16, 3)], ids=str)
+def test_every_tree_is_below_the_table_at_its_own_soft_value(ball, mesh):
+    """Not the largest entry alone: at each soft value, moved up to the mesh, and at each ratio."""
+    rng = np.random.default_rng(2)
+    n, H = 4000, 3
+    tables = Minimax(ball, H, mesh)._tables
+    for h in range(1, H + 1):
+        rewards = [rng.random((n, 2**k, 2)) ** rng.choice([0.2, 1, 5], (n, 1, 1)) for k in range(h)]
+        rewards = [np.where(rng.random(x.shape) < 0.4, np.round(x), x) for x in rewards]
+        mdp = TokenMDP.tree(rewards)
+        expert, values = soft_optimal(mdp, ball.alpha)
+        soft = values[0][:, 0] - h * ball.alpha * math.log(2)
+        best, worst = (worst_clone(mdp, expert, e).values[0][:, 0] for e in (1e-12, ball.epsilon))
+        column = np.ceil(soft * mesh.per_reward - 1e-9).astype(int)
+        for row, t in enumerate(_ratios(H, h, ball.epsilon, mesh)):
+            own = best - t * worst - (1 - t) * soft
+            assert (own <= tables[h][row, column] + 1e-9).all()
+            assert (tables[h][row] >= 0).all()  # what constant rewards have
