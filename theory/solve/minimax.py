@@ -27,6 +27,7 @@ from scipy.ndimage import maximum_filter1d
 from theory.arrays.memory import require_memory
 from theory.arrays.namespace import require_positive_number
 from theory.mdp.token_mdp import TokenMDP
+from theory.solve.climb import TwoKinds, climb
 
 __all__ = ["Ball", "Mesh", "Minimax", "require_mesh"]
 
@@ -135,23 +136,27 @@ class Minimax:
     def hardest_mdp(self, horizon: int) -> TokenMDP:
         """Make a token MDP on which the worst clone loses nearly that: rewards in [0, 1].
 
-        It has one prompt. Its states are pairs of a soft value and a likelihood ratio on the mesh,
-        and recur: some 2,000 a layer at ``H = 64``. In every state its tokens are of two kinds.
+        It has one prompt. Its states are those that the recursion reaches, pairs of a soft value
+        and a likelihood ratio, and recur. In every state its tokens are of two kinds. Gradient
+        steps on the rewards make up for what the mesh has lost.
         """
+        start = self._followed(horizon)
+        return climb(start, self.ball.alpha, self.ball.epsilon).token_mdp()
+
+    def _followed(self, horizon: int) -> TwoKinds:
+        """Take the best split in every state that is reached, and in it the best legal rewards."""
         splits = _Splits.of(list(_splits(self.ball, horizon, self.mesh.per_reward)))
         states = np.array([[int(_at_root(self._tables[horizon]).argmax()), 0]])
-        rewards: list[np.ndarray] = []
-        successors: list[np.ndarray] = []
+        found = TwoKinds([], [], [])
         for h in range(horizon, 0, -1):
             table = self._tables[h - 1]
-            taken = _best_splits(table, states, splits, self.ball, h, self.mesh)
-            paid, children = _moves(table, states, splits.take(taken), self.ball, self.mesh)
-            sizes = np.rint(splits.shares[taken, :1] * self.ball.vocab_size)
-            group = (np.arange(self.ball.vocab_size) >= sizes).astype(int)
+            taken = splits.take(_best_splits(table, states, splits, self.ball, h, self.mesh))
+            rewards, children = _moves(table, states, taken, self.ball, self.mesh)
             states, index = np.unique(children.reshape(-1, 2), axis=0, return_inverse=True)
-            rewards.append(np.take_along_axis(paid, group, axis=1))
-            successors.append(np.take_along_axis(index.reshape(-1, 2), group, axis=1))
-        return TokenMDP.table(rewards, successors[:-1])
+            found.rewards.append(rewards)
+            found.children.append(index.reshape(-1, 2))
+            found.sizes.append(np.rint(taken.shares * self.ball.vocab_size).astype(int))
+        return found
 
 
 def require_mesh(ball: Ball, H: int, mesh: Mesh) -> None:

@@ -149,7 +149,8 @@ def test_a_longer_table_has_the_same_values():
 def test_the_hardest_mdp_is_what_it_says(V):
     """Rewards in [0, 1], tokens of two kinds, soft values on the mesh, one prompt."""
     ball, mesh = Ball(V, 1.0, 0.2), Mesh(32, 4)
-    mdp = Minimax(ball, 5, mesh).hardest_mdp(5)
+    worst = Minimax(ball, 5, mesh)
+    mdp = worst._followed(5).token_mdp()
     assert (mdp.horizon, mdp.vocab_size, mdp.dynamics.layer_sizes[0]) == (5, V, 1)
     for h, table in enumerate(mdp.rewards):
         assert ((table >= 0) & (table <= 1)).all()
@@ -157,6 +158,10 @@ def test_the_hardest_mdp_is_what_it_says(V):
         value = soft_optimal(mdp, ball.alpha).values[h]
         steps = (value - (5 - h) * ball.alpha * math.log(V)) * mesh.per_reward
         np.testing.assert_allclose(steps, np.round(steps), atol=1e-8)
+    climbed = worst.hardest_mdp(5)
+    assert climbed.dynamics.same_as(mdp.dynamics)
+    assert all(((table >= 0) & (table <= 1)).all() for table in climbed.rewards)
+    assert certified_gap(climbed, 1.0, 0.2) >= certified_gap(mdp, 1.0, 0.2) - 1e-9
 
 
 def test_more_tokens_of_the_same_kinds_lose_no_less():
