@@ -31,7 +31,7 @@ class MinimaxOptions(Options):
         (1.0,), help="temperatures α of the expert", metavar="A", **shared.ALPHAS
     )
     epsilons: tuple[float, ...] = option(
-        (0.1,), help="radii of the ball", low=1e-12, high=20.0, unit="nats", metavar="E"
+        (0.1,), help="radii of the ball", low=1e-6, high=20.0, unit="nats", metavar="E"
     )
     horizons: tuple[int, ...] | None = option(
         None,

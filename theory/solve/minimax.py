@@ -365,9 +365,7 @@ def _best_splits(
     """Index of the best split in each state ``(soft value, ratio)``, counted in steps."""
     N, J = mesh
     n = h * N + 1
-    within = _best_child(table, n, N - 1, 0)
-    within[:, -1] = -np.inf  # above h there is no soft value
-    best = np.stack([within, _best_child(table, n, N, 0)])
+    best = np.stack([_best_child(table, n, N - 1, 0), _best_child(table, n, N, 0)])
     steps = splits.log_tilts / ball.epsilon * J
     rows = np.minimum(np.floor(steps).astype(int), J - 1)
     entropy = ball.alpha * splits.masses * np.log(splits.masses / splits.shares)

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from theory import __version__
-from theory.arrays.precision import DOUBLE
+from theory.arrays.precision import DOUBLE, precision
 from theory.claims import bounds
 from theory.claims.instance import Instance
 from theory.mdp.token_mdp import TokenMDP
@@ -32,6 +32,9 @@ __all__ = ["Constant", "certified_gap", "indifferent_gap", "minimax_curves"]
 
 INSIDE = 1 - 2.0**-30
 """Share of the radius that certified clones use, so that their enclosures are within the ball."""
+
+MORE_BITS = (128, 256)
+"""Tried one after another where doubles leave open whether a clone is in its ball."""
 
 ROUNDING = 2.0**-40
 """Relative widening of closed forms, more than the rounding of their evaluation."""
@@ -59,13 +62,15 @@ def certified_gap(mdp: TokenMDP, alpha: float, epsilon: float) -> float:
     """
     expert = soft_optimal(mdp, alpha).policy
     clone = worst_clone(mdp, expert, epsilon * INSIDE).policy
-    instance = Instance(mdp, expert, clone, alpha).enclosed(DOUBLE)
-    if not (instance.epsilon.upper() <= epsilon).all():
-        raise ArithmeticError(
-            f"epsilon={epsilon:g}: rounding leaves open whether the clone is in the ball; take a "
-            "shorter horizon"
-        )
-    return float(instance.clone_gap.lower().min())
+    instance = Instance(mdp, expert, clone, alpha)
+    for bits in (DOUBLE, *MORE_BITS):
+        exact = instance.enclosed(bits)
+        with precision(bits):
+            if (exact.epsilon.upper() <= epsilon).all():
+                return float(exact.clone_gap.lower().min())
+    raise ArithmeticError(
+        f"epsilon={epsilon:g}: {bits} bits leave open whether the clone is in the ball"
+    )
 
 
 @dataclass(frozen=True)

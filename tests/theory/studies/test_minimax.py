@@ -45,8 +45,16 @@ def test_the_certified_gap_is_below_the_exact_one_by_rounding_only():
 
 def test_a_clone_that_may_be_outside_is_refused(monkeypatch):
     monkeypatch.setattr(minimax, "INSIDE", 1 + 1e-9)
+    monkeypatch.setattr(minimax, "MORE_BITS", ())
     with pytest.raises(ArithmeticError, match=r"epsilon=0\.1"):
         certified_gap(TokenMDP.tree([[[0.0, 1.0]]]), 1.0, 0.1)
+
+
+def test_a_tiny_ball_takes_more_bits():
+    pytest.importorskip("flint")
+    mdp = TokenMDP.tree([[[0.0, 1.0]]])
+    exact = math.expm1(1e-6) / (1 + math.e)
+    assert 0 < exact - certified_gap(mdp, 1.0, 1e-6) < 1e-8 * exact
 
 
 @pytest.mark.parametrize(("V", "H"), [(2, 3), (3, 2), (4, 2)])
