@@ -125,12 +125,20 @@ class Minimax:
             self._tables.append(_backup(self._tables[-1], ball, horizon, h, mesh))
 
     def upper(self, horizon: int) -> float:
-        """Return a number that no cloning gap exceeds, reward units: certified.
+        """Return a number that no cloning gap of two tokens exceeds, reward units: certified.
 
-        It holds for every token MDP whose states have tokens of two kinds, so with ``V = 2`` for
-        every one: rewards in [0, 1], an expert that is soft-optimal at `α`, a policy within `ε` of
-        it. It tends to the largest gap as the mesh is refined.
+        It holds for every token MDP with rewards in [0, 1] and no token forbidden, an expert that
+        is soft-optimal at `α`, and a policy within `ε` of it. It tends to the largest gap as the
+        mesh is refined.
+
+        Raises:
+            ValueError: there are more than two tokens, or the horizon is not in the tables.
         """
+        self._require(horizon)
+        if self.ball.vocab_size != 2:
+            raise ValueError(
+                f"vocab_size={self.ball.vocab_size}: must be 2; for more, see theory.claims.bounds"
+            )
         return float(_at_root(self._tables[horizon]).max())
 
     def hardest_mdp(self, horizon: int) -> TokenMDP:
@@ -139,9 +147,17 @@ class Minimax:
         It has one prompt. Its states are those that the recursion reaches, pairs of a soft value
         and a likelihood ratio, and recur. In every state its tokens are of two kinds. Gradient
         steps on the rewards make up for what the mesh has lost.
+
+        Raises:
+            ValueError: the horizon is not in the tables.
         """
+        self._require(horizon)
         start = self._followed(horizon)
         return climb(start, self.ball.alpha, self.ball.epsilon).token_mdp()
+
+    def _require(self, horizon: int) -> None:
+        if not 0 < horizon < len(self._tables):
+            raise ValueError(f"horizon={horizon}: must be from 1 to {len(self._tables) - 1}")
 
     def _followed(self, horizon: int) -> TwoKinds:
         """Take the best split in every state that is reached, and in it the best legal rewards."""

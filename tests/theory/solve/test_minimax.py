@@ -109,10 +109,10 @@ def test_gradient_search_comes_near_and_not_above():
     from theory.studies.search import Ascent, clone_fraction, search
 
     ball = Ball(2, 1.0, 0.1)
-    found = search(clone_fraction(lambda H, e: 1.0), 2, 5, 0.1, alpha=1.0, ascent=Ascent(16, 200))
-    worst = Minimax(ball, 5, Mesh(128, 8))
-    lower = certified_gap(worst.hardest_mdp(5), *ball[1:])
-    assert 0.97 * lower < found.ratio <= worst.upper(5)
+    found = search(clone_fraction(lambda H, e: 1.0), 2, 4, 0.1, alpha=1.0, ascent=Ascent(16, 150))
+    worst = Minimax(ball, 4, Mesh(128, 8))
+    lower = certified_gap(worst.hardest_mdp(4), *ball[1:])
+    assert 0.97 * lower < found.ratio <= worst.upper(4)
 
 
 @pytest.mark.parametrize("horizon", [4, 12])
@@ -162,6 +162,15 @@ def test_the_hardest_mdp_is_what_it_says(V):
     assert climbed.dynamics.same_as(mdp.dynamics)
     assert all(((table >= 0) & (table <= 1)).all() for table in climbed.rewards)
     assert certified_gap(climbed, 1.0, 0.2) >= certified_gap(mdp, 1.0, 0.2) - 1e-9
+
+
+def test_what_has_no_upper_value_is_refused():
+    worst = Minimax(Ball(3, 1.0, 0.1), 2, Mesh(4, 1))
+    with pytest.raises(ValueError, match="vocab_size=3: must be 2"):
+        worst.upper(1)
+    for horizon in (0, 3):
+        with pytest.raises(ValueError, match=f"horizon={horizon}: must be from 1 to 2"):
+            worst.hardest_mdp(horizon)
 
 
 def test_more_tokens_of_the_same_kinds_lose_no_less():
