@@ -50,7 +50,7 @@ def minimax_report(points: Sequence[Constant]) -> Report:
         >>> from theory.studies.minimax import minimax_curves
         >>> points = minimax_curves([Ball(2, 1.0, 0.1)], [1, 2], Mesh(32, 2), processes=1)
         >>> minimax_report(points).sections[1].rows[0][:3]
-        (1, '0.02814', '0.02838')
+        (1, '0.02828', '0.02838')
 
     """
     plot = Plot(
