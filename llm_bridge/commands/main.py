@@ -16,13 +16,14 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from llm_bridge.commands import check, ppo, score, train_reward, validate, verify
-from theory.commands import curves, learn, solve
+from theory.commands import curves, learn, minimax, solve
 
 __all__ = ["COMMANDS", "main", "page"]
 
 COMMANDS = (
     verify.COMMAND,
     curves.COMMAND,
+    minimax.COMMAND,
     learn.COMMAND,
     solve.COMMAND,
     check.COMMAND,

@@ -21,6 +21,7 @@ ENOUGH = {
     "verify": "--model m --prompt a",
     "curves": "",
     "learn": "",
+    "minimax": "",
     "solve": "mdp.npz --alpha 1",
     "check": "--model m --prompt a --sampled 4",
     "score": "--model m --pairs f --reference n",
