@@ -405,6 +405,42 @@ def squared_hellinger(model: Model, one: Any, two: Any) -> list[list[mpf]]:
     return backward(model, row)
 
 
+def return_moments(model: Model, one: Any, two: Any) -> list[tuple[mpf, mpf, mpf]]:
+    """``Σ_τ w(τ) r(τ)^k`` for ``k = 0, 1, 2`` and ``w = √(π π')``, for each prompt.
+
+    ``M_2(s) = Σ_a √(p p') [r² M_0 + 2 r M_1 + M_2]`` of the next states, and so on.
+    """
+
+    def row(h: int, s: int, following: list[Any]) -> tuple[mpf, mpf, mpf]:
+        zero, first, second = [], [], []
+        for a, below in enumerate(following):
+            weight = mp.exp((one[h][s][a] + two[h][s][a]) / 2)
+            if weight == 0:
+                continue
+            r, (m0, m1, m2) = model.rewards[h][s][a], below
+            zero.append(weight * m0)
+            first.append(weight * (r * m0 + m1))
+            second.append(weight * (r * r * m0 + 2 * r * m1 + m2))
+        return mp.fsum(zero), mp.fsum(first), mp.fsum(second)
+
+    found: Any = None
+    for h in reversed(range(model.horizon)):
+        layer = []
+        for s in range(len(one[h])):
+            below = [(mpf(1), mpf(0), mpf(0))] * model.vocab_size
+            if h + 1 < model.horizon:
+                below = [found[k] for k in model.next[h][s]]
+            layer.append(row(h, s, below))
+        found = layer
+    return found
+
+
+def spread(moments: Iterable[Sequence[mpf]]) -> mpf:
+    """``min_c Σ w (r − c)²`` from ``Σ w r^k``, ``k = 0, 1, 2``, of measures that are added up."""
+    zero, first, second = (mp.fsum(each) for each in zip(*moments, strict=True))
+    return max(second - first * first / zero, mpf(0))
+
+
 def renyi_2(model: Model, one: Any, two: Any) -> list[list[mpf]]:
     """``D_2(π‖π') = log Σ_τ π(τ)²/π'(τ)``: ``D_2(s) = log Σ_a exp(2 log π − log π' +
     D_2(s⊕a))``.
@@ -478,8 +514,12 @@ def epsilon_of(model: Model, prompt: int, one: Any, two: Any) -> mpf:
     )
 
 
-def trajectory_tv(model: Model, prompt: int, one: Any, two: Any) -> mpf | None:
-    """``½ Σ_τ |π(τ) − π'(τ)|`` over all responses; `None` where there are over `MAX_RESPONSES`."""
+def possible_responses(
+    model: Model, prompt: int, one: Any, two: Any
+) -> list[tuple[mpf, mpf]] | None:
+    """``(log π(τ), log π'(τ))`` of all responses that either writes; `None` where there are over
+    `MAX_RESPONSES`.
+    """
     partial = [(prompt, mpf(0), mpf(0))]
     for h in range(model.horizon):
         partial = [
@@ -494,7 +534,20 @@ def trajectory_tv(model: Model, prompt: int, one: Any, two: Any) -> mpf | None:
         ]
         if len(partial) > MAX_RESPONSES:
             return None
-    return mp.fsum(_difference(x, y) for _, x, y in partial) / 2
+    return [(x, y) for _, x, y in partial]
+
+
+def trajectory_tv(laws: list[tuple[mpf, mpf]] | None) -> mpf | None:
+    """``½ Σ_τ |π(τ) − π'(τ)|`` over `possible_responses`."""
+    return None if laws is None else mp.fsum(_difference(x, y) for x, y in laws) / 2
+
+
+def le_cam(laws: list[tuple[mpf, mpf]] | None) -> mpf | None:
+    """``Σ_τ (π − π')²/(π + π')`` over `possible_responses`."""
+    if laws is None:
+        return None
+    some = [(x, y) for x, y in laws if max(x, y) != NEVER]
+    return mp.fsum(_difference(x, y) ** 2 / (mp.exp(x) + mp.exp(y)) for x, y in some)
 
 
 def _difference(x: mpf, y: mpf) -> mpf:
@@ -562,6 +615,14 @@ class Oracle:
         self.soft_q = first(p_expert, self._advantages())
         self.squared_hellinger = squared_hellinger(model, expert, policy)[0]
         self.renyi = renyi_2(model, policy, expert)[0]
+        with mp.workdps(2 * self.work):  # the mean is taken out of second moments
+            own = [return_moments(model, law, law) for law in (expert, policy)]
+            between = return_moments(model, expert, policy)
+            twice = [tuple(2 * x for x in each) for each in between]
+            self.spreads = {
+                "le_cam": [spread(each) for each in zip(*own, strict=True)],
+                "hellinger": [spread(each) for each in zip(*own, twice, strict=True)],
+            }
         self.greatest_return = greatest_sum(model, model.permitted)[0]
         lowest = [
             [[NEVER if x == NEVER else -x for x in row] for row in layer]
@@ -603,6 +664,7 @@ class Oracle:
             log_expert, log_policy = (
                 model.along(t, prompt, rl) for t in (self.expert, self.policy)
             )
+            laws = possible_responses(model, prompt, self.expert, self.policy)
             found = {
                 "epsilon": epsilon_of(model, prompt, self.expert, self.policy),
                 "soft_value": self.soft_value[0][prompt],
@@ -623,7 +685,10 @@ class Oracle:
                 "renyi_to_expert": self.renyi[prompt],
                 "affinity": 1 - self.squared_hellinger[prompt],
                 "squared_hellinger": self.squared_hellinger[prompt],
-                "trajectory_tv": trajectory_tv(model, prompt, self.expert, self.policy),
+                "hellinger_spread": self.spreads["hellinger"][prompt],
+                "le_cam_spread": self.spreads["le_cam"][prompt],
+                "trajectory_tv": trajectory_tv(laws),
+                "le_cam": le_cam(laws),
             }
         return self._quantities.setdefault(prompt, found)
 
@@ -643,6 +708,8 @@ class Oracle:
             "preference-average": sides["preference-average"] is not None,
             "clone-tv": to and few,
             "clone-hellinger": to,
+            "clone-variance": to,
+            "clone-le-cam": to and few,
             "clone-pinsker": to,
             "theorem-2-rl": small,
             "regularised-equality": to,
@@ -651,7 +718,7 @@ class Oracle:
         return {name: bool(special.get(name, True)) for name in sides}
 
     def sides(self, prompt: int) -> Sides:
-        """``name -> (left, right)`` of the thirty statements for one prompt.
+        """``name -> (left, right)`` of every statement for one prompt.
 
         Lists by response follow `responses`, lists by pair ``itertools.combinations`` of them.
         `None`: over `MAX_RESPONSES` responses for a total variation, or no pair to average over.
@@ -752,7 +819,7 @@ class Oracle:
     def _cloning(self, q: dict[str, Any]) -> Sides:
         """``V^{π_E} − V^{π̂}`` against its bounds."""
         H, R, V, eps = self.model.horizon, self.model.width, self.model.vocab_size, q["epsilon"]
-        gap, spread, tv = (
+        gap, width, tv = (
             q["expert_value"] - q["policy_value"],
             q["return_range"],
             q["trajectory_tv"],
@@ -770,9 +837,13 @@ class Oracle:
                 gap,
                 times(entropy, tv_randomised_response_sum(H - 1, eps) + H * expm1),
             ),
-            "clone-tv": None if tv is None else (gap, spread * tv),
-            "clone-hellinger": (gap, spread * mp.sqrt(max(hellinger * (2 - hellinger), mpf(0)))),
-            "clone-pinsker": (gap, spread * pinsker(q["kl_to_expert"])),
+            "clone-tv": None if tv is None else (gap, width * tv),
+            "clone-hellinger": (gap, width * mp.sqrt(max(hellinger * (2 - hellinger), mpf(0)))),
+            "clone-pinsker": (gap, width * pinsker(q["kl_to_expert"])),
+            "clone-variance": (gap, mp.sqrt(2 * hellinger * q["hellinger_spread"])),
+            "clone-le-cam": None
+            if tv is None
+            else (gap, mp.sqrt(q["le_cam"] * q["le_cam_spread"])),
         }
 
     def _rl(self, q: dict[str, Any]) -> Sides:
@@ -877,6 +948,11 @@ def brute_force(given: Description, prompt: int, digits: int = 60) -> dict[str, 
         def divergence(one: dict[Tokens, mpf], two: dict[Tokens, mpf]) -> mpf:
             return mean(one, lambda t: mp.log(one[t] / two[t]) if two[t] > 0 else INF)
 
+        def least(weight: dict[Tokens, mpf]) -> mpf:
+            """``min_c Σ w (r − c)²``, about the mean itself."""
+            middle = mean(weight, returned.__getitem__) / mp.fsum(weight.values())
+            return mean(weight, lambda t: (returned[t] - middle) ** 2)
+
         missed = any(policy[t] > 0 and expert[t] == 0 for t in every)
         second = (
             INF
@@ -905,7 +981,16 @@ def brute_force(given: Description, prompt: int, digits: int = 60) -> dict[str, 
             "renyi_to_expert": second,
             "affinity": affinity,
             "squared_hellinger": 1 - affinity,
+            "hellinger_spread": least(
+                {t: (mp.sqrt(expert[t]) + mp.sqrt(policy[t])) ** 2 for t in every}
+            ),
+            "le_cam_spread": least({t: expert[t] + policy[t] for t in every}),
             "trajectory_tv": mp.fsum(abs(expert[t] - policy[t]) for t in every) / 2,
+            "le_cam": mp.fsum(
+                (expert[t] - policy[t]) ** 2 / (expert[t] + policy[t])
+                for t in every
+                if expert[t] + policy[t] > 0
+            ),
         }
 
 

@@ -25,8 +25,10 @@ from theory.claims import bounds
 from theory.claims.problem import Problem
 from theory.mdp.distances import (
     kl,
+    le_cam,
     log_ratios,
     max_log_ratio,
+    overlap,
     renyi,
     squared_hellinger,
     trajectory_tv,
@@ -39,7 +41,7 @@ from theory.mdp.responses import (
     response_sum,
 )
 from theory.mdp.token_mdp import TokenMDP
-from theory.mdp.values import expected_sums, occupancy, plain_values
+from theory.mdp.values import covariance, expected_sums, occupancy, plain_values
 from theory.solve.reward import endogenous_reward, preference_tv, returns
 from theory.solve.soft import Solution, power_policy, soft_optimal, soft_values
 
@@ -164,6 +166,40 @@ class Instance(Problem):
         return self.averaged(self._return_ranges * tv)
 
     @cached_property
+    def clone_bound_of_variance(self) -> Array:
+        """``√(Σ(√π_E − √π̂)²) · min_c √(Σ(√π_E + √π̂)²(r* − c)²)``, averaged over prompts:
+        ``batch``.
+        """
+        between, log_affinity = overlap(self.expert, self.policy)
+        affinity = array_namespace(log_affinity).exp(log_affinity)
+        laws = (self.expert, self.policy, between)
+        return self.averaged(
+            bounds.clone_gap_variance(
+                2 * self._squared_hellinger,
+                (constant(1.0, affinity), constant(1.0, affinity), 2 * affinity),
+                *self._return_moments(laws),
+            )
+        )
+
+    @cached_property
+    def clone_bound_of_le_cam(self) -> Array:
+        """``√(Σ(π_E − π̂)²/(π_E + π̂)) · min_c √(Σ(π_E + π̂)(r* − c)²)``, averaged over prompts:
+        ``batch``; `return_range` where there are over `MAX_LEAVES` responses.
+        """
+        if not self.has_leaves:
+            return self.return_range
+        distance = le_cam(self.expert, self.policy)
+        one = constant(1.0, distance)
+        moments = self._return_moments((self.expert, self.policy))
+        return self.averaged(bounds.clone_gap_variance(distance, (one, one), *moments))
+
+    def _return_moments(self, laws: Sequence[Policy]) -> tuple[list[Array], list[Array]]:
+        """Mean and variance of the return under each law, for each prompt."""
+        rewards = self.mdp.rewards
+        means = [plain_values(self.mdp, law)[0] for law in laws]
+        return means, [covariance(law, rewards, rewards) for law in laws]
+
+    @cached_property
     def rl_value(self) -> Array:
         """``V^{π_RL}_{r*}``, plain: ``batch``."""
         return self.averaged(returns(self.mdp, self.rl_response))
@@ -253,7 +289,12 @@ class Instance(Problem):
     @cached_property
     def hellinger_tv(self) -> Array:
         """``√(1 − BC²)`` for each prompt: ``(*batch, P)``."""
-        return bounds.tv_hellinger(squared_hellinger(self.expert, self.policy))
+        return bounds.tv_hellinger(self._squared_hellinger)
+
+    @cached_property
+    def _squared_hellinger(self) -> Array:
+        """``1 − BC`` for each prompt: ``(*batch, P)``."""
+        return squared_hellinger(self.expert, self.policy)
 
     @cached_property
     def pinsker_tv(self) -> Array:

@@ -239,6 +239,11 @@ CLONING: tuple[Statement[Quantities], ...] = (
     ),
 )
 
+ENUMERATED = Condition[Instance](
+    "KL(π̂‖π_E) < ∞ and TV is computed",
+    lambda i: _is_finite(i.kl_to_expert) & np.asarray(i.has_leaves),
+)
+
 CLONING_WITH_LAST_TOKEN: tuple[Statement[Instance], ...] = (
     Statement(
         "clone-stepwise",
@@ -278,10 +283,7 @@ CLONING_WITH_LAST_TOKEN: tuple[Statement[Instance], ...] = (
         CLONE_GAP,
         "≤",
         Quantity("R_τ·TV(π_E(τ), π̂(τ))", lambda i: i.clone_bound(i.response_tv)),
-        Condition(
-            "KL(π̂‖π_E) < ∞ and TV is computed",
-            lambda i: _is_finite(i.kl_to_expert) & np.asarray(i.has_leaves),
-        ),
+        ENUMERATED,
     ),
     Statement(
         "clone-hellinger",
@@ -290,6 +292,28 @@ CLONING_WITH_LAST_TOKEN: tuple[Statement[Instance], ...] = (
         "≤",
         Quantity("R_τ·√(1 − BC²)", lambda i: i.clone_bound(i.hellinger_tv)),
         FINITE_KL,
+    ),
+    Statement(
+        "clone-variance",
+        "docs §7",
+        CLONE_GAP,
+        "≤",
+        Quantity(
+            "√Σ(√π_E−√π̂)²·√Σ(√π_E+√π̂)²(r*−c)²",
+            lambda i: i.clone_bound_of_variance,
+        ),
+        FINITE_KL,
+    ),
+    Statement(
+        "clone-le-cam",
+        "docs §7",
+        CLONE_GAP,
+        "≤",
+        Quantity(
+            "√Σ(π_E−π̂)²/(π_E+π̂)·√Σ(π_E+π̂)(r*−c)²",
+            lambda i: i.clone_bound_of_le_cam,
+        ),
+        ENUMERATED,
     ),
 )
 

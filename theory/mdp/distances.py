@@ -17,6 +17,7 @@ from theory.arrays.namespace import (
     like,
     log_mean_exp,
     require_positive,
+    soft_maximum,
 )
 from theory.mdp.dynamics import require_tree_memory
 from theory.mdp.policy import NEVER, Policy, require_same_dynamics
@@ -25,8 +26,10 @@ from theory.mdp.values import by_layer, expectation
 __all__ = [
     "divergence_terms",
     "kl",
+    "le_cam",
     "log_ratios",
     "max_log_ratio",
+    "overlap",
     "renyi",
     "squared_hellinger",
     "trajectory_tv",
@@ -167,6 +170,39 @@ def _hellinger_terms(log_p: Array, log_q: Array, ratio: Array) -> Array:
     return xp.exp(xp.where(ratio <= 0, log_q, log_p)) * relative * relative / 2
 
 
+def overlap(policy: Policy, other: Policy) -> tuple[Policy, Array]:
+    """Return the distribution ``√(π π')/BC`` of responses, as a policy, and ``log BC``: ``(*batch,
+    P)``.
+
+    ``BC = Σ_τ √(π π')`` is the Bhattacharyya coefficient; one backward sweep, ``log BC(s) = log
+    Σ_a √(p p') BC(s⊕a)``. Where the two share no response, ``log BC`` is minus infinity and the
+    policy is `policy`.
+
+    Raises:
+        ValueError: the dynamics differ.
+
+    Example:
+        >>> from theory import TokenMDP
+        >>> d = TokenMDP.tree([[[0, 0]]]).dynamics
+        >>> p, q = (Policy.from_probs(d, [[row]]) for row in ([0.5, 0.5], [0.1, 0.9]))
+        >>> between, log_affinity = overlap(p, q)
+        >>> np.exp(between.log_probs[0]).round(4).tolist(), np.exp(log_affinity).round(4).tolist()
+        ([[0.25, 0.75]], [0.8944])
+    """
+    require_same_dynamics(policy.dynamics, other.dynamics)
+    rows: list[Array] = []
+    following: Array | None = None
+    for h, (p, q) in reversed(list(enumerate(zip(policy.log_probs, other.log_probs, strict=True)))):
+        total = (p + q) / 2 + policy.dynamics.children(h, following)
+        xp = array_namespace(total)
+        dead = xp.all(total == NEVER, axis=-1, keepdims=True)
+        total = xp.where(dead, p, total)
+        value = soft_maximum(total, 1.0)
+        rows.append(total - value[..., None])
+        following = xp.where(dead[..., 0], NEVER, value)
+    return Policy(policy.dynamics, tuple(reversed(rows))), following
+
+
 def renyi(policy: Policy, other: Policy, order: Any) -> Array:
     """Return the Rényi divergence ``log Σ_τ π^q π'^{1−q} / (q − 1)``, order ``q > 1``: ``(*batch,
     P)``, nats.
@@ -223,6 +259,42 @@ def trajectory_tv(policy: Policy, other: Policy) -> Array:
         >>> trajectory_tv(p, q).round(4).tolist()
         [0.25]
     """
+    larger, log_ratio, both, neither = _laws(policy, other)
+    xp = array_namespace(larger, log_ratio)
+    gap = xp.where(both, -xp.expm1(-xp.abs(log_ratio)), 1.0)
+    return xp.sum(xp.where(neither, 0.0, larger * gap), axis=-1) / 2
+
+
+def le_cam(policy: Policy, other: Policy) -> Array:
+    """Return the Le Cam distance ``Σ_τ (π − π')²/(π + π')`` of responses, per prompt: ``(*batch,
+    P)``.
+
+    From 0 (equal) to 2 (disjoint); also called triangular discrimination. A term is the larger of
+    the two probabilities times ``(1 − e^{−|D|})²/(1 + e^{−|D|})``, ``D`` the log-ratio, in which
+    nothing cancels.
+
+    Raises:
+        ValueError: the tree of all responses does not fit into memory.
+
+    Example:
+        >>> from theory import TokenMDP
+        >>> d = TokenMDP.tree([[[0, 0]]]).dynamics
+        >>> p, q = (Policy.from_probs(d, [[row]]) for row in ([0.5, 0.5], [0.25, 0.75]))
+        >>> le_cam(p, q).round(4).tolist()  # 1/12 + 1/20
+        [0.1333]
+    """
+    larger, log_ratio, both, neither = _laws(policy, other)
+    xp = array_namespace(larger, log_ratio)
+    apart = xp.abs(log_ratio)
+    less = xp.expm1(-apart)
+    term = xp.where(both, less * less / (1 + xp.exp(-apart)), 1.0)
+    return xp.sum(xp.where(neither, 0.0, larger * term), axis=-1)
+
+
+def _laws(policy: Policy, other: Policy) -> tuple[Array, Array, Array, Array]:
+    """Of every response to each prompt, ``(*batch, P, V^H)``: the larger of the two probabilities,
+    their log-ratio (0 unless both write it), and whether both or neither do.
+    """
     require_same_dynamics(policy.dynamics, other.dynamics)
     d = policy.dynamics
     batch = int(np.prod(np.broadcast_shapes(policy.batch_shape, other.batch_shape)))
@@ -230,7 +302,8 @@ def trajectory_tv(policy: Policy, other: Policy) -> Array:
     require_tree_memory(d.vocab_size, d.horizon, d.n_prompts, what, bytes_per_prefix=48 * batch)
     states = d.prefix_states()
     tables = (policy.log_probs, other.log_probs, log_ratios(policy, other))
-    log_one, log_two, log_ratio = (_all_sums(each, states, d.n_prompts) for each in tables)
+    with np.errstate(invalid="ignore"):  # ∞ − ∞ of a response that neither writes
+        log_one, log_two, log_ratio = (_all_sums(each, states, d.n_prompts) for each in tables)
     xp = array_namespace(log_one, log_two, log_ratio)
     never_one = log_one == NEVER
     never_two = log_two == NEVER
@@ -238,8 +311,7 @@ def trajectory_tv(policy: Policy, other: Policy) -> Array:
     larger = xp.exp(
         xp.where(never_one, log_two, xp.where(never_two, log_one, xp.maximum(log_one, log_two)))
     )
-    gap = xp.where(both, -xp.expm1(-xp.abs(xp.where(both, log_ratio, 0.0))), 1.0)
-    return xp.sum(xp.where(never_one & never_two, 0.0, larger * gap), axis=-1) / 2
+    return larger, xp.where(both, log_ratio, 0.0), both, never_one & never_two
 
 
 def _all_sums(tables: Sequence[Array], states: list[np.ndarray], n_prompts: int) -> Array:
