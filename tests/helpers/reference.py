@@ -615,6 +615,15 @@ class Oracle:
         self.soft_q = first(p_expert, self._advantages())
         self.squared_hellinger = squared_hellinger(model, expert, policy)[0]
         self.renyi = renyi_2(model, policy, expert)[0]
+        choices = [
+            [[mpf(sum(row) > 1)] * model.vocab_size for row in layer] for layer in model.allowed
+        ]
+        self.choices = choices
+        self.expert_choices, self.policy_choices = (
+            first(p_expert, choices),
+            first(p_policy, choices),
+        )
+        self.greatest_expert = greatest_sum(model, expert)[0]
         with mp.workdps(2 * self.work):  # the mean is taken out of second moments
             own = [return_moments(model, law, law) for law in (expert, policy)]
             between = return_moments(model, expert, policy)
@@ -685,6 +694,10 @@ class Oracle:
                 "renyi_to_expert": self.renyi[prompt],
                 "affinity": 1 - self.squared_hellinger[prompt],
                 "squared_hellinger": self.squared_hellinger[prompt],
+                "expert_choices": self.expert_choices[prompt],
+                "policy_choices": self.policy_choices[prompt],
+                "rl_choices": model.along(self.choices, prompt, rl),
+                "greatest_expert": mp.exp(self.greatest_expert[prompt]),
                 "hellinger_spread": self.spreads["hellinger"][prompt],
                 "le_cam_spread": self.spreads["le_cam"][prompt],
                 "trajectory_tv": trajectory_tv(laws),
@@ -710,6 +723,10 @@ class Oracle:
             "clone-hellinger": to,
             "clone-variance": to,
             "clone-le-cam": to and few,
+            "clone-one-response": to,
+            "rl-length": to,
+            "kl-length": to,
+            "tv-closed-form": few,
             "clone-pinsker": to,
             "theorem-2-rl": small,
             "regularised-equality": to,
@@ -794,7 +811,7 @@ class Oracle:
             for table in (model.rewards, self.expert, self.policy)
         )
         given = [x != NEVER and y != NEVER for x, y in zip(log_expert, log_policy, strict=True)]
-        tvs, sharp, average = [], [], []
+        tvs, sharp, length, average = [], [], [], []
         for i, j in itertools.combinations(range(len(listed)), 2):
             tv = mpf(0)
             shared = next((k for k in range(H) if listed[i][k] != listed[j][k]), H)
@@ -805,6 +822,12 @@ class Oracle:
                     average.append((tv, mp.tanh(alpha * abs(ratio) / 4)))
             tvs.append(tv)
             sharp.append(mp.tanh(times(alpha, H - shared, epsilon) / 2))
+            steps = [
+                *model.path(prompt, listed[i])[shared:],
+                *model.path(prompt, listed[j])[shared:],
+            ]
+            chosen = sum(self.choices[h][s][a] for h, s, a in steps)
+            length.append(mp.tanh(times(alpha, chosen, epsilon) / 4))
         mean = (
             tuple(mp.fsum(side) / len(average) for side in zip(*average, strict=True))
             if average
@@ -813,6 +836,7 @@ class Oracle:
         return {
             "theorem-1": (tvs, [alpha * H * epsilon / 2] * len(tvs)),
             "theorem-1-sharp": (tvs, sharp),
+            "preference-length": (tvs, length),
             "preference-average": mean,
         }
 
@@ -840,6 +864,10 @@ class Oracle:
             "clone-tv": None if tv is None else (gap, width * tv),
             "clone-hellinger": (gap, width * mp.sqrt(max(hellinger * (2 - hellinger), mpf(0)))),
             "clone-pinsker": (gap, width * pinsker(q["kl_to_expert"])),
+            "clone-one-response": (
+                gap,
+                width * one_response(hellinger, 1 - q["greatest_expert"]),
+            ),
             "clone-variance": (gap, mp.sqrt(2 * hellinger * q["hellinger_spread"])),
             "clone-le-cam": None
             if tv is None
@@ -857,6 +885,10 @@ class Oracle:
         return {
             "theorem-2-rl": (gap, times(self.model.width, H, eps)),
             "rl-expert": (gap, alpha * H * eps * (1 + mp.tanh(eps / 2))),
+            "rl-length": (
+                gap,
+                alpha * times(q["expert_choices"] * mp.tanh(eps / 2) + q["rl_choices"], eps),
+            ),
             "rl-any-comparator": (q["best_value"] - q["rl_value"] - short, 2 * alpha * H * eps),
             "rl-anchored": (anchored, alpha * (H * eps + 2 * q["kl_from_expert"])),
             "rl-anchored-renyi": (
@@ -872,8 +904,31 @@ class Oracle:
         H, eps, tv = self.model.horizon, q["epsilon"], q["trajectory_tv"]
         return {
             "kl-ball": (q["kl_to_expert"], kl_ball(H, eps)),
+            "kl-length": (
+                q["kl_to_expert"],
+                times(q["policy_choices"], eps, mp.tanh(eps / 2)),
+            ),
+            "hellinger-ball": (q["squared_hellinger"], 1 - least_affinity(eps) ** H),
+            "tv-closed-form": None
+            if tv is None
+            else (tv, mp.sqrt(1 - least_affinity(eps) ** (2 * H))),
             "tv-composition": None if tv is None else (tv, tv_randomised_response(H, eps)),
         }
+
+
+def least_affinity(epsilon: mpf) -> mpf:
+    """``1/cosh(ε/2) = Σ √(p q)`` of a randomised response ``p = e^ε/(1+e^ε)``, ``q = 1 − p``."""
+    if epsilon == INF:
+        return mpf(0)
+    with mp.workdps(3 * mp.dps):  # the bounds are one less a power of it
+        odds = mp.exp(epsilon)
+        return 2 * mp.sqrt(odds) / (1 + odds)
+
+
+def one_response(hellinger: mpf, missing: mpf) -> mpf:
+    """``min(1, D² + 2√η·D)``, ``D² = 2(1 − BC)``."""
+    squared = 2 * max(hellinger, mpf(0))
+    return min(mpf(1), squared + 2 * mp.sqrt(max(missing, mpf(0)) * squared))
 
 
 def pinsker(kl: mpf) -> mpf:
@@ -948,6 +1003,13 @@ def brute_force(given: Description, prompt: int, digits: int = 60) -> dict[str, 
         def divergence(one: dict[Tokens, mpf], two: dict[Tokens, mpf]) -> mpf:
             return mean(one, lambda t: mp.log(one[t] / two[t]) if two[t] > 0 else INF)
 
+        choices = {
+            t: sum(
+                1 for h, s, _ in model.path(prompt, t) if sum(map(bool, model.allowed[h][s])) > 1
+            )
+            for t in every
+        }
+
         def least(weight: dict[Tokens, mpf]) -> mpf:
             """``min_c Σ w (r − c)²``, about the mean itself."""
             middle = mean(weight, returned.__getitem__) / mp.fsum(weight.values())
@@ -981,6 +1043,10 @@ def brute_force(given: Description, prompt: int, digits: int = 60) -> dict[str, 
             "renyi_to_expert": second,
             "affinity": affinity,
             "squared_hellinger": 1 - affinity,
+            "expert_choices": mean(expert, lambda t: mpf(choices[t])),
+            "policy_choices": mean(policy, lambda t: mpf(choices[t])),
+            "rl_choices": mpf(choices[rl]),
+            "greatest_expert": max(expert.values()),
             "hellinger_spread": least(
                 {t: (mp.sqrt(expert[t]) + mp.sqrt(policy[t])) ** 2 for t in every}
             ),

@@ -30,7 +30,10 @@ __all__ = [
     "clone_gap_variance",
     "effective_horizon",
     "every_bound",
+    "hellinger_ball",
     "kl_ball",
+    "kl_ball_of_choices",
+    "preference_tv_of_choices",
     "preference_tv_of_pair",
     "preference_tv_paper",
     "preference_tv_sharp",
@@ -38,8 +41,11 @@ __all__ = [
     "rl_gap_anchored",
     "rl_gap_anchored_sharp",
     "rl_gap_expert",
+    "rl_gap_of_choices",
     "rl_gap_paper",
+    "tv_ball",
     "tv_hellinger",
+    "tv_of_one_response",
     "tv_pinsker",
     "tv_randomised_response",
 ]
@@ -95,6 +101,23 @@ def preference_tv_of_pair(log_ratio_difference: Any, alpha: Any) -> Array:
     0.4621
     """
     return np.tanh(as_array(alpha) * np.abs(log_ratio_difference) / 4)
+
+
+def preference_tv_of_choices(choices: Any, epsilon: Any, alpha: Any) -> Array:
+    """Bound preference errors by length: ``TV ≤ tanh(αε(T + T')/4)``.
+
+    `T` and ``T'`` count the states with a choice on the way of either response, from where the two
+    part; at most ``H − k`` each, which gives `preference_tv_sharp`.
+
+    Args:
+        choices: ``T + T'``.
+        epsilon: ε in nats.
+        alpha: temperature.
+
+    >>> float(preference_tv_of_choices(choices=8, epsilon=0.1, alpha=0.5).round(4))
+    0.0997
+    """
+    return np.tanh(as_array(alpha) * choices * epsilon / 4)
 
 
 # --- Theorem 2: cloning, reward units -------------------------------------------------------------
@@ -310,6 +333,23 @@ def rl_gap_expert(horizon: Any, epsilon: Any, alpha: Any) -> Array:
     return as_array(alpha) * (horizon * as_array(epsilon) + kl_ball(horizon, epsilon))
 
 
+def rl_gap_of_choices(expected: Any, played: Any, epsilon: Any, alpha: Any) -> Array:
+    """Bound RL against `π_E` by length: ``αε(E_{π_E}[T] tanh(ε/2) + T(τ_RL))``, `T` the number of
+    states with a choice on the way; `rl_gap_expert` where that is `H`.
+
+    Args:
+        expected: ``E_{π_E}[T]``.
+        played: ``T(τ_RL)``.
+        epsilon: ε in nats.
+        alpha: temperature.
+
+    >>> float(rl_gap_of_choices(expected=10, played=10, epsilon=0.1, alpha=0.5).round(4))
+    0.525
+    """
+    eps = as_array(epsilon)
+    return as_array(alpha) * ((expected * np.tanh(eps / 2) + played) * eps)
+
+
 def rl_gap_anchored(horizon: Any, epsilon: Any, alpha: Any, beta: Any) -> Array:
     """Bound KL-regularised RL, ``π_β ∝ π̂^{1+α/β}``: ``V^{π_E}_{r*} − V^{π_β}_{r*} ≤ αHε + (α + β)
     Hε tanh(ε/2)``.
@@ -390,6 +430,44 @@ def kl_ball(horizon: Any, epsilon: Any) -> Array:
     return as_array(horizon) * epsilon * np.tanh(as_array(epsilon) / 2)
 
 
+def kl_ball_of_choices(expected: Any, epsilon: Any) -> Array:
+    """Bound the divergence by length: ``KL(π̂(τ)‖π_E(τ)) ≤ E_π̂[T] ε tanh(ε/2)``, nats, `T` the
+    number of states with a choice on the way.
+
+    >>> float(kl_ball_of_choices(expected=10, epsilon=0.1).round(4))
+    0.05
+    """
+    return as_array(expected) * epsilon * np.tanh(as_array(epsilon) / 2)
+
+
+def hellinger_ball(horizon: Any, epsilon: Any) -> Array:
+    """Bound the squared Hellinger distance: ``1 − BC ≤ 1 − cosh(ε/2)^{−H}``; attained.
+
+    >>> float(hellinger_ball(horizon=10, epsilon=0.1).round(4))
+    0.0124
+    """
+    return -np.expm1(-(horizon * _log_cosh(as_array(epsilon) / 2)))
+
+
+def tv_ball(horizon: Any, epsilon: Any) -> Array:
+    """Bound the total variation in closed form: ``TV ≤ √(1 − cosh(ε/2)^{−2H}) ≤ √H tanh(ε/2)``.
+
+    At most ``√2`` times `tv_randomised_response` wherever it was tried.
+
+    >>> float(tv_ball(horizon=10, epsilon=0.1).round(4))
+    0.1571
+    """
+    return tv_hellinger(hellinger_ball(horizon, epsilon))
+
+
+def _log_cosh(x: Array) -> Array:
+    """``log cosh x`` for ``x ≥ 0``, without cancellation near 0 and without overflow."""
+    xp = array_namespace(x)
+    near = xp.where(x < 1, x, 0.0)
+    small = xp.log1p(2 * xp.sinh(near / 2) ** 2)
+    return xp.where(x < 1, small, x + xp.log1p(xp.expm1(-2 * x) / 2))
+
+
 def tv_pinsker(kl: Any) -> Array:
     """Bound the total variation: ``TV ≤ √(KL/2)``, and never above one (Pinsker).
 
@@ -413,3 +491,22 @@ def tv_hellinger(squared_hellinger: Any) -> Array:
     """
     apart = as_array(squared_hellinger)
     return root(apart * (2 - apart))
+
+
+def tv_of_one_response(squared_hellinger: Any, missing: Any) -> Array:
+    """Bound the total variation from a distribution of nearly one response: ``TV ≤ D² + 2√η·D``,
+    and never above one, with ``D² = Σ (√p − √q)²`` and ``η = 1 − max p``.
+
+    For ``η = 0``, an expert that writes one response to a prompt, it is ``D²``, with constant 1.
+
+    Args:
+        squared_hellinger: ``1 − BC``, half of ``D²``.
+        missing: ``η``.
+
+    >>> float(tv_of_one_response(0.01, missing=0.0).round(4))
+    0.02
+    """
+    squared = 2 * as_array(squared_hellinger)
+    xp = array_namespace(squared)
+    bound = squared + 2 * root(squared * as_array(missing))
+    return xp.minimum(bound, constant(1.0, squared))

@@ -277,6 +277,65 @@ class Instance(Problem):
         return kl(self.policy, self.expert, per_prompt=True)
 
     @cached_property
+    def hellinger(self) -> Array:
+        """``1 − BC``, the squared Hellinger distance, averaged over prompts: ``batch``."""
+        return self.averaged(self._squared_hellinger)
+
+    @cached_property
+    def tv_of_one_response(self) -> Array:
+        """``D² + 2√η·D``, ``D² = 2(1 − BC)`` and ``η = 1 − max_τ π_E(τ)``, and never above one, for
+        each prompt: ``(*batch, P)``.
+        """
+        greatest = _greatest(self.expert.dynamics, self.expert.log_probs)
+        missing = -array_namespace(greatest).expm1(greatest)
+        return bounds.tv_of_one_response(self._squared_hellinger, missing)
+
+    # --- Length: states with a choice on the way ---
+
+    @cached_property
+    def _choices(self) -> list[np.ndarray]:
+        """Whether a state allows more than one token, for each token alike: `H` tables ``(n_h, V)``
+        of zeros and ones.
+        """
+        d = self.mdp.dynamics
+        V = d.vocab_size
+        counts = [
+            np.full(n, V) if mask is None else mask.sum(axis=-1)
+            for n, mask in zip(d.layer_sizes, d.allowed, strict=True)
+        ]
+        return [np.repeat((count > 1.0)[:, None], V, axis=1).astype(float) for count in counts]
+
+    def choices(self, policy: Policy) -> Array:
+        """``E_π[T]``, the expected number of states with a choice on the way: ``batch``."""
+        tables = [constant(table, policy.log_probs[0]) for table in self._choices]
+        return self.averaged(expected_sums(policy, tables)[0])
+
+    @cached_property
+    def rl_choices(self) -> Array:
+        """``T`` of `rl_response`, averaged over prompts: ``batch``."""
+        return self.averaged(response_sum(self.mdp.dynamics, self._choices, self.rl_response))
+
+    @cached_property
+    def pair_choices(self) -> np.ndarray:
+        """``T + T'`` of each pair, from where its responses part: ``(P, M)``, or ``(*batch, P,
+        M)``.
+        """
+        prompts, tokens = self.responses
+        d = self.mdp.dynamics
+        tokens = np.asarray(tokens)
+        to_go = np.zeros((*tokens.shape[:-1], self.horizon + 1))
+        states = d.walk(prompts, tokens)
+        for h in reversed(range(self.horizon)):
+            to_go[..., h] = to_go[..., h + 1] + self._choices[h][np.asarray(states[h]), 0]
+        shape = (*tokens.shape[:-2], d.n_prompts, -1, self.horizon + 1)
+        to_go = to_go.reshape(shape)
+        parted = self.horizon - self.diverging_steps
+        outer = np.ogrid[tuple(map(slice, parted.shape))][:-1]  # of the batch, and of the prompts
+        first, second = (to_go[(*outer, side, parted)] for side in self.pairs)
+        total: np.ndarray = first + second
+        return total
+
+    @cached_property
     def renyi_to_expert(self) -> Array:
         """``D_2(π̂(τ)‖π_E(τ))``, averaged over prompts: ``batch``, nats."""
         return self.averaged(renyi(self.policy, self.expert, 2.0))

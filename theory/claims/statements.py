@@ -181,7 +181,27 @@ def _tv_of_pairs(i: Instance) -> Array:
     return bounds.preference_tv_of_pair(known, i.over_pairs(i.temperature))
 
 
-PREFERENCES_ON_AVERAGE: tuple[Statement[Instance], ...] = (
+def _comparable_by_length(i: Instance) -> Array:
+    """Pairs that can occur, and whose bound by length is not one to nine digits."""
+    nats = i.over_pairs(i.temperature) * i.pair_choices * i.over_pairs(i.epsilon)
+    return i.pair_counts & (nats / 4 < ATANH_OF_ONE)
+
+
+PREFERENCES_WITH_LAST_TOKEN: tuple[Statement[Instance], ...] = (
+    Statement(
+        "preference-length",
+        "docs §3",
+        PAIR_TV,
+        "≤",
+        Quantity(
+            "tanh(αε(T+T')/4)",
+            lambda i: bounds.preference_tv_of_choices(
+                i.pair_choices, i.over_pairs(i.epsilon), i.over_pairs(i.temperature)
+            ),
+            "probability",
+        ),
+        Condition("it is below 1 − 10⁻⁹", _comparable_by_length),
+    ),
     Statement(
         "preference-average",
         "docs §7",
@@ -294,6 +314,14 @@ CLONING_WITH_LAST_TOKEN: tuple[Statement[Instance], ...] = (
         FINITE_KL,
     ),
     Statement(
+        "clone-one-response",
+        "docs §7",
+        CLONE_GAP,
+        "≤",
+        Quantity("R_τ·(D² + 2√η·D)", lambda i: i.clone_bound(i.tv_of_one_response)),
+        FINITE_KL,
+    ),
+    Statement(
         "clone-variance",
         "docs §7",
         CLONE_GAP,
@@ -371,6 +399,19 @@ def _rl_average(i: Instance) -> Array:
 
 RL_WITH_LAST_TOKEN: tuple[Statement[Instance], ...] = (
     Statement(
+        "rl-length",
+        "docs §4",
+        RL_GAP,
+        "≤",
+        Quantity(
+            "αε(E_{π_E}[T] tanh(ε/2) + T(τ_RL))",
+            lambda i: bounds.rl_gap_of_choices(
+                i.choices(i.expert), i.rl_choices, i.epsilon, i.temperature
+            ),
+        ),
+        FINITE_KL,
+    ),
+    Statement(
         "anchored-two-ways",
         "docs §8",
         Quantity(
@@ -442,20 +483,54 @@ DISTANCES: tuple[Statement[Quantities], ...] = (
     ),
 )
 
+TRAJECTORY_TV = Quantity[Instance](
+    "TV(π_E(τ), π̂(τ))", lambda i: i.trajectory_tv, "probability", ceiling=lambda i: 1.0
+)
+
 DISTANCES_WITH_LAST_TOKEN: tuple[Statement[Instance], ...] = (
+    Statement(
+        "kl-length",
+        "docs §4",
+        Quantity("KL(π̂‖π_E)", lambda i: i.kl_to_expert, "nats"),
+        "≤",
+        Quantity(
+            "E_π̂[T] ε tanh(ε/2)",
+            lambda i: bounds.kl_ball_of_choices(i.choices(i.policy), i.epsilon),
+            "nats",
+        ),
+        FINITE_KL,
+    ),
+    Statement(
+        "hellinger-ball",
+        "docs §4",
+        Quantity("1 − BC", lambda i: i.hellinger, "probability", ceiling=lambda i: 1.0),
+        "≤",
+        Quantity(
+            "1 − cosh(ε/2)^{−H}",
+            lambda i: bounds.hellinger_ball(i.horizon, i.epsilon),
+            "probability",
+        ),
+    ),
     Statement(
         "tv-composition",
         "docs §4",
-        Quantity(
-            "TV(π_E(τ), π̂(τ))",
-            lambda i: i.trajectory_tv,
-            "probability",
-            ceiling=lambda i: 1.0,
-        ),
+        TRAJECTORY_TV,
         "≤",
         Quantity(
             "TV_RR(H,ε)",
             lambda i: bounds.tv_randomised_response(i.horizon, i.epsilon),
+            "probability",
+        ),
+        Condition("TV is computed", lambda i: np.asarray(i.has_leaves)),
+    ),
+    Statement(
+        "tv-closed-form",
+        "docs §4",
+        TRAJECTORY_TV,
+        "≤",
+        Quantity(
+            "√(1 − cosh(ε/2)^{−2H})",
+            lambda i: bounds.tv_ball(i.horizon, i.epsilon),
             "probability",
         ),
         Condition("TV is computed", lambda i: np.asarray(i.has_leaves)),
@@ -467,7 +542,7 @@ STATEMENTS: tuple[Statement[Instance], ...] = (
     *REWARDS,
     *INVERSE_RL,
     *PREFERENCES,
-    *PREFERENCES_ON_AVERAGE,
+    *PREFERENCES_WITH_LAST_TOKEN,
     *CLONING,
     *CLONING_WITH_LAST_TOKEN,
     *RL,
