@@ -58,6 +58,7 @@ from llm_bridge.read.rollout import Actor
 from theory.arrays.memory import require_memory
 from theory.arrays.namespace import require_positive
 from theory.claims.bounds import preference_tv_of_pair
+from theory.claims.instance import COVERED
 from theory.solve.reward import preference_tv
 
 if TYPE_CHECKING:
@@ -144,6 +145,9 @@ def estimates(
                 lambda d: np.abs(np.tanh((d.log_expert - d.log_policy) / 2))
             ),
             "affinity Σ √(π_E π̂)": bounded(lambda d: _sech(d.log_expert - d.log_policy)),
+            f"P_{{π_E}}[π_E ≥ {COVERED}π̂]": share_interval(
+                expert.log_expert - expert.log_policy >= math.log(COVERED), confidence
+            ),
             **_preferences(expert, alpha, confidence),
             "r*(τ) − V*(s₁) under π_E": mixture(lambda d: -alpha * d.entropy_expert),
             "r*(τ) − V*(s₁) under π̂": mixture(lambda d: alpha * d.score_policy),

@@ -542,6 +542,13 @@ def trajectory_tv(laws: list[tuple[mpf, mpf]] | None) -> mpf | None:
     return None if laws is None else mp.fsum(_difference(x, y) for x, y in laws) / 2
 
 
+def coverage(laws: list[tuple[mpf, mpf]] | None) -> mpf | None:
+    """``P_π[π ≥ 4 π']`` over `possible_responses`."""
+    if laws is None:
+        return None
+    return mp.fsum(mp.exp(x) for x, y in laws if x != NEVER and x - y >= mp.log(4))
+
+
 def le_cam(laws: list[tuple[mpf, mpf]] | None) -> mpf | None:
     """``Σ_τ (π − π')²/(π + π')`` over `possible_responses`."""
     if laws is None:
@@ -702,6 +709,7 @@ class Oracle:
                 "le_cam_spread": self.spreads["le_cam"][prompt],
                 "trajectory_tv": trajectory_tv(laws),
                 "le_cam": le_cam(laws),
+                "coverage": coverage(laws),
             }
         return self._quantities.setdefault(prompt, found)
 
@@ -727,6 +735,7 @@ class Oracle:
             "rl-length": to,
             "kl-length": to,
             "tv-closed-form": few,
+            "coverage": few,
             "clone-pinsker": to,
             "theorem-2-rl": small,
             "regularised-equality": to,
@@ -908,6 +917,9 @@ class Oracle:
                 q["kl_to_expert"],
                 times(q["policy_choices"], eps, mp.tanh(eps / 2)),
             ),
+            "coverage": None
+            if tv is None
+            else (q["coverage"], q["kl_from_expert"] / (mp.log(4) - mpf(3) / 4)),
             "hellinger-ball": (q["squared_hellinger"], 1 - least_affinity(eps) ** H),
             "tv-closed-form": None
             if tv is None
@@ -1052,6 +1064,7 @@ def brute_force(given: Description, prompt: int, digits: int = 60) -> dict[str, 
             ),
             "le_cam_spread": least({t: expert[t] + policy[t] for t in every}),
             "trajectory_tv": mp.fsum(abs(expert[t] - policy[t]) for t in every) / 2,
+            "coverage": mp.fsum(p for t, p in expert.items() if p > 0 and p >= 4 * policy[t]),
             "le_cam": mp.fsum(
                 (expert[t] - policy[t]) ** 2 / (expert[t] + policy[t])
                 for t in every

@@ -28,6 +28,7 @@ __all__ = [
     "clone_gap_stepwise",
     "clone_gap_three_halves",
     "clone_gap_variance",
+    "coverage",
     "effective_horizon",
     "every_bound",
     "hellinger_ball",
@@ -510,3 +511,21 @@ def tv_of_one_response(squared_hellinger: Any, missing: Any) -> Array:
     xp = array_namespace(squared)
     bound = squared + 2 * root(squared * as_array(missing))
     return xp.minimum(bound, constant(1.0, squared))
+
+
+def coverage(kl: Any, ratio: float) -> Array:
+    """Bound the coverage profile: ``P_p[p ≥ N q] ≤ KL(p‖q)/(log N − (N−1)/N)``.
+
+    ``KL = E_q φ(p/q)`` with ``φ(t) = t log t − t + 1 ≥ 0``, and ``φ(t)/t`` grows for ``t ≥ 1``. It
+    is below ``KL/log(N/e)``, which says nothing for ``N ≤ e``.
+
+    Args:
+        kl: ``KL(p‖q)``, nats.
+        ratio: `N`, above 1.
+
+    >>> float(coverage(0.1, 4.0).round(4))
+    0.1572
+    """
+    nats = as_array(kl)
+    n = constant(ratio, nats)
+    return nats / (array_namespace(nats).log(n) - (n - 1) / n)

@@ -24,6 +24,7 @@ from theory.arrays.truth import Truth
 from theory.claims import bounds
 from theory.claims.problem import Problem
 from theory.mdp.distances import (
+    coverage_profile,
     kl,
     le_cam,
     log_ratios,
@@ -45,7 +46,10 @@ from theory.mdp.values import covariance, expected_sums, occupancy, plain_values
 from theory.solve.reward import endogenous_reward, preference_tv, returns
 from theory.solve.soft import Solution, power_policy, soft_optimal, soft_values
 
-__all__ = ["MAX_LEAVES", "Instance", "finite"]
+__all__ = ["COVERED", "MAX_LEAVES", "Instance", "finite"]
+
+COVERED = 4
+"""Draws of `π̂` for one of `π_E`, from which on a response counts as badly covered."""
 
 VISITED = 1e-3
 """Share of the responses that must write a token for it to count as visited."""
@@ -280,6 +284,15 @@ class Instance(Problem):
     def hellinger(self) -> Array:
         """``1 − BC``, the squared Hellinger distance, averaged over prompts: ``batch``."""
         return self.averaged(self._squared_hellinger)
+
+    @cached_property
+    def coverage(self) -> Array:
+        """``P_{π_E}[π_E(τ) ≥ N π̂(τ)]`` for ``N`` = `COVERED`, averaged over prompts: ``batch``; one
+        where there are over `MAX_LEAVES` responses.
+        """
+        if self.has_leaves:
+            return self.averaged(coverage_profile(self.expert, self.policy, COVERED))
+        return self.trajectory_tv
 
     @cached_property
     def tv_of_one_response(self) -> Array:

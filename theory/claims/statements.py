@@ -15,7 +15,7 @@ import numpy as np
 
 from theory.arrays.namespace import Array, array_namespace, as_array
 from theory.claims import bounds
-from theory.claims.instance import Instance, finite
+from theory.claims.instance import COVERED, Instance, finite
 from theory.claims.quantities import Quantities
 from theory.claims.statement import Condition, Quantity, Statement
 from theory.mdp.responses import log_prob
@@ -499,6 +499,23 @@ DISTANCES_WITH_LAST_TOKEN: tuple[Statement[Instance], ...] = (
             "nats",
         ),
         FINITE_KL,
+    ),
+    Statement(
+        "coverage",
+        "docs §7",
+        Quantity(
+            f"P_{{π_E}}[π_E ≥ {COVERED}π̂]",
+            lambda i: i.coverage,
+            "probability",
+            ceiling=lambda i: 1.0,
+        ),
+        "≤",
+        Quantity(
+            f"KL(π_E‖π̂)/(log {COVERED} − {COVERED - 1}/{COVERED})",
+            lambda i: bounds.coverage(i.kl_from_expert, COVERED),
+            "probability",
+        ),
+        Condition("TV is computed", lambda i: np.asarray(i.has_leaves)),
     ),
     Statement(
         "hellinger-ball",

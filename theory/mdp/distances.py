@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from theory.arrays.namespace import (
     Array,
     array_namespace,
     as_float,
+    constant,
     exp,
     expand,
     is_enclosure,
@@ -24,6 +25,7 @@ from theory.mdp.policy import NEVER, Policy, require_same_dynamics
 from theory.mdp.values import by_layer, expectation
 
 __all__ = [
+    "coverage_profile",
     "divergence_terms",
     "kl",
     "le_cam",
@@ -259,10 +261,10 @@ def trajectory_tv(policy: Policy, other: Policy) -> Array:
         >>> trajectory_tv(p, q).round(4).tolist()
         [0.25]
     """
-    larger, log_ratio, both, neither = _laws(policy, other)
-    xp = array_namespace(larger, log_ratio)
-    gap = xp.where(both, -xp.expm1(-xp.abs(log_ratio)), 1.0)
-    return xp.sum(xp.where(neither, 0.0, larger * gap), axis=-1) / 2
+    laws = _laws(policy, other)
+    xp = array_namespace(laws.log_ratio)
+    gap = xp.where(laws.both, -xp.expm1(-xp.abs(laws.log_ratio)), 1.0)
+    return xp.sum(laws.larger() * gap, axis=-1) / 2
 
 
 def le_cam(policy: Policy, other: Policy) -> Array:
@@ -283,18 +285,67 @@ def le_cam(policy: Policy, other: Policy) -> Array:
         >>> le_cam(p, q).round(4).tolist()  # 1/12 + 1/20
         [0.1333]
     """
-    larger, log_ratio, both, neither = _laws(policy, other)
-    xp = array_namespace(larger, log_ratio)
-    apart = xp.abs(log_ratio)
+    laws = _laws(policy, other)
+    xp = array_namespace(laws.log_ratio)
+    apart = xp.abs(laws.log_ratio)
     less = xp.expm1(-apart)
-    term = xp.where(both, less * less / (1 + xp.exp(-apart)), 1.0)
-    return xp.sum(xp.where(neither, 0.0, larger * term), axis=-1)
+    term = xp.where(laws.both, less * less / (1 + xp.exp(-apart)), 1.0)
+    return xp.sum(laws.larger() * term, axis=-1)
 
 
-def _laws(policy: Policy, other: Policy) -> tuple[Array, Array, Array, Array]:
-    """Of every response to each prompt, ``(*batch, P, V^H)``: the larger of the two probabilities,
-    their log-ratio (0 unless both write it), and whether both or neither do.
+def coverage_profile(policy: Policy, other: Policy, ratio: float) -> Array:
+    """Return the share ``P_π[π(τ) ≥ N π'(τ)]`` of responses that `π'` covers badly, per prompt:
+    ``(*batch, P)``.
+
+    To draw a response of that share from `π'` takes `N` times as many draws as from `π`. It is
+    finite where the largest log-ratio is not.
+
+    Args:
+        policy: `π`.
+        other: `π'`.
+        ratio: `N`, above 1.
+
+    Raises:
+        ValueError: `ratio` is not above 1, or the tree of all responses does not fit into memory.
+
+    Example:
+        >>> from theory import TokenMDP
+        >>> d = TokenMDP.tree([[[0, 0]]]).dynamics
+        >>> p, q = (Policy.from_probs(d, [[row]]) for row in ([0.5, 0.5], [0.1, 0.9]))
+        >>> coverage_profile(p, q, 4.0).tolist()
+        [0.5]
     """
+    require_positive("ratio - 1", ratio - 1)
+    laws = _laws(policy, other)
+    xp = array_namespace(laws.log_ratio)
+    missed = laws.log_two == NEVER
+    badly = missed | (laws.both & (laws.log_ratio >= xp.log(constant(ratio, laws.log_ratio))))
+    return xp.sum(xp.where(badly, xp.exp(laws.log_one), 0.0), axis=-1)
+
+
+class _Laws(NamedTuple):
+    """Two policies' probabilities of every response to each prompt, ``(*batch, P, V^H)``."""
+
+    log_one: Array
+    log_two: Array
+    log_ratio: Array
+    """``log π − log π'``; zero unless both write it."""
+    both: Array
+    """Whether both write it."""
+
+    def larger(self) -> Array:
+        """The larger of the two probabilities; zero where neither writes it."""
+        xp = array_namespace(self.log_one, self.log_two)
+        never = self.log_one == NEVER
+        log_larger = xp.where(
+            never,
+            self.log_two,
+            xp.where(self.log_two == NEVER, self.log_one, xp.maximum(self.log_one, self.log_two)),
+        )
+        return xp.where(never & (self.log_two == NEVER), 0.0, xp.exp(log_larger))
+
+
+def _laws(policy: Policy, other: Policy) -> _Laws:
     require_same_dynamics(policy.dynamics, other.dynamics)
     d = policy.dynamics
     batch = int(np.prod(np.broadcast_shapes(policy.batch_shape, other.batch_shape)))
@@ -304,14 +355,9 @@ def _laws(policy: Policy, other: Policy) -> tuple[Array, Array, Array, Array]:
     tables = (policy.log_probs, other.log_probs, log_ratios(policy, other))
     with np.errstate(invalid="ignore"):  # ∞ − ∞ of a response that neither writes
         log_one, log_two, log_ratio = (_all_sums(each, states, d.n_prompts) for each in tables)
+    both = ~(log_one == NEVER) & ~(log_two == NEVER)
     xp = array_namespace(log_one, log_two, log_ratio)
-    never_one = log_one == NEVER
-    never_two = log_two == NEVER
-    both = ~never_one & ~never_two
-    larger = xp.exp(
-        xp.where(never_one, log_two, xp.where(never_two, log_one, xp.maximum(log_one, log_two)))
-    )
-    return larger, xp.where(both, log_ratio, 0.0), both, never_one & never_two
+    return _Laws(log_one, log_two, xp.where(both, log_ratio, 0.0), both)
 
 
 def _all_sums(tables: Sequence[Array], states: list[np.ndarray], n_prompts: int) -> Array:

@@ -47,6 +47,19 @@ def test_an_expert_of_one_response_attains_its_bound():
     assert decide(half, [one_choice(0.01, (0.999, 0.001))]).verdict == "violated"
 
 
+def test_a_rare_response_attains_coverage():
+    """`π_E` writes it four times as often as `π̂`."""
+    rare = 1e-5
+    mdp = TokenMDP.tree([np.log([[4 * rare, 1 - 4 * rare]])], reward_range=(-20, 0))
+    policy = Policy.from_probs(mdp.dynamics, [[[rare * 0.999, 1 - rare * 0.999]]])
+    instance = Instance(mdp, soft_optimal(mdp, 1.0).policy, policy, 1.0)
+    found = decide(BY_NAME["coverage"], [instance])
+    assert found.verdict == "holds"
+    assert found.left == pytest.approx(4 * rare)
+    assert found.worst_ratio == pytest.approx(1, abs=2e-3)
+    assert float(bounds.coverage(0.1, 4)) < 0.1 / np.log(4 / np.e)
+
+
 @pytest.mark.parametrize("horizon", [1, 4, 9])
 @pytest.mark.parametrize("epsilon", [0.1, 2.0])
 def test_randomised_responses_attain_hellinger_ball(horizon, epsilon):

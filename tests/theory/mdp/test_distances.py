@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from theory.mdp.distances import le_cam, overlap, squared_hellinger
+from theory.mdp.distances import coverage_profile, le_cam, overlap, squared_hellinger
 from theory.mdp.policy import Policy
 from theory.mdp.responses import all_responses, log_prob
 from theory.mdp.token_mdp import TokenMDP
@@ -33,6 +33,9 @@ def test_against_all_responses(seed, forbidden):
     both = p + q
     terms = np.divide((p - q) ** 2, both, out=np.zeros_like(both), where=both > 0)
     np.testing.assert_allclose(le_cam(one, two), terms.sum(axis=-1), atol=1e-13)
+    for ratio in (1.5, 4.0):
+        share = np.where(p >= ratio * q, p, 0.0).sum(axis=-1)
+        np.testing.assert_allclose(coverage_profile(one, two, ratio), share, atol=1e-13)
     between, log_affinity = overlap(one, two)
     affinity = np.sqrt(p * q).sum(axis=-1)
     np.testing.assert_allclose(np.exp(log_affinity), affinity, atol=1e-13)
@@ -52,3 +55,10 @@ def test_policies_that_share_no_response():
     for mine, own in zip(between.log_probs, one.log_probs, strict=True):
         np.testing.assert_array_equal(np.exp(mine).sum(axis=-1), np.exp(own).sum(axis=-1))
     assert le_cam(one, two).tolist() == [2.0]
+    assert coverage_profile(one, two, 4.0).tolist() == [1.0]
+
+
+def test_a_ratio_that_covers_all():
+    one, two = two_policies(0)
+    with pytest.raises(ValueError, match="ratio - 1"):
+        coverage_profile(one, two, 1.0)
