@@ -542,6 +542,21 @@ def trajectory_tv(laws: list[tuple[mpf, mpf]] | None) -> mpf | None:
     return None if laws is None else mp.fsum(_difference(x, y) for x, y in laws) / 2
 
 
+def best_of_4(laws: list[tuple[mpf, mpf]] | None) -> mpf | None:
+    """``Σ b log(b/p)`` with ``b = F^4 − F⁻^4``, `F` the mass of responses up to one, the least
+    probable first.
+    """
+    if laws is None:
+        return None
+    total, found = mpf(0), []
+    with mp.workdps(8 * mp.dps):  # powers of tiny masses are subtracted
+        for p in sorted(mp.exp(x) for x, _ in laws if x != NEVER):
+            b = (total + p) ** 4 - total**4
+            found.append(b * mp.log(b / p))
+            total += p
+        return mp.fsum(found)
+
+
 def coverage(laws: list[tuple[mpf, mpf]] | None) -> mpf | None:
     """``P_π[π ≥ 4 π']`` over `possible_responses`."""
     if laws is None:
@@ -710,6 +725,11 @@ class Oracle:
                 "trajectory_tv": trajectory_tv(laws),
                 "le_cam": le_cam(laws),
                 "coverage": coverage(laws),
+                "best_of_4": best_of_4(
+                    possible_responses(model, prompt, self.policy, self.policy)
+                    if laws is not None
+                    else None
+                ),
             }
         return self._quantities.setdefault(prompt, found)
 
@@ -736,6 +756,7 @@ class Oracle:
             "kl-length": to,
             "tv-closed-form": few,
             "coverage": few,
+            "best-of-n": few,
             "clone-pinsker": to,
             "theorem-2-rl": small,
             "regularised-equality": to,
@@ -920,6 +941,7 @@ class Oracle:
             "coverage": None
             if tv is None
             else (q["coverage"], q["kl_from_expert"] / (mp.log(4) - mpf(3) / 4)),
+            "best-of-n": None if tv is None else (q["best_of_4"], mp.log(4) - mpf(3) / 4),
             "hellinger-ball": (q["squared_hellinger"], 1 - least_affinity(eps) ** H),
             "tv-closed-form": None
             if tv is None
@@ -1064,6 +1086,7 @@ def brute_force(given: Description, prompt: int, digits: int = 60) -> dict[str, 
             ),
             "le_cam_spread": least({t: expert[t] + policy[t] for t in every}),
             "trajectory_tv": mp.fsum(abs(expert[t] - policy[t]) for t in every) / 2,
+            "best_of_4": best_of_4([(mp.log(p), mp.log(p)) for p in policy.values() if p > 0]),
             "coverage": mp.fsum(p for t, p in expert.items() if p > 0 and p >= 4 * policy[t]),
             "le_cam": mp.fsum(
                 (expert[t] - policy[t]) ** 2 / (expert[t] + policy[t])

@@ -20,6 +20,7 @@ import numpy as np
 from theory.arrays.namespace import Array, array_namespace, as_array, constant, is_torch_array, root
 
 __all__ = [
+    "best_of_n_kl",
     "clone_gap_composition",
     "clone_gap_discounted",
     "clone_gap_elementary",
@@ -529,3 +530,14 @@ def coverage(kl: Any, ratio: float) -> Array:
     nats = as_array(kl)
     n = constant(ratio, nats)
     return nats / (array_namespace(nats).log(n) - (n - 1) / n)
+
+
+def best_of_n_kl(n: Any) -> Array:
+    """Bound what best of `n` can move: ``KL(BoN‖π) ≤ log n − (n−1)/n``, nats, for any ranking;
+    approached where no response is probable.
+
+    >>> float(best_of_n_kl(4).round(4))
+    0.6363
+    """
+    draws = as_array(n)
+    return array_namespace(draws).log(draws) - (draws - 1) / draws

@@ -24,6 +24,7 @@ from theory.arrays.truth import Truth
 from theory.claims import bounds
 from theory.claims.problem import Problem
 from theory.mdp.distances import (
+    best_of_n_kl,
     coverage_profile,
     kl,
     le_cam,
@@ -49,7 +50,9 @@ from theory.solve.soft import Solution, power_policy, soft_optimal, soft_values
 __all__ = ["COVERED", "MAX_LEAVES", "Instance", "finite"]
 
 COVERED = 4
-"""Draws of `π̂` for one of `π_E`, from which on a response counts as badly covered."""
+"""Draws of `π̂` of which the best is taken, and for one of `π_E`, from which on a response counts
+as badly covered.
+"""
 
 VISITED = 1e-3
 """Share of the responses that must write a token for it to count as visited."""
@@ -293,6 +296,15 @@ class Instance(Problem):
         if self.has_leaves:
             return self.averaged(coverage_profile(self.expert, self.policy, COVERED))
         return self.trajectory_tv
+
+    @cached_property
+    def best_of_n_kl(self) -> Array:
+        """``KL(BoN‖π̂)`` of the best by `r̂` of `COVERED` draws of `π̂`, averaged over prompts:
+        ``batch``, nats; that of the most probable response where there are over `MAX_LEAVES`.
+        """
+        if self.has_leaves:
+            return self.averaged(best_of_n_kl(self.policy, COVERED))
+        return self.averaged(-_greatest(self.policy.dynamics, self.policy.log_probs))
 
     @cached_property
     def tv_of_one_response(self) -> Array:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from theory.arrays.namespace import Array, array_namespace, as_array
+from theory.arrays.namespace import Array, array_namespace, as_array, constant
 from theory.claims import bounds
 from theory.claims.instance import COVERED, Instance, finite
 from theory.claims.quantities import Quantities
@@ -514,6 +514,18 @@ DISTANCES_WITH_LAST_TOKEN: tuple[Statement[Instance], ...] = (
             f"KL(π_E‖π̂)/(log {COVERED} − {COVERED - 1}/{COVERED})",
             lambda i: bounds.coverage(i.kl_from_expert, COVERED),
             "probability",
+        ),
+        Condition("TV is computed", lambda i: np.asarray(i.has_leaves)),
+    ),
+    Statement(
+        "best-of-n",
+        "docs §7",
+        Quantity(f"KL(best of {COVERED}‖π̂)", lambda i: i.best_of_n_kl, "nats"),
+        "≤",
+        Quantity(
+            f"log {COVERED} − {COVERED - 1}/{COVERED}",
+            lambda i: bounds.best_of_n_kl(constant(COVERED, i.kl_to_expert)),
+            "nats",
         ),
         Condition("TV is computed", lambda i: np.asarray(i.has_leaves)),
     ),

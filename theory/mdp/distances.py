@@ -25,6 +25,7 @@ from theory.mdp.policy import NEVER, Policy, require_same_dynamics
 from theory.mdp.values import by_layer, expectation
 
 __all__ = [
+    "best_of_n_kl",
     "coverage_profile",
     "divergence_terms",
     "kl",
@@ -321,6 +322,57 @@ def coverage_profile(policy: Policy, other: Policy, ratio: float) -> Array:
     missed = laws.log_two == NEVER
     badly = missed | (laws.both & (laws.log_ratio >= xp.log(constant(ratio, laws.log_ratio))))
     return xp.sum(xp.where(badly, xp.exp(laws.log_one), 0.0), axis=-1)
+
+
+def best_of_n_kl(policy: Policy, n: int) -> Array:
+    """Return ``KL(BoN‖π)``, where *BoN* is the most probable of `n` draws of `π`, per prompt:
+    ``(*batch, P)``, nats.
+
+    With `F` the probability of a response that is no more probable (of equally probable ones, one
+    that comes no later), and ``F⁻`` without itself, ``P(BoN = τ) = F(τ)^n − F⁻(τ)^n``, which is
+    ``π(τ) Σ_j F^j F⁻^{n−1−j}``.
+
+    Args:
+        policy: `π`.
+        n: number of draws, at least 1.
+
+    Raises:
+        ValueError: `n` is below 1, or the tree of all responses does not fit into memory.
+
+    Example:
+        >>> from theory import TokenMDP
+        >>> d = TokenMDP.tree([[[0, 0]]]).dynamics
+        >>> fair = Policy.from_probs(d, [[[0.5, 0.5]]])
+        >>> best_of_n_kl(fair, 2).round(4).tolist()  # ¼ and ¾ against ½ and ½
+        [0.1308]
+    """
+    require_positive("n", n)
+    log_probs = _laws(policy, policy).log_one
+    middle = log_probs.midpoint().nearest() if is_enclosure(log_probs) else log_probs
+    order = np.argsort(np.asarray(middle), axis=-1, kind="stable")
+    outer = np.ogrid[tuple(map(slice, order.shape))][:-1]
+    law = exp(log_probs[(*outer, order)])
+    xp = array_namespace(law)
+    up_to = _running_sums(law)
+    before = xp.concatenate([xp.zeros_like(law[..., :1]), up_to[..., :-1]], axis=-1)
+    gain = power = xp.ones_like(law)
+    for _ in range(n - 1):  # Σ_j F^j F⁻^{n−1−j}
+        power = power * before
+        gain = gain * up_to + power
+    possible = law > 0
+    kept = xp.where(possible, gain, 1.0)
+    return xp.sum(xp.where(possible, law * (kept * xp.log(kept) - kept + 1), 0.0), axis=-1)
+
+
+def _running_sums(values: Array) -> Array:
+    """``Σ_{j≤k} x_j`` along the last axis, by doubling."""
+    xp = array_namespace(values)
+    step = 1
+    while step < values.shape[-1]:
+        shifted = [xp.zeros_like(values[..., :step]), values[..., :-step]]
+        values = values + xp.concatenate(shifted, axis=-1)
+        step *= 2
+    return values
 
 
 class _Laws(NamedTuple):

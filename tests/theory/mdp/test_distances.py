@@ -1,9 +1,11 @@
 """Distances between the laws of a response, against sums over all responses."""
 
+import itertools
+
 import numpy as np
 import pytest
 
-from theory.mdp.distances import coverage_profile, le_cam, overlap, squared_hellinger
+from theory.mdp.distances import best_of_n_kl, coverage_profile, le_cam, overlap, squared_hellinger
 from theory.mdp.policy import Policy
 from theory.mdp.responses import all_responses, log_prob
 from theory.mdp.token_mdp import TokenMDP
@@ -44,6 +46,29 @@ def test_against_all_responses(seed, forbidden):
     for k in range(2):
         if affinity[k] > 0:
             np.testing.assert_allclose(law[k], np.sqrt(p * q)[k] / affinity[k], atol=1e-13)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(3))
+def test_best_of_n_against_every_draw(seed, n):
+    """All `n` draws of four responses, the best of which is kept."""
+    rng = np.random.default_rng(seed)
+    dynamics = TokenMDP.tree([np.zeros((1, 2)), np.zeros((2, 2))]).dynamics
+    policy = Policy.from_logits(dynamics, [rng.normal(size=(1, 2)), rng.normal(size=(2, 2))])
+    law = np.exp(log_prob(policy, all_responses(dynamics)))
+    best = np.zeros(4)
+    for draws in itertools.product(range(4), repeat=n):
+        best[max(draws, key=law.__getitem__)] += np.prod(law[list(draws)])
+    expected = (best * np.log(best / law)).sum()
+    np.testing.assert_allclose(best_of_n_kl(policy, n), [expected], atol=1e-13)
+
+
+def test_best_of_n_of_equally_probable_responses():
+    """Many of them approach the bound; which of two is drawn first does not matter."""
+    dynamics = TokenMDP.window([np.zeros((1, 2))] + [np.zeros((2, 2))] * 9, window=1).dynamics
+    fair = Policy.from_logits(dynamics, [np.zeros((1, 2))] + [np.zeros((2, 2))] * 9)
+    share = float(best_of_n_kl(fair, 4)[0]) / (np.log(4) - 0.75)
+    assert 0.995 < share < 1
 
 
 def test_policies_that_share_no_response():
