@@ -65,8 +65,8 @@ def assert_covers(wide, narrow, name):
     for a, b, x in zip(
         low.tolist(), high.tolist(), np.broadcast_to(narrow.data, shape).ravel(), strict=True
     ):
-        # a ball has 30 bits of radius: one that begins at zero begins a little below it
-        below = a - 1e-100 * abs(b) if math.isfinite(b) else a
+        # a ball has 30 bits of radius: a root that begins at zero begins a little below it
+        below = a - 2.0**-28 * float(abs(x).upper()) if -1e-300 < a <= 0 else a
         inside = x.contains(flint.arb(a)) or x == a if a == b else x >= below and x <= b
         assert inside or x.is_nan(), f"{name}: {x} is not in [{a}, {b}]"
 
