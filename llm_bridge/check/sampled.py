@@ -58,6 +58,7 @@ from llm_bridge.read.rollout import Actor
 from theory.arrays.memory import require_memory
 from theory.arrays.namespace import require_positive
 from theory.claims.bounds import preference_tv_of_pair
+from theory.claims.instance import COVERED
 from theory.solve.reward import preference_tv
 
 if TYPE_CHECKING:
@@ -144,13 +145,39 @@ def estimates(
                 lambda d: np.abs(np.tanh((d.log_expert - d.log_policy) / 2))
             ),
             "affinity Σ √(π_E π̂)": bounded(lambda d: _sech(d.log_expert - d.log_policy)),
+            f"P_{{π_E}}[π_E ≥ {COVERED}π̂]": share_interval(
+                expert.log_expert - expert.log_policy >= math.log(COVERED), confidence
+            ),
             **_preferences(expert, alpha, confidence),
             "r*(τ) − V*(s₁) under π_E": mixture(lambda d: -alpha * d.entropy_expert),
             "r*(τ) − V*(s₁) under π̂": mixture(lambda d: alpha * d.score_policy),
             "V^{π_E} − V^{π̂}": mixture(lambda d: -alpha * (d.entropy_expert + d.score_policy)),
+            LE_CAM: _le_cam(both, alpha, confidence),
             "α KL(π̂‖π_E), the regularised gap": mixture(lambda d: alpha * d.kl_policy, 0.0),
             **_gaps_of_rl(mixture, alpha, *rl),
         }
+
+
+def _le_cam(both: tuple[Draws, Draws], alpha: float, confidence: float) -> Estimate:
+    """Estimate ``√Σ(π_E−π̂)²/(π_E+π̂) · √Σ(π_E+π̂)(r*−c)²``, sums over responses to all prompts.
+
+    Half of each sum is a mean over the mixture: of ``tanh²(D/2)``, and of the squared distance of
+    ``r*`` from its mean `c` among the draws of a prompt. The interval is from both factors' own, so
+    it covers more often than it says.
+    """
+    each = (1 + confidence) / 2
+    ratios = np.stack([d.log_expert - d.log_policy for d in both])
+    distance = bounded_interval(np.tanh(ratios / 2) ** 2, each)
+    returns = alpha * np.stack([d.log_expert for d in both])
+    with np.errstate(invalid="ignore"):
+        centred = returns - returns.mean(axis=(0, 2), keepdims=True)
+    finite = np.isfinite(returns).all(axis=(0, 2), keepdims=True)
+    squares = np.where(finite, centred**2, np.inf)
+    n = returns.shape[0] * returns.shape[2]
+    spread = mean_interval([x / 2 * (n / (n - 1)) for x in squares], each, 0.0)
+    ends = zip(distance[:3], spread[:3], strict=True)
+    value, low, high = (2 * math.sqrt(x * y) if x and y else 0.0 for x, y in ends)
+    return Estimate(value, low, high)
 
 
 def _preferences(expert: Draws, alpha: float, confidence: float) -> dict[str, Estimate]:
@@ -191,6 +218,9 @@ def _gaps_of_rl(
         "V^{π_E} − V^{π_RL}": gap if proven.all() else Estimate(math.nan, least.low, math.inf),
     }
 
+
+LE_CAM = "√Σ(π_E−π̂)²/(π_E+π̂) · √Σ(π_E+π̂)(r*−c)²"
+"""The bound of *clone-le-cam*, both sums over all prompts: no less than its average over them."""
 
 PAIRS = "pairs of the expert's responses"
 """Distribution of the pairs whose preferences are averaged."""

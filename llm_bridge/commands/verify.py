@@ -32,6 +32,7 @@ class VerifyOptions(Options):
 
     instances: int = option(256, help="random MDPs of each kind", low=1)
     seed: int = shared.seed()
+    literature: bool = option(False, help="decide the claims of other papers instead")
     out: Path = shared.out("out/verify", "report.json and the figures")
     json: Path | None = shared.json_file()
 
@@ -47,6 +48,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     started = time.monotonic()
     options = VerifyOptions.read(arguments)
+    if options.literature:
+        _refuse_models(arguments, "has no use with --literature")
+        return _literature(options)
     noted = {"command": "verify"} | options.as_dict(results_only=True)
     # first: its input can be wrong, and then nothing is written
     model_groups, note = _model_groups(arguments, noted)
@@ -83,13 +87,7 @@ def _model_groups(arguments: argparse.Namespace, noted: dict[str, Any]) -> tuple
     """
     if "model" in ModelSpec.given(arguments):
         return [_given_model(arguments, noted)], ""
-    for options, prefix in (
-        (ModelSpec, ""),
-        (ModelSpec, "expert-"),
-        (TreeOptions, ""),
-        (PromptFormat, ""),
-    ):
-        options.refuse(arguments, "needs --model", prefix=prefix)
+    _refuse_models(arguments, "needs --model")
     try:
         require_packages()
     except ValueError as error:
@@ -97,6 +95,40 @@ def _model_groups(arguments: argparse.Namespace, noted: dict[str, Any]) -> tuple
     from llm_bridge.check.exact import trained_group
 
     return [trained_group(seed=noted["seed"])], ""
+
+
+def _refuse_models(arguments: argparse.Namespace, why: str) -> None:
+    """Refuse whatever says how a language model is read."""
+    for options, prefix in (
+        (ModelSpec, ""),
+        (ModelSpec, "expert-"),
+        (TreeOptions, ""),
+        (PromptFormat, ""),
+    ):
+        options.refuse(arguments, why, prefix=prefix)
+
+
+def _literature(options: VerifyOptions) -> int:
+    """Decide the literature's claims, write and print; returns 1 if one is not as the list says."""
+    from theory import __version__
+    from theory.claims.literature import decide_literature
+    from theory.reports.literature import literature_report
+    from theory.storage.files import write_json
+    from theory.storage.runs import RunFolder
+    from theory.studies.literature import literature_trees
+
+    with RunFolder(options.out) as folder:
+        found = decide_literature(literature_trees(options.seed))
+        report = {
+            "version": __version__,
+            "arguments": {"command": "verify"} | options.as_dict(results_only=True),
+            "claims": [x.as_dict() for x in found],
+        }
+        write_json(folder.path / "literature.json", report)
+    if options.json is not None:
+        write_json(options.json, report)
+    print(literature_report(found).text())
+    return 0 if all(x.confirmed for x in found) else 1
 
 
 def _given_model(arguments: argparse.Namespace, noted: dict[str, Any]) -> Any:

@@ -167,7 +167,7 @@ def _fault(statement, result, prompt, prompts, sides, applies, within):
         for x in (*result.ends, result.applies, result.uncertain, result.codes)
     ]
     lefts, rights = (s if isinstance(s, list) else [s] * len(columns[0]) for s in sides)
-    elementwise = statement.name in ("theorem-1", "theorem-1-sharp")
+    elementwise = statement.name in ("theorem-1", "theorem-1-sharp", "preference-length")
     for left_low, left_high, right_low, right_high, certain, uncertain, code, left, right in zip(
         *columns, lefts, rights, strict=True
     ):

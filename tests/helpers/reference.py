@@ -419,6 +419,42 @@ def squared_hellinger(model: Model, one: Any, two: Any) -> list[list[mpf]]:
     return backward(model, row)
 
 
+def return_moments(model: Model, one: Any, two: Any) -> list[tuple[mpf, mpf, mpf]]:
+    """``Σ_τ w(τ) r(τ)^k`` for ``k = 0, 1, 2`` and ``w = √(π π')``, for each prompt.
+
+    ``M_2(s) = Σ_a √(p p') [r² M_0 + 2 r M_1 + M_2]`` of the next states, and so on.
+    """
+
+    def row(h: int, s: int, following: list[Any]) -> tuple[mpf, mpf, mpf]:
+        zero, first, second = [], [], []
+        for a, below in enumerate(following):
+            weight = mp.exp((one[h][s][a] + two[h][s][a]) / 2)
+            if weight == 0:
+                continue
+            r, (m0, m1, m2) = model.rewards[h][s][a], below
+            zero.append(weight * m0)
+            first.append(weight * (r * m0 + m1))
+            second.append(weight * (r * r * m0 + 2 * r * m1 + m2))
+        return mp.fsum(zero), mp.fsum(first), mp.fsum(second)
+
+    found: Any = None
+    for h in reversed(range(model.horizon)):
+        layer = []
+        for s in range(len(one[h])):
+            below = [(mpf(1), mpf(0), mpf(0))] * model.vocab_size
+            if h + 1 < model.horizon:
+                below = [found[k] for k in model.next[h][s]]
+            layer.append(row(h, s, below))
+        found = layer
+    return found
+
+
+def spread(moments: Iterable[Sequence[mpf]]) -> mpf:
+    """``min_c Σ w (r − c)²`` from ``Σ w r^k``, ``k = 0, 1, 2``, of measures that are added up."""
+    zero, first, second = (mp.fsum(each) for each in zip(*moments, strict=True))
+    return max(second - first * first / zero, mpf(0))
+
+
 def renyi_2(model: Model, one: Any, two: Any) -> list[list[mpf]]:
     """``D_2(π‖π') = log Σ_τ π(τ)²/π'(τ)``: ``D_2(s) = log Σ_a exp(2 log π − log π' +
     D_2(s⊕a))``.
@@ -492,8 +528,12 @@ def epsilon_of(model: Model, prompt: int, one: Any, two: Any) -> mpf:
     )
 
 
-def trajectory_tv(model: Model, prompt: int, one: Any, two: Any) -> mpf | None:
-    """``½ Σ_τ |π(τ) − π'(τ)|`` over all responses; `None` where there are over `MAX_RESPONSES`."""
+def possible_responses(
+    model: Model, prompt: int, one: Any, two: Any
+) -> list[tuple[mpf, mpf]] | None:
+    """``(log π(τ), log π'(τ))`` of all responses that either writes; `None` where there are over
+    `MAX_RESPONSES`.
+    """
     partial = [(prompt, mpf(0), mpf(0))]
     for h in range(model.horizon):
         partial = [
@@ -508,7 +548,42 @@ def trajectory_tv(model: Model, prompt: int, one: Any, two: Any) -> mpf | None:
         ]
         if len(partial) > MAX_RESPONSES:
             return None
-    return mp.fsum(_difference(x, y) for _, x, y in partial) / 2
+    return [(x, y) for _, x, y in partial]
+
+
+def trajectory_tv(laws: list[tuple[mpf, mpf]] | None) -> mpf | None:
+    """``½ Σ_τ |π(τ) − π'(τ)|`` over `possible_responses`."""
+    return None if laws is None else mp.fsum(_difference(x, y) for x, y in laws) / 2
+
+
+def best_of_4(laws: list[tuple[mpf, mpf]] | None) -> mpf | None:
+    """``Σ b log(b/p)`` with ``b = F^4 − F⁻^4``, `F` the mass of responses up to one, the least
+    probable first.
+    """
+    if laws is None:
+        return None
+    total, found = mpf(0), []
+    with mp.workdps(8 * mp.dps):  # powers of tiny masses are subtracted
+        for p in sorted(mp.exp(x) for x, _ in laws if x != NEVER):
+            b = (total + p) ** 4 - total**4
+            found.append(b * mp.log(b / p))
+            total += p
+        return mp.fsum(found)
+
+
+def coverage(laws: list[tuple[mpf, mpf]] | None) -> mpf | None:
+    """``P_π[π ≥ 4 π']`` over `possible_responses`."""
+    if laws is None:
+        return None
+    return mp.fsum(mp.exp(x) for x, y in laws if x != NEVER and x - y >= mp.log(4))
+
+
+def le_cam(laws: list[tuple[mpf, mpf]] | None) -> mpf | None:
+    """``Σ_τ (π − π')²/(π + π')`` over `possible_responses`."""
+    if laws is None:
+        return None
+    some = [(x, y) for x, y in laws if max(x, y) != NEVER]
+    return mp.fsum(_difference(x, y) ** 2 / (mp.exp(x) + mp.exp(y)) for x, y in some)
 
 
 def _difference(x: mpf, y: mpf) -> mpf:
@@ -576,6 +651,23 @@ class Oracle:
         self.soft_q = first(p_expert, self._advantages())
         self.squared_hellinger = squared_hellinger(model, expert, policy)[0]
         self.renyi = renyi_2(model, policy, expert)[0]
+        choices = [
+            [[mpf(sum(row) > 1)] * model.vocab_size for row in layer] for layer in model.allowed
+        ]
+        self.choices = choices
+        self.expert_choices, self.policy_choices = (
+            first(p_expert, choices),
+            first(p_policy, choices),
+        )
+        self.greatest_expert = greatest_sum(model, expert)[0]
+        with mp.workdps(2 * self.work):  # the mean is taken out of second moments
+            own = [return_moments(model, law, law) for law in (expert, policy)]
+            between = return_moments(model, expert, policy)
+            twice = [tuple(2 * x for x in each) for each in between]
+            self.spreads = {
+                "le_cam": [spread(each) for each in zip(*own, strict=True)],
+                "hellinger": [spread(each) for each in zip(*own, twice, strict=True)],
+            }
         self.greatest_return = greatest_sum(model, model.permitted)[0]
         lowest = [
             [[NEVER if x == NEVER else -x for x in row] for row in layer]
@@ -617,6 +709,7 @@ class Oracle:
             log_expert, log_policy = (
                 model.along(t, prompt, rl) for t in (self.expert, self.policy)
             )
+            laws = possible_responses(model, prompt, self.expert, self.policy)
             found = {
                 "epsilon": epsilon_of(model, prompt, self.expert, self.policy),
                 "soft_value": self.soft_value[0][prompt],
@@ -637,7 +730,20 @@ class Oracle:
                 "renyi_to_expert": self.renyi[prompt],
                 "affinity": 1 - self.squared_hellinger[prompt],
                 "squared_hellinger": self.squared_hellinger[prompt],
-                "trajectory_tv": trajectory_tv(model, prompt, self.expert, self.policy),
+                "expert_choices": self.expert_choices[prompt],
+                "policy_choices": self.policy_choices[prompt],
+                "rl_choices": model.along(self.choices, prompt, rl),
+                "greatest_expert": mp.exp(self.greatest_expert[prompt]),
+                "hellinger_spread": self.spreads["hellinger"][prompt],
+                "le_cam_spread": self.spreads["le_cam"][prompt],
+                "trajectory_tv": trajectory_tv(laws),
+                "le_cam": le_cam(laws),
+                "coverage": coverage(laws),
+                "best_of_4": best_of_4(
+                    possible_responses(model, prompt, self.policy, self.policy)
+                    if laws is not None
+                    else None
+                ),
             }
         return self._quantities.setdefault(prompt, found)
 
@@ -657,6 +763,13 @@ class Oracle:
             "preference-average": sides["preference-average"] is not None,
             "clone-tv": to and few,
             "clone-hellinger": to,
+            "clone-variance": to,
+            "clone-le-cam": to and few,
+            "clone-one-response": to,
+            "rl-length": to,
+            "kl-length": to,
+            "coverage": few,
+            "best-of-n": few,
             "clone-pinsker": to,
             "theorem-2-rl": small,
             "regularised-equality": to,
@@ -742,7 +855,7 @@ class Oracle:
             for table in (model.rewards, self.expert, self.policy)
         )
         given = [x != NEVER and y != NEVER for x, y in zip(log_expert, log_policy, strict=True)]
-        tvs, sharp, average = [], [], []
+        tvs, sharp, length, average = [], [], [], []
         for i, j in itertools.combinations(range(len(listed)), 2):
             tv = mpf(0)
             shared = next((k for k in range(H) if listed[i][k] != listed[j][k]), H)
@@ -753,6 +866,12 @@ class Oracle:
                     average.append((tv, mp.tanh(alpha * abs(ratio) / 4)))
             tvs.append(tv)
             sharp.append(mp.tanh(times(alpha, H - shared, epsilon) / 2))
+            steps = [
+                *model.path(prompt, listed[i])[shared:],
+                *model.path(prompt, listed[j])[shared:],
+            ]
+            chosen = sum(self.choices[h][s][a] for h, s, a in steps)
+            length.append(mp.tanh(times(alpha, chosen, epsilon) / 4))
         mean = (
             tuple(mp.fsum(side) / len(average) for side in zip(*average, strict=True))
             if average
@@ -761,13 +880,14 @@ class Oracle:
         return {
             "theorem-1": (tvs, [alpha * H * epsilon / 2] * len(tvs)),
             "theorem-1-sharp": (tvs, sharp),
+            "preference-length": (tvs, length),
             "preference-average": mean,
         }
 
     def _cloning(self, q: dict[str, Any]) -> Sides:
         """``V^{π_E} − V^{π̂}`` against its bounds."""
         H, R, V, eps = self.model.horizon, self.model.width, self.model.vocab_size, q["epsilon"]
-        gap, spread, tv = (
+        gap, width, tv = (
             q["expert_value"] - q["policy_value"],
             q["return_range"],
             q["trajectory_tv"],
@@ -785,9 +905,17 @@ class Oracle:
                 gap,
                 times(entropy, tv_randomised_response_sum(H - 1, eps) + H * expm1),
             ),
-            "clone-tv": None if tv is None else (gap, spread * tv),
-            "clone-hellinger": (gap, spread * mp.sqrt(max(hellinger * (2 - hellinger), mpf(0)))),
-            "clone-pinsker": (gap, spread * pinsker(q["kl_to_expert"])),
+            "clone-tv": None if tv is None else (gap, width * tv),
+            "clone-hellinger": (gap, width * mp.sqrt(max(hellinger * (2 - hellinger), mpf(0)))),
+            "clone-pinsker": (gap, width * pinsker(q["kl_to_expert"])),
+            "clone-one-response": (
+                gap,
+                width * one_response(hellinger, 1 - q["greatest_expert"]),
+            ),
+            "clone-variance": (gap, mp.sqrt(2 * hellinger * q["hellinger_spread"])),
+            "clone-le-cam": None
+            if tv is None
+            else (gap, mp.sqrt(q["le_cam"] * q["le_cam_spread"])),
         }
 
     def _rl(self, q: dict[str, Any]) -> Sides:
@@ -801,6 +929,10 @@ class Oracle:
         return {
             "theorem-2-rl": (gap, times(self.model.width, H, eps)),
             "rl-expert": (gap, alpha * H * eps * (1 + mp.tanh(eps / 2))),
+            "rl-length": (
+                gap,
+                alpha * times(q["expert_choices"] * mp.tanh(eps / 2) + q["rl_choices"], eps),
+            ),
             "rl-any-comparator": (q["best_value"] - q["rl_value"] - short, 2 * alpha * H * eps),
             "rl-anchored": (anchored, alpha * (H * eps + 2 * q["kl_from_expert"])),
             "rl-anchored-renyi": (
@@ -816,9 +948,33 @@ class Oracle:
         H, eps, tv = self.model.horizon, q["epsilon"], q["trajectory_tv"]
         return {
             "kl-ball": (q["kl_to_expert"], kl_ball(H, eps)),
+            "kl-length": (
+                q["kl_to_expert"],
+                times(q["policy_choices"], eps, mp.tanh(eps / 2)),
+            ),
+            "coverage": None
+            if tv is None
+            else (q["coverage"], q["kl_from_expert"] / (mp.log(4) - mpf(3) / 4)),
+            "best-of-n": None if tv is None else (q["best_of_4"], mp.log(4) - mpf(3) / 4),
+            "hellinger-ball": (q["squared_hellinger"], 1 - least_affinity(eps) ** H),
             "tv-composition": None if tv is None else (tv, tv_randomised_response(H, eps)),
             "tv-affinity": None if tv is None else (tv, tv_affinity(H, eps)),
         }
+
+
+def least_affinity(epsilon: mpf) -> mpf:
+    """``1/cosh(ε/2) = Σ √(p q)`` of a randomised response ``p = e^ε/(1+e^ε)``, ``q = 1 − p``."""
+    if epsilon == INF:
+        return mpf(0)
+    with mp.workdps(3 * mp.dps):  # the bounds are one less a power of it
+        odds = mp.exp(epsilon)
+        return 2 * mp.sqrt(odds) / (1 + odds)
+
+
+def one_response(hellinger: mpf, missing: mpf) -> mpf:
+    """``min(1, D² + 2√η·D)``, ``D² = 2(1 − BC)``."""
+    squared = 2 * max(hellinger, mpf(0))
+    return min(mpf(1), squared + 2 * mp.sqrt(max(missing, mpf(0)) * squared))
 
 
 def pinsker(kl: mpf) -> mpf:
@@ -893,6 +1049,18 @@ def brute_force(given: Description, prompt: int, digits: int = 60) -> dict[str, 
         def divergence(one: dict[Tokens, mpf], two: dict[Tokens, mpf]) -> mpf:
             return mean(one, lambda t: mp.log(one[t] / two[t]) if two[t] > 0 else INF)
 
+        choices = {
+            t: sum(
+                1 for h, s, _ in model.path(prompt, t) if sum(map(bool, model.allowed[h][s])) > 1
+            )
+            for t in every
+        }
+
+        def least(weight: dict[Tokens, mpf]) -> mpf:
+            """``min_c Σ w (r − c)²``, about the mean itself."""
+            middle = mean(weight, returned.__getitem__) / mp.fsum(weight.values())
+            return mean(weight, lambda t: (returned[t] - middle) ** 2)
+
         missed = any(policy[t] > 0 and expert[t] == 0 for t in every)
         second = (
             INF
@@ -921,7 +1089,22 @@ def brute_force(given: Description, prompt: int, digits: int = 60) -> dict[str, 
             "renyi_to_expert": second,
             "affinity": affinity,
             "squared_hellinger": 1 - affinity,
+            "expert_choices": mean(expert, lambda t: mpf(choices[t])),
+            "policy_choices": mean(policy, lambda t: mpf(choices[t])),
+            "rl_choices": mpf(choices[rl]),
+            "greatest_expert": max(expert.values()),
+            "hellinger_spread": least(
+                {t: (mp.sqrt(expert[t]) + mp.sqrt(policy[t])) ** 2 for t in every}
+            ),
+            "le_cam_spread": least({t: expert[t] + policy[t] for t in every}),
             "trajectory_tv": mp.fsum(abs(expert[t] - policy[t]) for t in every) / 2,
+            "best_of_4": best_of_4([(mp.log(p), mp.log(p)) for p in policy.values() if p > 0]),
+            "coverage": mp.fsum(p for t, p in expert.items() if p > 0 and p >= 4 * policy[t]),
+            "le_cam": mp.fsum(
+                (expert[t] - policy[t]) ** 2 / (expert[t] + policy[t])
+                for t in every
+                if expert[t] + policy[t] > 0
+            ),
         }
 
 

@@ -11,7 +11,8 @@ of their own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import numpy as np
 from theory.arrays.namespace import Array, array_namespace, as_array, constant, is_torch_array, root
 
 __all__ = [
+    "best_of_n_kl",
     "clone_gap_composition",
     "clone_gap_discounted",
     "clone_gap_elementary",
@@ -26,9 +28,14 @@ __all__ = [
     "clone_gap_paper",
     "clone_gap_stepwise",
     "clone_gap_three_halves",
+    "clone_gap_variance",
+    "coverage",
     "effective_horizon",
     "every_bound",
+    "hellinger_ball",
     "kl_ball",
+    "kl_ball_of_choices",
+    "preference_tv_of_choices",
     "preference_tv_of_pair",
     "preference_tv_paper",
     "preference_tv_sharp",
@@ -36,9 +43,11 @@ __all__ = [
     "rl_gap_anchored",
     "rl_gap_anchored_sharp",
     "rl_gap_expert",
+    "rl_gap_of_choices",
     "rl_gap_paper",
     "tv_affinity",
     "tv_hellinger",
+    "tv_of_one_response",
     "tv_pinsker",
     "tv_randomised_response",
 ]
@@ -94,6 +103,23 @@ def preference_tv_of_pair(log_ratio_difference: Any, alpha: Any) -> Array:
     0.4621
     """
     return np.tanh(as_array(alpha) * np.abs(log_ratio_difference) / 4)
+
+
+def preference_tv_of_choices(choices: Any, epsilon: Any, alpha: Any) -> Array:
+    """Bound preference errors by length: ``TV ≤ tanh(αε(T + T')/4)``.
+
+    `T` and ``T'`` count the states with a choice on the way of either response, from where the two
+    part; at most ``H − k`` each, which gives `preference_tv_sharp`.
+
+    Args:
+        choices: ``T + T'``.
+        epsilon: ε in nats.
+        alpha: temperature.
+
+    >>> float(preference_tv_of_choices(choices=8, epsilon=0.1, alpha=0.5).round(4))
+    0.0997
+    """
+    return np.tanh(as_array(alpha) * choices * epsilon / 4)
 
 
 # --- Theorem 2: cloning, reward units -------------------------------------------------------------
@@ -182,6 +208,38 @@ def clone_gap_entropy(horizon: int, epsilon: Any, alpha: Any, vocab_size: int) -
     most_entropy = array_namespace(alpha).log(constant(vocab_size, alpha))  # of a token
     earlier = clone_gap_stepwise(horizon, eps) - tv_randomised_response(horizon, eps)
     return alpha * most_entropy * (earlier + horizon * np.expm1(eps))
+
+
+def clone_gap_variance(
+    distance: Any, weights: Sequence[Any], means: Sequence[Any], variances: Sequence[Any]
+) -> Array:
+    """Bound cloning by Cauchy–Schwarz: ``√(distance · min_c Σ_k w_k [variance_k + (mean_k −
+    c)²])``.
+
+    With ``D = Σ_τ (√p − √q)²`` and the laws `p`, `q` and ``√(pq)/BC`` of weights 1, 1 and ``2 BC``
+    the sum is ``Σ (√p + √q)² (r − c)²``; with ``Σ (p − q)²/(p + q)`` and `p` and `q` it is ``Σ (p
+    + q)(r − c)²``. The best `c` is the weighted mean.
+
+    Args:
+        distance: the squared distance of the two laws of a response.
+        weights: of each law in the sum, not all zero.
+        means: of the return under each law.
+        variances: likewise.
+
+    Example:
+        Returns 1 and 0 with probabilities (½, ½) and (¼, ¾) are ¼ apart, and that is the bound:
+
+        >>> bound = clone_gap_variance(2 / 15, [1, 1], [0.5, 0.25], [0.25, 0.1875])
+        >>> float(bound.round(4))
+        0.25
+    """
+    total: Any = sum(as_array(w) for w in weights)
+    spread: Any = sum(as_array(w) * v for w, v in zip(weights, variances, strict=True))
+    laws = range(len(weights))
+    for j, k in itertools.combinations(laws, 2):  # nothing cancels, as it would about the mean
+        apart = as_array(means[j]) - means[k]
+        spread = spread + as_array(weights[j]) * weights[k] * apart * apart / total
+    return root(as_array(distance) * spread)
 
 
 def clone_gap_discounted(discount: Any, epsilon: Any, width: Any = 1.0) -> Array:
@@ -277,6 +335,23 @@ def rl_gap_expert(horizon: Any, epsilon: Any, alpha: Any) -> Array:
     return as_array(alpha) * (horizon * as_array(epsilon) + kl_ball(horizon, epsilon))
 
 
+def rl_gap_of_choices(expected: Any, played: Any, epsilon: Any, alpha: Any) -> Array:
+    """Bound RL against `π_E` by length: ``αε(E_{π_E}[T] tanh(ε/2) + T(τ_RL))``, `T` the number of
+    states with a choice on the way; `rl_gap_expert` where that is `H`.
+
+    Args:
+        expected: ``E_{π_E}[T]``.
+        played: ``T(τ_RL)``.
+        epsilon: ε in nats.
+        alpha: temperature.
+
+    >>> float(rl_gap_of_choices(expected=10, played=10, epsilon=0.1, alpha=0.5).round(4))
+    0.525
+    """
+    eps = as_array(epsilon)
+    return as_array(alpha) * ((expected * np.tanh(eps / 2) + played) * eps)
+
+
 def rl_gap_anchored(horizon: Any, epsilon: Any, alpha: Any, beta: Any) -> Array:
     """Bound KL-regularised RL, ``π_β ∝ π̂^{1+α/β}``: ``V^{π_E}_{r*} − V^{π_β}_{r*} ≤ αHε + (α + β)
     Hε tanh(ε/2)``.
@@ -358,26 +433,42 @@ def kl_ball(horizon: Any, epsilon: Any) -> Array:
     return as_array(horizon) * epsilon * np.tanh(as_array(epsilon) / 2)
 
 
+def kl_ball_of_choices(expected: Any, epsilon: Any) -> Array:
+    """Bound the divergence by length: ``KL(π̂(τ)‖π_E(τ)) ≤ E_π̂[T] ε tanh(ε/2)``, nats, `T` the
+    number of states with a choice on the way.
+
+    >>> float(kl_ball_of_choices(expected=10, epsilon=0.1).round(4))
+    0.05
+    """
+    return as_array(expected) * epsilon * np.tanh(as_array(epsilon) / 2)
+
+
+def hellinger_ball(horizon: Any, epsilon: Any) -> Array:
+    """Bound the squared Hellinger distance: ``1 − BC ≤ 1 − cosh(ε/2)^{−H}``; attained.
+
+    >>> float(hellinger_ball(horizon=10, epsilon=0.1).round(4))
+    0.0124
+    """
+    return -np.expm1(-(horizon * _log_cosh(as_array(epsilon) / 2)))
+
+
 def tv_affinity(horizon: Any, epsilon: Any) -> Array:
-    """Bound the total variation of two policies of the ball in closed form: ``TV_RR(H, ε) ≤ √(1 −
-    cosh(ε/2)^{−2H})``.
+    """Bound the total variation in closed form: ``TV ≤ √(1 − cosh(ε/2)^{−2H}) ≤ √H tanh(ε/2)``.
 
-    Hellinger's bound at the smallest affinity, that of `H` randomised responses: never above one,
-    below ``√H tanh(ε/2)``, and at ``H = 1`` equal to `tv_randomised_response`.
+    At most ``√2`` times `tv_randomised_response` wherever it was tried.
 
-    >>> float(tv_affinity(10, 0.1).round(4))
+    >>> float(tv_affinity(horizon=10, epsilon=0.1).round(4))
     0.1571
     """
-    half = as_array(epsilon) / 2
-    xp = array_namespace(half)
-    # log(1/cosh): the first form has no difference of large terms, the second no overflow
-    near = xp.where(half < 1, half, 0.0)
-    decay = xp.exp(-near)
-    small = xp.log1p(-(xp.expm1(-near) ** 2) / (1 + decay * decay))
-    far = xp.exp(-half)
-    large = xp.log(constant(2.0, half)) - half - xp.log1p(far * far)
-    log_sech = xp.where(half < 1, small, large)
-    return root(-xp.expm1(2 * as_array(horizon) * log_sech))
+    return tv_hellinger(hellinger_ball(horizon, epsilon))
+
+
+def _log_cosh(x: Array) -> Array:
+    """``log cosh x`` for ``x ≥ 0``, without cancellation near 0 and without overflow."""
+    xp = array_namespace(x)
+    near = xp.where(x < 1, x, 0.0)
+    small = xp.log1p(2 * xp.sinh(near / 2) ** 2)
+    return xp.where(x < 1, small, x + xp.log1p(xp.expm1(-2 * x) / 2))
 
 
 def tv_pinsker(kl: Any) -> Array:
@@ -403,3 +494,51 @@ def tv_hellinger(squared_hellinger: Any) -> Array:
     """
     apart = as_array(squared_hellinger)
     return root(apart * (2 - apart))
+
+
+def tv_of_one_response(squared_hellinger: Any, missing: Any) -> Array:
+    """Bound the total variation from a distribution of nearly one response: ``TV ≤ D² + 2√η·D``,
+    and never above one, with ``D² = Σ (√p − √q)²`` and ``η = 1 − max p``.
+
+    For ``η = 0``, an expert that writes one response to a prompt, it is ``D²``, with constant 1.
+
+    Args:
+        squared_hellinger: ``1 − BC``, half of ``D²``.
+        missing: ``η``.
+
+    >>> float(tv_of_one_response(0.01, missing=0.0).round(4))
+    0.02
+    """
+    squared = 2 * as_array(squared_hellinger)
+    xp = array_namespace(squared)
+    bound = squared + 2 * root(squared * as_array(missing))
+    return xp.minimum(bound, constant(1.0, squared))
+
+
+def coverage(kl: Any, ratio: float) -> Array:
+    """Bound the coverage profile: ``P_p[p ≥ N q] ≤ KL(p‖q)/(log N − (N−1)/N)``.
+
+    ``KL = E_q φ(p/q)`` with ``φ(t) = t log t − t + 1 ≥ 0``, and ``φ(t)/t`` grows for ``t ≥ 1``. It
+    is below ``KL/log(N/e)``, which says nothing for ``N ≤ e``.
+
+    Args:
+        kl: ``KL(p‖q)``, nats.
+        ratio: `N`, above 1.
+
+    >>> float(coverage(0.1, 4.0).round(4))
+    0.1572
+    """
+    nats = as_array(kl)
+    n = constant(ratio, nats)
+    return nats / (array_namespace(nats).log(n) - (n - 1) / n)
+
+
+def best_of_n_kl(n: Any) -> Array:
+    """Bound what best of `n` can move: ``KL(BoN‖π) ≤ log n − (n−1)/n``, nats, for any ranking;
+    approached where no response is probable.
+
+    >>> float(best_of_n_kl(4).round(4))
+    0.6363
+    """
+    draws = as_array(n)
+    return array_namespace(draws).log(draws) - (draws - 1) / draws

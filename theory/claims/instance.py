@@ -24,9 +24,13 @@ from theory.arrays.truth import Truth
 from theory.claims import bounds
 from theory.claims.problem import Problem
 from theory.mdp.distances import (
+    best_of_n_kl,
+    coverage_profile,
     kl,
+    le_cam,
     log_ratios,
     max_log_ratio,
+    overlap,
     renyi,
     squared_hellinger,
     trajectory_tv,
@@ -39,11 +43,16 @@ from theory.mdp.responses import (
     response_sum,
 )
 from theory.mdp.token_mdp import TokenMDP
-from theory.mdp.values import expected_sums, occupancy, plain_values
+from theory.mdp.values import covariance, expected_sums, occupancy, plain_values
 from theory.solve.reward import endogenous_reward, preference_tv, returns
 from theory.solve.soft import Solution, power_policy, soft_optimal, soft_values
 
-__all__ = ["MAX_LEAVES", "Instance", "finite"]
+__all__ = ["COVERED", "MAX_LEAVES", "Instance", "finite"]
+
+COVERED = 4
+"""Draws of `π̂` of which the best is taken, and for one of `π_E`, from which on a response counts
+as badly covered.
+"""
 
 VISITED = 1e-3
 """Share of the responses that must write a token for it to count as visited."""
@@ -164,6 +173,40 @@ class Instance(Problem):
         return self.averaged(self._return_ranges * tv)
 
     @cached_property
+    def clone_bound_of_variance(self) -> Array:
+        """``√(Σ(√π_E − √π̂)²) · min_c √(Σ(√π_E + √π̂)²(r* − c)²)``, averaged over prompts:
+        ``batch``.
+        """
+        between, log_affinity = overlap(self.expert, self.policy)
+        affinity = array_namespace(log_affinity).exp(log_affinity)
+        laws = (self.expert, self.policy, between)
+        return self.averaged(
+            bounds.clone_gap_variance(
+                2 * self._squared_hellinger,
+                (constant(1.0, affinity), constant(1.0, affinity), 2 * affinity),
+                *self._return_moments(laws),
+            )
+        )
+
+    @cached_property
+    def clone_bound_of_le_cam(self) -> Array:
+        """``√(Σ(π_E − π̂)²/(π_E + π̂)) · min_c √(Σ(π_E + π̂)(r* − c)²)``, averaged over prompts:
+        ``batch``; `return_range` where there are over `MAX_LEAVES` responses.
+        """
+        if not self.has_leaves:
+            return self.return_range
+        distance = le_cam(self.expert, self.policy)
+        one = constant(1.0, distance)
+        moments = self._return_moments((self.expert, self.policy))
+        return self.averaged(bounds.clone_gap_variance(distance, (one, one), *moments))
+
+    def _return_moments(self, laws: Sequence[Policy]) -> tuple[list[Array], list[Array]]:
+        """Mean and variance of the return under each law, for each prompt."""
+        rewards = self.mdp.rewards
+        means = [plain_values(self.mdp, law)[0] for law in laws]
+        return means, [covariance(law, rewards, rewards) for law in laws]
+
+    @cached_property
     def rl_value(self) -> Array:
         """``V^{π_RL}_{r*}``, plain: ``batch``."""
         return self.averaged(returns(self.mdp, self.rl_response))
@@ -241,6 +284,83 @@ class Instance(Problem):
         return kl(self.policy, self.expert, per_prompt=True)
 
     @cached_property
+    def hellinger(self) -> Array:
+        """``1 − BC``, the squared Hellinger distance, averaged over prompts: ``batch``."""
+        return self.averaged(self._squared_hellinger)
+
+    @cached_property
+    def coverage(self) -> Array:
+        """``P_{π_E}[π_E(τ) ≥ N π̂(τ)]`` for ``N`` = `COVERED`, averaged over prompts: ``batch``; one
+        where there are over `MAX_LEAVES` responses.
+        """
+        if self.has_leaves:
+            return self.averaged(coverage_profile(self.expert, self.policy, COVERED))
+        return self.trajectory_tv
+
+    @cached_property
+    def best_of_n_kl(self) -> Array:
+        """``KL(BoN‖π̂)`` of the best by `r̂` of `COVERED` draws of `π̂`, averaged over prompts:
+        ``batch``, nats; that of the most probable response where there are over `MAX_LEAVES`.
+        """
+        if self.has_leaves:
+            return self.averaged(best_of_n_kl(self.policy, COVERED))
+        return self.averaged(-_greatest(self.policy.dynamics, self.policy.log_probs))
+
+    @cached_property
+    def tv_of_one_response(self) -> Array:
+        """``D² + 2√η·D``, ``D² = 2(1 − BC)`` and ``η = 1 − max_τ π_E(τ)``, and never above one, for
+        each prompt: ``(*batch, P)``.
+        """
+        greatest = _greatest(self.expert.dynamics, self.expert.log_probs)
+        missing = -array_namespace(greatest).expm1(greatest)
+        return bounds.tv_of_one_response(self._squared_hellinger, missing)
+
+    # --- Length: states with a choice on the way ---
+
+    @cached_property
+    def _choices(self) -> list[np.ndarray]:
+        """Whether a state allows more than one token, for each token alike: `H` tables ``(n_h, V)``
+        of zeros and ones.
+        """
+        d = self.mdp.dynamics
+        V = d.vocab_size
+        counts = [
+            np.full(n, V) if mask is None else mask.sum(axis=-1)
+            for n, mask in zip(d.layer_sizes, d.allowed, strict=True)
+        ]
+        return [np.repeat((count > 1.0)[:, None], V, axis=1).astype(float) for count in counts]
+
+    def choices(self, policy: Policy) -> Array:
+        """``E_π[T]``, the expected number of states with a choice on the way: ``batch``."""
+        tables = [constant(table, policy.log_probs[0]) for table in self._choices]
+        return self.averaged(expected_sums(policy, tables)[0])
+
+    @cached_property
+    def rl_choices(self) -> Array:
+        """``T`` of `rl_response`, averaged over prompts: ``batch``."""
+        return self.averaged(response_sum(self.mdp.dynamics, self._choices, self.rl_response))
+
+    @cached_property
+    def pair_choices(self) -> np.ndarray:
+        """``T + T'`` of each pair, from where its responses part: ``(P, M)``, or ``(*batch, P,
+        M)``.
+        """
+        prompts, tokens = self.responses
+        d = self.mdp.dynamics
+        tokens = np.asarray(tokens)
+        to_go = np.zeros((*tokens.shape[:-1], self.horizon + 1))
+        states = d.walk(prompts, tokens)
+        for h in reversed(range(self.horizon)):
+            to_go[..., h] = to_go[..., h + 1] + self._choices[h][np.asarray(states[h]), 0]
+        shape = (*tokens.shape[:-2], d.n_prompts, -1, self.horizon + 1)
+        to_go = to_go.reshape(shape)
+        parted = self.horizon - self.diverging_steps
+        outer = np.ogrid[tuple(map(slice, parted.shape))][:-1]  # of the batch, and of the prompts
+        first, second = (to_go[(*outer, side, parted)] for side in self.pairs)
+        total: np.ndarray = first + second
+        return total
+
+    @cached_property
     def renyi_to_expert(self) -> Array:
         """``D_2(π̂(τ)‖π_E(τ))``, averaged over prompts: ``batch``, nats."""
         return self.averaged(renyi(self.policy, self.expert, 2.0))
@@ -253,7 +373,12 @@ class Instance(Problem):
     @cached_property
     def hellinger_tv(self) -> Array:
         """``√(1 − BC²)`` for each prompt: ``(*batch, P)``."""
-        return bounds.tv_hellinger(squared_hellinger(self.expert, self.policy))
+        return bounds.tv_hellinger(self._squared_hellinger)
+
+    @cached_property
+    def _squared_hellinger(self) -> Array:
+        """``1 − BC`` for each prompt: ``(*batch, P)``."""
+        return squared_hellinger(self.expert, self.policy)
 
     @cached_property
     def pinsker_tv(self) -> Array:

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from theory.arrays.namespace import Array, array_namespace, as_array
+from theory.arrays.namespace import Array, array_namespace, as_array, constant
 from theory.claims import bounds
-from theory.claims.instance import Instance, finite
+from theory.claims.instance import COVERED, Instance, finite
 from theory.claims.quantities import Quantities
 from theory.claims.statement import Condition, Quantity, Statement
 from theory.mdp.responses import log_prob
@@ -181,7 +181,27 @@ def _tv_of_pairs(i: Instance) -> Array:
     return bounds.preference_tv_of_pair(known, i.over_pairs(i.temperature))
 
 
-PREFERENCES_ON_AVERAGE: tuple[Statement[Instance], ...] = (
+def _comparable_by_length(i: Instance) -> Array:
+    """Pairs that can occur, and whose bound by length is not one to nine digits."""
+    nats = i.over_pairs(i.temperature) * i.pair_choices * i.over_pairs(i.epsilon)
+    return i.pair_counts & (nats / 4 < ATANH_OF_ONE)
+
+
+PREFERENCES_WITH_LAST_TOKEN: tuple[Statement[Instance], ...] = (
+    Statement(
+        "preference-length",
+        "docs §3",
+        PAIR_TV,
+        "≤",
+        Quantity(
+            "tanh(αε(T+T')/4)",
+            lambda i: bounds.preference_tv_of_choices(
+                i.pair_choices, i.over_pairs(i.epsilon), i.over_pairs(i.temperature)
+            ),
+            "probability",
+        ),
+        Condition("it is below 1 − 10⁻⁹", _comparable_by_length),
+    ),
     Statement(
         "preference-average",
         "docs §7",
@@ -239,6 +259,11 @@ CLONING: tuple[Statement[Quantities], ...] = (
     ),
 )
 
+ENUMERATED = Condition[Instance](
+    "KL(π̂‖π_E) < ∞ and TV is computed",
+    lambda i: _is_finite(i.kl_to_expert) & np.asarray(i.has_leaves),
+)
+
 CLONING_WITH_LAST_TOKEN: tuple[Statement[Instance], ...] = (
     Statement(
         "clone-stepwise",
@@ -278,10 +303,7 @@ CLONING_WITH_LAST_TOKEN: tuple[Statement[Instance], ...] = (
         CLONE_GAP,
         "≤",
         Quantity("R_τ·TV(π_E(τ), π̂(τ))", lambda i: i.clone_bound(i.response_tv)),
-        Condition(
-            "KL(π̂‖π_E) < ∞ and TV is computed",
-            lambda i: _is_finite(i.kl_to_expert) & np.asarray(i.has_leaves),
-        ),
+        ENUMERATED,
     ),
     Statement(
         "clone-hellinger",
@@ -290,6 +312,36 @@ CLONING_WITH_LAST_TOKEN: tuple[Statement[Instance], ...] = (
         "≤",
         Quantity("R_τ·√(1 − BC²)", lambda i: i.clone_bound(i.hellinger_tv)),
         FINITE_KL,
+    ),
+    Statement(
+        "clone-one-response",
+        "docs §7",
+        CLONE_GAP,
+        "≤",
+        Quantity("R_τ·(D² + 2√η·D)", lambda i: i.clone_bound(i.tv_of_one_response)),
+        FINITE_KL,
+    ),
+    Statement(
+        "clone-variance",
+        "docs §7",
+        CLONE_GAP,
+        "≤",
+        Quantity(
+            "√Σ(√π_E−√π̂)²·√Σ(√π_E+√π̂)²(r*−c)²",
+            lambda i: i.clone_bound_of_variance,
+        ),
+        FINITE_KL,
+    ),
+    Statement(
+        "clone-le-cam",
+        "docs §7",
+        CLONE_GAP,
+        "≤",
+        Quantity(
+            "√Σ(π_E−π̂)²/(π_E+π̂)·√Σ(π_E+π̂)(r*−c)²",
+            lambda i: i.clone_bound_of_le_cam,
+        ),
+        ENUMERATED,
     ),
 )
 
@@ -346,6 +398,19 @@ def _rl_average(i: Instance) -> Array:
 
 
 RL_WITH_LAST_TOKEN: tuple[Statement[Instance], ...] = (
+    Statement(
+        "rl-length",
+        "docs §4",
+        RL_GAP,
+        "≤",
+        Quantity(
+            "αε(E_{π_E}[T] tanh(ε/2) + T(τ_RL))",
+            lambda i: bounds.rl_gap_of_choices(
+                i.choices(i.expert), i.rl_choices, i.epsilon, i.temperature
+            ),
+        ),
+        FINITE_KL,
+    ),
     Statement(
         "anchored-two-ways",
         "docs §8",
@@ -425,6 +490,58 @@ TV_IS_COMPUTED = Condition[Instance]("TV is computed", lambda i: np.asarray(i.ha
 
 DISTANCES_WITH_LAST_TOKEN: tuple[Statement[Instance], ...] = (
     Statement(
+        "kl-length",
+        "docs §4",
+        Quantity("KL(π̂‖π_E)", lambda i: i.kl_to_expert, "nats"),
+        "≤",
+        Quantity(
+            "E_π̂[T] ε tanh(ε/2)",
+            lambda i: bounds.kl_ball_of_choices(i.choices(i.policy), i.epsilon),
+            "nats",
+        ),
+        FINITE_KL,
+    ),
+    Statement(
+        "coverage",
+        "docs §7",
+        Quantity(
+            f"P_{{π_E}}[π_E ≥ {COVERED}π̂]",
+            lambda i: i.coverage,
+            "probability",
+            ceiling=lambda i: 1.0,
+        ),
+        "≤",
+        Quantity(
+            f"KL(π_E‖π̂)/(log {COVERED} − {COVERED - 1}/{COVERED})",
+            lambda i: bounds.coverage(i.kl_from_expert, COVERED),
+            "probability",
+        ),
+        TV_IS_COMPUTED,
+    ),
+    Statement(
+        "best-of-n",
+        "docs §7",
+        Quantity(f"KL(best of {COVERED}‖π̂)", lambda i: i.best_of_n_kl, "nats"),
+        "≤",
+        Quantity(
+            f"log {COVERED} − {COVERED - 1}/{COVERED}",
+            lambda i: bounds.best_of_n_kl(constant(COVERED, i.kl_to_expert)),
+            "nats",
+        ),
+        TV_IS_COMPUTED,
+    ),
+    Statement(
+        "hellinger-ball",
+        "docs §4",
+        Quantity("1 − BC", lambda i: i.hellinger, "probability", ceiling=lambda i: 1.0),
+        "≤",
+        Quantity(
+            "1 − cosh(ε/2)^{−H}",
+            lambda i: bounds.hellinger_ball(i.horizon, i.epsilon),
+            "probability",
+        ),
+    ),
+    Statement(
         "tv-composition",
         "docs §4",
         TRAJECTORY_TV,
@@ -455,7 +572,7 @@ STATEMENTS: tuple[Statement[Instance], ...] = (
     *REWARDS,
     *INVERSE_RL,
     *PREFERENCES,
-    *PREFERENCES_ON_AVERAGE,
+    *PREFERENCES_WITH_LAST_TOKEN,
     *CLONING,
     *CLONING_WITH_LAST_TOKEN,
     *RL,

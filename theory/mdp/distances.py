@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,22 +11,28 @@ from theory.arrays.namespace import (
     Array,
     array_namespace,
     as_float,
+    constant,
     exp,
     expand,
     is_enclosure,
     like,
     log_mean_exp,
     require_positive,
+    soft_maximum,
 )
 from theory.mdp.dynamics import require_tree_memory
 from theory.mdp.policy import NEVER, Policy, require_same_dynamics
 from theory.mdp.values import by_layer, expectation
 
 __all__ = [
+    "best_of_n_kl",
+    "coverage_profile",
     "divergence_terms",
     "kl",
+    "le_cam",
     "log_ratios",
     "max_log_ratio",
+    "overlap",
     "renyi",
     "squared_hellinger",
     "trajectory_tv",
@@ -167,6 +173,39 @@ def _hellinger_terms(log_p: Array, log_q: Array, ratio: Array) -> Array:
     return xp.exp(xp.where(ratio <= 0, log_q, log_p)) * relative * relative / 2
 
 
+def overlap(policy: Policy, other: Policy) -> tuple[Policy, Array]:
+    """Return the distribution ``√(π π')/BC`` of responses, as a policy, and ``log BC``: ``(*batch,
+    P)``.
+
+    ``BC = Σ_τ √(π π')`` is the Bhattacharyya coefficient; one backward sweep, ``log BC(s) = log
+    Σ_a √(p p') BC(s⊕a)``. Where the two share no response, ``log BC`` is minus infinity and the
+    policy is `policy`.
+
+    Raises:
+        ValueError: the dynamics differ.
+
+    Example:
+        >>> from theory import TokenMDP
+        >>> d = TokenMDP.tree([[[0, 0]]]).dynamics
+        >>> p, q = (Policy.from_probs(d, [[row]]) for row in ([0.5, 0.5], [0.1, 0.9]))
+        >>> between, log_affinity = overlap(p, q)
+        >>> np.exp(between.log_probs[0]).round(4).tolist(), np.exp(log_affinity).round(4).tolist()
+        ([[0.25, 0.75]], [0.8944])
+    """
+    require_same_dynamics(policy.dynamics, other.dynamics)
+    rows: list[Array] = []
+    following: Array | None = None
+    for h, (p, q) in reversed(list(enumerate(zip(policy.log_probs, other.log_probs, strict=True)))):
+        total = (p + q) / 2 + policy.dynamics.children(h, following)
+        xp = array_namespace(total)
+        dead = xp.all(total == NEVER, axis=-1, keepdims=True)
+        total = xp.where(dead, p, total)
+        value = soft_maximum(total, 1.0)
+        rows.append(total - value[..., None])
+        following = xp.where(dead[..., 0], NEVER, value)
+    return Policy(policy.dynamics, tuple(reversed(rows))), following
+
+
 def renyi(policy: Policy, other: Policy, order: Any) -> Array:
     """Return the Rényi divergence ``log Σ_τ π^q π'^{1−q} / (q − 1)``, order ``q > 1``: ``(*batch,
     P)``, nats.
@@ -223,6 +262,142 @@ def trajectory_tv(policy: Policy, other: Policy) -> Array:
         >>> trajectory_tv(p, q).round(4).tolist()
         [0.25]
     """
+    laws = _laws(policy, other)
+    xp = array_namespace(laws.log_ratio)
+    gap = xp.where(laws.both, -xp.expm1(-xp.abs(laws.log_ratio)), 1.0)
+    return xp.sum(laws.larger() * gap, axis=-1) / 2
+
+
+def le_cam(policy: Policy, other: Policy) -> Array:
+    """Return the Le Cam distance ``Σ_τ (π − π')²/(π + π')`` of responses, per prompt: ``(*batch,
+    P)``.
+
+    From 0 (equal) to 2 (disjoint); also called triangular discrimination. A term is the larger of
+    the two probabilities times ``(1 − e^{−|D|})²/(1 + e^{−|D|})``, ``D`` the log-ratio, in which
+    nothing cancels.
+
+    Raises:
+        ValueError: the tree of all responses does not fit into memory.
+
+    Example:
+        >>> from theory import TokenMDP
+        >>> d = TokenMDP.tree([[[0, 0]]]).dynamics
+        >>> p, q = (Policy.from_probs(d, [[row]]) for row in ([0.5, 0.5], [0.25, 0.75]))
+        >>> le_cam(p, q).round(4).tolist()  # 1/12 + 1/20
+        [0.1333]
+    """
+    laws = _laws(policy, other)
+    xp = array_namespace(laws.log_ratio)
+    apart = xp.abs(laws.log_ratio)
+    less = xp.expm1(-apart)
+    term = xp.where(laws.both, less * less / (1 + xp.exp(-apart)), 1.0)
+    return xp.sum(laws.larger() * term, axis=-1)
+
+
+def coverage_profile(policy: Policy, other: Policy, ratio: float) -> Array:
+    """Return the share ``P_π[π(τ) ≥ N π'(τ)]`` of responses that `π'` covers badly, per prompt:
+    ``(*batch, P)``.
+
+    To draw a response of that share from `π'` takes `N` times as many draws as from `π`. It is
+    finite where the largest log-ratio is not.
+
+    Args:
+        policy: `π`.
+        other: `π'`.
+        ratio: `N`, above 1.
+
+    Raises:
+        ValueError: `ratio` is not above 1, or the tree of all responses does not fit into memory.
+
+    Example:
+        >>> from theory import TokenMDP
+        >>> d = TokenMDP.tree([[[0, 0]]]).dynamics
+        >>> p, q = (Policy.from_probs(d, [[row]]) for row in ([0.5, 0.5], [0.1, 0.9]))
+        >>> coverage_profile(p, q, 4.0).tolist()
+        [0.5]
+    """
+    require_positive("ratio - 1", ratio - 1)
+    laws = _laws(policy, other)
+    xp = array_namespace(laws.log_ratio)
+    missed = laws.log_two == NEVER
+    badly = missed | (laws.both & (laws.log_ratio >= xp.log(constant(ratio, laws.log_ratio))))
+    return xp.sum(xp.where(badly, xp.exp(laws.log_one), 0.0), axis=-1)
+
+
+def best_of_n_kl(policy: Policy, n: int) -> Array:
+    """Return ``KL(BoN‖π)``, where *BoN* is the most probable of `n` draws of `π`, per prompt:
+    ``(*batch, P)``, nats.
+
+    With `F` the probability of a response that is no more probable (of equally probable ones, one
+    that comes no later), and ``F⁻`` without itself, ``P(BoN = τ) = F(τ)^n − F⁻(τ)^n``, which is
+    ``π(τ) Σ_j F^j F⁻^{n−1−j}``.
+
+    Args:
+        policy: `π`.
+        n: number of draws, at least 1.
+
+    Raises:
+        ValueError: `n` is below 1, or the tree of all responses does not fit into memory.
+
+    Example:
+        >>> from theory import TokenMDP
+        >>> d = TokenMDP.tree([[[0, 0]]]).dynamics
+        >>> fair = Policy.from_probs(d, [[[0.5, 0.5]]])
+        >>> best_of_n_kl(fair, 2).round(4).tolist()  # ¼ and ¾ against ½ and ½
+        [0.1308]
+    """
+    require_positive("n", n)
+    log_probs = _laws(policy, policy).log_one
+    middle = log_probs.midpoint().nearest() if is_enclosure(log_probs) else log_probs
+    order = np.argsort(np.asarray(middle), axis=-1, kind="stable")
+    outer = np.ogrid[tuple(map(slice, order.shape))][:-1]
+    law = exp(log_probs[(*outer, order)])
+    xp = array_namespace(law)
+    up_to = _running_sums(law)
+    before = xp.concatenate([xp.zeros_like(law[..., :1]), up_to[..., :-1]], axis=-1)
+    gain = power = xp.ones_like(law)
+    for _ in range(n - 1):  # Σ_j F^j F⁻^{n−1−j}
+        power = power * before
+        gain = gain * up_to + power
+    possible = law > 0
+    kept = xp.where(possible, gain, 1.0)
+    return xp.sum(xp.where(possible, law * (kept * xp.log(kept) - kept + 1), 0.0), axis=-1)
+
+
+def _running_sums(values: Array) -> Array:
+    """``Σ_{j≤k} x_j`` along the last axis, by doubling."""
+    xp = array_namespace(values)
+    step = 1
+    while step < values.shape[-1]:
+        shifted = [xp.zeros_like(values[..., :step]), values[..., :-step]]
+        values = values + xp.concatenate(shifted, axis=-1)
+        step *= 2
+    return values
+
+
+class _Laws(NamedTuple):
+    """Two policies' probabilities of every response to each prompt, ``(*batch, P, V^H)``."""
+
+    log_one: Array
+    log_two: Array
+    log_ratio: Array
+    """``log π − log π'``; zero unless both write it."""
+    both: Array
+    """Whether both write it."""
+
+    def larger(self) -> Array:
+        """The larger of the two probabilities; zero where neither writes it."""
+        xp = array_namespace(self.log_one, self.log_two)
+        never = self.log_one == NEVER
+        log_larger = xp.where(
+            never,
+            self.log_two,
+            xp.where(self.log_two == NEVER, self.log_one, xp.maximum(self.log_one, self.log_two)),
+        )
+        return xp.where(never & (self.log_two == NEVER), 0.0, xp.exp(log_larger))
+
+
+def _laws(policy: Policy, other: Policy) -> _Laws:
     require_same_dynamics(policy.dynamics, other.dynamics)
     d = policy.dynamics
     batch = int(np.prod(np.broadcast_shapes(policy.batch_shape, other.batch_shape)))
@@ -230,16 +405,11 @@ def trajectory_tv(policy: Policy, other: Policy) -> Array:
     require_tree_memory(d.vocab_size, d.horizon, d.n_prompts, what, bytes_per_prefix=48 * batch)
     states = d.prefix_states()
     tables = (policy.log_probs, other.log_probs, log_ratios(policy, other))
-    log_one, log_two, log_ratio = (_all_sums(each, states, d.n_prompts) for each in tables)
+    with np.errstate(invalid="ignore"):  # ∞ − ∞ of a response that neither writes
+        log_one, log_two, log_ratio = (_all_sums(each, states, d.n_prompts) for each in tables)
+    both = ~(log_one == NEVER) & ~(log_two == NEVER)
     xp = array_namespace(log_one, log_two, log_ratio)
-    never_one = log_one == NEVER
-    never_two = log_two == NEVER
-    both = ~never_one & ~never_two
-    larger = xp.exp(
-        xp.where(never_one, log_two, xp.where(never_two, log_one, xp.maximum(log_one, log_two)))
-    )
-    gap = xp.where(both, -xp.expm1(-xp.abs(xp.where(both, log_ratio, 0.0))), 1.0)
-    return xp.sum(xp.where(never_one & never_two, 0.0, larger * gap), axis=-1) / 2
+    return _Laws(log_one, log_two, xp.where(both, log_ratio, 0.0), both)
 
 
 def _all_sums(tables: Sequence[Array], states: list[np.ndarray], n_prompts: int) -> Array:

@@ -209,9 +209,9 @@ def covariance(policy: Policy, first: Sequence[Array], second: Sequence[Array]) 
         >>> covariance(fair, mdp.rewards, mdp.rewards).tolist()
         [0.5]
     """
-    products = [
-        a * b for a, b in zip(_advantages(policy, first), _advantages(policy, second), strict=True)
-    ]
+    one = _advantages(policy, first)
+    two = one if second is first else _advantages(policy, second)
+    products = [a * b for a, b in zip(one, two, strict=True)]
     return expected_sums(policy, products)[0]
 
 

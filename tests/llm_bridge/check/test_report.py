@@ -69,7 +69,7 @@ def test_bounds_are_drawn_where_they_are(found):
             assert right == pytest.approx(max(finding.mean_right, axes.get_xlim()[0]))
             drawn += 1
     bounded = [s for s in STATEMENTS if not s.equality and s.quantity.unit != "nats"]
-    assert drawn == len(bounded) == 20
+    assert drawn == len(bounded) == 28
 
 
 def test_intervals_of_estimates():

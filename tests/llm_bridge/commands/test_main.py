@@ -1,5 +1,6 @@
 """The command: its numbers, its files, its exit codes, and one clear line for each bad input."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -156,6 +157,7 @@ BAD_VERIFY = {
     ),
     "tree too large": (["--model", "{stories}", "--prompt", "Once", "--horizon", "8"], "needs"),
     "bad dtype": (["--model", "{fair}", "--prompt", "123456", "--dtype", "float7"], "float7"),
+    "literature": (["--literature", "--prompt", "x"], "--prompt has no use with --literature"),
 }
 
 
@@ -218,8 +220,6 @@ def test_verify_real_models(shared_models, tmp_path, capsys):
 
 
 def test_verify_exits_1_on_a_violation(monkeypatch, tmp_path):
-    import dataclasses
-
     from llm_bridge.commands import verify as command
     from theory.claims.statements import STATEMENTS
     from theory.studies import groups as verify
@@ -230,6 +230,21 @@ def test_verify_exits_1_on_a_violation(monkeypatch, tmp_path):
     monkeypatch.setattr(verify, "exact_groups", lambda *_, **__: planted)
     monkeypatch.setattr(command, "_model_groups", lambda *_: ([], ""))
     assert main(["verify", "--instances", "8", "--out", str(tmp_path)]) == 1
+
+
+def test_verify_the_literature(monkeypatch, tmp_path, capsys):
+    from theory.claims import literature
+
+    assert main(["verify", "--literature", "--out", str(tmp_path / "out")]) == 0
+    assert "11 claims, 29 statements decided: all as the list says." in capsys.readouterr().out
+    kept = json.loads((tmp_path / "out" / "literature.json").read_text())["claims"]
+    assert all(claim["confirmed"] for claim in kept)
+    some = literature.LITERATURE[0]
+    false = changed(some.holds[-1], right=lambda i: 0.0 * i.kl_to_expert)
+    wrong = dataclasses.replace(some, holds=(false,))
+    monkeypatch.setattr(literature, "LITERATURE", (wrong,))
+    assert main(["verify", "--literature", "--out", str(tmp_path / "planted")]) == 1
+    assert f"not as the list says: {some.name}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
