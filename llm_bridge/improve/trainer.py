@@ -226,6 +226,8 @@ class Trainer:
         if not self.done:  # a head at zero would have as far to go as returns are large
             to_go = gae(rewards, torch.zeros_like(values), mask, lam=1.0)[mask]
             start = self._moments(to_go)[0]
+            if self.sharded:  # after a pass the head is still whole, and what is set there is lost
+                self.actor.reshard()
             torch.nn.init.constant_(self.actor.value.bias, start)
             values = values + start * mask
         dense = gae(rewards, values, mask, c.gae_lambda)
