@@ -273,7 +273,9 @@ def _targets(
     if options.eval:
         others = [_problems(x, options, lm, config, options.eval_prompts) for x in options.eval]
     else:
-        few = max(1, len(task.prompts) // 5)
+        n = len(task.prompts)
+        # what is not asked for to train on may all be held out
+        few = max(1, n // 5, n - (options.n_prompts or n))
         kept, task = task.split(held if options.eval_prompts else min(held, few))
         others = [kept]
     if options.task is not None and TASKS[options.task].exact and not config.checked:

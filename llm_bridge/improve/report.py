@@ -92,7 +92,8 @@ class Share:
 
     Attributes:
         value: the share; `None` where the optimum is only enclosed, not estimated.
-        low: least share within the intervals of both policies and the bounds of the optimum.
+        low: least share within the intervals of both policies and the bounds of the optimum; one
+            that is only estimated is taken as it is.
         high: largest share.
 
     """
@@ -135,7 +136,9 @@ def share_of_the_way(
         for start in (first[f"{at}_low"], first[f"{at}_high"])
         for best_end in (low, high)
     ]
-    if best is None and high - low <= 0.01 * (low - first[at]):
+    if best is not None:  # it is sampled, and may miss the bounds that are certain
+        best = min(max(best, low), high)
+    elif high - low <= 0.01 * (low - first[at]):
         best = (low + high) / 2
     value = None if best is None else (last[at] - first[at]) / (best - first[at])
     return Share(value, min(ends), max(ends))
@@ -266,7 +269,9 @@ def _optimum_sentence(first: Mapping[str, float], last: Mapping[str, float], nam
     way = ""
     if found is not None:
         known = "" if found.value is None else f"{found.value:.0%}, "
-        way = f" Share of the way from π̂: {known}between {found.low:.0%} and {found.high:.0%}."
+        given = ", if J* is as estimated" if low is None else ""
+        way = f" Share of the way from π̂{given}: {known}between {found.low:.0%} and "
+        way += f"{found.high:.0%}."
     return f"optimum J*: {', '.join(parts)}.{way}"
 
 

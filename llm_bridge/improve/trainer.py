@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch.distributed.checkpoint import state_dict as checkpoints
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from llm_bridge.improve.checkpoint import read_checkpoint
 from llm_bridge.improve.config import VALUE_LR, PPOConfig, learning_rate, rounded
@@ -226,6 +226,9 @@ class Trainer:
         if not self.done:  # a head at zero would have as far to go as returns are large
             to_go = gae(rewards, torch.zeros_like(values), mask, lam=1.0)[mask]
             start = self._moments(to_go)[0]
+            # of a sharded actor the head is whole after a pass, and what is set there is lost
+            if isinstance(self.actor, FSDPModule):
+                self.actor.reshard()
             torch.nn.init.constant_(self.actor.value.bias, start)
             values = values + start * mask
         dense = gae(rewards, values, mask, c.gae_lambda)

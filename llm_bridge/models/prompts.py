@@ -61,9 +61,10 @@ def encode_prompt(lm: CausalLM, prompt: Prompt, horizon: int, name: str = "") ->
     if isinstance(prompt, str):
         find_special_tokens(lm, prompt)
         ids = encode_text(lm, prompt, name=name)
+    elif not prompt:
+        raise ValueError(f"{name}: must not be empty; give at least one message")
     else:
-        text = prompt_text(lm, prompt, name) if prompt else ""
-        ids = encode_text(lm, text, special=False, name=name)
+        ids = encode_text(lm, prompt_text(lm, prompt, name), special=False, name=name)
     if not ids:
         lacks = f"must not be empty: {lm.name} begins a text with no token of its own"
         if prompt:

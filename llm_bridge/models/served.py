@@ -7,7 +7,8 @@ A server of the OpenAI completions API is given token ids and says how probable 
             probable it was without the bias (llama.cpp)
 
 `connect` tries them on a few tokens. Neither is used that gives another ``log π`` than the server
-itself when it writes, or that calls the token ids by other texts than the tokenizer here.
+itself when it writes, that calls the token ids by other texts than the tokenizer here, or that
+says it reads more tokens than it is sent.
 """
 
 from __future__ import annotations
@@ -153,6 +154,9 @@ class Server:
         asked |= {"temperature": 1, "logprobs": top} | options
         answer = _request(f"{self.url}/completions", asked, self.waits)
         try:
+            read = (answer.get("usage") or {}).get("prompt_tokens", len(ids))
+            if read != len(ids):  # such as one with a token of its own before them
+                raise _Failed(self.url, f"the server reads {read} tokens where {len(ids)} are sent")
             return _parsed(answer["choices"][0]["logprobs"])
         except (KeyError, IndexError, TypeError, AttributeError):
             raise _Failed(self.url, "the server gives no log-probabilities") from None

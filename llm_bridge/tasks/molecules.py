@@ -54,7 +54,8 @@ def canonical_smiles(text: str) -> str | None:
     """Return the canonical SMILES of a molecule; `None` for a text that is none.
 
     A text is a molecule if RDKit parses and sanitises it (valences, rings, aromaticity) and it has
-    an atom. White space is refused: RDKit takes what follows it for a name.
+    an atom. White space and control characters are refused: RDKit takes what follows the one for a
+    name, and does not see a zero byte at the end.
 
     Raises:
         ValueError: RDKit is not installed.
@@ -81,7 +82,7 @@ def read_molecule(text: str) -> Molecule | None:
 
     """
     kit = _rdkit()
-    if any(c.isspace() for c in text):
+    if " " in text or not text.isprintable():
         return None
     with kit.BlockLogs():  # it prints a line for every text that it cannot read
         parsed = kit.MolFromSmiles(text)

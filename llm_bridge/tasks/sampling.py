@@ -126,6 +126,9 @@ def checked_reward(lm: CausalLM, task: Task, config: PPOConfig) -> Reward:
         task: prompts with right answers.
         config: hyperparameters of the run.
 
+    Raises:
+        ValueError: a prompt is there twice, with different answers.
+
     Example:
         >>> from llm_bridge.models.cloned import letter_lm
         >>> task = Task("letters", ("a", "b"), ("aa", "bb"))
@@ -136,8 +139,14 @@ def checked_reward(lm: CausalLM, task: Task, config: PPOConfig) -> Reward:
 
     """
     ends = find_end_tokens(lm, config.end_tokens)
-    ids = (tuple(encode_prompt(lm, prompt, config.max_tokens)) for prompt in task.prompts)
-    answers = dict(zip(ids, task.answers, strict=True))
+    answers: dict[tuple[int, ...], str] = {}
+    for i, (prompt, answer) in enumerate(zip(task.prompts, task.answers, strict=True)):
+        known = answers.setdefault(tuple(encode_prompt(lm, prompt, config.max_tokens)), answer)
+        if known != answer and not task.same(known, answer):
+            raise ValueError(
+                f"prompts[{i}]: has the tokens of one before it and another answer, {answer!r} in "
+                f"place of {known!r}; leave one of them out"
+            )
 
     def reward(prompts: Sequence[Ids], responses: Sequence[Ids]) -> list[np.ndarray]:
         written = [[t for t in row.tolist() if t not in ends] for row in map(np.asarray, responses)]

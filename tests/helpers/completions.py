@@ -18,7 +18,8 @@ class Completions:
         lm: the model.
         kind: ``echo`` as vLLM, ``forced`` as llama.cpp's server; what is not read: ``silent`` with
             no log-probabilities, ``shifted`` where those of the echo are of the token before,
-            ``biased`` where they are counted with the bias, ``stubborn`` where it does nothing.
+            ``biased`` where they are counted with the bias, ``stubborn`` where it does nothing,
+            ``leading`` where a token of its own comes before those of the prompt.
         name: what it calls the model.
         room: tokens that fit.
         answers: completions until it is gone; `None` for no end.
@@ -47,7 +48,8 @@ class Completions:
         return {"object": "list", "data": [{"id": self.name, "max_model_len": self.room}]}
 
     def complete(self, body):
-        ids = body["prompt"]
+        before = [256] if self.kind == "leading" else []
+        ids = before + body["prompt"]
         assert body["model"] == self.name
         assert body["max_tokens"] == 1
         assert all(type(token) is int for token in ids)
@@ -65,9 +67,10 @@ class Completions:
         if self.kind == "silent":
             return 200, {"choices": [{"text": self.texts(written), "logprobs": None}]}
         told = []
-        if body.get("echo") and self.kind in ("echo", "shifted"):
+        if body.get("echo") and self.kind in ("echo", "shifted", "leading"):
             back = 0 if self.kind == "shifted" else 1
             told = [(token, rows[max(0, at - back)]) for at, token in enumerate(ids)]
+            told = told[len(before) :]
         told = [*told, (written, rows[-1])]
         tokens = [self.texts(token) for token, _ in told]
         logs = [float(row[token]) for token, row in told]
@@ -89,7 +92,7 @@ class Completions:
         if len(told) > 1:
             logs[0] = tops[0] = None
         found = {"tokens": tokens, "token_logprobs": logs, "top_logprobs": tops}
-        return 200, {"choices": [{"logprobs": found}]}
+        return 200, {"choices": [{"logprobs": found}], "usage": {"prompt_tokens": len(ids)}}
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from llm_bridge.check.improvement import SampledTarget, enclosed_optimum, weight
 from llm_bridge.improve.target import ExactTarget
 from llm_bridge.models.spec import ModelSpec
 from llm_bridge.tasks.generated import Task
+from llm_bridge.tasks.sampling import checked_reward
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ANSWERS = ("abc", "add", "bbb", "cab")
@@ -202,3 +203,12 @@ def test_weights_are_those_of_the_optimum():
     objective = (gibbs * rewards).sum() - 0.5 * (gibbs * np.log(gibbs / uniform)).sum()
     assert value[0] == pytest.approx(objective)
     assert effective[0] == pytest.approx(1 / (gibbs**2).sum())
+
+
+def test_a_prompt_with_two_right_answers_is_refused(lm):
+    """A reward knows a response by its prompt alone; the same answer twice is no conflict."""
+    config = changed(SMALL, checked=1.0)
+    checked_reward(lm, Task("letters", ("a", "a"), ("bcd", "bcd")), config)
+    conflict = r"prompts\[1\]: has the tokens of one before it and another answer, 'add' in place"
+    with pytest.raises(ValueError, match=conflict):
+        checked_reward(lm, Task("letters", ("a", "a"), ("bcd", "add")), config)

@@ -288,6 +288,14 @@ def test_a_task_in_words_is_held_out_and_measured(tmp_path, capsys):
     assert "7 messages, and the model is given plain text" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("n", [10, 400])
+def test_as_many_prompts_are_trained_on_as_are_asked_for(shared_models, n, capsys):
+    """Also where they are fewer than four times those held out."""
+    command = ["ppo", "--model", str(shared_models / "add-small"), "--task", "addition"]
+    assert main([*command, "--n-prompts", str(n), "--dry-run"]) == 0
+    assert f"add-small: {n} prompts" in capsys.readouterr().out
+
+
 def test_checked_answers_alone_teach_nothing_where_all_are_wrong(tmp_path, capsys):
     chat = saved(tmp_path / "chat", chat=True)
     command = ["ppo", "--task", "sums", "--n-prompts", "16", "--eval-prompts", "3", *WORDS, *FEW]
@@ -459,6 +467,7 @@ def test_end_tokens_end_what_is_written(folder):
 
 def test_costs_grow_as_they_must(folder):
     lm = ModelSpec(folder).load()
+    lm.model.config.num_hidden_layers = 4  # checkpoints save nothing of the two that it has
 
     def of(**changes):
         return cost(lm, PPOConfig(max_tokens=64, **changes), 16).memory

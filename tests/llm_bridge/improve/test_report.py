@@ -43,6 +43,11 @@ def test_a_share_is_within_all_ends_of_the_intervals():
     assert share.value is None  # the optimum is only enclosed
     estimated = share_of_the_way(first | {"a/optimum": 1.0}, last, "a")
     assert estimated.value == 0.5
+    # an estimate cannot be right outside the bounds, which are certain
+    for estimate, optimum in ((0.3, 1.0), (9.0, 1.2)):
+        estimated = share_of_the_way(first | {"a/optimum": estimate}, last, "a")
+        assert estimated.value == pytest.approx(0.5 / optimum)
+        assert estimated.low <= estimated.value <= estimated.high
     assert share_of_the_way(first | {"a/optimum": math.nan}, last, "a").value is None
 
 
@@ -69,4 +74,5 @@ def test_the_report_says_what_decoding_gives_and_what_is_not_known():
     known = sampled_report(
         "t", [first | {"a/optimum": 1.0, "a/optimum_sampled": 0.9}, last], "a", 8
     )
-    assert "Share of the way from π̂: 50%" in " ".join(known.text().split())
+    text = " ".join(known.text().split())
+    assert "Share of the way from π̂, if J* is as estimated: 50%" in text

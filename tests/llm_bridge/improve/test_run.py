@@ -281,21 +281,30 @@ def test_checkpointing_keeps_less(lm):
 
 @pytest.mark.parametrize("shard", [False, True])
 def test_two_processes_write_and_learn_the_same(lm, tmp_path, shard):
-    """With one minibatch a batch the two sum the same gradients, in another order."""
+    """With one minibatch a batch the two sum the same gradients, in another order.
+
+    The value head learns slowly: at the mean return its gradient is rounding only, of which Adam
+    makes whole steps, and a head that does not start there would be far off all the time.
+    """
     config = changed(
-        SMALL, steps=4, minibatch=128, epochs=1, normalise_advantages=True, shard=shard
+        SMALL,
+        steps=4,
+        minibatch=128,
+        epochs=1,
+        normalise_advantages=True,
+        shard=shard,
+        value_lr=1e-4,
     )
     together = two_processes(config, tmp_path)
     alone = train(lm, PROMPTS, dataclasses.replace(config, shard=False), out=tmp_path / "alone")
     target = ExactTarget(lm, PROMPTS, config)
     found = [target.report(policy) for policy in (together, alone.lm)]
-    # a value head at the mean return has a gradient of rounding only, and Adam makes it a step
-    assert found[0] == pytest.approx(found[1], abs=4e-3)
+    assert found[0] == pytest.approx(found[1], abs=1e-3)
     assert found[0]["share"] > 0.05
     rows = [read_metrics(folder) for folder in (tmp_path, tmp_path / "alone")]
     for name in ("kl", "reward", "policy_loss", "value_loss", "gradient", "advantage_deviation"):
         assert [row[name] for row in rows[0][1:]] == pytest.approx(
-            [row[name] for row in rows[1][1:]], rel=0.02, abs=2e-4
+            [row[name] for row in rows[1][1:]], rel=0.005, abs=2e-4
         )
     # the checkpoint of two goes on in one
     resumed = Trainer(lm, PROMPTS, config)

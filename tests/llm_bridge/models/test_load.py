@@ -205,7 +205,9 @@ def test_empty_prompt(nano, stories):
         encode_prompt(nano, "", 1)
     one_line(error)
     assert encode_prompt(stories, "", 1) == [stories.tokenizer.bos_token_id]
-    with pytest.raises(ValueError, match=r"prompt=\[\]: must not be empty"):
+    with pytest.raises(
+        ValueError, match=r"prompt=\[\]: must not be empty; give at least one message"
+    ):
         encode_prompt(stories, [], 1)
 
 

@@ -97,6 +97,7 @@ def test_requests_are_one_a_text_or_one_a_token(lm):
             "stubborn",
             r"echo: the server repeats 1 tokens of 16 and one more; forced: the server does not",
         ),
+        ("leading", r"echo: the server reads 17 tokens where 16 are sent"),
         ("biased", r"forced: log π of '.+' is -?0.000, and .+ where it is written"),
     ],
 )

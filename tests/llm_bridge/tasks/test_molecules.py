@@ -45,6 +45,7 @@ INVALID = {
     "<PAD>": "a token that is no atom",
     "C X": "a name after white space",
     "CC\n": "white space",
+    "CC\0": "a zero byte at the end, which RDKit does not see",
     "CQ": "a letter that is no element",
 }
 
