@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from theory.claims.instance import Instance
+from theory.claims.instance import COVERED, Instance
 from theory.claims.statements import STATEMENTS
 from theory.mdp.policy import Policy
 from theory.mdp.token_mdp import TokenMDP
@@ -49,6 +49,8 @@ VARIABLES = {
     "clone-entropy": "alpha eps vocab r p n s",
     "clone-tv": POLICIES,
     "clone-hellinger": POLICIES,
+    "clone-variance": POLICIES,
+    "clone-le-cam": POLICIES,
     "theorem-2-rl": f"eps {RL} width",
     "rl-expert": f"eps {RL}",
     "rl-any-comparator": f"eps {RL} q",
@@ -59,6 +61,9 @@ VARIABLES = {
     "rl-anchored-sharp": f"eps {READ}",
     "regularised-equality": "alpha r p n s",
     "kl-ball": "eps expert p n s",
+    "coverage": "ratio expert p n s",
+    "best-of-n": "draws p ranked n s",
+    "hellinger-ball": "eps expert p n s",
     "tv-composition": "eps expert p n s",
     "tv-affinity": "eps expert p n s",
 }
@@ -132,6 +137,8 @@ def claims(instance: Instance) -> Iterator[Claim]:
     every = [tuple(map(int, tokens)) for tokens in np.asarray(instance.responses.tokens)]
     pairs = list(itertools.combinations(every, 2))
     listed = "; ".join(f"({word(one)}, {word(two)})" for one, two in pairs)
+    by_rank = [every[k] for k in np.argsort(instance.policy_log_prob, axis=None)]
+    ranked = f"[{'; '.join(map(word, by_rank))}]"
     for statement in STATEMENTS:
         row = statement.name
         cases: list[tuple[str, dict[str, str]]] = [(word(()), {})]
@@ -144,6 +151,7 @@ def claims(instance: Instance) -> Iterator[Claim]:
         if row in OF_LOGARITHMS:
             sides = np.exp(sides)
         known = {"pairs": f"[{listed}]", "weight": f"(fun _ => 1 / {len(pairs)})", **TERMS}
+        known["ranked"] = ranked
         if row == "soft-rl-fixed-point":
             known["q"] = "resolved"
         for (tau, more), (left, right) in zip(cases, sides, strict=True):
@@ -158,6 +166,8 @@ TERMS = {
     "width": "1",
     "vocab": "2%nat",
     "delta": "0",
+    "ratio": f"{COVERED}",
+    "draws": f"{COVERED}%nat",
     "r": "rewards",
     "p": "learner",
     "expert": "expert",
