@@ -33,9 +33,11 @@ Proof. unfold Rmin, Rabs. destruct Rle_dec, Rcase_abs; lra. Qed.
 Ltac compare :=
   repeat match goal with
          | |- context [Rle_dec ?x ?y] =>
-             destruct (Rle_dec x y) as [less | more];
-             [ try (exfalso; apply (Rle_not_lt _ _ less); interval with (i_prec 60)) |
-               try (exfalso; apply more; interval with (i_prec 60)) ]
+             let no := fresh in
+             destruct (Rle_dec x y) as [no | no];
+             [ try (exfalso; apply (Rle_not_lt _ _ no); clear; interval with (i_prec 60))
+             | try (exfalso; apply no; clear; interval with (i_prec 60)) ];
+             clear no
          end.
 
 (** Unfolds everything down to real operations, and encloses the result. *)
