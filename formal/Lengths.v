@@ -64,6 +64,16 @@ Proof.
   apply total_abs_le; [now apply ball_choices | exact tau_in].
 Qed.
 
+Lemma expect_log_ratio_choices : forall eps p q rl n s, policy p n s -> policy q n s ->
+  log_ratio_ball eps p q n s -> policy rl n s ->
+  - eps * value rl choices n s <= expect rl n s (log_ratio p q n s).
+Proof.
+  intros eps p q rl n s p_pol q_pol ball rl_pol.
+  unfold value. rewrite <- expect_scale. apply expect_le; [exact rl_pol |]. intros tau tau_in _.
+  pose proof (log_ratio_choices eps p q n s tau p_pol q_pol ball tau_in) as near.
+  apply abs_le_inv in near. lra.
+Qed.
+
 (** Row kl-length: [KL(π̂‖π_E) ≤ E_π̂[T] ε tanh(ε/2)]. By the symmetry of the ball (ball_sym) the
     same is true with the two policies swapped. *)
 Theorem kl_length : forall eps expert p n s,
@@ -170,12 +180,7 @@ Proof.
   eapply Rle_trans; [now apply (rl_average alpha delta r p rl v n s) |].
   assert (policy expert n s) as expert_pol by apply soft_policy_policy.
   pose proof (kl_length eps p expert n s pol expert_pol (ball_sym _ _ _ _ _ ball)) as divergence.
-  assert (- (eps * value rl choices n s) <= expect rl n s (log_ratio expert p n s)) as below.
-  { replace (- (eps * value rl choices n s)) with ((- eps) * value rl choices n s) by ring.
-    unfold value. rewrite <- expect_scale. apply expect_le; [exact rl_pol |].
-    intros tau tau_in _.
-    pose proof (log_ratio_choices eps _ _ n s tau expert_pol pol ball tau_in) as near.
-    apply abs_le_inv in near. lra. }
+  pose proof (expect_log_ratio_choices eps _ _ rl n s expert_pol pol ball rl_pol) as below.
   apply (Rmult_le_compat_l alpha) in divergence; [| lra].
   apply (Rmult_le_compat_l alpha) in below; [| lra]. unfold expert in *. lra.
 Qed.
