@@ -1,7 +1,7 @@
 (** Bounds by length (docs/theory.md, sections 3 and 4): only states with a choice count, so that
     with end tokens it is the length of responses that matters, and not where they are cut. *)
 
-From Coq Require Import Reals List Lra Lia.
+From Coq Require Import Reals List Lra Lia PeanoNat.
 From Endorm Require Export Preferences Cloning ReinforcementLearning.
 Import ListNotations.
 Open Scope R_scope.
@@ -19,6 +19,24 @@ Definition choices : table St T := fun _ s _ => if (1 <? length (acts s))%nat th
 (** [T] of what follows the first tokens of a response. *)
 Definition choices_after n s (shared rest : list T) : R :=
   total choices (n - length shared) (fold_left next shared s) rest.
+
+(** Where every state has a choice, [T = H]: the rows by length are then those by the horizon. *)
+Lemma total_choices : forall n s tau, everywhere (fun _ t => (1 < length (acts t))%nat) n s ->
+  In tau (responses n s) -> total choices n s tau = INR n.
+Proof.
+  intros n s tau many tau_in.
+  rewrite (total_ext choices (fun _ _ _ => 1)), total_const by
+    (exact tau_in || (revert many; apply everywhere_imp; intros m t many a _; unfold choices;
+                      now apply Nat.ltb_lt in many as ->)).
+  ring.
+Qed.
+
+Lemma value_choices : forall p n s, everywhere (fun _ t => (1 < length (acts t))%nat) n s ->
+  policy p n s -> value p choices n s = INR n.
+Proof.
+  intros p n s many pol. rewrite <- (expect_const p n s (INR n) pol).
+  apply expect_ext; [exact pol |]. intros tau tau_in _. now apply total_choices.
+Qed.
 
 (** In a state without a choice two policies are the same. *)
 Lemma one_token : forall s (x y : T -> R), (length (acts s) <= 1)%nat ->
