@@ -8,6 +8,7 @@ From Coq Require Import Reals List FinFun Lra Lia.
 From Endorm Require Import Definitions.
 From Endorm Require SoftValues Distances Preferences Cloning Composition ReinforcementLearning
   Anchored.
+From Endorm Require Lengths OneResponse.
 From Endorm Require Import Values.
 Import ListNotations.
 Open Scope R_scope.
@@ -232,6 +233,16 @@ Proof.
   apply Preferences.theorem_1_sharp; auto using word_is_response.
 Qed.
 
+Theorem preference_length : in_ball -> forall x shared rest rest',
+  In x prompts -> word (shared ++ rest) -> word (shared ++ rest') ->
+  let t := Lengths.choices_after horizon x shared in
+  preference_tv r_star r_hat horizon x (shared ++ rest) (shared ++ rest')
+  <= tanh (alpha * eps * (t rest + t rest') / 4).
+Proof.
+  intros ball x shared rest rest' x_in is_word is_word' t.
+  apply Lengths.preference_length; auto using word_is_response.
+Qed.
+
 Theorem preference_average : forall x pairs weight, In x prompts -> distribution pairs weight ->
   (forall pair, In pair pairs -> (word (fst pair) /\ 0 < prob p_hat horizon x (fst pair)) /\
                                  (word (snd pair) /\ 0 < prob p_hat horizon x (snd pair))) ->
@@ -317,6 +328,16 @@ Theorem clone_pinsker :
 Proof.
   unfold clone_gap, plain. rewrite <- average_minus. apply average_le. intros x x_in.
   apply Cloning.clone_pinsker; auto using expert_policy, expert_positive.
+Qed.
+
+Theorem clone_one_response :
+  let d2 := OneResponse.squared_distance expert p_hat horizon in
+  let eta := OneResponse.missing expert horizon in
+  clone_gap <= average (fun x => return_range r_star horizon x *
+    Rmin (d2 x + 2 * sqrt (eta x * d2 x)) 1).
+Proof.
+  unfold clone_gap, plain. rewrite <- average_minus. apply average_le. intros x x_in.
+  apply OneResponse.clone_one_response; auto using expert_policy.
 Qed.
 
 (** *** The policy of one response for each prompt *)
@@ -487,6 +508,25 @@ Proof.
   apply (Rmult_le_compat_l alpha) in below; lra.
 Qed.
 
+Theorem rl_length : in_ball ->
+  plain expert r_star - plain rl r_star <=
+  alpha * eps * (plain expert Lengths.choices * tanh (eps / 2) + plain rl Lengths.choices) + delta.
+Proof.
+  intros ball. eapply Rle_trans; [apply rl_average; auto using ball_forbids_nothing |].
+  assert (- (eps * plain rl Lengths.choices) <= average (fun x => expect rl horizon x (d x)))
+    as below.
+  { replace (- (eps * plain rl Lengths.choices)) with (- eps * plain rl Lengths.choices) by ring.
+    unfold plain. rewrite <- average_scale. apply average_le. intros x x_in.
+    apply Lengths.expect_log_ratio_choices; auto using expert_policy. }
+  assert (average (kl expert p_hat horizon)
+          <= eps * tanh (eps / 2) * plain expert Lengths.choices) as divergence.
+  { unfold plain. rewrite <- average_scale. apply average_le. intros x x_in.
+    eapply Rle_trans; [apply Lengths.kl_length; auto using expert_policy, ball_sym |].
+    right. ring. }
+  apply (Rmult_le_compat_l alpha) in divergence; [| lra].
+  apply (Rmult_le_compat_l alpha) in below; lra.
+Qed.
+
 Theorem theorem_2_rl : forall width, in_ball -> alpha * (1 + tanh (eps / 2)) <= width ->
   plain expert r_star - plain rl r_star <= width * (INR horizon * eps) + delta.
 Proof.
@@ -563,6 +603,16 @@ Proof.
   intros ball. rewrite <- (average_const (INR horizon * eps * tanh (eps / 2))).
   apply average_le. intros x x_in.
   apply Distances.kl_ball; auto using expert_policy.
+Qed.
+
+Theorem kl_length : in_ball ->
+  average (kl p_hat expert horizon) <= plain p_hat Lengths.choices * eps * tanh (eps / 2).
+Proof.
+  intros ball.
+  replace (plain p_hat Lengths.choices * eps * tanh (eps / 2))
+    with (eps * tanh (eps / 2) * plain p_hat Lengths.choices) by ring.
+  unfold plain. rewrite <- average_scale. apply average_le. intros x x_in.
+  eapply Rle_trans; [apply Lengths.kl_length; auto using expert_policy |]. right. ring.
 Qed.
 
 Theorem tv_composition : 0 <= eps -> in_ball ->

@@ -9,7 +9,7 @@ From Endorm Require Export Sums Definitions Composition.
 From Endorm Require Paper.
 From Endorm Require Export SoftValues Distances Preferences Cloning ReinforcementLearning Anchored.
 From Endorm Require Export ClosedForms.
-From Endorm Require Export Moments.
+From Endorm Require Export Lengths OneResponse Moments.
 Export ListNotations.
 Open Scope R_scope.
 

@@ -39,6 +39,7 @@ VARIABLES = {
     "inverse-soft-q": "alpha p v n s expert",
     "theorem-1": f"eps {READ} tau tau'",
     "theorem-1-sharp": f"eps {READ} shared rest rest'",
+    "preference-length": f"eps {READ} shared rest rest'",
     "preference-average": f"{READ} pairs weight",
     "theorem-2-clone": BALL,
     "clone-elementary": BALL,
@@ -49,10 +50,12 @@ VARIABLES = {
     "clone-entropy": "alpha eps vocab r p n s",
     "clone-tv": POLICIES,
     "clone-hellinger": POLICIES,
+    "clone-one-response": POLICIES,
     "clone-variance": POLICIES,
     "clone-le-cam": POLICIES,
     "theorem-2-rl": f"eps {RL} width",
     "rl-expert": f"eps {RL}",
+    "rl-length": f"eps {RL}",
     "rl-any-comparator": f"eps {RL} q",
     "rl-average": RL,
     "rl-anchored": f"eps {READ}",
@@ -60,6 +63,7 @@ VARIABLES = {
     "rl-anchored-renyi": READ,
     "rl-anchored-sharp": f"eps {READ}",
     "regularised-equality": "alpha r p n s",
+    "kl-length": "eps expert p n s",
     "kl-ball": "eps expert p n s",
     "coverage": "ratio expert p n s",
     "best-of-n": "draws p ranked n s",
@@ -72,7 +76,7 @@ VARIABLES = {
 OF_RESPONSES = ("telescoping", "endogenous-telescoping", "soft-rl-fixed-point", "anchored-two-ways")
 """Rows with a number for each response. Their theorems end in "for every response"."""
 
-OF_PAIRS = ("theorem-1", "theorem-1-sharp")
+OF_PAIRS = ("theorem-1", "theorem-1-sharp", "preference-length")
 """Rows with a number for each pair of responses."""
 
 OF_LOGARITHMS = ("soft-rl-fixed-point", "anchored-two-ways")
