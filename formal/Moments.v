@@ -4,6 +4,7 @@
 
 From Coq Require Import Reals List Permutation Lra Lia.
 From Endorm Require Import Cloning.
+From Endorm Require Attained.
 Import ListNotations.
 Open Scope R_scope.
 
@@ -377,3 +378,41 @@ Proof.
 Qed.
 
 End Moments.
+
+(** ** On the coin of Attained.v *)
+
+(** hellinger-ball is attained at every horizon. *)
+Theorem hellinger_ball_attained : forall alpha eps n s, 0 < alpha -> 0 <= eps ->
+  1 - bhattacharyya (D := Attained.coin)
+        (Attained.coin_expert alpha eps) (Attained.coin_clone eps) n s
+  = 1 - / cosh (eps / 2) ^ n.
+Proof.
+  intros alpha eps n s alpha_pos eps_nonneg. f_equal. revert s.
+  destruct (odds_pos eps) as [right_pos wrong_pos].
+  pose proof (cosh_positive (eps / 2)) as cosh_pos.
+  assert (sqrt (odds_right eps * odds_wrong eps) = / 2 * / cosh (eps / 2)) as one_step.
+  { apply sqrt_lem_1; [now apply Rmult_le_pos; apply Rlt_le | |].
+    - apply Rmult_le_pos; [lra | left; now apply Rinv_0_lt_compat].
+    - pose proof (odds_product eps) as product.
+      replace (/ 2 * / cosh (eps / 2) * (/ 2 * / cosh (eps / 2)))
+        with (/ 4 * / (cosh (eps / 2) * cosh (eps / 2))) by (field; lra).
+      rewrite <- product. field. }
+  induction n as [| n IH]; intros s; unfold bhattacharyya.
+  - cbn. rewrite Rmult_1_r, sqrt_1. lra.
+  - rewrite sum_responses_S. cbn [acts Attained.coin sum fold_right next pow].
+    unfold bhattacharyya in IH. rewrite Rinv_mult, <- (IH tt), Rplus_0_r.
+    rewrite <- Rmult_1_l, <- (Rinv_r 2) at 1 by lra.
+    assert (forall heads : bool,
+      (∑ rest ∈ responses (D := Attained.coin) n tt,
+         sqrt (prob (D := Attained.coin) (Attained.coin_expert alpha eps) (S n) s (heads :: rest) *
+               prob (D := Attained.coin) (Attained.coin_clone eps) (S n) s (heads :: rest)))
+      = / 2 * / cosh (eps / 2) * ∑ rest ∈ responses (D := Attained.coin) n tt,
+         sqrt (prob (D := Attained.coin) (Attained.coin_expert alpha eps) n tt rest *
+               prob (D := Attained.coin) (Attained.coin_clone eps) n tt rest)) as after.
+    { intros heads. rewrite <- sum_scale. apply sum_ext. intros rest _.
+      cbn [prob next Attained.coin].
+      rewrite Attained.coin_expert_answers by assumption. unfold Attained.coin_clone at 1.
+      rewrite <- one_step, <- sqrt_mult_alt by now apply Rmult_le_pos; apply Rlt_le.
+      f_equal. destruct heads; cbn [negb Attained.answer]; ring. }
+    rewrite !after. field. lra.
+Qed.

@@ -4,11 +4,11 @@
     prompts [s₁ ~ ρ] have [horizon] tokens to come. Values, divergences and bounds are averages
     over the prompts; rows on responses hold at each prompt. *)
 
-From Coq Require Import Reals List FinFun Lra Lia.
+From Coq Require Import Reals List FinFun Permutation Lra Lia.
 From Endorm Require Import Definitions.
 From Endorm Require SoftValues Distances Preferences Cloning Composition ReinforcementLearning
   Anchored.
-From Endorm Require Lengths OneResponse.
+From Endorm Require Lengths OneResponse Moments.
 From Endorm Require Import Values.
 Import ListNotations.
 Open Scope R_scope.
@@ -340,6 +340,26 @@ Proof.
   apply OneResponse.clone_one_response; auto using expert_policy.
 Qed.
 
+Theorem clone_variance :
+  let root pi x tau := sqrt (prob pi horizon x tau) in
+  clone_gap <= average (fun x =>
+    sqrt (∑ tau ∈ responses horizon x, (root expert x tau - root p_hat x tau) ^ 2) *
+    sqrt (Moments.spread (responses horizon x)
+      (fun tau => (root expert x tau + root p_hat x tau) ^ 2) (total r_star horizon x))).
+Proof.
+  unfold clone_gap, plain. rewrite <- average_minus. apply average_le. intros x x_in.
+  apply Moments.clone_variance; auto using expert_policy.
+Qed.
+
+Theorem clone_le_cam :
+  clone_gap <= average (fun x => sqrt (Moments.le_cam expert p_hat horizon x) *
+    sqrt (Moments.spread (responses horizon x)
+      (fun tau => prob expert horizon x tau + prob p_hat horizon x tau) (total r_star horizon x))).
+Proof.
+  unfold clone_gap, plain. rewrite <- average_minus. apply average_le. intros x x_in.
+  apply Moments.clone_le_cam; auto using expert_policy.
+Qed.
+
 (** *** The policy of one response for each prompt *)
 
 Section Plays.
@@ -613,6 +633,33 @@ Proof.
     with (eps * tanh (eps / 2) * plain p_hat Lengths.choices) by ring.
   unfold plain. rewrite <- average_scale. apply average_le. intros x x_in.
   eapply Rle_trans; [apply Lengths.kl_length; auto using expert_policy |]. right. ring.
+Qed.
+
+Theorem coverage : forbids_nothing -> forall ratio, 1 < ratio ->
+  average (Moments.coverage_profile ratio expert p_hat horizon)
+  <= average (kl expert p_hat horizon) / (ln ratio - (ratio - 1) / ratio).
+Proof.
+  intros pos ratio ratio_gt. unfold Rdiv at 1. rewrite Rmult_comm, <- average_scale.
+  apply average_le. intros x x_in. rewrite Rmult_comm.
+  apply Moments.coverage; auto using expert_policy.
+Qed.
+
+Theorem best_of_n : forall draws ranked, (0 < draws)%nat ->
+  at_prompts (fun x => Permutation (ranked x) (responses horizon x)) ->
+  average (fun x => Moments.best_of_kl draws (prob p_hat horizon x) 0 (ranked x))
+  <= ln (INR draws) - (INR draws - 1) / INR draws.
+Proof.
+  intros draws ranked draws_pos every.
+  rewrite <- (average_const (ln (INR draws) - (INR draws - 1) / INR draws)).
+  apply average_le. intros x x_in. apply Moments.best_of_n; auto.
+Qed.
+
+Theorem hellinger_ball : in_ball ->
+  average (fun x => 1 - bhattacharyya expert p_hat horizon x) <= 1 - / cosh (eps / 2) ^ horizon.
+Proof.
+  intros ball. rewrite <- (average_const (1 - / cosh (eps / 2) ^ horizon)).
+  apply average_le. intros x x_in.
+  apply Moments.hellinger_ball; auto using expert_policy.
 Qed.
 
 Theorem tv_composition : 0 <= eps -> in_ball ->
