@@ -8,11 +8,11 @@ From Endorm Require Attained.
 Import ListNotations.
 Open Scope R_scope.
 
-(** ** Cauchy–Schwarz, and the spread of a quantity *)
+(** ** Cauchy–Schwarz, about a constant *)
 
-Section Spread.
+Section Centred.
 Context {A : Type}.
-Implicit Types (l : list A) (u v w x : A -> R) (c : R).
+Implicit Types (l : list A) (p q u v x : A -> R) (c : R).
 
 Lemma cauchy_schwarz : forall l u v,
   (∑ a ∈ l, u a * v a) <= sqrt (∑ a ∈ l, u a * u a) * sqrt (∑ a ∈ l, v a * v a).
@@ -28,32 +28,6 @@ Proof.
   - rewrite sum_plus, !sum_scale. right. field. lra.
 Qed.
 
-(** [min_c Σ w (x − c)²] for weights that are not negative: about the weighted mean. *)
-Definition weighted_mean l w x : R := (∑ a ∈ l, w a * x a) / ∑ a ∈ l, w a.
-
-Definition spread l w x : R := ∑ a ∈ l, w a * (x a - weighted_mean l w x) ^ 2.
-
-Lemma spread_least : forall l w x c, (forall a, In a l -> 0 <= w a) ->
-  spread l w x <= ∑ a ∈ l, w a * (x a - c) ^ 2.
-Proof.
-  intros l w x c nonneg. unfold spread.
-  assert (forall d, (∑ a ∈ l, w a * (x a - d) ^ 2) =
-    (∑ a ∈ l, w a * (x a) ^ 2) + (-2 * d) * (∑ a ∈ l, w a * x a) + d ^ 2 * ∑ a ∈ l, w a) as taken.
-  { intros d. rewrite <- !sum_scale, <- !sum_plus. apply sum_ext. intros a _. ring. }
-  rewrite !taken. unfold weighted_mean.
-  destruct (sum_nonneg l w nonneg) as [pos | zero].
-  - set (m := ∑ a ∈ l, w a * x a). set (s := sum l w) in *.
-    enough (0 <= s * (c - m / s) ^ 2) as square.
-    { replace (s * (c - m / s) ^ 2) with (c ^ 2 * s - 2 * c * m + m ^ 2 / s) in square
-        by (field; lra).
-      replace (-2 * (m / s) * m) with (-2 * (m ^ 2 / s)) by (field; lra).
-      replace ((m / s) ^ 2 * s) with (m ^ 2 / s) by (field; lra). lra. }
-    apply Rmult_le_pos; [lra | apply pow2_ge_0].
-  - rewrite (sum_zero l (fun a => w a * x a)).
-    + change (∑ a ∈ l, w a) with (sum l w). rewrite <- zero. lra.
-    + intros a a_in. rewrite (sum_zero_terms l w a nonneg (eq_sym zero) a_in). ring.
-Qed.
-
 (** Means under two laws differ by what a constant cannot change. *)
 Lemma mean_sub_centred : forall l p q x c, distribution l p -> distribution l q ->
   (∑ a ∈ l, p a * x a) - (∑ a ∈ l, q a * x a) = ∑ a ∈ l, (p a - q a) * (x a - c).
@@ -64,7 +38,7 @@ Proof.
   rewrite sum_minus, sum_minus, sum_scale, sum_minus, p_one, q_one. ring.
 Qed.
 
-End Spread.
+End Centred.
 
 Section Moments.
 Context {St T : Type} {D : Dynamics St T}.
@@ -133,15 +107,15 @@ Qed.
 
 (** ** Cloning, by the spread of the return under the two laws *)
 
-(** Row clone-variance: [≤ √(Σ (√π_E − √π̂)²) √(min_c Σ (√π_E + √π̂)² (r* − c)²)]. *)
-Theorem clone_variance : forall expert p r n s, policy expert n s -> policy p n s ->
+(** Row clone-variance: [≤ √(Σ (√π_E − √π̂)²) √(Σ (√π_E + √π̂)² (r* − c)²)], for every [c]; the row
+    has the least of these. *)
+Theorem clone_variance : forall expert p r c n s, policy expert n s -> policy p n s ->
   value expert r n s - value p r n s <=
   sqrt (∑ tau ∈ responses n s, (sqrt (prob expert n s tau) - sqrt (prob p n s tau)) ^ 2) *
-  sqrt (spread (responses n s)
-    (fun tau => (sqrt (prob expert n s tau) + sqrt (prob p n s tau)) ^ 2) (total r n s)).
+  sqrt (∑ tau ∈ responses n s,
+    (sqrt (prob expert n s tau) + sqrt (prob p n s tau)) ^ 2 * (total r n s tau - c) ^ 2).
 Proof.
-  intros expert p r n s expert_pol pol. unfold value, expect, spread.
-  set (c := weighted_mean _ _ _).
+  intros expert p r c n s expert_pol pol. unfold value, expect.
   pose proof (prob_distribution expert n s expert_pol) as expert_law.
   pose proof (prob_distribution p n s pol) as law.
   rewrite (mean_sub_centred _ _ _ _ c expert_law law).
@@ -159,14 +133,15 @@ Qed.
 Definition le_cam p q n s : R :=
   ∑ tau ∈ responses n s, (prob p n s tau - prob q n s tau) ^ 2 / (prob p n s tau + prob q n s tau).
 
-(** Row clone-le-cam: [≤ √(Σ (π_E − π̂)²/(π_E + π̂)) √(min_c Σ (π_E + π̂) (r* − c)²)]. *)
-Theorem clone_le_cam : forall expert p r n s, policy expert n s -> policy p n s ->
+(** Row clone-le-cam: [≤ √(Σ (π_E − π̂)²/(π_E + π̂)) √(Σ (π_E + π̂) (r* − c)²)], for every [c]; the
+    row has the least of these. *)
+Theorem clone_le_cam : forall expert p r c n s, policy expert n s -> policy p n s ->
   value expert r n s - value p r n s <=
   sqrt (le_cam expert p n s) *
-  sqrt (spread (responses n s) (fun tau => prob expert n s tau + prob p n s tau) (total r n s)).
+  sqrt (∑ tau ∈ responses n s,
+    (prob expert n s tau + prob p n s tau) * (total r n s tau - c) ^ 2).
 Proof.
-  intros expert p r n s expert_pol pol. unfold value, expect, spread, le_cam.
-  set (c := weighted_mean _ _ _).
+  intros expert p r c n s expert_pol pol. unfold value, expect, le_cam.
   pose proof (prob_distribution expert n s expert_pol) as expert_law.
   pose proof (prob_distribution p n s pol) as law.
   rewrite (mean_sub_centred _ _ _ _ c expert_law law).

@@ -340,23 +340,24 @@ Proof.
   apply OneResponse.clone_one_response; auto using expert_policy.
 Qed.
 
-Theorem clone_variance :
+Theorem clone_variance : forall c : list nat -> R,
   let root pi x tau := sqrt (prob pi horizon x tau) in
   clone_gap <= average (fun x =>
     sqrt (∑ tau ∈ responses horizon x, (root expert x tau - root p_hat x tau) ^ 2) *
-    sqrt (Moments.spread (responses horizon x)
-      (fun tau => (root expert x tau + root p_hat x tau) ^ 2) (total r_star horizon x))).
+    sqrt (∑ tau ∈ responses horizon x,
+      (root expert x tau + root p_hat x tau) ^ 2 * (total r_star horizon x tau - c x) ^ 2)).
 Proof.
-  unfold clone_gap, plain. rewrite <- average_minus. apply average_le. intros x x_in.
+  intros c. unfold clone_gap, plain. rewrite <- average_minus. apply average_le. intros x x_in.
   apply Moments.clone_variance; auto using expert_policy.
 Qed.
 
-Theorem clone_le_cam :
+Theorem clone_le_cam : forall c : list nat -> R,
   clone_gap <= average (fun x => sqrt (Moments.le_cam expert p_hat horizon x) *
-    sqrt (Moments.spread (responses horizon x)
-      (fun tau => prob expert horizon x tau + prob p_hat horizon x tau) (total r_star horizon x))).
+    sqrt (∑ tau ∈ responses horizon x,
+      (prob expert horizon x tau + prob p_hat horizon x tau)
+      * (total r_star horizon x tau - c x) ^ 2)).
 Proof.
-  unfold clone_gap, plain. rewrite <- average_minus. apply average_le. intros x x_in.
+  intros c. unfold clone_gap, plain. rewrite <- average_minus. apply average_le. intros x x_in.
   apply Moments.clone_le_cam; auto using expert_policy.
 Qed.
 

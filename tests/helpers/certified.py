@@ -51,8 +51,8 @@ VARIABLES = {
     "clone-tv": POLICIES,
     "clone-hellinger": POLICIES,
     "clone-one-response": POLICIES,
-    "clone-variance": POLICIES,
-    "clone-le-cam": POLICIES,
+    "clone-variance": f"{POLICIES} c",
+    "clone-le-cam": f"{POLICIES} c",
     "theorem-2-rl": f"eps {RL} width",
     "rl-expert": f"eps {RL}",
     "rl-length": f"eps {RL}",
@@ -141,8 +141,14 @@ def claims(instance: Instance) -> Iterator[Claim]:
     every = [tuple(map(int, tokens)) for tokens in np.asarray(instance.responses.tokens)]
     pairs = list(itertools.combinations(every, 2))
     listed = "; ".join(f"({word(one)}, {word(two)})" for one, two in pairs)
-    by_rank = [every[k] for k in np.argsort(instance.policy_log_prob, axis=None)]
-    ranked = f"[{'; '.join(map(word, by_rank))}]"
+    rank = np.argsort(instance.policy_log_prob, axis=None)
+    known = {
+        "pairs": f"[{listed}]",
+        "weight": f"(fun _ => 1 / {len(pairs)})",
+        "ranked": f"[{'; '.join(word(every[k]) for k in rank)}]",
+        **TERMS,
+    }
+    of_row = {"soft-rl-fixed-point": {"q": "resolved"}, **_centres(instance)}
     for statement in STATEMENTS:
         row = statement.name
         cases: list[tuple[str, dict[str, str]]] = [(word(()), {})]
@@ -154,12 +160,9 @@ def claims(instance: Instance) -> Iterator[Claim]:
         sides = np.stack([np.ravel(side) for side in both], axis=-1)
         if row in OF_LOGARITHMS:
             sides = np.exp(sides)
-        known = {"pairs": f"[{listed}]", "weight": f"(fun _ => 1 / {len(pairs)})", **TERMS}
-        known["ranked"] = ranked
-        if row == "soft-rl-fixed-point":
-            known["q"] = "resolved"
         for (tau, more), (left, right) in zip(cases, sides, strict=True):
-            terms = {name: (known | more)[name] for name in VARIABLES[row].split()}
+            all_terms = known | of_row.get(row, {}) | more
+            terms = {name: all_terms[name] for name in VARIABLES[row].split()}
             yield Claim(row, terms, tau, left, right)
 
 
@@ -181,6 +184,16 @@ TERMS = {
     "n": f"{HORIZON}%nat",
     "s": "[]",
 }
+
+
+def _centres(instance: Instance) -> dict[str, dict[str, str]]:
+    """The best constant `c` of each row whose theorem is about all: a mean of the return."""
+    one, two = np.exp(instance.expert_log_prob), np.exp(instance.policy_log_prob)
+    weights = {"clone-variance": (np.sqrt(one) + np.sqrt(two)) ** 2, "clone-le-cam": one + two}
+    return {
+        row: {"c": number(np.average(instance.true_return, weights=weight))}
+        for row, weight in weights.items()
+    }
 
 
 def _pair(one: Tokens, two: Tokens) -> dict[str, str]:
