@@ -391,3 +391,83 @@ Proof.
       f_equal. destruct heads; cbn [negb Attained.answer]; ring. }
     rewrite !after. field. lra.
 Qed.
+
+(** clone-variance and clone-le-cam are attained by one choice between two tokens. *)
+Section OneChoice.
+#[local] Existing Instance Attained.coin.
+Variables (alpha eps : R) (s : unit).
+Hypothesis alpha_pos : 0 < alpha.
+Hypothesis eps_nonneg : 0 <= eps.
+
+Let expert := Attained.coin_expert alpha eps.
+Let p := Attained.coin_clone eps.
+Let r := Attained.coin_reward alpha eps.
+
+Ltac terms_nonneg :=
+  solve [ apply pow2_ge_0 | lra | apply Rmult_le_pos; solve [apply pow2_ge_0 | lra] ].
+
+Lemma one_choice_gap :
+  value expert r 1 s - value p r 1 s = (odds_right eps - odds_wrong eps) * (alpha * eps).
+Proof.
+  unfold value, expect. cbn [responses flat_map map app acts next Attained.coin].
+  unfold sum. cbn [fold_right prob total]. unfold expert.
+  rewrite !Attained.coin_expert_answers by assumption. cbn. ring.
+Qed.
+
+Lemma odds_ordered : odds_wrong eps <= odds_right eps.
+Proof.
+  pose proof (odds_difference eps). pose proof (tanh_nonneg (eps / 2) ltac:(lra)). lra.
+Qed.
+
+Theorem clone_variance_attained :
+  value expert r 1 s - value p r 1 s =
+  sqrt (∑ tau ∈ responses 1 s, (sqrt (prob expert 1 s tau) - sqrt (prob p 1 s tau)) ^ 2) *
+  sqrt (∑ tau ∈ responses 1 s,
+    (sqrt (prob expert 1 s tau) + sqrt (prob p 1 s tau)) ^ 2
+    * (total r 1 s tau - alpha * eps / 2) ^ 2).
+Proof.
+  rewrite one_choice_gap. destruct (odds_pos eps) as [right_pos wrong_pos].
+  pose proof odds_ordered as ordered. pose proof (Rmult_le_pos alpha eps ltac:(lra) ltac:(lra)).
+  cbn [responses flat_map map app acts next Attained.coin].
+  unfold sum. cbn [fold_right prob total]. unfold expert.
+  rewrite !Attained.coin_expert_answers by assumption.
+  unfold p, r, Attained.coin_clone, Attained.coin_reward. cbn [Attained.answer negb].
+  rewrite !Rmult_1_r.
+  set (x := sqrt (odds_right eps)). set (y := sqrt (odds_wrong eps)).
+  assert (y <= x) as roots by now apply sqrt_le_1_alt.
+  assert (0 <= x /\ 0 <= y) as [x_nonneg y_nonneg] by (split; apply sqrt_pos).
+  assert (odds_right eps - odds_wrong eps = (x - y) * (x + y)) as ->.
+  { rewrite <- (sqrt_sqrt (odds_right eps)) at 1 by lra.
+    rewrite <- (sqrt_sqrt (odds_wrong eps)) at 1 by lra. fold x y. ring. }
+  rewrite <- sqrt_mult_alt
+    by (pose proof (pow2_ge_0 (x - y)); pose proof (pow2_ge_0 (y - x)); lra).
+  symmetry. apply sqrt_lem_1.
+  - apply Rmult_le_pos; repeat apply Rplus_le_le_0_compat; terms_nonneg.
+  - repeat apply Rmult_le_pos; lra.
+  - field.
+Qed.
+
+Theorem clone_le_cam_attained :
+  value expert r 1 s - value p r 1 s =
+  sqrt (le_cam expert p 1 s) *
+  sqrt (∑ tau ∈ responses 1 s,
+    (prob expert 1 s tau + prob p 1 s tau) * (total r 1 s tau - alpha * eps / 2) ^ 2).
+Proof.
+  rewrite one_choice_gap. destruct (odds_pos eps) as [right_pos wrong_pos].
+  pose proof odds_ordered as ordered. pose proof (odds_sum eps) as whole.
+  pose proof (Rmult_le_pos alpha eps ltac:(lra) ltac:(lra)).
+  unfold le_cam. cbn [responses flat_map map app acts next Attained.coin].
+  unfold sum. cbn [fold_right prob total]. unfold expert.
+  rewrite !Attained.coin_expert_answers by assumption.
+  unfold p, r, Attained.coin_clone, Attained.coin_reward. cbn [Attained.answer negb].
+  rewrite !Rmult_1_r. set (x := odds_right eps) in *. set (y := odds_wrong eps) in *.
+  replace (y + x) with 1 by lra. rewrite whole.
+  rewrite <- sqrt_mult_alt
+    by (pose proof (pow2_ge_0 (x - y)); pose proof (pow2_ge_0 (y - x)); lra).
+  symmetry. apply sqrt_lem_1.
+  - apply Rmult_le_pos; repeat apply Rplus_le_le_0_compat; terms_nonneg.
+  - repeat apply Rmult_le_pos; lra.
+  - field.
+Qed.
+
+End OneChoice.
