@@ -11,7 +11,7 @@ Section NearlyOne.
 Context {A : Type}.
 Implicit Types (l : list A) (p q w : A -> R).
 
-(** [∑ √(w p) |√p − √q| ≤ √((Σ w p) Σ (√p − √q)²)] for any part [0 ≤ w ≤ 1] of [p]. *)
+(** [∑ √(w p) |√p − √q| ≤ √((Σ w p) Σ (√p − √q)²)] for any part of [p]: [w] is zero or one. *)
 Lemma part_of_root l p q w eta :
   (forall a, In a l -> 0 <= p a) -> (forall a, In a l -> w a = 0 \/ w a = 1) ->
   (∑ a ∈ l, w a * p a) <= eta ->
@@ -29,9 +29,9 @@ Proof.
   - apply sum_le. intros a a_in.
     pose proof (sqrt_sqrt (p a) (p_nonneg a a_in)) as root.
     set (d := sqrt (p a) - sqrt (q a)) in *.
-    assert (0 <= / (2 * k)) by (left; apply Rinv_0_lt_compat; lra).
+    assert (0 <= / (2 * k)) as scale_nonneg by (left; apply Rinv_0_lt_compat; lra).
     destruct (part a a_in) as [-> | ->].
-    + pose proof (Rmult_le_pos _ _ H0 (pow2_ge_0 d)). lra.
+    + pose proof (Rmult_le_pos _ _ scale_nonneg (pow2_ge_0 d)). lra.
     + pose proof (mul_le_weighted k (sqrt (p a)) d k_pos) as young.
       rewrite Rabs_mult, (Rabs_pos_eq (sqrt (p a))), root in young by apply sqrt_pos.
       rewrite !Rmult_1_l. eapply Rle_trans; [exact young |]. right. field. lra.
@@ -52,7 +52,7 @@ Proof.
   intros p_law q_law top_in. pose proof p_law as [p_nonneg p_one]. pose proof q_law as [q_nonneg _].
   set (d2 := ∑ a ∈ l, (sqrt (p a) - sqrt (q a)) ^ 2).
   assert (0 <= d2) as d2_nonneg by (apply sum_nonneg; intros; apply pow2_ge_0).
-  (* [w] is one where [q > p], and there or elsewhere [top] is not *)
+  (* of where [q > p] and the rest, the one without [top] has at most [1 - p top] *)
   set (above := fun a => if Rlt_dec (p a) (q a) then 1 else 0).
   assert (forall w, (forall a, In a l -> w a = 0 \/ w a = 1) -> w top = 0 ->
           (∑ a ∈ l, w a * p a) <= 1 - p top) as rest.
