@@ -3,7 +3,7 @@
     condition. *)
 
 From Coq Require Import Reals List Lra Lia PeanoNat.
-From Endorm Require Export Composition Preferences ReinforcementLearning Cloning.
+From Endorm Require Export Composition Preferences ReinforcementLearning Cloning Lengths.
 Import ListNotations.
 Open Scope R_scope.
 
@@ -182,6 +182,21 @@ Proof.
     apply Rmult_le_pos; [apply Rmult_le_pos; [lra | apply pos_INR] | assumption].
 Qed.
 
+(** So is preference-length, by the same: each step is a choice. *)
+Theorem preference_length_attained : forall n k s v, (k <= n)%nat -> gauge v ->
+  let t := choices_after n s (repeat true k) in
+  preference_tv coin_reward (endogenous alpha coin_clone v) n s
+    (repeat true k ++ repeat true (n - k)) (repeat true k ++ repeat false (n - k))
+  = tanh (alpha * eps * (t (repeat true (n - k)) + t (repeat false (n - k))) / 4).
+Proof.
+  intros n k s v k_le zero t. rewrite theorem_1_sharp_attained by assumption.
+  assert (forall heads, t (repeat heads (n - k)) = INR (n - k)) as steps.
+  { intros heads. unfold t, choices_after. rewrite repeat_length.
+    apply total_choices; [| now apply coin_words; rewrite repeat_length].
+    apply everywhere_all. intros m u. cbn. lia. }
+  rewrite !steps. f_equal. field.
+Qed.
+
 (** preference-average is attained: the same pair, alone. *)
 Theorem preference_average_attained : forall n s v, gauge v ->
   let pairs := [(repeat true n, repeat false n)] in
@@ -219,6 +234,14 @@ Proof.
   apply everywhere_all. intros m t.
   cbn [acts coin sum fold_right]. rewrite !coin_expert_answers. unfold coin_clone.
   cbn [negb answer]. rewrite ln_answers, <- odds_difference. ring.
+Qed.
+
+(** ... and kl-length. *)
+Theorem kl_length_attained : forall n s,
+  kl coin_clone coin_expert n s = value coin_clone choices n s * eps * tanh (eps / 2).
+Proof.
+  intros n s. rewrite kl_ball_attained, value_choices; [reflexivity | | apply coin_clone_policy].
+  apply everywhere_all. intros m t. cbn. lia.
 Qed.
 
 (** tv-composition is attained. *)
@@ -729,6 +752,20 @@ Proof.
       unfold indifferent_reward, logs in pays. rewrite pays. unfold two_levels.
       rewrite (proj2 (on_levels 0 (2 * alpha * eps) a) a_high).
       now rewrite (proj2 (on_levels (exp (- eps)) (exp eps) a) a_high).
+Qed.
+
+(** So is rl-length: each step is a choice. *)
+Theorem rl_length_attained : forall n s v, gauge v ->
+  let expert := soft_policy alpha indifferent_reward in
+  log_ratio_ball eps expert uniform n s /\
+  policy (always 0) n s /\ optimal_up_to 0 (endogenous alpha uniform v) (always 0) n s /\
+  value expert indifferent_reward n s - value (always 0) indifferent_reward n s
+  = alpha * eps * (value expert choices n s * tanh (eps / 2) + value (always 0) choices n s).
+Proof.
+  intros n s v zero expert. destruct (rl_expert_attained n s v zero) as (ball & pol & best & gap).
+  split; [exact ball | split; [exact pol | split; [exact best |]]].
+  unfold expert. rewrite gap, !value_choices; [ring | | exact pol | | apply soft_policy_policy];
+    apply everywhere_all; intros m t; cbn [acts one_state]; rewrite seq_length; lia.
 Qed.
 
 (** theorem-2-rl is attained, for rewards of the width [R = α(1 + tanh(ε/2))]. *)

@@ -4,10 +4,11 @@
     prompts [s₁ ~ ρ] have [horizon] tokens to come. Values, divergences and bounds are averages
     over the prompts; rows on responses hold at each prompt. *)
 
-From Coq Require Import Reals List FinFun Lra Lia.
+From Coq Require Import Reals List FinFun Permutation Lra Lia.
 From Endorm Require Import Definitions.
 From Endorm Require SoftValues Distances Preferences Cloning Composition ReinforcementLearning
   Anchored.
+From Endorm Require Lengths OneResponse Moments.
 From Endorm Require Import Values.
 Import ListNotations.
 Open Scope R_scope.
@@ -232,6 +233,16 @@ Proof.
   apply Preferences.theorem_1_sharp; auto using word_is_response.
 Qed.
 
+Theorem preference_length : in_ball -> forall x shared rest rest',
+  In x prompts -> word (shared ++ rest) -> word (shared ++ rest') ->
+  let t := Lengths.choices_after horizon x shared in
+  preference_tv r_star r_hat horizon x (shared ++ rest) (shared ++ rest')
+  <= tanh (alpha * eps * (t rest + t rest') / 4).
+Proof.
+  intros ball x shared rest rest' x_in is_word is_word' t.
+  apply Lengths.preference_length; auto using word_is_response.
+Qed.
+
 Theorem preference_average : forall x pairs weight, In x prompts -> distribution pairs weight ->
   (forall pair, In pair pairs -> (word (fst pair) /\ 0 < prob p_hat horizon x (fst pair)) /\
                                  (word (snd pair) /\ 0 < prob p_hat horizon x (snd pair))) ->
@@ -317,6 +328,37 @@ Theorem clone_pinsker :
 Proof.
   unfold clone_gap, plain. rewrite <- average_minus. apply average_le. intros x x_in.
   apply Cloning.clone_pinsker; auto using expert_policy, expert_positive.
+Qed.
+
+Theorem clone_one_response :
+  let d2 := OneResponse.squared_distance expert p_hat horizon in
+  let eta := OneResponse.missing expert horizon in
+  clone_gap <= average (fun x => return_range r_star horizon x *
+    Rmin (d2 x + 2 * sqrt (eta x * d2 x)) 1).
+Proof.
+  unfold clone_gap, plain. rewrite <- average_minus. apply average_le. intros x x_in.
+  apply OneResponse.clone_one_response; auto using expert_policy.
+Qed.
+
+Theorem clone_variance : forall c : list nat -> R,
+  let root pi x tau := sqrt (prob pi horizon x tau) in
+  clone_gap <= average (fun x =>
+    sqrt (∑ tau ∈ responses horizon x, (root expert x tau - root p_hat x tau) ^ 2) *
+    sqrt (∑ tau ∈ responses horizon x,
+      (root expert x tau + root p_hat x tau) ^ 2 * (total r_star horizon x tau - c x) ^ 2)).
+Proof.
+  intros c. unfold clone_gap, plain. rewrite <- average_minus. apply average_le. intros x x_in.
+  apply Moments.clone_variance; auto using expert_policy.
+Qed.
+
+Theorem clone_le_cam : forall c : list nat -> R,
+  clone_gap <= average (fun x => sqrt (Moments.le_cam expert p_hat horizon x) *
+    sqrt (∑ tau ∈ responses horizon x,
+      (prob expert horizon x tau + prob p_hat horizon x tau)
+      * (total r_star horizon x tau - c x) ^ 2)).
+Proof.
+  intros c. unfold clone_gap, plain. rewrite <- average_minus. apply average_le. intros x x_in.
+  apply Moments.clone_le_cam; auto using expert_policy.
 Qed.
 
 (** *** The policy of one response for each prompt *)
@@ -487,6 +529,25 @@ Proof.
   apply (Rmult_le_compat_l alpha) in below; lra.
 Qed.
 
+Theorem rl_length : in_ball ->
+  plain expert r_star - plain rl r_star <=
+  alpha * eps * (plain expert Lengths.choices * tanh (eps / 2) + plain rl Lengths.choices) + delta.
+Proof.
+  intros ball. eapply Rle_trans; [apply rl_average; auto using ball_forbids_nothing |].
+  assert (- (eps * plain rl Lengths.choices) <= average (fun x => expect rl horizon x (d x)))
+    as below.
+  { replace (- (eps * plain rl Lengths.choices)) with (- eps * plain rl Lengths.choices) by ring.
+    unfold plain. rewrite <- average_scale. apply average_le. intros x x_in.
+    apply Lengths.expect_log_ratio_choices; auto using expert_policy. }
+  assert (average (kl expert p_hat horizon)
+          <= eps * tanh (eps / 2) * plain expert Lengths.choices) as divergence.
+  { unfold plain. rewrite <- average_scale. apply average_le. intros x x_in.
+    eapply Rle_trans; [apply Lengths.kl_length; auto using expert_policy, ball_sym |].
+    right. ring. }
+  apply (Rmult_le_compat_l alpha) in divergence; [| lra].
+  apply (Rmult_le_compat_l alpha) in below; lra.
+Qed.
+
 Theorem theorem_2_rl : forall width, in_ball -> alpha * (1 + tanh (eps / 2)) <= width ->
   plain expert r_star - plain rl r_star <= width * (INR horizon * eps) + delta.
 Proof.
@@ -563,6 +624,43 @@ Proof.
   intros ball. rewrite <- (average_const (INR horizon * eps * tanh (eps / 2))).
   apply average_le. intros x x_in.
   apply Distances.kl_ball; auto using expert_policy.
+Qed.
+
+Theorem kl_length : in_ball ->
+  average (kl p_hat expert horizon) <= plain p_hat Lengths.choices * eps * tanh (eps / 2).
+Proof.
+  intros ball.
+  replace (plain p_hat Lengths.choices * eps * tanh (eps / 2))
+    with (eps * tanh (eps / 2) * plain p_hat Lengths.choices) by ring.
+  unfold plain. rewrite <- average_scale. apply average_le. intros x x_in.
+  eapply Rle_trans; [apply Lengths.kl_length; auto using expert_policy |]. right. ring.
+Qed.
+
+Theorem coverage : forbids_nothing -> forall ratio, 1 < ratio ->
+  average (Moments.coverage_profile ratio expert p_hat horizon)
+  <= average (kl expert p_hat horizon) / (ln ratio - (ratio - 1) / ratio).
+Proof.
+  intros pos ratio ratio_gt. unfold Rdiv at 1. rewrite Rmult_comm, <- average_scale.
+  apply average_le. intros x x_in. rewrite Rmult_comm.
+  apply Moments.coverage; auto using expert_policy.
+Qed.
+
+Theorem best_of_n : forall draws ranked, (0 < draws)%nat ->
+  at_prompts (fun x => Permutation (ranked x) (responses horizon x)) ->
+  average (fun x => Moments.best_of_kl draws (prob p_hat horizon x) 0 (ranked x))
+  <= ln (INR draws) - (INR draws - 1) / INR draws.
+Proof.
+  intros draws ranked draws_pos every.
+  rewrite <- (average_const (ln (INR draws) - (INR draws - 1) / INR draws)).
+  apply average_le. intros x x_in. apply Moments.best_of_n; auto.
+Qed.
+
+Theorem hellinger_ball : in_ball ->
+  average (fun x => 1 - bhattacharyya expert p_hat horizon x) <= 1 - / cosh (eps / 2) ^ horizon.
+Proof.
+  intros ball. rewrite <- (average_const (1 - / cosh (eps / 2) ^ horizon)).
+  apply average_le. intros x x_in.
+  apply Moments.hellinger_ball; auto using expert_policy.
 Qed.
 
 Theorem tv_composition : 0 <= eps -> in_ball ->

@@ -9,6 +9,7 @@ From Endorm Require Export Sums Definitions Composition.
 From Endorm Require Paper.
 From Endorm Require Export SoftValues Distances Preferences Cloning ReinforcementLearning Anchored.
 From Endorm Require Export ClosedForms.
+From Endorm Require Export Lengths OneResponse Moments.
 Export ListNotations.
 Open Scope R_scope.
 
@@ -28,10 +29,21 @@ Proof. unfold Rmax, Rabs. destruct Rle_dec, Rcase_abs; lra. Qed.
 Lemma Rmin_abs x y : Rmin x y = (x + y - Rabs (x - y)) / 2.
 Proof. unfold Rmin, Rabs. destruct Rle_dec, Rcase_abs; lra. Qed.
 
+(** Decides which of two numbers is the lesser, where they differ. *)
+Ltac compare :=
+  repeat match goal with
+         | |- context [Rle_dec ?x ?y] =>
+             let no := fresh in
+             destruct (Rle_dec x y) as [no | no];
+             [ try (exfalso; apply (Rle_not_lt _ _ no); clear; interval with (i_prec 60))
+             | try (exfalso; apply no; clear; interval with (i_prec 60)) ];
+             clear no
+         end.
+
 (** Unfolds everything down to real operations, and encloses the result. *)
 Ltac evaluate :=
-  cbv -[Rplus Rmult Rminus Rdiv Rinv Ropp Rabs Rmax Rmin exp ln sqrt IZR Rle Rlt];
-  rewrite ?Rmax_abs, ?Rmin_abs;
+  cbv -[Rplus Rmult Rminus Rdiv Rinv Ropp Rabs Rmax Rmin exp ln sqrt IZR Rle Rlt Rle_dec];
+  compare; rewrite ?Rmax_abs, ?Rmin_abs;
   interval with (i_prec 60).
 
 (** Evaluates what is said of every state of the tree. *)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from theory.claims.instance import Instance
+from theory.claims.instance import COVERED, Instance
 from theory.claims.statements import STATEMENTS
 from theory.mdp.policy import Policy
 from theory.mdp.token_mdp import TokenMDP
@@ -39,6 +39,7 @@ VARIABLES = {
     "inverse-soft-q": "alpha p v n s expert",
     "theorem-1": f"eps {READ} tau tau'",
     "theorem-1-sharp": f"eps {READ} shared rest rest'",
+    "preference-length": f"eps {READ} shared rest rest'",
     "preference-average": f"{READ} pairs weight",
     "theorem-2-clone": BALL,
     "clone-elementary": BALL,
@@ -49,8 +50,12 @@ VARIABLES = {
     "clone-entropy": "alpha eps vocab r p n s",
     "clone-tv": POLICIES,
     "clone-hellinger": POLICIES,
+    "clone-one-response": POLICIES,
+    "clone-variance": f"{POLICIES} c",
+    "clone-le-cam": f"{POLICIES} c",
     "theorem-2-rl": f"eps {RL} width",
     "rl-expert": f"eps {RL}",
+    "rl-length": f"eps {RL}",
     "rl-any-comparator": f"eps {RL} q",
     "rl-average": RL,
     "rl-anchored": f"eps {READ}",
@@ -58,7 +63,11 @@ VARIABLES = {
     "rl-anchored-renyi": READ,
     "rl-anchored-sharp": f"eps {READ}",
     "regularised-equality": "alpha r p n s",
+    "kl-length": "eps expert p n s",
     "kl-ball": "eps expert p n s",
+    "coverage": "ratio expert p n s",
+    "best-of-n": "draws p ranked n s",
+    "hellinger-ball": "eps expert p n s",
     "tv-composition": "eps expert p n s",
     "tv-affinity": "eps expert p n s",
 }
@@ -67,7 +76,7 @@ VARIABLES = {
 OF_RESPONSES = ("telescoping", "endogenous-telescoping", "soft-rl-fixed-point", "anchored-two-ways")
 """Rows with a number for each response. Their theorems end in "for every response"."""
 
-OF_PAIRS = ("theorem-1", "theorem-1-sharp")
+OF_PAIRS = ("theorem-1", "theorem-1-sharp", "preference-length")
 """Rows with a number for each pair of responses."""
 
 OF_LOGARITHMS = ("soft-rl-fixed-point", "anchored-two-ways")
@@ -132,6 +141,14 @@ def claims(instance: Instance) -> Iterator[Claim]:
     every = [tuple(map(int, tokens)) for tokens in np.asarray(instance.responses.tokens)]
     pairs = list(itertools.combinations(every, 2))
     listed = "; ".join(f"({word(one)}, {word(two)})" for one, two in pairs)
+    rank = np.argsort(instance.policy_log_prob, axis=None)
+    known = {
+        "pairs": f"[{listed}]",
+        "weight": f"(fun _ => 1 / {len(pairs)})",
+        "ranked": f"[{'; '.join(word(every[k]) for k in rank)}]",
+        **TERMS,
+    }
+    of_row = {"soft-rl-fixed-point": {"q": "resolved"}, **_centres(instance)}
     for statement in STATEMENTS:
         row = statement.name
         cases: list[tuple[str, dict[str, str]]] = [(word(()), {})]
@@ -143,11 +160,9 @@ def claims(instance: Instance) -> Iterator[Claim]:
         sides = np.stack([np.ravel(side) for side in both], axis=-1)
         if row in OF_LOGARITHMS:
             sides = np.exp(sides)
-        known = {"pairs": f"[{listed}]", "weight": f"(fun _ => 1 / {len(pairs)})", **TERMS}
-        if row == "soft-rl-fixed-point":
-            known["q"] = "resolved"
         for (tau, more), (left, right) in zip(cases, sides, strict=True):
-            terms = {name: (known | more)[name] for name in VARIABLES[row].split()}
+            all_terms = known | of_row.get(row, {}) | more
+            terms = {name: all_terms[name] for name in VARIABLES[row].split()}
             yield Claim(row, terms, tau, left, right)
 
 
@@ -158,6 +173,8 @@ TERMS = {
     "width": "1",
     "vocab": "2%nat",
     "delta": "0",
+    "ratio": f"{COVERED}",
+    "draws": f"{COVERED}%nat",
     "r": "rewards",
     "p": "learner",
     "expert": "expert",
@@ -167,6 +184,16 @@ TERMS = {
     "n": f"{HORIZON}%nat",
     "s": "[]",
 }
+
+
+def _centres(instance: Instance) -> dict[str, dict[str, str]]:
+    """The best constant `c` of each row whose theorem is about all: a mean of the return."""
+    one, two = np.exp(instance.expert_log_prob), np.exp(instance.policy_log_prob)
+    weights = {"clone-variance": (np.sqrt(one) + np.sqrt(two)) ** 2, "clone-le-cam": one + two}
+    return {
+        row: {"c": number(np.average(instance.true_return, weights=weight))}
+        for row, weight in weights.items()
+    }
 
 
 def _pair(one: Tokens, two: Tokens) -> dict[str, str]:
