@@ -29,7 +29,7 @@ def exact_report(title: str, facts: Mapping[str, Any], comparison: Comparison) -
         >>> from theory.studies.gallery import swapped_pair
         >>> pair = compare([swapped_pair(4, alpha=1.0, epsilon=0.1)])
         >>> exact_report("A swapped pair", {}, pair).summary[0].partition(" (")[0]
-        '29 hold, 0 violated, 1 do not apply'
+        '39 hold, 0 violated, 1 do not apply'
 
     """
     findings = comparison.findings
