@@ -42,6 +42,7 @@ from llm_bridge.preferences.records import columns, read_json, read_lift, read_r
 from llm_bridge.read.aggregate import AggregationOptions
 from theory.reports.report import Column, Table
 from theory.storage.files import write_json
+from theory.storage.runs import read_lines
 
 DATA = {
     "chat": "rm-bench/chat_filtered.json",
@@ -182,8 +183,7 @@ def seconds(out):
     """Seconds of each job, over all times that it was started."""
     found = {}
     log = out / "jobs.jsonl"
-    for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else []:
-        row = json.loads(line)
+    for row in read_lines(log, dict) if log.exists() else ():
         found[row["name"]] = found.get(row["name"], 0.0) + row["s"]
     return found
 
@@ -207,7 +207,7 @@ def scores_of(job, subset):
     }
 
 
-def row_of(data, label, found, null=None):
+def row_of(data, label, found):
     """A row of the first experiment's table."""
     controlled = found["length_controlled"]["characters"]
     return {
