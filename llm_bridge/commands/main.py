@@ -1,8 +1,9 @@
 """The ``endorm`` command: its parser, its errors and its exit codes.
 
 torch is loaded only where a model is needed. Exit codes: 0, everything holds; 1, a statement is
-violated, or rows were left out; 2, bad input (one line on standard error); 130, stopped by hand;
-141, whoever read the output has gone.
+violated, or rows were left out; 2, bad input (one line on standard error); 70, a fault of ours (one
+line, or the traceback with ``ENDORM_DEBUG=1``); 130, stopped by hand; 141, whoever read the output
+has gone.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
+import theory
 from llm_bridge.commands import check, ppo, score, train_reward, validate, verify
 from theory.commands import curves, learn, minimax, solve
 
@@ -34,9 +38,12 @@ COMMANDS = (
 )
 
 BAD_INPUT = 2
+FAULT = 70
 STOPPED = 130
 PIPE_CLOSED = 141
-"""Exit codes; the last two are those of a shell for a process that SIGINT or SIGPIPE ends."""
+"""Exit codes: `FAULT` is ``EX_SOFTWARE`` of sysexits.h, and the last two are those of a shell for a
+process that SIGINT or SIGPIPE ends.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,7 +79,25 @@ def _run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"{name}: stopped", file=sys.stderr)
         return STOPPED
+    except Exception as error:
+        if os.environ.get("ENDORM_DEBUG"):
+            raise
+        print(f"{name}: {_fault(error)}", file=sys.stderr)
+        return FAULT
     return code
+
+
+def _fault(error: Exception) -> str:
+    """What is said of an error that nobody foresaw: one line."""
+    if isinstance(error, MemoryError):
+        return f"out of memory ({' '.join(str(error).split()) or 'no size is known'}); ask for less"
+    text = " ".join(str(error).split())[:300]
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"a fault of endorm {theory.__version__}, not of your input: {type(error).__name__}: {text} "
+        f"({Path(at.filename).name}, line {at.lineno}); please report this line and the command, and "
+        "what the command prints with ENDORM_DEBUG=1 set"
+    )
 
 
 def page() -> str:
@@ -102,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="endorm",
         description="What is a language model's endogenous reward worth? Exact checks.",
     )
+    parser.add_argument("--version", action="version", version=f"endorm {theory.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add_to(commands)

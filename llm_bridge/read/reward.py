@@ -16,6 +16,7 @@ these hidden states and slices of the output head: ``(batch, time, vocabulary)``
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from llm_bridge.models.head import TokenStatistics, token_statistics
 from llm_bridge.models.load import CausalLM, require_same_tokenizer
 from llm_bridge.models.prompts import Prompt, encode_pair
 from llm_bridge.models.served import NO_LOGITS, ServedLM
+from llm_bridge.models.spec import ModelSpec
 from llm_bridge.models.text import encode_text
 from llm_bridge.read.aggregate import Aggregation, aggregate, require_known
 from llm_bridge.read.prefixes import Ids, require_integer
@@ -78,6 +80,13 @@ class Score:
     reward_sum: float
     log_prob: float
 
+    def __repr__(self) -> str:
+        """The sums in one line: no arrays."""
+        return (
+            f"<{type(self).__name__} of {self.n_tokens} tokens: log π {self.log_prob:.4f} nats, "
+            f"reward {self.reward_sum:.4f}>"
+        )
+
     @property
     def soft_value_prompt(self) -> float:
         """``V(s₁)``, the same for every response to the prompt; NaN of a served model."""
@@ -99,8 +108,9 @@ class EndogenousReward:
     own softmax.
 
     Args:
-        model: a ``transformers`` causal language model, or a `CausalLM`, which brings its
-            tokenizer; a `ServedLM` only in gauge ``"logprob"``.
+        model: what `ModelSpec` calls `model` (a folder, a GGUF file, a hub id), loaded in float32;
+            a ``transformers`` causal language model; or a `CausalLM`, which brings its tokenizer.
+            A `ServedLM` only in gauge ``"logprob"``.
         tokenizer: its tokenizer; `None` will do for `score_ids`.
         reading: temperature, gauge and terminal rule.
         batch_tokens: tokens in one pass of the model, padding included; what is longer goes alone.
@@ -130,6 +140,13 @@ class EndogenousReward:
         batch_tokens: int = 8192,
         end_tokens: Sequence[int] | None = None,
     ) -> None:
+        if isinstance(model, str | os.PathLike):
+            if tokenizer is not None:
+                raise ValueError(
+                    f"tokenizer: {os.fspath(model)!r} brings its own; load the model yourself to "
+                    "give another"
+                )
+            model = ModelSpec(os.fspath(model)).load()
         self.lm = lm = (
             model
             if isinstance(model, CausalLM)

@@ -20,7 +20,7 @@ from theory.arrays.namespace import (
 from theory.arrays.precision import enclose, precision
 from theory.claims import bounds
 from theory.claims.quantities import Quantities
-from theory.claims.statement import Quantity, Statement
+from theory.claims.statement import Quantity, Statement, Statements
 from theory.claims.statements import CLONE_GAP, CLONING, DISTANCES, PREFERENCES, REWARDS, RL
 from theory.mdp.discounted import DiscountedMDP, reachable, require_stationary
 from theory.mdp.distances import divergence_terms
@@ -93,6 +93,10 @@ class DiscountedInstance:
         self.discount: Array = np.asarray(mdp.discount)
         self.temperature: Array = np.asarray(self.alpha)
         self.width: Array = mdp.reward_width
+
+    def __repr__(self) -> str:
+        """One line: no arrays."""
+        return f"<{type(self).__name__} {self.mdp}, α: {self.alpha}>"
 
     def enclosed(self, bits: int) -> DiscountedInstance:
         """The instance in enclosures of `bits` bits; read its quantities inside
@@ -361,19 +365,21 @@ def _discounted(statement: Statement[Quantities]) -> Statement[DiscountedInstanc
     return replace(statement, source=statement.source if paper else "docs §6", bound=bound)
 
 
-DISCOUNTED_STATEMENTS: tuple[Statement[DiscountedInstance], ...] = (
-    *map(_discounted, (*REWARDS, *PREFERENCES, *CLONING)),
-    Statement(
-        "clone-stepwise",
-        "docs §6",
-        CLONE_GAP,
-        "≤",
-        Quantity(
-            "R·Σ_h γ^{h−1} TV_RR(h,ε)",
-            lambda i: bounds.clone_gap_discounted(i.discount, i.epsilon, i.width),
+DISCOUNTED_STATEMENTS: Statements[DiscountedInstance] = Statements(
+    (
+        *map(_discounted, (*REWARDS, *PREFERENCES, *CLONING)),
+        Statement(
+            "clone-stepwise",
+            "docs §6",
+            CLONE_GAP,
+            "≤",
+            Quantity(
+                "R·Σ_h γ^{h−1} TV_RR(h,ε)",
+                lambda i: bounds.clone_gap_discounted(i.discount, i.epsilon, i.width),
+            ),
         ),
-    ),
-    *map(_discounted, (*RL, *DISTANCES)),
+        *map(_discounted, (*RL, *DISTANCES)),
+    )
 )
 """The statements that make sense without a last token: the same two sides, where `H` is ``1/(1−γ)``
 and returns, log-probabilities and divergences of a response are discounted.

@@ -120,6 +120,15 @@ class Finding:
     certified: int
     equal_within: float
 
+    def __repr__(self) -> str:
+        """The verdict in one line; `as_dict` has every number."""
+        where = f" of {self.group!r}" if self.group else ""
+        plural = "s" * (self.instances != 1)
+        return (
+            f"<{type(self).__name__} {self.statement.name}: {self.verdict}, {self.instances:,} "
+            f"instance{plural}{where}, least slack {self.smallest_slack:.3g}>"
+        )
+
     @property
     def undecided(self) -> str:
         """Why instances are undecided, as text; empty where none is."""

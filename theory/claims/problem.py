@@ -68,6 +68,13 @@ class Problem:
         if not is_enclosure(self.mdp.rewards[0]):
             validate(self)
 
+    def __repr__(self) -> str:
+        """One line: no arrays."""
+        alpha = (
+            self.alpha if isinstance(self.alpha, float | int) else f"{self._alpha.shape} numbers"
+        )
+        return f"<{type(self).__name__} {self.mdp}, α: {alpha}>"
+
     @property
     def horizon(self) -> int:
         """Number of tokens `H` of a response."""

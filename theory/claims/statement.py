@@ -5,14 +5,16 @@ The text of a claim is derived from its parts, so that what is printed is what i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+import importlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, SupportsIndex, TypeVar, overload
 
 from theory.arrays.namespace import Array
 from theory.claims.quantities import Unit
 
-__all__ = ["Condition", "Quantity", "Relation", "Statement"]
+__all__ = ["Condition", "Quantity", "Relation", "Statement", "Statements"]
 
 I = TypeVar("I", contravariant=True)  # noqa: E741 - an instance; what reads less reads more
 """Kind of instance that is read. A statement about every `Quantities` is one about `Instance`."""
@@ -73,6 +75,9 @@ class Condition(Generic[I]):
 class Statement(Generic[I]):
     """The claim ``quantity ≤ bound`` (or ``=``) on every instance on which `when` holds.
 
+    A statement of a list (`Statements`) is pickled as its place there, so that it goes to another
+    process although it is made of functions.
+
     Attributes:
         name: name in tables and reports.
         source: where the claim is from.
@@ -84,9 +89,10 @@ class Statement(Generic[I]):
     Raises:
         ValueError: `relation` is neither.
 
-    >>> from theory.claims.statements import STATEMENTS
-    >>> next(s for s in STATEMENTS if s.name == "theorem-2-clone").claim
-    'V^{π_E} − V^{π̂} ≤ R·H²ε'
+    Example:
+        >>> from theory.claims.statements import STATEMENTS
+        >>> STATEMENTS["theorem-2-clone"].claim
+        'V^{π_E} − V^{π̂} ≤ R·H²ε'
 
     """
 
@@ -104,6 +110,17 @@ class Statement(Generic[I]):
                 f"statement {self.name!r}: relation={self.relation!r} must be '≤' or '='"
             )
 
+    def __repr__(self) -> str:
+        """The name and the claim, in one line."""
+        return f"<{type(self).__name__} {self.name}: {self.claim}>"
+
+    def __reduce__(self) -> Any:
+        """Pickle by place; a statement of one's own by its parts, as any object."""
+        for place in LISTS:
+            if any(self is statement for statement in _at(place)):
+                return _named, (place, self.name)
+        return super().__reduce__()
+
     @property
     def equality(self) -> bool:
         """Whether both sides are claimed to be equal."""
@@ -118,6 +135,67 @@ class Statement(Generic[I]):
     def claim(self) -> str:
         """The claim as text."""
         return self.formula if self.when is None else f"{self.formula}, if {self.when.symbol}"
+
+
+class Statements(tuple[Statement[I], ...]):
+    """Statements in order, each also found by its name.
+
+    Raises:
+        ValueError: two have one name.
+        KeyError: no statement has the name; says which come near.
+
+    Example:
+        >>> from theory.claims.statements import STATEMENTS
+        >>> STATEMENTS["theorem-1"] is STATEMENTS[STATEMENTS.names.index("theorem-1")]
+        True
+        >>> STATEMENTS["theorem1"]
+        Traceback (most recent call last):
+        KeyError: "no statement is called 'theorem1'; did you mean theorem-1, ...?"
+
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, statements: Iterable[Statement[I]]) -> Statements[I]:
+        """Validate the names."""
+        made = super().__new__(cls, statements)
+        names = made.names
+        if len(set(names)) < len(names):
+            raise ValueError(f"two statements are called {max(names, key=names.count)!r}")
+        return made
+
+    @property
+    def names(self) -> list[str]:
+        """Names, in order."""
+        return [statement.name for statement in self]
+
+    @overload
+    def __getitem__(self, key: SupportsIndex | str) -> Statement[I]: ...
+    @overload
+    def __getitem__(self, key: slice) -> tuple[Statement[I], ...]: ...
+    def __getitem__(self, key: SupportsIndex | slice | str) -> Any:
+        """Return the statement at a place, of a name, or those of a slice."""
+        if not isinstance(key, str):
+            return super().__getitem__(key)
+        for statement in self:
+            if statement.name == key:
+                return statement
+        near = difflib.get_close_matches(key, self.names, n=3, cutoff=0.4) or self.names[:3]
+        raise KeyError(f"no statement is called {key!r}; did you mean {', '.join(near)}, …?")
+
+
+LISTS = ("theory.claims.statements:STATEMENTS", "theory.claims.discounted:DISCOUNTED_STATEMENTS")
+"""Where statements are found again by their names."""
+
+
+def _at(place: str) -> Statements[Any]:
+    module, name = place.split(":")
+    found: Statements[Any] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def _named(place: str, name: str) -> Statement[Any]:
+    return _at(place)[name]
 
 
 def _require_function(name: str, value: Any) -> None:

@@ -17,7 +17,7 @@ from theory.arrays.namespace import Array, array_namespace, as_array, constant
 from theory.claims import bounds
 from theory.claims.instance import COVERED, Instance, finite
 from theory.claims.quantities import Quantities
-from theory.claims.statement import Condition, Quantity, Statement
+from theory.claims.statement import Condition, Quantity, Statement, Statements
 from theory.mdp.responses import log_prob
 from theory.solve.improve import kl_optimal
 from theory.solve.soft import power_policy
@@ -568,16 +568,18 @@ DISTANCES_WITH_LAST_TOKEN: tuple[Statement[Instance], ...] = (
 )
 
 
-STATEMENTS: tuple[Statement[Instance], ...] = (
-    *REWARDS,
-    *INVERSE_RL,
-    *PREFERENCES,
-    *PREFERENCES_WITH_LAST_TOKEN,
-    *CLONING,
-    *CLONING_WITH_LAST_TOKEN,
-    *RL,
-    *RL_WITH_LAST_TOKEN,
-    *DISTANCES,
-    *DISTANCES_WITH_LAST_TOKEN,
+STATEMENTS: Statements[Instance] = Statements(
+    (
+        *REWARDS,
+        *INVERSE_RL,
+        *PREFERENCES,
+        *PREFERENCES_WITH_LAST_TOKEN,
+        *CLONING,
+        *CLONING_WITH_LAST_TOKEN,
+        *RL,
+        *RL_WITH_LAST_TOKEN,
+        *DISTANCES,
+        *DISTANCES_WITH_LAST_TOKEN,
+    )
 )
 """Every claim on a finite horizon."""

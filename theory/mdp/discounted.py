@@ -122,6 +122,16 @@ class DiscountedMDP:
             rewards, (np.arange(n)[:, None] * V + np.arange(V)) % n, discount, **options
         )
 
+    def __str__(self) -> str:
+        """Sizes, discount and the range of the rewards, in words."""
+        low, high = self.reward_range
+        states, vocab_size = self.rewards.shape
+        return f"{states:,} states, V={vocab_size}, γ={self.discount}, rewards in [{low}, {high}]"
+
+    def __repr__(self) -> str:
+        """One line: no arrays."""
+        return f"<{type(self).__name__} {self}>"
+
     @property
     def vocab_size(self) -> int:
         """Number of tokens `V`."""

@@ -155,6 +155,20 @@ class Dynamics:
     allowed: tuple[np.ndarray | None, ...]
     eos: int | None = None
 
+    def __str__(self) -> str:
+        """Sizes, in words: ``tree, V=2, H=3, 1 prompt, 14 prefixes``."""
+        rule = self.rule
+        kind = f"window of {rule.size}" if isinstance(rule, Window) else type(rule).__name__.lower()
+        prompts = f"{self.n_prompts:,} prompt{'s' * (self.n_prompts != 1)}"
+        unit = "prefixes" if isinstance(rule, Tree) else "state-token pairs"
+        return (
+            f"{kind}, V={self.vocab_size}, H={self.horizon}, {prompts}, {self.n_prefixes:,} {unit}"
+        )
+
+    def __repr__(self) -> str:
+        """One line: no arrays."""
+        return f"<{type(self).__name__} {self}>"
+
     @property
     def horizon(self) -> int:
         """Number of tokens `H` of a response."""

@@ -139,6 +139,12 @@ class Policy:
             logs = [array_namespace(table).log(table) for table in tables]
         return cls.from_log_probs(dynamics, logs)
 
+    def __repr__(self) -> str:
+        """One line: no arrays."""
+        gauge = "" if self.log_normalizers is None else ", read from logits"
+        batch = f", batch {self.batch_shape}" if self.batch_shape else ""
+        return f"<{type(self).__name__} {self.dynamics}{gauge}{batch}>"
+
     @property
     def horizon(self) -> int:
         """Number of tokens `H` of a response."""

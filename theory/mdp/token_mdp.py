@@ -166,6 +166,16 @@ class TokenMDP:
         mdp = cls(dynamics, tables, (float(reward_range[0]), float(reward_range[1])))
         return mdp if eos is None else mdp._ended_by(eos)
 
+    def __str__(self) -> str:
+        """Sizes and the range of the rewards, in words."""
+        low, high = self.reward_range
+        batch = f", batch {self.batch_shape}" if self.batch_shape else ""
+        return f"{self.dynamics}, rewards in [{low}, {high}]{batch}"
+
+    def __repr__(self) -> str:
+        """One line: no arrays."""
+        return f"<{type(self).__name__} {self}>"
+
     @property
     def horizon(self) -> int:
         """Number of tokens `H` of a response."""
