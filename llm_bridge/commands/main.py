@@ -74,11 +74,16 @@ def _run(arguments: argparse.Namespace) -> int:
     except BrokenPipeError:
         raise
     except (ValueError, OSError) as error:
-        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{name}: {_line(error)}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print(f"{name}: stopped", file=sys.stderr)
         return STOPPED
+    except MemoryError as error:
+        size = _line(error) or "its size is not known"
+        remedy = "ask for less, or use a machine with more"
+        print(f"{name}: out of memory ({size}): {remedy}", file=sys.stderr)
+        return BAD_INPUT
     except Exception as error:
         if os.environ.get("ENDORM_DEBUG"):
             raise
@@ -87,16 +92,20 @@ def _run(arguments: argparse.Namespace) -> int:
     return code
 
 
+def _line(error: Exception) -> str:
+    """Its message in one line; what comes from data cannot steer a terminal."""
+    text = " ".join(str(error).split())
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def _fault(error: Exception) -> str:
     """What is said of an error that nobody foresaw: one line."""
-    if isinstance(error, MemoryError):
-        return f"out of memory ({' '.join(str(error).split()) or 'no size is known'}); ask for less"
-    text = " ".join(str(error).split())[:300]
+    text = _line(error)[:300]
     at = traceback.extract_tb(error.__traceback__)[-1]
     return (
-        f"a fault of endorm {theory.__version__}, not of your input: {type(error).__name__}: {text} "
-        f"({Path(at.filename).name}, line {at.lineno}); please report this line and the command, and "
-        "what the command prints with ENDORM_DEBUG=1 set"
+        f"a fault of endorm {theory.__version__}, not of your input: {type(error).__name__}: "
+        f"{text} ({Path(at.filename).name}, line {at.lineno}); please report this line and the "
+        "command, and what it prints with ENDORM_DEBUG=1 set"
     )
 
 

@@ -294,3 +294,50 @@ def test_sharpening_is_drawn(tmp_path, capsys):
     assert ends["hurts"] == (pytest.approx(0.9), pytest.approx(0, abs=1e-6))
     assert main(["curves", "--family", "sharpening", "--alphas", "1", "--out", str(tmp_path)]) == 2
     assert "--alphas is not read by --family sharpening" in capsys.readouterr().err
+
+
+@pytest.fixture
+def broken(two_steps, monkeypatch):
+    """Arguments of a command in which an error that nobody foresaw is planted."""
+
+    def planted(error):
+        def fail(*_, **__):
+            raise error
+
+        monkeypatch.setattr(TokenMDP, "load", fail)
+        return ["solve", str(two_steps), "--alpha", "1"]
+
+    return planted
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a\nb\x1b[31m"), TypeError(), KeyError("x")])
+def test_an_unforeseen_error_is_one_line_and_exit_code_70(broken, capsys, error):
+    assert main(broken(error)) == 70
+    line = capsys.readouterr().err
+    assert line.startswith("endorm solve: a fault of endorm 0")
+    assert type(error).__name__ in line
+    assert "Traceback" not in line
+    assert line.count("\n") == 1
+    assert "\x1b" not in line
+    assert "ENDORM_DEBUG=1" in line
+
+
+def test_with_endorm_debug_its_traceback_is_shown(broken, monkeypatch):
+    monkeypatch.setenv("ENDORM_DEBUG", "1")
+    with pytest.raises(RuntimeError, match="planted"):
+        main(broken(RuntimeError("planted")))
+
+
+def test_memory_that_is_not_there_is_no_fault_of_ours(broken, capsys):
+    assert main(broken(MemoryError("Unable to allocate 3 TiB"))) == 2
+    assert capsys.readouterr().err == (
+        "endorm solve: out of memory (Unable to allocate 3 TiB): ask for less, or use a machine "
+        "with more\n"
+    )
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("endorm 0.")
