@@ -10,7 +10,7 @@ BIN    := $(VENV)/bin
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[llm,train,math,gguf,molecules]' --group dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[llm,train,math,gguf,molecules,data]' --group dev
 	touch $@
 
 verify: $(VENV)/.installed

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_bridge.models.prompt_format import Prompt, PromptFormat
 from llm_bridge.models.spec import SERVERS, ModelSpec
+from llm_bridge.preferences.rows import Row, source_rows
 from theory.commands import shared
 from theory.commands.options import Options, option
 from theory.storage.runs import noted
@@ -59,7 +59,7 @@ class TreeOptions(Options):
     )
     prompts: Path | None = option(
         None,
-        help="a prompt a line, or JSON lines with a 'prompt', a text or messages",
+        help="a prompt a line, or data: JSON, CSV, parquet, a folder, or hub:NAME",
         metavar="FILE",
         group="responses",
     )
@@ -100,12 +100,20 @@ class TreeOptions(Options):
         return [*self.prompt, *of_file]
 
 
+PROMPT_COLUMNS = ("prompt", "messages", "question", "query", "instruction", "problem")
+"""Columns in which data sets keep prompts; the first that a row has is read."""
+
+
 def read_prompts(path: Path) -> list[Prompt]:
-    r"""Read a text a line, or of a ``.jsonl`` file a prompt or an object with ``"prompt"`` a line:
-    a string, or a list of messages.
+    r"""Read prompts, texts or lists of messages, from whatever they are kept in.
+
+    A file of a name ending in ``.txt`` or in nothing known has a text a line. JSON lines and lists
+    have a text, a list of messages, or an object with one of `PROMPT_COLUMNS` in each place; all
+    other sources have such columns: `llm_bridge.preferences.rows`. Of a conversation that ends with
+    the assistant's message, the prompt is what comes before it.
 
     Raises:
-        ValueError: the file cannot be read, has no prompts, or a line has none; names the line.
+        ValueError: the file cannot be read, has no prompts, or a row has none; names the row.
 
     Example:
         >>> import tempfile
@@ -115,30 +123,42 @@ def read_prompts(path: Path) -> list[Prompt]:
         ['once upon', 'a time']
 
     """
+    known = {".json", ".jsonl", ".csv", ".tsv", ".parquet", ".gz"}
+    plain = path.suffix not in known and path.is_file()
+    prompts: list[Prompt] = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        rows = _text_rows(path) if plain else source_rows(str(path))
+        for number, (line, row) in enumerate(rows):
+            if isinstance(row, ValueError):
+                raise ValueError(f"{_place(number, line)}: {row}")
+            columns = [name for name in PROMPT_COLUMNS if isinstance(row, dict) and row.get(name)]
+            prompt = row[columns[0]] if columns else row
+            if _are_messages(prompt) and prompt[-1]["role"] == "assistant":
+                prompt = prompt[:-1]
+            if not (isinstance(prompt, str) and prompt.strip()) and not _are_messages(prompt):
+                there = f", and has {', '.join(map(str, row))}" if isinstance(row, dict) else ""
+                raise ValueError(
+                    f"{_place(number, line)}: must be a text, a list of messages with 'role' and "
+                    f"'content', or have one as {', '.join(PROMPT_COLUMNS)}{there}"
+                )
+            prompts.append(prompt)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"--prompts={path}: cannot be read ({error})") from None
-    prompts: list[Prompt] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        text: Any = line
-        if path.suffix == ".jsonl":
-            try:
-                text = json.loads(line)
-            except ValueError:
-                text = None
-            text = text.get("prompt") if isinstance(text, dict) else text
-        if not isinstance(text, str) and not _are_messages(text):
-            raise ValueError(
-                f"--prompts={path}, line {number}: must be a JSON string, a list of messages with "
-                "'role' and 'content', or an object with such a 'prompt'"
-            )
-        prompts.append(text)
+    except ValueError as error:
+        raise ValueError(f"--prompts={path}: {error}") from None
     if not prompts:
         raise ValueError(f"--prompts={path}: no prompt in it; give a text a line")
     return prompts
+
+
+def _place(number: int, line: int | None) -> str:
+    return f"row {number}" if line is None else f"line {line}"
+
+
+def _text_rows(path: Path) -> Iterator[Row]:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.strip():
+            yield number, line
 
 
 def _are_messages(value: Any) -> bool:

@@ -81,7 +81,7 @@ class ScoreOptions(Options):
 
     pairs: tuple[str, ...] = option(
         (),
-        help="files, or hub:NAME[:SPLIT]",
+        help="files (JSON, CSV, parquet), folders, or hub:NAME[:SPLIT]",
         words="following",
         metavar="FILE",
         may_be_empty=True,

@@ -46,7 +46,9 @@ class TrainRewardOptions(Options):
     """What a reward is trained on, and how it is judged."""
 
     pairs: tuple[str, ...] = option(
-        help="files, or hub:NAME[:SPLIT]", words="following", metavar="FILE"
+        help="files (JSON, CSV, parquet), folders, or hub:NAME[:SPLIT]",
+        words="following",
+        metavar="FILE",
     )
     format: str | None = option(
         None,

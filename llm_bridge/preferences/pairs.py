@@ -15,12 +15,11 @@ from llm_bridge.preferences.rows import (
     Place,
     Problem,
     Row,
-    hub_rows,
-    json_rows,
     require_object,
     require_text,
     require_unicode,
     shown,
+    source_rows,
 )
 
 __all__ = [
@@ -182,9 +181,8 @@ def iter_comparisons(
     solutions, and one without both is a `Problem` and no fault.
 
     Args:
-        source: a JSON list, or JSON lines (always, for a name ending in ``.jsonl``); or
-            ``hub:NAME`` or ``hub:NAME:SPLIT`` for a data set that the package ``datasets`` loads,
-            by default its only split.
+        source: JSON, CSV, parquet, a folder, or a data set of the hub: see
+            `llm_bridge.preferences.rows`.
         format: one of `FORMATS`; `None` to guess it from the first object, see `guess_format`.
         stem: name of the source in ids; `None` for the file's, without folders and suffix.
 
@@ -205,7 +203,7 @@ def iter_comparisons(
     if format is not None and format not in FORMATS:
         raise ValueError(f"format {format!r}: must be one of {', '.join(FORMATS)}")
     name = str(source)
-    rows = hub_rows(name) if name.startswith(HUB) else json_rows(Path(name))
+    rows = source_rows(name)
     read: list[Row] = []
     wrong: list[str] = []
     try:
@@ -227,7 +225,12 @@ def iter_comparisons(
 
 def _stem(name: str, parents: int = 0) -> str:
     """Return a source's name in ids: its last part, and that many of the folders before it."""
-    path = Path(name.split(":")[1]) if name.startswith(HUB) else Path(name).with_suffix("")
+    if name.startswith(HUB):
+        path = Path(name.split(":")[1])
+    elif Path(name).is_file():
+        path = Path(name.removesuffix(".gz")).with_suffix("")
+    else:  # a folder, of which a split may be named
+        path = Path(name.replace(":", "/"))
     return "/".join(path.parts[-1 - parents :])
 
 
@@ -236,7 +239,8 @@ def guess_format(row: Any) -> str:
 
     `query` and `responses`: ``dsp``. `responses` and `prompt_groups`: ``rmgap``. `output_1` and
     `output_2`: ``llmbar``. `question` and a field that holds an object with `is_correct`:
-    ``gsm8k``. `chosen` and `rejected`: ``rewardbench-2`` if `num_correct` is there too,
+    ``gsm8k``. `chosen` and `rejected`: ``hh-rlhf`` if both are one text with the turns of `Human`
+    and `Assistant`, and there is no `prompt`; ``rewardbench-2`` if `num_correct` is there too,
     ``rm-bench`` if `chosen` is a list of texts, ``rewardbench`` if `prompt`, `subset` and `id` are
     there too, ``jsonl`` otherwise.
 
@@ -259,6 +263,9 @@ def guess_format(row: Any) -> str:
     marked = [value for value in row.values() if isinstance(value, dict) and "is_correct" in value]
     if "question" in row and marked:
         return "gsm8k"
+    texts = [row.get(side) for side in ("prompt", "chosen", "rejected")]
+    if texts[0] is None and all(isinstance(x, str) and TURN.match(x) for x in texts[1:]):
+        return "hh-rlhf"
     if {"chosen", "rejected", "num_correct"} <= row.keys():
         return "rewardbench-2"
     if {"chosen", "rejected"} <= row.keys():
@@ -321,7 +328,10 @@ def _pair(
             systems.add(messages.pop(0)["content"])
     asked = [messages for messages in prompts if messages]
     if not asked:
-        raise ValueError("prompt is missing")
+        raise ValueError(
+            "prompt is missing: give it in a column of its own, or chosen and rejected as lists of "
+            "messages"
+        )
     if len(systems) > 1 or any(messages != asked[0] for messages in asked):
         raise ValueError("chosen and rejected do not answer the same prompt")
     if not chosen[-1]["role"] == rejected[-1]["role"] == "assistant" != asked[0][-1]["role"]:
@@ -331,6 +341,23 @@ def _pair(
     prompt = row["prompt"] if isinstance(row.get("prompt"), str) else asked[0]
     sides = (chosen[-1]["content"],), (rejected[-1]["content"],)
     return [Comparison(_id(row, subset, number), prompt, *sides, subset, next(iter(systems), None))]
+
+
+TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):[ \n]?")
+"""Where a turn begins in a text of hh-rlhf, whose prompt is the turns that both sides share."""
+
+
+def _hh_rlhf(row: dict[str, Any], stem: str, number: int) -> list[Comparison]:
+    sides: dict[str, Any] = {}
+    for side in ("chosen", "rejected"):
+        before, *turns = TURN.split(require_text(row, side))
+        if before.strip() or len(turns) < 4:
+            raise ValueError(f"{side} must be turns, Human: … and Assistant: …, after empty lines")
+        sides[side] = [
+            {"role": {"Human": "user"}.get(who, "assistant"), "content": text}
+            for who, text in zip(turns[::2], turns[1::2], strict=True)
+        ]
+    return _pair(row | sides, stem, number)
 
 
 def _rm_bench(row: dict[str, Any], stem: str, number: int) -> list[Comparison]:
@@ -461,6 +488,7 @@ FORMATS: dict[str, _Reader] = {
     "llmbar": _llmbar,
     "gsm8k": _gsm8k,
     "rmgap": _rmgap,
+    "hh-rlhf": _hh_rlhf,
     "jsonl": _pair,
 }
 """Reader of each format's rows, see `guess_format`."""

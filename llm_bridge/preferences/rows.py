@@ -1,13 +1,32 @@
-"""Read rows of JSON files and of hub data sets; a bad row becomes a `Problem`."""
+"""Read the rows of a source, whatever it is kept in; a bad row becomes a `Problem`.
+
+==================================== ======================================================
+source                               what it is
+==================================== ======================================================
+``pairs.jsonl``, ``pairs.json``      an object a line, or a list of objects
+``pairs.csv``, ``pairs.tsv``         a first line of column names; an empty cell is no value
+``pairs.parquet``                    columns
+a folder, ``FOLDER`` or              what ``Dataset.save_to_disk`` wrote, or the files of a
+``FOLDER:SPLIT``                     repository of the hub (``data/train-00000-of-….parquet``)
+``hub:NAME`` or ``hub:NAME:SPLIT``   a data set of the hub
+==================================== ======================================================
+
+The first two may be compressed (``.gz``). Parquet, folders and the hub need the package
+``datasets``, ``pip install 'endorm[data]'``; the other two need nothing.
+"""
 
 from __future__ import annotations
 
+import ast
+import csv
+import gzip
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 from theory.storage.files import digest
 
@@ -23,6 +42,7 @@ __all__ = [
     "require_text",
     "require_unicode",
     "shown",
+    "source_rows",
 ]
 
 HUB = "hub:"
@@ -35,7 +55,7 @@ Row: TypeAlias = tuple[int | None, Any]
 
 
 def digests(sources: Sequence[str]) -> dict[str, str | None]:
-    """Return the SHA-256 of each file by its name, and `None` for a data set of the hub.
+    """Return the SHA-256 of each file or folder by its name, and `None` for a data set of the hub.
 
     Raises:
         OSError: a file cannot be read.
@@ -45,7 +65,165 @@ def digests(sources: Sequence[str]) -> dict[str, str | None]:
         {'hub:allenai/reward-bench': None}
 
     """
-    return {name: None if name.startswith(HUB) else digest(Path(name)) for name in sources}
+    return {name: None if name.startswith(HUB) else _digest(_folder(name)[0]) for name in sources}
+
+
+def _digest(path: Path) -> str:
+    if not path.is_dir():
+        return digest(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    lines = (f"{file.relative_to(path)} {digest(file)}\n" for file in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _folder(source: str) -> tuple[Path, str | None]:
+    """Return the path of a source, and the split that is named after a folder."""
+    name, colon, split = source.rpartition(":")
+    if colon and not Path(source).exists() and Path(name).is_dir():
+        return Path(name), split
+    return Path(source), None
+
+
+def source_rows(source: str) -> Iterator[Row]:
+    r"""Yield the rows of a source: a file, a folder, or a data set of the hub (see the module).
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged as a whole, a package is missing, or a split must be named.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "pairs.csv")
+        >>> _ = path.write_text('prompt,chosen\n"2 + 2, at last?",4\n')
+        >>> list(source_rows(str(path)))
+        [(2, {'prompt': '2 + 2, at last?', 'chosen': '4'})]
+
+    """
+    if source.startswith(HUB):
+        return hub_rows(source)
+    path, split = _folder(source)
+    if path.is_dir():
+        return _folder_rows(source, path, split)
+    kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    if kind in (".csv", ".tsv"):
+        return _csv_rows(path, "\t" if kind == ".tsv" else ",")
+    return _parquet_rows(path) if kind == ".parquet" else json_rows(path)
+
+
+def _opened(path: Path) -> BinaryIO:
+    file: Any = gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115
+    opened: BinaryIO = file
+    return opened
+
+
+def _csv_rows(path: Path, delimiter: str) -> Iterator[Row]:
+    with _opened(path) as file:
+        reader = csv.reader((_decoded(line) for line in file), delimiter=delimiter, strict=True)
+        columns: list[str] | None = None
+        while True:
+            line = reader.line_num + 1
+            try:
+                cells = next(reader, None)
+            except UnicodeDecodeError as error:
+                raise ValueError(f"line {line}: {error}") from None
+            except csv.Error as error:
+                yield line, ValueError(f"invalid CSV, nothing after it was read: {error}")
+                return
+            if cells is None:
+                return
+            if columns is None:
+                columns = cells
+                if len(set(columns)) < len(columns):
+                    raise ValueError(f"line {line}: a column is named twice: {', '.join(columns)}")
+            elif len(cells) != len(columns):
+                if cells:  # an empty line is no row
+                    names = ", ".join(columns)
+                    wrong = f"{len(cells)} cells for {len(columns)} columns ({names})"
+                    yield line, ValueError(wrong)
+            else:
+                yield line, _cells(dict(zip(columns, cells, strict=True)))
+
+
+def _decoded(line: bytes) -> str:
+    return line.decode("utf-8-sig")
+
+
+def _cells(row: dict[str, str]) -> dict[str, Any] | ValueError:
+    """Return the cells of a row: empty ones are no value, and conversations are lists again.
+
+    A conversation that is not one in Python's or JSON's notation is refused: scored as text it
+    would be a long response that nobody wrote.
+    """
+    found: dict[str, Any] = {}
+    for name, cell in row.items():
+        value: Any = cell or None
+        if re.match(r"\s*\[\s*\{\s*['\"](role|content)['\"]", cell):
+            for read in (json.loads, ast.literal_eval):
+                try:
+                    value = read(cell)
+                    break
+                except (ValueError, SyntaxError, RecursionError, MemoryError):
+                    continue
+            else:
+                return ValueError(
+                    f"{name} looks like a list of messages and is neither JSON nor Python; write "
+                    "it as JSON, or keep the data in parquet or JSON lines"
+                )
+        found[name] = value
+    return found
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    path.open("rb").close()  # an error of the file itself comes before one of the package
+    try:
+        from pyarrow import ArrowInvalid, parquet
+    except ImportError:
+        raise ValueError("parquet needs pyarrow: pip install 'endorm[data]'") from None
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(1024):
+                yield from ((None, row) for row in batch.to_pylist())
+    except (ArrowInvalid, OSError) as error:
+        raise ValueError(f"is no parquet file that can be read ({error})") from None
+
+
+def _folder_rows(source: str, path: Path, split: str | None) -> Iterator[Row]:
+    """Yield the rows of a folder that ``save_to_disk`` wrote, or of files as the hub has them."""
+    datasets = _datasets("a folder of data needs")
+    saved = [name for name in ("dataset_dict.json", "state.json") if (path / name).is_file()]
+    datasets.disable_progress_bars()  # they are shown in pipes, too
+    try:
+        if saved:
+            loaded = datasets.load_from_disk(str(path))
+            if saved == ["state.json"]:
+                loaded = {split or "train": loaded}
+        else:
+            loaded = datasets.load_dataset(str(path))
+    except Exception as error:  # of many kinds
+        raise ValueError(
+            f"is a folder that the package datasets cannot read ({error.__cause__ or error}); give "
+            "a file of it, or what Dataset.save_to_disk wrote"
+        ) from None
+    yield from _split(loaded, split, source)
+
+
+def _split(loaded: Any, split: str | None, source: str) -> Iterator[Row]:
+    """Yield the rows of the split that is named, or of the only one."""
+    names = list(loaded)
+    if split not in names and not (split is None and len(names) == 1):
+        known = "" if split is None else f"no split {split!r}: it "
+        whole = source if split is None else source.removesuffix(f":{split}")
+        raise ValueError(f"{known}has the splits {', '.join(names)}: name one, {whole}:{names[0]}")
+    for row in loaded[split or names[0]]:
+        yield None, row
+
+
+def _datasets(whose: str) -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise ValueError(f"{whose} the package datasets: pip install 'endorm[data]'") from None
+    return datasets
 
 
 @dataclass(frozen=True)
@@ -102,10 +280,10 @@ def json_rows(path: Path) -> Iterator[Row]:
         [(1, {'prompt': 'Why?'}), (3, [1, 2])]
 
     """
-    with path.open("rb") as file:
+    with _opened(path) as file:
         start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
         file.seek(0)
-        if start[:1] == b"[" and path.suffix != ".jsonl":
+        if start[:1] == b"[" and ".jsonl" not in path.suffixes[-2:]:
             whole = file.read()
             try:
                 text = whole.decode("utf-8-sig")
@@ -164,21 +342,12 @@ def hub_rows(source: str) -> Iterator[Row]:
 
     """
     _, identity, split = [*source.split(":"), ""][:3]
-    try:
-        import datasets
-    except ImportError:
-        raise ValueError(
-            "data sets of the hub need the package datasets: pip install 'endorm[data]'"
-        ) from None
+    datasets = _datasets("data sets of the hub need")
     try:
         loaded = datasets.load_dataset(identity, split=split or None)
     except Exception as error:  # of many kinds, by what the hub answers
         raise ValueError(f"cannot be loaded ({error}); give hub:NAME or hub:NAME:SPLIT") from None
-    if not split and len(loaded) != 1:
-        first = next(iter(loaded))
-        raise ValueError(f"has the splits {', '.join(loaded)}: name one, {source}:{first}")
-    for row in loaded if split else next(iter(loaded.values())):
-        yield None, row
+    yield from _split({split: loaded} if split else loaded, split or None, source)
 
 
 def require_object(row: Any) -> dict[str, Any]:
@@ -203,12 +372,16 @@ def require_text(row: dict[str, Any], field: str, where: str = "") -> str:
     Example:
         >>> require_text({"prompt": "Why?"}, "prompt")
         'Why?'
+        >>> require_text({"question": "Why?"}, "prompt")
+        Traceback (most recent call last):
+        ValueError: prompt is missing (there are question)
 
     """
     text = row.get(field)
     name = f"{where}{field}"
     if text is None:
-        raise ValueError(f"{name} is missing")
+        there = ", ".join(str(key) for key, value in row.items() if value is not None)
+        raise ValueError(f"{name} is missing" + (f" (there are {there})" if there else ""))
     if not isinstance(text, str):
         raise ValueError(f"{name} must be text, got {shown(text)}")
     if not text.strip():

@@ -10,10 +10,10 @@ from typing import Any
 from llm_bridge.preferences.rows import (
     Place,
     Problem,
-    json_rows,
     require_object,
     require_text,
     shown,
+    source_rows,
 )
 from llm_bridge.tasks.answers import boxed, final_answer
 from llm_bridge.tasks.equivalence import equivalent
@@ -89,7 +89,7 @@ def problems(
             break
     if not good:
         raise ValueError(
-            str(bad[0]) if bad else f"{path}: no rows; give JSON lines with problem and answer"
+            str(bad[0]) if bad else f"{path}: no rows; give data with problem and answer"
         )
     prompts = tuple(prompt for prompt, _ in good)
     name = str(source) if str(source) in DATA else path.stem
@@ -105,7 +105,7 @@ def _find(name: str, folder: str | Path | None) -> Path:
         path = Path(folder) / DATA[name]
     else:
         path = Path(name)
-    if path.is_file():
+    if path.exists():
         return path
     if folder is None:
         there = "give a file"
@@ -116,7 +116,7 @@ def _find(name: str, folder: str | Path | None) -> Path:
 
 
 def _problems(path: Path) -> Iterator[tuple[str, str] | Problem]:
-    for number, (line, value) in enumerate(json_rows(path)):
+    for number, (line, value) in enumerate(source_rows(str(path))):
         try:
             row = require_object(value)
             question = require_text(row, "problem" if "problem" in row else "question")

@@ -425,7 +425,7 @@ REFUSED = {
     "empty file": (["--prompts", "{tmp}/empty.txt"], "no prompt in it"),
     "line without prompt": (
         ["--prompts", "{tmp}/bad.jsonl"],
-        "bad.jsonl, line 2: must be a JSON string, a list of messages",
+        "bad.jsonl: line 2: must be a text, a list of messages",
     ),
     "no such table": (["--prompt", "a", "--expert", "{tmp}/none.npz"], "none.npz"),
     "few responses": (["--prompt", "a", "--sampled", "3"], "--sampled=3: must be at least 4"),

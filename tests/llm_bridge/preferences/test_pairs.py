@@ -58,6 +58,7 @@ GSM8K = {
     "large": {"is_correct": True, "solution": "r"},
     "other": {"is_correct": True, "solution": "s"},
 }
+HH = {side: f"\n\nHuman: q\n\nAssistant: {side}" for side in ("chosen", "rejected")}
 REWARDBENCH = PAIR | {"subset": "llmbar-natural", "id": 3, "chosen_model": "m"}
 
 
@@ -274,7 +275,7 @@ def test_gsm8k_compares_right_solutions_with_wrong_ones(write):
     ("row", "format"),
     list(
         zip(
-            [RM_BENCH, REWARDBENCH, REWARDBENCH_2, DSP, LLMBAR, GSM8K, RMGAP, PAIR],
+            [RM_BENCH, REWARDBENCH, REWARDBENCH_2, DSP, LLMBAR, GSM8K, RMGAP, HH, PAIR],
             FORMATS,
             strict=True,
         )
@@ -442,8 +443,6 @@ def test_what_is_wrong_with_the_whole_file_is_raised_at_once(write, tmp_path):
         iter_comparisons(write(b'["\xff"]', "pairs.json"), "jsonl")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         iter_comparisons(tmp_path / "nowhere.jsonl")
-    with pytest.raises(OSError, match="directory"):
-        iter_comparisons(tmp_path)
 
 
 def test_rows_are_read_as_they_are_asked_for(write):
@@ -550,7 +549,7 @@ def hub(monkeypatch):
 def test_data_sets_of_the_hub():
     comparisons, (problem,) = read_comparisons("hub:someone/pairs", format="jsonl")
     assert [(c.id, c.subset) for c in comparisons] == [("pairs/0", "pairs")]
-    assert str(problem) == "hub:someone/pairs: row 1: chosen is missing"
+    assert str(problem) == "hub:someone/pairs: row 1: chosen is missing (there are prompt)"
     assert [c.id for c in read_comparisons("hub:someone/two:test")[0]] == ["two/0"]
     with pytest.raises(
         ValueError,

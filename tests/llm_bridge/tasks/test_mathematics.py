@@ -128,7 +128,7 @@ def test_bad_rows_are_reported(lines):
         "2: row 1: invalid JSON: Expecting property name enclosed in double quotes: line 1 column "
         "2 (char 1)",
         "4: row 2: must be a JSON object, got [1]",
-        "5: row 3: question is missing",
+        "5: row 3: question is missing (there are answer)",
         "6: row 4: answer, final_answer and solution are missing",
         "7: row 5: answer must be text, got true",
         "8: row 6: answer is empty",
@@ -163,9 +163,7 @@ def test_errors_of_reading(lines, tmp_path):
         problems("amc23", tmp_path, limit=0)
     with pytest.raises(ValueError, match=r"some.jsonl:1: row 0: question is missing"):
         problems(lines({"answer": "1"}))
-    with pytest.raises(
-        ValueError, match=r"some.jsonl: no rows; give JSON lines with problem and answer"
-    ):
+    with pytest.raises(ValueError, match=r"some.jsonl: no rows; give data with problem and answer"):
         problems(lines())
 
 
