@@ -1,0 +1,4 @@
+from llm_bridge import *
+from theory import *
+
+__version__: str
