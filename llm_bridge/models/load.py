@@ -108,6 +108,12 @@ class CausalLM:
             )
 
 
+EXAMPLE = Path(__file__).parent / "letters"
+"""A model of 16,864 parameters that comes with this package, under the name ``letters``: trained on
+what the expert of ``theory/studies/letters.npz`` writes after the prompts A and B.
+"""
+
+
 def load_checkpoint(spec: ModelSpec, *, reward_model: bool) -> CausalLM:
     """Load model and tokenizer from a local folder, a GGUF file or the hub, as `ModelSpec.load`
     does before it changes the weights.
@@ -135,7 +141,7 @@ def load_checkpoint(spec: ModelSpec, *, reward_model: bool) -> CausalLM:
 
     """
     kind = REWARD_MODEL if reward_model else CAUSAL
-    name = os.path.expanduser(spec.model)
+    name = _on_disk(spec.model)
     file = find_gguf(name)
     local = file is not None or _looks_like_path(name)
     with _quiet():
@@ -197,7 +203,7 @@ def load_tokenizer(name: str) -> tuple[Any, Any]:
         [2, 0, 1]
 
     """
-    name = os.path.expanduser(name)
+    name = _on_disk(name)
     file = find_gguf(name)
     if file is not None:
         tokenizer, ends = read_tokenizer(file)
@@ -220,6 +226,13 @@ def load_tokenizer(name: str) -> tuple[Any, Any]:
         except (OSError, ValueError):
             return tokenizer, transformers.GenerationConfig()
     return tokenizer, transformers.GenerationConfig.from_model_config(config)
+
+
+def _on_disk(name: str) -> str:
+    """Return the path that a name stands for; a hub id stays one."""
+    if name == EXAMPLE.name and not os.path.exists(name):
+        return str(EXAMPLE)
+    return os.path.expanduser(name)
 
 
 def _from_gguf(file: Path, kind: _Kind) -> Path:

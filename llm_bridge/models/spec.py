@@ -41,7 +41,9 @@ class ModelSpec(Options):
     """
 
     model: str = option(
-        help="causal language model: folder, GGUF file, hub id, or smollm2", metavar="M", main=True
+        help="causal language model: folder, GGUF file, hub id, smollm2, or letters (a tiny one)",
+        metavar="M",
+        main=True,
     )
     temperature: float = option(1.0, help="at which the model is sampled", above=0, metavar="T")
     dtype: Dtype = option("float32", help="of the weights")

@@ -39,7 +39,11 @@ class SolveOptions(Options):
     file: Path = option(
         help="token MDP, as TokenMDP.save writes it", metavar="FILE.npz", positional=True
     )
-    alpha: float = shared.alpha()
+    example: bool = option(
+        False,
+        help="write the MDP of the tutorial to FILE.npz, and its arrays' names; do nothing more",
+    )
+    alpha: float = shared.alpha(1.0)
     epsilon: float | None = option(
         None,
         help="radius of the ball around the soft-optimal policy: its worst cases too",
@@ -59,6 +63,9 @@ def run(arguments: argparse.Namespace) -> int:
     from theory.storage.files import write_json
 
     options = SolveOptions.read(arguments)
+    if options.example:
+        _write_example(options.file)
+        return 0
     mdp = TokenMDP.load(options.file)
     if mdp.batch_shape:
         raise ValueError(
@@ -73,6 +80,33 @@ def run(arguments: argparse.Namespace) -> int:
     if options.json is not None:
         write_json(options.json, numbers)
     return 0
+
+
+EXAMPLE = Path(__file__).parents[1] / "studies" / "letters.npz"
+"""Two prompts, four tokens, five steps: what the model ``letters`` was trained on."""
+
+
+def _write_example(path: Path) -> None:
+    """Copy the example, and say what its arrays are.
+
+    Raises:
+        FileExistsError: the file is there.
+    """
+    import numpy as np
+
+    if path.suffix != ".npz":
+        raise ValueError(f"{path}: give a name that ends in .npz")
+    with path.open("xb") as file:
+        file.write(EXAMPLE.read_bytes())
+    print(f"{path}: a token tree of 2 prompts, 4 tokens, 5 steps")
+    with np.load(path) as arrays:
+        for name, array in arrays.items():
+            shape = " × ".join(map(str, array.shape)) or "one value"
+            print(f"  {name:<15} {array.dtype!s:<8} {shape}")
+    print(
+        "reward_h has a row for each state before token h and a column for each token; state s\n"
+        "followed by token a is state s·4 + a of the next layer (docs: your own MDP)."
+    )
 
 
 def _solution(mdp: TokenMDP, solution: Solution, best: Solution) -> dict[str, Any]:

@@ -341,3 +341,28 @@ def test_the_version(capsys):
         main(["--version"])
     assert ended.value.code == 0
     assert capsys.readouterr().out.startswith("endorm 0.")
+
+
+def test_solve_writes_its_example_and_solves_it(tmp_path, capsys):
+    path = tmp_path / "letters.npz"
+    assert main(["solve", "--example", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "2 prompts, 4 tokens, 5 steps" in said
+    assert "reward_4        float64  512 × 4" in said
+    assert main(["solve", str(path), "--alpha", "0.5"]) == 0
+    assert "soft value E V*(s₁): 6.41070" in capsys.readouterr().out
+    assert main(["solve", "--example", str(path)]) == 2  # a file of one's own is not replaced
+    assert "File exists" in capsys.readouterr().err
+    assert main(["solve", "--example", str(tmp_path / "letters.txt")]) == 2
+    assert "ends in .npz" in capsys.readouterr().err
+
+
+def test_the_model_that_comes_with_the_package_is_near_the_expert_of_the_example(tmp_path):
+    pytest.importorskip("transformers")
+    from llm_bridge import ModelSpec, tabular_instance
+    from theory.commands.solve import EXAMPLE
+
+    found = tabular_instance(
+        ModelSpec("letters").load(), TokenMDP.load(EXAMPLE), ["A", "B"], 0.5, tokens=range(4)
+    )
+    assert 0.05 < found.instance.kl_to_expert.mean() < 0.2
