@@ -5,12 +5,12 @@ VENV   ?= .venv
 OUT    ?= out/verify
 BIN    := $(VENV)/bin
 
-.PHONY: verify test proofs lint docs matrix bench clean
+.PHONY: verify test proofs lint docs site matrix bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[llm,train,math,gguf,molecules,data]' --group dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[llm,train,math,gguf,molecules,data]' --group dev --group docs
 	touch $@
 
 verify: $(VENV)/.installed
@@ -41,6 +41,11 @@ matrix: $(VENV)/.installed
 docs: $(VENV)/.installed
 	$(BIN)/python -c 'from llm_bridge.commands import main; print(main.page(), end="")' > docs/commands.md
 	$(BIN)/python tests/helpers/theorems.py
+	$(BIN)/python tests/helpers/api.py
+
+# the documentation as pages, in out/site
+site: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[benchmark]'

@@ -20,6 +20,8 @@ def main():
     mdp.save(ROOT / "theory" / "studies" / "letters.npz")
     expert = soft_optimal(mdp, 0.5).policy
     lm = train_on_demonstrations(expert, hidden=32, layers=1, seed=0)
+    # a conversation is its letters: prompt and response with nothing between
+    lm.tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     save(lm, ROOT / "llm_bridge" / "models" / "letters")
     print(sum(parameter.numel() for parameter in lm.model.parameters()), "parameters")
 
