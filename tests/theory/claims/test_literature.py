@@ -53,14 +53,14 @@ def test_the_page_has_every_table(found):
         assert f"- **{claim.name}.**" in page  # its proof
 
 
-def test_the_readme_counts_them():
+def test_the_page_of_claims_counts_them():
     counts = Counter(claim.verdict for claim in LITERATURE)
     proved, assumed, refuted = (
         counts[x] for x in ("proved", "true under an assumption", "refuted")
     )
     said = f"of {len(LITERATURE)} claims {proved} are proved, {assumed} are true under an "
     said += f"assumption that is named, {refuted} are refuted"
-    assert said in (PAGE.parents[1] / "README.md").read_text(encoding="utf-8")
+    assert said in (PAGE.parent / "claims.md").read_text(encoding="utf-8")
 
 
 def test_a_wrong_claim_is_found_out(monkeypatch):
