@@ -9,11 +9,12 @@ has gone.
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         try:
-            return _run(_parser().parse_args(argv))
+            return _run(_parsed(sys.argv[1:] if argv is None else argv))
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
@@ -124,6 +125,8 @@ def page() -> str:
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, and that does not hide that its reader has gone."""
 
+    commands: dict[str, argparse.ArgumentParser]
+
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"{self.prog}: {message}; see {self.prog} --help\n")
 
@@ -131,15 +134,40 @@ class _Parser(argparse.ArgumentParser):
         (file or sys.stderr).write(message)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parsed(argv: Sequence[str]) -> argparse.Namespace:
+    """What the command line says; a misspelt word gets its neighbour."""
+    parser = _parser()
+    if not argv:
+        parser.print_help(sys.stderr)
+        parser.exit(BAD_INPUT)
+    own = parser.commands
+    if not argv[0].startswith("-") and argv[0] not in own:
+        known = f"the commands are {', '.join(own)}"
+        parser.error(f"{argv[0]}: no such command; {_near(argv[0], own) or known}")
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        name = unknown[0].partition("=")[0]
+        command = own[arguments.command]
+        options = [word for action in command._actions for word in action.option_strings]
+        what = "no such option" if name.startswith("-") else "one argument too many"
+        near = _near(name, options) if name.startswith("-") else ""
+        command.error(f"{name}: {what}{near and '; '}{near}")
+    return arguments
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    found = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {found[0]}?" if found else ""
+
+
+def _parser() -> _Parser:
     parser = _Parser(
         prog="endorm",
         description="What is a language model's endogenous reward worth? Exact checks.",
     )
     parser.add_argument("--version", action="version", version=f"endorm {theory.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.add_to(commands)
+    parser.commands = {command.name: command.add_to(commands) for command in COMMANDS}
     return parser
 
 

@@ -11,8 +11,9 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llm_bridge.models.names import SERVERS
 from llm_bridge.models.prompt_format import Prompt, PromptFormat
-from llm_bridge.models.spec import SERVERS, ModelSpec
+from llm_bridge.models.spec import ModelSpec
 from llm_bridge.preferences.rows import Row, source_rows
 from theory.commands import shared
 from theory.commands.options import Options, option

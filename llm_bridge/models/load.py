@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import huggingface_hub
 import torch
 import transformers
 from huggingface_hub import try_to_load_from_cache
@@ -21,6 +22,7 @@ from safetensors import SafetensorError
 from llm_bridge.models.calls import first_line
 from llm_bridge.models.gate import ModelReader, context_of, inspect
 from llm_bridge.models.gguf import converted, find_gguf, read_tokenizer
+from llm_bridge.models.names import looks_like_path
 from llm_bridge.models.prompt_format import PromptFormat
 from llm_bridge.models.text_notes import TextNotes
 
@@ -143,7 +145,7 @@ def load_checkpoint(spec: ModelSpec, *, reward_model: bool) -> CausalLM:
     kind = REWARD_MODEL if reward_model else CAUSAL
     name = _on_disk(spec.model)
     file = find_gguf(name)
-    local = file is not None or _looks_like_path(name)
+    local = file is not None or looks_like_path(name)
     with _quiet():
         folder = name if file is None else str(_from_gguf(file, kind))
         if local and not os.path.isfile(os.path.join(folder, "config.json")):
@@ -377,10 +379,6 @@ def fingerprint(lm: CausalLM) -> str:
     return found.hexdigest()
 
 
-def _looks_like_path(name: str) -> bool:
-    return name.startswith((".", "~", os.sep)) or name.count(os.sep) > 1 or os.path.exists(name)
-
-
 def _architectures(config: Any) -> list[str]:
     return getattr(config, "architectures", None) or [type(config).__name__]
 
@@ -424,11 +422,15 @@ def _quiet() -> Iterator[None]:
     logging = transformers.utils.logging
     verbosity = logging.get_verbosity()
     bars = logging.is_progress_bar_enabled()
+    hub = huggingface_hub.utils.logging
+    hub_verbosity = hub.get_verbosity()
     logging.set_verbosity_error()
+    hub.set_verbosity(logging.ERROR)  # it tells of every try
     logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
+        hub.set_verbosity(hub_verbosity)
         if bars:
             logging.enable_progress_bar()

@@ -5,20 +5,19 @@ torch is imported when a model is loaded, not when its options are listed.
 
 from __future__ import annotations
 
+import argparse
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
+from llm_bridge.models.names import SERVERS, looks_like_path
 from theory.commands.options import OptionError, Options, option
 
 if TYPE_CHECKING:
     from llm_bridge.models.load import CausalLM
 
-__all__ = ["SERVERS", "Dtype", "ModelSpec"]
-
-SERVERS = ("http://", "https://")
-"""Beginnings of the name of a model that a server has: the URL of its API."""
+__all__ = ["Dtype", "ModelSpec"]
 
 Dtype = Literal["float16", "bfloat16", "float32", "float64"]
 
@@ -72,6 +71,26 @@ class ModelSpec(Options):
         if isinstance(self.model, os.PathLike):
             object.__setattr__(self, "model", os.fspath(self.model))
         super().__post_init__()
+
+    @classmethod
+    def read(cls, namespace: argparse.Namespace, prefix: str = "", **defaults: Any) -> Self:
+        """Read the options of the command line; a folder that is not there is refused at once.
+
+        Raises:
+            OSError: model or adapter looks like a path, and there is nothing.
+            ValueError: a value is out of range.
+
+        """
+        spec = super().read(namespace, prefix, **defaults)
+        for path in (spec.model, spec.adapter):
+            if path is None or path.startswith(SERVERS) or not looks_like_path(path):
+                continue
+            if not os.path.exists(os.path.expanduser(path)):
+                raise OSError(
+                    f"{path}: no model there; give a folder with a config.json or a GGUF file, or "
+                    "a hub id"
+                )
+        return spec
 
     def check(self) -> None:
         """Refuse an empty name, and two ways to place the model."""

@@ -102,6 +102,8 @@ def source_rows(source: str) -> Iterator[Row]:
     if source.startswith(HUB):
         return hub_rows(source)
     path, split = _folder(source)
+    if not path.exists():
+        raise FileNotFoundError(f"{source}: no such file or folder")
     if path.is_dir():
         return _folder_rows(source, path, split)
     kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
