@@ -113,9 +113,13 @@ def pymdptoolbox():
 
 def jaxdp(soft):
     """jaxdp's Bellman operators, H times, on dense transitions and rewards."""
+    import chex
     import jax
     import jax.numpy as jnp
     from jaxdp import MDP, SoftBellmanOptOp, bellman_opt_op
+
+    chex.disable_asserts()  # jaxdp asserts a discount below 1; H steps need none
+    jnp.zeros(1).block_until_ready()  # starts XLA's threads, before memory is capped
 
     def prepare(rewards, V, H, alpha):
         P, R = dense(rewards, V)
@@ -132,7 +136,9 @@ def jaxdp(soft):
         def step(mdp, v):
             return operator.v(mdp, v, 1.0).at[end].set(0.0)  # soft: log V would stay at the end
 
-        run = jax.jit(lambda m: jax.lax.fori_loop(0, H, lambda _, v: step(m, v), jnp.zeros(end + 1)))
+        run = jax.jit(
+            lambda m: jax.lax.fori_loop(0, H, lambda _, v: step(m, v), jnp.zeros(end + 1))
+        )
         return lambda: np.asarray(run(mdp))[:-1]
 
     return prepare
@@ -143,6 +149,8 @@ def mdpax():
     import jax.numpy as jnp
     from mdpax.core.problem import Problem
     from mdpax.solvers.value_iteration import ValueIteration
+
+    jnp.zeros(1).block_until_ready()  # starts XLA's threads, before memory is capped
 
     def prepare(rewards, V, H, alpha):
         end = len(rewards)
