@@ -17,7 +17,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKER = Path(__file__).with_name("peers_worker.py")
-TURN_SECONDS, CAP_GIB, RTOL, ALPHA = 60, 2, 1e-9, 0.5
+TURN_SECONDS, CAP_GIB, RTOL, ALPHA = 20, 2, 1e-9, 0.5
 HORIZONS, WIDTHS = ((4, 2), (4, 4), (4, 6), (4, 8)), ((2, 5), (8, 5), (16, 5))
 THREADS = {
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
@@ -30,7 +30,7 @@ PINS = {
     "quantecon": "quantecon==0.11.4 numpy==2.4.6 scipy==1.17.1",
     "jaxdp": "jaxdp==0.4.0 jax==0.10.2 numpy==2.4.6",
     "mdpax": "mdpax==0.2.2 jax==0.10.2 numpy==2.4.6",
-    "imitation": "imitation==1.0.1 seals==0.2.1 numpy==1.26.4",
+    "imitation": "imitation==1.0.1 seals==0.2.1 stable-baselines3==2.2.1 numpy==1.26.4 torch==2.13.0",
     "pymdptoolbox": "pymdptoolbox==4.0b3 numpy==2.4.6 scipy==1.17.1",
     "stormpy": "stormpy==2.0.0 numpy==2.4.6",
 }
@@ -130,6 +130,7 @@ def measure(peers, sizes, rounds, cache):
                             stopped[name] = f"values differ by {gap:.1e} (at V={V}, H={H})"
                             at_size[name] = {"failed": stopped[name]}
             rows += [{"peer": n, "V": V, "H": H, **row} for n, row in at_size.items()]
+            print(f"V={V}, H={H} done", file=sys.stderr)
     return rows
 
 
@@ -180,7 +181,9 @@ def figure(rows, path):
                 axis.plot(x, y, style, marker="o", ms=3, color=f"C{n % 10}", label=text)
                 if stop and done:
                     axis.plot(x[-1], y[-1], "x", ms=10, color=f"C{n % 10}")
-            axis.set(xscale="log", yscale="log", xlabel=("H", "V")[column], ylabel=label)
+            if axis.has_data() and any("seconds" in r and (r["V"], r["H"]) in sizes for r in rows):
+                axis.set(xscale="log", yscale="log")
+            axis.set(xlabel=("H", "V")[column], ylabel=label)
             ticks = sorted({size[1 - column] for size in sizes})
             axis.set_xticks(ticks, [str(t) for t in ticks])
             axis.minorticks_off()

@@ -1,7 +1,7 @@
-"""Solve one tree with one package: `python peers_worker.py PEER TREE.npz VALUES.npy CAP_GIB`.
+"""Solve one tree with one package: `peers_worker.py PEER TREE.npz VALUES.npy CAP_GIB`.
 
 Run by `peers.py` with the interpreter of the peer's own environment. Prints one line of JSON: seconds
-of the best solve, greatest memory over the state after import, or the reason of a failure. Nodes are
+of the best solve, greatest memory over the state after import and a tiny solve, or the reason of a failure. Nodes are
 numbered by layers: the child `a` of node `i` is `i·V + 1 + a`, and `end` absorbs after the last token.
 """
 
@@ -90,7 +90,7 @@ def quantecon():
 
 
 def pymdptoolbox():
-    """pymdptoolbox's FiniteHorizon with a sparse transition matrix for each action."""
+    """Use pymdptoolbox's FiniteHorizon with a sparse transition matrix for each action."""
     from mdptoolbox.mdp import FiniteHorizon
     from scipy.sparse import csr_matrix
 
@@ -112,7 +112,7 @@ def pymdptoolbox():
 
 
 def jaxdp(soft):
-    """jaxdp's Bellman operators, H times, on dense transitions and rewards."""
+    """Apply jaxdp's Bellman operators, H times, on dense transitions and rewards."""
     import chex
     import jax
     import jax.numpy as jnp
@@ -145,7 +145,7 @@ def jaxdp(soft):
 
 
 def mdpax():
-    """mdpax's ValueIteration, H iterations, on a transition function."""
+    """Use mdpax's ValueIteration, H iterations, on a transition function."""
     import jax.numpy as jnp
     from mdpax.core.problem import Problem
     from mdpax.solvers.value_iteration import ValueIteration
@@ -191,7 +191,7 @@ def mdpax():
 
 
 def imitation():
-    """imitation's soft backward induction; rewards stand on the child, for it takes R(s) alone."""
+    """Use imitation's soft backward induction; it takes R(s) alone, so rewards are the child's."""
     from imitation.algorithms.mce_irl import mce_partition_fh
 
     def prepare(rewards, V, H, alpha):
@@ -268,6 +268,7 @@ def main():
     """Solve the tree and print what it took."""
     peer, tree, out, cap = sys.argv[1:]
     prepare = PEERS[peer]()
+    prepare(np.zeros((3, 2)), 2, 2, 0.5)()  # what is imported and started only at first use
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     allowed = status("VmSize") + int(float(cap) * 2**30)
     resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed) if soft < 0 else (soft, soft))
