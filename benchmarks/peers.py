@@ -30,7 +30,7 @@ PINS = {
     "quantecon": "quantecon==0.11.4 numpy==2.4.6 scipy==1.17.1",
     "jaxdp": "jaxdp==0.4.0 jax==0.10.2 numpy==2.4.6",
     "mdpax": "mdpax==0.2.2 jax==0.10.2 numpy==2.4.6",
-    "imitation": "imitation==1.0.1 seals==0.2.1 stable-baselines3==2.2.1 numpy==1.26.4 torch==2.13.0",
+    "imitation": "imitation==1.0.1 seals==0.2.1 stable-baselines3==2.2.1 numpy==1.26.4",
     "pymdptoolbox": "pymdptoolbox==4.0b3 numpy==2.4.6 scipy==1.17.1",
     "stormpy": "stormpy==2.0.0 numpy==2.4.6",
 }

@@ -1,8 +1,9 @@
 """Solve one tree with one package: `peers_worker.py PEER TREE.npz VALUES.npy CAP_GIB`.
 
-Run by `peers.py` with the interpreter of the peer's own environment. Prints one line of JSON: seconds
-of the best solve, greatest memory over the state after import and a tiny solve, or the reason of a failure. Nodes are
-numbered by layers: the child `a` of node `i` is `i·V + 1 + a`, and `end` absorbs after the last token.
+Run by `peers.py` with the interpreter of the peer's own environment. Prints one line of JSON:
+seconds of the best solve and the greatest memory over the state after import and a tiny solve, or
+the reason of a failure. Nodes are numbered by layers: the child `a` of node `i` is `i·V + 1 + a`,
+and `end` absorbs after the last token.
 """
 
 import json
