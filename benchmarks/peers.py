@@ -17,7 +17,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKER = Path(__file__).with_name("peers_worker.py")
-TURN_SECONDS, CAP_GIB, RTOL, ALPHA = 20, 2, 1e-9, 0.5
+TURN_SECONDS, CAP_GIB, RTOL, ALPHA = 60, 2, 1e-9, 0.5
 HORIZONS, WIDTHS = ((4, 2), (4, 4), (4, 6), (4, 8)), ((2, 5), (8, 5), (16, 5))
 THREADS = {
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
@@ -99,9 +99,9 @@ def turn(python, peer, tree, values):
 
 
 def measure(peers, sizes, rounds, cache):
-    """Rows of every peer at every size. Peers take turns; one that failed is not given more."""
+    """Yield the rows of every size, all peers at once. Peers take turns; one that failed is not given more."""
     found = {name: environment(PEERS[name][0], cache) for name in peers}
-    rows, stopped = [], {name: reason for name, (_, reason) in found.items() if reason}
+    stopped = {name: reason for name, (_, reason) in found.items() if reason}
     with tempfile.TemporaryDirectory() as scratch:
         for V, H in sizes:
             tree = Path(scratch) / "tree.npz"
@@ -129,9 +129,7 @@ def measure(peers, sizes, rounds, cache):
                         if not gap <= RTOL:
                             stopped[name] = f"values differ by {gap:.1e} (at V={V}, H={H})"
                             at_size[name] = {"failed": stopped[name]}
-            rows += [{"peer": n, "V": V, "H": H, **row} for n, row in at_size.items()]
-            print(f"V={V}, H={H} done", file=sys.stderr)
-    return rows
+            yield [{"peer": n, "V": V, "H": H, **row} for n, row in at_size.items()]
 
 
 def table(rows):
@@ -200,12 +198,20 @@ def main(arguments=None):
     parser.add_argument("--cache", type=Path, default=home / "endorm" / "peers")
     parser.add_argument("--only", choices=("ours",), help="ours and SciPy, no environments")
     parser.add_argument("--quick", action="store_true", help="the smallest size only, one round")
+    parser.add_argument("--sizes", nargs="+", metavar="V,H", help="only these sizes")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--figure", type=Path, help="where to write the figure")
     options = parser.parse_args(arguments)
     peers = [n for n in PEERS if not PEERS[n][0]] if options.only else list(PEERS)
     sizes = HORIZONS[:1] if options.quick else HORIZONS + WIDTHS
-    rows = measure(peers, sizes, 1 if options.quick else options.rounds, options.cache)
+    if options.sizes:
+        sizes = tuple(tuple(map(int, size.split(","))) for size in options.sizes)
+    rows = []
+    try:
+        for found in measure(peers, sizes, 1 if options.quick else options.rounds, options.cache):
+            rows += found
+    except KeyboardInterrupt:
+        print("stopped by hand: the table has the sizes that were finished\n")
     print("| peer | solves | must be given |\n|---|---|---|")
     for name in peers:
         print(f"| {name} | {PEERS[name][1]} | {PEERS[name][2]} |")
