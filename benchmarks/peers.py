@@ -99,7 +99,7 @@ def turn(python, peer, tree, values):
 
 
 def measure(peers, sizes, rounds, cache):
-    """Yield the rows of every size, all peers at once. Peers take turns; one that failed is not given more."""
+    """Yield the rows of every size. Peers take turns; one that failed is not given more."""
     found = {name: environment(PEERS[name][0], cache) for name in peers}
     stopped = {name: reason for name, (_, reason) in found.items() if reason}
     with tempfile.TemporaryDirectory() as scratch:

@@ -34,7 +34,7 @@ def test_a_peer_that_fails_is_a_row_with_the_reason(peers, monkeypatch, tmp_path
         )
 
     monkeypatch.setattr(peers, "turn", turn)
-    rows = sum(peers.measure(names, [(2, 2), (2, 3)], 1, tmp_path), [])
+    rows = [row for size in peers.measure(names, [(2, 2), (2, 3)], 1, tmp_path) for row in size]
     assert len(rows) == 6
     reasons = [row["failed"] for row in rows if row["peer"] == "SciPy"]
     assert reasons == ["more than 2 GiB (at V=2, H=2)"] * 2
