@@ -50,6 +50,7 @@ site: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[benchmark]'
 	$(BIN)/python benchmarks/solver.py
+	$(BIN)/python benchmarks/peers.py
 	$(BIN)/python benchmarks/adversaries.py
 	$(BIN)/python benchmarks/worst_cases.py
 	$(BIN)/python benchmarks/scoring.py
