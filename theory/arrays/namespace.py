@@ -15,7 +15,6 @@ each role would check nothing, and repeat the docstring.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import array_api_compat
@@ -29,7 +28,6 @@ __all__ = [
     "array_namespace",
     "as_array",
     "as_float",
-    "blocks",
     "constant",
     "exp",
     "expand",
@@ -50,9 +48,6 @@ __all__ = [
 
 Array: TypeAlias = Any
 """A NumPy array, a torch tensor or an `Enclosure`: no static type covers them."""
-
-BLOCK = 16_384
-"""States per block of a sweep: of a small vocabulary, a block of doubles fits a core's L2 cache."""
 
 
 def array_namespace(*arrays: Array) -> Any:
@@ -171,16 +166,6 @@ def forbid(table: Array, allowed: np.ndarray | None) -> Array:
     if allowed is None:
         return table
     return array_namespace(table).where(like(allowed, table), table, float("-inf"))
-
-
-def blocks(n: int) -> Iterator[slice]:
-    """Yield slices that cover ``range(n)`` in cache-sized pieces.
-
-    Example:
-        >>> [(block.start, block.stop) for block in blocks(BLOCK + 1)]
-        [(0, 16384), (16384, 16385)]
-    """
-    return (slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK))
 
 
 def pick(table: Array, states: Array, tokens: Array) -> Array:

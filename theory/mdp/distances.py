@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from theory.arrays.kernels import by_blocks, columns, divergence
 from theory.arrays.namespace import (
     Array,
     array_namespace,
@@ -61,16 +62,37 @@ def kl(policy: Policy, other: Policy, *, per_prompt: bool = False) -> Array:
         0.1438
     """
     require_same_dynamics(policy.dynamics, other.dynamics)
-    rows = by_layer(divergence_terms, policy.log_probs, other.log_probs, log_ratios(policy, other))
     following: Array | None = None
-    for h, prob in reversed(list(enumerate(by_layer(exp, policy.log_probs)))):
-        here = array_namespace(rows[h]).sum(rows[h], axis=-1)
-        if following is not None:
-            here = here + expectation(
-                prob, policy.log_probs[h], policy.dynamics.children(h, following)
-            )
-        following = here
+    layers = list(zip(policy.log_probs, other.log_probs, strict=True))
+    by_kernel = all(columns(*pair) is not None for pair in layers)
+    if not by_kernel:
+        ratios = log_ratios(policy, other)
+        rows = by_layer(divergence_terms, policy.log_probs, other.log_probs, ratios)
+        probs = by_layer(exp, policy.log_probs)
+    for h, (log_p, log_q) in reversed(list(enumerate(layers))):
+        children = policy.dynamics.children(h, following)
+        if by_kernel:
+            tables = columns(log_p, log_q, children)
+            following = by_blocks(divergence, _divergence_exactly, *tables)
+            following = following.reshape(log_p.shape[:-1])
+        else:
+            following = _divergence_with_children(rows[h], probs[h], log_p, children)
     return following if per_prompt else policy.dynamics.average(following)
+
+
+def _divergence_exactly(log_p: Array, log_q: Array, children: Array | None) -> Array:
+    """A layer's divergences where a token is never chosen, or a value is infinite."""
+    terms = divergence_terms(log_p, log_q, _log_ratio(log_p, log_q))
+    return _divergence_with_children(terms, np.exp(log_p), log_p, children)
+
+
+def _divergence_with_children(
+    terms: Array, prob: Array, log_p: Array, children: Array | float | None
+) -> Array:
+    here = array_namespace(terms).sum(terms, axis=-1)
+    if children is None or isinstance(children, float):
+        return here
+    return here + expectation(prob, log_p, children)
 
 
 def divergence_terms(log_p: Array, log_q: Array, ratio: Array) -> Array:

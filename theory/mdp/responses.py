@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from theory.arrays.kernels import columns, mask_columns, max_backup
 from theory.arrays.namespace import (
     Array,
     array_namespace,
@@ -24,6 +25,8 @@ __all__ = [
     "Responses",
     "all_responses",
     "best_continuations",
+    "best_response",
+    "best_sums",
     "check_responses",
     "greedy_path",
     "greedy_response",
@@ -234,7 +237,7 @@ def map_response(policy: Policy) -> Responses:
         >>> np.exp(log_prob(policy, map_response(policy))).round(6).tolist()
         [0.4]
     """
-    return greedy_path(policy.dynamics, best_continuations(policy.dynamics, policy.log_probs))
+    return best_response(policy.dynamics, policy.log_probs)
 
 
 def best_continuations(dynamics: Dynamics, tables: Sequence[Array]) -> list[Array]:
@@ -249,13 +252,50 @@ def best_continuations(dynamics: Dynamics, tables: Sequence[Array]) -> list[Arra
         >>> best_continuations(mdp.dynamics, mdp.rewards)[0].tolist()
         [[0.5, 2.0]]
     """
-    totals: list[Array] = []
+    following = [*best_sums(dynamics, tables)[1:], None]
+    return [
+        forbid(table + dynamics.children(h, following[h]), dynamics.allowed[h])
+        for h, table in enumerate(tables)
+    ]
+
+
+def best_sums(dynamics: Dynamics, tables: Sequence[Array]) -> list[Array]:
+    """Return the greatest sum of a per-token quantity from each state on: `H` arrays ``(*batch,
+    n_h)``.
+
+    Example:
+        >>> from theory import TokenMDP
+        >>> mdp = TokenMDP.tree([[[0.0, 1.0]], [[0.5, 0.2], [1.0, 0.0]]])
+        >>> [sums.tolist() for sums in best_sums(mdp.dynamics, mdp.rewards)]
+        [[2.0], [0.5, 1.0]]
+    """
+    sums: list[Array] = []
     following: Array | None = None
     for h in reversed(range(dynamics.horizon)):
-        total = forbid(tables[h] + dynamics.children(h, following), dynamics.allowed[h])
-        following = array_namespace(total).max(total, axis=-1)
-        totals.append(total)
-    return totals[::-1]
+        table = tables[h]
+        children = dynamics.children(h, following)
+        layer = columns(table, children)
+        if layer is not None:
+            mask = mask_columns(dynamics.allowed[h], table)
+            following = max_backup(*layer, allowed=mask).reshape(table.shape[:-1])
+        else:
+            total = forbid(table + children, dynamics.allowed[h])
+            following = array_namespace(total).max(total, axis=-1)
+        sums.append(following)
+    return sums[::-1]
+
+
+def best_response(dynamics: Dynamics, tables: Sequence[Array]) -> Responses:
+    """Return for each prompt the response with the greatest sum of a per-token quantity (first of
+    equals).
+
+    Example:
+        >>> from theory import TokenMDP
+        >>> mdp = TokenMDP.tree([[[0.0, 1.0]], [[2.5, 0.2], [1.0, 0.0]]])
+        >>> best_response(mdp.dynamics, mdp.rewards).tokens.tolist()
+        [[0, 0]]
+    """
+    return _best_path(dynamics, tables, best_sums(dynamics, tables))
 
 
 def greedy_path(dynamics: Dynamics, tables: Sequence[Array]) -> Responses:
@@ -268,15 +308,39 @@ def greedy_path(dynamics: Dynamics, tables: Sequence[Array]) -> Responses:
         >>> greedy_path(mdp.dynamics, mdp.rewards).tokens.tolist()
         [[1, 0]]
     """
-    xp = array_namespace(tables[0])
-    batch = tables[0].shape[:-2]
-    prompts = like(np.arange(dynamics.n_prompts), tables[0])
+    return _best_path(dynamics, tables, None)
+
+
+def _best_path(
+    dynamics: Dynamics, tables: Sequence[Array], sums: Sequence[Array] | None
+) -> Responses:
+    """`greedy_path` of the tables, to which what can still be had (`best_sums`) is added.
+
+    Only rows on the way are looked at.
+    """
+    V = dynamics.vocab_size
+    first = tables[0]
+    xp = array_namespace(first)
+    batch = first.shape[:-2]
+    prompts = like(np.arange(dynamics.n_prompts), first)
+    every = like(np.arange(V), first)
     states = xp.broadcast_to(prompts, (*batch, dynamics.n_prompts))
     tokens: list[Array] = []
     for h, table in enumerate(tables):
-        tokens.append(pick(xp.argmax(table, axis=-1)[..., None], states, xp.zeros_like(states)))
+        at = states[..., None] + 0 * every
+        flat = xp.reshape(at, (*batch, -1))
+        row = xp.reshape(pick(table, flat, xp.reshape(0 * at + every, flat.shape)), at.shape)
+        if sums is not None:
+            if h + 1 < dynamics.horizon:
+                following = xp.reshape(dynamics.rule.step(h, at, 0 * at + every, V), flat.shape)
+                more = pick(sums[h + 1][..., None], following, xp.zeros_like(following))
+                row = row + xp.reshape(more, at.shape)
+            mask = dynamics.allowed[h]
+            if mask is not None:
+                row = xp.where(like(mask, table)[states], row, float("-inf"))
+        tokens.append(xp.argmax(row, axis=-1))
         if h + 1 < dynamics.horizon:
-            states = dynamics.rule.step(h, states, tokens[-1], dynamics.vocab_size)
+            states = dynamics.rule.step(h, states, tokens[-1], V)
     return Responses(prompts, xp.stack(tokens, axis=-1))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from theory.arrays.kernels import by_blocks, columns, expected
 from theory.arrays.namespace import (
     Array,
     array_namespace,
@@ -51,15 +52,40 @@ def expected_sums(policy: Policy, tables: Sequence[Array]) -> tuple[Array, ...]:
         >>> expected_sums(policy, mdp.rewards)[0].tolist()
         [1.5]
     """
+    return _expected_sums(policy, tables)
+
+
+def _expected_sums(policy: Policy, tables: Sequence[Array] | None) -> tuple[Array, ...]:
+    """`expected_sums`, of ``−log π`` where `tables` is None."""
     sums: list[Array] = []
     following: Array | None = None
-    tables = by_layer(_zero_unless_chosen, policy.log_probs, tables)
-    for h, prob in reversed(list(enumerate(by_layer(exp, policy.log_probs)))):
-        following = expectation(
-            prob, policy.log_probs[h], tables[h] + policy.dynamics.children(h, following)
-        )
+    by_kernel = all(
+        columns(*layers) is not None
+        for layers in zip(policy.log_probs, policy.log_probs if tables is None else tables)
+    )
+    if not by_kernel:
+        tables = [-table for table in policy.log_probs] if tables is None else tables
+        tables = by_layer(_zero_unless_chosen, policy.log_probs, tables)
+        probs = by_layer(exp, policy.log_probs)
+    for h in reversed(range(policy.horizon)):
+        log_p = policy.log_probs[h]
+        children = policy.dynamics.children(h, following)
+        if by_kernel:
+            x = log_p if tables is None else tables[h]
+            p, x, below = columns(log_p, x, children)
+            following = by_blocks(
+                expected, _expected_exactly, p, None if tables is None else x, below
+            ).reshape(log_p.shape[:-1])
+        else:
+            following = expectation(probs[h], log_p, tables[h] + children)
         sums.append(following)
     return tuple(reversed(sums))
+
+
+def _expected_exactly(log_p: Array, x: Array | None, children: Array | None) -> Array:
+    """``Σ_a p(a) [x(a) + W(s⊕a)]`` where tokens are never chosen or values are infinite."""
+    x = _zero_unless_chosen(log_p, -log_p if x is None else x)
+    return expectation(np.exp(log_p), log_p, x if children is None else x + children)
 
 
 def expectation(prob: Array, log_probs: Array, values: Array) -> Array:
@@ -167,7 +193,7 @@ def trajectory_entropy(policy: Policy) -> Array:
         >>> round(float(trajectory_entropy(uniform) / np.log(2)), 6)
         2.0
     """
-    return policy.dynamics.average(expected_sums(policy, [-table for table in policy.log_probs])[0])
+    return policy.dynamics.average(_expected_sums(policy, None)[0])
 
 
 def regularised_value(mdp: TokenMDP, policy: Policy, alpha: Any) -> Array:

@@ -15,10 +15,11 @@ identified exactly.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from theory.arrays.kernels import column_scalars, columns, empty_table, read_reward
 from theory.arrays.namespace import (
     Array,
     array_namespace,
@@ -88,17 +89,56 @@ def endogenous_reward(
     dynamics = policy.dynamics
     rewards: list[Array] = []
     masks: list[np.ndarray | None] = []
+    low = np.inf
+    high = -np.inf
     for h, log_probs in enumerate(policy.log_probs):
-        xp = array_namespace(log_probs)
-        chosen = ~(log_probs == float("-inf"))
-        reward = expand(alpha, 2) * xp.where(chosen, log_probs, 0.0)
-        if values is not None:
-            reward = reward + values[h][..., None]
-            if h + 1 < len(values):
-                reward = reward - dynamics.children(h, values[h + 1])
-        rewards.append(token_major(xp.where(chosen, reward, 0.0)))
-        masks.append(_shared_support(chosen, h))
-    return with_rewards(replace(dynamics, allowed=tuple(masks)), tuple(rewards))
+        value = None if values is None else values[h]
+        following = None if values is None or h + 1 == len(values) else values[h + 1]
+        found = _read_layer(dynamics, h, log_probs, alpha, value, following)
+        rewards.append(found.reward)
+        masks.append(found.mask)
+        low = min(low, found.low)
+        high = max(high, found.high)
+    return TokenMDP(replace(dynamics, allowed=tuple(masks)), tuple(rewards), (low, high))
+
+
+class _Layer(NamedTuple):
+    """Rewards of one layer, which tokens they forbid, and the least and the greatest of them."""
+
+    reward: Array
+    mask: np.ndarray | None
+    low: float
+    high: float
+
+
+def _read_layer(
+    dynamics: Dynamics,
+    h: int,
+    log_probs: Array,
+    alpha: Array | float,
+    value: Array | None,
+    following: Array | None,
+) -> _Layer:
+    """``α log π̂(a|s) + V̂(s) − V̂(s⊕a)``; 0 where the policy never chooses the token."""
+    children = dynamics.children(h, following) if following is not None else 0.0
+    tables = columns(log_probs, children)
+    if tables is not None and (isinstance(alpha, float) or alpha.shape == log_probs.shape[:-2]):
+        reward = empty_table(log_probs)
+        flat = None if value is None else value.reshape(-1)
+        low, high = read_reward(
+            tables[0], column_scalars(alpha, log_probs), flat, tables[1], columns(reward)[0]
+        )
+        if np.isfinite(low) and np.isfinite(high):
+            return _Layer(reward, None, low, high)
+    xp = array_namespace(log_probs)
+    chosen = ~(log_probs == float("-inf"))
+    reward = expand(alpha, 2) * xp.where(chosen, log_probs, 0.0)
+    if value is not None:
+        reward = reward + value[..., None]
+    if following is not None:
+        reward = reward - children
+    reward = token_major(xp.where(chosen, reward, 0.0))
+    return _Layer(reward, _shared_support(chosen, h), *_range(reward))
 
 
 def _gauge_values(
@@ -185,14 +225,16 @@ def with_rewards(dynamics: Dynamics, rewards: tuple[Array, ...]) -> TokenMDP:
         >>> with_rewards(mdp.dynamics, (np.array([[-3.0, 2.0]]),)).reward_range
         (-3.0, 2.0)
     """
-    plain = [r.detach() if hasattr(r, "detach") else r for r in rewards]
-    if is_enclosure(plain[0]):
-        low = min(r.lower().min() for r in plain)
-        high = max(r.upper().max() for r in plain)
-    else:
-        low = min(float(r.min()) for r in plain)
-        high = max(float(r.max()) for r in plain)
-    return TokenMDP(dynamics, rewards, (low, high))
+    lows, highs = zip(*map(_range, rewards), strict=True)
+    return TokenMDP(dynamics, rewards, (min(lows), max(highs)))
+
+
+def _range(reward: Array) -> tuple[float, float]:
+    """Least and greatest entry; of enclosures, ends that no entry lies beyond."""
+    if is_enclosure(reward):
+        return float(reward.lower().min()), float(reward.upper().max())
+    plain = reward.detach() if hasattr(reward, "detach") else reward
+    return float(plain.min()), float(plain.max())
 
 
 def bradley_terry(delta: Array) -> Array:

@@ -8,22 +8,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from theory.arrays.kernels import (
+    column_scalars,
+    columns,
+    empty_table,
+    greedy_backup,
+    mask_columns,
+    soft_backup,
+)
 from theory.arrays.memory import require_memory
 from theory.arrays.namespace import (
-    BLOCK,
     Array,
     array_namespace,
-    blocks,
     expand,
     forbid,
     is_enclosure,
-    is_numpy_array,
     require_positive,
     soft_maximum,
     token_major,
 )
 from theory.mdp.policy import Policy
-from theory.mdp.responses import best_continuations
 from theory.mdp.token_mdp import TokenMDP
 from theory.solve.reward import endogenous_reward
 
@@ -37,10 +41,6 @@ __all__ = [
     "soft_q_values",
     "soft_values",
 ]
-
-SAFE_EXPONENT = 600.0
-"""``exp(±600)`` and sums of many of them neither overflow nor underflow in double precision."""
-
 
 class Solution(NamedTuple):
     """A policy and its values.
@@ -77,10 +77,11 @@ def soft_values(mdp: TokenMDP, alpha: Any) -> tuple[Array, ...]:
         [1.3133]
     """
     alpha = require_positive("alpha", alpha)
-    return tuple(reversed([value + shift for _, _, value, shift in _sweep(mdp, alpha)]))
+    layers = [_shifted(value, shift) for value, shift, _ in _sweep(mdp, alpha)]
+    return tuple(reversed(layers))
 
 
-def soft_optimal(mdp: TokenMDP, alpha: Any) -> Solution:
+def soft_optimal(mdp: TokenMDP, alpha: Any, *, overwrite_rewards: bool = False) -> Solution:
     """Return the soft-optimal policy ``π_E = softmax(Q*/α)`` and the soft values ``V*``.
 
     The policy maximises the regularised value; its gauge (`Policy.log_normalizers`) is ``V*/α``, so
@@ -89,9 +90,12 @@ def soft_optimal(mdp: TokenMDP, alpha: Any) -> Solution:
     Args:
         mdp: the token MDP.
         alpha: temperature in reward units, scalar or ``batch``.
+        overwrite_rewards: write the policy into the memory of ``mdp.rewards``, which saves a table
+            of their size; `mdp` holds log-probabilities in their place then. NumPy only.
 
     Raises:
-        ValueError: `alpha` is not positive and finite, or the policy does not fit into memory.
+        ValueError: `alpha` is not positive and finite, the policy does not fit into memory, or
+            `overwrite_rewards` is asked for rewards that are not NumPy tables stored token-major.
 
     Example:
         >>> mdp = TokenMDP.tree([[[0.0, 1.0]]])
@@ -99,21 +103,20 @@ def soft_optimal(mdp: TokenMDP, alpha: Any) -> Solution:
         [[0.2689, 0.7311]]
     """
     alpha = require_positive("alpha", alpha)
-    batch = int(np.prod(mdp.batch_shape))
-    require_memory(
-        8 * batch * mdp.dynamics.n_prefixes,
-        "the soft-optimal policy",
-        "use soft_values, or a smaller MDP",
-    )
+    if overwrite_rewards:
+        _require_token_major(mdp.rewards)
+    else:
+        batch = int(np.prod(mdp.batch_shape))
+        require_memory(
+            8 * batch * mdp.dynamics.n_prefixes,
+            "the soft-optimal policy",
+            "use soft_values, or a smaller MDP",
+        )
     log_probs: list[Array] = []
     values: list[Array] = []
-    for h, children, value, shift in _sweep(mdp, alpha):
-        q = _q_table(mdp, h, children)
-        # Plain arrays are normalised once more, against rounding; an enclosure bounds its own.
-        log_probs.append(
-            (q - value[..., None]) / expand(alpha, 2) if is_enclosure(q) else log_softmax(q, alpha)
-        )
-        values.append(value + shift)
+    for value, shift, table in _sweep(mdp, alpha, policy=True, overwrite=overwrite_rewards):
+        log_probs.append(table)
+        values.append(_shifted(value, shift))
     values.reverse()
     normalizers = tuple(value / expand(alpha, 1) for value in values)
     return Solution(Policy(mdp.dynamics, tuple(reversed(log_probs)), normalizers), tuple(values))
@@ -148,10 +151,23 @@ def plain_optimal(mdp: TokenMDP) -> Solution:
     """
     log_probs: list[Array] = []
     values: list[Array] = []
-    for q in best_continuations(mdp.dynamics, mdp.rewards):
-        log_probs.append(greedy_rows(q))
-        values.append(array_namespace(q).max(q, axis=-1))
-    return Solution(Policy(mdp.dynamics, tuple(log_probs)), tuple(values))
+    following: Array | None = None
+    for h in reversed(range(mdp.horizon)):
+        reward = mdp.rewards[h]
+        children = mdp.dynamics.children(h, following)
+        tables = columns(reward, children)
+        if tables is not None:
+            mask = mask_columns(mdp.dynamics.allowed[h], reward)
+            table = empty_table(reward)
+            best = greedy_backup(*tables, columns(table)[0], allowed=mask)
+            following = best.reshape(reward.shape[:-1])
+        else:
+            q = _q_table(mdp, h, children)
+            table = greedy_rows(q)
+            following = array_namespace(q).max(q, axis=-1)
+        log_probs.append(table)
+        values.append(following)
+    return Solution(Policy(mdp.dynamics, tuple(reversed(log_probs))), tuple(reversed(values)))
 
 
 def power_policy(policy: Policy, exponent: Any) -> Policy:
@@ -180,9 +196,9 @@ def power_policy(policy: Policy, exponent: Any) -> Policy:
 
 
 def _sweep(
-    mdp: TokenMDP, alpha: Array | float
-) -> Iterator[tuple[int, Array | float, Array, Array | float]]:
-    """Yield the last layer first: `h`, successor values, soft values, and a shift of both.
+    mdp: TokenMDP, alpha: Array | float, *, policy: bool = False, overwrite: bool = False
+) -> Iterator[tuple[Array, Array | float, Array | None]]:
+    """Yield soft values, a shift of them, and the policy if asked for; the last layer first.
 
     Enclosures of doubles are kept apart from what the values of a layer share, the shift: it grows
     with the horizon and would be rounded in every step, and policies do not depend on it.
@@ -190,58 +206,56 @@ def _sweep(
     value: Array = None
     shift: Array | float = 0.0
     for h in reversed(range(mdp.horizon)):
-        children = mdp.dynamics.children(h, value)
         reward = mdp.rewards[h]
-        single = is_numpy_array(reward) and reward.ndim == 2 and isinstance(alpha, float)
-        if single and mdp.dynamics.allowed[h] is None:
-            # |Q| is at most the rewards still to come and the entropies of the tokens after this
-            steps = mdp.horizon - h
-            largest_reward = max(map(abs, mdp.reward_range))
-            largest_q = steps * largest_reward + (steps - 1) * alpha * math.log(mdp.vocab_size)
-            value = _soft_backup(
-                reward.T, None if isinstance(children, float) else children.T, alpha, largest_q
-            )
+        children = mdp.dynamics.children(h, value)
+        log_probs: Array | None = None
+        tables = columns(reward, children)
+        if tables is not None and (isinstance(alpha, float) or alpha.shape == mdp.batch_shape):
+            if policy:
+                log_probs = reward if overwrite else empty_table(reward)
+            value = soft_backup(
+                *tables,
+                column_scalars(alpha, reward),
+                allowed=mask_columns(mdp.dynamics.allowed[h], reward),
+                largest_q=_largest_q(mdp, h, alpha),
+                log_probs=None if log_probs is None else columns(log_probs)[0],
+            ).reshape(reward.shape[:-1])
         else:
-            value = soft_maximum(_q_table(mdp, h, children), alpha)
-        yield h, children, value, shift
+            q = _q_table(mdp, h, children)
+            value = soft_maximum(q, alpha)
+            if policy and is_enclosure(q):  # it bounds its own rounding, others are normalised
+                log_probs = (q - value[..., None]) / expand(alpha, 2)
+            elif policy:
+                log_probs = log_softmax(q, alpha)
+        yield value, shift, log_probs
         if is_enclosure(value) and value.coarse:
             shared = value.max(axis=-1, keepdims=True).midpoint()
             value = value - shared
             shift = shift + shared
 
 
-def _soft_backup(
-    reward: np.ndarray, children: np.ndarray | None, alpha: float, largest_q: float
-) -> np.ndarray:
-    """`soft_maximum` of ``reward + children`` in blocks that fit the cache, without a Q-table.
+def _shifted(value: Array, shift: Array | float) -> Array:
+    """``value + shift``, without a copy where there is no shift."""
+    return value + shift if is_enclosure(value) else value
 
-    `reward` and `children` are ``(V, n)``; no ``|Q|`` exceeds `largest_q`. Where ``|Q|/α`` is small
-    the exponential needs no shift, which saves two passes; elsewhere the largest entry of each row
-    is taken out first.
-    """
-    n = reward.shape[1]
-    value = np.empty(n, dtype=reward.dtype)
-    scratch = np.empty((len(reward), min(n, BLOCK)), dtype=reward.dtype)
-    shift = np.empty(scratch.shape[1], dtype=reward.dtype)
-    shift_needed = largest_q / alpha > SAFE_EXPONENT
-    for block in blocks(n):
-        size = block.stop - block.start
-        q = scratch[:, :size]
-        top = shift[:size]
-        out = value[block]
-        total = (
-            reward[:, block]
-            if children is None
-            else np.add(reward[:, block], children[:, block], out=q)
-        )
-        if shift_needed:
-            total = np.subtract(total, np.maximum.reduce(total, axis=0, out=top), out=q)
-        np.exp(np.multiply(total, 1.0 / alpha, out=q), out=q)
-        np.log(np.add.reduce(q, axis=0, out=out), out=out)
-        out *= alpha
-        if shift_needed:
-            out += top
-    return value
+
+def _largest_q(mdp: TokenMDP, h: int, alpha: Array | float) -> float:
+    """Bound on ``|Q|`` in layer `h`: the rewards still to come, the entropies after this token."""
+    steps = mdp.horizon - h
+    largest_reward = max(map(abs, mdp.reward_range))
+    entropies = (steps - 1) * float(np.max(alpha)) * math.log(mdp.vocab_size)
+    return steps * largest_reward + entropies
+
+
+def _require_token_major(rewards: tuple[Array, ...]) -> None:
+    """Raise ValueError unless the kernels can write into the memory of the rewards."""
+    for h, reward in enumerate(rewards):
+        tables = columns(reward)
+        if tables is None or not np.shares_memory(tables[0], reward):
+            raise ValueError(
+                f"overwrite_rewards=True, but rewards[{h}] is no NumPy table of doubles stored "
+                "token-major: build the MDP with TokenMDP.tree, window or table"
+            )
 
 
 def _q_table(mdp: TokenMDP, h: int, children: Array | float) -> Array:

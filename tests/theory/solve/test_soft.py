@@ -23,8 +23,8 @@ from strategies import (
     token_mdps,
 )
 
+import theory.arrays.kernels
 import theory.arrays.memory
-import theory.solve.soft
 from theory.mdp.distances import max_log_ratio
 from theory.mdp.policy import Policy
 from theory.mdp.responses import all_responses, log_prob
@@ -216,18 +216,17 @@ def test_high_temperature_is_uniform_over_responses():
 @given(token_mdps(masked=False), alphas, st.integers(1, 7))
 def test_block_kernel_does_not_depend_on_shift_or_block(mdp, alpha, block):
     whole = soft_values(mdp, alpha)
-    for safe in (0.0, math.inf if alpha > 0.05 else 600.0):
+    for safe in (0.0, math.inf if alpha > 0.05 else theory.arrays.kernels.SAFE_SHARE):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(theory.solve.soft, "SAFE_EXPONENT", safe)
-            patch.setattr(theory.solve.soft, "BLOCK", block)
-            patch.setattr(theory.arrays.namespace, "BLOCK", block)
+            patch.setattr(theory.arrays.kernels, "SAFE_SHARE", safe)
+            patch.setattr(theory.arrays.kernels, "BLOCK", block)
             for one, two in zip(whole, soft_values(mdp, alpha), strict=True):
                 assert_allclose(two, one, rtol=1e-12, atol=tolerance(mdp, alpha))
 
 
 def test_layer_larger_than_a_block():
     rng = np.random.default_rng(0)
-    n = theory.arrays.namespace.BLOCK + 77
+    n = theory.arrays.kernels.BLOCK // 3 + 77
     mdp = TokenMDP.tree([rng.uniform(0, 1, (n, 3))])
     for alpha in (0.5, 1e-4):
         r = mdp.rewards[0]
