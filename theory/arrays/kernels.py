@@ -19,8 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from theory.arrays.namespace import is_numpy_array
-
 __all__ = [
     "blocks",
     "by_blocks",
@@ -32,18 +30,26 @@ __all__ = [
     "greedy_backup",
     "mask_columns",
     "max_backup",
+    "max_tokens",
+    "part",
     "read_reward",
+    "scratch_like",
     "soft_backup",
+    "sum_tokens",
 ]
 
-BLOCK = 65_536
-"""Table entries in a block: as doubles half a MiB, so that a block and its scratch fit L2."""
+BLOCK = 32_768
+"""Table entries in a block: as doubles 256 KiB, so that a few of them fit a core's L2 cache."""
 
 FEW_TOKENS = 8
 """Up to this many tokens, adding row to row is faster than NumPy's reduction."""
 
 SAFE_SHARE = 0.85
 """Share of the exponents that floats have: ``e^x`` and sums of many neither over- nor underflow."""
+
+SHARP_EXPONENT = 8.0
+"""Exponents up to here need no shift in a policy either: rows lose a few roundings, and no token's
+share of a row, at least ``e^{−16}``, is lost, so that no log-probability is rounded above 0."""
 
 LARGEST_EXPONENT = {kind: float(np.log(np.finfo(kind).max)) for kind in (np.float64, np.float32)}
 LEAST_EXPONENT = {kind: float(np.log(np.finfo(kind).tiny)) for kind in (np.float64, np.float32)}
@@ -67,12 +73,12 @@ def columns(*tables: Any) -> list[Any] | None:
         True
     """
     first = tables[0]
-    if not is_numpy_array(first) or first.dtype not in (np.float64, np.float32):
+    if not isinstance(first, np.ndarray) or first.dtype.type not in LARGEST_EXPONENT:
         return None
     for table in tables[1:]:
         if isinstance(table, float):
             continue
-        if not is_numpy_array(table) or table.dtype != first.dtype or table.shape != first.shape:
+        if not isinstance(table, np.ndarray) or table.dtype != first.dtype or table.shape != first.shape:
             return None
     return [None if isinstance(table, float) else _columns(table) for table in tables]
 
@@ -90,8 +96,8 @@ def column_scalars(scalars: Any, table: np.ndarray) -> Any:
         >>> column_scalars(np.array([1.0, 2.0]), np.zeros((2, 3, 4))).tolist()
         [1.0, 1.0, 1.0, 2.0, 2.0, 2.0]
     """
-    if np.ndim(scalars) == 0:
-        return float(scalars)
+    if isinstance(scalars, float):
+        return scalars
     spread = np.broadcast_to(np.asarray(scalars)[..., None], table.shape[:-1])
     return np.ascontiguousarray(spread, dtype=table.dtype).reshape(-1)
 
@@ -122,7 +128,7 @@ def blocks(vocab_size: int, n: int) -> Iterator[slice]:
 
     Example:
         >>> [(block.start, block.stop) for block in blocks(4, BLOCK // 4 + 1)]
-        [(0, 16384), (16384, 16385)]
+        [(0, 8192), (8192, 8193)]
     """
     size = _states_per_block(vocab_size)
     return (slice(start, min(start + size, n)) for start in range(0, n, size))
@@ -132,17 +138,38 @@ def _states_per_block(vocab_size: int) -> int:
     return max(1, BLOCK // vocab_size)
 
 
-def _scratch(table: Columns) -> np.ndarray:
+def scratch_like(table: Columns) -> np.ndarray:
+    """Return memory for the largest block of a table: ``(V, k)``.
+
+    Example:
+        >>> scratch_like(np.zeros((2, 100_000))).shape
+        (2, 16384)
+    """
     V, n = table.shape
     return np.empty((V, min(n, _states_per_block(V))), dtype=table.dtype)
 
 
-def _part(table: Any, block: slice) -> Any:
-    """Columns of a block; what is no array (None, a number) is every column's."""
+def part(table: Any, block: slice) -> Any:
+    """Return the columns of a block; what is no array (None, a number) is every column's.
+
+    Example:
+        >>> part(np.array([1.0, 2.0]), slice(1, 2)).tolist(), part(0.5, slice(1, 2))
+        ([2.0], 0.5)
+    """
     return table[..., block] if isinstance(table, np.ndarray) else table
 
 
-def _sum(table: Columns, out: np.ndarray) -> np.ndarray:
+def _least(scalars: Any) -> float:
+    return scalars if isinstance(scalars, float) else float(scalars.min())
+
+
+def sum_tokens(table: Columns, out: np.ndarray) -> np.ndarray:
+    """Sum over tokens, ``(V, k)`` to ``(k,)``, into `out`; one order whatever the block.
+
+    Example:
+        >>> sum_tokens(np.array([[1.0], [2.0]]), np.empty(1)).tolist()
+        [3.0]
+    """
     if not 1 < len(table) <= FEW_TOKENS:
         return np.add.reduce(table, axis=0, out=out)
     np.add(table[0], table[1], out=out)
@@ -151,7 +178,13 @@ def _sum(table: Columns, out: np.ndarray) -> np.ndarray:
     return out
 
 
-def _max(table: Columns, out: np.ndarray) -> np.ndarray:
+def max_tokens(table: Columns, out: np.ndarray) -> np.ndarray:
+    """Return the greatest entry over tokens, ``(V, k)`` to ``(k,)``, into `out`; one order whatever the block.
+
+    Example:
+        >>> max_tokens(np.array([[1.0], [2.0]]), np.empty(1)).tolist()
+        [2.0]
+    """
     if not 1 < len(table) <= FEW_TOKENS:
         return np.maximum.reduce(table, axis=0, out=out)
     np.maximum(table[0], table[1], out=out)
@@ -207,27 +240,30 @@ def soft_backup(
         [1.3133]
     """
     value = np.empty(reward.shape[1], dtype=reward.dtype)
-    scratch = _scratch(reward)
+    scratch = scratch_like(reward)
     kind = reward.dtype.type
     least = LEAST_EXPONENT[kind] + 1
-    safe = SAFE_SHARE * LARGEST_EXPONENT[kind]
-    shifted = log_probs is not None or largest_q > safe * np.min(alpha)
+    exponent = largest_q / _least(alpha)
+    small = SAFE_SHARE * LARGEST_EXPONENT[kind] if log_probs is None else SHARP_EXPONENT
+    # where one token is left, its log-probability and its value are exact only with a shift
+    shifted = exponent > small or allowed is not None or len(reward) == 1
+    clipped = shifted and (allowed is not None or 2 * exponent > -least)
     top = np.empty(scratch.shape[1] if shifted else 0, dtype=reward.dtype)
     inverse = 1.0 / alpha
     for block in blocks(*reward.shape):
         out = value[block]
         e = scratch[:, : len(out)]
         q = e if log_probs is None else log_probs[:, block]
-        total = _totals(reward[:, block], _part(children, block), _part(allowed, block), out=q)
+        total = _totals(reward[:, block], part(children, block), part(allowed, block), out=q)
         if shifted:
-            total = np.subtract(total, _max(total, top[: len(out)]), out=q)
-        np.multiply(total, _part(inverse, block), out=q)
+            total = np.subtract(total, max_tokens(total, top[: len(out)]), out=q)
+        np.multiply(total, part(inverse, block), out=q)
         # far below, NumPy's exponential takes twenty times as long; next to e^0 it is nothing
-        np.exp(np.maximum(q, least, out=e) if shifted else q, out=e)
-        np.log(_sum(e, out), out=out)
+        np.exp(np.maximum(q, least, out=e) if clipped else q, out=e)
+        np.log(sum_tokens(e, out), out=out)
         if log_probs is not None:
             np.subtract(q, out, out=q)
-        out *= _part(alpha, block)
+        out *= part(alpha, block)
         if shifted:
             out += top[: len(out)]
     return value
@@ -248,13 +284,13 @@ def max_backup(
         [1.25]
     """
     value = np.empty(x.shape[1], dtype=x.dtype)
-    scratch = _scratch(x)
+    scratch = scratch_like(x)
     for block in blocks(*x.shape):
         out = value[block]
         total = _totals(
-            x[:, block], _part(children, block), _part(allowed, block), scratch[:, : len(out)]
+            x[:, block], part(children, block), part(allowed, block), scratch[:, : len(out)]
         )
-        _max(total, out)
+        max_tokens(total, out)
     return value
 
 
@@ -276,7 +312,7 @@ def greedy_backup(
         [[-inf], [0.0]]
     """
     value = np.empty(x.shape[1], dtype=x.dtype)
-    scratch = _scratch(x)
+    scratch = scratch_like(x)
     is_best = np.empty(scratch.shape, dtype=bool)
     found = np.empty(scratch.shape[1], dtype=bool)
     bits = np.dtype(f"i{x.dtype.itemsize}")
@@ -285,9 +321,9 @@ def greedy_backup(
         out = value[block]
         k = len(out)
         total = _totals(
-            x[:, block], _part(children, block), _part(allowed, block), scratch[:, :k]
+            x[:, block], part(children, block), part(allowed, block), scratch[:, :k]
         )
-        best = np.equal(total, _max(total, out), out=is_best[:, :k])
+        best = np.equal(total, max_tokens(total, out), out=is_best[:, :k])
         earlier = found[:k]
         np.copyto(earlier, best[0])
         for row in best[1:]:
@@ -316,7 +352,7 @@ def by_blocks(
         others: further ``(V, N)``, or what is the same for all blocks.
 
     Example:
-        >>> p = np.log([[1.0], [0.0]])
+        >>> p = np.array([[0.0], [-np.inf]])
         >>> generic = lambda p, x, below: np.where(p == -np.inf, 0.0, np.exp(p) * x).sum(axis=-1)
         >>> by_blocks(expected, generic, p, np.array([[3.0], [np.inf]]), None).tolist()
         [3.0]
@@ -327,7 +363,7 @@ def by_blocks(
     with np.errstate(all="ignore"):
         for block in blocks(V, n):
             out = value[block]
-            parts = [_part(table, block) for table in (tables, *others)]
+            parts = [part(table, block) for table in (tables, *others)]
             kernel(*parts, scratch[:, :, : len(out)], out)
             if not np.isfinite(out).all():
                 out[:] = generic(*(x.T if isinstance(x, np.ndarray) else x for x in parts))
@@ -349,13 +385,13 @@ def expected(
     p, terms = scratch
     np.exp(log_p, out=p)
     if x is None and children is None:
-        np.negative(_sum(np.multiply(p, log_p, out=terms), out), out=out)
+        np.negative(sum_tokens(np.multiply(p, log_p, out=terms), out), out=out)
         return
     if x is None:
         total = np.subtract(children, log_p, out=terms)
     else:
         total = x if children is None else np.add(x, children, out=terms)
-    _sum(np.multiply(p, total, out=terms), out)
+    sum_tokens(np.multiply(p, total, out=terms), out)
 
 
 def divergence(
@@ -381,7 +417,7 @@ def divergence(
     np.subtract(np.expm1(d, out=terms), d, out=terms)
     if children is not None:
         np.add(terms, children, out=terms)
-    _sum(np.multiply(terms, np.exp(log_p, out=d), out=terms), out)
+    sum_tokens(np.multiply(terms, np.exp(log_p, out=d), out=terms), out)
 
 
 def read_reward(
@@ -407,7 +443,7 @@ def read_reward(
     low = np.inf
     high = -np.inf
     for block in blocks(*log_p.shape):
-        reward = np.multiply(log_p[:, block], _part(alpha, block), out=out[:, block])
+        reward = np.multiply(log_p[:, block], part(alpha, block), out=out[:, block])
         if value is not None:
             np.add(reward, value[block], out=reward)
         if children is not None:

@@ -291,7 +291,7 @@ def best_response(dynamics: Dynamics, tables: Sequence[Array]) -> Responses:
 
     Example:
         >>> from theory import TokenMDP
-        >>> mdp = TokenMDP.tree([[[0.0, 1.0]], [[2.5, 0.2], [1.0, 0.0]]])
+        >>> mdp = TokenMDP.tree([[[0.3, 0.4]], [[1.0, 0.2], [0.1, 0.0]]])
         >>> best_response(mdp.dynamics, mdp.rewards).tokens.tolist()
         [[0, 0]]
     """

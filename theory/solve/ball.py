@@ -19,17 +19,27 @@ from typing import Any
 
 import numpy as np
 
+from theory.arrays.kernels import (
+    LARGEST_EXPONENT,
+    LEAST_EXPONENT,
+    blocks,
+    part,
+    scratch_like,
+    sum_tokens,
+)
 from theory.arrays.namespace import Array, array_namespace, as_float, expand, like, token_major
 
 __all__ = [
     "capped",
     "extreme_tilt",
+    "is_small_ball",
     "log_caps",
     "log_caps_and_rest",
     "log_floors",
     "log_or_floor",
     "require_radius",
     "stack_tokens",
+    "tilt_backup",
     "without_token",
 ]
 
@@ -185,6 +195,95 @@ def extreme_tilt(log_p: Array, cost: Array, radius: Array | float) -> tuple[Arra
     log_floor = log_p - eps
     p_hat = xp.exp(log_floor) - xp.expm1(-eps) * taken
     return p_hat, log_or_floor(p_hat, log_floor)
+
+
+def is_small_ball(log_p: np.ndarray, radius: Array | float) -> bool:
+    """Return whether the kernels take a table: few tokens, and ``e^{±ε}`` far from overflow.
+
+    Example:
+        >>> is_small_ball(np.zeros((1, 2)), 0.1), is_small_ball(np.zeros((1, 2)), float("inf"))
+        (True, False)
+    """
+    if not (isinstance(radius, float) or radius.shape == log_p.shape[:-2]):
+        return False
+    largest = LARGEST_EXPONENT[log_p.dtype.type] / 4
+    return log_p.shape[-1] <= SMALL_VOCABULARY and bool(np.max(radius) < largest)
+
+
+def tilt_backup(
+    log_p: np.ndarray,
+    reward: np.ndarray,
+    children: np.ndarray | None,
+    eps: Any,
+    sign: float,
+    log_p_hat: np.ndarray,
+) -> np.ndarray:
+    """Return the extreme values of a layer's states, and write the rows that attain them.
+
+    It is `extreme_tilt` in blocks that fit the cache; a block in which a token is never chosen, or
+    as good as never, is left to it.
+
+    Args:
+        log_p: the expert's rows, columns ``(V, N)`` of at most `SMALL_VOCABULARY` tokens, nats.
+        reward: ``(V, N)``, reward units.
+        children: extreme values of the successors, ``(V, N)``; None where they are 0.
+        eps: the radius, a number or ``(N,)``, such that `is_small_ball`.
+        sign: 1 for the least value, -1 for the greatest.
+        log_p_hat: ``(V, N)``, where the rows are written, nats.
+
+    Returns:
+        ``(N,)``, reward units.
+
+    Example:
+        >>> rows = np.empty((2, 1))
+        >>> fair, pays = np.log([[0.5], [0.5]]), np.array([[0.0], [1.0]])
+        >>> tilt_backup(fair, pays, None, np.log(2), 1.0, rows).round(6).tolist()
+        [0.25]
+        >>> np.exp(rows).round(6).tolist()
+        [[0.75], [0.25]]
+    """
+    value = np.empty(log_p.shape[1], dtype=log_p.dtype)
+    V = len(log_p)
+    memory = [scratch_like(log_p) for _ in range(5)]
+    flags = np.empty(memory[0].shape, dtype=bool)
+    before = np.less_equal if sign > 0 else np.greater_equal
+    low = LEAST_EXPONENT[log_p.dtype.type] + float(np.max(eps))
+    down = np.exp(-eps)
+    width = -np.expm1(-eps)
+    reach = 1.0 + np.exp(eps)
+    for block in blocks(*log_p.shape):
+        out = value[block]
+        total, floor, share, left, first = (x[:, : len(out)] for x in memory)
+        rows = log_p[:, block]
+        if children is None:
+            total = reward[:, block]
+        else:
+            np.add(reward[:, block], children[:, block], out=total)
+        if not rows.min() > low:
+            # as a batch of tables of one state, each of which may have its own radius
+            table, cost = rows.T[:, None], sign * total.T[:, None]
+            p_hat, log_rows = extreme_tilt(table, cost, part(eps, block))
+            np.copyto(log_p_hat[:, block], log_rows[:, 0].T)
+            out[:] = (p_hat[:, 0] * total.T).sum(axis=-1)
+            continue
+        p = np.exp(rows, out=floor)
+        np.minimum(np.multiply(p, part(reach, block), out=share), 1.0, out=share)
+        np.multiply(p, part(down, block), out=floor)
+        # one less the shares of the cheaper tokens; of each pair, one comes before the other
+        left[...] = 1.0
+        for k in range(1, V):
+            np.subtract(left[:-k], share[k:], out=left[:-k])
+        for k in range(1, V):
+            is_first = first[k:]
+            np.copyto(is_first, before(total[:-k], total[k:], out=flags[k:, : len(out)]))
+            here = log_p_hat[k:, block]
+            np.subtract(left[k:], np.multiply(is_first, share[:-k], out=here), out=left[k:])
+            np.add(left[:-k], np.multiply(is_first, share[k:], out=here), out=left[:-k])
+        np.minimum(np.maximum(left, 0.0, out=left), share, out=left)
+        p_hat = np.add(floor, np.multiply(left, part(width, block), out=left), out=left)
+        np.log(p_hat, out=log_p_hat[:, block])
+        sum_tokens(np.multiply(p_hat, total, out=share), out)
+    return value
 
 
 def _left_by_cheaper(share: Array, cost: Array) -> Array:

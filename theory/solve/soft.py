@@ -205,19 +205,26 @@ def _sweep(
     """
     value: Array = None
     shift: Array | float = 0.0
+    own_alpha = isinstance(alpha, float) or alpha.shape == mdp.batch_shape
+    # |Q| is at most the rewards still to come, and the entropies of the tokens after this one
+    largest_reward = max(map(abs, mdp.reward_range))
+    largest_entropy = math.log(mdp.vocab_size) * (
+        alpha if isinstance(alpha, float) else float(alpha.max())
+    )
     for h in reversed(range(mdp.horizon)):
         reward = mdp.rewards[h]
+        steps = mdp.horizon - h
         children = mdp.dynamics.children(h, value)
         log_probs: Array | None = None
         tables = columns(reward, children)
-        if tables is not None and (isinstance(alpha, float) or alpha.shape == mdp.batch_shape):
+        if tables is not None and own_alpha:
             if policy:
                 log_probs = reward if overwrite else empty_table(reward)
             value = soft_backup(
                 *tables,
                 column_scalars(alpha, reward),
                 allowed=mask_columns(mdp.dynamics.allowed[h], reward),
-                largest_q=_largest_q(mdp, h, alpha),
+                largest_q=steps * largest_reward + (steps - 1) * largest_entropy,
                 log_probs=None if log_probs is None else columns(log_probs)[0],
             ).reshape(reward.shape[:-1])
         else:
@@ -237,14 +244,6 @@ def _sweep(
 def _shifted(value: Array, shift: Array | float) -> Array:
     """``value + shift``, without a copy where there is no shift."""
     return value + shift if is_enclosure(value) else value
-
-
-def _largest_q(mdp: TokenMDP, h: int, alpha: Array | float) -> float:
-    """Bound on ``|Q|`` in layer `h`: the rewards still to come, the entropies after this token."""
-    steps = mdp.horizon - h
-    largest_reward = max(map(abs, mdp.reward_range))
-    entropies = (steps - 1) * float(np.max(alpha)) * math.log(mdp.vocab_size)
-    return steps * largest_reward + entropies
 
 
 def _require_token_major(rewards: tuple[Array, ...]) -> None:

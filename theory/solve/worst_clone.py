@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from theory.arrays.kernels import column_scalars, columns, empty_table
 from theory.arrays.namespace import Array, array_namespace, token_major
 from theory.mdp.policy import Policy, require_same_dynamics
 from theory.mdp.token_mdp import TokenMDP
-from theory.solve.ball import extreme_tilt, require_radius
+from theory.solve.ball import extreme_tilt, is_small_ball, require_radius, tilt_backup
 from theory.solve.soft import Solution
 
 __all__ = ["best_clone", "worst_clone"]
@@ -69,9 +70,17 @@ def _extreme_clone(mdp: TokenMDP, expert: Policy, epsilon: Any, sign: float) -> 
     following: Array | None = None
     for h in reversed(range(mdp.horizon)):
         log_p = expert.log_probs[h]
-        total = mdp.rewards[h] + mdp.dynamics.children(h, following)
-        p_hat, log_p_hat = extreme_tilt(log_p, sign * total, radius)
-        following = array_namespace(p_hat).sum(p_hat * total, axis=-1)
+        children = mdp.dynamics.children(h, following)
+        tables = columns(log_p, mdp.rewards[h], children)
+        if tables is not None and is_small_ball(log_p, radius):
+            log_p_hat = empty_table(log_p)
+            eps = column_scalars(radius, log_p)
+            following = tilt_backup(*tables, eps, sign, columns(log_p_hat)[0])
+            following = following.reshape(log_p.shape[:-1])
+        else:
+            total = mdp.rewards[h] + children
+            p_hat, log_p_hat = extreme_tilt(log_p, sign * total, radius)
+            following = array_namespace(p_hat).sum(p_hat * total, axis=-1)
         log_probs.append(token_major(log_p_hat))
         values.append(following)
     return Solution(Policy(expert.dynamics, tuple(reversed(log_probs))), tuple(reversed(values)))
