@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
+from theory.arrays.kernels import (
+    BLOCK,
+    LEAST_EXPONENT,
+    blocks,
+    column_scalars,
+    columns,
+    empty_table,
+    part,
+)
 from theory.arrays.namespace import Array, expand, token_major
 from theory.mdp.policy import Policy
-from theory.solve.ball import SMALL_VOCABULARY, require_radius, stack_tokens
+from theory.solve.ball import SMALL_VOCABULARY, is_small_ball, require_radius, stack_tokens
 from theory.solve.soft import Solution
 
 __all__ = ["worst_kl"]
+
+SHORT = 0.03
+"""Up to this radius a row's divergence is summed by a series: its formula would cancel."""
+
+FORBIDDING = {np.float64: 1e200, np.float32: 1e25}
+"""Makes any violation worse than any gain, and does not overflow."""
 
 LOG_OVERFLOW = 1000.0
 """``e^{−t}`` is zero in double precision from here on."""
@@ -64,12 +80,147 @@ def worst_kl(expert: Policy, epsilon: Any) -> Solution:
     following: Array | None = None
     for h in reversed(range(expert.horizon)):
         log_p = expert.log_probs[h]
-        tilt, following = _most_divergent_tilt(
-            log_p, radius, expert.dynamics.children(h, following)
-        )
-        log_probs.append(token_major(np.minimum(log_p + tilt, 0.0)))
+        children = expert.dynamics.children(h, following)
+        tables = columns(log_p, children)
+        if tables is not None and is_small_ball(log_p, radius):
+            rows = empty_table(log_p)
+            following = _divergent_backup(
+                *tables, column_scalars(radius, log_p), columns(rows)[0]
+            ).reshape(log_p.shape[:-1])
+        else:
+            tilt, following = _most_divergent_tilt(log_p, radius, children)
+            rows = token_major(np.minimum(log_p + tilt, 0.0))
+        log_probs.append(rows)
         values.append(following)
     return Solution(Policy(expert.dynamics, tuple(reversed(log_probs))), tuple(reversed(values)))
+
+
+def _divergent_backup(
+    log_p: np.ndarray, below: np.ndarray | None, eps: Any, log_p_hat: np.ndarray
+) -> np.ndarray:
+    """`_most_divergent_tilt` of columns ``(V, N)`` in blocks that fit the cache.
+
+    A vertex lies on an edge of the cube of all ends: from a corner `S` (the set of raised tokens)
+    whose growth ``Σ_a p̂ − p`` is not positive to ``S ∪ {b}``, whose growth is not negative; `b` is
+    the free token. An edge that does not cross is charged for what it lacks, times `FORBIDDING`.
+    Blocks with a token that is never chosen go through `_most_divergent_tilt`.
+    """
+    V, n = log_p.shape
+    value = np.empty(n, dtype=log_p.dtype)
+    corners = 2**V
+    vertices = V * corners // 2
+    size = min(n, max(1, BLOCK // corners))
+    corner, over, short = (np.empty((corners, size), dtype=log_p.dtype) for _ in range(3))
+    growth, worth, part_sum = (np.empty((corners // 2, size), dtype=log_p.dtype) for _ in range(3))
+    worths, grown = (np.empty((vertices, size), dtype=log_p.dtype) for _ in range(2))
+    ends, is_free = _vertex_ends(V, log_p.dtype)
+    low = LEAST_EXPONENT[log_p.dtype.type] + 2 * float(np.max(eps))
+    per_unit = [np.expm1(side * eps) for side in (-1, 1)]
+    at_ends = [_relative_divergence(np.atleast_1d(c), eps) for c in per_unit]
+    of_row = [float(f[0]) if isinstance(eps, float) else f for f in at_ends]
+    charge = FORBIDDING[log_p.dtype.type]
+    for block in blocks(corners, n):
+        out = value[block]
+        k = len(out)
+        rows = log_p[:, block]
+        reach = part(eps, block)
+        child = None if below is None else below[:, block]
+        if not rows.min() > low:
+            beyond = 0.0 if child is None else child.T[:, None]
+            tilt, best = _most_divergent_tilt(rows.T[:, None], reach, beyond)
+            np.copyto(log_p_hat[:, block], np.minimum(rows + tilt[:, 0].T, 0.0))
+            out[:] = best[:, 0]
+            continue
+        p = np.exp(rows)
+        moved = [p * part(c, block) for c in per_unit]
+        gain = [p * part(f, block) for f in of_row]
+        if child is not None:
+            gain = [g + (p + m) * child for g, m in zip(gain, moved, strict=True)]
+        _corner_sums(range(V), moved, corner[:, :k])
+        np.multiply(corner[:, :k], charge, out=corner[:, :k])
+        np.maximum(corner[:, :k], 0.0, out=over[:, :k])
+        np.subtract(over[:, :k], corner[:, :k], out=short[:, :k])
+        ratio = -1.0 / p
+        for b in range(V):
+            others = [a for a in range(V) if a != b]
+            vertex = slice(b * corners // 2, (b + 1) * corners // 2)
+            u = grown[vertex, :k]
+            found = worths[vertex, :k]
+            scratch = part_sum[:, :k]
+            _corner_sums(others, moved, growth[:, :k])
+            np.multiply(growth[:, :k], ratio[b], out=u)
+            np.minimum(u, part(per_unit[1], block), out=u)
+            np.maximum(u, part(per_unit[0], block), out=u)
+            _relative_divergence(u, eps, out=found, scratch=scratch)
+            if child is not None:
+                np.multiply(np.add(u, 1.0, out=scratch), child[b], out=scratch)
+                np.add(found, scratch, out=found)
+            np.multiply(found, p[b], out=found)
+            np.add(found, _corner_sums(others, gain, worth[:, :k]), out=found)
+            by_edge = (-1, 2, 2**b, k)
+            edges = found.reshape(by_edge[0], by_edge[2], k)
+            np.subtract(edges, over[:, :k].reshape(by_edge)[:, 0], out=edges)
+            np.subtract(edges, short[:, :k].reshape(by_edge)[:, 1], out=edges)
+        best_vertex = np.argmax(worths[:, :k], axis=0)
+        out[:] = np.take_along_axis(worths[:, :k], best_vertex[None], axis=0)[0]
+        u = np.take_along_axis(grown[:, :k], best_vertex[None], axis=0)[0]
+        free_tilt = np.log1p(u)
+        for a in range(V):
+            row = np.add(rows[a], ends[a][best_vertex] * reach, out=log_p_hat[a, block])
+            row += is_free[a][best_vertex] * free_tilt
+        np.minimum(log_p_hat[:, block], 0.0, out=log_p_hat[:, block])
+    return value
+
+
+def _corner_sums(
+    tokens: Iterable[int], ends: list[np.ndarray], out: np.ndarray
+) -> np.ndarray:
+    """Sum one of two numbers of each token, for every choice: bit `k` of a row's index chooses for
+    the `k`-th token.
+    """
+    out[0] = 0.0
+    for k, a in enumerate(tokens):
+        n = 2**k
+        np.add(out[:n], ends[1][a], out=out[n : 2 * n])
+        np.add(out[:n], ends[0][a], out=out[:n])
+    return out
+
+
+def _vertex_ends(V: int, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+    """For each token and vertex: -1, 1 or, if it is the free one, 0; and whether it is."""
+    ends = np.zeros((V, V, 2 ** (V - 1)), dtype=dtype)
+    pattern = np.arange(2 ** (V - 1))
+    for b in range(V):
+        for k, a in enumerate(a for a in range(V) if a != b):
+            ends[a, b] = 2.0 * (pattern >> k & 1) - 1.0
+    flat = ends.reshape(V, -1)
+    return flat, (flat == 0).astype(dtype)
+
+
+def _relative_divergence(
+    u: np.ndarray, eps: Any, out: np.ndarray | None = None, scratch: np.ndarray | None = None
+) -> np.ndarray:
+    """``(1 + u) log(1 + u) − u`` of a token that grows by the share `u`.
+
+    The formula loses `eps` roundings over ``ε``. For small radii ``log(1 + u) = 2 artanh(s)``, ``s
+    = u/(2 + u)``, is summed, so that the linear terms cancel before they are computed.
+    """
+    out = np.empty_like(u) if out is None else out
+    scratch = np.empty_like(u) if scratch is None else scratch
+    largest = float(np.max(eps))
+    if largest > SHORT:
+        np.multiply(np.log1p(u, out=out), np.add(u, 1.0, out=scratch), out=out)
+        return np.subtract(out, u, out=out)
+    s = np.divide(u, np.add(u, 2.0, out=scratch), out=scratch)
+    square = s * s
+    terms = 2 + math.ceil(math.log(1e-17) / math.log(max((largest / 2) ** 2, 1e-300)))
+    out[...] = 1.0 / (2 * terms + 1)
+    for k in range(terms - 1, 0, -1):
+        np.add(np.multiply(out, square, out=out), 1.0 / (2 * k + 1), out=out)
+    np.multiply(out, s, out=out)
+    np.multiply(out, 1.0 + s, out=out)
+    np.multiply(np.add(out, 1.0, out=out), 2.0 * square, out=out)
+    return np.divide(out, np.subtract(1.0, s, out=s), out=out)
 
 
 def _most_divergent_tilt(
