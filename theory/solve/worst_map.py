@@ -6,6 +6,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from theory.arrays.kernels import (
+    LEAST_EXPONENT,
+    blocks,
+    column_scalars,
+    columns,
+    empty_table,
+    max_tokens,
+    part,
+    sum_tokens,
+)
 from theory.arrays.namespace import Array, expand, token_major
 from theory.mdp.policy import Policy, require_same_dynamics
 from theory.mdp.responses import Responses
@@ -13,6 +23,7 @@ from theory.mdp.token_mdp import TokenMDP
 from theory.solve.ball import (
     LARGE,
     capped,
+    is_small_ball,
     log_caps_and_rest,
     log_or_floor,
     require_radius,
@@ -82,8 +93,10 @@ def worst_map(mdp: TokenMDP, expert: Policy, epsilon: Any) -> MapAdversary:
     P = tree.dynamics.n_prompts
     V = tree.vocab_size
     H = tree.horizon
-    below = _least_levels(centre, radius)
-    log_up, met, total = _sweep_to_leaves(tree, centre, radius, below)
+    linear = _is_linear(centre, radius)
+    below = _least_levels(centre, radius, linear)
+    sweep = _sweep_columns if linear else _sweep_to_leaves
+    log_up, met, total = sweep(tree, centre, radius, below)
     with np.errstate(invalid="ignore"):
         feasible = met - log_up <= MAP_TOLERANCE * (1.0 + np.abs(log_up))
     candidates = np.where(feasible & (log_up > -np.inf), total, np.inf)
@@ -92,16 +105,182 @@ def worst_map(mdp: TokenMDP, expert: Policy, epsilon: Any) -> MapAdversary:
     worst = np.take_along_axis(candidates, leaf[..., None], axis=-1)[..., 0]
     tokens = np.stack([leaf // V ** (H - 1 - h) % V for h in range(H)], axis=-1)
     responses = Responses(np.arange(P), tokens)
-    return MapAdversary(responses, worst, _map_policy(centre, radius, below, responses))
+    return MapAdversary(responses, worst, _map_policy(centre, radius, below, linear, responses))
 
 
-def _least_levels(centre: Policy, radius: Array | float) -> list[Array]:
-    """Least possible largest path probability below each state, ``log M(s)``: layers ``0 … H``."""
+def _is_linear(centre: Policy, radius: Array | float) -> bool:
+    """Whether levels may be kept as they are, not as logarithms: doubles far from underflow.
+
+    A level is at least one over the number of responses, which fit into memory.
+    """
+    least = LEAST_EXPONENT[np.float64] / 2
+    return all(
+        log_p.dtype == np.float64
+        and columns(log_p) is not None
+        and is_small_ball(log_p, radius)
+        and bool(log_p.min() - np.max(radius) > least)
+        for log_p in centre.log_probs
+    )
+
+
+def _least_levels(centre: Policy, radius: Array | float, linear: bool) -> list[Array]:
+    """Least possible largest path probability below each state, ``M(s)``: layers ``0 … H``.
+
+    It is a logarithm unless `linear`.
+    """
     V = centre.dynamics.vocab_size
-    levels = [np.zeros(centre.dynamics.layer_sizes[-1] * V)]
+    n_leaves = centre.dynamics.layer_sizes[-1] * V
+    levels = [np.full(n_leaves, float(linear))]
     for log_p in reversed(centre.log_probs):
-        levels.append(_water_level(log_p, radius, _by_parent(levels[-1], V), 1.0))
+        if linear:
+            m = np.broadcast_to(_by_parent(levels[-1], V), log_p.shape)
+            table, children = columns(log_p, m)  # type: ignore[misc]
+            level = _level_backup(table, children, column_scalars(radius, log_p))
+            levels.append(level.reshape(log_p.shape[:-1]))
+        else:
+            levels.append(_water_level(log_p, radius, _by_parent(levels[-1], V), 1.0))
     return levels[::-1]
+
+
+def _level_backup(log_p: np.ndarray, m: np.ndarray, eps: Any) -> np.ndarray:
+    """`_water_level` of rows of sum one, all linear: columns ``(V, N)`` to ``(N,)``.
+
+    No row is sorted: of few tokens, all sets `S` are tried.
+    """
+    level = np.empty(log_p.shape[1])
+    for block in blocks(2 ** len(log_p), log_p.shape[1]):
+        row = _Row(log_p[:, block], m[:, block], part(eps, block))
+        roots = np.multiply(np.subtract(1.0, row.caps, out=row.caps), row.shares[::-1])
+        np.maximum(max_tokens(row.held, level[block]), roots.max(axis=0), out=level[block])
+    return level
+
+
+class _Row:
+    """Rows of a block, linear: probabilities, floors, and sums over every set of tokens.
+
+    Attributes:
+        p: ``(V, k)``, and `raised`, ``e^ε p``.
+        held: ``e^{−ε} p M``, which no level is below.
+        caps: ``Σ_S min(e^ε p, 1)`` for each set `S`, ``(2^V, k)``.
+        shares: ``1/Σ_S 1/M``, likewise; 0 for the empty set.
+    """
+
+    def __init__(self, log_p: np.ndarray, m: np.ndarray, eps: Any) -> None:
+        """Compute them from ``log p`` and `M` of the successors."""
+        self.p = np.exp(log_p)
+        self.raised = self.p * np.exp(eps)
+        self.held = self.p * m
+        self.held *= np.exp(-eps)
+        self.caps = _subset_sums(np.minimum(self.raised, 1.0))
+        self.shares = _subset_sums(1.0 / m)
+        self.shares[0] = np.inf
+        np.divide(1.0, self.shares, out=self.shares)
+
+
+def _subset_sums(x: np.ndarray) -> np.ndarray:
+    """Sum rows over every set of tokens, ``(V, k)`` to ``(2^V, k)``: bit `a` of a set is token
+    `a`.
+    """
+    sums = np.empty((2 ** len(x), x.shape[1]))
+    sums[0] = 0.0
+    for a, row in enumerate(x):
+        np.add(sums[: 2**a], row, out=sums[2**a : 2 ** (a + 1)])
+    return sums
+
+
+def _sweep_columns(
+    tree: TokenMDP, centre: Policy, radius: Array | float, below: list[Array]
+) -> tuple[Array, Array, Array]:
+    """`_sweep_to_leaves`, with linear levels, in blocks that fit the cache."""
+    V = tree.vocab_size
+    log_up = total = np.zeros((*centre.batch_shape, tree.dynamics.n_prompts))
+    met = np.full(log_up.shape, -np.inf)
+    for h, log_p in enumerate(centre.log_probs):
+        m = np.broadcast_to(_by_parent(below[h + 1], V), log_p.shape)
+        reward = np.broadcast_to(tree.rewards[h], log_p.shape)
+        table, children, gains = columns(log_p, m, reward)  # type: ignore[misc]
+        states = [x.reshape(-1) for x in (log_up, met, total)]
+        following = [np.empty((*log_p.shape[:-1], V)) for _ in states]
+        _level_step(
+            table, children, gains, column_scalars(radius, log_p), states,
+            [_columns_of(x) for x in following],
+        )
+        log_up, met, total = (x.reshape((*x.shape[:-2], -1)) for x in following)
+    return log_up, met, total
+
+
+def _columns_of(table: np.ndarray) -> np.ndarray:
+    (found,) = columns(table)  # type: ignore[misc]
+    assert np.shares_memory(found, table)
+    return np.asarray(found)
+
+
+def _level_step(
+    log_p: np.ndarray,
+    m: np.ndarray,
+    reward: np.ndarray,
+    eps: Any,
+    states: list[np.ndarray],
+    following: list[np.ndarray],
+) -> None:
+    """Write ``U``, ``max_k [U_k + log t]`` and the return of each successor, all ``(V, N)``."""
+    V, n = log_p.shape
+    share = -np.expm1(-eps)
+    for block in blocks(2**V, n):
+        log_up, met, total = (x[block] for x in states)
+        k = len(log_up)
+        e = part(eps, block)
+        row = _Row(log_p[:, block], m[:, block], e)
+        rest = _without_each(np.add, row.p, 0.0)
+        cap = np.minimum(row.raised, row.p + part(share, block) * rest)
+        left = np.maximum(1.0 - row.raised, np.exp(-e) * rest)
+        level = _without_each(np.maximum, row.held, 0.0)
+        for a in range(V):  # the sets of siblings: those that `a` is not in, and their complements
+            sets = (-1, 2, 2**a, k)
+            caps = row.caps.reshape(sets)[:, 0]
+            shares = row.shares.reshape(sets)[::-1, 0, ::-1]
+            roots = np.subtract(left[a], caps)
+            np.multiply(roots, shares, out=roots)
+            np.maximum(level[a], roots.reshape(-1, k).max(axis=0), out=level[a])
+        with np.errstate(divide="ignore"):  # an only token has no siblings, and their level is 0
+            np.log(level, out=level)
+        np.add(level, log_up, out=level)
+        np.maximum(level, met, out=following[1][:, block])
+        np.add(np.minimum(np.log(cap, out=cap), 0.0, out=cap), log_up, out=following[0][:, block])
+        np.add(reward[:, block], total, out=following[2][:, block])
+
+
+def _without_each(combine: Any, x: np.ndarray, neutral: float) -> np.ndarray:
+    """Combine all rows but one, for each row: ``(V, k)``; nothing cancels."""
+    found = np.empty_like(x)
+    found[0] = neutral
+    for a in range(1, len(x)):
+        combine(found[a - 1], x[a - 1], out=found[a])
+    after = np.full(x.shape[1], neutral)
+    for a in reversed(range(len(x) - 1)):
+        combine(after, x[a + 1], out=after)
+        combine(found[a], after, out=found[a])
+    return found
+
+
+def _rows_backup(
+    log_p: np.ndarray, m: np.ndarray, level: np.ndarray, eps: Any, rows: np.ndarray
+) -> None:
+    """Write `_rows_at_level` of rows of sum one, all linear but the rows, in blocks."""
+    n = log_p.shape[1]
+    for block in blocks(len(log_p), n):
+        e = part(eps, block)
+        floor = np.exp(log_p[:, block])
+        ceiling = np.divide(level[block], m[:, block])
+        np.minimum(ceiling, np.minimum(floor * np.exp(e), 1.0), out=ceiling)
+        floor *= np.exp(-e)
+        np.maximum(ceiling, floor, out=ceiling)
+        room = np.subtract(ceiling, floor, out=ceiling)
+        largest = sum_tokens(room, np.empty(room.shape[1]))
+        missing = 1.0 - sum_tokens(floor, np.empty(room.shape[1]))
+        way = np.clip(missing, 0.0, largest) / np.where(largest > 0, largest, 1.0)
+        np.add(floor, np.multiply(room, way, out=room), out=room)
+        np.log(room, out=rows[:, block])
 
 
 def _by_parent(level: Array, vocab_size: int) -> Array:
@@ -164,7 +343,7 @@ def _sweep_to_leaves(
 
 
 def _map_policy(
-    centre: Policy, radius: Array | float, below: list[Array], responses: Responses
+    centre: Policy, radius: Array | float, below: list[Array], linear: bool, responses: Responses
 ) -> Policy:
     """Policy with the responses at their caps and their siblings held at the level.
 
@@ -175,21 +354,26 @@ def _map_policy(
     for h, states in enumerate(centre.dynamics.walk(responses.prompts, responses.tokens)):
         token = responses.tokens[..., h]
         at = np.broadcast_to(states, token.shape)[..., None]
-        log_p, log_m = np.broadcast_arrays(
+        log_p, m = np.broadcast_arrays(
             centre.log_probs[h], _by_parent(below[h + 1], centre.dynamics.vocab_size)
         )
-        rows = _rows_at_level(log_p, radius, log_m, below[h], 1.0)
-        log_p, log_m, rows = (
-            np.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (log_p, log_m, rows)
-        )
-        own_p, own_m = (np.take_along_axis(x, at, axis=-2) for x in (log_p, log_m))
+        if linear:
+            rows = empty_table(log_p)
+            table, children = columns(log_p, m)  # type: ignore[misc]
+            level = below[h].reshape(-1)
+            _rows_backup(table, children, level, column_scalars(radius, log_p), _columns_of(rows))
+        else:
+            rows = _rows_at_level(log_p, radius, m, below[h], 1.0)
+        log_p, m, rows = (np.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (log_p, m, rows))
+        own_p, own_m = (np.take_along_axis(x, at, axis=-2) for x in (log_p, m))
+        own_m = np.log(own_m) if linear else own_m
         others = without_token(own_p, token)
         log_cap, left = log_caps_and_rest(own_p, radius)
         left = np.take_along_axis(left, token[..., None], axis=-1)[..., 0]
         held = _rows_at_level(
             others, radius, own_m, _water_level(others, radius, own_m, left), left
         )
-        rows = rows.copy()
+        rows = rows if rows.flags.writeable else rows.copy()
         np.put_along_axis(rows, at, np.where(np.isneginf(others), log_cap, held), axis=-2)
         tables.append(token_major(rows))
     return Policy(centre.dynamics, tuple(tables))
