@@ -35,6 +35,7 @@ __all__ = [
     "read_reward",
     "scratch_like",
     "soft_backup",
+    "states_per_block",
     "sum_tokens",
 ]
 
@@ -78,7 +79,11 @@ def columns(*tables: Any) -> list[Any] | None:
     for table in tables[1:]:
         if isinstance(table, float):
             continue
-        if not isinstance(table, np.ndarray) or table.dtype != first.dtype or table.shape != first.shape:
+        if (
+            not isinstance(table, np.ndarray)
+            or table.dtype != first.dtype
+            or table.shape != first.shape
+        ):
             return None
     return [None if isinstance(table, float) else _columns(table) for table in tables]
 
@@ -130,11 +135,17 @@ def blocks(vocab_size: int, n: int) -> Iterator[slice]:
         >>> [(block.start, block.stop) for block in blocks(4, BLOCK // 4 + 1)]
         [(0, 8192), (8192, 8193)]
     """
-    size = _states_per_block(vocab_size)
+    size = states_per_block(vocab_size)
     return (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 
-def _states_per_block(vocab_size: int) -> int:
+def states_per_block(vocab_size: int) -> int:
+    """Return how many states a block has.
+
+    Example:
+        >>> states_per_block(4), states_per_block(100_000)
+        (8192, 1)
+    """
     return max(1, BLOCK // vocab_size)
 
 
@@ -146,7 +157,7 @@ def scratch_like(table: Columns) -> np.ndarray:
         (2, 16384)
     """
     V, n = table.shape
-    return np.empty((V, min(n, _states_per_block(V))), dtype=table.dtype)
+    return np.empty((V, min(n, states_per_block(V))), dtype=table.dtype)
 
 
 def part(table: Any, block: slice) -> Any:
@@ -320,9 +331,7 @@ def greedy_backup(
     for block in blocks(*x.shape):
         out = value[block]
         k = len(out)
-        total = _totals(
-            x[:, block], part(children, block), part(allowed, block), scratch[:, :k]
-        )
+        total = _totals(x[:, block], part(children, block), part(allowed, block), scratch[:, :k])
         best = np.equal(total, max_tokens(total, out), out=is_best[:, :k])
         earlier = found[:k]
         np.copyto(earlier, best[0])
@@ -359,7 +368,7 @@ def by_blocks(
     """
     V, n = tables.shape
     value = np.empty(n, dtype=tables.dtype)
-    scratch = np.empty((2, V, min(n, _states_per_block(V))), dtype=tables.dtype)
+    scratch = np.empty((2, V, min(n, states_per_block(V))), dtype=tables.dtype)
     with np.errstate(all="ignore"):
         for block in blocks(V, n):
             out = value[block]

@@ -42,6 +42,7 @@ __all__ = [
     "soft_values",
 ]
 
+
 class Solution(NamedTuple):
     """A policy and its values.
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from theory.arrays.kernels import (
-    BLOCK,
     LEAST_EXPONENT,
     blocks,
     column_scalars,
     columns,
     empty_table,
     part,
+    states_per_block,
 )
 from theory.arrays.namespace import Array, expand, token_major
 from theory.mdp.policy import Policy
@@ -109,7 +109,7 @@ def _divergent_backup(
     value = np.empty(n, dtype=log_p.dtype)
     corners = 2**V
     vertices = V * corners // 2
-    size = min(n, max(1, BLOCK // corners))
+    size = min(n, states_per_block(corners))
     corner, over, short = (np.empty((corners, size), dtype=log_p.dtype) for _ in range(3))
     growth, worth, part_sum = (np.empty((corners // 2, size), dtype=log_p.dtype) for _ in range(3))
     worths, grown = (np.empty((vertices, size), dtype=log_p.dtype) for _ in range(2))
@@ -172,9 +172,7 @@ def _divergent_backup(
     return value
 
 
-def _corner_sums(
-    tokens: Iterable[int], ends: list[np.ndarray], out: np.ndarray
-) -> np.ndarray:
+def _corner_sums(tokens: Iterable[int], ends: list[np.ndarray], out: np.ndarray) -> np.ndarray:
     """Sum one of two numbers of each token, for every choice: bit `k` of a row's index chooses for
     the `k`-th token.
     """

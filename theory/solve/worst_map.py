@@ -14,6 +14,8 @@ from theory.arrays.kernels import (
     empty_table,
     max_tokens,
     part,
+    scratch_like,
+    states_per_block,
     sum_tokens,
 )
 from theory.arrays.namespace import Array, expand, token_major
@@ -34,6 +36,12 @@ __all__ = ["MapAdversary", "worst_map"]
 
 MAP_TOLERANCE = 1e-12
 """Relative tolerance on ``log π̂(τ)`` within which two responses count as equally probable."""
+
+INFEASIBLE = 1e250
+"""Makes the least excess over the tolerance worse than any return, and does not overflow."""
+
+LEAST_ROOM = 1e-300
+"""Stands for no room where it is divided by."""
 
 
 class MapAdversary(NamedTuple):
@@ -96,10 +104,7 @@ def worst_map(mdp: TokenMDP, expert: Policy, epsilon: Any) -> MapAdversary:
     linear = _is_linear(centre, radius)
     below = _least_levels(centre, radius, linear)
     sweep = _sweep_columns if linear else _sweep_to_leaves
-    log_up, met, total = sweep(tree, centre, radius, below)
-    with np.errstate(invalid="ignore"):
-        feasible = met - log_up <= MAP_TOLERANCE * (1.0 + np.abs(log_up))
-    candidates = np.where(feasible & (log_up > -np.inf), total, np.inf)
+    candidates = sweep(tree, centre, radius, below)
     candidates = candidates.reshape((*candidates.shape[:-1], P, V**H))
     leaf = np.argmin(candidates, axis=-1)
     worst = np.take_along_axis(candidates, leaf[..., None], axis=-1)[..., 0]
@@ -148,49 +153,59 @@ def _level_backup(log_p: np.ndarray, m: np.ndarray, eps: Any) -> np.ndarray:
     No row is sorted: of few tokens, all sets `S` are tried.
     """
     level = np.empty(log_p.shape[1])
+    rows = _Rows(*log_p.shape)
     for block in blocks(2 ** len(log_p), log_p.shape[1]):
-        row = _Row(log_p[:, block], m[:, block], part(eps, block))
-        roots = np.multiply(np.subtract(1.0, row.caps, out=row.caps), row.shares[::-1])
-        np.maximum(max_tokens(row.held, level[block]), roots.max(axis=0), out=level[block])
+        out = level[block]
+        rows.load(log_p[:, block], m[:, block], part(eps, block))
+        roots = np.subtract(1.0, rows.caps, out=rows.caps)
+        np.multiply(roots, rows.shares[::-1], out=roots)
+        np.maximum.reduce(roots, axis=0, out=out)
+        np.maximum(max_tokens(rows.held, rows.raised[0]), out, out=out)
     return level
 
 
-class _Row:
+class _Rows:
     """Rows of a block, linear: probabilities, floors, and sums over every set of tokens.
 
     Attributes:
         p: ``(V, k)``, and `raised`, ``e^ε p``.
         held: ``e^{−ε} p M``, which no level is below.
-        caps: ``Σ_S min(e^ε p, 1)`` for each set `S`, ``(2^V, k)``.
+        caps: ``Σ_S min(e^ε p, 1)`` for each set `S`, ``(2^V, k)``: bit `a` of a set is token `a`.
         shares: ``1/Σ_S 1/M``, likewise; 0 for the empty set.
+        scratch: ``(V, k)``, and `roots`, ``(2^{V−1}, k)``.
     """
 
-    def __init__(self, log_p: np.ndarray, m: np.ndarray, eps: Any) -> None:
-        """Compute them from ``log p`` and `M` of the successors."""
-        self.p = np.exp(log_p)
-        self.raised = self.p * np.exp(eps)
-        self.held = self.p * m
-        self.held *= np.exp(-eps)
-        self.caps = _subset_sums(np.minimum(self.raised, 1.0))
-        self.shares = _subset_sums(1.0 / m)
+    def __init__(self, V: int, n: int) -> None:
+        """Take the memory of the largest block of `n` rows, for all of them."""
+        size = min(n, states_per_block(2**V))
+        self._tables = np.empty((4, V, size))
+        self._sets = np.empty((5, 2 ** (V - 1), size))
+
+    def load(self, log_p: np.ndarray, m: np.ndarray, eps: Any) -> None:
+        """Compute a block from ``log p`` and `M` of the successors."""
+        V, k = log_p.shape
+        self.p, self.raised, self.held, self.scratch = self._tables[:, :, :k]
+        self.roots = self._sets[4, :, :k]
+        # two tables of all sets in the memory of four of half of them
+        self.caps, self.shares = self._sets[:4].reshape(2, 2**V, -1)[:, :, :k]
+        np.exp(log_p, out=self.p)
+        np.multiply(self.p, np.exp(eps), out=self.raised)
+        np.multiply(np.multiply(self.p, m, out=self.held), np.exp(-eps), out=self.held)
+        _subset_sums(np.minimum(self.raised, 1.0, out=self.scratch), self.caps)
+        _subset_sums(np.divide(1.0, m, out=self.scratch), self.shares)
         self.shares[0] = np.inf
         np.divide(1.0, self.shares, out=self.shares)
 
 
-def _subset_sums(x: np.ndarray) -> np.ndarray:
-    """Sum rows over every set of tokens, ``(V, k)`` to ``(2^V, k)``: bit `a` of a set is token
-    `a`.
-    """
-    sums = np.empty((2 ** len(x), x.shape[1]))
+def _subset_sums(x: np.ndarray, sums: np.ndarray) -> None:
     sums[0] = 0.0
     for a, row in enumerate(x):
         np.add(sums[: 2**a], row, out=sums[2**a : 2 ** (a + 1)])
-    return sums
 
 
 def _sweep_columns(
     tree: TokenMDP, centre: Policy, radius: Array | float, below: list[Array]
-) -> tuple[Array, Array, Array]:
+) -> Array:
     """`_sweep_to_leaves`, with linear levels, in blocks that fit the cache."""
     V = tree.vocab_size
     log_up = total = np.zeros((*centre.batch_shape, tree.dynamics.n_prompts))
@@ -198,15 +213,17 @@ def _sweep_columns(
     for h, log_p in enumerate(centre.log_probs):
         m = np.broadcast_to(_by_parent(below[h + 1], V), log_p.shape)
         reward = np.broadcast_to(tree.rewards[h], log_p.shape)
-        table, children, gains = columns(log_p, m, reward)  # type: ignore[misc]
+        tables = columns(log_p, m, reward)
+        assert tables is not None
         states = [x.reshape(-1) for x in (log_up, met, total)]
-        following = [np.empty((*log_p.shape[:-1], V)) for _ in states]
-        _level_step(
-            table, children, gains, column_scalars(radius, log_p), states,
-            [_columns_of(x) for x in following],
-        )
-        log_up, met, total = (x.reshape((*x.shape[:-2], -1)) for x in following)
-    return log_up, met, total
+        last = h + 1 == tree.horizon
+        following = [np.empty((*log_p.shape[:-1], V)) for _ in range(1 if last else 3)]
+        eps = column_scalars(radius, log_p)
+        _level_step(*tables, eps, states, [_columns_of(x) for x in following])
+        following = [x.reshape((*x.shape[:-2], -1)) for x in following]
+        if not last:
+            log_up, met, total = following
+    return following[0]
 
 
 def _columns_of(table: np.ndarray) -> np.ndarray:
@@ -223,36 +240,52 @@ def _level_step(
     states: list[np.ndarray],
     following: list[np.ndarray],
 ) -> None:
-    """Write ``U``, ``max_k [U_k + log t]`` and the return of each successor, all ``(V, N)``."""
+    """Write ``U``, ``max_k [U_k + log t]`` and the return of each successor, ``(V, N)`` each.
+
+    Of responses, in the last layer, the return alone: `INFEASIBLE` more for each unit by which no
+    policy of the ball makes it the most probable one.
+    """
     V, n = log_p.shape
     share = -np.expm1(-eps)
+    rows = _Rows(V, n)
     for block in blocks(2**V, n):
         log_up, met, total = (x[block] for x in states)
         k = len(log_up)
         e = part(eps, block)
-        row = _Row(log_p[:, block], m[:, block], e)
-        rest = _without_each(np.add, row.p, 0.0)
-        cap = np.minimum(row.raised, row.p + part(share, block) * rest)
-        left = np.maximum(1.0 - row.raised, np.exp(-e) * rest)
-        level = _without_each(np.maximum, row.held, 0.0)
+        rows.load(log_p[:, block], m[:, block], e)
+        rest = _without_each(np.add, rows.p, 0.0, out=rows.scratch)
+        cap = np.add(rows.p, part(share, block) * rest, out=rows.p)
+        np.minimum(rows.raised, cap, out=cap)
+        left = np.subtract(1.0, rows.raised, out=rows.raised)
+        np.maximum(left, np.multiply(np.exp(-e), rest, out=rest), out=left)
+        level = _without_each(np.maximum, rows.held, 0.0, out=rows.scratch)
         for a in range(V):  # the sets of siblings: those that `a` is not in, and their complements
             sets = (-1, 2, 2**a, k)
-            caps = row.caps.reshape(sets)[:, 0]
-            shares = row.shares.reshape(sets)[::-1, 0, ::-1]
-            roots = np.subtract(left[a], caps)
-            np.multiply(roots, shares, out=roots)
-            np.maximum(level[a], roots.reshape(-1, k).max(axis=0), out=level[a])
+            roots = rows.roots.reshape(-1, 2**a, k)
+            np.subtract(left[a], rows.caps.reshape(sets)[:, 0], out=roots)
+            np.multiply(roots, rows.shares.reshape(sets)[::-1, 0, ::-1], out=roots)
+            np.maximum(level[a], rows.roots.max(axis=0), out=level[a])
         with np.errstate(divide="ignore"):  # an only token has no siblings, and their level is 0
             np.log(level, out=level)
         np.add(level, log_up, out=level)
-        np.maximum(level, met, out=following[1][:, block])
-        np.add(np.minimum(np.log(cap, out=cap), 0.0, out=cap), log_up, out=following[0][:, block])
-        np.add(reward[:, block], total, out=following[2][:, block])
+        np.maximum(level, met, out=level)
+        up = np.add(np.minimum(np.log(cap, out=cap), 0.0, out=cap), log_up, out=cap)
+        if len(following) > 1:
+            np.copyto(following[0][:, block], up)
+            np.copyto(following[1][:, block], level)
+            np.add(reward[:, block], total, out=following[2][:, block])
+        else:
+            excess = np.subtract(level, up, out=level)
+            slack = np.multiply(np.abs(up, out=up), MAP_TOLERANCE, out=up)
+            np.subtract(excess, np.add(slack, MAP_TOLERANCE, out=slack), out=excess)
+            np.multiply(np.maximum(excess, 0.0, out=excess), INFEASIBLE, out=excess)
+            np.add(excess, total, out=excess)
+            np.add(reward[:, block], excess, out=following[0][:, block])
 
 
-def _without_each(combine: Any, x: np.ndarray, neutral: float) -> np.ndarray:
+def _without_each(combine: Any, x: np.ndarray, neutral: float, out: np.ndarray) -> np.ndarray:
     """Combine all rows but one, for each row: ``(V, k)``; nothing cancels."""
-    found = np.empty_like(x)
+    found = out
     found[0] = neutral
     for a in range(1, len(x)):
         combine(found[a - 1], x[a - 1], out=found[a])
@@ -267,20 +300,24 @@ def _rows_backup(
     log_p: np.ndarray, m: np.ndarray, level: np.ndarray, eps: Any, rows: np.ndarray
 ) -> None:
     """Write `_rows_at_level` of rows of sum one, all linear but the rows, in blocks."""
-    n = log_p.shape[1]
-    for block in blocks(len(log_p), n):
+    scratch = scratch_like(log_p)
+    more = scratch_like(log_p)
+    for block in blocks(*log_p.shape):
         e = part(eps, block)
-        floor = np.exp(log_p[:, block])
-        ceiling = np.divide(level[block], m[:, block])
-        np.minimum(ceiling, np.minimum(floor * np.exp(e), 1.0), out=ceiling)
-        floor *= np.exp(-e)
+        own = level[block]
+        k = len(own)
+        floor = np.exp(log_p[:, block], out=scratch[:, :k])
+        ceiling = np.multiply(floor, np.exp(e), out=rows[:, block])
+        np.minimum(ceiling, 1.0, out=ceiling)
+        np.minimum(ceiling, np.divide(own, m[:, block], out=more[:, :k]), out=ceiling)
+        np.multiply(floor, np.exp(-e), out=floor)
         np.maximum(ceiling, floor, out=ceiling)
         room = np.subtract(ceiling, floor, out=ceiling)
-        largest = sum_tokens(room, np.empty(room.shape[1]))
-        missing = 1.0 - sum_tokens(floor, np.empty(room.shape[1]))
-        way = np.clip(missing, 0.0, largest) / np.where(largest > 0, largest, 1.0)
+        largest = sum_tokens(room, np.empty(k))
+        missing = 1.0 - sum_tokens(floor, np.empty(k))
+        way = np.clip(missing, 0.0, largest) / np.maximum(largest, LEAST_ROOM)
         np.add(floor, np.multiply(room, way, out=room), out=room)
-        np.log(room, out=rows[:, block])
+        np.log(room, out=room)
 
 
 def _by_parent(level: Array, vocab_size: int) -> Array:
@@ -328,8 +365,8 @@ def _sibling_levels(log_p: Array, radius: Array | float, log_m: Array, left: Arr
 
 def _sweep_to_leaves(
     tree: TokenMDP, centre: Policy, radius: Array | float, below: list[Array]
-) -> tuple[Array, Array, Array]:
-    """``U_H``, ``max_k [U_k + log t(s_k, a_k)]`` and the return, ``(*batch, P·V^H)`` each."""
+) -> Array:
+    """Return of every response that can be a MAP response, else infinity: ``(*batch, P·V^H)``."""
     log_up = total = np.zeros(tree.dynamics.n_prompts)
     met = np.full(tree.dynamics.n_prompts, -np.inf)
     for h, log_p in enumerate(centre.log_probs):
@@ -339,7 +376,9 @@ def _sweep_to_leaves(
         log_up = log_up[..., None] + log_cap
         total = total[..., None] + tree.rewards[h]
         met, log_up, total = (x.reshape((*x.shape[:-2], -1)) for x in (met, log_up, total))
-    return log_up, met, total
+    with np.errstate(invalid="ignore"):
+        feasible = met - log_up <= MAP_TOLERANCE * (1.0 + np.abs(log_up))
+    return np.where(feasible & (log_up > -np.inf), total, np.inf)
 
 
 def _map_policy(
@@ -364,7 +403,8 @@ def _map_policy(
             _rows_backup(table, children, level, column_scalars(radius, log_p), _columns_of(rows))
         else:
             rows = _rows_at_level(log_p, radius, m, below[h], 1.0)
-        log_p, m, rows = (np.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (log_p, m, rows))
+        if batch:
+            log_p, m, rows = (np.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (log_p, m, rows))
         own_p, own_m = (np.take_along_axis(x, at, axis=-2) for x in (log_p, m))
         own_m = np.log(own_m) if linear else own_m
         others = without_token(own_p, token)
