@@ -37,6 +37,7 @@ __all__ = [
     "soft_backup",
     "states_per_block",
     "sum_tokens",
+    "written_columns",
 ]
 
 BLOCK = 32_768
@@ -94,8 +95,22 @@ def _columns(table: np.ndarray) -> Columns:
     return np.moveaxis(table, -1, 0).reshape(table.shape[-1], -1)
 
 
+def written_columns(table: np.ndarray) -> Columns:
+    """Return a table's memory as ``(V, N)``, to write into.
+
+    Example:
+        >>> table = empty_table(np.zeros((3, 2)))
+        >>> written_columns(table)[1] = 7.0
+        >>> table[0, 1].item()
+        7.0
+    """
+    found = _columns(table)
+    assert np.shares_memory(found, table)
+    return found
+
+
 def column_scalars(scalars: Any, table: np.ndarray) -> Any:
-    """Return a number as it is, and numbers of shape ``batch`` for each column of a table: ``(N,)``.
+    """Return a number as it is, and numbers ``batch`` for each column of a table: ``(N,)``.
 
     Example:
         >>> column_scalars(np.array([1.0, 2.0]), np.zeros((2, 3, 4))).tolist()
@@ -175,7 +190,7 @@ def _least(scalars: Any) -> float:
 
 
 def sum_tokens(table: Columns, out: np.ndarray) -> np.ndarray:
-    """Sum over tokens, ``(V, k)`` to ``(k,)``, into `out`; one order whatever the block.
+    """Sum over tokens, ``(V, k)`` to ``(k,)``, into `out`, in one order whatever the block.
 
     Example:
         >>> sum_tokens(np.array([[1.0], [2.0]]), np.empty(1)).tolist()
@@ -190,7 +205,7 @@ def sum_tokens(table: Columns, out: np.ndarray) -> np.ndarray:
 
 
 def max_tokens(table: Columns, out: np.ndarray) -> np.ndarray:
-    """Return the greatest entry over tokens, ``(V, k)`` to ``(k,)``, into `out`; one order whatever the block.
+    """Return the greatest entry over tokens, ``(V, k)`` to ``(k,)``, into `out`.
 
     Example:
         >>> max_tokens(np.array([[1.0], [2.0]]), np.empty(1)).tolist()
@@ -207,7 +222,7 @@ def max_tokens(table: Columns, out: np.ndarray) -> np.ndarray:
 def _totals(
     reward: Columns, children: Columns | None, allowed: np.ndarray | None, out: np.ndarray
 ) -> np.ndarray:
-    """``reward + children`` in `out`, ``-inf`` where forbidden; the reward itself if that is all."""
+    """``reward + children`` in `out`, ``-inf`` where forbidden; `reward` itself if that is all."""
     if children is None and allowed is None:
         return reward
     if children is None:

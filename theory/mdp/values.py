@@ -61,7 +61,9 @@ def _expected_sums(policy: Policy, tables: Sequence[Array] | None) -> tuple[Arra
     following: Array | None = None
     by_kernel = all(
         columns(*layers) is not None
-        for layers in zip(policy.log_probs, policy.log_probs if tables is None else tables)
+        for layers in zip(
+            policy.log_probs, policy.log_probs if tables is None else tables, strict=True
+        )
     )
     if not by_kernel:
         tables = [-table for table in policy.log_probs] if tables is None else tables

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from theory.arrays.kernels import column_scalars, columns, empty_table, read_reward
+from theory.arrays.kernels import column_scalars, columns, empty_table, read_reward, written_columns
 from theory.arrays.namespace import (
     Array,
     array_namespace,
@@ -126,7 +126,7 @@ def _read_layer(
         reward = empty_table(log_probs)
         flat = None if value is None else value.reshape(-1)
         low, high = read_reward(
-            tables[0], column_scalars(alpha, log_probs), flat, tables[1], columns(reward)[0]
+            tables[0], column_scalars(alpha, log_probs), flat, tables[1], written_columns(reward)
         )
         if np.isfinite(low) and np.isfinite(high):
             return _Layer(reward, None, low, high)

@@ -15,6 +15,7 @@ from theory.arrays.kernels import (
     greedy_backup,
     mask_columns,
     soft_backup,
+    written_columns,
 )
 from theory.arrays.memory import require_memory
 from theory.arrays.namespace import (
@@ -96,7 +97,7 @@ def soft_optimal(mdp: TokenMDP, alpha: Any, *, overwrite_rewards: bool = False) 
 
     Raises:
         ValueError: `alpha` is not positive and finite, the policy does not fit into memory, or
-            `overwrite_rewards` is asked for rewards that are not NumPy tables stored token-major.
+            `overwrite_rewards` is asked for rewards that are no writable NumPy tables.
 
     Example:
         >>> mdp = TokenMDP.tree([[[0.0, 1.0]]])
@@ -105,7 +106,7 @@ def soft_optimal(mdp: TokenMDP, alpha: Any, *, overwrite_rewards: bool = False) 
     """
     alpha = require_positive("alpha", alpha)
     if overwrite_rewards:
-        _require_token_major(mdp.rewards)
+        _require_writable(mdp.rewards)
     else:
         batch = int(np.prod(mdp.batch_shape))
         require_memory(
@@ -160,7 +161,7 @@ def plain_optimal(mdp: TokenMDP) -> Solution:
         if tables is not None:
             mask = mask_columns(mdp.dynamics.allowed[h], reward)
             table = empty_table(reward)
-            best = greedy_backup(*tables, columns(table)[0], allowed=mask)
+            best = greedy_backup(*tables, written_columns(table), allowed=mask)
             following = best.reshape(reward.shape[:-1])
         else:
             q = _q_table(mdp, h, children)
@@ -207,11 +208,7 @@ def _sweep(
     value: Array = None
     shift: Array | float = 0.0
     own_alpha = isinstance(alpha, float) or alpha.shape == mdp.batch_shape
-    # |Q| is at most the rewards still to come, and the entropies of the tokens after this one
     largest_reward = max(map(abs, mdp.reward_range))
-    largest_entropy = math.log(mdp.vocab_size) * (
-        alpha if isinstance(alpha, float) else float(alpha.max())
-    )
     for h in reversed(range(mdp.horizon)):
         reward = mdp.rewards[h]
         steps = mdp.horizon - h
@@ -221,12 +218,15 @@ def _sweep(
         if tables is not None and own_alpha:
             if policy:
                 log_probs = reward if overwrite else empty_table(reward)
+            # |Q| is at most the rewards still to come, and the entropies of the tokens after this one
+            hottest = alpha if isinstance(alpha, float) else float(np.max(alpha))
+            largest_entropy = hottest * math.log(mdp.vocab_size)
             value = soft_backup(
                 *tables,
                 column_scalars(alpha, reward),
                 allowed=mask_columns(mdp.dynamics.allowed[h], reward),
                 largest_q=steps * largest_reward + (steps - 1) * largest_entropy,
-                log_probs=None if log_probs is None else columns(log_probs)[0],
+                log_probs=None if log_probs is None else written_columns(log_probs),
             ).reshape(reward.shape[:-1])
         else:
             q = _q_table(mdp, h, children)
@@ -247,14 +247,14 @@ def _shifted(value: Array, shift: Array | float) -> Array:
     return value + shift if is_enclosure(value) else value
 
 
-def _require_token_major(rewards: tuple[Array, ...]) -> None:
+def _require_writable(rewards: tuple[Array, ...]) -> None:
     """Raise ValueError unless the kernels can write into the memory of the rewards."""
     for h, reward in enumerate(rewards):
         tables = columns(reward)
-        if tables is None or not np.shares_memory(tables[0], reward):
+        if tables is None or not np.shares_memory(tables[0], reward) or not reward.flags.writeable:
             raise ValueError(
-                f"overwrite_rewards=True, but rewards[{h}] is no NumPy table of doubles stored "
-                "token-major: build the MDP with TokenMDP.tree, window or table"
+                f"overwrite_rewards=True, but rewards[{h}] is no writable NumPy table of doubles "
+                "in one block of memory: leave the policy a table of its own"
             )
 
 

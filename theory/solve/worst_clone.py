@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from theory.arrays.kernels import column_scalars, columns, empty_table
+from theory.arrays.kernels import column_scalars, columns, empty_table, written_columns
 from theory.arrays.namespace import Array, array_namespace, token_major
 from theory.mdp.policy import Policy, require_same_dynamics
 from theory.mdp.token_mdp import TokenMDP
@@ -75,7 +75,7 @@ def _extreme_clone(mdp: TokenMDP, expert: Policy, epsilon: Any, sign: float) -> 
         if tables is not None and is_small_ball(log_p, radius):
             log_p_hat = empty_table(log_p)
             eps = column_scalars(radius, log_p)
-            following = tilt_backup(*tables, eps, sign, columns(log_p_hat)[0])
+            following = tilt_backup(*tables, eps, sign, written_columns(log_p_hat))
             following = following.reshape(log_p.shape[:-1])
         else:
             total = mdp.rewards[h] + children

@@ -16,6 +16,7 @@ from theory.arrays.kernels import (
     empty_table,
     part,
     states_per_block,
+    written_columns,
 )
 from theory.arrays.namespace import Array, expand, token_major
 from theory.mdp.policy import Policy
@@ -85,7 +86,7 @@ def worst_kl(expert: Policy, epsilon: Any) -> Solution:
         if tables is not None and is_small_ball(log_p, radius):
             rows = empty_table(log_p)
             following = _divergent_backup(
-                *tables, column_scalars(radius, log_p), columns(rows)[0]
+                *tables, column_scalars(radius, log_p), written_columns(rows)
             ).reshape(log_p.shape[:-1])
         else:
             tilt, following = _most_divergent_tilt(log_p, radius, children)

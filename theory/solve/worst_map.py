@@ -17,6 +17,7 @@ from theory.arrays.kernels import (
     scratch_like,
     states_per_block,
     sum_tokens,
+    written_columns,
 )
 from theory.arrays.namespace import Array, expand, token_major
 from theory.mdp.policy import Policy, require_same_dynamics
@@ -219,17 +220,11 @@ def _sweep_columns(
         last = h + 1 == tree.horizon
         following = [np.empty((*log_p.shape[:-1], V)) for _ in range(1 if last else 3)]
         eps = column_scalars(radius, log_p)
-        _level_step(*tables, eps, states, [_columns_of(x) for x in following])
+        _level_step(*tables, eps, states, [written_columns(x) for x in following])
         following = [x.reshape((*x.shape[:-2], -1)) for x in following]
         if not last:
             log_up, met, total = following
     return following[0]
-
-
-def _columns_of(table: np.ndarray) -> np.ndarray:
-    (found,) = columns(table)  # type: ignore[misc]
-    assert np.shares_memory(found, table)
-    return np.asarray(found)
 
 
 def _level_step(
@@ -400,7 +395,9 @@ def _map_policy(
             rows = empty_table(log_p)
             table, children = columns(log_p, m)  # type: ignore[misc]
             level = below[h].reshape(-1)
-            _rows_backup(table, children, level, column_scalars(radius, log_p), _columns_of(rows))
+            _rows_backup(
+                table, children, level, column_scalars(radius, log_p), written_columns(rows)
+            )
         else:
             rows = _rows_at_level(log_p, radius, m, below[h], 1.0)
         if batch:
