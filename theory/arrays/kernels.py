@@ -362,7 +362,7 @@ def greedy_backup(
 
 
 def by_blocks(
-    kernel: Callable[..., np.ndarray],
+    kernel: Callable[..., None],
     generic: Callable[..., np.ndarray],
     tables: Columns,
     *others: Any,
@@ -408,11 +408,8 @@ def expected(
     """
     p, terms = scratch
     np.exp(log_p, out=p)
-    if x is None and children is None:
-        np.negative(sum_tokens(np.multiply(p, log_p, out=terms), out), out=out)
-        return
     if x is None:
-        total = np.subtract(children, log_p, out=terms)
+        total = np.subtract(0.0 if children is None else children, log_p, out=terms)
     else:
         total = x if children is None else np.add(x, children, out=terms)
     sum_tokens(np.multiply(p, total, out=terms), out)

@@ -73,6 +73,7 @@ def kl(policy: Policy, other: Policy, *, per_prompt: bool = False) -> Array:
         children = policy.dynamics.children(h, following)
         if by_kernel:
             tables = columns(log_p, log_q, children)
+            assert tables is not None
             following = by_blocks(divergence, _divergence_exactly, *tables)
             following = following.reshape(log_p.shape[:-1])
         else:

@@ -73,12 +73,14 @@ def _expected_sums(policy: Policy, tables: Sequence[Array] | None) -> tuple[Arra
         log_p = policy.log_probs[h]
         children = policy.dynamics.children(h, following)
         if by_kernel:
-            x = log_p if tables is None else tables[h]
-            p, x, below = columns(log_p, x, children)
+            layer = columns(log_p, log_p if tables is None else tables[h], children)
+            assert layer is not None
+            p, x, below = layer
             following = by_blocks(
                 expected, _expected_exactly, p, None if tables is None else x, below
             ).reshape(log_p.shape[:-1])
         else:
+            assert tables is not None
             following = expectation(probs[h], log_p, tables[h] + children)
         sums.append(following)
     return tuple(reversed(sums))

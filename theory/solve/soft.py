@@ -161,7 +161,8 @@ def plain_optimal(mdp: TokenMDP) -> Solution:
         if tables is not None:
             mask = mask_columns(mdp.dynamics.allowed[h], reward)
             table = empty_table(reward)
-            best = greedy_backup(*tables, written_columns(table), allowed=mask)
+            x, below = tables
+            best = greedy_backup(x, below, written_columns(table), allowed=mask)
             following = best.reshape(reward.shape[:-1])
         else:
             q = _q_table(mdp, h, children)
@@ -218,11 +219,13 @@ def _sweep(
         if tables is not None and own_alpha:
             if policy:
                 log_probs = reward if overwrite else empty_table(reward)
-            # |Q| is at most the rewards still to come, and the entropies of the tokens after this one
+            # |Q| is at most the rewards still to come, and the entropies of the tokens after this
             hottest = alpha if isinstance(alpha, float) else float(np.max(alpha))
             largest_entropy = hottest * math.log(mdp.vocab_size)
+            x, below = tables
             value = soft_backup(
-                *tables,
+                x,
+                below,
                 column_scalars(alpha, reward),
                 allowed=mask_columns(mdp.dynamics.allowed[h], reward),
                 largest_q=steps * largest_reward + (steps - 1) * largest_entropy,

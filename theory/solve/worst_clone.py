@@ -75,7 +75,8 @@ def _extreme_clone(mdp: TokenMDP, expert: Policy, epsilon: Any, sign: float) -> 
         if tables is not None and is_small_ball(log_p, radius):
             log_p_hat = empty_table(log_p)
             eps = column_scalars(radius, log_p)
-            following = tilt_backup(*tables, eps, sign, written_columns(log_p_hat))
+            p, reward, below = tables
+            following = tilt_backup(p, reward, below, eps, sign, written_columns(log_p_hat))
             following = following.reshape(log_p.shape[:-1])
         else:
             total = mdp.rewards[h] + children

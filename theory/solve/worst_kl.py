@@ -85,9 +85,10 @@ def worst_kl(expert: Policy, epsilon: Any) -> Solution:
         tables = columns(log_p, children)
         if tables is not None and is_small_ball(log_p, radius):
             rows = empty_table(log_p)
-            following = _divergent_backup(
-                *tables, column_scalars(radius, log_p), written_columns(rows)
-            ).reshape(log_p.shape[:-1])
+            p, below = tables
+            eps = column_scalars(radius, log_p)
+            following = _divergent_backup(p, below, eps, written_columns(rows))
+            following = following.reshape(log_p.shape[:-1])
         else:
             tilt, following = _most_divergent_tilt(log_p, radius, children)
             rows = token_major(np.minimum(log_p + tilt, 0.0))
@@ -198,7 +199,7 @@ def _vertex_ends(V: int, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def _relative_divergence(
     u: np.ndarray, eps: Any, out: np.ndarray | None = None, scratch: np.ndarray | None = None
-) -> np.ndarray:
+) -> Any:
     """``(1 + u) log(1 + u) − u`` of a token that grows by the share `u`.
 
     The formula loses `eps` roundings over ``ε``. For small radii ``log(1 + u) = 2 artanh(s)``, ``s

@@ -214,13 +214,13 @@ def _sweep_columns(
     for h, log_p in enumerate(centre.log_probs):
         m = np.broadcast_to(_by_parent(below[h + 1], V), log_p.shape)
         reward = np.broadcast_to(tree.rewards[h], log_p.shape)
-        tables = columns(log_p, m, reward)
-        assert tables is not None
+        table, children, gains = columns(log_p, m, reward)  # type: ignore[misc]
         states = [x.reshape(-1) for x in (log_up, met, total)]
         last = h + 1 == tree.horizon
         following = [np.empty((*log_p.shape[:-1], V)) for _ in range(1 if last else 3)]
         eps = column_scalars(radius, log_p)
-        _level_step(*tables, eps, states, [written_columns(x) for x in following])
+        written = [written_columns(x) for x in following]
+        _level_step(table, children, gains, eps, states, written)
         following = [x.reshape((*x.shape[:-2], -1)) for x in following]
         if not last:
             log_up, met, total = following
