@@ -1,10 +1,12 @@
-"""Exact solver against SciPy, plain NumPy and QuantEcon on full trees: one run, one core, double
-precision.
+"""Exact solver against its floor, SciPy, plain NumPy and QuantEcon on full trees: one core.
 
-Run ``python benchmarks/solver.py [--quick]``. Rewards are uniform on [0, 1]. Contenders take turns
-and each reports its best time. Inputs are laid out before the clock starts; what that costs us is a
-row of its own (`TokenMDP.tree`). QuantEcon solves the plain problem and is compared with
-`plain_optimal`; without QuantEcon that part is skipped.
+Run ``python benchmarks/solver.py [--quick]``, or ``--sweeps`` for the first table alone. Rewards
+are uniform on [0, 1]. Contenders take turns and each reports its best time. The *floor* of a sweep
+is one exponential for each entry and one logarithm for each state, in blocks that fit the cache;
+times over it are of the thread, not of the clock, because other work may share the machine. Inputs
+are laid out before the clock starts; what that costs us is a row of its own (`TokenMDP.tree`).
+QuantEcon solves the plain problem and is compared with `plain_optimal`; without QuantEcon that part
+is skipped.
 """
 
 import os
@@ -19,24 +21,53 @@ import platform
 import time
 import tracemalloc
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import scipy
 from scipy.sparse import csr_array
 from scipy.special import logsumexp
 
+from theory.arrays.kernels import blocks, columns, scratch_like
+from theory.mdp.distances import kl
+from theory.mdp.responses import map_response
 from theory.mdp.token_mdp import TokenMDP
+from theory.mdp.values import occupancy, plain_value, trajectory_entropy
+from theory.solve.reward import endogenous_reward
 from theory.solve.soft import plain_optimal, soft_optimal, soft_values
+from theory.solve.worst_clone import worst_clone
+from theory.solve.worst_kl import worst_kl
+from theory.solve.worst_map import worst_map
 
 V, ALPHA, RTOL = 4, 0.5, 1e-12
 COLD_ALPHA = 0.001  # every layer takes out its largest entry before the exponential
+EPSILON = 0.1
+BARS = {
+    "`soft_values`": 1.6,
+    "`soft_optimal`": 3.0,
+    "`plain_optimal`": 4.0,
+    "`plain_value`": 4.0,
+    "`kl`": 4.0,
+    "`trajectory_entropy`": 4.0,
+    "`map_response`": 4.0,
+    "`endogenous_reward`": 4.0,
+    "`occupancy`": 1.0,
+    "`worst_clone`": 10.0,
+    "`worst_map`": 40.0,
+    "`worst_kl`": 40.0,
+}
+"""Times over the floor that a sweep may take at H = 10 in doubles; half as much again at H = 8."""
+
+SLOW = 20.0  # times over the floor; such a sweep gets a fifth of the turns
+COLD_BAR = 1.5  # small temperatures against others
+TARGET_BATCH = 100.0
 TARGET_MS = {8: 0.3, 12: 60.0}
 TARGET_MEMORY = 2.2
 
 
-def random_rewards(horizon):
+def random_rewards(horizon, seed=None):
     """State-major ``(V^h, V)`` rewards of every layer."""
-    rng = np.random.default_rng(horizon)
+    rng = np.random.default_rng(horizon if seed is None else seed)
     return [rng.random((V**h, V)) for h in range(horizon)]
 
 
@@ -162,6 +193,120 @@ def benchmark_soft(horizon, rounds, turn_seconds, with_policy):
     print(f"- all values agree to {RTOL:g}, relative")
 
 
+def floor_of(tables):
+    """Return a call that does the exponentials and logarithms of a sweep, and nothing else."""
+    flat = [columns(table)[0] for table in tables]
+    scratch = scratch_like(flat[-1])
+    logs = np.empty(scratch.shape[1], dtype=scratch.dtype)
+
+    def solve():
+        for table in flat:
+            for block in blocks(*table.shape):
+                k = block.stop - block.start
+                np.exp(table[:, block], out=scratch[:, :k])
+                np.log(scratch[0, :k], out=logs[:k])
+
+    return solve
+
+
+def thread_times(contenders, rounds):
+    """Least milliseconds of the thread for each contender; they take turns."""
+    best = dict.fromkeys(contenders, np.inf)
+    for turn in range(rounds):
+        for name, solve in contenders.items():
+            if turn % 5 and best[name] > SLOW * best["floor"]:
+                continue
+            start = time.thread_time()
+            result = solve()
+            best[name] = min(best[name], 1e3 * (time.thread_time() - start))
+            del result
+    return best
+
+
+def sweeps(horizon, dtype=np.float64):
+    """Every sweep on a full tree, by name, and the floor."""
+    mdp, other = (
+        replace(tree, rewards=tuple(r.astype(dtype) for r in tree.rewards))
+        for tree in (TokenMDP.tree(random_rewards(horizon, seed)) for seed in (0, 1))
+    )
+    policy, moved = (soft_optimal(m, ALPHA).policy for m in (mdp, other))
+    return mdp, {
+        "floor": floor_of(mdp.rewards),
+        "`soft_values`": lambda: soft_values(mdp, ALPHA),
+        f"`soft_values`, alpha {COLD_ALPHA}": lambda: soft_values(mdp, COLD_ALPHA),
+        "`soft_optimal`": lambda: soft_optimal(mdp, ALPHA),
+        f"`soft_optimal`, alpha {COLD_ALPHA}": lambda: soft_optimal(mdp, COLD_ALPHA),
+        "`plain_optimal`": lambda: plain_optimal(mdp),
+        "`plain_value`": lambda: plain_value(mdp, policy),
+        "`kl`": lambda: kl(policy, moved),
+        "`trajectory_entropy`": lambda: trajectory_entropy(policy),
+        "`map_response`": lambda: map_response(policy),
+        "`endogenous_reward`": lambda: endogenous_reward(policy, ALPHA),
+        "`occupancy`": lambda: occupancy(policy),
+        "`worst_clone`": lambda: worst_clone(mdp, policy, EPSILON),
+        "`worst_map`": lambda: worst_map(mdp, policy, EPSILON),
+        "`worst_kl`": lambda: worst_kl(policy, EPSILON),
+    }
+
+
+def benchmark_sweeps(rounds):
+    """Print the times of every sweep over the floor of the same run, with their bars."""
+    ratios, floors = {}, {}
+    for horizon, dtype in ((8, np.float64), (10, np.float64), (10, np.float32)):
+        mdp, contenders = sweeps(horizon, dtype)
+        found = thread_times(contenders, rounds * (5 if horizon == 8 else 1))
+        floors[horizon, dtype] = found.pop("floor")
+        ratios[horizon, dtype] = {name: ms / floors[horizon, dtype] for name, ms in found.items()}
+    short, long, single = (8, np.float64), (10, np.float64), (10, np.float32)
+    print(f"\n## Sweeps over their floor, V={V}, alpha {ALPHA}, epsilon {EPSILON}\n")
+    print(
+        "Floors: "
+        + ", ".join(
+            f"{ms:.3f} ms (H={h}, {np.dtype(dtype).name})" for (h, dtype), ms in floors.items()
+        )
+    )
+    print("\n| sweep | H=8 | bar | | H=10 | bar | | float32 / float64, H=10 |")
+    print("|---|---:|---:|---|---:|---:|---|---:|")
+    for name, ratio in ratios[long].items():
+        base, *cold = name.split(", ")
+        bars = [f * BARS[base] for f in (1.5, 1.0)]
+        if cold:
+            bars = [COLD_BAR * ratios[key][base] for key in (short, long)]
+        shown = f"| {name} "
+        for key, bar in zip((short, long), bars, strict=True):
+            met = "met" if ratios[key][name] <= bar else "MISSED"
+            shown += f"| {ratios[key][name]:.2f} | {bar:.2f} | {met} "
+        halved = ratios[single][name] * floors[single] / (ratio * floors[long])
+        print(f"{shown}| {halved:.2f} |")
+    mdp, _ = sweeps(10)
+    reward_bytes = sum(r.nbytes for r in mdp.rewards)
+    memory = 1 + peak_bytes(lambda: soft_optimal(mdp, ALPHA)) / reward_bytes
+    print(f"\n- memory of `soft_optimal`: {memory:.2f}x the rewards, them included, ", end="")
+    print(verdict(memory, TARGET_MEMORY, "x"))
+    memory = 1 + peak_bytes(lambda: soft_optimal(mdp, ALPHA, overwrite_rewards=True)) / reward_bytes
+    print(f"- with `overwrite_rewards`: {memory:.2f}x, {verdict(memory, TARGET_MEMORY, 'x')}")
+
+
+def benchmark_batch(rounds, n=10_000):
+    """Print how much faster a batch of small problems is than a loop over them."""
+    rng = np.random.default_rng(0)
+    small = [rng.random((n, 3**h, 3)) for h in range(5)]
+    many, one = TokenMDP.tree(small), TokenMDP.tree([r[0] for r in small])
+    print(f"\n## {n:,} problems of V=3, H=5 at once\n")
+    print("| sweep | one, µs | batch, ms | times its floor | loop / batch | |")
+    print("|---|---:|---:|---:|---:|---|")
+    for solve in (soft_values, soft_optimal):
+        calls = {"floor": floor_of(many.rewards), "batch": lambda solve=solve: solve(many, ALPHA)}
+        batch = thread_times(calls, rounds)
+        calls = {"floor": floor_of(one.rewards), "one": lambda solve=solve: solve(one, ALPHA)}
+        alone = thread_times(calls, 200 * rounds)["one"]
+        ratio = n * alone / batch["batch"]
+        met = "met" if ratio >= TARGET_BATCH else "MISSED"
+        print(f"| `{solve.__name__}` | {1e3 * alone:.0f} | {batch['batch']:.1f} ", end="")
+        print(f"| {batch['batch'] / batch['floor']:.2f} | {ratio:.0f} | at least ", end="")
+        print(f"{TARGET_BATCH:g}: {met} |")
+
+
 def quantecon_problem(rewards):
     """The tree in QuantEcon's sparse form of state-action pairs.
 
@@ -245,11 +390,17 @@ def main():
     """Run every benchmark and print its table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small trees only, fewer runs")
-    quick = parser.parse_args().quick
+    parser.add_argument("--sweeps", action="store_true", help="the times over the floor alone")
+    options = parser.parse_args()
+    quick = options.quick
     print(
         f"{cpu_model()}, one core of {os.cpu_count()}; Python {platform.python_version()}, ", end=""
     )
     print(f"NumPy {np.__version__}, SciPy {scipy.__version__}")
+    benchmark_sweeps(rounds=6 if quick else 40)
+    benchmark_batch(rounds=3 if quick else 20)
+    if options.sweeps:
+        return
     for horizon in (8,) if quick else (8, 10, 12):
         turn = 0.03 if quick else 0.3
         benchmark_soft(

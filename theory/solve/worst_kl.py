@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from theory.arrays.kernels import (
     empty_table,
     part,
     states_per_block,
+    sum_tokens,
     written_columns,
 )
 from theory.arrays.namespace import Array, expand, token_major
@@ -115,7 +117,7 @@ def _divergent_backup(
     corner, over, short = (np.empty((corners, size), dtype=log_p.dtype) for _ in range(3))
     growth, worth, part_sum = (np.empty((corners // 2, size), dtype=log_p.dtype) for _ in range(3))
     worths, grown = (np.empty((vertices, size), dtype=log_p.dtype) for _ in range(2))
-    ends, is_free = _vertex_ends(V, log_p.dtype)
+    raised, lowered, is_free = _vertex_ends(V, log_p.dtype)
     low = LEAST_EXPONENT[log_p.dtype.type] + 2 * float(np.max(eps))
     per_unit = [np.expm1(side * eps) for side in (-1, 1)]
     at_ends = [_relative_divergence(np.atleast_1d(c), eps) for c in per_unit]
@@ -139,6 +141,20 @@ def _divergent_backup(
         if child is not None:
             gain = [g + (p + m) * child for g, m in zip(gain, moved, strict=True)]
         _corner_sums(range(V), moved, corner[:, :k])
+        if child is None:
+            found = _closest_corners(p, corner[:, :k], [part(c, block) for c in per_unit], eps)
+            chosen = [raised[:, found], lowered[:, found], is_free[:, found]]
+            grows = chosen[0] * moved[1] + chosen[1] * moved[0]
+            gains = chosen[0] * gain[1] + chosen[1] * gain[0]
+            free = sum_tokens(chosen[2] * p, np.empty_like(out))
+            u = -sum_tokens(grows, np.empty_like(out)) / free
+            u = np.clip(u, part(per_unit[0], block), part(per_unit[1], block))
+            np.multiply(_relative_divergence(u, eps), free, out=free)
+            np.add(sum_tokens(gains, out), free, out=out)
+            np.add(rows, (chosen[0] - chosen[1]) * reach, out=grows)
+            np.add(grows, chosen[2] * np.log1p(u), out=grows)
+            np.minimum(grows, 0.0, out=log_p_hat[:, block])
+            continue
         np.multiply(corner[:, :k], charge, out=corner[:, :k])
         np.maximum(corner[:, :k], 0.0, out=over[:, :k])
         np.subtract(over[:, :k], corner[:, :k], out=short[:, :k])
@@ -168,7 +184,8 @@ def _divergent_backup(
         u = np.take_along_axis(grown[:, :k], best_vertex[None], axis=0)[0]
         free_tilt = np.log1p(u)
         for a in range(V):
-            row = np.add(rows[a], ends[a][best_vertex] * reach, out=log_p_hat[a, block])
+            end = raised[a][best_vertex] - lowered[a][best_vertex]
+            row = np.add(rows[a], end * reach, out=log_p_hat[a, block])
             row += is_free[a][best_vertex] * free_tilt
         np.minimum(log_p_hat[:, block], 0.0, out=log_p_hat[:, block])
     return value
@@ -186,15 +203,76 @@ def _corner_sums(tokens: Iterable[int], ends: list[np.ndarray], out: np.ndarray)
     return out
 
 
-def _vertex_ends(V: int, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
-    """For each token and vertex: -1, 1 or, if it is the free one, 0; and whether it is."""
-    ends = np.zeros((V, V, 2 ** (V - 1)), dtype=dtype)
+def _closest_corners(
+    p: np.ndarray, corner: np.ndarray, per_unit: list[Any], eps: Any
+) -> np.ndarray:
+    """Return the best vertex of each row where nothing comes after it: ``(k,)``.
+
+    On the row's plane the chords of the divergence, from one end of each token to its other one,
+    sum to the same number everywhere. A vertex lacks what the free token's divergence is below its
+    chord, and that gap is concave: of all vertices with one free token, one of the two at which it
+    is nearest to an end is best. These are at the corner nearest to the plane on either side.
+
+    Args:
+        p: the expert's rows, ``(V, k)``.
+        corner: what each corner's masses sum to, less one: ``(2^V, k)``, bit `a` raises token `a`.
+        per_unit: ``e^{−ε} − 1`` and ``e^ε − 1``, numbers or ``(k,)``.
+        eps: the radius.
+    """
+    V, k = p.shape
+    low, high = per_unit
+    bits = np.dtype(f"u{p.dtype.itemsize}")
+    distance = np.empty((2, V, k), dtype=p.dtype)
+    # Bits of numbers order as the numbers do, those with a minus after all others.
+    above = corner.view(bits)
+    below = np.negative(corner).view(bits)
+    for b in range(V):
+        sets = (-1, 2, 2**b, k)
+        np.minimum.reduce(above.reshape(sets)[:, 1], axis=(0, 1), out=distance[0, b].view(bits))
+        np.minimum.reduce(below.reshape(sets)[:, 0], axis=(0, 1), out=distance[1, b].view(bits))
+    u = distance / p
+    np.subtract(high, u[0], out=u[0])
+    np.add(low, u[1], out=u[1])
+    inside = np.clip(u, low, high)
+    beyond = np.abs(np.subtract(u, inside, out=u), out=u)
+    np.multiply(beyond, FORBIDDING[p.dtype.type], out=beyond)
+    at_low, at_high = (_relative_divergence(np.atleast_1d(c), eps) for c in per_unit)
+    gap = (inside - low) * ((at_high - at_low) / (high - low)) + at_low
+    np.subtract(gap, _relative_divergence(inside, eps), out=gap)
+    np.multiply(np.add(gap, beyond, out=gap), p, out=gap)
+    nearest = np.argmin(gap.reshape(2 * V, k), axis=0)
+    distance[1] *= -1.0
+    reached = np.take_along_axis(distance.reshape(2 * V, k), nearest[None], axis=0)
+    side_has, vertex_of = _corner_tables(V)
+    is_it = np.equal(corner, reached)
+    np.logical_and(is_it, side_has[:, nearest], out=is_it)
+    number = is_it.view(np.uint8) * np.arange(2**V, dtype=np.uint8)[:, None]
+    return np.asarray(vertex_of[nearest % V, number.max(axis=0)])
+
+
+@cache
+def _corner_tables(V: int) -> tuple[np.ndarray, np.ndarray]:
+    """Corners that have a token raised, then that have not, ``(2^V, 2V)``; vertex of a free token
+    and a corner.
+    """
+    corners = np.arange(2**V)
+    tokens = np.arange(V)
+    has = (corners[:, None] >> tokens & 1).astype(bool)
+    pattern = (corners & (1 << tokens[:, None]) - 1) | (
+        corners >> tokens[:, None] + 1 << tokens[:, None]
+    )
+    return np.concatenate([has, ~has], axis=1), pattern + tokens[:, None] * 2 ** (V - 1)
+
+
+def _vertex_ends(V: int, dtype: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Whether a token is raised, lowered, or free at each vertex: ``(V, V·2^{V−1})`` each."""
+    ends = np.zeros((V, V, 2 ** (V - 1)), dtype=int)
     pattern = np.arange(2 ** (V - 1))
     for b in range(V):
         for k, a in enumerate(a for a in range(V) if a != b):
-            ends[a, b] = 2.0 * (pattern >> k & 1) - 1.0
+            ends[a, b] = 2 * (pattern >> k & 1) - 1
     flat = ends.reshape(V, -1)
-    return flat, (flat == 0).astype(dtype)
+    return (flat > 0).astype(dtype), (flat < 0).astype(dtype), (flat == 0).astype(dtype)
 
 
 def _relative_divergence(
