@@ -30,6 +30,9 @@ __all__ = ["worst_kl"]
 SHORT = 0.03
 """Up to this radius a row's divergence is summed by a series: its formula would cancel."""
 
+LONG = 5.0
+"""From this radius on ``log(1 + u)`` of a lowered token would lose digits."""
+
 FORBIDDING = {np.float64: 1e200, np.float32: 1e25}
 """Makes any violation worse than any gain, and does not overflow."""
 
@@ -85,7 +88,7 @@ def worst_kl(expert: Policy, epsilon: Any) -> Solution:
         log_p = expert.log_probs[h]
         children = expert.dynamics.children(h, following)
         tables = columns(log_p, children)
-        if tables is not None and is_small_ball(log_p, radius):
+        if tables is not None and is_small_ball(log_p, radius) and _is_one_formula(radius):
             rows = empty_table(log_p)
             p, below = tables
             eps = column_scalars(radius, log_p)
@@ -97,6 +100,12 @@ def worst_kl(expert: Policy, epsilon: Any) -> Solution:
         log_probs.append(rows)
         values.append(following)
     return Solution(Policy(expert.dynamics, tuple(reversed(log_probs))), tuple(reversed(values)))
+
+
+def _is_one_formula(radius: Array | float) -> bool:
+    """Whether `_relative_divergence` takes one formula for all radii, and it is accurate."""
+    largest = float(np.max(radius))
+    return largest <= LONG and (largest <= SHORT or float(np.min(radius)) > SHORT)
 
 
 def _divergent_backup(
@@ -143,7 +152,7 @@ def _divergent_backup(
         _corner_sums(range(V), moved, corner[:, :k])
         if child is None:
             found = _closest_corners(p, corner[:, :k], [part(c, block) for c in per_unit], eps)
-            chosen = [raised[:, found], lowered[:, found], is_free[:, found]]
+            chosen = [np.take(x, found, axis=1) for x in (raised, lowered, is_free)]
             grows = chosen[0] * moved[1] + chosen[1] * moved[0]
             gains = chosen[0] * gain[1] + chosen[1] * gain[0]
             free = sum_tokens(chosen[2] * p, np.empty_like(out))
@@ -152,7 +161,7 @@ def _divergent_backup(
             np.multiply(_relative_divergence(u, eps), free, out=free)
             np.add(sum_tokens(gains, out), free, out=out)
             np.add(rows, (chosen[0] - chosen[1]) * reach, out=grows)
-            np.add(grows, chosen[2] * np.log1p(u), out=grows)
+            np.add(grows, chosen[2] * np.clip(np.log1p(u), -reach, reach), out=grows)
             np.minimum(grows, 0.0, out=log_p_hat[:, block])
             continue
         np.multiply(corner[:, :k], charge, out=corner[:, :k])
@@ -179,14 +188,14 @@ def _divergent_backup(
             edges = found.reshape(by_edge[0], by_edge[2], k)
             np.subtract(edges, over[:, :k].reshape(by_edge)[:, 0], out=edges)
             np.subtract(edges, short[:, :k].reshape(by_edge)[:, 1], out=edges)
-        best_vertex = np.argmax(worths[:, :k], axis=0)
-        out[:] = np.take_along_axis(worths[:, :k], best_vertex[None], axis=0)[0]
+        np.maximum.reduce(worths[:, :k], axis=0, out=out)
+        best_vertex = _set_row(np.equal(worths[:, :k], out))
         u = np.take_along_axis(grown[:, :k], best_vertex[None], axis=0)[0]
-        free_tilt = np.log1p(u)
+        free_tilt = np.clip(np.log1p(u), -reach, reach)
         for a in range(V):
-            end = raised[a][best_vertex] - lowered[a][best_vertex]
+            end = np.take(raised[a] - lowered[a], best_vertex)
             row = np.add(rows[a], end * reach, out=log_p_hat[a, block])
-            row += is_free[a][best_vertex] * free_tilt
+            row += np.take(is_free[a], best_vertex) * free_tilt
         np.minimum(log_p_hat[:, block], 0.0, out=log_p_hat[:, block])
     return value
 
@@ -235,19 +244,26 @@ def _closest_corners(
     np.add(low, u[1], out=u[1])
     inside = np.clip(u, low, high)
     beyond = np.abs(np.subtract(u, inside, out=u), out=u)
-    np.multiply(beyond, FORBIDDING[p.dtype.type], out=beyond)
+    np.multiply(np.multiply(beyond, p, out=beyond), FORBIDDING[p.dtype.type], out=beyond)
     at_low, at_high = (_relative_divergence(np.atleast_1d(c), eps) for c in per_unit)
     gap = (inside - low) * ((at_high - at_low) / (high - low)) + at_low
     np.subtract(gap, _relative_divergence(inside, eps), out=gap)
-    np.multiply(np.add(gap, beyond, out=gap), p, out=gap)
-    nearest = np.argmin(gap.reshape(2 * V, k), axis=0)
+    np.add(np.multiply(gap, p, out=gap), beyond, out=gap)
+    gaps = gap.reshape(2 * V, k)
+    nearest = _set_row(np.equal(gaps, np.minimum.reduce(gaps, axis=0)))
     distance[1] *= -1.0
     reached = np.take_along_axis(distance.reshape(2 * V, k), nearest[None], axis=0)
     side_has, vertex_of = _corner_tables(V)
     is_it = np.equal(corner, reached)
-    np.logical_and(is_it, side_has[:, nearest], out=is_it)
-    number = is_it.view(np.uint8) * np.arange(2**V, dtype=np.uint8)[:, None]
-    return np.asarray(vertex_of[nearest % V, number.max(axis=0)])
+    np.logical_and(is_it, np.take(side_has, nearest, axis=1), out=is_it)
+    return np.asarray(vertex_of[nearest % V, _set_row(is_it)])
+
+
+def _set_row(flags: np.ndarray) -> np.ndarray:
+    """Number of the first row that is true in each column: ``(n, k)`` to ``(k,)``."""
+    n = len(flags)
+    after = np.arange(n, 0, -1, dtype=np.min_scalar_type(n))
+    return n - np.multiply(flags.view(np.uint8), after[:, None]).max(axis=0).astype(np.intp)
 
 
 @cache
