@@ -263,7 +263,8 @@ def _set_row(flags: np.ndarray) -> np.ndarray:
     """Number of the first row that is true in each column: ``(n, k)`` to ``(k,)``."""
     n = len(flags)
     after = np.arange(n, 0, -1, dtype=np.min_scalar_type(n))
-    return n - np.multiply(flags.view(np.uint8), after[:, None]).max(axis=0).astype(np.intp)
+    largest = np.multiply(flags.view(np.uint8), after[:, None]).max(axis=0)
+    return np.asarray(n - largest.astype(np.intp))
 
 
 @cache
