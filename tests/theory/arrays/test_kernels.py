@@ -330,3 +330,16 @@ def test_what_is_no_table_of_one_shape_goes_through_the_generic_code():
     assert columns([[0.0]]) is None
     (found,) = columns(np.moveaxis(np.zeros((2, 5, 3)), 0, -1))
     assert found.shape == (2, 15)
+
+
+@check
+@given(st.integers(1, 5), radii.filter(lambda epsilon: epsilon < 100), seeds, st.integers(1, 90))
+def test_levels_of_uneven_subtrees(vocab_size, epsilon, seed, entries):
+    """Successors' levels far apart, so that floors bind as well as caps."""
+    rng = np.random.default_rng(seed)
+    log_p = np.log(rng.dirichlet(np.full(vocab_size, 0.5), 20) + 1e-12)
+    log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
+    log_m = rng.uniform(-15, 0, log_p.shape)
+    with blocks_of(entries):
+        found = worst_map._level_backup(log_p.T, np.exp(log_m).T, epsilon)
+    assert_allclose(np.log(found), worst_map._water_level(log_p, epsilon, log_m, 1.0), atol=1e-9)
