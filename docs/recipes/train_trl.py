@@ -1,15 +1,16 @@
-"""Train on a model's own reward with TRL's RLOO or GRPO, and print how near the exact optimum it is.
+"""Train on a model's own reward with TRL's RLOO or GRPO, and print how near its optimum that ends.
 
     python docs/recipes/train_trl.py --model ../shared/models/add-fair --trainer rloo --out DIR
 
-`docs/engines.md` goes through the options. For another model and task, `PROMPTS` and `LENGTH` change,
-`load_policy` loads, and what does not fit a token tree is measured by sampling.
+`docs/engines.md` goes through the options. For another model and task, `PROMPTS` and `LENGTH`
+change, `load_policy` only loads, and what does not fit a token tree is measured by sampling.
 """
 
 import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import trl
@@ -27,9 +28,9 @@ from llm_bridge.tasks.generated import addition
 PROMPTS, LENGTH, SAMPLES = addition(32, seed=5).prompts, 4, 8
 
 
-def load_policy(model, folder):
-    """Load what is trained, with what TRL needs and the addition models lack: an end token, which is
-    never written, and a position for the last token, whose logits nobody reads.
+def load_policy(model: str, folder: Path) -> tuple[Any, Any]:
+    """Load what is trained, with what TRL needs and the addition models lack: an end token, which
+    is never written, and a position for the last token, whose logits nobody reads.
     """
     lm = ModelSpec(model).load()
     places = lm.model.transformer.wpe.weight.data
@@ -42,38 +43,24 @@ def load_policy(model, folder):
     return AutoModelForCausalLM.from_pretrained(folder), lm.tokenizer
 
 
-def main(model, trainer, beta, steps, lr, seed, out, **changes):
+def main(model: str, trainer: str, beta: float, out: str, **more: Any) -> dict[str, float]:
     """Train, and return what `ExactTarget.measure` says of the policy, with the seconds taken."""
     anchor = ModelSpec(model).load()
     policy, tokenizer = load_policy(model, Path(out) / "start")
+    options: dict[str, Any] = {"beta": beta, "logging_steps": 50}
+    options |= {"num_generations": SAMPLES, "max_completion_length": LENGTH}
+    options |= {"per_device_train_batch_size": len(PROMPTS) * SAMPLES, "disable_dropout": True}
+    options |= {"bf16": False, "gradient_checkpointing": False}
+    options |= {"output_dir": str(out), "save_strategy": "no", "report_to": "none"}
     if trainer == "grpo":  # its groups' mean counts the sample itself: (G − 1)/G of the reward
-        changes = {
-            "loss_type": "dr_grpo",
-            "scale_rewards": "none",
-            "beta": beta * (SAMPLES - 1) / SAMPLES,
-        } | changes
-    arguments = {
-        "beta": beta,
-        "num_generations": SAMPLES,
-        "per_device_train_batch_size": len(PROMPTS) * SAMPLES,
-        "max_completion_length": LENGTH,
-        "disable_dropout": True,
-        "learning_rate": lr,
-        "max_steps": steps,
-        "seed": seed,
-        "output_dir": str(out),
-        "save_strategy": "no",
-        "report_to": "none",
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "logging_steps": steps,
-    }
+        options |= {"beta": beta * (SAMPLES - 1) / SAMPLES, "loss_type": "dr_grpo"}
+        options |= {"scale_rewards": "none"}
     start = time.perf_counter()
     getattr(trl, f"{trainer.upper()}Trainer")(
         model=policy,
         processing_class=tokenizer,
         reward_funcs=make_reward_func(EndogenousReward(anchor)),
-        args=getattr(trl, f"{trainer.upper()}Config")(**arguments | changes),
+        args=getattr(trl, f"{trainer.upper()}Config")(**options | more),
         train_dataset=Dataset.from_dict({"prompt": PROMPTS}),
     ).train()
     seconds = time.perf_counter() - start
@@ -83,13 +70,10 @@ def main(model, trainer, beta, steps, lr, seed, out, **changes):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", required=True)
     parser.add_argument("--trainer", choices=["rloo", "grpo"], default="rloo")
-    parser.add_argument("--beta", type=float, default=0.1)
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--lr", type=float, default=5e-4)
-    parser.add_argument("--seed", type=int, default=0)
+    for name, default in {"beta": 0.1, "max_steps": 400, "learning_rate": 5e-4, "seed": 0}.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     parser.add_argument("--out", required=True)
-    found = main(**vars(parser.parse_args()))
-    print(json.dumps(found, indent=1))
+    print(json.dumps(main(**vars(parser.parse_args())), indent=1))
