@@ -239,11 +239,10 @@ def test_verl_follows_the_exact_gradient(anchor):
         )
         found.append(-gradient(loss, tables))
     mean = torch.stack(found).mean(0)
-    print("cosine", float(torch.cosine_similarity(mean, exact, 0)))
+    assert torch.cosine_similarity(mean, exact, 0) > 0.98
     for part in parts:
         along = torch.stack(found) @ part / part.norm()
         error = along.std() / batches**0.5
-        print("along", float(along.mean()), float(exact @ part / part.norm()), float(error))
         assert abs(along.mean() - exact @ part / part.norm()) < 4 * error
         assert error < 0.1 * exact.norm()
 
@@ -263,7 +262,7 @@ def trl_recipe():
 @pytest.mark.filterwarnings("ignore")  # the library's own
 @pytest.mark.parametrize("trainer", ["rloo", "grpo"])
 def test_trl_moves_toward_the_exact_optimum(anchor, trainer, tmp_path, monkeypatch):
-    """A dozen steps on four prompts gain more than a hundredth of the way, and every reward that
+    """A dozen steps on four prompts go a fifth of the way and more, and every reward that
     the trainer was given is the score of its response.
     """
     recipe, calls = trl_recipe(), []
@@ -292,9 +291,8 @@ def test_trl_moves_toward_the_exact_optimum(anchor, trainer, tmp_path, monkeypat
     )
     at = target(anchor, PROMPTS[:4])
     start = at.measure(at.anchor)
-    print(found, start["kl_to_optimum"])
-    assert found["share"] > 0.01
-    assert found["kl_to_optimum"] < start["kl_to_optimum"]
+    assert found["share"] > 0.2
+    assert found["kl_to_optimum"] < 0.8 * start["kl_to_optimum"]
     assert len(calls) == 12 * 4 * recipe.SAMPLES
     prompts, texts, rewards = zip(*calls[:: len(calls) // 20], strict=True)
     scores = EndogenousReward(anchor).score(prompts, texts)
