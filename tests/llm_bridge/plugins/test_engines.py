@@ -45,11 +45,10 @@ def target(anchor, prompts, beta=BETA):
     return ExactTarget(anchor, prompts, PPOConfig(beta=beta, max_tokens=H, end_tokens=()))
 
 
-@needs_model
 def test_the_page_checks_the_reward():
     page = (ROOT / "docs" / "engines.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```python\n(.+?)```", page, re.DOTALL)
-    names = {"MODEL": MODEL}
+    names: dict[str, object] = {}
     exec(block, names)
     assert len(set(names["given"])) == 10
 
