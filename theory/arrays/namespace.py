@@ -4,7 +4,7 @@ Axes are those stated in `theory`. Every function computes in the array namespac
 torch tensors stay torch tensors, on their device and with their gradients, and enclosures
 (`theory.arrays.enclosure`) enclose every result.
 
-NumPy tables are stored *token-major*: the memory order is that of ``(V, *batch, n_h)``, so that
+Tables are stored *token-major*: the memory order is that of ``(V, *batch, n_h)``, so that
 reductions over tokens run along contiguous memory. That changes speed only, never a result.
 
 Types of arrays: `Array` is `Any`, and shapes stand in docstrings. Annotations with shapes
@@ -120,13 +120,15 @@ def as_float(values: Any) -> Array:
 
 
 def token_major(table: Array) -> Array:
-    """Return the same table ``(*batch, n, V)``, stored token-major; torch tensors are left alone.
+    """Return the same table ``(*batch, n, V)``, stored token-major; enclosures are left alone.
 
     Example:
         >>> token_major(np.zeros((3, 2))).strides  # the states of a token lie side by side
         (8, 24)
     """
-    if not is_numpy_array(table):
+    if is_torch_array(table):
+        return table.movedim(-1, 0).contiguous().movedim(0, -1)
+    if is_enclosure(table):
         return table
     return np.moveaxis(np.ascontiguousarray(np.moveaxis(table, -1, 0)), 0, -1)
 

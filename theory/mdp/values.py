@@ -15,6 +15,7 @@ from theory.arrays.namespace import (
     like,
     require_positive,
 )
+from theory.arrays.tensors import needs_gradient, numpy_can_read, through_numpy
 from theory.mdp.policy import NEVER, Policy, require_same_dynamics
 from theory.mdp.token_mdp import TokenMDP
 
@@ -51,6 +52,12 @@ def expected_sums(policy: Policy, tables: Sequence[Array]) -> tuple[Array, ...]:
         >>> expected_sums(policy, mdp.rewards)[0].tolist()
         [1.5]
     """
+    if numpy_can_read(policy.log_probs, tables):
+        return through_numpy(expected_sums, policy, tables)
+    if needs_gradient(policy.log_probs, tables):
+        from theory.arrays import torch_kernels
+
+        return torch_kernels.expected_sums(expected_sums, policy, tables)
     sums: list[Array] = []
     following: Array | None = None
     tables = by_layer(_zero_unless_chosen, policy.log_probs, tables)

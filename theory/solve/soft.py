@@ -22,6 +22,7 @@ from theory.arrays.namespace import (
     soft_maximum,
     token_major,
 )
+from theory.arrays.tensors import needs_gradient, numpy_can_read, through_numpy
 from theory.mdp.policy import Policy
 from theory.mdp.responses import best_continuations
 from theory.mdp.token_mdp import TokenMDP
@@ -76,7 +77,13 @@ def soft_values(mdp: TokenMDP, alpha: Any) -> tuple[Array, ...]:
         >>> soft_values(mdp, alpha=1.0)[0].round(4).tolist()  # log(1 + e)
         [1.3133]
     """
+    if numpy_can_read(mdp.rewards, alpha):
+        return through_numpy(soft_values, mdp, alpha)
     alpha = require_positive("alpha", alpha)
+    if needs_gradient(mdp.rewards, alpha):
+        from theory.arrays import torch_kernels
+
+        return torch_kernels.soft_values(soft_values, mdp, alpha)
     return tuple(reversed([value + shift for _, _, value, shift in _sweep(mdp, alpha)]))
 
 

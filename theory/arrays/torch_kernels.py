@@ -1,0 +1,135 @@
+"""Sweeps on torch tensors: gradients in closed form, and fused kernels on a GPU.
+
+The gradient of a soft value by a reward is how often the soft-optimal policy comes there, and that
+of an expected sum is how often its policy does. So the backward pass of a backward sweep is a
+forward sweep of occupancy. It keeps inputs and values only, and is made of torch operations, so
+that gradients of gradients come out of it too.
+
+This module needs torch; it is loaded where a tensor is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from theory.arrays.namespace import Array, expand, forbid, token_major
+
+__all__ = ["expected_sums", "soft_values"]
+
+NEVER = float("-inf")
+
+
+def soft_values(solve: Callable[..., Any], mdp: Any, alpha: Any) -> tuple[Array, ...]:
+    """Return ``solve(mdp, alpha)``, the soft values, with gradients by rewards and temperature.
+
+    Args:
+        solve: `theory.solve.soft.soft_values`; called where no gradient is recorded.
+        mdp: the token MDP, of tensors.
+        alpha: temperature in reward units, a number or a tensor.
+    """
+    found: tuple[Array, ...] = _SoftValues.apply(solve, mdp, alpha, *mdp.rewards)
+    return found
+
+
+def expected_sums(
+    solve: Callable[..., Any], policy: Any, tables: Sequence[Array]
+) -> tuple[Array, ...]:
+    """Return ``solve(policy, tables)``, expected sums, with gradients by tables and log-
+    probabilities.
+
+    Args:
+        solve: `theory.mdp.values.expected_sums`; called where no gradient is recorded.
+        policy: the policy, of tensors.
+        tables: `H` tables ``(*batch, n_h, V)``.
+    """
+    found: tuple[Array, ...] = _ExpectedSums.apply(solve, policy, *policy.log_probs, *tables)
+    return found
+
+
+class _SoftValues(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, solve: Any, mdp: Any, alpha: Any, *rewards: Any) -> Any:
+        values = solve(mdp, alpha)
+        ctx.dynamics = mdp.dynamics
+        ctx.alpha = None if torch.is_tensor(alpha) else alpha
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*((alpha,) if ctx.alpha is None else ()), *rewards, *values)
+        return tuple(values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        d = ctx.dynamics
+        alpha = ctx.saved_tensors[0] if ctx.alpha is None else ctx.alpha
+        saved = ctx.saved_tensors[ctx.alpha is None :]
+        rewards = saved[: d.horizon]
+        values = (*saved[d.horizon :], None)
+        by_alpha: Any = None
+        by_reward: list[Any] = []
+        mass: Any = None  # how often each state of the layer is come to
+        for h, reward in enumerate(rewards):
+            mass = _sum(mass, gradients[h])
+            if mass is None:
+                by_reward.append(None)
+                continue
+            gap = reward + d.children(h, values[h + 1])
+            gap = forbid((gap - values[h][..., None]) / expand(alpha, 2), d.allowed[h])
+            law = torch.exp(gap)
+            # The rounding of V*, divided by a small α, would multiply the layer's probabilities.
+            flow = law * (mass / law.sum(-1))[..., None]
+            if ctx.alpha is None:
+                surprise = flow * torch.where(gap == NEVER, 0.0, torch.log(law))
+                # d(α log Σ e^{q/α})/dα is the entropy of the row
+                by_alpha = _sum(by_alpha, _sum_to(-surprise.sum(-1).sum(-1), alpha.shape))
+            by_reward.append(_sum_to(flow, reward.shape))
+            mass = d.push(h, flow) if h + 1 < d.horizon else None
+        return None, None, by_alpha, *by_reward
+
+
+class _ExpectedSums(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, solve: Any, policy: Any, *tables: Any) -> Any:
+        H = policy.horizon
+        sums = solve(replace(policy, log_probs=tables[:H]), tables[H:])
+        ctx.dynamics = policy.dynamics
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tables, *sums)
+        return tuple(sums)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        d = ctx.dynamics
+        H = d.horizon
+        wanted = ctx.needs_input_grad[2:]
+        saved = ctx.saved_tensors
+        sums = (*saved[2 * H :], None)
+        by_log_prob: list[Any] = []
+        by_table: list[Any] = []
+        mass: Any = None
+        for h, (log_probs, table) in enumerate(zip(saved[:H], saved[H : 2 * H], strict=True)):
+            mass = _sum(mass, gradients[h])
+            if mass is None:
+                by_log_prob.append(None)
+                by_table.append(None)
+                continue
+            flow = torch.exp(log_probs) * mass[..., None]
+            found = None
+            if wanted[h]:
+                total = table + d.children(h, sums[h + 1])
+                counted = torch.where(log_probs == NEVER, 0.0, total)
+                found = _sum_to(flow * counted, log_probs.shape)
+            by_log_prob.append(found)
+            by_table.append(_sum_to(flow, table.shape) if wanted[H + h] else None)
+            mass = d.push(h, flow) if h + 1 < H else None
+        return None, None, *by_log_prob, *by_table
+
+
+def _sum(one: Any, two: Any) -> Any:
+    return two if one is None else one if two is None else one + two
+
+
+def _sum_to(x: Any, shape: Any) -> Any:
+    return x if x.shape == shape else x.sum_to_size(shape)
