@@ -10,13 +10,13 @@ This module needs torch; it is loaded where a tensor is given.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from theory.arrays.namespace import Array, expand, forbid, token_major
+from theory.arrays.namespace import Array, blocks, expand, forbid
 
 __all__ = ["expected_sums", "soft_values"]
 
@@ -75,15 +75,13 @@ class _SoftValues(torch.autograd.Function):
             if mass is None:
                 by_reward.append(None)
                 continue
-            gap = reward + d.children(h, values[h + 1])
-            gap = forbid((gap - values[h][..., None]) / expand(alpha, 2), d.allowed[h])
-            law = torch.exp(gap)
-            # The rounding of V*, divided by a small α, would multiply the layer's probabilities.
-            flow = law * (mass / law.sum(-1))[..., None]
+            q = forbid(reward + d.children(h, values[h + 1]), d.allowed[h])
+            flow = _soft_flow(q, values[h], mass, alpha)
             if ctx.alpha is None:
-                surprise = flow * torch.where(gap == NEVER, 0.0, torch.log(law))
                 # d(α log Σ e^{q/α})/dα is the entropy of the row
-                by_alpha = _sum(by_alpha, _sum_to(-surprise.sum(-1).sum(-1), alpha.shape))
+                gap = torch.where(q == NEVER, 0.0, values[h][..., None] - q)
+                found = (flow * gap / expand(alpha, 2)).sum(-1).sum(-1)
+                by_alpha = _sum(by_alpha, _sum_to(found, alpha.shape))
             by_reward.append(_sum_to(flow, reward.shape))
             mass = d.push(h, flow) if h + 1 < d.horizon else None
         return None, None, by_alpha, *by_reward
@@ -115,12 +113,11 @@ class _ExpectedSums(torch.autograd.Function):
                 by_log_prob.append(None)
                 by_table.append(None)
                 continue
-            flow = torch.exp(log_probs) * mass[..., None]
+            flow = _flow(log_probs, mass)
             found = None
             if wanted[h]:
                 total = table + d.children(h, sums[h + 1])
-                counted = torch.where(log_probs == NEVER, 0.0, total)
-                found = _sum_to(flow * counted, log_probs.shape)
+                found = _sum_to(_counted(log_probs, flow, total), log_probs.shape)
             by_log_prob.append(found)
             by_table.append(_sum_to(flow, table.shape) if wanted[H + h] else None)
             mass = d.push(h, flow) if h + 1 < H else None
@@ -133,3 +130,53 @@ def _sum(one: Any, two: Any) -> Any:
 
 def _sum_to(x: Any, shape: Any) -> Any:
     return x if x.shape == shape else x.sum_to_size(shape)
+
+
+def _soft_flow(q: Any, value: Any, mass: Any, alpha: Any) -> Any:
+    """``mass(s)·exp((Q(s,a) − V(s))/α)``, a row's sum its mass: ``(*batch, n, V)``.
+
+    Rows are normalised, because the rounding of `V`, divided by a small `α`, would add up.
+    """
+    if torch.is_grad_enabled():
+        law = torch.exp((q - value[..., None]) / expand(alpha, 2))
+        return law * (mass / law.sum(-1))[..., None]
+    scale = 1.0 / expand(alpha, 1)
+    flow = q.new_empty((*value.shape, q.shape[-1]))
+    for out, here, top, share in _blocks([flow, q], [value, mass]):
+        law = here - top
+        law = law.mul_(scale).exp_()
+        torch.mul(law, share / law.sum(0), out=out)
+    return flow
+
+
+def _flow(log_probs: Any, mass: Any) -> Any:
+    """``mass(s)·π(a|s)``: ``(*batch, n, V)``."""
+    if torch.is_grad_enabled():
+        return torch.exp(log_probs) * mass[..., None]
+    flow = log_probs.new_empty((*mass.shape, log_probs.shape[-1]))
+    for out, here, share in _blocks([flow, log_probs], [mass]):
+        torch.mul(torch.exp(here), share, out=out)
+    return flow
+
+
+def _counted(log_probs: Any, flow: Any, total: Any) -> Any:
+    """``flow·total``, zero for tokens that are never chosen, whose `total` may be infinite."""
+    if torch.is_grad_enabled():
+        return flow * torch.where(log_probs == NEVER, 0.0, total)
+    found = flow.new_empty(flow.shape)
+    for out, here, mass, x in _blocks([found, log_probs, flow, total], []):
+        torch.mul(x, mass, out=out).masked_fill_(here == NEVER, 0.0)
+    return found
+
+
+def _blocks(tables: list[Any], values: list[Any]) -> Iterator[tuple[Any, ...]]:
+    """Yield tables token-major and values, in pieces that fit a CPU's cache; a GPU takes them
+    whole.
+
+    They are broadcast to the shape of the first table, ``(*batch, n, V)``.
+    """
+    shape = tables[0].shape
+    rows = [x.expand(shape).movedim(-1, 0) for x in tables] + [x.expand(shape[:-1]) for x in values]
+    n = shape[-2]
+    for block in blocks(n) if tables[0].device.type == "cpu" else (slice(0, n),):
+        yield tuple(x[..., block] for x in rows)
