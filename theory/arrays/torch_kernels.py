@@ -75,12 +75,12 @@ class _SoftValues(torch.autograd.Function):
             if mass is None:
                 by_reward.append(None)
                 continue
-            q = forbid(reward + d.children(h, values[h + 1]), d.allowed[h])
-            flow = _soft_flow(q, values[h], mass, alpha)
+            children = d.children(h, values[h + 1])
+            flow = _soft_flow(reward, children, d.allowed[h], values[h], mass, alpha)
             if ctx.alpha is None:
                 # d(α log Σ e^{q/α})/dα is the entropy of the row
-                gap = torch.where(q == NEVER, 0.0, values[h][..., None] - q)
-                found = (flow * gap / expand(alpha, 2)).sum(-1).sum(-1)
+                surprise = (values[h][..., None] - reward - children) / expand(alpha, 2)
+                found = (flow * surprise).sum(-1).sum(-1)
                 by_alpha = _sum(by_alpha, _sum_to(found, alpha.shape))
             by_reward.append(_sum_to(flow, reward.shape))
             mass = d.push(h, flow) if h + 1 < d.horizon else None
@@ -132,18 +132,25 @@ def _sum_to(x: Any, shape: Any) -> Any:
     return x if x.shape == shape else x.sum_to_size(shape)
 
 
-def _soft_flow(q: Any, value: Any, mass: Any, alpha: Any) -> Any:
+def _soft_flow(
+    reward: Any, children: Any, allowed: Any, value: Any, mass: Any, alpha: Any
+) -> Any:
     """``mass(s)·exp((Q(s,a) − V(s))/α)``, a row's sum its mass: ``(*batch, n, V)``.
 
     Rows are normalised, because the rounding of `V`, divided by a small `α`, would add up.
     """
     if torch.is_grad_enabled():
-        law = torch.exp((q - value[..., None]) / expand(alpha, 2))
+        gap = (reward + children - value[..., None]) / expand(alpha, 2)
+        law = torch.exp(forbid(gap, allowed))
         return law * (mass / law.sum(-1))[..., None]
     scale = 1.0 / expand(alpha, 1)
-    flow = q.new_empty((*value.shape, q.shape[-1]))
-    for out, here, top, share in _blocks([flow, q], [value, mass]):
+    flow = reward.new_empty((*value.shape, reward.shape[-1]))
+    tables = [flow, forbid(reward, allowed)]
+    tables += [] if isinstance(children, float) else [children]  # none after the last token
+    for top, share, out, here, *rest in _blocks([value, mass], tables):
         law = here - top
+        for following in rest:
+            law += following
         law = law.mul_(scale).exp_()
         torch.mul(law, share / law.sum(0), out=out)
     return flow
@@ -154,7 +161,7 @@ def _flow(log_probs: Any, mass: Any) -> Any:
     if torch.is_grad_enabled():
         return torch.exp(log_probs) * mass[..., None]
     flow = log_probs.new_empty((*mass.shape, log_probs.shape[-1]))
-    for out, here, share in _blocks([flow, log_probs], [mass]):
+    for share, out, here in _blocks([mass], [flow, log_probs]):
         torch.mul(torch.exp(here), share, out=out)
     return flow
 
@@ -164,19 +171,18 @@ def _counted(log_probs: Any, flow: Any, total: Any) -> Any:
     if torch.is_grad_enabled():
         return flow * torch.where(log_probs == NEVER, 0.0, total)
     found = flow.new_empty(flow.shape)
-    for out, here, mass, x in _blocks([found, log_probs, flow, total], []):
+    for out, here, mass, x in _blocks([], [found, log_probs, flow, total]):
         torch.mul(x, mass, out=out).masked_fill_(here == NEVER, 0.0)
     return found
 
 
-def _blocks(tables: list[Any], values: list[Any]) -> Iterator[tuple[Any, ...]]:
-    """Yield tables token-major and values, in pieces that fit a CPU's cache; a GPU takes them
-    whole.
+def _blocks(values: list[Any], tables: list[Any]) -> Iterator[tuple[Any, ...]]:
+    """Yield pieces of values and, token-major, of tables that fit a CPU's cache; a GPU takes all.
 
     They are broadcast to the shape of the first table, ``(*batch, n, V)``.
     """
     shape = tables[0].shape
-    rows = [x.expand(shape).movedim(-1, 0) for x in tables] + [x.expand(shape[:-1]) for x in values]
+    rows = [x.expand(shape[:-1]) for x in values] + [x.expand(shape).movedim(-1, 0) for x in tables]
     n = shape[-2]
     for block in blocks(n) if tables[0].device.type == "cpu" else (slice(0, n),):
         yield tuple(x[..., block] for x in rows)
