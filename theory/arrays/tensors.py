@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import is_torch_array
 
-__all__ = ["needs_gradient", "numpy_can_read", "through_numpy"]
+__all__ = ["needs_gradient", "numbers", "numpy_can_read", "through_numpy"]
 
 
 def numpy_can_read(*values: Any) -> bool:
@@ -53,6 +53,19 @@ def needs_gradient(*values: Any) -> bool:
     )
 
 
+def numbers(array: Any) -> Any:
+    """Return a tensor without its gradient, as NumPy's view if it is on the CPU; others as they are.
+
+    Example:
+        >>> numbers(np.zeros(2)).tolist()
+        [0.0, 0.0]
+    """
+    if not is_torch_array(array):
+        return array
+    plain = array.detach()
+    return plain.numpy() if numpy_can_read(plain) else plain
+
+
 def through_numpy(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     """Call `function` with NumPy arrays in place of tensors, and return tensors for its arrays.
 
@@ -64,6 +77,10 @@ def through_numpy(function: Callable[..., Any], *arguments: Any, **options: Any)
     Returns:
         What `function` returns; its floating-point arrays in the precision of the tensors. The
         ``dynamics`` of an MDP or a policy keep their NumPy arrays.
+
+    Example:
+        >>> through_numpy(sum, [1, 2])  # nothing to translate
+        3
     """
     import torch
 
@@ -86,7 +103,7 @@ def through_numpy(function: Callable[..., Any], *arguments: Any, **options: Any)
         return tensor.to(precision) if tensor.dtype.is_floating_point else tensor
 
     given = _mapped(as_numpy, (arguments, options))
-    precision = reduce(torch.promote_types, precisions)
+    precision = reduce(torch.promote_types, precisions, torch.float32)
     return _mapped(as_tensor, function(*given[0], **given[1]))
 
 

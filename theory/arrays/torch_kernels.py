@@ -5,22 +5,34 @@ of an expected sum is how often its policy does. So the backward pass of a backw
 forward sweep of occupancy. It keeps inputs and values only, and is made of torch operations, so
 that gradients of gradients come out of it too.
 
+Where none is wanted, the backup of a layer is one kernel on a GPU (`theory.arrays.
+triton_kernels`), and torch operations elsewhere, with the same results.
+
 This module needs torch; it is loaded where a tensor is given.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 
-from theory.arrays.namespace import Array, blocks, expand, forbid
+from theory.arrays.namespace import Array, blocks, expand, forbid, token_major
 
-__all__ = ["expected_sums", "soft_values"]
+__all__ = ["expectation", "expected_sums", "soft_backup", "soft_values"]
 
 NEVER = float("-inf")
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+"""Whether Triton runs its kernels on a CPU, slowly: what the tests of them do."""
+
+MOST_TOKENS = 4096
+"""Vocabularies up to which a kernel holds whole rows; torch's reductions are good at larger ones."""
 
 
 def soft_values(solve: Callable[..., Any], mdp: Any, alpha: Any) -> tuple[Array, ...]:
@@ -48,6 +60,75 @@ def expected_sums(
     """
     found: tuple[Array, ...] = _ExpectedSums.apply(solve, policy, *policy.log_probs, *tables)
     return found
+
+
+def soft_backup(
+    reward: Any, children: Any, alpha: Any, *, policy: bool = False
+) -> tuple[Any, Any | None]:
+    """Return the soft maximum of ``reward + children`` over tokens, and its log-softmax if asked.
+
+    Args:
+        reward: ``(*batch, n, V)``, reward units; ``-inf`` is a forbidden token.
+        children: the value of each successor, ``(*batch, n, V)``, or 0.
+        alpha: temperature in reward units, a number or ``batch``.
+        policy: whether to return the log-probabilities too.
+
+    Example:
+        >>> value, rows = soft_backup(torch.zeros(1, 2), 0.0, 1.0, policy=True)
+        >>> value, rows
+        (tensor([0.6931]), tensor([[-0.6931, -0.6931]]))
+    """
+    if isinstance(alpha, float) and _kernel_takes(reward, children):
+        from theory.arrays import triton_kernels
+
+        below = None if isinstance(children, float) else children
+        return triton_kernels.soft_backup(reward, below, alpha, policy=policy)
+    q = reward + children
+    top = q.amax(-1, keepdim=True)
+    scaled = (q - top) / expand(alpha, 2)
+    log_total = torch.log(torch.exp(scaled).sum(-1))
+    rows = token_major(scaled - log_total[..., None]) if policy else None
+    return top[..., 0] + expand(alpha, 1) * log_total, rows
+
+
+def expectation(log_probs: Any, table: Any, children: Any) -> Any:
+    """Return ``Σ_a π(a|s) (x(s,a) + W(s⊕a))``; a token that is never chosen adds nothing.
+
+    Args:
+        log_probs: ``log π``, ``(*batch, n, V)``, nats.
+        table: `x`, ``(*batch, n, V)``.
+        children: `W` of each successor, ``(*batch, n, V)``, or 0.
+
+    Example:
+        >>> expectation(torch.tensor([[0.0, float("-inf")]]), torch.tensor([[1.0, 5.0]]), 2.0)
+        tensor([3.])
+    """
+    if log_probs.shape == table.shape and _kernel_takes(table, children, log_probs):
+        from theory.arrays import triton_kernels
+
+        below = None if isinstance(children, float) else children
+        return triton_kernels.expectation(log_probs, table, below)
+    x = table + children
+    infinite = torch.isinf(x)
+    term = torch.where(infinite, x, torch.exp(log_probs) * torch.where(infinite, 0.0, x))
+    return torch.where(log_probs == NEVER, 0.0, term).sum(-1)
+
+
+def _kernel_takes(table: Any, children: Any, *others: Any) -> bool:
+    tensors = (table, *others) if isinstance(children, float) else (table, children, *others)
+    return (
+        (table.is_cuda or INTERPRETED)
+        and table.shape[-1] <= MOST_TOKENS
+        and table.dtype in (torch.float32, torch.float64)
+        and all(type(x) is torch.Tensor and x.dtype == table.dtype for x in tensors)
+        and all(x.shape == table.shape for x in tensors)
+        and _triton_is_there()
+    )
+
+
+@cache
+def _triton_is_there() -> bool:
+    return find_spec("triton") is not None
 
 
 class _SoftValues(torch.autograd.Function):

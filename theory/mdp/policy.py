@@ -27,6 +27,7 @@ from theory.arrays.namespace import (
     require_positive,
     token_major,
 )
+from theory.arrays.tensors import numpy_can_read, through_numpy
 from theory.mdp.dynamics import Dynamics
 
 __all__ = ["Policy"]
@@ -76,6 +77,8 @@ class Policy:
         Raises:
             ValueError: a shape does not fit, a logit is NaN or ``+inf``, a state has no token left.
         """
+        if numpy_can_read(tuple(logits), temperature):
+            return through_numpy(cls.from_logits, dynamics, tuple(logits), temperature)  # type: ignore[no-any-return]
         temperature = require_positive("temperature", temperature)
         log_probs: list[Array] = []
         log_normalizers: list[Array] = []
