@@ -48,6 +48,8 @@ class _WithoutGuards(TorchFunctionMode):
                 return torch.ops.aten.contiguous(*args)
             if function is torch.Tensor.to and isinstance(args[1], torch.dtype):
                 return torch.ops.aten._to_copy(args[0], dtype=args[1])
+            if function is torch.Tensor.new_tensor:
+                return torch.tensor(args[1], dtype=args[0].dtype, device=args[0].device)
             if function in (torch.Tensor.__float__, torch.Tensor.__bool__, torch.Tensor.__int__):
                 return torch.ops.aten._local_scalar_dense(args[0])
         return function(*args, **kwargs)

@@ -23,6 +23,7 @@ import numpy as np
 from array_api_compat import device, is_numpy_array, is_torch_array
 
 from theory.arrays.enclosure import NAMESPACE, is_enclosure
+from theory.arrays.tensors import needs_gradient
 
 __all__ = [
     "Array",
@@ -144,8 +145,11 @@ def like(values: Any, reference: Array) -> Array:
     """
     if not is_torch_array(reference):
         return as_array(values)
-    xp = array_namespace(reference)
-    array = xp.asarray(values, device=device(reference))
+    place = device(reference)
+    if not is_torch_array(values):
+        array = array_namespace(reference).asarray(values, device=place)
+    else:  # with its gradient, which `asarray` of some versions drops
+        array = values if values.device == place else values.to(place)
     return array.to(reference.dtype) if array.dtype.is_floating_point else array
 
 
@@ -249,7 +253,8 @@ def require_positive(name: str, value: Any) -> Array | float:
     if bool(bad.any()):
         shown = array if is_enclosure(array) else float(array[bad][0])
         raise ValueError(f"{name}={shown}: must be positive and finite")
-    return array if array.ndim or is_enclosure(array) else float(array)
+    kept = array.ndim or is_enclosure(array) or needs_gradient(array)
+    return array if kept else float(array)
 
 
 def require_positive_number(name: str, value: Any) -> float:

@@ -21,7 +21,7 @@ __all__ = ["needs_gradient", "numbers", "numpy_can_read", "through_numpy"]
 
 
 def numpy_can_read(*values: Any) -> bool:
-    """Whether `values`, arrays, layers of arrays or numbers, are tensors that NumPy can compute on.
+    """Say whether `values`, arrays, layers of arrays or numbers, are tensors for NumPy to compute on.
 
     They are if they lie on the CPU, in single or double precision, and nothing is to be recorded:
     no gradient, no transform of ``torch.func``, no compilation.
@@ -38,7 +38,7 @@ def numpy_can_read(*values: Any) -> bool:
 
 
 def needs_gradient(*values: Any) -> bool:
-    """Whether a gradient of one of `values`, arrays, layers of arrays or numbers, is recorded.
+    """Say whether a gradient of one of `values`, arrays, layers of arrays or numbers, is recorded.
 
     Example:
         >>> needs_gradient(np.zeros(2), 0.5)

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from theory.arrays.namespace import Array, blocks, expand, forbid, token_major
+from theory.arrays.namespace import Array, expand, forbid, token_major
 
 __all__ = ["expectation", "expected_sums", "soft_backup", "soft_values"]
 
@@ -30,6 +30,9 @@ NEVER = float("-inf")
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Whether Triton runs its kernels on a CPU, slowly: what the tests of them do."""
+
+BLOCK = 16_384
+"""States per block of a backward pass on a CPU."""
 
 MOST_TOKENS = 4096
 """Vocabularies up to which a kernel holds whole rows; torch's reductions are good at larger ones."""
@@ -42,6 +45,14 @@ def soft_values(solve: Callable[..., Any], mdp: Any, alpha: Any) -> tuple[Array,
         solve: `theory.solve.soft.soft_values`; called where no gradient is recorded.
         mdp: the token MDP, of tensors.
         alpha: temperature in reward units, a number or a tensor.
+
+    Example:
+        >>> from theory.mdp.token_mdp import TokenMDP
+        >>> from theory.solve import soft
+        >>> rewards = torch.tensor([[0.0, 1.0]], requires_grad=True)
+        >>> soft_values(soft.soft_values, TokenMDP.tree([rewards]), 1.0)[0].sum().backward()
+        >>> rewards.grad  # how often the soft-optimal policy takes each token
+        tensor([[0.2689, 0.7311]])
     """
     found: tuple[Array, ...] = _SoftValues.apply(solve, mdp, alpha, *mdp.rewards)
     return found
@@ -57,6 +68,15 @@ def expected_sums(
         solve: `theory.mdp.values.expected_sums`; called where no gradient is recorded.
         policy: the policy, of tensors.
         tables: `H` tables ``(*batch, n_h, V)``.
+
+    Example:
+        >>> from theory import TokenMDP
+        >>> from theory.mdp import policy, values
+        >>> x = torch.tensor([[0.0, 1.0]], requires_grad=True)
+        >>> fair = policy.Policy.from_logits(TokenMDP.tree([x]).dynamics, [torch.zeros(1, 2)])
+        >>> expected_sums(values.expected_sums, fair, [x])[0].sum().backward()
+        >>> x.grad
+        tensor([[0.5000, 0.5000]])
     """
     found: tuple[Array, ...] = _ExpectedSums.apply(solve, policy, *policy.log_probs, *tables)
     return found
@@ -264,6 +284,5 @@ def _blocks(values: list[Any], tables: list[Any]) -> Iterator[tuple[Any, ...]]:
     """
     shape = tables[0].shape
     rows = [x.expand(shape[:-1]) for x in values] + [x.expand(shape).movedim(-1, 0) for x in tables]
-    n = shape[-2]
-    for block in blocks(n) if tables[0].device.type == "cpu" else (slice(0, n),):
-        yield tuple(x[..., block] for x in rows)
+    states = BLOCK if tables[0].device.type == "cpu" else max(1, shape[-2])
+    return zip(*(x.split(states, dim=-1) for x in rows), strict=True)
