@@ -214,12 +214,9 @@ class _ExpectedSums(torch.autograd.Function):
                 by_log_prob.append(None)
                 by_table.append(None)
                 continue
-            flow = _flow(log_probs, mass)
-            found = None
-            if wanted[h]:
-                total = table + d.children(h, sums[h + 1])
-                found = _sum_to(_counted(log_probs, flow, total), log_probs.shape)
-            by_log_prob.append(found)
+            children = d.children(h, sums[h + 1]) if wanted[h] else None
+            flow, found = _expected_flow(log_probs, table, children, mass)
+            by_log_prob.append(None if found is None else _sum_to(found, log_probs.shape))
             by_table.append(_sum_to(flow, table.shape) if wanted[H + h] else None)
             mass = d.push(h, flow) if h + 1 < H else None
         return None, None, *by_log_prob, *by_table
@@ -257,24 +254,34 @@ def _soft_flow(
     return flow
 
 
-def _flow(log_probs: Any, mass: Any) -> Any:
-    """``mass(s)·π(a|s)``: ``(*batch, n, V)``."""
+def _expected_flow(log_probs: Any, table: Any, children: Any, mass: Any) -> tuple[Any, Any]:
+    """``mass(s)·π(a|s)``, and that times ``x(s,a) + W(s⊕a)`` unless `children` is None.
+
+    The product is zero for a token that is never chosen, whose `x` may be infinite.
+    """
     if torch.is_grad_enabled():
-        return torch.exp(log_probs) * mass[..., None]
+        flow = torch.exp(log_probs) * mass[..., None]
+        if children is None:
+            return flow, None
+        return flow, flow * torch.where(log_probs == NEVER, 0.0, table + children)
     flow = log_probs.new_empty((*mass.shape, log_probs.shape[-1]))
-    for share, out, here in _blocks([mass], [flow, log_probs]):
-        torch.mul(torch.exp(here), share, out=out)
-    return flow
-
-
-def _counted(log_probs: Any, flow: Any, total: Any) -> Any:
-    """``flow·total``, zero for tokens that are never chosen, whose `total` may be infinite."""
-    if torch.is_grad_enabled():
-        return flow * torch.where(log_probs == NEVER, 0.0, total)
-    found = flow.new_empty(flow.shape)
-    for out, here, mass, x in _blocks([], [found, log_probs, flow, total]):
-        torch.mul(x, mass, out=out).masked_fill_(here == NEVER, 0.0)
-    return found
+    if children is None:
+        for share, out, here in _blocks([mass], [flow, log_probs]):
+            torch.mul(torch.exp(here), share, out=out)
+        return flow, None
+    found = torch.empty_like(flow)
+    following = [] if isinstance(children, float) else [children]  # none after the last token
+    for share, out, product, here, x, *rest in _blocks(
+        [mass], [flow, found, log_probs, table, *following]
+    ):
+        law = torch.exp(here).mul_(share)
+        out.copy_(law)
+        for more in rest:
+            x = x + more
+        torch.mul(law, x, out=product)
+        if product.device.type != "cpu" or not bool(product.sum().isfinite()):
+            product.masked_fill_(here == NEVER, 0.0)
+    return flow, found
 
 
 def _blocks(values: list[Any], tables: list[Any]) -> Iterator[tuple[Any, ...]]:
