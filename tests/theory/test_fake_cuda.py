@@ -98,7 +98,9 @@ CALLS = {
     "regularised_value": lambda x: regularised_value(x.mdp, x.policy, x.alpha),
     "trajectory_entropy": lambda x: trajectory_entropy(x.policy),
     "kl": lambda x: [kl(x.policy, x.other), kl(x.policy, x.other, per_prompt=True)],
-    "divergence_terms": lambda x: divergence_terms(x.policy.log_probs[0], x.other.log_probs[0], x.ratio),
+    "divergence_terms": lambda x: divergence_terms(
+        x.policy.log_probs[0], x.other.log_probs[0], x.ratio
+    ),
     "squared_hellinger": lambda x: squared_hellinger(x.policy, x.other),
     "trajectory_tv": lambda x: trajectory_tv(x.policy, x.other),
     "renyi": lambda x: renyi(x.policy, x.other, x.alpha + 1),
@@ -118,7 +120,8 @@ CALLS = {
     "log_softmax": lambda x: log_softmax(x.mdp.rewards[0], ALPHA),
     "with_rewards": lambda x: with_rewards(x.mdp.dynamics, x.mdp.rewards).rewards,
     "tree": lambda x: [
-        TokenMDP.tree([t[None, :2] for t in x.mdp.rewards[:1]], eos=eos).rewards for eos in (None, 1)
+        TokenMDP.tree([t[None, :2] for t in x.mdp.rewards[:1]], eos=eos).rewards
+        for eos in (None, 1)
     ],
     "covariance": lambda x: covariance(x.policy, x.mdp.rewards, x.policy.log_probs),
     "max_log_ratio": lambda x: [
@@ -334,7 +337,7 @@ def test_fake_tensors_know_a_mixed_up_device():
             lambda: torch.where(torch.ones(3) > 0, x, 0.0),
             lambda: np.asarray(x),
         ):
-            with pytest.raises(Exception, match="device|numpy|Fake"):
+            with pytest.raises(Exception, match=r"device|numpy|Fake"):
                 mixed()
 
 

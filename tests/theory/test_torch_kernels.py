@@ -44,9 +44,7 @@ def test_the_gradient_of_a_soft_value_is_the_occupancy(rule, masked, alpha):
     gradients = torch.autograd.grad(value, leaves)
     plain = on(mdp, [np.asarray(leaf.detach()) for leaf in leaves])
     expert = soft_optimal(plain, alpha).policy
-    for found, states, rows in zip(
-        gradients, occupancy(expert), expert.log_probs, strict=True
-    ):
+    for found, states, rows in zip(gradients, occupancy(expert), expert.log_probs, strict=True):
         assert_allclose(found, states[:, None] * np.exp(rows), rtol=1e-9, atol=1e-14)
         assert_allclose(float(found.sum()), 1.0, rtol=1e-12)
 

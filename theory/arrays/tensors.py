@@ -12,16 +12,19 @@ import sys
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from functools import reduce
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from array_api_compat import is_torch_array
 
 __all__ = ["needs_gradient", "numbers", "numpy_can_read", "through_numpy"]
 
+_Given = ParamSpec("_Given")
+_Found = TypeVar("_Found")
+
 
 def numpy_can_read(*values: Any) -> bool:
-    """Say whether `values`, arrays, layers of arrays or numbers, are tensors for NumPy to compute on.
+    """Say whether `values`, arrays, layers of arrays or numbers, are tensors that NumPy computes on.
 
     They are if they lie on the CPU, in single or double precision, and nothing is to be recorded:
     no gradient, no transform of ``torch.func``, no compilation.
@@ -32,9 +35,7 @@ def numpy_can_read(*values: Any) -> bool:
     """
     if "torch" not in sys.modules or not any(map(_starts_with_tensor, values)):
         return False
-    return _nothing_else_listens() and all(
-        _is_plain(x) for x in _flat(values) if is_torch_array(x)
-    )
+    return _nothing_else_listens() and all(_is_plain(x) for x in _flat(values) if is_torch_array(x))
 
 
 def needs_gradient(*values: Any) -> bool:
@@ -54,7 +55,7 @@ def needs_gradient(*values: Any) -> bool:
 
 
 def numbers(array: Any) -> Any:
-    """Return a tensor without its gradient, as NumPy's view if it is on the CPU; others as they are.
+    """Return a tensor without its gradient, on a CPU as NumPy's view; other arrays as they are.
 
     Example:
         >>> numbers(np.zeros(2)).tolist()
@@ -66,7 +67,9 @@ def numbers(array: Any) -> Any:
     return plain.numpy() if numpy_can_read(plain) else plain
 
 
-def through_numpy(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+def through_numpy(
+    function: Callable[_Given, _Found], *arguments: _Given.args, **options: _Given.kwargs
+) -> _Found:
     """Call `function` with NumPy arrays in place of tensors, and return tensors for its arrays.
 
     Args:
@@ -104,7 +107,8 @@ def through_numpy(function: Callable[..., Any], *arguments: Any, **options: Any)
 
     given = _mapped(as_numpy, (arguments, options))
     precision = reduce(torch.promote_types, precisions, torch.float32)
-    return _mapped(as_tensor, function(*given[0], **given[1]))
+    found: _Found = _mapped(as_tensor, function(*given[0], **given[1]))
+    return found
 
 
 def _flat(values: tuple[Any, ...]) -> list[Any]:
@@ -134,7 +138,7 @@ def _nothing_else_listens() -> bool:
     import torch
     from torch.autograd import forward_ad
 
-    return (
+    return bool(
         forward_ad._current_level < 0
         and torch._C._functorch.peek_interpreter_stack() is None
         and not torch.compiler.is_compiling()

@@ -35,7 +35,7 @@ BLOCK = 16_384
 """States per block of a backward pass on a CPU."""
 
 MOST_TOKENS = 4096
-"""Vocabularies up to which a kernel holds whole rows; torch's reductions are good at larger ones."""
+"""Vocabularies up to which a kernel holds whole rows; torch is good at reducing larger ones."""
 
 
 def soft_values(solve: Callable[..., Any], mdp: Any, alpha: Any) -> tuple[Array, ...]:
@@ -54,15 +54,17 @@ def soft_values(solve: Callable[..., Any], mdp: Any, alpha: Any) -> tuple[Array,
         >>> rewards.grad  # how often the soft-optimal policy takes each token
         tensor([[0.2689, 0.7311]])
     """
-    found: tuple[Array, ...] = _SoftValues.apply(solve, mdp, alpha, *mdp.rewards)
+    found: tuple[Array, ...] = _SoftValues.apply(  # type: ignore[no-untyped-call]
+        solve, mdp, alpha, *mdp.rewards
+    )
     return found
 
 
 def expected_sums(
     solve: Callable[..., Any], policy: Any, tables: Sequence[Array]
 ) -> tuple[Array, ...]:
-    """Return ``solve(policy, tables)``, expected sums, with gradients by tables and log-
-    probabilities.
+    """Return ``solve(policy, tables)``, expected sums, with gradients by log-probabilities and
+    tables.
 
     Args:
         solve: `theory.mdp.values.expected_sums`; called where no gradient is recorded.
@@ -78,7 +80,9 @@ def expected_sums(
         >>> x.grad
         tensor([[0.5000, 0.5000]])
     """
-    found: tuple[Array, ...] = _ExpectedSums.apply(solve, policy, *policy.log_probs, *tables)
+    found: tuple[Array, ...] = _ExpectedSums.apply(  # type: ignore[no-untyped-call]
+        solve, policy, *policy.log_probs, *tables
+    )
     return found
 
 
@@ -230,9 +234,7 @@ def _sum_to(x: Any, shape: Any) -> Any:
     return x if x.shape == shape else x.sum_to_size(shape)
 
 
-def _soft_flow(
-    reward: Any, children: Any, allowed: Any, value: Any, mass: Any, alpha: Any
-) -> Any:
+def _soft_flow(reward: Any, children: Any, allowed: Any, value: Any, mass: Any, alpha: Any) -> Any:
     """``mass(s)·exp((Q(s,a) − V(s))/α)``, a row's sum its mass: ``(*batch, n, V)``.
 
     Rows are normalised, because the rounding of `V`, divided by a small `α`, would add up.

@@ -119,7 +119,9 @@ def _expectation(  # type: ignore[no-untyped-def]  # noqa: ANN202
     state = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     token = tl.arange(0, WIDTH)[None, :]
     inside = (state < n)[:, None] & (token < V)
-    log_p = tl.load(log_probs + state[:, None] * p_state + token * p_token, mask=inside, other=NEVER)
+    log_p = tl.load(
+        log_probs + state[:, None] * p_state + token * p_token, mask=inside, other=NEVER
+    )
     x = tl.load(table + state[:, None] * x_state + token * x_token, mask=inside, other=0.0)
     if CHILDREN:
         x += tl.load(children + state[:, None] * c_state + token * c_token, mask=inside, other=0.0)

@@ -79,7 +79,7 @@ class Policy:
             ValueError: a shape does not fit, a logit is NaN or ``+inf``, a state has no token left.
         """
         if numpy_can_read(tuple(logits), temperature):
-            return through_numpy(cls.from_logits, dynamics, tuple(logits), temperature)  # type: ignore[no-any-return]
+            return through_numpy(cls.from_logits, dynamics, tuple(logits), temperature)
         temperature = require_positive("temperature", temperature)
         log_probs: list[Array] = []
         log_normalizers: list[Array] = []
@@ -108,8 +108,8 @@ class Policy:
         """Build a policy from its log-probabilities, which are kept as they are.
 
         Raises:
-            ValueError: a shape does not fit, or a row does not sum to one within 1e-9 (4e-6 in single
-                precision); names the layer.
+            ValueError: a shape does not fit, or a row does not sum to one within 1e-9 (4e-6 in
+                single precision); names the layer.
         """
         tables = _check_tables("log_probs", log_probs, dynamics)
         for h, table in enumerate(tables):

@@ -236,7 +236,7 @@ def map_response(policy: Policy) -> Responses:
         [0.4]
     """
     if numpy_can_read(policy.log_probs):
-        return through_numpy(map_response, policy)  # type: ignore[no-any-return]
+        return through_numpy(map_response, policy)
     return greedy_path(policy.dynamics, best_continuations(policy.dynamics, policy.log_probs))
 
 
