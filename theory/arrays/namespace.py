@@ -2,7 +2,8 @@
 
 Axes are those stated in `theory`. Every function computes in the array namespace of its input:
 torch tensors stay torch tensors, on their device and with their gradients, and enclosures
-(`theory.arrays.enclosure`) enclose every result.
+(`theory.arrays.enclosure`) enclose every result. Sweeps of tensors on a CPU that need no gradient
+are NumPy's, on the same memory (`theory.arrays.tensors`).
 
 Tables are stored *token-major*: the memory order is that of ``(V, *batch, n_h)``, so that
 reductions over tokens run along contiguous memory. That changes speed only, never a result.

@@ -24,7 +24,7 @@ _Found = TypeVar("_Found")
 
 
 def numpy_can_read(*values: Any) -> bool:
-    """Say whether `values`, arrays, layers of arrays or numbers, are tensors that NumPy computes on.
+    """Say whether `values`, arrays, layers of arrays or numbers, are tensors for NumPy to compute.
 
     They are if they lie on the CPU, in single or double precision, and nothing is to be recorded:
     no gradient, no transform of ``torch.func``, no compilation.
@@ -125,7 +125,7 @@ def _starts_with_tensor(value: Any) -> bool:
 def _is_plain(tensor: Any) -> bool:
     import torch
 
-    return (
+    return bool(
         type(tensor) in (torch.Tensor, torch.nn.Parameter)
         and tensor.device.type == "cpu"
         and tensor.layout == torch.strided
