@@ -119,7 +119,7 @@ def _flat(values: tuple[Any, ...]) -> list[Any]:
 
 
 def _starts_with_tensor(value: Any) -> bool:
-    return is_torch_array(value[0] if isinstance(value, tuple | list) and value else value)
+    return bool(is_torch_array(value[0] if isinstance(value, tuple | list) and value else value))
 
 
 def _is_plain(tensor: Any) -> bool:
