@@ -7,7 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from theory.arrays.namespace import Array, array_namespace, is_numpy_array, like, token_major
+from theory.arrays.namespace import (
+    Array,
+    array_namespace,
+    is_enclosure,
+    is_numpy_array,
+    like,
+    token_major,
+)
+from theory.arrays.tensors import numbers
 from theory.mdp.dynamics import SuccessorRule, Window
 
 __all__ = [
@@ -91,6 +99,13 @@ def check_rewards(
         counted = table
         if mask is not None:
             counted = token_major(xp.where(like(mask, table), table, xp.zeros_like(table)))
+        checked.append(counted)
+        counted = numbers(counted)
+        xp = array_namespace(counted)
+        if not is_enclosure(counted) and bool(
+            (xp.min(counted) >= low) & (xp.max(counted) <= high)  # not so if one is no number
+        ):
+            continue
         bad = ~xp.isfinite(counted)
         if bool(xp.any(bad)):
             raise ValueError(
@@ -100,13 +115,12 @@ def check_rewards(
         # A masked reward is stored as zero and need not lie in the range.
         outside = (counted < low) | (counted > high)
         if mask is not None:
-            outside = outside & like(mask, table)
+            outside = outside & like(mask, counted)
         if bool(xp.any(outside)):
             raise ValueError(
                 f"rewards[{h}] holds {float(counted[outside][0]):.6g} at {first_index(outside)}, "
                 f"outside reward_range=({low:g}, {high:g}): pass reward_range=(low, high)"
             )
-        checked.append(counted)
     return tuple(checked)
 
 

@@ -23,10 +23,12 @@ from theory.arrays.namespace import (
     as_float,
     expand,
     forbid,
+    is_enclosure,
     like,
     require_positive,
     token_major,
 )
+from theory.arrays.tensors import numpy_can_read, through_numpy
 from theory.mdp.dynamics import Dynamics
 
 __all__ = ["Policy"]
@@ -76,6 +78,8 @@ class Policy:
         Raises:
             ValueError: a shape does not fit, a logit is NaN or ``+inf``, a state has no token left.
         """
+        if numpy_can_read(tuple(logits), temperature):
+            return through_numpy(cls.from_logits, dynamics, tuple(logits), temperature)
         temperature = require_positive("temperature", temperature)
         log_probs: list[Array] = []
         log_normalizers: list[Array] = []
@@ -104,14 +108,15 @@ class Policy:
         """Build a policy from its log-probabilities, which are kept as they are.
 
         Raises:
-            ValueError: a shape does not fit, or a row does not sum to one within 1e-9; names the
-                layer.
+            ValueError: a shape does not fit, or a row does not sum to one within 1e-9 (4e-6 in
+                single precision); names the layer.
         """
         tables = _check_tables("log_probs", log_probs, dynamics)
         for h, table in enumerate(tables):
             xp = array_namespace(table)
             total = xp.sum(xp.exp(table), axis=-1)
-            off = ~(xp.abs(total - 1.0) <= 1e-9)  # also where the sum is NaN
+            eps = 0.0 if is_enclosure(table) else float(xp.finfo(table.dtype).eps)
+            off = ~(xp.abs(total - 1.0) <= max(1e-9, 32 * eps))  # also where the sum is NaN
             if bool(xp.any(off)):
                 raise ValueError(
                     f"log_probs[{h}]: a row sums to {float(total[off][0]):.12g}, must be 1; use "

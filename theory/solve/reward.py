@@ -27,6 +27,7 @@ from theory.arrays.namespace import (
     require_positive,
     token_major,
 )
+from theory.arrays.tensors import numpy_can_read, through_numpy
 from theory.arrays.truth import Truth, Undecided
 from theory.mdp.dynamics import Dynamics
 from theory.mdp.policy import Policy
@@ -83,11 +84,13 @@ def endogenous_reward(
         >>> [table.round(9).tolist() for table in endogenous_reward(policy, 0.5).rewards]
         [[[0.5, 1.0]], [[0.5, 0.2], [1.0, 0.3]]]
     """
+    if numpy_can_read(policy.log_probs, policy.log_normalizers, alpha):
+        return through_numpy(endogenous_reward, policy, alpha, gauge=gauge, terminal=terminal)
     alpha = require_positive("alpha", alpha)
     values = _gauge_values(policy, alpha, gauge, terminal)
     dynamics = policy.dynamics
     rewards: list[Array] = []
-    masks: list[np.ndarray | None] = []
+    supports: list[Array] = []
     for h, log_probs in enumerate(policy.log_probs):
         xp = array_namespace(log_probs)
         chosen = ~(log_probs == float("-inf"))
@@ -97,8 +100,8 @@ def endogenous_reward(
             if h + 1 < len(values):
                 reward = reward - dynamics.children(h, values[h + 1])
         rewards.append(token_major(xp.where(chosen, reward, 0.0)))
-        masks.append(_shared_support(chosen, h))
-    return with_rewards(replace(dynamics, allowed=tuple(masks)), tuple(rewards))
+        supports.append(chosen)
+    return with_rewards(replace(dynamics, allowed=_shared_supports(supports)), tuple(rewards))
 
 
 def _gauge_values(
@@ -126,11 +129,20 @@ def _gauge_values(
     return tuple(expand(alpha, 1) * z for z in normalizers[: H + (terminal == "bootstrap")])
 
 
+def _shared_supports(supports: list[Array]) -> tuple[np.ndarray | None, ...]:
+    """Return the policy's support as masks of the dynamics, which a batch must share."""
+    for h, chosen in enumerate(supports):
+        if isinstance(chosen, Truth):
+            raise Undecided(f"layer {h}: it is not certain which tokens the policy chooses")
+    # asked where they are, and once: a GPU's memory is far from here
+    xp = array_namespace(supports[0])
+    if bool(xp.all(xp.stack([xp.all(chosen) for chosen in supports]))):
+        return (None,) * len(supports)
+    return tuple(_shared_support(chosen, h) for h, chosen in enumerate(supports))
+
+
 def _shared_support(chosen: Array, h: int) -> np.ndarray | None:
-    """Return the policy's support as a mask of the dynamics, which a batch must share."""
-    if isinstance(chosen, Truth):
-        raise Undecided(f"layer {h}: it is not certain which tokens the policy chooses")
-    if bool(chosen.all()):  # asked where it is: a GPU's memory is far from here
+    if bool(chosen.all()):
         return None
     mask = np.asarray(chosen.cpu() if hasattr(chosen, "cpu") else chosen)
     mask = mask.reshape(-1, *mask.shape[-2:])
@@ -190,8 +202,9 @@ def with_rewards(dynamics: Dynamics, rewards: tuple[Array, ...]) -> TokenMDP:
         low = min(r.lower().min() for r in plain)
         high = max(r.upper().max() for r in plain)
     else:
-        low = min(float(r.min()) for r in plain)
-        high = max(float(r.max()) for r in plain)
+        xp = array_namespace(*plain)  # read once: a GPU's memory is far from here
+        low = float(xp.min(xp.stack([xp.min(r) for r in plain])))
+        high = float(xp.max(xp.stack([xp.max(r) for r in plain])))
     return TokenMDP(dynamics, rewards, (low, high))
 
 

@@ -18,10 +18,12 @@ from theory.arrays.namespace import (
     forbid,
     is_enclosure,
     is_numpy_array,
+    is_torch_array,
     require_positive,
     soft_maximum,
     token_major,
 )
+from theory.arrays.tensors import needs_gradient, numpy_can_read, through_numpy
 from theory.mdp.policy import Policy
 from theory.mdp.responses import best_continuations
 from theory.mdp.token_mdp import TokenMDP
@@ -76,8 +78,14 @@ def soft_values(mdp: TokenMDP, alpha: Any) -> tuple[Array, ...]:
         >>> soft_values(mdp, alpha=1.0)[0].round(4).tolist()  # log(1 + e)
         [1.3133]
     """
+    if numpy_can_read(mdp.rewards, alpha):
+        return through_numpy(soft_values, mdp, alpha)
     alpha = require_positive("alpha", alpha)
-    return tuple(reversed([value + shift for _, _, value, shift in _sweep(mdp, alpha)]))
+    if needs_gradient(mdp.rewards, alpha):
+        from theory.arrays import torch_kernels
+
+        return torch_kernels.soft_values(soft_values, mdp, alpha)
+    return tuple(reversed([value + shift for _, _, value, shift, _ in _sweep(mdp, alpha)]))
 
 
 def soft_optimal(mdp: TokenMDP, alpha: Any) -> Solution:
@@ -98,6 +106,8 @@ def soft_optimal(mdp: TokenMDP, alpha: Any) -> Solution:
         >>> np.exp(soft_optimal(mdp, alpha=1.0).policy.log_probs[0]).round(4).tolist()
         [[0.2689, 0.7311]]
     """
+    if numpy_can_read(mdp.rewards, alpha):
+        return through_numpy(soft_optimal, mdp, alpha)
     alpha = require_positive("alpha", alpha)
     batch = int(np.prod(mdp.batch_shape))
     require_memory(
@@ -107,12 +117,13 @@ def soft_optimal(mdp: TokenMDP, alpha: Any) -> Solution:
     )
     log_probs: list[Array] = []
     values: list[Array] = []
-    for h, children, value, shift in _sweep(mdp, alpha):
-        q = _q_table(mdp, h, children)
-        # Plain arrays are normalised once more, against rounding; an enclosure bounds its own.
-        log_probs.append(
-            (q - value[..., None]) / expand(alpha, 2) if is_enclosure(q) else log_softmax(q, alpha)
-        )
+    for h, children, value, shift, rows in _sweep(mdp, alpha, policy=True):
+        if rows is None:
+            q = _q_table(mdp, h, children)
+            # Plain arrays are normalised once more, against rounding; an enclosure bounds its own.
+            apart = is_enclosure(q)
+            rows = (q - value[..., None]) / expand(alpha, 2) if apart else log_softmax(q, alpha)
+        log_probs.append(rows)
         values.append(value + shift)
     values.reverse()
     normalizers = tuple(value / expand(alpha, 1) for value in values)
@@ -129,6 +140,8 @@ def soft_q_values(mdp: TokenMDP, alpha: Any) -> tuple[Array, ...]:
         >>> soft_q_values(mdp, alpha=1.0)[0].round(4).tolist()  # log 2, 1 + log(1 + e)
         [[0.6931, 2.3133]]
     """
+    if numpy_can_read(mdp.rewards, alpha):
+        return through_numpy(soft_q_values, mdp, alpha)
     values = (*soft_values(mdp, alpha), None)
     return tuple(
         _q_table(mdp, h, mdp.dynamics.children(h, values[h + 1])) for h in range(mdp.horizon)
@@ -146,6 +159,8 @@ def plain_optimal(mdp: TokenMDP) -> Solution:
         >>> [value.tolist() for value in plain_optimal(mdp).values]
         [[2.0], [0.5, 1.0]]
     """
+    if numpy_can_read(mdp.rewards):
+        return through_numpy(plain_optimal, mdp)
     log_probs: list[Array] = []
     values: list[Array] = []
     for q in best_continuations(mdp.dynamics, mdp.rewards):
@@ -180,16 +195,21 @@ def power_policy(policy: Policy, exponent: Any) -> Policy:
 
 
 def _sweep(
-    mdp: TokenMDP, alpha: Array | float
-) -> Iterator[tuple[int, Array | float, Array, Array | float]]:
-    """Yield the last layer first: `h`, successor values, soft values, and a shift of both.
+    mdp: TokenMDP, alpha: Array | float, policy: bool = False
+) -> Iterator[tuple[int, Array | float, Array, Array | float, Array | None]]:
+    """Yield the last layer first: `h`, successor values, soft values, a shift of both, and rows.
+
+    The rows are the soft-optimal policy's, if `policy` asks for them and they cost nothing more.
 
     Enclosures of doubles are kept apart from what the values of a layer share, the shift: it grows
     with the horizon and would be rounded in every step, and policies do not depend on it.
     """
     value: Array = None
     shift: Array | float = 0.0
+    tensors = is_torch_array(mdp.rewards[0])
+    known = soft_values(mdp, alpha) if needs_gradient(mdp.rewards, alpha) else None
     for h in reversed(range(mdp.horizon)):
+        rows: Array | None = None
         children = mdp.dynamics.children(h, value)
         reward = mdp.rewards[h]
         single = is_numpy_array(reward) and reward.ndim == 2 and isinstance(alpha, float)
@@ -201,9 +221,16 @@ def _sweep(
             value = _soft_backup(
                 reward.T, None if isinstance(children, float) else children.T, alpha, largest_q
             )
+        elif known is not None:  # with gradients in closed form
+            value = known[h]
+        elif tensors:
+            from theory.arrays import torch_kernels
+
+            allowed = forbid(reward, mdp.dynamics.allowed[h])
+            value, rows = torch_kernels.soft_backup(allowed, children, alpha, policy=policy)
         else:
             value = soft_maximum(_q_table(mdp, h, children), alpha)
-        yield h, children, value, shift
+        yield h, children, value, shift, rows
         if is_enclosure(value) and value.coarse:
             shared = value.max(axis=-1, keepdims=True).midpoint()
             value = value - shared
