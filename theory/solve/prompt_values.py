@@ -30,7 +30,7 @@ from theory.solve.soft import _sweep, log_softmax
 from theory.solve.streamed import fold_subtrees, top_soft_values
 from theory.storage.runs import RunFolder
 
-__all__ = ["PromptValues", "prompt_values", "soft_value"]
+__all__ = ["PromptValues", "averages", "prompt_values", "soft_value"]
 
 
 class PromptValues(NamedTuple):
@@ -144,6 +144,29 @@ def prompt_values(
         if policy.batch_shape or not is_numpy_array(policy.log_probs[0]):
             raise ValueError("policy: must be a single one, of NumPy arrays")
     return _sweep_back(mdp, alpha, policy, None, progress=True)
+
+
+def averages(values: PromptValues, prompt_weights: np.ndarray) -> dict[str, float]:
+    """Return the numbers averaged over the prompts; of ``max_log_ratio`` the largest.
+
+    A prompt of weight zero does not count.
+
+    Args:
+        values: of `prompt_values`.
+        prompt_weights: ``(P,)``.
+
+    Example:
+        >>> values = PromptValues(*np.array([[1.0, 2.0], [1.0, 1.0], [0.0, 4.0], [0.0, np.inf]]))
+        >>> list(averages(values, np.array([1.0, 0.0])).values())
+        [1.0, 1.0, 0.0, 0.0]
+    """
+    counted = prompt_weights > 0
+    weights = prompt_weights[counted]
+    return {
+        name: float(value[counted].max() if name == "max_log_ratio" else value[counted] @ weights)
+        for name, value in values._asdict().items()
+        if value is not None
+    }
 
 
 def _require_single(mdp: TokenMDP, threads: int, run: RunFolder | None) -> None:
