@@ -3,7 +3,7 @@
     python benchmarks/out_of_core.py [--quick] [--threads 2]
 
 Rewards are a hash of the prefix, computed when they are asked for. At H = 12 the streamed and the
-in-memory solver take turns and are judged by their best times. The large tree, V = 4 and H = 15 with
+in-memory solver take turns and are judged by their best times. The large tree, V = 4, H = 15, with
 1.4 billion prefixes (10.7 GiB of rewards), is solved in a process of its own: its memory is the
 greatest resident set of that process, Python and NumPy included.
 """
