@@ -17,12 +17,12 @@ os.environ["MKL_NUM_THREADS"] = "1"
 import argparse
 import json
 import platform
-import resource
 import subprocess
 import sys
 import time
 
 import numpy as np
+from scoring import peak
 from solver import cpu_model, print_times, run_times, verdict
 
 from theory.mdp.streamed import StreamedTree
@@ -60,7 +60,7 @@ def measure(solve, horizon, threads):
     else:
         value = prompt_values(tree, ALPHA, threads=threads).soft_value
     seconds = time.perf_counter() - start
-    gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    gib = peak("cpu") / 2**30
     return {"seconds": seconds, "gib": gib, "value": float(value[0]), "prefixes": tree.n_prefixes}
 
 

@@ -71,7 +71,8 @@ class SparseMDP:
         >>> sparse.mdp.vocab_size, sparse.mdp.rewards[1].tolist()
         (2, [[1.0, 0.0], [0.5, 0.25]])
         >>> from theory import map_response, soft_optimal
-        >>> sparse.to_tokens(map_response(soft_optimal(sparse.mdp, alpha=0.5).policy)).tokens.tolist()
+        >>> best = map_response(soft_optimal(sparse.mdp, alpha=0.5).policy)
+        >>> sparse.to_tokens(best).tokens.tolist()
         [[40000, 5]]
     """
 

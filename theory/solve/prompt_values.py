@@ -19,15 +19,13 @@ from theory.arrays.namespace import (
     forbid,
     is_numpy_array,
     require_positive_number,
-    soft_maximum,
 )
 from theory.mdp.distances import divergence_terms
 from theory.mdp.policy import NEVER, Policy, require_same_dynamics
 from theory.mdp.streamed import StreamedTree
 from theory.mdp.token_mdp import TokenMDP
 from theory.mdp.values import expectation
-from theory.solve.soft import _sweep, log_softmax
-from theory.solve.streamed import fold_subtrees, top_soft_values
+from theory.solve.streamed import fold_subtrees, soft_layers, top_soft_values
 from theory.storage.runs import RunFolder
 
 __all__ = ["PromptValues", "averages", "prompt_values", "soft_value"]
@@ -91,8 +89,10 @@ def soft_value(
         first = top_soft_values(mdp, alpha, threads=threads, run=run)[0]
         return float(first @ mdp.prompt_weights)
     _require_single(mdp, threads, run)
-    layers = tqdm(_sweep(mdp, alpha), total=mdp.horizon, desc="layers", disable=None, leave=False)
-    [(_, _, value, _)] = deque(layers, maxlen=1)
+    layers = tqdm(
+        soft_layers(mdp, alpha), total=mdp.horizon, desc="layers", disable=None, leave=False
+    )
+    [value] = deque(layers, maxlen=1)
     return float(mdp.dynamics.average(value))
 
 
@@ -235,22 +235,26 @@ def _layer(
 ) -> PromptValues:
     """Carry all numbers over one layer; `below` gives those of the successors."""
     q = forbid(reward + below(after.soft_value), allowed)
-    expert = log_softmax(q, alpha)
+    top = q.max(axis=-1, keepdims=True)
+    expert = (q - top) / alpha
     p_expert = np.exp(expert)
-
-    def expert_mean(table: Array) -> Array:
-        return expectation(p_expert, expert, table)
-
+    total = p_expert.sum(axis=-1, keepdims=True)
+    log_total = np.log(total)
+    p_expert /= total
+    expert -= log_total  # log π_E
     best = forbid(reward + below(after.optimal_plain_value), allowed)
+    plain = reward + below(after.expert_plain_value)
+    information = _information(expert, allowed) + below(after.expert_entropy)
     found = PromptValues(
-        soft_value=soft_maximum(q, alpha),
+        soft_value=(top + alpha * log_total)[..., 0],
         optimal_plain_value=best.max(axis=-1),
-        expert_plain_value=expert_mean(reward + below(after.expert_plain_value)),
-        expert_entropy=expert_mean(_information(expert) + below(after.expert_entropy)),
+        expert_plain_value=(p_expert * plain).sum(axis=-1),
+        expert_entropy=(p_expert * information).sum(axis=-1),
     )
     if log_probs is None:
         return found
     p = np.exp(log_probs)
+    information = _information(log_probs, log_probs != NEVER)
     chosen = ~((log_probs == NEVER) & (expert == NEVER))
     with np.errstate(invalid="ignore"):
         ratio = np.where(chosen, log_probs - expert, 0.0)
@@ -262,13 +266,13 @@ def _layer(
 
     return found._replace(
         plain_value=expectation(p, log_probs, reward + below(after.plain_value)),
-        entropy=expectation(p, log_probs, _information(log_probs) + below(after.entropy)),
+        entropy=expectation(p, log_probs, information + below(after.entropy)),
         kl=terms + expectation(p, log_probs, kl_below),
-        expert_kl=expert_terms + expert_mean(expert_kl_below),
+        expert_kl=expert_terms + expectation(p_expert, expert, expert_kl_below),
         max_log_ratio=largest.max(axis=-1),
     )
 
 
-def _information(log_probs: Array) -> Array:
+def _information(log_probs: Array, chosen: np.ndarray | None) -> Array:
     """``−log π(a|s)``; 0 for a token that is never chosen."""
-    return np.where(log_probs == NEVER, 0.0, -log_probs)
+    return -log_probs if chosen is None else np.where(chosen, -log_probs, 0.0)

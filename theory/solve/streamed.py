@@ -9,6 +9,7 @@ whether a run was stopped and went on.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
@@ -17,13 +18,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from theory.arrays.namespace import require_positive_number
+from theory.arrays.namespace import forbid, require_positive_number, soft_maximum
 from theory.mdp.streamed import StreamedTree
+from theory.mdp.token_mdp import TokenMDP
 from theory.solve.soft import _soft_backup
 from theory.storage.files import number
 from theory.storage.runs import Lines, RunFolder
 
-__all__ = ["fold_subtrees", "top_soft_values"]
+__all__ = ["fold_subtrees", "soft_layers", "top_soft_values"]
 
 LINES = "subtrees.jsonl"
 
@@ -59,35 +61,51 @@ def top_soft_values(
     alpha = require_positive_number("alpha", alpha)
 
     def solve(first: int, last: int) -> np.ndarray:
-        tables = tree.subtree(first, last).rewards
-        return _soft_layers(tree, tables, tree.cut, None, alpha)[0][None]
+        [value] = deque(soft_layers(tree.subtree(first, last), alpha), maxlen=1)
+        return value[None]
 
-    [value] = fold_subtrees(
-        tree, solve, 1, {"numbers": "soft values", "alpha": alpha}, threads, run
-    )
+    identity = {"numbers": "soft values", "alpha": alpha}
+    [value] = fold_subtrees(tree, solve, 1, identity, threads, run)
     top = tree.top()
-    above = () if top is None else _soft_layers(tree, top[0].rewards, 0, value, alpha)
-    return (*above, value)
+    above = [] if top is None else list(soft_layers(top[0], alpha, value, tree.horizon - tree.cut))
+    return (*reversed(above), value)
 
 
-def _soft_layers(
-    tree: StreamedTree,
-    rewards: tuple[np.ndarray, ...],
-    first_layer: int,
-    value: np.ndarray | None,
-    alpha: float,
-) -> tuple[np.ndarray, ...]:
-    """Soft values of some layers; `value` is what follows the last of them."""
-    largest_reward = max(map(abs, tree.reward_range))
-    values = []
-    for h, reward in reversed(list(enumerate(rewards, start=first_layer))):
-        # as in `soft_values`, so that the same formula is chosen and the bits are the same
-        steps = tree.horizon - h
-        largest_q = steps * largest_reward + (steps - 1) * alpha * math.log(tree.vocab_size)
-        children = None if value is None else value.reshape(-1, tree.vocab_size).T
-        value = _soft_backup(reward.T, children, alpha, largest_q)
-        values.append(value)
-    return tuple(reversed(values))
+def soft_layers(
+    mdp: TokenMDP, alpha: float, value: np.ndarray | None = None, steps: int = 0
+) -> Iterator[np.ndarray]:
+    """Yield the soft values of each layer, the last layer first; none is kept.
+
+    The numbers are those of `soft_values`, to the bit.
+
+    Args:
+        mdp: the token MDP, of NumPy arrays without batch axes.
+        alpha: temperature, reward units.
+        value: soft values of the states after the last layer; None where they are 0.
+        steps: how many tokens follow the last layer.
+
+    Example:
+        >>> mdp = TokenMDP.tree([[[0.0, 1.0]], [[0.5, 0.2], [1.0, 0.0]]])
+        >>> [value.round(4).tolist() for value in soft_layers(mdp, 0.5)]
+        [[0.7187, 1.0635], [2.0963]]
+    """
+    dynamics = mdp.dynamics
+    V = dynamics.vocab_size
+    largest_reward = max(map(abs, mdp.reward_range))
+    for h in reversed(range(mdp.horizon)):
+        steps += 1
+        reward = mdp.rewards[h]
+        allowed = dynamics.allowed[h]
+        children = None if value is None else dynamics.rule.children(h, value, V)
+        if allowed is None:
+            # as in `soft_values`, so that the same formula is chosen and the bits are the same
+            largest_q = steps * largest_reward + (steps - 1) * alpha * math.log(V)
+            columns = None if children is None else children.T
+            value = _soft_backup(reward.T, columns, alpha, largest_q)
+        else:
+            q = reward if children is None else reward + children
+            value = soft_maximum(forbid(q, allowed), alpha)
+        yield value
 
 
 class _Row(NamedTuple):
