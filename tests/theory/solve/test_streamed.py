@@ -1,5 +1,6 @@
 """Trees that are read block by block against those in memory, and runs that are stopped."""
 
+import doctest
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import textwrap
 import time
 import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -137,6 +139,14 @@ def test_memory_is_that_of_a_block_and_of_the_roots():
     tracemalloc.stop()
     assert tree.n_prefixes == 22_369_620
     assert peak < 16 * 2**20
+
+
+def test_the_page_about_sizes_runs_as_it_stands():
+    page = Path(__file__).parents[3] / "docs" / "solver.md"
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    found = doctest.testfile(str(page), module_relative=False, optionflags=flags)
+    assert found.attempted > 20
+    assert not found.failed
 
 
 # --- Blocks that are none ------------------------------------------------------------------------
