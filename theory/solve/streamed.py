@@ -9,7 +9,6 @@ whether a run was stopped and went on.
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
@@ -18,10 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from theory.arrays.namespace import forbid, require_positive_number, soft_maximum
+from theory.arrays.namespace import require_positive_number
+from theory.mdp.dynamics import Dynamics, Tree
 from theory.mdp.streamed import StreamedTree
 from theory.mdp.token_mdp import TokenMDP
-from theory.solve.soft import _soft_backup
+from theory.solve.soft import soft_values
 from theory.storage.files import number
 from theory.storage.runs import Lines, RunFolder
 
@@ -61,7 +61,7 @@ def top_soft_values(
     alpha = require_positive_number("alpha", alpha)
 
     def solve(first: int, last: int) -> np.ndarray:
-        [value] = deque(soft_layers(tree.subtree(first, last), alpha), maxlen=1)
+        value: np.ndarray = soft_values(tree.subtree(first, last), alpha)[0]
         return value[None]
 
     identity = {"numbers": "soft values", "alpha": alpha}
@@ -89,23 +89,26 @@ def soft_layers(
         >>> [value.round(4).tolist() for value in soft_layers(mdp, 0.5)]
         [[0.7187, 1.0635], [2.0963]]
     """
-    dynamics = mdp.dynamics
-    V = dynamics.vocab_size
+    V = mdp.vocab_size
     largest_reward = max(map(abs, mdp.reward_range))
     for h in reversed(range(mdp.horizon)):
         steps += 1
-        reward = mdp.rewards[h]
-        allowed = dynamics.allowed[h]
-        children = None if value is None else dynamics.rule.children(h, value, V)
-        if allowed is None:
-            # as in `soft_values`, so that the same formula is chosen and the bits are the same
-            largest_q = steps * largest_reward + (steps - 1) * alpha * math.log(V)
-            columns = None if children is None else children.T
-            value = _soft_backup(reward.T, columns, alpha, largest_q)
-        else:
-            q = reward if children is None else reward + children
-            value = soft_maximum(forbid(q, allowed), alpha)
+        q = mdp.rewards[h]
+        if value is not None:
+            children = mdp.dynamics.rule.children(h, value, V)
+            q = np.add(q.T, children.T, order="C").T  # token-major
+        # The bound of the whole MDP, so that the same formula is chosen and the bits are the same.
+        largest_q = steps * largest_reward + (steps - 1) * alpha * math.log(V)
+        [value] = soft_values(_one_layer(mdp, h, q, largest_q), alpha)
         yield value
+
+
+def _one_layer(mdp: TokenMDP, h: int, q: np.ndarray, largest_q: float) -> TokenMDP:
+    """Layer `h` as a token MDP of one token, to whose reward the value of what follows is added."""
+    n = len(q)
+    mask = mdp.dynamics.allowed[h]
+    dynamics = Dynamics(mdp.vocab_size, (n,), Tree(), np.full(n, 1.0 / n), (mask,))
+    return TokenMDP(dynamics, (q,), (-largest_q, largest_q))
 
 
 class _Row(NamedTuple):
