@@ -69,6 +69,31 @@ def test_soft_values_are_those_of_the_tree_in_memory_to_the_bit(three, alpha, th
     assert soft_value(streamed, alpha) == pytest.approx(soft_value(mdp, alpha), rel=1e-15)
 
 
+def test_the_layers_above_take_the_largest_entry_out_where_the_whole_tree_does():
+    """|Q|/α passes what doubles can exponentiate in the top layers only, where 6 tokens follow."""
+    alpha = 0.009
+    rng = np.random.default_rng(0)
+    rewards = [rng.random((2**h, 2)) for h in range(8)]
+    streamed = StreamedTree(2, 8, layers(rewards), block=62)
+    assert streamed.cut == 3
+    whole = soft_values(TokenMDP.tree(rewards), alpha)
+    for ours, theirs in zip(top_soft_values(streamed, alpha), whole, strict=False):
+        assert_array_equal(ours, theirs)
+
+
+@check
+@given(st.integers(1, 5), st.integers(1, 7), st.integers(1, 4), st.integers(1, 400))
+def test_blocks_cover_every_root_once_and_are_no_larger_than_asked(V, H, P, block):
+    tree = StreamedTree(V, H, lambda h, first, last: None, n_prompts=P, block=block)
+    below = [sum(V**k for k in range(1, H - h + 1)) for h in range(H)]
+    roots = [root for first, last in tree.blocks() for root in range(first, last)]
+    assert roots == list(range(P * V**tree.cut))
+    largest = max(last - first for first, last in tree.blocks()) * below[tree.cut]
+    assert largest <= max(block, V)  # a state's tokens are not split
+    assert tree.cut == 0 or below[tree.cut - 1] > block
+    assert tree.n_prefixes == P * below[0]
+
+
 @check
 @given(trees(), alphas)
 def test_all_numbers_are_those_of_the_functions_in_memory(three, alpha):
@@ -106,6 +131,8 @@ def test_numbers_against_every_response_in_plain_python(mdp, alpha, seed):
     logits = [rng.normal(size=table.shape) for table in mdp.rewards]
     policy = Policy.from_logits(mdp.dynamics, logits)
     found = prompt_values(mdp, alpha, policy=policy)
+    expert = soft_optimal(mdp, alpha).policy
+    assert_allclose(found.max_log_ratio, max_log_ratio(policy, expert, per_prompt=True), rtol=1e-9)
     weights = mdp.dynamics.prompt_weights
 
     def reward(response, _):
