@@ -1,4 +1,4 @@
-"""Trees past memory: time and memory of the streamed solver, against the solver in memory.
+"""Trees past memory, sparse and long MDPs: time and memory, against the solver in memory.
 
     python benchmarks/out_of_core.py [--quick] [--threads 2]
 
@@ -20,14 +20,16 @@ import platform
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import numpy as np
 from scoring import peak
 from solver import cpu_model, print_times, run_times, verdict
 
+from theory.mdp.sparse import SparseLayer, SparseMDP
 from theory.mdp.streamed import StreamedTree
 from theory.mdp.token_mdp import TokenMDP
-from theory.solve.prompt_values import prompt_values
+from theory.solve.prompt_values import prompt_values, soft_value
 from theory.solve.soft import soft_values
 from theory.solve.streamed import top_soft_values
 
@@ -106,6 +108,58 @@ def benchmark_large(horizon, threads, in_memory):
     print(f"\n- peak memory: {worst:.2f} GiB, {verdict(worst, TARGET_GIB, ' GiB')}")
 
 
+def benchmark_long(window, horizon, rounds):
+    """A window of 2 tokens to the power `window` states, the same layer `horizon` times."""
+    rng = np.random.default_rng(0)
+    layer = rng.random((2**window, 2))
+    first = [rng.random((2**h, 2)) for h in range(window)]
+    long = TokenMDP.window([*first, *[layer] * (horizon - window)], window)
+    short = TokenMDP.window([*first, *[layer] * 10], window)
+    contenders = {
+        "`soft_values`": lambda: soft_values(short, ALPHA),
+        "`soft_value`": lambda: soft_value(short, ALPHA),
+        "`prompt_values`": lambda: prompt_values(short, ALPHA),
+    }
+    times = run_times(contenders, rounds, 0.0)
+    n = short.dynamics.n_prefixes
+    print(f"\n## Window of {2**window:,} states, V=2, H={short.horizon}: {n:,} pairs\n")
+    print_times(times, "`soft_values`", n)
+    total = long.dynamics.n_prefixes
+    seconds = 1e-3 * min(times["`soft_value`"]) * total / n
+    print(
+        f"\n- H={horizon:,} is {total:,} pairs: {seconds / 60:.1f} min for `soft_value`"
+    )
+    print(f"- peak memory of this process, with that MDP built: {peak('cpu') / 2**20:.0f} MiB")
+
+
+def benchmark_sparse(n, rounds):
+    """States that allow 3 to 20 tokens out of 50,000."""
+    rng = np.random.default_rng(0)
+
+    def layer():
+        degrees = rng.integers(3, 21, n)
+        indptr = np.concatenate([[0], np.cumsum(degrees)])
+        start = rng.integers(0, 49_000, n)
+        place = np.arange(indptr[-1]) - np.repeat(indptr[:-1], degrees)
+        tokens = np.repeat(start, degrees) + 37 * place
+        return SparseLayer(indptr, tokens, rng.random(len(tokens)), rng.integers(0, n, len(tokens)))
+
+    layers = [layer() for _ in range(5)]
+    n_tokens = sum(len(each.tokens) for each in layers)
+    tracemalloc.start()
+    sparse = SparseMDP.from_rows(layers, 50_000)
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    times = run_times({"`soft_values`": lambda: soft_values(sparse.mdp, ALPHA)}, rounds, 0.0)
+    print(f"\n## V=50,000, 3 to 20 tokens a state, {n:,} states a layer, H=5\n")
+    print_times(times, "`soft_values`", n_tokens)
+    dense = n * 5 * 50_000 * 9
+    print(
+        f"\n- `SparseMDP`: {held / 2**20:.0f} MiB, {held / n_tokens:.0f} bytes for each allowed "
+        f"token; dense rewards and mask: {dense / 2**30:.0f} GiB"
+    )
+
+
 def main():
     """Run both parts and print their tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -119,6 +173,8 @@ def main():
         return
     print(f"{cpu_model()}, {os.cpu_count()} cores; Python {platform.python_version()}, ", end="")
     print(f"NumPy {np.__version__}")
+    benchmark_long(12 if arguments.quick else 17, 10_000 if arguments.quick else 100_000, 5)
+    benchmark_sparse(10_000 if arguments.quick else 100_000, 5)
     in_memory = benchmark_small(10 if arguments.quick else 12, 3 if arguments.quick else 7)
     benchmark_large(12 if arguments.quick else 15, arguments.threads, in_memory)
 
