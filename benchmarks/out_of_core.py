@@ -126,9 +126,7 @@ def benchmark_long(window, horizon, rounds):
     print_times(times, "`soft_values`", n)
     total = long.dynamics.n_prefixes
     seconds = 1e-3 * min(times["`soft_value`"]) * total / n
-    print(
-        f"\n- H={horizon:,} is {total:,} pairs: {seconds / 60:.1f} min for `soft_value`"
-    )
+    print(f"\n- H={horizon:,} is {total:,} pairs: {seconds / 60:.1f} min for `soft_value`")
     print(f"- peak memory of this process, with that MDP built: {peak('cpu') / 2**20:.0f} MiB")
 
 
