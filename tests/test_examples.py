@@ -16,9 +16,12 @@ MODULES = sorted(
     for file in (ROOT / package).rglob("*.py")
 )
 
+ON_A_GPU = "needs Triton, and is what torch_kernels calls on a GPU"
 FROM_ENVIRONMENT = "reads its model from the environment of a trainer"
 
 WITHOUT = {
+    "theory.arrays.triton_kernels.expectation": ON_A_GPU,
+    "theory.arrays.triton_kernels.soft_backup": ON_A_GPU,
     "llm_bridge.check.exact.trained_group": "trains a model for several seconds",
     "llm_bridge.check.exact.model_group": "loads two models from folders",
     "llm_bridge.models.gguf.converted": "needs a GGUF file",
@@ -31,6 +34,15 @@ WITHOUT = {
     "llm_bridge.preferences.rows.hub_rows": "loads from the hub",
 }
 """Public functions without an example that runs, and why."""
+
+
+def require_packages(name):
+    """Skip the test of a module whose packages are not installed."""
+    if name.startswith("llm_bridge"):
+        pytest.importorskip("transformers")
+    for package in ("torch", "triton"):
+        if name == f"theory.arrays.{package}_kernels":
+            pytest.importorskip(package)
 
 
 def is_record(thing):
@@ -53,8 +65,7 @@ def without_example(module):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_every_public_function_has_an_example(name):
-    if name.startswith("llm_bridge"):
-        pytest.importorskip("transformers")
+    require_packages(name)
     lacking = set(without_example(importlib.import_module(name)))
     assert lacking == {path for path in WITHOUT if path.rpartition(".")[0] == name}
 
@@ -66,8 +77,7 @@ NO_VERB = re.compile(
 
 @pytest.mark.parametrize("name", MODULES)
 def test_what_a_function_does_begins_with_a_verb(name):
-    if name.startswith("llm_bridge"):
-        pytest.importorskip("transformers")
+    require_packages(name)
     module = importlib.import_module(name)
     functions = [getattr(module, x) for x in getattr(module, "__all__", ())]
     functions = [x for x in functions if inspect.isfunction(x)]

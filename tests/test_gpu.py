@@ -53,28 +53,32 @@ def in_this_process(monkeypatch):
 
 def test_everything_is_measured(tmp_path, monkeypatch, one_thread):
     """Real data have a test of their own."""
-    monkeypatch.setenv("ENDORM_SHARED", str(tmp_path / "nothing"))
     gpu = in_this_process(monkeypatch)
     passed = gpu.parent(
         gpu.parse(["--small", "--out", str(tmp_path), "--device", "cpu", "--minutes", "60"])
     )
     rows, table = written(tmp_path)
     assert passed, rows
-    (skipped,) = (row for row in rows if "error" in row or "skipped" in row)
-    assert skipped["section"] == "preferences"
-    assert "set ENDORM_SHARED" in skipped["skipped"]
+    assert not [row for row in rows if "error" in row or "skipped" in row]
     solved = [row for row in rows if "function" in row]
-    assert len(solved) == 10 * 2 * 3
-    assert len([row for row in solved if row.get("agrees")]) == 10 * 2  # at one horizon
+    assert len(solved) == 12 * 2 * 3
+    assert {row["H"] for row in solved if row.get("agrees")} >= {5}
+    checked = [row["function"] for row in solved if row.get("agrees") and row["H"] == 5]
+    assert sorted(checked) == sorted(2 * list(gpu.MOVED))
+    gradients = [row for row in solved if row["function"].startswith("gradient")]
+    assert len(gradients) == 2 * 2 * 3
+    assert all(row["over_forward"] > 1 for row in gradients)
+    assert all(row["share_of_copy"] > 0 for row in solved)
     assert max(row["difference"] for row in rows if "difference" in row) < 1e-5
     ours = [row for row in rows if str(row.get("way", "")).startswith("ours: ")]
     assert len(ours) == 2
     assert all(row["error_soft_values"] < 1e-5 and row["error_log_probs"] < 1e-5 for row in ours)
     results = [row for row in rows if row.get("what") == "result"]
     assert [(row["section"], row["trained"]) for row in results] == [
-        ("ppo", "all weights"), ("ppo-large", "all weights"), ("ppo-large", "LoRA 4"),
+        ("ppo-large", "all weights"), ("ppo-large", "LoRA 4"), ("ppo", "all weights"),
     ]  # fmt: skip
-    assert [row["batches"] for row in results] == [2, 1, 1]
+    assert [row["batches"] for row in results] == [1, 1, 2]
+    assert {row["weights"] for row in results} == {"random"}
     for row in results:
         parts = [p for p in rows if p.get("what") == "part" and p["section"] == row["section"]]
         assert {p["part"] for p in parts} == {"generation", "scoring", "reading", "update"}
@@ -119,3 +123,36 @@ def test_time_that_is_over_is_said(tmp_path):
     code, rows, _ = run(tmp_path, "--device", "cpu", "--minutes", "0", "--sections", "solver")
     assert code in (0, 1)  # whether the process could say so itself
     assert any("stopped after" in row.get("error", "") or "skipped" in row for row in rows)
+
+
+def test_preferences_say_where_their_data_would_be(tmp_path, monkeypatch):
+    monkeypatch.setenv("ENDORM_SHARED", str(tmp_path / "nothing"))
+    gpu = in_this_process(monkeypatch)
+    words = ["--small", "--out", str(tmp_path), "--device", "cpu", "--sections", "preferences"]
+    assert gpu.parent(gpu.parse(words))
+    rows, _ = written(tmp_path)
+    (skipped,) = (row for row in rows if "skipped" in row)
+    assert "set ENDORM_SHARED" in skipped["skipped"]
+
+
+def test_a_packaged_model_is_taken_where_it_is_installed(tmp_path, monkeypatch):
+    gpu = in_this_process(monkeypatch)
+    plan = gpu.PLAN[True] | {"small": True}
+    run = gpu.Run("ppo", "cpu", plan, tmp_path / "gpu.jsonl", float("inf"))
+    names, asked = gpu.bridge_names(), []
+
+    def spec(name, **options):
+        asked.append((name, options))
+        return SimpleNamespace(load=loads.pop)
+
+    def missing():
+        raise OSError("smollm2: its package is not installed")
+
+    names.ModelSpec = spec
+    setting = plan["ppo"][0] | {"packaged": gpu.PLAN[False]["ppo"][0]["packaged"]}
+    loads = SimpleNamespace(pop=lambda: "the model")
+    assert gpu.ppo_model(run, names, setting) == ("the model", "smollm2")
+    loads.pop = missing
+    model, weights = gpu.ppo_model(run, names, setting)
+    assert (model.vocab_size, weights) == (gpu.SHAPES["tiny"]["vocab_size"], "random")
+    assert asked == 2 * [("smollm2", {"dtype": "bfloat16", "device": "cpu"})]

@@ -36,6 +36,9 @@ from .mdp.responses import log_prob as log_prob
 from .mdp.responses import map_response as map_response
 from .mdp.responses import sample as sample
 from .mdp.responses import sample_log_ratio_ball as sample_log_ratio_ball
+from .mdp.sparse import SparseLayer as SparseLayer
+from .mdp.sparse import SparseMDP as SparseMDP
+from .mdp.streamed import StreamedTree as StreamedTree
 from .mdp.token_mdp import TokenMDP as TokenMDP
 from .mdp.values import occupancy as occupancy
 from .mdp.values import plain_value as plain_value
@@ -49,6 +52,9 @@ from .solve.improve import hybrid_reward as hybrid_reward
 from .solve.improve import iterate as iterate
 from .solve.improve import kl_optimal as kl_optimal
 from .solve.improve import sharpening_curve as sharpening_curve
+from .solve.prompt_values import PromptValues as PromptValues
+from .solve.prompt_values import prompt_values as prompt_values
+from .solve.prompt_values import soft_value as soft_value
 from .solve.reward import endogenous_reward as endogenous_reward
 from .solve.reward import preference_tv as preference_tv
 from .solve.reward import returns as returns
@@ -57,6 +63,7 @@ from .solve.soft import plain_optimal as plain_optimal
 from .solve.soft import power_policy as power_policy
 from .solve.soft import soft_optimal as soft_optimal
 from .solve.soft import soft_values as soft_values
+from .solve.streamed import top_soft_values as top_soft_values
 from .solve.worst_clone import best_clone as best_clone
 from .solve.worst_clone import worst_clone as worst_clone
 from .solve.worst_kl import worst_kl as worst_kl

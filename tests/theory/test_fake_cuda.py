@@ -2,14 +2,16 @@
 numbers.
 
 No GPU is needed. A device that is made up (`pretend`) holds real numbers, so that what is read back
-from it, such as whether a reward is finite, decides as it would on a GPU; torch's own fake tensors
-stop there, and on a CPU build cannot be indexed where they claim to be CUDA's
-(`test_torch_knows_a_mixed_up_device`). What takes NumPy arrays by design is not here: `sample`,
-`sample_log_ratio_ball`, `best_exponent`, the worst cases of KL, MAP and preferences, what fits
-demonstrations or comparisons, files, and enclosures.
+from it, such as whether a reward is finite, decides as it would on a GPU. Torch's own fake tensors
+on ``cuda`` (`fake_cuda`) have no numbers: they find what a sweep reads back, which on a GPU waits
+for all that runs there. What takes NumPy arrays by design is not here, `NUMPY_ONLY` and the rooms
+and modules that `MODULES` leaves out: discounted MDPs, the worst cases of KL, MAP and preferences,
+what fits demonstrations or comparisons, files, and enclosures.
 """
 
+import importlib
 import importlib.util
+import inspect
 import subprocess
 import sys
 from itertools import islice
@@ -21,23 +23,42 @@ from numpy.testing import assert_allclose
 
 pytest.importorskip("torch")
 import torch
+from fake_cuda import fake, fake_cuda
 from pretend import DEVICE, Pretended, back, pretended, there
 from strategies import build
 
 from theory.claims import bounds
 from theory.mdp.distances import (
+    best_of_n_kl,
+    coverage_profile,
     divergence_terms,
     kl,
+    le_cam,
+    log_ratios,
     max_log_ratio,
+    overlap,
     renyi,
     squared_hellinger,
     trajectory_tv,
 )
 from theory.mdp.policy import Policy
-from theory.mdp.responses import Responses, all_responses, greedy_response, log_prob, map_response
+from theory.mdp.responses import (
+    Responses,
+    all_responses,
+    best_continuations,
+    best_response,
+    best_sums,
+    greedy_path,
+    greedy_response,
+    log_prob,
+    map_response,
+    response_sum,
+)
 from theory.mdp.token_mdp import TokenMDP
 from theory.mdp.values import (
     covariance,
+    expectation,
+    expected_sums,
     occupancy,
     plain_value,
     plain_values,
@@ -52,8 +73,17 @@ from theory.solve.reward import (
     preference_tv,
     returns,
     shape_reward,
+    with_rewards,
 )
-from theory.solve.soft import plain_optimal, power_policy, soft_optimal, soft_q_values, soft_values
+from theory.solve.soft import (
+    greedy_rows,
+    log_softmax,
+    plain_optimal,
+    power_policy,
+    soft_optimal,
+    soft_q_values,
+    soft_values,
+)
 from theory.solve.worst_clone import best_clone, worst_clone
 from theory.studies.search import clone_fraction
 
@@ -70,10 +100,33 @@ CALLS = {
     "regularised_value": lambda x: regularised_value(x.mdp, x.policy, x.alpha),
     "trajectory_entropy": lambda x: trajectory_entropy(x.policy),
     "kl": lambda x: [kl(x.policy, x.other), kl(x.policy, x.other, per_prompt=True)],
-    "divergences": lambda x: divergence_terms(x.policy.log_probs[0], x.other.log_probs[0], x.ratio),
+    "divergence_terms": lambda x: divergence_terms(
+        x.policy.log_probs[0], x.other.log_probs[0], x.ratio
+    ),
     "squared_hellinger": lambda x: squared_hellinger(x.policy, x.other),
     "trajectory_tv": lambda x: trajectory_tv(x.policy, x.other),
     "renyi": lambda x: renyi(x.policy, x.other, x.alpha + 1),
+    "le_cam": lambda x: le_cam(x.policy, x.other),
+    "coverage_profile": lambda x: coverage_profile(x.policy, x.other, 1.5),
+    "best_of_n_kl": lambda x: best_of_n_kl(x.policy, 3),
+    "overlap": lambda x: [overlap(x.policy, x.other)[0].log_probs, overlap(x.policy, x.other)[1]],
+    "log_ratios": lambda x: log_ratios(x.policy, x.other),
+    "expected_sums": lambda x: expected_sums(x.policy, x.mdp.rewards),
+    "expectation": lambda x: expectation(
+        x.exp(x.policy.log_probs[0]), x.policy.log_probs[0], x.mdp.rewards[0]
+    ),
+    "best_continuations": lambda x: best_continuations(x.mdp.dynamics, x.mdp.rewards),
+    "best_sums": lambda x: best_sums(x.mdp.dynamics, x.mdp.rewards),
+    "best_response": lambda x: list(best_response(x.mdp.dynamics, x.mdp.rewards)),
+    "greedy_path": lambda x: list(greedy_path(x.mdp.dynamics, x.mdp.rewards)),
+    "response_sum": lambda x: response_sum(x.mdp.dynamics, x.mdp.rewards, x.every),
+    "greedy_rows": lambda x: greedy_rows(x.mdp.rewards[0]),
+    "log_softmax": lambda x: log_softmax(x.mdp.rewards[0], ALPHA),
+    "with_rewards": lambda x: with_rewards(x.mdp.dynamics, x.mdp.rewards).rewards,
+    "tree": lambda x: [
+        TokenMDP.tree([t[None, :2] for t in x.mdp.rewards[:1]], eos=eos).rewards
+        for eos in (None, 1)
+    ],
     "covariance": lambda x: covariance(x.policy, x.mdp.rewards, x.policy.log_probs),
     "max_log_ratio": lambda x: [
         max_log_ratio(x.policy, x.other),
@@ -121,6 +174,38 @@ CALLS = {
 }
 
 
+NUMPY_ONLY = {
+    "all_responses": "takes dynamics",
+    "by_layer": "takes a function",
+    "check_responses": "checks what a caller gave, on the host",
+    "sample": "NumPy's generator",
+    "sample_log_ratio_ball": "NumPy's generator",
+    "best_exponent": "SciPy's search",
+}
+"""Public functions of `MODULES` that take no tensors, and why."""
+
+MODULES = (
+    "mdp.distances", "mdp.responses", "mdp.values", "solve.improve", "solve.reward", "solve.soft",
+    "solve.worst_clone",
+)  # fmt: skip
+
+MAKES_AN_MDP = "the range of its rewards and its mask are the host's"
+READS = {
+    "from_logits": "checks what a caller gave",
+    "from_log_probs": "checks what a caller gave",
+    "from_probs": "checks what a caller gave",
+    "tree": "checks what a caller gave",
+    "kl_optimal": "one number: whether a prompt has a response left",
+    "sharpening_curve": "checks each exponent",
+    **dict.fromkeys(
+        ("endogenous_reward", "power_policy", "shape_reward", "with_rewards", "hybrid_reward",
+         "distil", "iterate", "sharpening_slope"),
+        MAKES_AN_MDP,
+    ),
+}  # fmt: skip
+"""What reads numbers back from the device, and why; nothing else does."""
+
+
 def tables(solution):
     return [*solution.policy.log_probs, *solution.values]
 
@@ -165,6 +250,34 @@ def test_solver_on_another_device(name, rule, masked, V, batch):
         assert_allclose(one, two, rtol=1e-11, atol=1e-13)
 
 
+@pytest.mark.parametrize("batch", [False, True], ids=["scalars", "batch"])
+@pytest.mark.parametrize(
+    ("rule", "masked", "V"),
+    [("tree", False, 3), ("window", True, 3), ("table", True, 3), ("tree", False, 9)],
+)
+@pytest.mark.parametrize("name", CALLS)
+def test_solver_on_tensors_of_a_cpu(name, rule, masked, V, batch):
+    """Where gradients are recorded, where they are not, and in single precision."""
+    expected = CALLS[name](Problem(np.asarray, rule, masked, V, batch, np.exp))
+    wanted = torch.utils._pytree.tree_leaves(expected)
+    for dtype, recorded in ((torch.float64, False), (torch.float64, True), (torch.float32, False)):
+
+        def place(array, dtype=dtype, recorded=recorded):
+            tensor = torch.from_numpy(np.array(array))
+            return tensor.to(dtype).requires_grad_(recorded) if array.dtype.kind == "f" else tensor
+
+        found = CALLS[name](Problem(place, rule, masked, V, batch, torch.exp))
+        leaves = torch.utils._pytree.tree_leaves(found)
+        single = dtype == torch.float32
+        for one, two in zip(leaves, wanted, strict=True):
+            if name == "scheme_exponent" and not batch:
+                continue
+            assert isinstance(one, torch.Tensor)
+            assert one.dtype in (dtype, torch.int64)
+            tolerance = {"rtol": 1e-4, "atol": 2e-5} if single else {"rtol": 1e-12, "atol": 1e-14}
+            assert_allclose(one.detach().numpy(), two, **tolerance)
+
+
 def test_gradients_on_another_device():
     """Automatic differentiation is what the search for worst cases has."""
     mdp = build("tree", np.random.default_rng(0), 1, 3, 3)
@@ -196,27 +309,48 @@ def test_what_is_mixed_up_is_found():
         )  # what a GPU takes too
 
 
-def test_torch_knows_a_mixed_up_device():
-    """Torch's fake tensors: what stays on the device of its input passes; a number that is read
-    ends it.
-    """
-    from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+@pytest.mark.parametrize(
+    ("rule", "masked", "V"),
+    [("tree", False, 3), ("window", True, 3), ("table", True, 3), ("tree", False, 9)],
+)
+@pytest.mark.parametrize("name", [name for name in CALLS if name != "scheme_exponent"])
+def test_what_a_sweep_computes_stays_on_the_gpu(name, rule, masked, V):
+    from torch._subclasses.fake_tensor import DataDependentOutputException
 
-    with FakeTensorMode(allow_non_fake_inputs=False):
-        x = torch.zeros(4, 3, dtype=torch.float64, device=DEVICE)
-        mdp = TokenMDP(build("tree", np.random.default_rng(0), 4, 3, 1).dynamics, (x,))
-        for found in (
-            *soft_values(mdp, ALPHA),
-            *tables(soft_optimal(mdp, ALPHA)),
-            *tables(plain_optimal(mdp)),
+    x = Problem(np.asarray, rule, masked, V, False, torch.exp)
+    expected = torch.utils._pytree.tree_leaves(
+        CALLS[name](Problem(np.asarray, rule, masked, V, False, np.exp))
+    )
+    with fake_cuda():
+        for part in ("mdp", "policy", "other", "ratio", "every", "one_prompt", "exponents"):
+            setattr(x, part, fake(getattr(x, part)))
+        if name in READS:
+            with pytest.raises(DataDependentOutputException):
+                CALLS[name](x)
+            return
+        leaves = torch.utils._pytree.tree_leaves(CALLS[name](x))
+        assert all(leaf.device.type == "cuda" for leaf in leaves)
+        assert [leaf.shape for leaf in leaves] == [np.shape(leaf) for leaf in expected]
+
+
+def test_fake_tensors_know_a_mixed_up_device():
+    with fake_cuda():
+        x = fake(np.ones((2, 3)))
+        for mixed in (
+            lambda: x + torch.ones(3),
+            lambda: torch.where(torch.ones(3) > 0, x, 0.0),
+            lambda: np.asarray(x),
         ):
-            assert found.device == DEVICE
-        with pytest.raises(DataDependentOutputException):
-            plain_value(mdp, soft_optimal(mdp, ALPHA).policy)
-        gpu = torch.zeros(4, 3, device="cuda")
-        if not torch.backends.cuda.is_built():
-            with pytest.raises(RuntimeError, match="not linked"):
-                gpu[0]
+            with pytest.raises(Exception, match=r"device|numpy|Fake"):
+                mixed()
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_function_of_tensors_is_here(name):
+    module = importlib.import_module(f"theory.{name}")
+    functions = {f for f in module.__all__ if inspect.isfunction(getattr(module, f))}
+    assert functions - NUMPY_ONLY.keys() <= CALLS.keys()
+    assert READS.keys() <= CALLS.keys()
 
 
 def test_models_are_scored_and_trained_on_another_device():

@@ -2,9 +2,10 @@
 
 Axes are those stated in `theory`. Every function computes in the array namespace of its input:
 torch tensors stay torch tensors, on their device and with their gradients, and enclosures
-(`theory.arrays.enclosure`) enclose every result.
+(`theory.arrays.enclosure`) enclose every result. Sweeps of tensors on a CPU that need no gradient
+are NumPy's, on the same memory (`theory.arrays.tensors`).
 
-NumPy tables are stored *token-major*: the memory order is that of ``(V, *batch, n_h)``, so that
+Tables are stored *token-major*: the memory order is that of ``(V, *batch, n_h)``, so that
 reductions over tokens run along contiguous memory. That changes speed only, never a result.
 
 Types of arrays: `Array` is `Any`, and shapes stand in docstrings. Annotations with shapes
@@ -22,6 +23,7 @@ import numpy as np
 from array_api_compat import device, is_numpy_array, is_torch_array
 
 from theory.arrays.enclosure import NAMESPACE, is_enclosure
+from theory.arrays.tensors import needs_gradient
 
 __all__ = [
     "Array",
@@ -115,13 +117,15 @@ def as_float(values: Any) -> Array:
 
 
 def token_major(table: Array) -> Array:
-    """Return the same table ``(*batch, n, V)``, stored token-major; torch tensors are left alone.
+    """Return the same table ``(*batch, n, V)``, stored token-major; enclosures are left alone.
 
     Example:
         >>> token_major(np.zeros((3, 2))).strides  # the states of a token lie side by side
         (8, 24)
     """
-    if not is_numpy_array(table):
+    if is_torch_array(table):
+        return table.movedim(-1, 0).contiguous().movedim(0, -1)
+    if is_enclosure(table):
         return table
     return np.moveaxis(np.ascontiguousarray(np.moveaxis(table, -1, 0)), 0, -1)
 
@@ -137,8 +141,11 @@ def like(values: Any, reference: Array) -> Array:
     """
     if not is_torch_array(reference):
         return as_array(values)
-    xp = array_namespace(reference)
-    array = xp.asarray(values, device=device(reference))
+    place = device(reference)
+    if not is_torch_array(values):
+        array = array_namespace(reference).asarray(values, device=place)
+    else:  # with its gradient, which `asarray` of some versions drops
+        array = values if values.device == place else values.to(place)
     return array.to(reference.dtype) if array.dtype.is_floating_point else array
 
 
@@ -232,7 +239,8 @@ def require_positive(name: str, value: Any) -> Array | float:
     if bool(bad.any()):
         shown = array if is_enclosure(array) else float(array[bad][0])
         raise ValueError(f"{name}={shown}: must be positive and finite")
-    return array if array.ndim or is_enclosure(array) else float(array)
+    kept = array.ndim or is_enclosure(array) or needs_gradient(array)
+    return array if kept else float(array)
 
 
 def require_positive_number(name: str, value: Any) -> float:

@@ -1,10 +1,10 @@
-"""The ``endorm solve`` command: a token MDP from a file, solved, and its exact worst cases."""
+"""The ``endorm solve`` command: a token MDP from a file or folder, solved, and its worst cases."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +37,10 @@ class SolveOptions(Options):
     """Which MDP is solved, and what is computed of it."""
 
     file: Path = option(
-        help="token MDP, as TokenMDP.save writes it", metavar="FILE.npz", positional=True
+        help="token MDP: an .npz file as TokenMDP.save writes it, or a folder of reward_h.npy (and "
+        "logits_h.npy of a policy), which may be larger than memory",
+        metavar="MDP",
+        positional=True,
     )
     example: bool = option(
         False,
@@ -52,20 +55,47 @@ class SolveOptions(Options):
         high=500.0,
         metavar="E",
     )
+    threads: int = option(
+        1,
+        help="blocks of a folder that are solved at the same time",
+        low=1,
+        high=1024,
+        affects_results=False,
+    )
+    out: Path | None = option(
+        None,
+        help="of a folder: note finished blocks in DIR, so that a run that is stopped goes on",
+        metavar="DIR",
+        writes="folder",
+        affects_results=False,
+    )
     json: Path | None = shared.json_file()
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Solve and print; returns the exit code."""
-    from theory.mdp.token_mdp import TokenMDP
     from theory.reports.solution import solution_report
-    from theory.solve.soft import plain_optimal, soft_optimal
     from theory.storage.files import write_json
 
     options = SolveOptions.read(arguments)
     if options.example:
         _write_example(options.file)
         return 0
+    numbers = _streamed(options) if options.file.is_dir() else _in_memory(options)
+    print(solution_report(str(options.file), numbers).text())
+    if options.json is not None:
+        write_json(options.json, numbers)
+    return 0
+
+
+def _in_memory(options: SolveOptions) -> dict[str, Any]:
+    from theory.mdp.token_mdp import TokenMDP
+    from theory.solve.soft import plain_optimal, soft_optimal
+
+    if options.out is not None or options.threads != 1:
+        raise ValueError(
+            f"{options.file}: --out and --threads are for a folder of .npy files; leave them out"
+        )
     mdp = TokenMDP.load(options.file)
     if mdp.batch_shape:
         raise ValueError(
@@ -76,10 +106,25 @@ def run(arguments: argparse.Namespace) -> int:
     numbers = {"alpha": options.alpha} | _solution(mdp, solved, best)
     if options.epsilon is not None:
         numbers |= _worst_cases(mdp, solved.policy, best, options.alpha, options.epsilon)
-    print(solution_report(str(options.file), numbers).text())
-    if options.json is not None:
-        write_json(options.json, numbers)
-    return 0
+    return numbers
+
+
+def _streamed(options: SolveOptions) -> dict[str, Any]:
+    """What is computed of a tree that is read block by block: no response is looked for."""
+    from theory.mdp.streamed import StreamedTree
+    from theory.solve.prompt_values import averages, prompt_values
+    from theory.storage.runs import RunFolder
+
+    if options.epsilon is not None:
+        raise ValueError(
+            f"--epsilon: worst cases need the whole MDP in memory, and {options.file} is a folder: "
+            "leave it out, or give an .npz file"
+        )
+    tree = StreamedTree.load(options.file)
+    with nullcontext() if options.out is None else RunFolder(options.out) as folder:
+        found = prompt_values(tree, options.alpha, threads=options.threads, run=folder)
+    sizes = {"horizon": tree.horizon, "vocab_size": tree.vocab_size, "n_prompts": tree.n_prompts}
+    return {"alpha": options.alpha} | sizes | averages(found, tree.prompt_weights)
 
 
 EXAMPLE = Path(__file__).parents[1] / "studies" / "letters.npz"
@@ -173,4 +218,4 @@ def _worst_cases(
     return found | {"bounds": bounds, "out_of_reach": out_of_reach}
 
 
-COMMAND = Command("solve", "solve a token MDP from an .npz file", (Group(SolveOptions),), run)
+COMMAND = Command("solve", "solve a token MDP from a file or a folder", (Group(SolveOptions),), run)

@@ -16,11 +16,13 @@ from theory.arrays.namespace import (
     exp,
     expand,
     is_enclosure,
+    is_torch_array,
     like,
     log_mean_exp,
     require_positive,
     soft_maximum,
 )
+from theory.arrays.tensors import numpy_can_read, through_numpy
 from theory.mdp.dynamics import require_tree_memory
 from theory.mdp.policy import NEVER, Policy, require_same_dynamics
 from theory.mdp.values import by_layer, expectation
@@ -61,6 +63,8 @@ def kl(policy: Policy, other: Policy, *, per_prompt: bool = False) -> Array:
         >>> print(round(float(kl(p, q)), 4))  # ½ log 2 + ½ log ⅔ = ½ log 4/3
         0.1438
     """
+    if numpy_can_read(policy.log_probs, other.log_probs):
+        return through_numpy(kl, policy, other, per_prompt=per_prompt)
     require_same_dynamics(policy.dynamics, other.dynamics)
     following: Array | None = None
     layers = list(zip(policy.log_probs, other.log_probs, strict=True))
@@ -178,6 +182,8 @@ def squared_hellinger(policy: Policy, other: Policy) -> Array:
         >>> squared_hellinger(one, fair).round(4).tolist()  # 1 − √½
         [0.2929]
     """
+    if numpy_can_read(policy.log_probs, other.log_probs):
+        return through_numpy(squared_hellinger, policy, other)
     require_same_dynamics(policy.dynamics, other.dynamics)
     rows = by_layer(_hellinger_terms, policy.log_probs, other.log_probs, log_ratios(policy, other))
     overlaps = by_layer(lambda p, q: exp((p + q) / 2), policy.log_probs, other.log_probs)
@@ -256,6 +262,8 @@ def renyi(policy: Policy, other: Policy, order: Any) -> Array:
         >>> renyi(p, q, 2.0).round(4).tolist()  # log(¼/¼ + ¼/¾) = log 4/3
         [0.2877]
     """
+    if numpy_can_read(policy.log_probs, other.log_probs, order):
+        return through_numpy(renyi, policy, other, order)
     require_same_dynamics(policy.dynamics, other.dynamics)
     excess = require_positive("order - 1", as_float(order) - 1)
     value: Array | None = None
@@ -371,10 +379,13 @@ def best_of_n_kl(policy: Policy, n: int) -> Array:
     """
     require_positive("n", n)
     log_probs = _laws(policy, policy).log_one
-    middle = log_probs.midpoint().nearest() if is_enclosure(log_probs) else log_probs
-    order = np.argsort(np.asarray(middle), axis=-1, kind="stable")
-    outer = np.ogrid[tuple(map(slice, order.shape))][:-1]
-    law = exp(log_probs[(*outer, order)])
+    if is_torch_array(log_probs):
+        law = exp(log_probs.sort(dim=-1, stable=True).values)
+    else:
+        middle = log_probs.midpoint().nearest() if is_enclosure(log_probs) else log_probs
+        order = np.argsort(middle, axis=-1, kind="stable")
+        outer = np.ogrid[tuple(map(slice, order.shape))][:-1]
+        law = exp(log_probs[(*outer, order)])
     xp = array_namespace(law)
     up_to = _running_sums(law)
     before = xp.concatenate([xp.zeros_like(law[..., :1]), up_to[..., :-1]], axis=-1)
@@ -484,6 +495,8 @@ def max_log_ratio(policy: Policy, other: Policy, *, per_prompt: bool = False) ->
         >>> print(round(float(max_log_ratio(p, q)), 4))  # log 2
         0.6931
     """
+    if numpy_can_read(policy.log_probs, other.log_probs):
+        return through_numpy(max_log_ratio, policy, other, per_prompt=per_prompt)
     require_same_dynamics(policy.dynamics, other.dynamics)
     following: Array | None = None
     for h, ratio in reversed(list(enumerate(log_ratios(policy, other)))):
@@ -494,9 +507,9 @@ def max_log_ratio(policy: Policy, other: Policy, *, per_prompt: bool = False) ->
         if following is not None:
             below = policy.dynamics.children(h, following)
             chosen = ~((one == NEVER) & (two == NEVER))
-            largest = xp.maximum(
-                largest, below if bool(xp.all(chosen)) else xp.where(chosen, below, 0.0)
-            )
+            # a GPU would have to be waited for
+            everywhere = not is_torch_array(chosen) and bool(xp.all(chosen))
+            largest = xp.maximum(largest, below if everywhere else xp.where(chosen, below, 0.0))
         following = xp.max(largest, axis=-1)
     if per_prompt:
         return following

@@ -24,7 +24,7 @@ from typing import TypeAlias
 import numpy as np
 
 from theory.arrays.memory import require_memory
-from theory.arrays.namespace import Array, array_namespace, like, scatter_add
+from theory.arrays.namespace import Array, array_namespace, is_numpy_array, like, scatter_add
 
 __all__ = ["Dynamics", "SuccessorRule", "Table", "Tree", "Window", "require_tree_memory"]
 
@@ -74,6 +74,11 @@ class Window:
         by_window = next_value.reshape((*next_value.shape[:-1], -1, 1, kept, vocab_size))
         prompts = by_window.shape[-4]
         xp = array_namespace(next_value)
+        if is_numpy_array(next_value):  # token-major: long runs, here and in what is added to it
+            first = np.moveaxis(by_window, -1, 0)
+            shape = (vocab_size, *next_value.shape[:-1], prompts, vocab_size, kept)
+            tokens = np.broadcast_to(first, shape).reshape(vocab_size, *next_value.shape[:-1], -1)
+            return np.moveaxis(tokens, 0, -1)
         every = xp.broadcast_to(
             by_window, (*next_value.shape[:-1], prompts, vocab_size, kept, vocab_size)
         )

@@ -18,6 +18,7 @@ from theory.arrays.namespace import (
     require_positive,
     token_major,
 )
+from theory.arrays.tensors import numpy_can_read, through_numpy
 from theory.mdp.dynamics import Dynamics, require_tree_memory
 from theory.mdp.policy import Policy, Seed
 
@@ -237,6 +238,8 @@ def map_response(policy: Policy) -> Responses:
         >>> np.exp(log_prob(policy, map_response(policy))).round(6).tolist()
         [0.4]
     """
+    if numpy_can_read(policy.log_probs):
+        return through_numpy(map_response, policy)
     return best_response(policy.dynamics, policy.log_probs)
 
 

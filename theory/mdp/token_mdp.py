@@ -6,6 +6,7 @@ The state is the text so far, the action the next token, the transition appends 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from theory.mdp.checks import (
     check_rewards,
     check_shapes,
     check_weights,
+    once_each,
 )
 from theory.mdp.dynamics import Dynamics, SuccessorRule, Table, Tree, Window
 from theory.storage.files import read_arrays, replacing
@@ -97,6 +99,9 @@ class TokenMDP:
     ) -> Self:
         """Build a token MDP whose reward reads the prompt and the last `window` tokens only.
 
+        A layer that is given several times as the same array is stored once, here and in `table`:
+        ``[*first_layers, *[layer] * 100_000]`` needs the memory of ``layer``.
+
         Args:
             rewards: ``rewards[h]`` of shape ``(*batch, P·V^min(h, window), V)``.
             window: how many tokens a state remembers, at least one.
@@ -154,7 +159,7 @@ class TokenMDP:
         allowed: Sequence[Any] | None,
         eos: int | None,
     ) -> Self:
-        tables = tuple(token_major(as_float(table)) for table in rewards)
+        tables = once_each(lambda h, table: token_major(as_float(table)), rewards)
         sizes, vocab_size = check_shapes(tables, rule)
         if rule is None:
             assert next_states is not None
@@ -260,6 +265,9 @@ class TokenMDP:
         It holds ``reward_h`` ``(n_h, V)`` for each layer, ``next_h`` for table dynamics,
         ``allowed_h`` where tokens are forbidden, ``prompt_weights``, and the scalars ``rule``,
         ``window``, ``eos``, ``reward_range``.
+
+        Raises:
+            OSError: the file cannot be written, or the disk has no room for all layers.
         """
         dynamics = self.dynamics
         rule = dynamics.rule
@@ -275,6 +283,13 @@ class TokenMDP:
             arrays |= {f"next_{h}": table for h, table in enumerate(rule.next_states)}
         if dynamics.eos is not None:
             arrays["eos"] = np.array(dynamics.eos)
+        n_bytes = sum(np.asarray(array).nbytes for array in arrays.values())
+        free = shutil.disk_usage(Path(path).absolute().parent).free
+        if n_bytes > free:  # a repeated layer is one array here, and a file has each by itself
+            raise OSError(
+                f"{path}: {dynamics.horizon:,} layers are {n_bytes:,} bytes and {free:,} are free: "
+                "store fewer, or the program that builds the MDP"
+            )
         with replacing(path) as file:
             np.savez(file, **arrays)
 

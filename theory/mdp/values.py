@@ -13,9 +13,11 @@ from theory.arrays.namespace import (
     array_namespace,
     exp,
     is_enclosure,
+    is_torch_array,
     like,
     require_positive,
 )
+from theory.arrays.tensors import needs_gradient, numpy_can_read, through_numpy
 from theory.mdp.policy import NEVER, Policy, require_same_dynamics
 from theory.mdp.token_mdp import TokenMDP
 
@@ -57,6 +59,15 @@ def expected_sums(policy: Policy, tables: Sequence[Array]) -> tuple[Array, ...]:
 
 def _expected_sums(policy: Policy, tables: Sequence[Array] | None) -> tuple[Array, ...]:
     """`expected_sums`, of ``−log π`` where `tables` is None."""
+    if numpy_can_read(policy.log_probs, () if tables is None else tables):
+        return through_numpy(_expected_sums, policy, tables)
+    if is_torch_array(policy.log_probs[0]):
+        tables = [-table for table in policy.log_probs] if tables is None else tables
+        if needs_gradient(policy.log_probs, tables):
+            from theory.arrays import torch_kernels
+
+            return torch_kernels.expected_sums(expected_sums, policy, tables)
+        return _expected_sums_of_tensors(policy, tables)
     sums: list[Array] = []
     following: Array | None = None
     by_kernel = all(
@@ -90,6 +101,16 @@ def _expected_exactly(log_p: Array, x: Array | None, children: Array | None) -> 
     """``Σ_a p(a) [x(a) + W(s⊕a)]`` where tokens are never chosen or values are infinite."""
     x = _zero_unless_chosen(log_p, -log_p if x is None else x)
     return expectation(np.exp(log_p), log_p, x if children is None else x + children)
+
+
+def _expected_sums_of_tensors(policy: Policy, tables: Sequence[Array]) -> tuple[Array, ...]:
+    from theory.arrays import torch_kernels
+
+    sums: list[Array] = []
+    for h in reversed(range(policy.horizon)):
+        children = policy.dynamics.children(h, sums[-1] if sums else None)
+        sums.append(torch_kernels.expectation(policy.log_probs[h], tables[h], children))
+    return tuple(reversed(sums))
 
 
 def expectation(prob: Array, log_probs: Array, values: Array) -> Array:
@@ -149,7 +170,8 @@ def _zero_unless_chosen(log_probs: Array, table: Array) -> Array:
 def _expected_terms(prob: Array, log_probs: Array, values: Array) -> Array:
     """Return ``p(a)·x(a)``: 0 for a token never chosen, infinite for any other infinite `x`."""
     xp = array_namespace(prob, values)
-    if bool(xp.all(xp.isfinite(values))):
+    # a GPU would have to be waited for
+    if not is_torch_array(values) and bool(xp.all(xp.isfinite(values))):
         return prob * values
     chosen = ~(log_probs == NEVER)
     infinite = xp.abs(values) == float("inf")

@@ -12,6 +12,15 @@ __all__ = ["solution_report"]
 SHOWN = 10
 """Prompts whose most probable responses are shown."""
 
+POLICY = (
+    ("plain_value", "plain value of the policy π̂ in the logits", ""),
+    ("entropy", "entropy of π̂", " nats"),
+    ("kl", "KL(π̂‖π_E)", " nats"),
+    ("expert_kl", "KL(π_E‖π̂)", " nats"),
+    ("max_log_ratio", "ε = max |log π̂ − log π_E|", " nats"),
+)
+"""Numbers of a policy that is compared with the soft-optimal one: name, label, unit."""
+
 WORST_CASES = (
     ("cloning, V^{π_E} − V^{π̂}", "worst_clone_gap", "clone_gap_stepwise", "clone_gap_paper"),
     ("RL, V^{π_E} − V^{π_RL}", "worst_map_gap", "rl_gap_expert", "rl_gap_paper"),
@@ -57,6 +66,17 @@ def solution_report(name: str, numbers: Mapping[str, Any]) -> Report:
         "plain value of the best policy": f"{numbers['optimal_plain_value']:.10g}",
         "entropy of the soft-optimal policy": f"{numbers['expert_entropy']:.10g} nats",
     }
+    facts |= {
+        label: f"{numbers[name]:.10g}{unit}" for name, label, unit in POLICY if name in numbers
+    }
+    sections: list[Section] = _responses(numbers) if "map_response" in numbers else []
+    if "epsilon" in numbers:
+        sections += _worst_cases(numbers)
+    return Report(title, facts=facts, sections=sections)
+
+
+def _responses(numbers: Mapping[str, Any]) -> list[Section]:
+    """The most probable response to each of the first prompts."""
     lists = [numbers[name][:SHOWN] for name in ("map_response", "map_log_prob", "map_return")]
     responses = [
         (prompt, " ".join(map(str, tokens)), log_prob, total)
@@ -72,9 +92,7 @@ def solution_report(name: str, numbers: Mapping[str, Any]) -> Report:
     if numbers["n_prompts"] > SHOWN:
         more = numbers["n_prompts"] - SHOWN
         sections.append(Text(f"… {more} more prompts: all of them with --json"))
-    if "epsilon" in numbers:
-        sections += _worst_cases(numbers)
-    return Report(title, facts=facts, sections=sections)
+    return sections
 
 
 def _worst_cases(numbers: Mapping[str, Any]) -> list[Section]:

@@ -27,7 +27,15 @@ from theory.arrays.kernels import (
     scratch_like,
     sum_tokens,
 )
-from theory.arrays.namespace import Array, array_namespace, as_float, expand, like, token_major
+from theory.arrays.namespace import (
+    Array,
+    array_namespace,
+    as_float,
+    expand,
+    is_torch_array,
+    like,
+    token_major,
+)
 
 __all__ = [
     "capped",
@@ -160,7 +168,7 @@ def log_or_floor(p: Array, log_low: Array) -> Array:
     """
     xp = array_namespace(p)
     normal = p > xp.finfo(p.dtype).smallest_normal
-    if bool(xp.all(normal)):
+    if not is_torch_array(p) and bool(xp.all(normal)):  # a GPU would have to be waited for
         return xp.log(p)
     return xp.where(normal, xp.log(xp.where(normal, p, 1.0)), log_low)
 

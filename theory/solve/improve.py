@@ -74,8 +74,7 @@ def kl_optimal(reward: TokenMDP, anchor: Policy, beta: Any) -> Solution:
         reward: `r`, a token MDP.
         anchor: `μ`, on the same dynamics. What it never chooses, the maximiser never chooses.
         beta: KL coefficient, reward units per nat, scalar or ``batch``. The three batches
-            broadcast. (A torch scalar is read as a number: one whose gradient is wanted needs an
-            axis, ``beta[None]``.)
+            broadcast.
 
     Returns:
         The policy and ``max_π V^π_r(s) − β KL`` from each state on, reward units: accurate to

@@ -14,6 +14,7 @@ identified exactly.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
@@ -28,6 +29,7 @@ from theory.arrays.namespace import (
     require_positive,
     token_major,
 )
+from theory.arrays.tensors import numpy_can_read, through_numpy
 from theory.arrays.truth import Truth, Undecided
 from theory.mdp.dynamics import Dynamics
 from theory.mdp.policy import Policy
@@ -84,31 +86,33 @@ def endogenous_reward(
         >>> [table.round(9).tolist() for table in endogenous_reward(policy, 0.5).rewards]
         [[[0.5, 1.0]], [[0.5, 0.2], [1.0, 0.3]]]
     """
+    if numpy_can_read(policy.log_probs, policy.log_normalizers, alpha):
+        return through_numpy(endogenous_reward, policy, alpha, gauge=gauge, terminal=terminal)
     alpha = require_positive("alpha", alpha)
     values = _gauge_values(policy, alpha, gauge, terminal)
     dynamics = policy.dynamics
     rewards: list[Array] = []
-    masks: list[np.ndarray | None] = []
-    low = np.inf
-    high = -np.inf
+    supports: list[Array | None] = []
+    ranges: list[tuple[float, float] | None] = []
     for h, log_probs in enumerate(policy.log_probs):
         value = None if values is None else values[h]
         following = None if values is None or h + 1 == len(values) else values[h + 1]
         found = _read_layer(dynamics, h, log_probs, alpha, value, following)
         rewards.append(found.reward)
-        masks.append(found.mask)
-        low = min(low, found.low)
-        high = max(high, found.high)
-    return TokenMDP(replace(dynamics, allowed=tuple(masks)), tuple(rewards), (low, high))
+        supports.append(found.chosen)
+        ranges.append(found.range)
+    whole = _range([r for r, known in zip(rewards, ranges, strict=True) if known is None])
+    lows, highs = zip(*(known for known in (*ranges, whole) if known is not None), strict=True)
+    masks = _shared_supports(supports)
+    return TokenMDP(replace(dynamics, allowed=masks), tuple(rewards), (min(lows), max(highs)))
 
 
 class _Layer(NamedTuple):
-    """Rewards of one layer, which tokens they forbid, and the least and the greatest of them."""
+    """Rewards of one layer, the tokens that are chosen (`None`: all), and their range if known."""
 
     reward: Array
-    mask: np.ndarray | None
-    low: float
-    high: float
+    chosen: Array | None
+    range: tuple[float, float] | None
 
 
 def _read_layer(
@@ -129,7 +133,7 @@ def _read_layer(
             tables[0], column_scalars(alpha, log_probs), flat, tables[1], written_columns(reward)
         )
         if np.isfinite(low) and np.isfinite(high):
-            return _Layer(reward, None, low, high)
+            return _Layer(reward, None, (low, high))
     xp = array_namespace(log_probs)
     chosen = ~(log_probs == float("-inf"))
     reward = expand(alpha, 2) * xp.where(chosen, log_probs, 0.0)
@@ -137,8 +141,7 @@ def _read_layer(
         reward = reward + value[..., None]
     if following is not None:
         reward = reward - children
-    reward = token_major(xp.where(chosen, reward, 0.0))
-    return _Layer(reward, _shared_support(chosen, h), *_range(reward))
+    return _Layer(token_major(xp.where(chosen, reward, 0.0)), chosen, None)
 
 
 def _gauge_values(
@@ -166,11 +169,25 @@ def _gauge_values(
     return tuple(expand(alpha, 1) * z for z in normalizers[: H + (terminal == "bootstrap")])
 
 
+def _shared_supports(supports: list[Array | None]) -> tuple[np.ndarray | None, ...]:
+    """Return the policy's support as masks of the dynamics, which a batch must share."""
+    asked = [chosen for chosen in supports if chosen is not None]
+    for h, chosen in enumerate(supports):
+        if isinstance(chosen, Truth):
+            raise Undecided(f"layer {h}: it is not certain which tokens the policy chooses")
+    if asked:  # asked where they are, and once: a GPU's memory is far from here
+        xp = array_namespace(asked[0])
+        if bool(xp.all(xp.stack([xp.all(chosen) for chosen in asked]))):
+            asked = []
+    if not asked:
+        return (None,) * len(supports)
+    return tuple(
+        None if chosen is None else _shared_support(chosen, h) for h, chosen in enumerate(supports)
+    )
+
+
 def _shared_support(chosen: Array, h: int) -> np.ndarray | None:
-    """Return the policy's support as a mask of the dynamics, which a batch must share."""
-    if isinstance(chosen, Truth):
-        raise Undecided(f"layer {h}: it is not certain which tokens the policy chooses")
-    if bool(chosen.all()):  # asked where it is: a GPU's memory is far from here
+    if bool(chosen.all()):
         return None
     mask = np.asarray(chosen.cpu() if hasattr(chosen, "cpu") else chosen)
     mask = mask.reshape(-1, *mask.shape[-2:])
@@ -225,16 +242,23 @@ def with_rewards(dynamics: Dynamics, rewards: tuple[Array, ...]) -> TokenMDP:
         >>> with_rewards(mdp.dynamics, (np.array([[-3.0, 2.0]]),)).reward_range
         (-3.0, 2.0)
     """
-    lows, highs = zip(*map(_range, rewards), strict=True)
-    return TokenMDP(dynamics, rewards, (min(lows), max(highs)))
+    found = _range(rewards)
+    assert found is not None
+    return TokenMDP(dynamics, rewards, found)
 
 
-def _range(reward: Array) -> tuple[float, float]:
-    """Least and greatest entry; of enclosures, ends that no entry lies beyond."""
-    if is_enclosure(reward):
-        return float(reward.lower().min()), float(reward.upper().max())
-    plain = reward.detach() if hasattr(reward, "detach") else reward
-    return float(plain.min()), float(plain.max())
+def _range(rewards: Sequence[Array]) -> tuple[float, float] | None:
+    """Least and greatest entry; of enclosures, ends that no entry lies beyond. None of nothing."""
+    plain = [r.detach() if hasattr(r, "detach") else r for r in rewards]
+    if not plain:
+        return None
+    if is_enclosure(plain[0]):
+        return float(min(r.lower().min() for r in plain)), float(
+            max(r.upper().max() for r in plain)
+        )
+    xp = array_namespace(*plain)  # read once: a GPU's memory is far from here
+    low = float(xp.min(xp.stack([xp.min(r) for r in plain])))
+    return low, float(xp.max(xp.stack([xp.max(r) for r in plain])))
 
 
 def bradley_terry(delta: Array) -> Array:

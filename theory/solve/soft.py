@@ -24,10 +24,12 @@ from theory.arrays.namespace import (
     expand,
     forbid,
     is_enclosure,
+    is_torch_array,
     require_positive,
     soft_maximum,
     token_major,
 )
+from theory.arrays.tensors import needs_gradient, numpy_can_read, through_numpy
 from theory.mdp.policy import Policy
 from theory.mdp.token_mdp import TokenMDP
 from theory.solve.reward import endogenous_reward
@@ -78,7 +80,13 @@ def soft_values(mdp: TokenMDP, alpha: Any) -> tuple[Array, ...]:
         >>> soft_values(mdp, alpha=1.0)[0].round(4).tolist()  # log(1 + e)
         [1.3133]
     """
+    if numpy_can_read(mdp.rewards, alpha):
+        return through_numpy(soft_values, mdp, alpha)
     alpha = require_positive("alpha", alpha)
+    if needs_gradient(mdp.rewards, alpha):
+        from theory.arrays import torch_kernels
+
+        return torch_kernels.soft_values(soft_values, mdp, alpha)
     layers = [_shifted(value, shift) for value, shift, _ in _sweep(mdp, alpha)]
     return tuple(reversed(layers))
 
@@ -104,10 +112,12 @@ def soft_optimal(mdp: TokenMDP, alpha: Any, *, overwrite_rewards: bool = False) 
         >>> np.exp(soft_optimal(mdp, alpha=1.0).policy.log_probs[0]).round(4).tolist()
         [[0.2689, 0.7311]]
     """
-    alpha = require_positive("alpha", alpha)
     if overwrite_rewards:
         _require_writable(mdp.rewards)
-    else:
+    if numpy_can_read(mdp.rewards, alpha):
+        return through_numpy(soft_optimal, mdp, alpha)
+    alpha = require_positive("alpha", alpha)
+    if not overwrite_rewards:
         batch = int(np.prod(mdp.batch_shape))
         require_memory(
             8 * batch * mdp.dynamics.n_prefixes,
@@ -134,6 +144,8 @@ def soft_q_values(mdp: TokenMDP, alpha: Any) -> tuple[Array, ...]:
         >>> soft_q_values(mdp, alpha=1.0)[0].round(4).tolist()  # log 2, 1 + log(1 + e)
         [[0.6931, 2.3133]]
     """
+    if numpy_can_read(mdp.rewards, alpha):
+        return through_numpy(soft_q_values, mdp, alpha)
     values = (*soft_values(mdp, alpha), None)
     return tuple(
         _q_table(mdp, h, mdp.dynamics.children(h, values[h + 1])) for h in range(mdp.horizon)
@@ -151,6 +163,8 @@ def plain_optimal(mdp: TokenMDP) -> Solution:
         >>> [value.tolist() for value in plain_optimal(mdp).values]
         [[2.0], [0.5, 1.0]]
     """
+    if numpy_can_read(mdp.rewards):
+        return through_numpy(plain_optimal, mdp)
     log_probs: list[Array] = []
     values: list[Array] = []
     following: Array | None = None
@@ -210,11 +224,14 @@ def _sweep(
     shift: Array | float = 0.0
     own_alpha = isinstance(alpha, float) or alpha.shape == mdp.batch_shape
     largest_reward = max(map(abs, mdp.reward_range))
+    tensors = is_torch_array(mdp.rewards[0])
+    known = soft_values(mdp, alpha) if needs_gradient(mdp.rewards, alpha) else None
     for h in reversed(range(mdp.horizon)):
         reward = mdp.rewards[h]
         steps = mdp.horizon - h
         children = mdp.dynamics.children(h, value)
         log_probs: Array | None = None
+        q: Array | None = None
         tables = columns(reward, children)
         if tables is not None and own_alpha:
             if policy:
@@ -231,12 +248,21 @@ def _sweep(
                 largest_q=steps * largest_reward + (steps - 1) * largest_entropy,
                 log_probs=None if log_probs is None else written_columns(log_probs),
             ).reshape(reward.shape[:-1])
+        elif known is not None:  # with gradients in closed form
+            value = known[h]
+        elif tensors:
+            from theory.arrays import torch_kernels
+
+            allowed = forbid(reward, mdp.dynamics.allowed[h])
+            value, log_probs = torch_kernels.soft_backup(allowed, children, alpha, policy=policy)
         else:
             q = _q_table(mdp, h, children)
             value = soft_maximum(q, alpha)
-            if policy and is_enclosure(q):  # it bounds its own rounding, others are normalised
+        if policy and log_probs is None:
+            q = _q_table(mdp, h, children) if q is None else q
+            if is_enclosure(q):  # it bounds its own rounding, others are normalised
                 log_probs = (q - value[..., None]) / expand(alpha, 2)
-            elif policy:
+            else:
                 log_probs = log_softmax(q, alpha)
         yield value, shift, log_probs
         if is_enclosure(value) and value.coarse:

@@ -9,6 +9,7 @@ from typing import Any
 
 from theory.arrays.kernels import column_scalars, columns, empty_table, written_columns
 from theory.arrays.namespace import Array, array_namespace, token_major
+from theory.arrays.tensors import numpy_can_read, through_numpy
 from theory.mdp.policy import Policy, require_same_dynamics
 from theory.mdp.token_mdp import TokenMDP
 from theory.solve.ball import extreme_tilt, is_small_ball, require_radius, tilt_backup
@@ -46,7 +47,7 @@ def worst_clone(mdp: TokenMDP, expert: Policy, epsilon: Any) -> Solution:
         >>> worst_clone(mdp, expert, epsilon=0.6931471805599453).values[0].round(6).tolist()
         [0.25]
     """
-    return _extreme_clone(mdp, expert, epsilon, sign=1.0)
+    return _extreme_clone(mdp, expert, epsilon, 1.0)
 
 
 def best_clone(mdp: TokenMDP, expert: Policy, epsilon: Any) -> Solution:
@@ -59,10 +60,12 @@ def best_clone(mdp: TokenMDP, expert: Policy, epsilon: Any) -> Solution:
         >>> best_clone(mdp, expert, epsilon=0.6931471805599453).values[0].round(6).tolist()
         [0.75]
     """
-    return _extreme_clone(mdp, expert, epsilon, sign=-1.0)
+    return _extreme_clone(mdp, expert, epsilon, -1.0)
 
 
 def _extreme_clone(mdp: TokenMDP, expert: Policy, epsilon: Any, sign: float) -> Solution:
+    if numpy_can_read(mdp.rewards, expert.log_probs, epsilon):
+        return through_numpy(_extreme_clone, mdp, expert, epsilon, sign)
     require_same_dynamics(mdp.dynamics, expert.dynamics)
     radius = require_radius(epsilon)
     log_probs: list[Array] = []
