@@ -293,7 +293,8 @@ def sharpening_figure(curves: Mapping[str, SharpeningCurve]) -> Figure:
             best = last
         peak = exponents[best], value[best]
         span = np.ptp(curve.endogenous_value)
-        # a constant has no range to have a share of, and is not drawn
+        # a constant has no range to have a share of, but for rounding, and is not drawn
+        span = 0.0 if span <= 1e-12 * np.max(np.abs(curve.endogenous_value)) else span
         share = (curve.endogenous_value - np.min(curve.endogenous_value)) / (span or np.nan)
         label = "endogenous value, as a share of its range"
         axes.semilogx(exponents, share, color=RL, lw=1.4, ls="--", label=label)
