@@ -54,8 +54,10 @@ __all__ = [
 SMALL_VOCABULARY = 8
 """Up to this many tokens, comparing each pair of them is faster than sorting."""
 
-LARGE = float(np.finfo(np.float64).max) / 2
-"""Stands for an infinite radius where it is added to ``log p``, which may be ``-inf``."""
+LARGE = float(np.finfo(np.float32).max) / 2
+"""Stands for an infinite radius where it is added to ``log p``, which may be ``-inf``, in single
+precision too.
+"""
 
 
 def require_radius(epsilon: Any) -> Array | float:

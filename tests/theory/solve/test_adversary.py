@@ -923,3 +923,20 @@ def test_a_radius_that_is_none_is_named(bad):
                 solve(mdp, expert, epsilon)
     with pytest.raises(ValueError, match="epsilon='wide': must be a positive number"):
         require_radius("wide")
+
+
+def test_the_adversaries_in_single_precision():
+    """A warning of an overflow is an error here."""
+    mdp = TokenMDP.tree([np.random.default_rng(h).random((3**h, 3)) for h in range(4)])
+    expert = soft_optimal(mdp, 0.5).policy
+    single = TokenMDP(mdp.dynamics, tuple(r.astype(np.float32) for r in mdp.rewards))
+    policy = Policy(mdp.dynamics, tuple(p.astype(np.float32) for p in expert.log_probs))
+    for epsilon in (0.1, 1.0):
+        for found, wanted in (
+            (worst_clone(single, policy, epsilon), worst_clone(mdp, expert, epsilon)),
+            (worst_kl(policy, epsilon), worst_kl(expert, epsilon)),
+        ):
+            assert found.values[0].dtype == np.float32
+            assert_allclose(found.values[0], wanted.values[0], rtol=1e-4)
+        mapped = worst_map(single, policy, epsilon)
+        assert_allclose(mapped.returns, worst_map(mdp, expert, epsilon).returns, rtol=1e-4)
