@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from theory.commands.option import option
+from theory.commands.option import STANDARD_OUTPUT, option
 
-__all__ = ["ALPHAS", "alpha", "confidence", "json_file", "out", "seed"]
+if TYPE_CHECKING:
+    from theory.reports.report import Report
+
+__all__ = ["ALPHAS", "alpha", "confidence", "json_file", "out", "seed", "show", "verbose"]
 
 ALPHAS = {
     "unit": "reward units",
@@ -103,8 +107,65 @@ def json_file() -> Any:
     """
     return option(
         None,
-        help="also write the numbers to FILE",
+        help="also write the numbers to FILE; - is standard output, the text is on standard error",
         metavar="FILE",
         writes="file",
         affects_results=False,
     )
+
+
+def verbose() -> Any:
+    """Declare whether a terminal shows everything that the page shows as text.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from theory.commands.options import Options
+        >>> @dataclass(frozen=True)
+        ... class Draw(Options):
+        ...     verbose: bool = verbose()
+        >>> Draw().verbose
+        False
+
+    """
+    return option(
+        False, help="print every row, not the summary alone", affects_results=False
+    )
+
+
+def show(
+    report: Report,
+    last: str,
+    numbers: Any = None,
+    json: Path | None = None,
+    *,
+    verbose: bool = True,
+) -> int:
+    """Print a report, and write its numbers where they are also wanted; returns the exit code.
+
+    Args:
+        report: what was found.
+        last: the line after it: where the files are.
+        numbers: what the command writes as JSON.
+        json: file for them; ``-`` for standard output, and the text goes to standard error.
+        verbose: whether sections of detail are shown.
+
+    Example:
+        >>> from theory.reports.report import Report
+        >>> show(Report("A model", ["1 statement is violated."], passed=False), "in out/check")
+        A model
+        1 statement is violated.
+        <BLANKLINE>
+        in out/check
+        1
+
+    """
+    from theory.storage.files import json_text, write_json
+
+    piped = json == STANDARD_OUTPUT
+    if json is not None and not piped:
+        write_json(json, numbers)
+    stream = sys.stderr if piped else sys.stdout
+    print(f"{report.text(verbose=verbose)}\n\n{last}", file=stream)
+    if piped:
+        sys.stdout.write(json_text(numbers))
+    return report.exit_code

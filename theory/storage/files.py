@@ -18,12 +18,15 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-__all__ = ["digest", "json_line", "number", "read_arrays", "replacing", "write_json"]
+__all__ = ["ascii_keys", "digest", "json_line", "json_text", "number", "read_arrays", "replacing", "write_json"]
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[BinaryIO]:
     """Open a binary file that replaces `path` if the block ends well, and is removed otherwise.
+
+    A link stays a link: what it leads to is replaced. What is no file, such as a pipe, is written
+    to as it is.
 
     Example:
         >>> import tempfile
@@ -35,7 +38,11 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         >>> path.read_bytes()
         b'whole'
     """
-    path = Path(path)
+    path = Path(path).resolve()
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            yield file
+        return
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("wb") as file:
@@ -73,6 +80,19 @@ def write_json(path: str | Path, value: Any) -> None:
         file.write(_encoded(value, indent=1))
 
 
+def json_text(value: Any) -> str:
+    """Return the text that `write_json` writes.
+
+    Example:
+        >>> print(json_text({"gap": np.inf}), end="")
+        {
+         "gap": "inf"
+        }
+
+    """
+    return _encoded(value, indent=1).decode()
+
+
 def json_line(row: Any) -> bytes:
     r"""Return a value as one line of JSON, with its line break.
 
@@ -91,6 +111,46 @@ def number(value: Any) -> Any:
         (-inf, 0.5)
     """
     return float(value) if value in ("inf", "-inf", "nan") else value
+
+
+SPELLED = str.maketrans(
+    {
+        "α": "alpha",
+        "β": "beta",
+        "ε": "epsilon",
+        "κ": "kappa",
+        "π": "pi",
+        "τ": "tau",
+        "Σ": "sum",
+        "‖": "||",
+        "−": "-",
+        "–": "-",
+        "²": "^2",
+        "\u0302": "_hat",
+    }
+)
+"""Symbols in names, and how they are spelled in keys."""
+
+
+def ascii_keys(value: Any) -> Any:
+    """Return nested mappings with keys of ASCII, the symbols in them spelled out; other values as
+    they are.
+
+    Raises:
+        ValueError: two names are spelled alike, or a key has a character that has no spelling.
+
+    Example:
+        >>> ascii_keys({"KL(π̂‖π_E)": {"ε_π": 0.5}})
+        {'KL(pi_hat||pi_E)': {'epsilon_pi': 0.5}}
+
+    """
+    if not isinstance(value, dict):
+        return value
+    spelled = {str(key).translate(SPELLED): ascii_keys(item) for key, item in value.items()}
+    odd = [key for key in spelled if not key.isascii()]
+    if odd or len(spelled) < len(value):
+        raise ValueError(f"keys={list(value)}: no spelling of their own in ASCII; add to SPELLED")
+    return spelled
 
 
 def _encoded(value: Any, indent: int | None = None) -> bytes:
