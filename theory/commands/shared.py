@@ -127,9 +127,7 @@ def verbose() -> Any:
         False
 
     """
-    return option(
-        False, help="print every row, not the summary alone", affects_results=False
-    )
+    return option(False, help="print every row, not the summary alone", affects_results=False)
 
 
 def show(
@@ -159,13 +157,14 @@ def show(
         1
 
     """
+    from theory.reports.report import WIDTH, Text
     from theory.storage.files import json_text, write_json
 
     piped = json == STANDARD_OUTPUT
     if json is not None and not piped:
         write_json(json, numbers)
     stream = sys.stderr if piped else sys.stdout
-    print(f"{report.text(verbose=verbose)}\n\n{last}", file=stream)
+    print(f"{report.text(verbose=verbose)}\n\n{Text(last).text(WIDTH)}", file=stream)
     if piped:
         sys.stdout.write(json_text(numbers))
     return report.exit_code

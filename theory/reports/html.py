@@ -9,14 +9,12 @@ from string import Template
 
 __all__ = ["PICTURES", "Markup", "element", "escape", "join", "page"]
 
-PICTURES: dict[int, int | str] = {
-    c: 0x2400 + c for c in range(32) if chr(c) not in "\t\n"
-} | {0x7F: 0x2421}
-PICTURES |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
 REORDERING = (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+PICTURES: dict[int, int | str] = dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+PICTURES |= {c: 0x2400 + c for c in range(32) if chr(c) not in "\t\n"} | {0x7F: 0x2421}
 PICTURES |= {c: f"⟨U+{c:04X}⟩" for c in REORDERING}
-"""Control characters, which HTML forbids, and the characters that picture them; also those that
-change the order in which text is shown, so that it would read as what it is not.
+"""Control characters, which HTML forbids, and what pictures them; also those that change the order
+in which text is shown, so that it would read as what it is not.
 """
 
 VOID = frozenset({"img", "input"})

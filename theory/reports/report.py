@@ -349,9 +349,9 @@ class Report:
             schema: name and version, as in ``docs/json.md``.
 
         Example:
-            >>> head = Report("A model", ["1 statement is violated."], passed=False).head("verify/1")
+            >>> head = Report("A model", ["1 is violated."], passed=False).head("verify/1")
             >>> head["schema"], head["verdict"], head["exit_code"]
-            ('endorm/verify/1', '1 statement is violated.', 1)
+            ('endorm/verify/1', '1 is violated.', 1)
 
         """
         return {
@@ -487,8 +487,10 @@ def _in_columns(
             sizes[k] -= less
             excess -= less
     wrapped = [
-        [_wrap(cell, size).split("\n") if display_width(cell) > size else [cell] for cell, size in
-         zip(row, sizes, strict=True)]
+        [
+            _wrap(cell, size).split("\n") if display_width(cell) > size else [cell]
+            for cell, size in zip(row, sizes, strict=True)
+        ]
         for row in rows
     ]
     widths = [

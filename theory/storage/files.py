@@ -18,7 +18,16 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-__all__ = ["ascii_keys", "digest", "json_line", "json_text", "number", "read_arrays", "replacing", "write_json"]
+__all__ = [
+    "ascii_keys",
+    "digest",
+    "json_line",
+    "json_text",
+    "number",
+    "read_arrays",
+    "replacing",
+    "write_json",
+]
 
 
 @contextmanager

@@ -171,7 +171,10 @@ def test_tables_on_a_page():
     columns = [Column("name"), Column("n", align="right")]
     rows = [("a", 1.0), ("b", None)]
     html = Table("T", columns, rows, tones=("bad", "")).html()
-    assert '<tr class="bad"><th scope="row">a</th><td class="number" data-label="n">1</td></tr>' in html
+    assert (
+        '<tr class="bad"><th scope="row">a</th><td class="number" data-label="n">1</td></tr>'
+        in html
+    )
     assert '<tr><th scope="row">b</th><td class="number" data-label="n">–</td></tr>' in html
 
 
