@@ -91,7 +91,8 @@ def run(arguments: argparse.Namespace) -> int:
         curves = everywhere and not options.statements
         horizon = sweep.horizon_curve() if curves else None
         preference = sweep.preference_curve() if curves else None
-        facts = {"seed": options.seed}
+        notes = [note for group in groups for note in group.facts.get("model_findings", ())]
+        facts = {"seed": options.seed, "found of the model": notes or "nothing to note"}
         shown = verify_report(groups, findings, horizon, preference, note, facts)
         report = shown.head("verify/1") | {
             "arguments": noted,

@@ -209,7 +209,7 @@ SYMBOL = re.compile(rf"[α-ωΓΔΘΛΞΠΣΦΨΩ√‖∞{HAT}²³⁻₁₂]|^[
 """What tells that a word belongs to a formula."""
 
 GLUE = re.compile(
-    r"[−+·=≤≥<>/|]+|\d[\d.,]*[A-Z]?|[b-hj-zB-HJ-Z]\d?|[A-Z]{1,3}(?:[(\[_].*)?|"
+    r"[−+·=≤≥<>/|]+|\d[\d.,/]*[A-Z]?|[b-hj-zB-HJ-Z]\d?|[A-Z]{1,3}(?:[(\[_].*)?|"
     r"(?:log|tanh|cosh|max|argmax)(?:[(\[_].*)?|[\[(].{0,2}"
 )
 """Words that belong to a formula where one of their neighbours does."""
@@ -237,6 +237,8 @@ def typeset(text: str) -> Markup:
     for word in re.findall(r"\s+|\S+", text):
         bare = word.rstrip(",.;:")
         if word.isspace():
+            if "\n" in word:
+                flush()
             (run if run else parts).append(word)
             continue
         if not (depth > 0 or SYMBOL.search(bare) or GLUE.fullmatch(bare)):

@@ -201,10 +201,15 @@ class Table(Section):
         return any(column.name for column in self.columns)
 
     def html(self) -> Markup:
-        """Return a heading and a table that scrolls sideways where it is wider than the page."""
+        """Return a heading and a table: it scrolls sideways where it is wider than the page, and
+        folds into a block for each row on a phone. What is detail is shown when it is asked for.
+        """
         heading = element("h2", typeset(self.title)) if self.title else Markup()
         note = element("p", typeset(self.note), class_="note") if self.note else Markup()
-        return join([heading, note, element("div", self._grid(), class_="wide")])
+        body = join([note, element("div", self._grid(), class_="wide")])
+        if self.detail and heading:
+            return element("details", element("summary", heading), body)
+        return join([heading, body])
 
     def _grid(self) -> Markup:
         classes = [_classes(column) for column in self.columns]
@@ -231,8 +236,7 @@ class Table(Section):
 
 
 def _classes(column: Column) -> str | None:
-    names = ["number"] * (column.align == "right") + ["prose"] * (column.kind == "prose")
-    return " ".join(names) or None
+    return " ".join(["number"] * (column.align == "right") + [column.kind]).strip() or None
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from theory.claims.findings import Finding, Group
@@ -94,13 +93,13 @@ def verify_report(
         )
     return Report(
         "Every statement, checked",
-        [sentence, *_undecided_summary(findings), *([note] if note else [])],
+        [sentence, *_silent(findings), *_undecided(findings), *([note] if note else [])],
         facts or {},
         [
             *_violations(findings),
             _overview(instances, findings),
             *curves,
-            *(section for group in groups for section in _group(group, findings)),
+            *(_group(group, findings) for group in groups),
             _attained(groups, findings),
         ],
         passed,
@@ -165,7 +164,21 @@ def _plural(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'s' * (n != 1)}"
 
 
-def _undecided_summary(findings: Sequence[Finding]) -> list[str]:
+def _silent(findings: Sequence[Finding]) -> list[str]:
+    """Say on which groups statements say nothing, where they say something on others."""
+    groups = dict.fromkeys(finding.group for finding in findings)
+    count = {
+        name: sum(x.vacuous_share == 1 for x in findings if x.group == name) for name in groups
+    }
+    return [
+        f"{n} of them say nothing on {name}: the bound is nowhere below the most that its left "
+        "side can be."
+        for name, n in count.items()
+        if n and len(groups) > 1
+    ]
+
+
+def _undecided(findings: Sequence[Finding]) -> list[str]:
     """Say which statements are undecided, a sentence for each reason."""
     of: dict[str, list[Finding]] = {}
     for finding in findings:
@@ -286,7 +299,7 @@ def undecided(finding: Finding) -> list[Text]:
     ]
 
 
-def _group(group: Group, findings: Sequence[Finding]) -> list[Table | Text]:
+def _group(group: Group, findings: Sequence[Finding]) -> Table:
     """The findings of a group, and what their table alone would let a reader miss."""
     here = [finding for finding in findings if finding.group == group.name]
     columns = [
@@ -308,7 +321,7 @@ def _group(group: Group, findings: Sequence[Finding]) -> list[Table | Text]:
             finding.statement.source,
             finding.instances,
             _ratio(finding),
-            finding.smallest_slack if finding.instances else None,
+            finding.smallest_slack + 0.0 if finding.instances else None,  # no negative zero
             finding.verdict,
             _proved(finding),
             finding.vacuous_share,
@@ -319,15 +332,13 @@ def _group(group: Group, findings: Sequence[Finding]) -> list[Table | Text]:
     facts = [f"{name}: {' '.join(show(x, DIGITS).split())}" for name, x in group.facts.items()]
     vacuous = [x.statement.name for x in here if x.vacuous_share == 1]
     absent = [x.statement.name for x in here if x.verdict == "does not apply"]
-    remarks = [replace(remark, detail=True) for finding in here for remark in undecided(finding)]
+    facts += [remark.paragraph for finding in here for remark in undecided(finding)]
     if vacuous:
-        names = ", ".join(vacuous)
-        remarks.append(Text(f"vacuous here (the bound says nothing): {names}", detail=True))
+        facts.append(f"vacuous here (the bound says nothing): {', '.join(vacuous)}")
     if absent:
-        names = ", ".join(absent)
-        remarks.append(Text(f"conditions met by no instance here: {names}", detail=True))
+        facts.append(f"conditions met by no instance here: {', '.join(absent)}")
     tones = list(map(tone, here))
-    return [Table(group.name, columns, rows, "\n".join(facts), tones, detail=True), *remarks]
+    return Table(group.name, columns, rows, "\n".join(facts), tones, detail=True)
 
 
 def _attained(groups: Sequence[Group], findings: Sequence[Finding]) -> Table:
