@@ -473,7 +473,7 @@ def display_width(text: str) -> int:
     )
 
 
-LEAST = 16
+LEAST = 8
 """Columns that a text has at least where a table is made narrower."""
 
 
