@@ -288,7 +288,7 @@ def run(arguments: argparse.Namespace) -> int:
         off = off_the_diagonal(points)
         report = _report(request, subject, points, off)
         report.save(folder.path)
-        found = {
+        found = report.head("validate/1") | {
             "run": identity,
             "holds": not off,
             "quantities": {q: d._asdict() for q, d in deviations(points).items()},
@@ -297,10 +297,9 @@ def run(arguments: argparse.Namespace) -> int:
             "points": [p._asdict() for p in points],
         }
         write_json(folder.path / "validation.json", found)  # last: whoever waits for it finds all
-    print(report.text())
     seconds = time.monotonic() - started
-    print(f"\nvalidation.json and report.html in {request.options.out} ({seconds:.0f} s)")
-    return 1 if off else 0
+    last = f"validation.json and report.html in {request.options.out} ({seconds:.0f} s)"
+    return shared.show(report, last)
 
 
 def _report(
@@ -313,10 +312,12 @@ def _report(
     validation = subject.validation
     name = subject.validation.lm.name
     summary = [
-        f"{len(off)} of {len(points):,} points are off the diagonal by more than rounding or "
+        f"{len(off)} of {len(points):,} points are OFF the diagonal by more than rounding or "
         "chance explains."
         if off
         else f"All {len(points):,} points are where the tables predict, within rounding or chance."
+        if points
+        else "Nothing was compared: there are no points."
     ]
     if subject.truth is None:
         summary.append("Nothing says what responses are worth (--task, --expert): rewards alone.")
@@ -344,7 +345,8 @@ def _report(
     caption = "Below: how far points are off the diagonal; grey is inside the interval."
     alt = "Predicted against measured rewards, probabilities and values, beside the diagonal."
     sections.append(Plot("predicted_measured", diagonal_figure({name: points}), alt, caption))
-    return Report(f"{name} against its tables", summary, facts, sections)
+    passed = bool(points) and not off
+    return Report(f"{name} against its tables", summary, facts, sections, passed)
 
 
 MODELS = "models (without --model, one is trained here; --expert may be a token MDP, FILE.npz)"

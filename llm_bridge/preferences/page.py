@@ -21,6 +21,7 @@ from llm_bridge.preferences.pairs import Comparison, Key
 from llm_bridge.preferences.token_texts import completed_texts
 from theory.reports.figures import CLONE, PALETTE, RL
 from theory.reports.html import Markup, element, escape, join
+from theory.reports.notation import formula
 from theory.reports.report import Column, Fragment, Plot, Report, Section, Table, Text
 
 __all__ = ["accuracy_table", "domain_figure", "score_report", "token_sections"]
@@ -94,6 +95,10 @@ def accuracy_table(scores: Mapping[str, Mapping[str, Any]]) -> Table:
         Column("matched", align="right"),
         Column("logistic", ".3f", detail=True),
     ]
+    at = [column.name for column in columns].index("accuracy") + 1
+    if not any(row[at] for row in rows):  # no data set with levels
+        del columns[at]
+        rows = [row[:at] + row[at + 1 :] for row in rows]
     return Table("How often each score is right", columns, rows, NOTE)
 
 
@@ -453,19 +458,26 @@ PANELS = {"sum": "by the reward: sum", "lift": "by what the prompt adds: lift"}
 """Titles of heat maps."""
 
 
-ABOUT = Markup("""<details class=about open>
+ABOUT = Markup(
+    """<details class=about open>
 <summary>What is a token’s reward?</summary>
 <p>A language model’s logits <var>f</var> contain a reward for each token <var>a</var> in its state
-<var>s</var>, the text before it: <strong>r(s,a) = α log π(a|s) + V(s) − V(s⊕a)</strong> with the
-soft value V(s) = α log Σ exp f(s), or V = 0 in the gauge “logprob”.</p>
+<var>s</var>, the text before it: {reward} with the
+soft value {value}, or V = 0 in the gauge “logprob”.</p>
 <p><strong>Compare sums, not tokens.</strong> A constant added to all logits of a state changes no
 probability, yet it moves reward from one token to the next: the reward of a single token depends on
-this gauge. Over a response τ the soft values telescope, r(τ) = α log π(τ) + V(s₁) − end value.
-V(s₁) is the same for all responses to a prompt; so, where the end value is 0, differences between
-their sums depend on the policy alone. The last token keeps its V(s) whole then, and is often high.
+this gauge. Over a response τ the soft values telescope, {telescoped}.
+V(s₁) is the same for all responses to a prompt; so, where the value of the end, {end}, is 0,
+differences between their sums depend on the policy alone. The last token keeps its V(s) whole then, and is often high.
 </p>
 </details>
-""")
+""".format(
+        reward=formula("r(s,a) = α log π(a|s) + V(s) − V(s⊕a)"),
+        value=formula("V(s) = α log Σ exp f(s)"),
+        end=formula("v_end"),
+        telescoped=formula("r(τ) = α log π(τ) + V(s₁) − v_end"),
+    )
+)
 
 LEGEND = """<fieldset>
 <legend>Colour of tokens</legend>

@@ -70,8 +70,8 @@ def confidence(**declared: Any) -> Any:
     return option(0.95, help="confidence of each interval", above=0, below=1, **declared)
 
 
-def out(default: str, what: str) -> Any:
-    """Declare the folder that results are written to.
+def out(default: str | None, what: str) -> Any:
+    """Declare the folder that results are written to; `None` for none unless it is given.
 
     Example:
         >>> from dataclasses import dataclass
@@ -84,7 +84,7 @@ def out(default: str, what: str) -> Any:
 
     """
     return option(
-        Path(default),
+        None if default is None else Path(default),
         help=f"folder for {what}",
         metavar="DIR",
         writes="folder",

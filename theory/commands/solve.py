@@ -48,6 +48,7 @@ class SolveOptions(Options):
         high=500.0,
         metavar="E",
     )
+    out: Path | None = shared.out(None, "report.html and solution.json")
     json: Path | None = shared.json_file()
 
 
@@ -57,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     from theory.reports.solution import solution_report
     from theory.solve.soft import plain_optimal, soft_optimal
     from theory.storage.files import write_json
+    from theory.storage.runs import RunFolder
 
     options = SolveOptions.read(arguments)
     mdp = TokenMDP.load(options.file)
@@ -69,10 +71,15 @@ def run(arguments: argparse.Namespace) -> int:
     numbers = {"alpha": options.alpha} | _solution(mdp, solved, best)
     if options.epsilon is not None:
         numbers |= _worst_cases(mdp, solved.policy, best, options.alpha, options.epsilon)
-    print(solution_report(str(options.file), numbers).text())
-    if options.json is not None:
-        write_json(options.json, numbers)
-    return 0
+    shown = solution_report(str(options.file), numbers)
+    numbers = shown.head("solve/1") | numbers
+    last = "the page: with --out DIR"
+    if options.out is not None:
+        with RunFolder(options.out) as folder:
+            shown.save(folder.path)
+            write_json(folder.path / "solution.json", numbers)
+        last = f"report.html and solution.json in {options.out}"
+    return shared.show(shown, last, numbers, options.json)
 
 
 def _solution(mdp: TokenMDP, solution: Solution, best: Solution) -> dict[str, Any]:

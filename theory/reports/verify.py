@@ -20,8 +20,10 @@ __all__ = [
     "count_verdicts",
     "tone",
     "undecided",
+    "undecided_sentences",
     "verdict",
     "verify_report",
+    "violations",
 ]
 
 VACUOUS = Column("vacuous", lambda share: {0: "no", 1: "always"}.get(share, f"{share:.1%}"))
@@ -93,10 +95,10 @@ def verify_report(
         )
     return Report(
         "Every statement, checked",
-        [sentence, *_silent(findings), *_undecided(findings), *([note] if note else [])],
+        [sentence, *_silent(findings), *undecided_sentences(findings), *([note] if note else [])],
         facts or {},
         [
-            *_violations(findings),
+            *violations(findings),
             _overview(instances, findings),
             *curves,
             *(_group(group, findings) for group in groups),
@@ -118,13 +120,16 @@ def count_instances(group: Group) -> int:
     return sum(math.prod(instance.batch_shape) for instance in group.instances)
 
 
-def verdict(findings: Sequence[Finding], instances: int) -> tuple[str, bool]:
+def verdict(
+    findings: Sequence[Finding], instances: int, noun: str = "instance"
+) -> tuple[str, bool]:
     """Say in one sentence what was found of all statements, and whether nothing speaks against
     them; a statement that was checked on no instance does not speak for them.
 
     Args:
         findings: of each statement, one for each group.
         instances: in all groups.
+        noun: what an instance is called.
 
     Example:
         >>> verdict([], 2)
@@ -134,7 +139,7 @@ def verdict(findings: Sequence[Finding], instances: int) -> tuple[str, bool]:
     of: dict[str, list[Finding]] = {}
     for finding in findings:
         of.setdefault(finding.statement.name, []).append(finding)
-    here = _plural(instances, "instance")
+    here = _plural(instances, noun)
     violated = [name for name, found in of.items() if any(x.verdict == "violated" for x in found)]
     absent = [name for name, found in of.items() if not any(x.instances for x in found)]
     if violated:
@@ -156,7 +161,7 @@ def verdict(findings: Sequence[Finding], instances: int) -> tuple[str, bool]:
         )
     if absent:
         apply = "applies" if len(absent) == 1 else "apply"
-        parts.append(f"{len(absent)} {apply} to no instance here")
+        parts.append(f"{len(absent)} {apply} to no {noun} here")
     return f"{'; '.join(parts)}.", True
 
 
@@ -178,8 +183,14 @@ def _silent(findings: Sequence[Finding]) -> list[str]:
     ]
 
 
-def _undecided(findings: Sequence[Finding]) -> list[str]:
-    """Say which statements are undecided, a sentence for each reason."""
+def undecided_sentences(findings: Sequence[Finding]) -> list[str]:
+    """Say which statements are undecided, a sentence for each reason.
+
+    Example:
+        >>> undecided_sentences([])
+        []
+
+    """
     of: dict[str, list[Finding]] = {}
     for finding in findings:
         for reason in finding.reasons:
@@ -191,8 +202,14 @@ def _undecided(findings: Sequence[Finding]) -> list[str]:
     ]
 
 
-def _violations(findings: Sequence[Finding]) -> list[Table]:
-    """Each violation with the numbers that show it."""
+def violations(findings: Sequence[Finding]) -> list[Table]:
+    """Return the violations with the numbers that show them; no table where there is none.
+
+    Example:
+        >>> violations([])
+        []
+
+    """
     found = [finding for finding in findings if finding.verdict == "violated"]
     columns = [
         Column("statement"),

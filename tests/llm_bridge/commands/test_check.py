@@ -64,7 +64,7 @@ def test_exact_report(models, tmp_path, capsys):
         "log_ratios.svg",
     }
     found = json.loads((tmp_path / "out" / "check.json").read_text())
-    lines = {line["statement"]: line for line in found["exact"]["statements"]}
+    lines = found["exact"]["statements"]
     assert list(lines) == [statement.name for statement in STATEMENTS]
     assert {line["verdict"] for line in lines.values()} <= {"holds", "–"}
     assert found["exact"]["prompts"] == 2
@@ -290,9 +290,9 @@ def test_sampled_report(models, tmp_path, capsys):
         )
     assert found["estimates"][unknown]["value"] == "nan"
     assert float(found["estimates"][unknown]["high"]) == np.inf
-    assert found["estimates"]["α KL(π̂‖π_E), the regularised gap"]["value"] == pytest.approx(
-        0.5 * found["estimates"]["KL(π̂‖π_E)"]["value"]
-    )
+    assert found["estimates"]["alpha KL(pi_hat||pi_E), the regularised gap"][
+        "value"
+    ] == pytest.approx(0.5 * found["estimates"]["KL(pi_hat||pi_E)"]["value"])
     assert "proven to be the most probable response on 0% of the prompts" in out
     again = run(capsys, *argv, "--out", tmp_path / "two")[1]
     assert again.replace("/two", "/one").rsplit("(", 1)[0] == out.rsplit("(", 1)[0]
@@ -486,9 +486,11 @@ def test_numbers_of_the_report_are_finite_or_said_not_to_be(models, tmp_path, ca
     ]
     assert run(capsys, *argv)[0] == 0
     found = json.loads((tmp_path / "check.json").read_text())["exact"]
-    assert found["worst"]["ε_π"]["KL(π̂‖π_E)"] == "nan"
-    assert "KL(π̂‖π_E)" in found["out_of_reach"]
-    numbers = [x[side] for x in found["statements"] for side in ("mean_left", "mean_right")]
+    assert found["worst"]["epsilon_pi"]["KL(pi_hat||pi_E)"] == "nan"
+    assert "KL(pi_hat||pi_E)" in found["out_of_reach"]
+    numbers = [
+        x[side] for x in found["statements"].values() for side in ("mean_left", "mean_right")
+    ]
     assert np.isfinite(np.array(numbers, dtype=float)).all()
 
 
@@ -508,7 +510,10 @@ def test_a_chat_model_is_asked_in_its_template(tmp_path, capsys):
     }.items():
         assert run(capsys, *argv, *words, "--out", tmp_path / name)[0] == 0
         report = json.loads((tmp_path / name / "check.json").read_text())
-        found[name] = [report["facts"]["ε_π (nats), at most"], report["facts"]["reward range"]]
+        found[name] = [
+            report["facts"]["epsilon_pi (nats), at most"],
+            report["facts"]["reward range"],
+        ]
         said = "a text writes special tokens itself (1 text, the first: '<u>ab</s><a>')"
         assert report["model_findings"] == ([said] if name == "written" else [])
     assert found["text"] == found["messages"] == found["written"] != found["plain"]
