@@ -68,7 +68,8 @@ class Comparison:
         arrays = ("findings", "exceeded")
         found = {name: value for name, value in vars(self).items() if name not in arrays}
         statements = {x.statement.name: x.as_dict() for x in self.findings}
-        return ascii_keys(found) | {"statements": statements}
+        spelled: dict[str, Any] = ascii_keys(found)
+        return spelled | {"statements": statements}
 
 
 def compare(

@@ -468,7 +468,8 @@ soft value {value}, or V = 0 in the gauge “logprob”.</p>
 probability, yet it moves reward from one token to the next: the reward of a single token depends on
 this gauge. Over a response τ the soft values telescope, {telescoped}.
 V(s₁) is the same for all responses to a prompt; so, where the value of the end, {end}, is 0,
-differences between their sums depend on the policy alone. The last token keeps its V(s) whole then, and is often high.
+differences between their sums depend on the policy alone. The last token keeps its V(s) whole then,
+and is often high.
 </p>
 </details>
 """.format(

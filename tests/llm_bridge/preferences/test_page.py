@@ -330,7 +330,7 @@ def test_tokens_join_to_the_responses_and_carry_their_numbers(render):
         assert token["tabindex"] == "0"
     assert page.tokens[0][0]["title"].startswith("I")
     assert any(token["title"].startswith("0xE9 ") for token, text in page.tokens if not text)
-    shown = [number(text) for text in page.text["strong"][2:]]  # after those of the explanation
+    shown = [number(text) for text in page.text["strong"][1:]]  # after those of the explanation
     for n, record in enumerate(records.values()):
         expected = (
             record["reward_sum"],
@@ -358,7 +358,7 @@ def number(text):
 )
 def test_small_numbers_keep_their_digits(render, value, text):
     page = render([PAIR], {k: v | {"soft_value_prompt": value} for k, v in make([PAIR]).items()})
-    assert page.text["strong"][2:][3] == text
+    assert page.text["strong"][1:][3] == text
 
 
 def test_shades_are_monotone_centred_and_robust(render):
