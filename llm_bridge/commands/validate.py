@@ -270,7 +270,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Compare, write and print; returns 1 if a point is off the diagonal, else 0."""
     from llm_bridge.check.points import deviations, off_the_diagonal
     from theory import __version__
-    from theory.storage.files import write_json
+    from theory.storage.files import ascii_key, write_json
     from theory.storage.runs import RunFolder
 
     started = time.monotonic()
@@ -291,7 +291,7 @@ def run(arguments: argparse.Namespace) -> int:
         found = report.head("validate/1") | {
             "run": identity,
             "holds": not off,
-            "quantities": {q: d._asdict() for q, d in deviations(points).items()},
+            "quantities": {ascii_key(q): d._asdict() for q, d in deviations(points).items()},
             "off": [p._asdict() for p in off],
             "model_findings": model_findings(validation.lm),
             "points": [p._asdict() for p in points],

@@ -139,6 +139,9 @@ SPELLED = str.maketrans(
         "²": "^2",
         "₁": "_1",
         "√": "sqrt ",
+        "≥": ">=",
+        "≤": "<=",
+        "·": "*",
         "\u0302": "_hat",
     }
 )
@@ -146,20 +149,14 @@ SPELLED = str.maketrans(
 
 
 def ascii_key(name: str) -> str:
-    """Return a name as a key of ASCII, the symbols in it spelled out.
-
-    Raises:
-        ValueError: a character has no spelling.
+    r"""Return a name as a key of ASCII: symbols of ours spelled out, others escaped.
 
     Example:
-        >>> ascii_key("KL(π̂‖π_E)")
-        'KL(pi_hat||pi_E)'
+        >>> ascii_key("KL(π̂‖π_E)"), ascii_key("ж")
+        ('KL(pi_hat||pi_E)', '\\u0436')
 
     """
-    spelled = name.translate(SPELLED)
-    if not spelled.isascii():
-        raise ValueError(f"name={name!r}: no spelling in ASCII; add it to SPELLED")
-    return spelled
+    return name.translate(SPELLED).encode("ascii", "backslashreplace").decode()
 
 
 def ascii_keys(value: Any) -> Any:

@@ -1,6 +1,5 @@
 """Every command's page and JSON: the verdict on top, the exit code and the file are one value."""
 
-import dataclasses
 import html
 import json
 import re
@@ -12,9 +11,11 @@ from browser import CHROMIUM, look
 from planted import changed
 
 from llm_bridge.commands.main import main
+from theory.claims.findings import Group
 from theory.claims.statements import STATEMENTS
 from theory.mdp.token_mdp import TokenMDP
-from theory.reports.report import WIDTH, display_width
+from theory.reports.report import WIDTH, Column, Report, Table, display_width
+from theory.studies.gallery import swapped_pair
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 
@@ -98,13 +99,12 @@ def pairs(tmp_path):
 
 
 def few(monkeypatch, *statements):
-    """Let verify examine 8 trees alone, and a statement that is false besides some others."""
+    """Let verify examine three small instances, and these statements; by default all."""
     from llm_bridge.commands import verify as command
     from theory.studies import groups as verify
 
-    group = verify.exact_groups(n_instances=8)[0]
-    if statements:
-        group = dataclasses.replace(group, statements=statements)
+    pairs = [swapped_pair(H, alpha=0.4, epsilon=0.1) for H in (2, 3, 4)]
+    group = Group("pairs", pairs, {"horizons": (2, 3, 4)}, statements or STATEMENTS)
     monkeypatch.setattr(verify, "exact_groups", lambda *_, **__: [group])
     monkeypatch.setattr(command, "_model_groups", lambda *_: ([], "no model"))
 
@@ -115,7 +115,7 @@ def test_verify(monkeypatch, tmp_path, capsys):
     out = capsys.readouterr().out
     page, found = held(tmp_path, "report.json", "verify", code)
     assert code == 0
-    assert top(page) == ("good", "40 statements checked on 8 instances, none violated.")
+    assert top(page) == ("good", "40 statements checked on 3 instances, none violated.")
     assert out.splitlines()[1] == found["verdict"]
     assert max(map(display_width, out.replace(str(tmp_path), "").splitlines())) <= WIDTH
     assert set(found["groups"][0]["statements"]) == set(STATEMENTS.names)
@@ -134,7 +134,7 @@ def test_a_violation_is_on_top_and_red(monkeypatch, tmp_path, capsys):
     page, found = held(tmp_path, "report.json", "verify", code)
     tone, sentence = top(page)
     assert tone == "bad"
-    assert sentence == "1 of 2 statements VIOLATED on 8 instances: tv-affinity."
+    assert sentence == "1 of 2 statements VIOLATED on 3 instances: tv-affinity."
     assert sentence in capsys.readouterr().out
     assert found["groups"][0]["statements"]["tv-affinity"]["verdict"] == "violated"
     assert page.index("VIOLATED") < page.index("<main>") < page.index("What was checked")
@@ -146,21 +146,17 @@ def test_nothing_good_is_read_off_an_empty_set(monkeypatch, tmp_path):
     code = main(["verify", "--out", str(tmp_path)])
     assert code == 1
     page, _ = held(tmp_path, "report.json", "verify", code)
-    said = "Nothing was checked: no statement applies to any of the 8 instances."
+    said = "Nothing was checked: no statement applies to any of the 3 instances."
     assert top(page) == ("bad", said)
 
 
-def test_verify_named_statements(tmp_path, capsys):
-    words = ["verify", "--instances", "8", "--out", str(tmp_path)]
-    pytest.importorskip("torch")
+def test_verify_named_statements(monkeypatch, tmp_path, capsys):
+    few(monkeypatch)
+    words = ["verify", "--out", str(tmp_path)]
     assert main([*words, "--statements", "theorem-1", "kl-length"]) == 0
     _, found = held(tmp_path, "report.json", "verify", 0)
-    assert [list(group["statements"]) for group in found["groups"]] == [
-        *[["theorem-1", "kl-length"]] * 3,
-        ["theorem-1"],
-        ["theorem-1", "kl-length"],
-    ]
-    assert found["verdict"].startswith("2 statements checked on 1")
+    assert [list(group["statements"]) for group in found["groups"]] == [["theorem-1", "kl-length"]]
+    assert found["verdict"] == "2 statements checked on 3 instances, none violated."
     assert found["curves"] == {"horizon": None, "preference": None}
     capsys.readouterr()
     assert main([*words, "--statements", "theorem-3"]) == 2
@@ -269,7 +265,7 @@ def test_check_exact_and_sampled(tiny, tmp_path):
 
 def test_validate(tmp_path):
     pytest.importorskip("torch")
-    code = main(["validate", "--samples", "64", "--out", str(tmp_path)])
+    code = main(["validate", "--out", str(tmp_path)])
     page, found = held(tmp_path, "validation.json", "validate", code)
     assert found["holds"] == (code == 0)
     assert top(page)[0] == ("good" if code == 0 else "bad")
@@ -294,14 +290,19 @@ def test_score_and_train_reward(tiny, pairs, tmp_path, capsys):
 
 
 def test_ppo(tiny, tmp_path, capsys):
-    words = ["ppo", "--model", str(tiny[0]), "--task", "addition", "--n-prompts", "8"]
-    words += ["--steps", "1", "--eval-prompts", "2", "--prompts-per-step", "4", "--samples", "2"]
-    words += ["--minibatch", "8", "--microbatch", "8", "--max-tokens", "2", "--no-weights"]
-    code = main([*words, "--out", str(tmp_path)])
+    pytest.importorskip("math_verify")
+    problems = tmp_path / "problems.jsonl"
+    rows = [{"problem": f"What is {i} plus one?", "answer": str(i + 1)} for i in range(9)]
+    problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["ppo", "--model", str(tiny[0]), "--data", str(problems), "--max-tokens", "4"]
+    words += ["--steps", "1", "--eval-samples", "2", "--prompts-per-step", "4", "--samples", "2"]
+    words += ["--minibatch", "8", "--microbatch", "8", "--no-weights"]
+    code = main([*words, "--out", str(tmp_path / "run")])
     assert code == 0, capsys.readouterr().err
-    page, found = held(tmp_path, "summary.json", "ppo", 0)
-    assert found["optimum"]["objective"] >= found["first"]["objective"] - 1e-9
+    page, found = held(tmp_path / "run", "summary.json", "ppo", 0)
+    assert found["last"]["step"] == 1
     assert "Some responses of batch 1" in page
+    assert "What is " in page.partition("Some responses")[2]
 
 
 @pytest.fixture
@@ -313,15 +314,13 @@ def browser():
 def test_pages_in_a_browser(browser, monkeypatch, tiny, pairs, tmp_path):
     """At the width of a desk and of a phone: no error, nothing beside the page, formulas seen."""
     given = ["--model", str(tiny[0]), "--pairs", str(pairs), "--resamples", "50"]
-    words = ["--model", str(tiny[0]), "--expert", str(tiny[1]), "--prompt", "ab", "--tokens", "abc"]
     runs = {
         "score": (["score", *given], 0),
-        "check": (["check", *words, "--horizon", "2"], 0),
         "curves": (["curves", "--horizons", "64,128", "--vocabs", "2", "--alphas", "1"], 0),
         "verify": (["verify"], 1),
     }
     false = changed(STATEMENTS["tv-affinity"], right=lambda i: 0.0 * i.kl_to_expert)
-    few(monkeypatch, *STATEMENTS[:-1], false)
+    few(monkeypatch, *STATEMENTS[7:12], false)
     for name, (argv, code) in runs.items():
         assert main([*argv, "--out", str(tmp_path / name)]) == code
         page = (tmp_path / name / "report.html").read_text(encoding="utf-8")
@@ -333,7 +332,15 @@ def test_pages_in_a_browser(browser, monkeypatch, tiny, pairs, tmp_path):
             assert one["broken"] == one["flat"] == 0
             assert seen(one["verdict"]) == seen(top(page)[1])
             assert (one["color"] == "rgb(179, 50, 44)") == (code == 1)
-        assert found[390]["math"] > 0 or name == "curves"
+        assert found[390]["math"] > 0
+    columns = [Column("name"), Column("claim", kind="formula"), Column("source")]
+    rows = [(statement.name, statement.claim, statement.source) for statement in STATEMENTS]
+    found, console = look(Report("Claims", sections=[Table("", columns, rows)]).html())
+    assert console == []
+    for width, one in found.items():
+        assert one["needed"] <= width
+        assert one["math"] >= 2 * len(rows)
+        assert one["flat"] == 0
 
 
 def test_a_browser_sees_what_is_wrong(browser):
