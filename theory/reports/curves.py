@@ -158,13 +158,13 @@ def _exponents(curves: Sequence[HorizonCurve], families: Collection[str]) -> Tab
         (cloning, Column("at longest H", ".2f", "right"), lambda c: c.local_exponent("clone")),
         (
             cloning,
-            Column("gap/(εH^1.5)", ".4g", "right"),
+            Column("gap/(εH^1.5)", ".4g", "right", detail=True),
             lambda c: c.per_epsilon("clone")[-1] / c.horizons[-1] ** 1.5,
         ),
         (rl, Column("RL", align="right"), lambda c: c.exponent("rl")),
         (
             cloning,
-            Column("2αHε below cloning", align="right"),
+            Column("RL loses less", align="right"),
             lambda c: "at none here" if c.crossover is None else f"from H = {c.crossover}",
         ),
     ]

@@ -28,6 +28,9 @@ CLONE_BOUNDS: dict[str, Bound] = {
 }
 """Bounds on cloning as a table names them."""
 
+WIDE = ("fixed temperature", "H·TV_RR", "states")
+"""Columns of a table that a terminal has no room for."""
+
 STYLES = {
     "Σ TV_RR": ("-", "#333333"),
     "fixed temperature": ("-.", "#3a8a4d"),
@@ -84,7 +87,7 @@ def _table(curve: Sequence[Constant]) -> Table:
     ]
     return Table(
         f"V = {first.vocab_size}, α = {first.alpha:g}, ε = {first.epsilon:g}; reward units",
-        [Column(name, align="right") for name, _ in columns],
+        [Column(name, align="right", detail=name in WIDE) for name, _ in columns],
         [tuple(of(point) for _, of in columns) for point in curve],
     )
 

@@ -215,6 +215,10 @@ GLUE = re.compile(
 """Words that belong to a formula where one of their neighbours does."""
 
 
+NUMBER = re.compile(r"\d[\d.,;:]*")
+OPERATOR = re.compile(r"[−+·=≤≥<>/|]+")
+
+
 def typeset(text: str) -> Markup:
     r"""Return a text as HTML, its formulas in MathML and all else escaped.
 
@@ -241,6 +245,9 @@ def typeset(text: str) -> Markup:
                 flush()
             (run if run else parts).append(word)
             continue
+        before = [one for one in run if not one.isspace()][-1:]
+        if word[0] == "(" and depth == 0 and before and not OPERATOR.fullmatch(before[0]):
+            flush()  # brackets apart from a formula are the sentence's
         if not (depth > 0 or SYMBOL.search(bare) or GLUE.fullmatch(bare)):
             flush()
             parts.append(word)
@@ -260,6 +267,8 @@ def _flushed(run: list[str]) -> Iterator[str]:
     if not symbols:
         yield from run
         return
+    while NUMBER.fullmatch(run[words[-1]]) and not OPERATOR.fullmatch(run[words[-2]]):
+        words.pop()  # a number that only follows the formula
     last = words[-1] + 1
     whole = "".join(run[:last])
     stop = len(whole.rstrip(",.;:"))

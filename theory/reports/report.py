@@ -522,7 +522,8 @@ def _stacked(rows: Sequence[Sequence[str]], columns: Sequence[Column], width: in
     """Return each row as its first value and a line for each of the others."""
     lines: list[str] = []
     for first, *others in rows:
-        lines += _wrap(first, width).split("\n")
+        name = columns[0].name if columns[0].align == "right" else ""  # a number alone says little
+        lines += _wrap(f"{_one_line(name)} {first}".strip(), width).split("\n")
         for column, cell in zip(columns[1:], others, strict=True):
             name = f"{_one_line(column.name)}: " if column.name else ""
             lines += _wrap(f"{name}{cell}", width, "  ", "    ").split("\n")

@@ -114,6 +114,11 @@ def test_prose_stays_prose(text):
     assert "<script" not in typeset(text)
 
 
+def test_a_number_after_a_formula_is_none_of_it():
+    assert typeset("greedy, from π̂ 0.123, and").endswith("</math> 0.123, and")
+    assert typeset("π = 0.5, and").endswith("<mn>0.5</mn></math>, and")
+
+
 def test_a_sentence_with_formulas():
     html = typeset("error over ε (ε = 0.01/√H): cloning 1.41 ± 0.03, RL on π̂ and\n(2) a")
     assert html.endswith(f"RL on <math>{PI_HAT}</math> and\n(2) a")
