@@ -190,7 +190,7 @@ def test_runs_beside_one_another_and_killed_ones(tmp_path):
     assert len((one / "learning.jsonl").read_text().splitlines()) == 2 * 4 * 4
 
 
-FILES = ["learning.jsonl", "learning.png", "learning.svg", "run.json"]
+FILES = ["learning.jsonl", "learning.png", "learning.svg", "report.html", "run.json"]
 
 
 def names(folder):
@@ -312,7 +312,7 @@ def test_the_command(tmp_path, capsys):
     assert main([*words, "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "exponent in H (n = 1,000)" in out
-    assert names(tmp_path) == [*FILES[:3], "report.html", FILES[3]]
+    assert names(tmp_path) == FILES
     rows = [json.loads(line) for line in (tmp_path / "learning.jsonl").read_text().splitlines()]
     assert {(row["expert"], row["horizon"], row["n"]) for row in rows} == {
         (e, h, n) for e in learning.EXPERTS for h in (2, 4, 8) for n in (10, 100, 1000)
