@@ -297,7 +297,7 @@ def test_sampled_report(models, tmp_path, capsys):
     again = run(capsys, *argv, "--out", tmp_path / "two")[1]
     assert again.replace("/two", "/one").rsplit("(", 1)[0] == out.rsplit("(", 1)[0]
     other = run(capsys, *argv[:-1], "4", "--out", tmp_path / "three")[1]
-    assert other.splitlines()[8:20] != out.splitlines()[8:20]
+    assert other.partition("Estimates")[2][:2000] != out.partition("Estimates")[2][:2000]
 
 
 def test_sampled_goes_on_where_it_was_stopped(models, tmp_path, capsys, monkeypatch):

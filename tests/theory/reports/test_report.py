@@ -24,7 +24,9 @@ from theory.reports.report import (
 )
 
 EVIL = """</td></style><script>alert(1)</script><img src=x onerror="alert(1)">&amp;' "><!-- ]]>"""
-ANY = st.text(st.sampled_from("ab é漢π\u0302<&\"'\n\t\r\x00\x1b[31m\x7f\x85"), max_size=20)
+ANY = st.text(
+    st.sampled_from("ab é漢π\u0302<&\"'\n\t\r\x00\x1b[31m\x7f\x85\u202e\u2066"), max_size=20
+)
 
 
 def plot(name="line", caption=""):
@@ -96,8 +98,8 @@ def test_the_page_loads_nothing_and_runs_nothing():
 @given(text=ANY)
 def test_control_characters_are_pictured(text):
     made = report(text)
-    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", made.html())
-    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f]", made.text())
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", made.html())
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", made.text())
 
 
 @given(cells=st.lists(st.tuples(ANY, ANY, st.floats()), min_size=1, max_size=5))
@@ -165,6 +167,45 @@ def test_text_of_a_report():
     bare = Table("", [Column(), Column()], [("a", 1), ("bc", 2)])
     assert bare.text(40) == "a   1\nbc  2"
     assert "docs" in made.html()
+
+
+WORDS = st.text(st.sampled_from("ab π̂漢  "), max_size=60)
+
+
+@given(
+    rows=st.lists(st.tuples(WORDS, WORDS, st.floats(), WORDS), min_size=1, max_size=4),
+    width=st.integers(60, 100),
+)
+def test_no_table_is_wider_than_the_terminal(rows, width):
+    """But for a word that is longer; and no word is lost where a table is folded."""
+    columns = [Column("x"), Column("y"), Column("z", ".3g", "right"), Column("w", align="right")]
+    text = Table("", columns, rows).text(width)
+    longest = max(map(display_width, text.split()))
+    for line in text.split("\n"):
+        assert display_width(line) <= max(width, longest + 8)
+    for row in rows:
+        for cell in (row[0], row[1], row[3]):
+            assert sorted(set(cell.split()) - set(text.split())) == []
+
+
+def test_detail_is_printed_where_it_is_asked_for():
+    table = Table("All", [Column("n")], [("a",)], detail=True)
+    made = Report("t", ["Verdict."], sections=[table, Text("more", detail=True), Text("short")])
+    assert made.text(verbose=False) == "t\nVerdict.\n\nshort"
+    assert made.text().endswith("All\n  n\n  -\n  a\n\nmore\n\nshort")
+    assert "<details><summary><h2>All</h2></summary>" in made.html()
+
+
+@pytest.mark.parametrize(
+    ("passed", "tone", "code"), [(None, "", 0), (True, " good", 0), (False, " bad", 1)]
+)
+def test_the_verdict_on_top_has_the_tone_of_the_exit_code(passed, tone, code):
+    made = Report("t", ["<Verdict>.", "More."], {"seed": 0}, [Text("after")], passed)
+    body = made.html().partition("<body>")[2]
+    assert body.index(f'<p class="verdict{tone}">&lt;Verdict&gt;.</p>') < body.index("More.")
+    assert made.exit_code == made.head("t/1")["exit_code"] == code
+    assert made.head("t/1")["verdict"] == "<Verdict>."
+    assert "<dt>torch</dt>" in body.partition("<footer>")[2]
 
 
 def test_tables_on_a_page():
