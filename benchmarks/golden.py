@@ -52,6 +52,7 @@ VOLATILE = (
     "environment.json/**",
     "*/case.json/argv",  # the input: a renamed option is no difference of results
     "*/case.json/seconds",
+    "*/out/*.json/environment/**",
     "*/out/report.json/version",
     "*/copy.json/version",
     "*/out/check.json/version",

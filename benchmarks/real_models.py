@@ -113,7 +113,7 @@ def report(out):
         )
     print()
     for name, one in found.items():
-        verdicts = [line["verdict"] for line in one["statements"]]
+        verdicts = [line["verdict"] for line in one["statements"].values()]
         counts = ", ".join(f"{verdicts.count(v)} {v}" for v in sorted(set(verdicts)))
         worst = {
             radius: [number(float(x)) for x in row.values()] for radius, row in one["worst"].items()
@@ -126,7 +126,7 @@ def report(out):
 def statements(found):
     """Both sides of every inequality: a column for each pair."""
     print(f"\n| statement | {' | '.join(found)} |\n|---|" + "---:|" * len(found))
-    for lines in zip(*(one["statements"] for one in found.values()), strict=True):
+    for lines in zip(*(one["statements"].values() for one in found.values()), strict=True):
         if " ≤ " in lines[0]["claim"]:
             cells = [
                 f"{number(x['mean_left'])} ≤ {number(x['mean_right'])}"

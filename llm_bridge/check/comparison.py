@@ -24,6 +24,7 @@ from theory.solve.reward import returns
 from theory.solve.worst_clone import worst_clone
 from theory.solve.worst_kl import worst_kl
 from theory.solve.worst_map import worst_map
+from theory.storage.files import ascii_keys
 
 __all__ = ["BEYOND", "SHARES", "Comparison", "compare", "within"]
 
@@ -63,10 +64,12 @@ class Comparison:
     exceeded: Array
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain numbers and text."""
+        """Plain numbers and text; findings by the statement's name."""
         arrays = ("findings", "exceeded")
         found = {name: value for name, value in vars(self).items() if name not in arrays}
-        return found | {"statements": [finding.as_dict() for finding in self.findings]}
+        statements = {x.statement.name: x.as_dict() for x in self.findings}
+        spelled: dict[str, Any] = ascii_keys(found)
+        return spelled | {"statements": statements}
 
 
 def compare(

@@ -11,7 +11,14 @@ from llm_bridge.check.confidence import Estimate
 from llm_bridge.check.figures import bounds_figure, log_ratio_figure
 from llm_bridge.check.sampled import Sampled
 from theory.reports.report import Column, Plot, Report, Table, Text, show
-from theory.reports.verify import VACUOUS, count_verdicts, tone, undecided
+from theory.reports.verify import (
+    VACUOUS,
+    tone,
+    undecided,
+    undecided_sentences,
+    verdict,
+    violations,
+)
 
 __all__ = ["exact_report", "sampled_report"]
 
@@ -28,12 +35,12 @@ def exact_report(title: str, facts: Mapping[str, Any], comparison: Comparison) -
         >>> from llm_bridge.check.comparison import compare
         >>> from theory.studies.gallery import swapped_pair
         >>> pair = compare([swapped_pair(4, alpha=1.0, epsilon=0.1)])
-        >>> exact_report("A swapped pair", {}, pair).summary[0].partition(" (")[0]
-        '39 hold, 0 violated, 1 do not apply'
+        >>> exact_report("A swapped pair", {}, pair).summary[0]
+        '40 statements checked on 1 prompt, none violated; 1 applies to no prompt here.'
 
     """
     findings = comparison.findings
-    vacuous = sum(finding.vacuous_share == 1 for finding in findings)
+    sentence, passed = verdict(findings, comparison.prompts, "prompt")
     bounds = Plot(
         "bounds",
         bounds_figure(comparison),
@@ -46,17 +53,22 @@ def exact_report(title: str, facts: Mapping[str, Any], comparison: Comparison) -
         log_ratio_figure(comparison),
         "Share of the expert's tokens on which the policies differ by more than so many nats.",
     )
+    loss = {"sampling π̂": "sampling from it", "greedy decoding": "decoding it greedily"}
+    lost = ", ".join(f"{how} loses {comparison.gaps[of]:.4g}" for of, how in loss.items())
+    most = comparison.gaps["range of the return"]
     return Report(
         title,
         [
-            f"{count_verdicts(x.verdict for x in findings)} ({vacuous} of the bounds are "
-            "vacuous: they hold and say nothing).",
+            sentence,
+            *undecided_sentences(findings),
+            f"Against the expert, under the true reward, {lost}, of at most {most:.4g}; ε is "
+            f"{comparison.closeness['ε_π']:.4g} nats.",
         ],
         facts,
         [
+            *violations(findings),
             bounds,
             _statements(comparison),
-            *(remark for finding in findings for remark in undecided(finding)),
             _numbers("How near the two are, nats", comparison.closeness),
             ratios,
             _numbers(
@@ -66,6 +78,7 @@ def exact_report(title: str, facts: Mapping[str, Any], comparison: Comparison) -
             ),
             *_worst_cases(comparison),
         ],
+        passed,
     )
 
 
@@ -78,7 +91,7 @@ def _statements(comparison: Comparison) -> Table:
         Column("verdict"),
         Column("applies", ".0%", "right"),
         VACUOUS,
-        Column("claim"),
+        Column("claim", kind="formula", detail=True),
         Column("source", detail=True),
     ]
     rows = [
@@ -99,13 +112,16 @@ def _statements(comparison: Comparison) -> Table:
         "pairs of responses, the largest). A bound is vacuous where its left side can never be "
         "larger."
     )
-    return Table("Statements", columns, rows, note, tones=list(map(tone, comparison.findings)))
+    remarks = [remark.paragraph for x in comparison.findings for remark in undecided(x)]
+    tones = list(map(tone, comparison.findings))
+    return Table("Statements", columns, rows, "\n".join([note, *remarks]), tones, detail=True)
 
 
 def _worst_cases(comparison: Comparison) -> list[Table | Text]:
     """The worst policy of each ball, and why some are not known."""
     losses = list(next(iter(comparison.worst.values())))
-    columns = [Column("radius of the ball"), *(Column(name, align="right") for name in losses)]
+    columns = [Column("radius of the ball", kind="formula")]
+    columns += [Column(name, align="right") for name in losses]
     rows = [(name, *(row[x] for x in losses)) for name, row in comparison.worst.items()]
     note = (
         "What the worst of all policies within so many nats of the expert loses: beside the "
@@ -133,7 +149,7 @@ def sampled_report(title: str, facts: Mapping[str, Any], found: Sampled) -> Repo
 
     """
     columns = [
-        Column("quantity"),
+        Column("quantity", kind="formula"),
         Column("estimate", align="right"),
         Column("interval"),
         Column("which is"),
@@ -153,8 +169,12 @@ def sampled_report(title: str, facts: Mapping[str, Any], found: Sampled) -> Repo
     )
     return Report(
         title,
-        facts=facts,
-        sections=[
+        [
+            f"Estimated from {found.responses} responses of each policy to {_prompts(found)}: "
+            "intervals, and no verdict on a statement."
+        ],
+        facts,
+        [
             Table("Estimates", columns, rows, note),
             Text(proven),
             _numbers(
@@ -165,6 +185,10 @@ def sampled_report(title: str, facts: Mapping[str, Any], found: Sampled) -> Repo
             ),
         ],
     )
+
+
+def _prompts(found: Sampled) -> str:
+    return f"{found.prompts} prompt{'s' * (found.prompts != 1)}"
 
 
 def _interval(one: Estimate) -> str:
@@ -184,4 +208,5 @@ def _kind(one: Estimate) -> str:
 
 def _numbers(title: str, numbers: Mapping[str, float], note: str = "") -> Table:
     """Numbers by name."""
-    return Table(title, [Column(), Column(align="right")], list(numbers.items()), note)
+    columns = [Column(kind="formula"), Column(align="right")]
+    return Table(title, columns, list(numbers.items()), note)

@@ -60,6 +60,7 @@ from theory.arrays.namespace import require_positive
 from theory.claims.bounds import preference_tv_of_pair
 from theory.claims.instance import COVERED
 from theory.solve.reward import preference_tv
+from theory.storage.files import ascii_keys
 
 if TYPE_CHECKING:
     from theory.storage.runs import RunFolder
@@ -93,9 +94,11 @@ class Sampled:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain numbers, by name."""
-        return vars(self) | {
+        found = vars(self) | {
             "estimates": {name: one._asdict() for name, one in self.estimates.items()}
         }
+        spelled: dict[str, Any] = ascii_keys(found)
+        return spelled
 
 
 def estimates(

@@ -82,6 +82,7 @@ class CheckOptions(TreeOptions):
     confidence: float = shared.confidence(group="sampling")
     seed: int = shared.seed(group="sampling")
     out: Path = shared.out("out/check", "check.json, report.html and the figures")
+    verbose: bool = shared.verbose()
 
     def unread(self) -> dict[str, str]:
         """Sampling has options of its own, and leaves those of a tree without use."""
@@ -170,7 +171,7 @@ def run(arguments: argparse.Namespace) -> int:
         expert = task.expert.as_dict("expert-", results_only=True)
     noted = {"command": "check"} | task.policy.as_dict(results_only=True) | expert
     noted |= task.options.as_dict(results_only=True) | task.format.as_dict(results_only=True)
-    report: dict[str, Any] = {"version": __version__, "arguments": noted}
+    report: dict[str, Any] = {"arguments": noted}
     with RunFolder(task.options.out) as folder:
         loaded = _load(task)
         task = task._replace(prompts=as_prompts(loaded.lm, task.prompts))
@@ -178,20 +179,19 @@ def run(arguments: argparse.Namespace) -> int:
         digest = hashlib.sha256(repr(task.prompts).encode()).hexdigest()
         folder.identify(identity | {"prompt": None, "prompts": digest}, lines=[BEAM, *DRAWS])
         compare = _exact if task.options.sampled is None else _sampled
-        code, shown = compare(task, loaded, report, folder)
+        shown = compare(task, loaded, report, folder)
         report["model_findings"] = loaded.findings()
         shown.save(folder.path)
-        write_json(folder.path / "check.json", report)
-    print(shown.text())  # now that all is written: whoever reads this may stop reading
+        write_json(folder.path / "check.json", shown.head("check/1") | report)
     seconds = time.monotonic() - started
-    print(f"check.json and report.html in {task.options.out} ({seconds:.0f} s)")
-    return code
+    last = f"check.json and report.html in {task.options.out} ({seconds:.0f} s)"
+    more = "" if task.options.verbose else "; --verbose prints every row"
+    # now that all is written: whoever reads this may stop reading
+    return shared.show(shown, last + more, verbose=task.options.verbose)
 
 
-def _exact(
-    task: _Task, loaded: _Loaded, report: dict[str, Any], _: RunFolder
-) -> tuple[int, Report]:
-    """Compare on the whole tree, and add to the report; exit code and what to show."""
+def _exact(task: _Task, loaded: _Loaded, report: dict[str, Any], _: RunFolder) -> Report:
+    """Compare on the whole tree, and add to the report; what to show."""
     from llm_bridge.check import exact as checks
     from llm_bridge.check.comparison import compare
     from llm_bridge.check.report import exact_report
@@ -232,15 +232,12 @@ def _exact(
         | checks.facts(found)
         | {"found of the models": loaded.findings() or "nothing to note"}
     )
-    report |= {"facts": about, "exact": comparison.as_dict()}
-    code = int(any(line.verdict == "violated" for line in comparison.findings))
-    return code, exact_report(loaded.title, about, comparison)
+    report |= {"exact": comparison.as_dict()}
+    return exact_report(loaded.title, about, comparison)
 
 
-def _sampled(
-    task: _Task, loaded: _Loaded, report: dict[str, Any], folder: RunFolder
-) -> tuple[int, Report]:
-    """Estimate from samples, and add to the report; exit code and what to show."""
+def _sampled(task: _Task, loaded: _Loaded, report: dict[str, Any], folder: RunFolder) -> Report:
+    """Estimate from samples, and add to the report; what to show."""
     from llm_bridge.check.draws import DrawSetting
     from llm_bridge.check.report import sampled_report
     from llm_bridge.check.sampled import estimate
@@ -277,8 +274,8 @@ def _sampled(
         "confidence of each interval": options.confidence,
         "found of the models": loaded.findings() or "nothing to note",
     }
-    report |= {"facts": about, "sampled": found.as_dict()}
-    return 0, sampled_report(f"{loaded.title}, sampled", about, found)
+    report |= {"sampled": found.as_dict()}
+    return sampled_report(f"{loaded.title}, sampled", about, found)
 
 
 def _load(task: _Task) -> _Loaded:

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -187,9 +187,12 @@ def run(arguments: argparse.Namespace) -> int:
         except Diverged as error:
             kept = "no weights are kept" if options.no_weights else "the last checkpoint is"
             print(f"endorm ppo: stopped: {error}; {kept} in {options.out}", file=sys.stderr)
+            if group.first:
+                _stopped(options, error, _facts(config, lm))
             return 1
         if group.first and trainer.done == config.steps:
-            _report(options, targets, trainer.done, time.monotonic() - started)
+            seconds = time.monotonic() - started
+            _report(options, targets, trainer.done, seconds, _facts(config, lm))
     if trainer.done < config.steps:
         further = "no weights are kept" if options.no_weights else "go on with --resume"
         print(f"stopped after batch {trainer.done}; {further}", file=sys.stderr)
@@ -389,29 +392,61 @@ def _report(
     targets: Sequence[ExactTarget | SampledTarget],
     done: int,
     seconds: float,
+    facts: Mapping[str, Any],
 ) -> None:
     """Print where the run ended, against where it must end; write it as a page, and as JSON."""
     from llm_bridge.check.improvement import SampledTarget
     from llm_bridge.improve.report import progress_report, sampled_report, summary
-    from llm_bridge.improve.run import read_metrics
+    from llm_bridge.improve.run import SAMPLES, read_metrics
+    from theory.storage.runs import read_lines
 
     out = options.out
     kept = "metrics and samples" if options.no_weights else "metrics, samples, checkpoint and model"
-    title = f"{seconds:.0f} s, batch {done}; {kept} in {out}"
     rows = read_metrics(out)
+    samples = list(read_lines(out / SAMPLES, dict)) if (out / SAMPLES).exists() else []
     names = [target.task.name for target in targets if isinstance(target, SampledTarget)]
-    if not names:
+    title = f"PPO of {facts['model']} on an endogenous reward"
+    if names:
+        evaluated = [row for row in rows if f"{names[0]}/objective" in row]
+        found = summary(evaluated[0], evaluated[-1], names)
+        shown = (title, evaluated, names, options.eval_samples, facts, samples)
+        report = sampled_report(*shown)
+    else:
         (target,) = targets
         assert not isinstance(target, SampledTarget)
         first, last = (row for row in rows if row["step"] in (0, done))
-        report = progress_report(title, first, last, target.measure(target.optimum))
-        print(report.text())
-        return
-    evaluated = [row for row in rows if f"{names[0]}/objective" in row]
-    report = sampled_report(title, evaluated, names, options.eval_samples)
-    print(report.text())
+        optimum = target.measure(target.optimum)
+        found = {"first": first, "last": last, "optimum": optimum}
+        report = progress_report(title, first, last, optimum, facts, samples)
     report.save(out)
-    write_json(out / "summary.json", summary(evaluated[0], evaluated[-1], names))
+    write_json(out / "summary.json", report.head("ppo/1") | found)
+    where = f"{seconds:.0f} s, batch {done}; report.html, {kept} in {out}"
+    shared.show(report, where, verbose=False)
+
+
+def _stopped(options: PPOOptions, error: Exception, facts: Mapping[str, Any]) -> None:
+    """Write a page that says why a run was stopped, where it has a folder."""
+    from theory.reports.report import Report
+
+    if options.out.is_dir():
+        title = f"PPO of {facts['model']} on an endogenous reward"
+        report = Report(title, [f"STOPPED: {error}"], facts, passed=False)
+        report.save(options.out)
+        write_json(options.out / "summary.json", report.head("ppo/1"))
+
+
+SHOWN_FACTS = ("alpha", "beta", "gamma", "steps", "prompts_per_step", "samples", "max_tokens", "lr")
+"""Hyperparameters that a report shows; ``run.json`` has all."""
+
+
+def _facts(config: PPOConfig, lm: CausalLM) -> dict[str, Any]:
+    every = config.as_dict()
+    return {
+        "model": lm.name,
+        **{name: every[name] for name in SHOWN_FACTS if every.get(name) is not None},
+        "seed": config.seed,
+        "found of the model": model_findings(lm) or "nothing to note",
+    }
 
 
 WITHOUT = ("temperature", "dtype", "device_map")

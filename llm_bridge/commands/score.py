@@ -44,7 +44,7 @@ from llm_bridge.read.aggregate import AggregationOptions
 from llm_bridge.read.reading import RewardReading
 from theory.commands import shared
 from theory.commands.options import Command, Group, OptionError, Options, option
-from theory.storage.files import digest, write_json
+from theory.storage.files import ascii_key, digest, write_json
 from theory.storage.runs import RunFolder, shards
 
 if TYPE_CHECKING:
@@ -313,6 +313,7 @@ def _write_plan(
 ) -> None:
     """Note what a report says of rows and model, so that it can be made anew without the model."""
     from llm_bridge.preferences.token_texts import token_bytes
+    from theory.reports.environment import environment
 
     if "reader" in vars(lm):  # an explicit reward model has none
         lm.reader.prepare(max((request.size for request in work.requests), default=0))
@@ -332,6 +333,7 @@ def _write_plan(
             ],
             "scored": [comparison.id for comparison in work.comparisons],
             "model_findings": model_findings(lm),
+            "environment": environment(),
             "pieces": pieces,
         },
     )
@@ -435,7 +437,7 @@ def _report(
 
     """
     from llm_bridge.preferences import accuracy, page
-    from theory.reports.report import Text
+    from theory.reports.report import WIDTH, Text
 
     run = read_json(options.out / "run.json")
     planned = read_json(options.out / PLAN)
@@ -448,6 +450,15 @@ def _report(
     ]
     problems = [*left_out, *results.problems]
     _list(problems)
+    notes = planned["model_findings"]
+    facts = {name: run[name] for name in SHOWN_FACTS if run.get(name) is not None}
+    facts["read as"] = "chat template" if run["chat"] else "plain text"
+    facts["seed of the bootstrap"] = options.seed
+    facts["found of the model"] = notes or "nothing to note"
+    made: dict[str, Any] = {"missing": _missing(problems, results.waiting)}
+    if "environment" in planned:
+        made["environment"] = planned["environment"]
+    title = f"{SCORERS.get(run['method'], run['method'])} of {run['model']}"
     summary = {
         "run": run,
         "comparisons": len(results.comparisons),
@@ -455,10 +466,11 @@ def _report(
         "comparisons_waiting": results.waiting,
         "lift_from": None if options.lift_from is None else str(options.lift_from),
         "left_out": [{"place": str(one.place), "message": one.message} for one in problems],
-        "model_findings": planned["model_findings"],
+        "model_findings": notes,
     }
-    write_json(options.out / "summary.json", summary)
     if not results.comparisons:
+        empty = page.score_report(title, facts, {}, **made).head("score/1") | {"exit_code": 2}
+        write_json(options.out / "summary.json", empty | summary)
         raise ValueError("nothing is scored yet" if results.waiting else "nothing could be scored")
     how = {
         name: getattr(options, name) for name in ("tolerance", "resamples", "seed", "confidence")
@@ -467,24 +479,41 @@ def _report(
         name: accuracy.summary(results.comparisons, values, tokens=results.tokens, **how)
         for name, values in results.scores.items()
     }
-    write_json(options.out / "summary.json", summary | {"scores": scores})
-    facts = {name: run[name] for name in SHOWN_FACTS if run.get(name) is not None}
-    facts |= {"found of the model": planned["model_findings"] or "nothing to note"}
-    (options.out / "report.html").unlink(missing_ok=True)
     tokens = _token_sections(options, results.comparisons, planned["pieces"])
-    report = page.score_report(f"Endogenous reward of {run['model']}", facts, scores, tokens)
-    (report.save if tokens else report.save_figures)(options.out)
-    text = f"{run['model']}, {run['method']}, {'chat template' if run['chat'] else 'plain text'}"
-    print(Text(text).text(100))  # a name may have control characters
-    print(page.accuracy_table(scores).text(100))
-    for note in planned["model_findings"]:
-        print(Text(f"note: {note}").text(100))
+    report = page.score_report(title, facts, scores, tokens, **made)
+    named = {"scores": {ascii_key(name): found for name, found in scores.items()}}
+    write_json(options.out / "summary.json", report.head("score/1") | summary | named)
+    report.save(options.out)
+    print(report.text(verbose=False))
+    for note in notes:
+        print(Text(f"note: {note}").text(WIDTH))
     if results.cut:
         cut = f"responses of {results.cut} comparisons were cut to the context of {run['model']}"
-        print(Text(cut).text(100))
+        print(Text(cut).text(WIDTH))
     if results.waiting:
         print(f"{results.waiting} comparisons are not scored yet: start endorm score once more")
-    return 1 if results.waiting or any(problem.fault for problem in problems) else 0
+    return report.exit_code
+
+
+SCORERS = {
+    ENDOGENOUS: "Endogenous reward",
+    "reward-model": "Reward model",
+    "verifier": "Verifier",
+    "pointwise": "Pointwise judge",
+    "pairwise": "Pairwise judge",
+}
+"""What the title calls each method."""
+
+
+def _missing(problems: Sequence[Problem], waiting: int) -> str:
+    """Say how many rows have no score; those that only have nothing to compare are no fault."""
+    faults = sum(bool(problem.fault) for problem in problems)
+    parts = []
+    if faults:
+        parts.append(f"{faults} row{'s' * (faults != 1)} could NOT be scored.")
+    if waiting:
+        parts.append(f"{waiting} comparisons are NOT scored yet.")
+    return " ".join(parts)
 
 
 def _token_sections(
@@ -506,7 +535,7 @@ def _token_sections(
     return page.token_sections(shown, whole, noted)
 
 
-SHOWN_FACTS = ("model", "alpha", "gauge", "terminal", "chat", "eos", "system", "dtype")
+SHOWN_FACTS = ("model", "alpha", "gauge", "terminal", "eos", "system", "dtype")
 
 
 def _list(problems: list[Problem]) -> None:

@@ -63,7 +63,7 @@ class TrainRewardOptions(Options):
     folds: int = option(5, help="folds of the cross-validation of the L2 penalty", low=2)
     bins: int = option(10, help="bins of the reliability", low=1)
     batch_tokens: int = option(8192, help="tokens of one pass of the model", low=1)
-    out: Path = shared.out("out/reward", f"{FEATURES}, {HEAD} and {CALIBRATION}")
+    out: Path = shared.out("out/reward", f"report.html, {FEATURES}, {HEAD} and {CALIBRATION}")
     resamples: int = option(2000, help="resamples of the bootstrap", low=1)
     confidence: float = shared.confidence()
     seed: int = shared.seed(help="of the split and of the bootstrap")
@@ -123,10 +123,11 @@ def run(arguments: argparse.Namespace) -> int:
             "calibration": reward_head.held_out(held, head, features, **how),
         }
         head.save(folder.path / HEAD)
-        write_json(folder.path / CALIBRATION, found)
-    print(_report(lm.name, found, train, held).text())
-    print(f"{HEAD} and {CALIBRATION} in {options.out}")
-    return 1 if any(problem.fault for problem in problems) else 0
+        faults = sum(bool(problem.fault) for problem in problems)
+        report = _report(lm.name, found, train, held, faults)
+        report.save(folder.path)
+        write_json(folder.path / CALIBRATION, report.head("train-reward/1") | found)
+    return shared.show(report, f"report.html, {HEAD} and {CALIBRATION} in {options.out}")
 
 
 def _features(
@@ -148,7 +149,11 @@ def _features(
 
 
 def _report(
-    name: str, found: Mapping[str, Any], train: Sequence[Comparison], held: Sequence[Comparison]
+    name: str,
+    found: Mapping[str, Any],
+    train: Sequence[Comparison],
+    held: Sequence[Comparison],
+    faults: int,
 ) -> Report:
     from theory.reports.report import Column, Report, Table
 
@@ -181,7 +186,14 @@ def _report(
     }
     table = Table("Held out", [Column("figure"), Column("value"), Column("a coin")], rows)
     reliability = Table("Reliability", columns, bins)
-    return Report(f"A reward on {name}", facts=facts, sections=[table, reliability])
+    facts |= {"seed": found["seed"], "found of the model": found["model_findings"] or "nothing"}
+    right = shown.format(**judged["accuracy"])
+    sentence = f"On prompts held out it is right on {right} of pairs; a coin on 0.500, the shorter "
+    sentence += f"response on {shown.format(**shorter)}."
+    if faults:
+        sentence = f"{faults} row{'s' * (faults != 1)} could NOT be read. {sentence}"
+    passed = False if faults else None
+    return Report(f"A reward on {name}", [sentence], facts, [table, reliability], passed)
 
 
 COMMAND = Command(

@@ -270,7 +270,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Compare, write and print; returns 1 if a point is off the diagonal, else 0."""
     from llm_bridge.check.points import deviations, off_the_diagonal
     from theory import __version__
-    from theory.storage.files import write_json
+    from theory.storage.files import ascii_key, write_json
     from theory.storage.runs import RunFolder
 
     started = time.monotonic()
@@ -288,19 +288,18 @@ def run(arguments: argparse.Namespace) -> int:
         off = off_the_diagonal(points)
         report = _report(request, subject, points, off)
         report.save(folder.path)
-        found = {
+        found = report.head("validate/1") | {
             "run": identity,
             "holds": not off,
-            "quantities": {q: d._asdict() for q, d in deviations(points).items()},
+            "quantities": {ascii_key(q): d._asdict() for q, d in deviations(points).items()},
             "off": [p._asdict() for p in off],
             "model_findings": model_findings(validation.lm),
             "points": [p._asdict() for p in points],
         }
         write_json(folder.path / "validation.json", found)  # last: whoever waits for it finds all
-    print(report.text())
     seconds = time.monotonic() - started
-    print(f"\nvalidation.json and report.html in {request.options.out} ({seconds:.0f} s)")
-    return 1 if off else 0
+    last = f"validation.json and report.html in {request.options.out} ({seconds:.0f} s)"
+    return shared.show(report, last)
 
 
 def _report(
@@ -313,10 +312,12 @@ def _report(
     validation = subject.validation
     name = subject.validation.lm.name
     summary = [
-        f"{len(off)} of {len(points):,} points are off the diagonal by more than rounding or "
+        f"{len(off)} of {len(points):,} points are OFF the diagonal by more than rounding or "
         "chance explains."
         if off
         else f"All {len(points):,} points are where the tables predict, within rounding or chance."
+        if points
+        else "Nothing was compared: there are no points."
     ]
     if subject.truth is None:
         summary.append("Nothing says what responses are worth (--task, --expert): rewards alone.")
@@ -344,7 +345,8 @@ def _report(
     caption = "Below: how far points are off the diagonal; grey is inside the interval."
     alt = "Predicted against measured rewards, probabilities and values, beside the diagonal."
     sections.append(Plot("predicted_measured", diagonal_figure({name: points}), alt, caption))
-    return Report(f"{name} against its tables", summary, facts, sections)
+    passed = bool(points) and not off
+    return Report(f"{name} against its tables", summary, facts, sections, passed)
 
 
 MODELS = "models (without --model, one is trained here; --expert may be a token MDP, FILE.npz)"

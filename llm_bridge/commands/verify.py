@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,21 +27,44 @@ from theory.commands.options import Command, Group, Options, option
 __all__ = ["COMMAND", "VerifyOptions"]
 
 
+INSTANCES = 256
+"""Random MDPs of each kind, where no model is given."""
+
+
 @dataclass(frozen=True)
 class VerifyOptions(Options):
-    """How many MDPs are checked, and where the report goes."""
+    """What is checked, on how many MDPs, and where the report goes."""
 
-    instances: int = option(256, help="random MDPs of each kind", low=1)
+    instances: int | None = option(
+        None,
+        help="random MDPs of each kind",
+        low=1,
+        default_text="256; with --model none, that model alone is checked",
+    )
+    statements: tuple[str, ...] = option(
+        (),
+        help="only these: names, or Python files of your own statements",
+        words="following",
+        metavar="NAME",
+        default_text="all",
+    )
     seed: int = shared.seed()
     literature: bool = option(False, help="decide the claims of other papers instead")
-    out: Path = shared.out("out/verify", "report.json and the figures")
+    out: Path = shared.out("out/verify", "report.html, report.json and the figures")
     json: Path | None = shared.json_file()
+    verbose: bool = shared.verbose()
+
+    def unread(self) -> dict[str, str]:
+        """The literature's claims have statements and trees of their own."""
+        names = ("instances", "statements") if self.literature else ()
+        return dict.fromkeys(names, "has no use with {literature}")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check, write and print; returns 1 if a statement is violated, else 0."""
-    from theory import __version__
-    from theory.reports.verify import count_verdicts, verify_report
+    """Check, write and print; returns 1 if a statement is violated or nothing was checked, else
+    0.
+    """
+    from theory.reports.verify import verify_report
     from theory.storage.files import write_json
     from theory.storage.runs import RunFolder
     from theory.studies import groups as verify
@@ -52,32 +76,60 @@ def run(arguments: argparse.Namespace) -> int:
         _refuse_models(arguments, "has no use with --literature")
         return _literature(options)
     noted = {"command": "verify"} | options.as_dict(results_only=True)
+    if options.statements:  # a name can be misspelt: said before anything is computed
+        _restricted([], options.statements)
     # first: its input can be wrong, and then nothing is written
-    model_groups, note = _model_groups(arguments, noted)
-    groups = [*verify.exact_groups(options.seed, n_instances=options.instances), *model_groups]
+    groups, note = _model_groups(arguments, noted)
+    everywhere = options.instances is not None or "model" not in ModelSpec.given(arguments)
+    if everywhere:
+        n = options.instances or INSTANCES
+        groups = [*verify.exact_groups(options.seed, n_instances=n), *groups]
+    if options.statements:
+        groups = _restricted(groups, options.statements)
     with RunFolder(options.out) as folder:
         findings = verify.run(groups)
-        horizon = sweep.horizon_curve()
-        preference = sweep.preference_curve()
-        report = {
-            "version": __version__,
+        curves = everywhere and not options.statements
+        horizon = sweep.horizon_curve() if curves else None
+        preference = sweep.preference_curve() if curves else None
+        notes = [note for group in groups for note in group.facts.get("model_findings", ())]
+        facts = {"seed": options.seed, "found of the model": notes or "nothing to note"}
+        shown = verify_report(groups, findings, horizon, preference, note, facts)
+        report = shown.head("verify/1") | {
             "arguments": noted,
-            "rows": [finding.as_dict() for finding in findings],
-            "groups": {group.name: group.facts for group in groups},
-            "curves": {"horizon": horizon.as_dict(), "preference": asdict(preference)},
+            "groups": [_noted(group, findings) for group in groups],
+            "curves": {
+                "horizon": None if horizon is None else horizon.as_dict(),
+                "preference": None if preference is None else asdict(preference),
+            },
         }
-        shown = verify_report(groups, findings, horizon, preference, note)
-        shown.save_figures(folder.path)
+        shown.save(folder.path)
         write_json(folder.path / "report.json", report)  # last: whoever waits for it finds all
-    if options.json is not None:
-        write_json(options.json, report)
-    print(shown.text())
-    verdicts = [finding.verdict for finding in findings]
-    print(
-        f"{count_verdicts(verdicts)}; report and figures in {options.out} "
-        f"({time.monotonic() - started:.0f} s)"
-    )
-    return 1 if "violated" in verdicts else 0
+    seconds = time.monotonic() - started
+    last = f"report.html, report.json and figures in {options.out} ({seconds:.0f} s)"
+    more = "" if options.verbose else "; --verbose prints every row"
+    return shared.show(shown, last + more, report, options.json, verbose=options.verbose)
+
+
+def _restricted(groups: list[Any], names: Sequence[str]) -> list[Any]:
+    from theory.studies.groups import restricted
+
+    try:
+        return restricted(groups, names)
+    except ValueError as error:
+        raise ValueError(f"--statements: {error}") from None
+
+
+def _noted(group: Any, findings: Sequence[Any]) -> dict[str, Any]:
+    """Return a group as it stands in the report: facts, and findings by the statement's name."""
+    from theory.reports.verify import count_instances
+    from theory.storage.files import ascii_keys
+
+    return {
+        "name": group.name,
+        "instances": count_instances(group),
+        "facts": ascii_keys(group.facts),
+        "statements": {x.statement.name: x.as_dict() for x in findings if x.group == group.name},
+    }
 
 
 def _model_groups(arguments: argparse.Namespace, noted: dict[str, Any]) -> tuple[list[Any], str]:
@@ -110,25 +162,26 @@ def _refuse_models(arguments: argparse.Namespace, why: str) -> None:
 
 def _literature(options: VerifyOptions) -> int:
     """Decide the literature's claims, write and print; returns 1 if one is not as the list says."""
-    from theory import __version__
     from theory.claims.literature import decide_literature
     from theory.reports.literature import literature_report
     from theory.storage.files import write_json
     from theory.storage.runs import RunFolder
     from theory.studies.literature import literature_trees
 
+    started = time.monotonic()
     with RunFolder(options.out) as folder:
         found = decide_literature(literature_trees(options.seed))
-        report = {
-            "version": __version__,
+        shown = literature_report(found, {"seed": options.seed})
+        report = shown.head("literature/1") | {
             "arguments": {"command": "verify"} | options.as_dict(results_only=True),
-            "claims": [x.as_dict() for x in found],
+            "claims": {x.claim.name: x.as_dict() for x in found},
         }
+        shown.save(folder.path)
         write_json(folder.path / "literature.json", report)
-    if options.json is not None:
-        write_json(options.json, report)
-    print(literature_report(found).text())
-    return 0 if all(x.confirmed for x in found) else 1
+    seconds = time.monotonic() - started
+    last = f"report.html and literature.json in {options.out} ({seconds:.0f} s)"
+    more = "" if options.verbose else "; --verbose prints every row"
+    return shared.show(shown, last + more, report, options.json, verbose=options.verbose)
 
 
 def _given_model(arguments: argparse.Namespace, noted: dict[str, Any]) -> Any:

@@ -12,7 +12,14 @@ from matplotlib.figure import Figure
 from theory.reports.figures import CLONE, PALETTE, RL
 from theory.reports.report import Column, Plot, Report, Section, Table, Text
 
-__all__ = ["Share", "progress_report", "sampled_report", "share_of_the_way", "summary"]
+__all__ = [
+    "Share",
+    "progress_report",
+    "sampled_report",
+    "samples_table",
+    "share_of_the_way",
+    "summary",
+]
 
 SHOWN = (
     "objective",
@@ -30,6 +37,8 @@ def progress_report(
     first: Mapping[str, Any],
     last: Mapping[str, Any],
     optimum: Mapping[str, float],
+    facts: Mapping[str, Any] | None = None,
+    samples: Sequence[Mapping[str, Any]] = (),
 ) -> Report:
     """Report the first and the last row of the metrics of a run whose optimum is known exactly.
 
@@ -38,6 +47,8 @@ def progress_report(
         first: metrics before training.
         last: metrics now.
         optimum: what the exact optimum has.
+        facts: how it was trained, by name.
+        samples: responses with their numbers, lines of ``samples.jsonl``.
 
     Example:
         >>> first, last = {"objective": 0.0}, {"objective": 1.5, "kl_to_optimum": 0.1}
@@ -47,7 +58,7 @@ def progress_report(
 
     """
     columns = [
-        Column("on prompts not trained on"),
+        Column("on prompts not trained on", kind="formula"),
         Column("π̂", ".4f", "right"),
         Column("now", ".4f", "right"),
         Column("optimum", ".4f", "right"),
@@ -62,7 +73,48 @@ def progress_report(
         f"exact distance to the optimum: {optimum['objective'] - last['objective']:.4f} reward "
         f"units, KL(π‖optimum) = {last['kl_to_optimum']:.4f} nats"
     )
-    return Report(title, sections=[Table("", columns, rows), Text(distance)])
+    moved = (
+        f"{first['objective']:.4f} → {last['objective']:.4f}, optimum {optimum['objective']:.4f}"
+    )
+    share = rows[0][-1]
+    way = (
+        "there is no way to the exact optimum"
+        if share is None
+        else (f"{share:.0%} of the way to the exact optimum")
+    )
+    table = Table("Against the exact optimum", columns, rows)
+    sections = [table, Text(distance), *samples_table(samples)]
+    return Report(title, [f"Objective: {way} ({moved})."], facts or {}, sections)
+
+
+def samples_table(samples: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """Return the responses of the last batch among the samples beside their numbers; no table where
+    there are none.
+
+    Args:
+        samples: lines of ``samples.jsonl``.
+
+    Example:
+        >>> line = {"step": 9, "prompt": "2+2=", "response": "4", "reward": 1.5, "log_prob": -0.25}
+        >>> samples_table([line | {"step": 1}, line])[0].rows
+        [('2+2=', '4', 1.5, -0.25)]
+
+    """
+    step = max((line["step"] for line in samples), default=None)
+    rows = [
+        (line["prompt"], line["response"], line["reward"], line["log_prob"])
+        for line in samples
+        if line["step"] == step
+    ]
+    columns = [
+        Column("prompt", kind="prose"),
+        Column("response", kind="prose"),
+        Column("reward", ".3f", "right"),
+        Column("log π", ".3f", "right"),
+    ]
+    title = f"Some responses of batch {step}"
+    note = "Reward of the whole response, reward units; log π of all its tokens, nats."
+    return [Table(title, columns, rows, note, detail=True)] if rows else []
 
 
 MEASURED = {
@@ -171,7 +223,12 @@ def summary(
 
 
 def sampled_report(
-    title: str, rows: Sequence[Mapping[str, Any]], names: Sequence[str], samples: int
+    title: str,
+    rows: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    samples: int,
+    facts: Mapping[str, Any] | None = None,
+    lines: Sequence[Mapping[str, Any]] = (),
 ) -> Report:
     """Report what sampling says of a run: the objective and its optimum, accuracy, and how much of
     the gain decoding gives without training.
@@ -181,6 +238,8 @@ def sampled_report(
         rows: metrics of the evaluations, the first before training.
         names: names of the tasks.
         samples: responses to each prompt.
+        facts: how it was trained, by name.
+        lines: responses with their numbers, lines of ``samples.jsonl``.
 
     Example:
         >>> row = {"step": 0, "a/sampled": 0.5, "a/greedy": 0.75}
@@ -228,7 +287,7 @@ def sampled_report(
         sections.append(Text(_optimum_sentence(first, last, name)))
         if len(rows) > 1:
             sections.append(_plot(rows, name))
-    return Report(title, summary, sections=sections)
+    return Report(title, summary, facts or {}, [*sections, *samples_table(lines)])
 
 
 def _interval(row: Mapping[str, Any], name: str) -> str:
@@ -304,6 +363,6 @@ def _plot(rows: Sequence[Mapping[str, Any]], name: str) -> Plot:
     right.set_ylim(0, 1)
     right.legend(fontsize=8)
     figure.suptitle(name, fontsize=10)
-    return Plot(
-        f"progress-{name}", figure, f"objective, KL and accuracy of {name} against the batch"
-    )
+    alt = f"Objective, KL and accuracy of {name} against the batch."
+    caption = "Bands are 95 % intervals of the sampling; dotted: what decoding gives untrained."
+    return Plot(f"progress-{name}", figure, alt, caption)

@@ -21,6 +21,7 @@ from llm_bridge.preferences.pairs import Comparison, Key
 from llm_bridge.preferences.token_texts import completed_texts
 from theory.reports.figures import CLONE, PALETTE, RL
 from theory.reports.html import Markup, element, escape, join
+from theory.reports.notation import formula
 from theory.reports.report import Column, Fragment, Plot, Report, Section, Table, Text
 
 __all__ = ["accuracy_table", "domain_figure", "score_report", "token_sections"]
@@ -77,7 +78,7 @@ def accuracy_table(scores: Mapping[str, Mapping[str, Any]]) -> Table:
                     subset if n == 0 else "",
                     name,
                     one["comparisons"] if n == 0 else "",
-                    "{value:.3f} [{low:.3f}, {high:.3f}]".format(**one["accuracy"]),
+                    _interval(one["accuracy"]),
                     "/".join(levels),
                     one["nulls"]["shorter (characters)"]["accuracy"]["value"],
                     f"{RATE.show(matched['value'])} ({matched['pairs']})",
@@ -88,15 +89,24 @@ def accuracy_table(scores: Mapping[str, Mapping[str, Any]]) -> Table:
         Column("subset"),
         Column("score"),
         Column("n", align="right"),
-        Column("accuracy"),
+        Column("accuracy", align="right"),
         Column("best of N" if any(whole.get("best_of_n") for whole in scores.values()) else LEVELS),
-        Column("shorter", ".3f"),
-        Column("matched (pairs)"),
-        Column("logistic", ".3f"),
+        Column("shorter", ".3f", detail=True),
+        Column("matched", align="right"),
+        Column("logistic", ".3f", detail=True),
     ]
-    return Table("", columns, rows)
+    at = [column.name for column in columns].index("accuracy") + 1
+    if not any(row[at] for row in rows):  # no data set with levels
+        del columns[at]
+        rows = [row[:at] + row[at + 1 :] for row in rows]
+    return Table("How often each score is right", columns, rows, NOTE)
 
 
+NOTE = (
+    "Accuracy with its interval; matched: of the score on pairs of nearly equal length, and how "
+    "many there are. On the page also shorter: of choosing the shorter response; and logistic: of "
+    "the score with length held fixed by a regression."
+)
 RATE = Column(format=".3f")
 LEVELS = "hard/normal/easy"
 
@@ -106,30 +116,59 @@ def score_report(
     facts: Mapping[str, Any],
     scores: Mapping[str, Mapping[str, Any]],
     tokens: Sequence[Section] = (),
+    *,
+    missing: str = "",
+    **more: Any,
 ) -> Report:
     """Report how often the scores of a run are right.
 
     Args:
         title: heading.
         facts: what the reader should know of the run, by name.
-        scores: by name of the score, what `llm_bridge.preferences.accuracy.summary` returns.
+        scores: by name of the score, what `llm_bridge.preferences.accuracy.summary` returns; empty
+            where nothing is scored.
         tokens: `token_sections` of some comparisons.
+        missing: which rows have no score; the report then says so first, and has not passed.
+        more: further attributes of the `Report`.
 
     Example:
         >>> from llm_bridge.preferences.accuracy import summary
         >>> row = Comparison("s/0", "2 + 2?", ("4",), ("5",), "s")
         >>> found = summary([row], {("s/0", "chosen", 0): 2.0, ("s/0", "rejected", 0): 1.0})
-        >>> score_report("A model", {"rows": 1}, {"reward": found}).sections[0].rows[0][1]
-        'reward'
+        >>> score_report("A model", {"rows": 1}, {"reward": found}).summary[0]
+        'reward: 1.000 [0.025, 1.000] of 1 comparison ordered right.'
 
     """
+    passed = False if missing or not scores else None
+    if not scores:
+        return Report(title, [missing or "Nothing was scored."], facts, passed=passed, **more)
     panels = [name for n, name in enumerate(scores) if n == 0 or name == "lift"]
     plots = []
     if "domains" in scores[panels[0]]:
         alt = "How often a response of each domain beats each other one, by system prompt."
+        caption = "Rows are system prompts, columns whose response it is."
         figure = domain_figure({name: scores[name] for name in panels})
-        plots.append(Plot("domains", figure, alt))
-    return Report(title, facts=facts, sections=[accuracy_table(scores), *plots, *tokens])
+        plots.append(Plot("domains", figure, alt, caption))
+    summary = [f"{missing} {_right(scores)}"] if missing else [_right(scores)]
+    shorter = next(iter(scores.values()))["nulls"]["shorter (characters)"]["accuracy"]
+    summary.append(
+        f"Always choosing the shorter response is right for {_interval(shorter)}. A score says "
+        "something of its own only where it is above that, or right at equal length (matched)."
+    )
+    sections = [accuracy_table(scores), *plots, *tokens]
+    return Report(title, summary, facts, sections, passed, **more)
+
+
+def _right(scores: Mapping[str, Mapping[str, Any]]) -> str:
+    """Say how often the first score is right."""
+    name, whole = next(iter(scores.items()))
+    n = whole["comparisons"]
+    rate = _interval(whole["accuracy"])
+    return f"{name}: {rate} of {n:,} comparison{'s' * (n != 1)} ordered right."
+
+
+def _interval(rate: Mapping[str, Any]) -> str:
+    return "{value:.3f} [{low:.3f}, {high:.3f}]".format(**rate)
 
 
 def token_sections(
@@ -419,19 +458,27 @@ PANELS = {"sum": "by the reward: sum", "lift": "by what the prompt adds: lift"}
 """Titles of heat maps."""
 
 
-ABOUT = Markup("""<details open>
+ABOUT = Markup(
+    """<details class=about open>
 <summary>What is a token’s reward?</summary>
 <p>A language model’s logits <var>f</var> contain a reward for each token <var>a</var> in its state
-<var>s</var>, the text before it: <strong>r(s,a) = α log π(a|s) + V(s) − V(s⊕a)</strong> with the
-soft value V(s) = α log Σ exp f(s), or V = 0 in the gauge “logprob”.</p>
+<var>s</var>, the text before it: {reward} with the
+soft value {value}, or V = 0 in the gauge “logprob”.</p>
 <p><strong>Compare sums, not tokens.</strong> A constant added to all logits of a state changes no
 probability, yet it moves reward from one token to the next: the reward of a single token depends on
-this gauge. Over a response τ the soft values telescope, r(τ) = α log π(τ) + V(s₁) − end value.
-V(s₁) is the same for all responses to a prompt; so, where the end value is 0, differences between
-their sums depend on the policy alone. The last token keeps its V(s) whole then, and is often high.
+this gauge. Over a response τ the soft values telescope, {telescoped}.
+V(s₁) is the same for all responses to a prompt; so, where the value of the end, {end}, is 0,
+differences between their sums depend on the policy alone. The last token keeps its V(s) whole then,
+and is often high.
 </p>
 </details>
-""")
+""".format(
+        reward=formula("r(s,a) = α log π(a|s) + V(s) − V(s⊕a)"),
+        value=formula("V(s) = α log Σ exp f(s)"),
+        end=formula("v_end"),
+        telescoped=formula("r(τ) = α log π(τ) + V(s₁) − v_end"),
+    )
+)
 
 LEGEND = """<fieldset>
 <legend>Colour of tokens</legend>

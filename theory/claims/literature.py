@@ -113,8 +113,8 @@ class LiteratureFinding:
             "verdict": claim.verdict,
             "because": claim.because,
             "confirmed": self.confirmed,
-            "holds": [x.as_dict() for x in self.holds],
-            "fails": [x.as_dict() for x in self.fails],
+            "holds": {x.statement.name: x.as_dict() for x in self.holds},
+            "fails": {x.statement.name: x.as_dict() for x in self.fails},
         }
 
 

@@ -57,7 +57,7 @@ class CurvesOptions(Options):
         default_text="0.01, and also --epsilon 0.01 in a second panel",
         **RADII,
     )
-    out: Path = shared.out("out/curves", "curves.json and the figures")
+    out: Path = shared.out("out/curves", "report.html, curves.json and the figures")
 
     def unread(self) -> dict[str, str]:
         """Options that the family has no use for."""
@@ -106,7 +106,6 @@ class CurvesOptions(Options):
 
 def run(arguments: argparse.Namespace) -> int:
     """Compute, write and print the curves; returns the exit code."""
-    from theory import __version__
     from theory.reports.curves import curves_report
     from theory.storage.files import write_json
     from theory.storage.runs import RunFolder
@@ -122,8 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
     if options.family in ("sharpening", "all"):
         sharpening = sweep.sharpening_curves()
     shown = curves_report(curves, options.families, preference=preference, sharpening=sharpening)
-    report = {
-        "version": __version__,
+    report = shown.head("curves/1") | {
         "arguments": {"command": "curves"} | options.as_dict(results_only=True),
         "horizon": [curve.as_dict(options.families) for curve in curves],
         "preference": None if preference is None else asdict(preference),
@@ -132,11 +130,11 @@ def run(arguments: argparse.Namespace) -> int:
         else {name: asdict(one) for name, one in sharpening.items()},
     }
     with RunFolder(options.out) as folder:
-        shown.save_figures(folder.path)
+        shown.save(folder.path)
         write_json(folder.path / "curves.json", report)
-    print(shown.text())
-    print(f"curves.json and figures in {options.out} ({time.monotonic() - started:.0f} s)")
-    return 0
+    seconds = time.monotonic() - started
+    last = f"report.html, curves.json and figures in {options.out} ({seconds:.0f} s)"
+    return shared.show(shown, last)
 
 
 COMMAND = Command(

@@ -50,7 +50,8 @@ class LearnOptions(Options):
     seeds: int = option(20, help="MDPs and data sets of each point", low=1, high=10**6)
     seed: int = shared.seed()
     out: Path = shared.out(
-        "out/learn", "learning.jsonl (a run that was stopped goes on from it) and the figure"
+        "out/learn",
+        "report.html, learning.jsonl (a run that was stopped goes on from it) and the figure",
     )
 
 
@@ -78,11 +79,11 @@ def run(arguments: argparse.Namespace) -> int:
             seed=options.seed,
             run=folder,
         )
-        shown = learning_report(curve)
-        shown.save_figures(folder.path)
-    print(shown.text())
-    print(f"learning.jsonl and figure in {options.out} ({time.monotonic() - started:.0f} s)")
-    return 0
+        shown = learning_report(curve, {"α": options.alpha, "seed": options.seed})
+        shown.save(folder.path)
+    seconds = time.monotonic() - started
+    last = f"report.html, learning.jsonl and figure in {options.out} ({seconds:.0f} s)"
+    return shared.show(shown, last)
 
 
 COMMAND = Command(

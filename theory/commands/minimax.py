@@ -56,7 +56,8 @@ class MinimaxOptions(Options):
         affects_results=False,
     )
     out: Path = shared.out(
-        "out/minimax", "points.jsonl (a run that was stopped goes on from it) and the figure"
+        "out/minimax",
+        "report.html, points.jsonl (a run that was stopped goes on from it) and the figure",
     )
 
     def check(self) -> None:
@@ -89,10 +90,10 @@ def run(arguments: argparse.Namespace) -> int:
             processes=options.processes,
         )
         shown = minimax_report(points)
-        shown.save_figures(folder.path)
-    print(shown.text())
-    print(f"points.jsonl and figure in {options.out} ({time.monotonic() - started:.0f} s)")
-    return 0
+        shown.save(folder.path)
+    seconds = time.monotonic() - started
+    last = f"report.html, points.jsonl and figure in {options.out} ({seconds:.0f} s)"
+    return shared.show(shown, last)
 
 
 COMMAND = Command(

@@ -14,10 +14,14 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["NOUNS", "Option", "OptionError", "option"]
+__all__ = ["NOUNS", "STANDARD_OUTPUT", "Option", "OptionError", "option"]
 
 NONE = "none"
 """Written on the command line for `None`, where an option has another default."""
+
+
+STANDARD_OUTPUT = Path("-")
+"""Given as the file that is written to."""
 
 
 @dataclass(frozen=True)
@@ -165,12 +169,18 @@ class Option:
             self._check_writable(value)
 
     def _check_writable(self, path: Path) -> None:
+        if self.writes == "file" and path == STANDARD_OUTPUT:
+            return
         if self.writes == "file" and path.is_dir():
             raise OptionError(self.name, "is a folder; give a file", path)
         if self.writes == "file" and not path.parent.is_dir():
             raise OptionError(self.name, "its folder does not exist; create it first", path)
         if self.writes == "folder" and path.exists() and not path.is_dir():
             raise OptionError(self.name, "is a file; give a folder", path)
+        if self.writes == "file":
+            path = path.resolve()  # where a link leads to is what is written
+            if not path.parent.is_dir():
+                raise OptionError(self.name, "a link that leads nowhere; remove it", path)
         there = next(folder for folder in (path, *path.parents) if folder.exists())
         if not os.access(there, os.W_OK):
             text = f"{there} cannot be written to; give another {self.writes}"

@@ -251,6 +251,18 @@ class Group:
             one.add_to(_titled(parser, one.group), self.prefix)
 
 
+def _overwrites(path: Path, source: Path) -> bool:
+    """Whether a file that is written is a source, or lies in the folder that is one."""
+    try:
+        if not path.exists() or not source.exists():
+            return False
+        return path.samefile(source) or (
+            source.is_dir() and path.is_file() and source.resolve() in path.resolve().parents
+        )
+    except OSError:  # a text that is no path, such as a long prompt
+        return False
+
+
 @dataclass(frozen=True)
 class Command:
     """A command of the console: what help says of it, its options, and what runs.
@@ -273,10 +285,35 @@ class Command:
         parser: argparse.ArgumentParser = commands.add_parser(
             self.name, help=self.help, description=self.help, allow_abbrev=False
         )
-        parser.set_defaults(run=self.run)
+        parser.set_defaults(run=self.start)
         for group in self.groups:
             group.add_to(parser)
         return parser
+
+    def start(self, namespace: argparse.Namespace) -> int:
+        """Run, unless a file that would be written is one that is read; returns the exit code.
+
+        Raises:
+            ValueError: it is; names both options.
+
+        """
+        written: list[tuple[str, Path]] = []
+        read: list[tuple[str, Path]] = []
+        for group in self.groups:
+            for one in group.options.declared().values():
+                given = getattr(namespace, one.key(group.prefix), None)
+                for word in given if isinstance(given, list) else [given]:
+                    if isinstance(word, str) and word and one.kind in (str, Path):
+                        paths = written if one.writes == "file" else read
+                        if not one.writes or one.writes == "file":
+                            paths.append((one.on_command_line(group.prefix), Path(word)))
+        for name, path in written:
+            for other, source in read:
+                if _overwrites(path, source):
+                    raise ValueError(
+                        f"{name}={path}: would overwrite what {other} reads; give another file"
+                    )
+        return self.run(namespace)
 
     def markdown(self) -> str:
         """Every option, in tables under their titles: name, meaning, range, default.

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from theory.commands.option import option
+from theory.commands.option import STANDARD_OUTPUT, option
 
-__all__ = ["ALPHAS", "alpha", "confidence", "json_file", "out", "seed"]
+if TYPE_CHECKING:
+    from theory.reports.report import Report
+
+__all__ = ["ALPHAS", "alpha", "confidence", "json_file", "out", "seed", "show", "verbose"]
 
 ALPHAS = {
     "unit": "reward units",
@@ -66,8 +70,8 @@ def confidence(**declared: Any) -> Any:
     return option(0.95, help="confidence of each interval", above=0, below=1, **declared)
 
 
-def out(default: str, what: str) -> Any:
-    """Declare the folder that results are written to.
+def out(default: str | None, what: str) -> Any:
+    """Declare the folder that results are written to; `None` for none unless it is given.
 
     Example:
         >>> from dataclasses import dataclass
@@ -80,7 +84,7 @@ def out(default: str, what: str) -> Any:
 
     """
     return option(
-        Path(default),
+        None if default is None else Path(default),
         help=f"folder for {what}",
         metavar="DIR",
         writes="folder",
@@ -103,8 +107,64 @@ def json_file() -> Any:
     """
     return option(
         None,
-        help="also write the numbers to FILE",
+        help="also write the numbers to FILE; - is standard output, the text is on standard error",
         metavar="FILE",
         writes="file",
         affects_results=False,
     )
+
+
+def verbose() -> Any:
+    """Declare whether a terminal shows everything that the page shows as text.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from theory.commands.options import Options
+        >>> @dataclass(frozen=True)
+        ... class Draw(Options):
+        ...     verbose: bool = verbose()
+        >>> Draw().verbose
+        False
+
+    """
+    return option(False, help="print every row, not the summary alone", affects_results=False)
+
+
+def show(
+    report: Report,
+    last: str,
+    numbers: Any = None,
+    json: Path | None = None,
+    *,
+    verbose: bool = True,
+) -> int:
+    """Print a report, and write its numbers where they are also wanted; returns the exit code.
+
+    Args:
+        report: what was found.
+        last: the line after it: where the files are.
+        numbers: what the command writes as JSON.
+        json: file for them; ``-`` for standard output, and the text goes to standard error.
+        verbose: whether sections of detail are shown.
+
+    Example:
+        >>> from theory.reports.report import Report
+        >>> show(Report("A model", ["1 statement is violated."], passed=False), "in out/check")
+        A model
+        1 statement is violated.
+        <BLANKLINE>
+        in out/check
+        1
+
+    """
+    from theory.reports.report import WIDTH, Text
+    from theory.storage.files import json_text, write_json
+
+    piped = json == STANDARD_OUTPUT
+    if json is not None and not piped:
+        write_json(json, numbers)
+    stream = sys.stderr if piped else sys.stdout
+    print(f"{report.text(verbose=verbose)}\n\n{Text(last).text(WIDTH)}", file=stream)
+    if piped:
+        sys.stdout.write(json_text(numbers))
+    return report.exit_code

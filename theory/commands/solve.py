@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from theory.mdp.policy import Policy
     from theory.mdp.token_mdp import TokenMDP
     from theory.solve.soft import Solution
+    from theory.storage.runs import RunFolder
 
 __all__ = ["COMMAND", "SolveOptions"]
 
@@ -62,12 +63,8 @@ class SolveOptions(Options):
         high=1024,
         affects_results=False,
     )
-    out: Path | None = option(
-        None,
-        help="of a folder: note finished blocks in DIR, so that a run that is stopped goes on",
-        metavar="DIR",
-        writes="folder",
-        affects_results=False,
+    out: Path | None = shared.out(
+        None, "report.html and solution.json, and of a folder the blocks that are finished"
     )
     json: Path | None = shared.json_file()
 
@@ -76,26 +73,31 @@ def run(arguments: argparse.Namespace) -> int:
     """Solve and print; returns the exit code."""
     from theory.reports.solution import solution_report
     from theory.storage.files import write_json
+    from theory.storage.runs import RunFolder
 
     options = SolveOptions.read(arguments)
     if options.example:
         _write_example(options.file)
         return 0
-    numbers = _streamed(options) if options.file.is_dir() else _in_memory(options)
-    print(solution_report(str(options.file), numbers).text())
-    if options.json is not None:
-        write_json(options.json, numbers)
-    return 0
+    last = "the page: with --out DIR"
+    with nullcontext() if options.out is None else RunFolder(options.out) as folder:
+        many = options.file.is_dir()
+        numbers = _streamed(options, folder) if many else _in_memory(options)
+        shown = solution_report(str(options.file), numbers)
+        numbers = shown.head("solve/1") | numbers
+        if folder is not None:
+            shown.save(folder.path)
+            write_json(folder.path / "solution.json", numbers)
+            last = f"report.html and solution.json in {options.out}"
+    return shared.show(shown, last, numbers, options.json)
 
 
 def _in_memory(options: SolveOptions) -> dict[str, Any]:
     from theory.mdp.token_mdp import TokenMDP
     from theory.solve.soft import plain_optimal, soft_optimal
 
-    if options.out is not None or options.threads != 1:
-        raise ValueError(
-            f"{options.file}: --out and --threads are for a folder of .npy files; leave them out"
-        )
+    if options.threads != 1:
+        raise ValueError(f"{options.file}: --threads is for a folder of .npy files; leave it out")
     mdp = TokenMDP.load(options.file)
     if mdp.batch_shape:
         raise ValueError(
@@ -109,11 +111,10 @@ def _in_memory(options: SolveOptions) -> dict[str, Any]:
     return numbers
 
 
-def _streamed(options: SolveOptions) -> dict[str, Any]:
+def _streamed(options: SolveOptions, folder: RunFolder | None) -> dict[str, Any]:
     """What is computed of a tree that is read block by block: no response is looked for."""
     from theory.mdp.streamed import StreamedTree
     from theory.solve.prompt_values import averages, prompt_values
-    from theory.storage.runs import RunFolder
 
     if options.epsilon is not None:
         raise ValueError(
@@ -121,8 +122,7 @@ def _streamed(options: SolveOptions) -> dict[str, Any]:
             "leave it out, or give an .npz file"
         )
     tree = StreamedTree.load(options.file)
-    with nullcontext() if options.out is None else RunFolder(options.out) as folder:
-        found = prompt_values(tree, options.alpha, threads=options.threads, run=folder)
+    found = prompt_values(tree, options.alpha, threads=options.threads, run=folder)
     sizes = {"horizon": tree.horizon, "vocab_size": tree.vocab_size, "n_prompts": tree.n_prompts}
     return {"alpha": options.alpha} | sizes | averages(found, tree.prompt_weights)
 

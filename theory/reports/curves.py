@@ -29,6 +29,14 @@ sharper first.
 """
 
 
+LOSSES = "What the worst policy within ε of the expert loses: exact, beside the bounds."
+FLAT = "A flat line is an error that grows as H^{3/2}, neither faster nor slower."
+ABOVE = "Above 1, cloning can lose more than RL on its reward ever does."
+TV = "Total variation between preferences, of the worst policy within ε."
+SHARPENING = "The exponent is κ of π̂^κ: sharpening helps on one instance and hurts on another."
+"""Captions of the figures."""
+
+
 def curves_report(
     curves: Sequence[HorizonCurve],
     families: Collection[str] = tuple(FAMILIES),
@@ -57,29 +65,60 @@ def curves_report(
         name = "error_vs_horizon" if curve.over_sqrt else "error_vs_horizon_fixed_epsilon"
         figure = figures.horizon_figure(curve, families)
         sections += [
-            Plot(name, figure, "Worst-case error over ε against the horizon, on log axes."),
+            Plot(
+                name,
+                figure,
+                "Worst-case error over ε against the horizon, on log axes.",
+                LOSSES,
+            ),
             _worst_cases(curve, families),
         ]
     if "coin-payoff" in families and curves:
         constant = figures.constant_figure(curves)
         crossover = figures.crossover_figure(curves)
         sections += [
-            Plot("clone_constant", constant, "What the worst clone loses, over ε H^1.5."),
-            Plot("crossover", crossover, "What the worst clone loses, over the bound on RL."),
+            Plot("clone_constant", constant, "What the worst clone loses, over ε H^1.5.", FLAT),
+            Plot(
+                "crossover", crossover, "What the worst clone loses, over the bound on RL.", ABOVE
+            ),
         ]
     if curves:
         sections.append(_exponents(curves, families))
     if preference is not None:
         figure = figures.preference_figure(preference)
         sections += [
-            Plot("tv_vs_epsilon", figure, "Preference error against ε, beside its bounds."),
+            Plot("tv_vs_epsilon", figure, "Preference error against ε, beside its bounds.", TV),
             Text(str(preference)),
         ]
     if sharpening is not None:
         figure = figures.sharpening_figure(sharpening)
         alt = "True value of the power policies against their exponent."
-        sections.append(Plot("sharpening", figure, alt))
-    return Report("Exact worst cases of a ball around the expert", sections=sections)
+        sections.append(Plot("sharpening", figure, alt, SHARPENING))
+    title = "Exact worst cases of a ball around the expert"
+    return Report(title, _growth(curves, families, preference), sections=sections)
+
+
+GROWTH = {"coin-payoff": ("clone", "cloning"), "swapped-pair": ("rl", "RL on its reward")}
+"""Field of a curve, and what it is called, for each family."""
+
+
+def _growth(
+    curves: Sequence[HorizonCurve], families: Collection[str], preference: PreferenceCurve | None
+) -> list[str]:
+    """Say how fast the errors of the first headline curve grow."""
+    for curve in headlines(curves):
+        parts = [
+            f"{what} H^{curve.local_exponent(field):.2f}"
+            for family, (field, what) in GROWTH.items()
+            if family in families
+        ]
+        sentence = (
+            f"At the longest horizons the exact worst case over ε grows as: {', '.join(parts)}"
+        )
+        return [f"{sentence} (V = {curve.vocab_size}, α = {curve.alpha:g}, ε = {curve.rule})."]
+    if preference is not None:
+        return [f"{preference}"]
+    return ["True values of power policies, against their exponent."]
 
 
 def _worst_cases(curve: HorizonCurve, families: Collection[str]) -> Table:
@@ -119,13 +158,13 @@ def _exponents(curves: Sequence[HorizonCurve], families: Collection[str]) -> Tab
         (cloning, Column("at longest H", ".2f", "right"), lambda c: c.local_exponent("clone")),
         (
             cloning,
-            Column("gap/(εH^1.5)", ".4g", "right"),
+            Column("gap/(εH^1.5)", ".4g", "right", detail=True),
             lambda c: c.per_epsilon("clone")[-1] / c.horizons[-1] ** 1.5,
         ),
         (rl, Column("RL", align="right"), lambda c: c.exponent("rl")),
         (
             cloning,
-            Column("2αHε below cloning", align="right"),
+            Column("RL loses less", align="right"),
             lambda c: "at none here" if c.crossover is None else f"from H = {c.crossover}",
         ),
     ]

@@ -9,9 +9,13 @@ from string import Template
 
 __all__ = ["PICTURES", "Markup", "element", "escape", "join", "page"]
 
-PICTURES = {c: 0x2400 + c for c in range(32) if chr(c) not in "\t\n"} | {0x7F: 0x2421}
-PICTURES |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
-"""Control characters, which HTML forbids, and the characters that picture them."""
+REORDERING = (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+PICTURES: dict[int, int | str] = dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+PICTURES |= {c: 0x2400 + c for c in range(32) if chr(c) not in "\t\n"} | {0x7F: 0x2421}
+PICTURES |= {c: f"⟨U+{c:04X}⟩" for c in REORDERING}
+"""Control characters, which HTML forbids, and what pictures them; also those that change the order
+in which text is shown, so that it would read as what it is not.
+"""
 
 VOID = frozenset({"img", "input"})
 """Elements that have no content and no end tag."""
@@ -32,8 +36,8 @@ class Markup(str):
 def escape(text: str) -> Markup:
     r"""Return a text as HTML that shows it; control characters become pictures of themselves.
 
-    >>> escape("a < b\x00")
-    'a &lt; b␀'
+    >>> escape("a < b\x00"), escape("\u202egnp.exe")
+    ('a &lt; b␀', '⟨U+202E⟩gnp.exe')
     >>> escape(Markup("<b>kept</b>"))
     '<b>kept</b>'
     """
@@ -84,7 +88,7 @@ def page(title: str, body: Markup, style: str = "") -> str:
     Args:
         title: name of the page in a browser.
         body: what it shows.
-        style: CSS beside that of every page (``page.html``).
+        style: CSS beside that of every page (``page.css``).
 
     Example:
         >>> whole = page("Gaps", element("p", "1 < 2"))
@@ -92,5 +96,8 @@ def page(title: str, body: Markup, style: str = "") -> str:
         (True, True, False)
 
     """
-    template = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
-    return Template(template).substitute(title=escape(title), style=style, body=body)
+    here = resources.files(__package__)
+    template, common = (
+        here.joinpath(name).read_text(encoding="utf-8") for name in ("page.html", "page.css")
+    )
+    return Template(template).substitute(title=escape(title), style=common + style, body=body)

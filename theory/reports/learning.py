@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from theory.reports.figures import learning_figure
 from theory.reports.report import Column, Plot, Report, Table
 from theory.studies.learning import LearningCurve
@@ -9,9 +12,13 @@ from theory.studies.learning import LearningCurve
 __all__ = ["learning_report"]
 
 
-def learning_report(curve: LearningCurve) -> Report:
+def learning_report(curve: LearningCurve, facts: Mapping[str, Any] | None = None) -> Report:
     """Report exponents in `H` at the most demonstrations and in `n` at the longest horizon, for
     each expert and error.
+
+    Args:
+        curve: what was measured.
+        facts: how, by name.
 
     Example:
         >>> from theory.studies.learning import LearningSetting, learning_curve
@@ -42,4 +49,10 @@ def learning_report(curve: LearningCurve) -> Report:
         "Errors of cloning and of RL on its reward, against the horizon and the demonstrations.",
         "Bands are the middle 90 % of the seeds.",
     )
-    return Report("What demonstrations teach", sections=[plot, Table("", columns, rows)])
+    kind, quantity, _, in_n, _ = rows[0]
+    sentence = (
+        f"With more demonstrations the error of the {quantity} falls as n to the power {in_n} "
+        f"({kind} expert, H = {longest})."
+    )
+    table = Table("How the errors grow", columns, rows)
+    return Report("What demonstrations teach", [sentence], facts or {}, [plot, table])

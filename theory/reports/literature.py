@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -31,26 +33,37 @@ DRAWS = (2, 3, 4, 5)
 """Continuations drawn of each token, in the table of power sampling."""
 
 
-def literature_report(found: Sequence[LiteratureFinding]) -> Report:
+def literature_report(
+    found: Sequence[LiteratureFinding], facts: Mapping[str, Any] | None = None
+) -> Report:
     """Report every claim with its verdict, then what was checked, then what rewards sharpen.
 
+    Args:
+        found: of each claim.
+        facts: how it was found, by name.
+
     Example:
-        >>> literature_report([]).title
-        'What the field claims, and what is true'
+        >>> literature_report([]).summary, literature_report([]).passed
+        (['No claim was decided.'], False)
 
     """
     wrong = [x.claim.name for x in found if not x.confirmed]
     checked = sum(len(x.holds) + len(x.fails) for x in found)
-    said = f"not as the list says: {', '.join(wrong)}" if wrong else "all as the list says"
+    said = f"NOT as the list says: {', '.join(wrong)}" if wrong else "all as the list says"
+    sentence = f"{len(found)} claims, {checked} statements decided: {said}."
+    verdicts = Counter(x.claim.verdict for x in found)
+    counts = ", ".join(f"{n} {verdict}" for verdict, n in verdicts.items())
     return Report(
         "What the field claims, and what is true",
-        [f"{len(found)} claims, {checked} statements decided: {said}."],
-        sections=[
+        [sentence, f"Of the claims: {counts}."] if found else ["No claim was decided."],
+        facts or {},
+        [
             claims_table(found),
             *(
                 Text(
                     f"{x.claim.name}. {x.claim.paper}: {x.claim.says}. "
-                    f"{x.claim.verdict.capitalize()}: {x.claim.because}."
+                    f"{x.claim.verdict.capitalize()}: {x.claim.because}.",
+                    detail=True,
                 )
                 for x in found
             ),
@@ -59,6 +72,7 @@ def literature_report(found: Sequence[LiteratureFinding]) -> Report:
             noise_table(),
             power_table(),
         ],
+        bool(found) and not wrong,
     )
 
 
@@ -73,9 +87,9 @@ def claims_table(found: Sequence[LiteratureFinding]) -> Table:
     columns = [
         Column("claim"),
         Column("arXiv"),
-        Column("what is claimed", detail=True),
+        Column("what is claimed", detail=True, kind="formula"),
         Column("verdict"),
-        Column("because", detail=True),
+        Column("because", detail=True, kind="formula"),
         Column("found so"),
     ]
     rows = [
@@ -105,10 +119,10 @@ def statements_table(found: Sequence[LiteratureFinding]) -> Table:
     """
     columns = [
         Column("claim"),
-        Column("statement"),
+        Column("statement", kind="formula"),
         Column("expected"),
         Column("decided"),
-        Column(),
+        Column("largest", kind="formula"),
     ]
     rows = [
         (x.claim.name, finding.statement.formula, expected, finding.verdict, _measure(finding))
@@ -116,7 +130,7 @@ def statements_table(found: Sequence[LiteratureFinding]) -> Table:
         for expected, findings in (("holds", x.holds), ("violated", x.fails))
         for finding in findings
     ]
-    return Table("What was decided, in enclosures", columns, rows)
+    return Table("What was decided, in enclosures", columns, rows, detail=True)
 
 
 def _measure(finding: Finding) -> str:
@@ -140,7 +154,7 @@ def intrinsic_table() -> Table:
     instance = careful_or_sure()
     solved = [compare_intrinsic(instance, beta) for beta in BETAS]
     columns = [
-        Column("reward"),
+        Column("reward", kind="formula"),
         Column("slope", "+.3f", "right"),
         *(Column(f"value, β = {beta:g}", ".3f", "right") for beta in BETAS),
         Column("MAP mass", ".3f", "right"),
@@ -163,7 +177,7 @@ def intrinsic_table() -> Table:
         "careful_or_sure: true value (probability of a right answer) of the exact optimum; the "
         "slope is its derivative in 1/β at π̂; the last three columns at β = 1, nats."
     )
-    return Table("What each intrinsic reward sharpens", columns, rows, note)
+    return Table("What each intrinsic reward sharpens", columns, rows, note, detail=True)
 
 
 def noise_table() -> Table:
@@ -180,7 +194,7 @@ def noise_table() -> Table:
     columns = [Column("estimator"), *(Column(name, ".4f", "right") for name in names)]
     rows = [(name, *(round(noise[name], 9) + 0.0 for noise in at)) for name in GRADIENTS]
     note = "One response, α = β = 1, summed over all logits; the optimum is π̂²."
-    return Table("Noise of the policy gradient", columns, rows, note)
+    return Table("Noise of the policy gradient", columns, rows, note, detail=True)
 
 
 def power_table() -> Table:
@@ -200,4 +214,4 @@ def power_table() -> Table:
     ]
     rows = [(draws, *power_estimate_bias(rest, first, 2.0, draws)) for draws in DRAWS]
     note = "κ = 2, π̂ = (0.6, 0.4), then (0.5, 0.5) or (0.95, 0.05); of the probability of token 0."
-    return Table("Estimates of the power policy", columns, rows, note)
+    return Table("Estimates of the power policy", columns, rows, note, detail=True)

@@ -28,6 +28,9 @@ CLONE_BOUNDS: dict[str, Bound] = {
 }
 """Bounds on cloning as a table names them."""
 
+WIDE = ("fixed temperature", "H·TV_RR", "states")
+"""Columns of a table that a terminal has no room for."""
+
 STYLES = {
     "Σ TV_RR": ("-", "#333333"),
     "fixed temperature": ("-.", "#3a8a4d"),
@@ -61,7 +64,13 @@ def minimax_report(points: Sequence[Constant]) -> Report:
     )
     balls = list(dict.fromkeys(point.ball for point in points))
     tables = [_table([point for point in points if point.ball == ball]) for ball in balls]
-    return Report("Worst cases over all token MDPs", sections=[plot, *tables])
+    widest = max(point.clone_upper / point.clone_lower - 1 for point in points)
+    horizons = f"H ≤ {max(point.horizon for point in points)}"
+    sentence = (
+        f"The most that cloning loses on any token MDP is enclosed to within {widest:.2%} "
+        f"({horizons}; RL likewise, see the table)."
+    )
+    return Report("Worst cases over all token MDPs", [sentence], sections=[plot, *tables])
 
 
 def _table(curve: Sequence[Constant]) -> Table:
@@ -78,7 +87,7 @@ def _table(curve: Sequence[Constant]) -> Table:
     ]
     return Table(
         f"V = {first.vocab_size}, α = {first.alpha:g}, ε = {first.epsilon:g}; reward units",
-        [Column(name, align="right") for name, _ in columns],
+        [Column(name, align="right", detail=name in WIDE) for name, _ in columns],
         [tuple(of(point) for _, of in columns) for point in curve],
     )
 

@@ -21,11 +21,14 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from theory.reports.environment import environment
 from theory.reports.html import PICTURES, Markup, element, escape, join, page
-from theory.storage.files import replacing
+from theory.reports.notation import typeset
+from theory.storage.files import ascii_keys, replacing
 
 __all__ = [
     "DIGITS",
+    "WIDTH",
     "Column",
     "Fragment",
     "Plot",
@@ -38,6 +41,9 @@ __all__ = [
     "show",
 ]
 
+WIDTH = 80
+"""Columns of a terminal that a report takes, also where it is piped."""
+
 DIGITS = 7
 """Digits of a number among the facts, which may be a probability near 1."""
 
@@ -48,11 +54,16 @@ Tone: TypeAlias = Literal["", "good", "bad", "quiet"]
 class Section:
     r"""Show a part of a report; what has no text is on pages only.
 
+    Attributes:
+        detail: shown on pages, and on a terminal only where everything is asked for.
+
     Example:
         >>> Text("one paragraph").text(width=7)
         'one\nparagraph'
 
     """
+
+    detail: bool = False
 
     def text(self, width: int) -> str:
         """Return lines for a terminal of `width` columns; empty if there is nothing to show."""
@@ -68,14 +79,15 @@ class Text(Section):
     """A paragraph."""
 
     paragraph: str
+    detail: bool = False
 
     def text(self, width: int) -> str:
         """Return the paragraph in lines of at most `width` characters."""
         return _wrap(self.paragraph, width)
 
     def html(self) -> Markup:
-        """Return the paragraph as ``<p>``."""
-        return element("p", self.paragraph)
+        """Return the paragraph as ``<p>``, its formulas typeset."""
+        return element("p", typeset(self.paragraph))
 
 
 @dataclass(frozen=True)
@@ -88,6 +100,8 @@ class Column:
             are shown as they are, and None and NaN as a dash, whatever the format.
         align: on which side its cells stand.
         detail: shown on pages only, where a line may be as long as it needs to be.
+        kind: ``"formula"`` for cells of our own words, whose formulas are typeset on a page;
+            ``"prose"`` for texts of several lines, which keep their blanks.
 
     """
 
@@ -95,6 +109,7 @@ class Column:
     format: str | Callable[[Any], str] = ""
     align: Literal["left", "right"] = "left"
     detail: bool = False
+    kind: Literal["", "formula", "prose"] = ""
 
     def show(self, value: Any) -> str:
         """Return a cell's text."""
@@ -128,6 +143,7 @@ class Table(Section):
         rows: the values.
         note: what a reader should know before reading the rows; may have several lines.
         tones: colour of each row on a page; empty for none.
+        detail: see `Section`.
 
     """
 
@@ -136,20 +152,21 @@ class Table(Section):
     rows: Sequence[Sequence[Any]]
     note: str = ""
     tones: Sequence[Tone] = ()
+    detail: bool = False
 
     def text(self, width: int) -> str:
-        """Return title and note, then the rows in aligned columns, indented if there is a title."""
-        columns = []
-        for k, column in enumerate(self.columns):
-            if column.detail:
-                continue
-            cells = [column.show(row[k]) for row in self.rows]
-            cells = [_one_line(x) for x in ([column.name, *cells] if self._headed else cells)]
-            size = max(map(display_width, cells), default=0)
-            columns.append([_padded(cell, size, column.align) for cell in cells])
-        lines = ["  ".join(row).rstrip() for row in zip(*columns, strict=True)]
-        if self._headed:
-            lines.insert(1, "-" * min(max(map(display_width, lines)), width - 2))
+        """Return title and note, then the rows in aligned columns, indented if there is a title.
+
+        A table that is too wide has its widest texts in several lines; one that is still too wide
+        has a line for each value.
+        """
+        shown = [k for k, column in enumerate(self.columns) if not column.detail]
+        columns = [self.columns[k] for k in shown]
+        heads = [[_one_line(column.name) for column in columns]] if self._headed else []
+        rows = [[_one_line(self.columns[k].show(row[k])) for k in shown] for row in self.rows]
+        lines = _in_columns(heads + rows, columns, width - 2, ruled=self._headed)
+        if lines is None:
+            lines = _stacked(rows, columns, width - 2)
         notes = [_wrap(line, width - 2) for line in self.note.split("\n")] if self.note else []
         lines = [*"\n".join(notes).splitlines(), *lines]
         if not self.title:
@@ -184,24 +201,42 @@ class Table(Section):
         return any(column.name for column in self.columns)
 
     def html(self) -> Markup:
-        """Return a heading and a table that scrolls sideways where it is wider than the page."""
-        heading = element("h2", self.title) if self.title else Markup()
-        note = element("p", self.note, class_="note") if self.note else Markup()
-        return join([heading, note, element("div", self._grid(), class_="wide")])
+        """Return a heading and a table: it scrolls sideways where it is wider than the page, and
+        folds into a block for each row on a phone. What is detail is shown when it is asked for.
+        """
+        heading = element("h2", typeset(self.title)) if self.title else Markup()
+        note = element("p", typeset(self.note), class_="note") if self.note else Markup()
+        body = join([note, element("div", self._grid(), class_="wide")])
+        if self.detail and heading:
+            return element("details", element("summary", heading), body)
+        return join([heading, body])
 
     def _grid(self) -> Markup:
-        sides = ["number" if column.align == "right" else None for column in self.columns]
+        classes = [_classes(column) for column in self.columns]
         heads = [
-            element("th", column.name, scope="col", class_=side)
-            for column, side in zip(self.columns, sides, strict=True)
+            element("th", typeset(column.name), scope="col", class_=look)
+            for column, look in zip(self.columns, classes, strict=True)
         ]
-        rows = [element("tr", *heads), "\n"] if self._headed else []
+        head = [element("thead", element("tr", *heads)), "\n"] if self._headed else []
+        rows: list[Markup] = []
         for row, tone in zip(self.rows, self.tones or [""] * len(self.rows), strict=True):
-            first, *others = (c.show(value) for c, value in zip(self.columns, row, strict=True))
-            cells = [element("th", first, scope="row")]
-            cells += [element("td", x, class_=s) for x, s in zip(others, sides[1:], strict=True)]
-            rows += [element("tr", *cells, class_=tone or None), "\n"]
-        return element("table", "\n", *rows)
+            first, *others = (
+                typeset(column.show(value)) if column.kind == "formula" else column.show(value)
+                for column, value in zip(self.columns, row, strict=True)
+            )
+            cells = [element("th", first, scope="row", class_=classes[0])]
+            cells += [
+                element("td", x, class_=look, data_label=column.name or None)
+                for x, column, look in zip(others, self.columns[1:], classes[1:], strict=True)
+            ]
+            rows += [element("tr", *cells, class_=tone or None), Markup("\n")]
+        # a narrow table needs no folding, and one without headings would lose nothing by it
+        folds = "folds" if len(self.columns) > 2 else None
+        return element("table", "\n", *head, element("tbody", "\n", *rows), class_=folds)
+
+
+def _classes(column: Column) -> str | None:
+    return " ".join(["number"] * (column.align == "right") + [column.kind]).strip() or None
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,7 +264,7 @@ class Plot(Section):
     def html(self) -> Markup:
         """Return the picture inside the page, with its caption."""
         source = f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
-        caption = element("figcaption", self.caption) if self.caption else ""
+        caption = element("figcaption", typeset(self.caption)) if self.caption else ""
         return element("figure", element("img", alt=self.alt, src=source), caption)
 
 
@@ -257,9 +292,12 @@ class Report:
 
     Attributes:
         title: heading.
-        summary: conclusions, a sentence each.
+        summary: conclusions, a sentence each; the first is the verdict.
         facts: what was examined and how, by name; any values.
         sections: tables, figures and paragraphs.
+        passed: whether what was asked is so; `None` where nothing was asked that can be false. The
+            verdict's colour and the exit code follow from it.
+        environment: versions and hardware, of the moment when the report is made.
 
     >>> table = Table("Gaps", [Column("policy"), Column("loss", ".2f", "right")], [("π̂", 0.5)])
     >>> print(Report("A model", ["Nothing is violated."], {"horizon": 4}, [table]).text())
@@ -277,17 +315,28 @@ class Report:
     summary: Sequence[str] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     sections: Sequence[Section] = ()
+    passed: bool | None = None
+    environment: Mapping[str, Any] = field(default_factory=environment, compare=False)
 
-    def text(self, width: int = 100) -> str:
+    @property
+    def exit_code(self) -> int:
+        """1 if what was asked is not so, else 0."""
+        return int(self.passed is False)
+
+    def text(self, width: int = WIDTH, *, verbose: bool = True) -> str:
         """Return the report for a terminal, without a final line break.
 
         Args:
-            width: longest line of a paragraph; tables take what they need.
+            width: longest line, but for a word that is longer.
+            verbose: whether sections of detail are shown.
 
         """
         head = [_one_line(self.title), *(_wrap(sentence, width) for sentence in self.summary)]
-        head += [f"  {_one_line(f'{name}: {show(x, DIGITS)}')}" for name, x in self.facts.items()]
-        parts = [section.text(width) for section in self.sections]
+        head += [
+            _wrap(_one_line(f"{name}: {show(x, DIGITS)}"), width, "  ", "    ")
+            for name, x in self.facts.items()
+        ]
+        parts = [s.text(width) for s in self.sections if verbose or not s.detail]
         return "\n\n".join(["\n".join(head), *(part for part in parts if part)])
 
     def html(self) -> str:
@@ -296,6 +345,27 @@ class Report:
         """
         styles = [s.style for s in self.sections if isinstance(s, Fragment) and s.style]
         return page(self.title, self._body(), "\n".join(dict.fromkeys(styles)))
+
+    def head(self, schema: str) -> dict[str, Any]:
+        """Return what every file of JSON begins with: schema, verdict, exit code, environment.
+
+        Args:
+            schema: name and version, as in ``docs/json.md``.
+
+        Example:
+            >>> head = Report("A model", ["1 is violated."], passed=False).head("verify/1")
+            >>> head["schema"], head["verdict"], head["exit_code"]
+            ('endorm/verify/1', '1 is violated.', 1)
+
+        """
+        return {
+            "schema": f"endorm/{schema}",
+            "version": self.environment["endorm"],
+            "verdict": self.summary[0] if self.summary else "",
+            "exit_code": self.exit_code,
+            "facts": ascii_keys(self.facts),
+            "environment": dict(self.environment),
+        }
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write ``report.html``, and each figure by its name as PNG and SVG; nothing is written
@@ -322,20 +392,42 @@ class Report:
         return [path for x in plots for path in save_figure(x.figure, folder, x.name)]
 
     def _body(self) -> Markup:
-        facts = [
-            element("div", element("dt", name), element("dd", show(value, DIGITS)), "\n")
-            for name, value in self.facts.items()
-        ]
-        header = [element("h1", self.title), *(element("p", text) for text in self.summary)]
-        header += [element("dl", "\n", *facts)] if facts else []
+        header = [element("h1", self.title)]
+        if self.summary:
+            tone = {None: "", True: " good", False: " bad"}[self.passed]
+            verdict, *others = map(typeset, self.summary)
+            header.append(element("p", verdict, class_=f"verdict{tone}"))
+            header += [element("p", text) for text in others]
+        header += [_listed(self.facts)] if self.facts else []
         sections = [join([section.html(), "\n"]) for section in self.sections]
-        return join([element("header", *header), "\n", element("main", "\n", *sections), "\n"])
+        made = element(
+            "details", element("summary", "Versions and hardware"), _listed(self.environment)
+        )
+        return join(
+            [
+                element("header", *header),
+                "\n",
+                element("main", "\n", *sections),
+                "\n",
+                element("footer", made),
+                "\n",
+            ]
+        )
 
     def _repr_html_(self) -> str:
         """Return the page in a frame of its own, where neither it nor a notebook can restyle or
         reach the other.
         """
         return element("iframe", srcdoc=self.html(), sandbox=True, width="100%", height=640)
+
+
+def _listed(facts: Mapping[str, Any]) -> Markup:
+    """Return names and values as a list of definitions."""
+    rows = [
+        element("div", element("dt", typeset(name)), element("dd", show(value, DIGITS)), "\n")
+        for name, value in facts.items()
+    ]
+    return element("dl", "\n", *rows)
 
 
 def save_figure(figure: Figure, folder: str | Path, name: str) -> list[Path]:
@@ -381,13 +473,78 @@ def display_width(text: str) -> int:
     )
 
 
+LEAST = 8
+"""Columns that a text has at least where a table is made narrower."""
+
+
+def _in_columns(
+    rows: Sequence[Sequence[str]], columns: Sequence[Column], width: int, *, ruled: bool
+) -> list[str] | None:
+    """Return rows in aligned columns, texts in several lines where they are too wide; `None` where
+    that is not enough.
+    """
+    sizes = [max(map(display_width, cells), default=0) for cells in zip(*rows, strict=True)]
+    excess = sum(sizes) + 2 * (len(sizes) - 1) - width
+    for k in sorted(range(len(sizes)), key=lambda k: -sizes[k]):
+        if excess > 0 and columns[k].align == "left" and sizes[k] > LEAST:
+            less = min(excess, sizes[k] - LEAST)
+            sizes[k] -= less
+            excess -= less
+    wrapped = [
+        [
+            _wrap(cell, size).split("\n") if display_width(cell) > size else [cell]
+            for cell, size in zip(row, sizes, strict=True)
+        ]
+        for row in rows
+    ]
+    widths = [
+        max((display_width(line) for row in wrapped for line in row[k]), default=0)
+        for k in range(len(sizes))
+    ]
+    if excess > 0 or sum(widths) + 2 * (len(widths) - 1) > width:
+        return None
+    lines = []
+    for n, row in enumerate(wrapped):
+        for k in range(max(map(len, row))):
+            cells = [cell[k] if k < len(cell) else "" for cell in row]
+            lines.append(
+                "  ".join(
+                    _padded(cell, size, column.align)
+                    for cell, size, column in zip(cells, widths, columns, strict=True)
+                ).rstrip()
+            )
+        if n == 0 and ruled:
+            lines.append("-" * min(sum(widths) + 2 * (len(widths) - 1), width))
+    return lines
+
+
+def _stacked(rows: Sequence[Sequence[str]], columns: Sequence[Column], width: int) -> list[str]:
+    """Return each row as its first value and a line for each of the others."""
+    lines: list[str] = []
+    for first, *others in rows:
+        name = columns[0].name if columns[0].align == "right" else ""  # a number alone says little
+        lines += _wrap(f"{_one_line(name)} {first}".strip(), width).split("\n")
+        for column, cell in zip(columns[1:], others, strict=True):
+            name = f"{_one_line(column.name)}: " if column.name else ""
+            lines += _wrap(f"{name}{cell}", width, "  ", "    ").split("\n")
+    return lines
+
+
 def _padded(text: str, width: int, align: str) -> str:
     blank = " " * (width - display_width(text))
     return blank + text if align == "right" else text + blank
 
 
-def _wrap(text: str, width: int) -> str:
-    lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+def _wrap(text: str, width: int, first: str = "", later: str = "") -> str:
+    """Break a text into lines of `width`, indented by `first` and `later`."""
+    lines = textwrap.wrap(
+        text,
+        width,
+        initial_indent=first,
+        subsequent_indent=later,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
     return "\n".join(map(_one_line, lines))
 
 

@@ -45,6 +45,7 @@ def solution_report(name: str, numbers: Mapping[str, Any]) -> Report:
         >>> numbers |= {"expert_entropy": 0.5822, "map_response": [[1]], "map_log_prob": [-0.3133]}
         >>> print(solution_report("coin", numbers).text())
         coin: H = 1, V = 2, 1 prompt(s), α = 1
+        The soft-optimal policy has plain value 0.7311; the best policy has 1.
           soft value E V*(s₁): 1.3133
           plain value of the soft-optimal policy: 0.7311
           plain value of the best policy: 1
@@ -72,7 +73,10 @@ def solution_report(name: str, numbers: Mapping[str, Any]) -> Report:
     sections: list[Section] = _responses(numbers) if "map_response" in numbers else []
     if "epsilon" in numbers:
         sections += _worst_cases(numbers)
-    return Report(title, facts=facts, sections=sections)
+    value = f"{numbers['expert_plain_value']:.6g}"
+    best = f"{numbers['optimal_plain_value']:.6g}"
+    sentence = f"The soft-optimal policy has plain value {value}; the best policy has {best}."
+    return Report(title, [sentence], facts, sections)
 
 
 def _responses(numbers: Mapping[str, Any]) -> list[Section]:
@@ -99,7 +103,7 @@ def _worst_cases(numbers: Mapping[str, Any]) -> list[Section]:
     """Worst cases beside their bounds, and why some are out of reach."""
     bounds = numbers["bounds"]
     columns = [
-        Column(),
+        Column(kind="formula"),
         Column("worst", ".6g", "right"),
         Column("sharp bound", ".6g", "right"),
         Column("paper", ".6g", "right"),

@@ -18,12 +18,25 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-__all__ = ["digest", "json_line", "number", "read_arrays", "replacing", "write_json"]
+__all__ = [
+    "ascii_key",
+    "ascii_keys",
+    "digest",
+    "json_line",
+    "json_text",
+    "number",
+    "read_arrays",
+    "replacing",
+    "write_json",
+]
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[BinaryIO]:
     """Open a binary file that replaces `path` if the block ends well, and is removed otherwise.
+
+    A link stays a link: what it leads to is replaced. What is no file, such as a pipe, is written
+    to as it is.
 
     Example:
         >>> import tempfile
@@ -35,7 +48,11 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         >>> path.read_bytes()
         b'whole'
     """
-    path = Path(path)
+    path = Path(path).resolve()
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            yield file
+        return
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("wb") as file:
@@ -73,6 +90,19 @@ def write_json(path: str | Path, value: Any) -> None:
         file.write(_encoded(value, indent=1))
 
 
+def json_text(value: Any) -> str:
+    """Return the text that `write_json` writes.
+
+    Example:
+        >>> print(json_text({"gap": np.inf}), end="")
+        {
+         "gap": "inf"
+        }
+
+    """
+    return _encoded(value, indent=1).decode()
+
+
 def json_line(row: Any) -> bytes:
     r"""Return a value as one line of JSON, with its line break.
 
@@ -91,6 +121,55 @@ def number(value: Any) -> Any:
         (-inf, 0.5)
     """
     return float(value) if value in ("inf", "-inf", "nan") else value
+
+
+SPELLED = str.maketrans(
+    {
+        "α": "alpha",
+        "β": "beta",
+        "γ": "gamma",
+        "ε": "epsilon",
+        "κ": "kappa",
+        "π": "pi",
+        "τ": "tau",
+        "Σ": "sum",
+        "‖": "||",
+        "−": "-",
+        "–": "-",
+        "²": "^2",
+        "₁": "_1",
+        "√": "sqrt ",
+        "≥": ">=",
+        "≤": "<=",
+        "·": "*",
+        "\u0302": "_hat",
+    }
+)
+"""Symbols in names, and how they are spelled in keys."""
+
+
+def ascii_key(name: str) -> str:
+    r"""Return a name as a key of ASCII: symbols of ours spelled out, others escaped.
+
+    Example:
+        >>> ascii_key("KL(π̂‖π_E)"), ascii_key("ж")
+        ('KL(pi_hat||pi_E)', '\\u0436')
+
+    """
+    return name.translate(SPELLED).encode("ascii", "backslashreplace").decode()
+
+
+def ascii_keys(value: Any) -> Any:
+    """Return nested mappings with keys of ASCII (`ascii_key`); other values as they are.
+
+    Example:
+        >>> ascii_keys({"ball": {"ε_π": 0.5}})
+        {'ball': {'epsilon_pi': 0.5}}
+
+    """
+    if not isinstance(value, dict):
+        return value
+    return {ascii_key(str(key)): ascii_keys(item) for key, item in value.items()}
 
 
 def _encoded(value: Any, indent: int | None = None) -> bytes:

@@ -16,8 +16,9 @@ from tqdm import tqdm
 from theory.claims.discounted import DISCOUNTED_STATEMENTS, DiscountedInstance
 from theory.claims.findings import Finding, Group, decide_each
 from theory.claims.instance import Instance
+from theory.claims.own import choose_statements
 from theory.claims.problem import POOL
-from theory.claims.statement import Statement
+from theory.claims.statement import Statement, Statements
 from theory.claims.statements import STATEMENTS
 from theory.mdp.discounted import DiscountedMDP
 from theory.mdp.policy import Policy
@@ -33,7 +34,7 @@ from theory.solve.worst_preference import preference_attaining_policy, worst_pre
 from theory.studies import gallery
 from theory.studies.gallery import random_tree
 
-__all__ = ["exact_groups", "run", "worst_instances"]
+__all__ = ["exact_groups", "restricted", "run", "worst_instances"]
 
 SHAPES = (
     (2, 1, 1),
@@ -204,6 +205,32 @@ def _with_worst_clone(mdp: TokenMDP, alpha: float, epsilon: float) -> Instance:
     return Instance(mdp, expert, worst_clone(mdp, expert, epsilon).policy, alpha)
 
 
+def restricted(groups: Sequence[Group], names: Sequence[str]) -> list[Group]:
+    """Return groups with only the statements of these names; those that have none are left out.
+
+    Args:
+        groups: the groups.
+        names: as `theory.claims.own.choose_statements` reads them.
+
+    Raises:
+        ValueError: no statement has a name; says which come near.
+
+    Example:
+        >>> groups = restricted(exact_groups(n_instances=1), ["theorem-1", "rl-length"])
+        >>> [group.statements.names for group in groups][2:]
+        [['theorem-1', 'rl-length'], ['theorem-1']]
+
+    """
+    chosen = choose_statements(names)
+    discounted = Statements(s for s in DISCOUNTED_STATEMENTS if s.name in chosen.names)
+    return [
+        replace(group, statements=statements)
+        for group in groups
+        for statements in [discounted if group.statements is DISCOUNTED_STATEMENTS else chosen]
+        if statements
+    ]
+
+
 def run(groups: Sequence[Group], processes: int | None = None) -> list[Finding]:
     """Check every statement on every group; a terminal shows the progress.
 
@@ -226,6 +253,9 @@ def run(groups: Sequence[Group], processes: int | None = None) -> list[Finding]:
             "their group"
         )
     workers = min(processes or os.cpu_count() or 1, len(groups))
+    known = {id(statement) for each in LISTS for statement in each}
+    if any(id(statement) not in known for group in groups for statement in group.statements):
+        workers = 1  # one's own statements are functions, which are not sent to a process
     progress = tqdm(groups, desc="groups", disable=None, leave=False)
     if workers < 2:
         return [
@@ -235,28 +265,22 @@ def run(groups: Sequence[Group], processes: int | None = None) -> list[Finding]:
         ]
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         tasks = {
-            group.name: pool.submit(
-                _decided, LISTS.index(group.statements), group.instances, group.name
-            )
+            group.name: pool.submit(_decided, group.statements, group.instances, group.name)
             for group in sorted(groups, key=_cost, reverse=True)
         }
-        return [
-            replace(finding, statement=statement)
-            for group in progress
-            for statement, finding in zip(group.statements, tasks[group.name].result(), strict=True)
-        ]
+        return [finding for group in progress for finding in tasks[group.name].result()]
 
 
 LISTS: tuple[tuple[Statement[Any], ...], ...] = (STATEMENTS, DISCOUNTED_STATEMENTS)
-"""Statements that another process finds by their place: functions are not sent."""
+"""Statements that are sent to another process by name, see `Statement`."""
 
 
 def _cost(group: Group) -> int:
     return sum(instance.numbers * math.prod(instance.batch_shape) for instance in group.instances)
 
 
-def _decided(which: int, instances: Sequence[Any], name: str) -> list[Finding]:
-    """Decide in a process of its own; the findings have no statement, which cannot be sent."""
-    none: Any = None
-    found = decide_each(LISTS[which], instances, group=name)
-    return [replace(finding, statement=none) for finding in found]
+def _decided(
+    statements: Sequence[Statement[Any]], instances: Sequence[Any], name: str
+) -> list[Finding]:
+    """Decide in a process of its own."""
+    return decide_each(statements, instances, group=name)

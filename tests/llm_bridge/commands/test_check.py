@@ -50,9 +50,8 @@ def test_exact_report(models, tmp_path, capsys):
         "--top-k",
         "3",
     ]
-    code, out, err = run(
-        capsys, *argv, "--horizon", "2", "--alpha", "0.5", "--out", tmp_path / "out"
-    )
+    words = [*argv, "--horizon", "2", "--alpha", "0.5", "--out", tmp_path / "out"]
+    code, out, err = run(capsys, *words)
     assert (code, err) == (0, "")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "check.json",
@@ -64,7 +63,7 @@ def test_exact_report(models, tmp_path, capsys):
         "log_ratios.svg",
     }
     found = json.loads((tmp_path / "out" / "check.json").read_text())
-    lines = {line["statement"]: line for line in found["exact"]["statements"]}
+    lines = found["exact"]["statements"]
     assert list(lines) == [statement.name for statement in STATEMENTS]
     assert {line["verdict"] for line in lines.values()} <= {"holds", "–"}
     assert found["exact"]["prompts"] == 2
@@ -74,9 +73,11 @@ def test_exact_report(models, tmp_path, capsys):
     )
     assert found["arguments"]["alpha"] == 0.5
     html = (tmp_path / "out" / "report.html").read_text()
+    everything = run(capsys, *words, "--verbose")[1]
     for name in lines:
         assert f'<th scope="row">{name}</th>' in html
-        assert re.search(rf"^  {name} ", out, re.MULTILINE)
+        assert re.search(rf"^  {name} ", everything, re.MULTILINE)
+        assert not re.search(rf"^  {name} ", out, re.MULTILINE)
     assert html.count("data:image/png;base64,") == 2
     assert not re.search(r'(src|href)=(?!"data:)', html)  # needs no other file
     vacuous = [name for name, line in lines.items() if line["vacuous_share"] == 1.0]
@@ -276,28 +277,27 @@ def test_sampled_report(models, tmp_path, capsys):
     found = json.loads((tmp_path / "one" / "check.json").read_text())["sampled"]
     html = (tmp_path / "one" / "report.html").read_text()
     assert found["responses"] == 8
-    unknown = "V^{π_E} − V^{π_RL}"  # the beam proves nothing
+    unknown = "V^{pi_E} - V^{pi_RL}"  # the beam proves nothing
+    printed = " ".join(out.split())
     for name, one in found["estimates"].items():
         low, value, high = (float(one[key]) for key in ("low", "value", "high"))
         shown = "–" if name == unknown else f"{value:.5g}"
         assert low <= value <= high or name == unknown
         kind = "guaranteed" if one["guaranteed"] else "approximate"
-        line = next(line for line in out.splitlines() if line.startswith(f"  {name} "))
-        assert line.split(name)[1].split() == [shown, f"[{low:.5g},", f"{high:.5g}]", kind]
-        assert (
-            f'<td class="number">{shown}</td><td>[{low:.5g}, {high:.5g}]</td><td>{kind}</td>'
-            in html
-        )
+        assert f" {shown} [{low:.5g}, {high:.5g}] {kind} " in printed
+        cells = (("estimate", shown), ("interval", f"[{low:.5g}, {high:.5g}]"), ("which is", kind))
+        first, *others = (f'data-label="{label}">{cell}</td>' for label, cell in cells)
+        assert f'<td class="number" {first}{"".join("<td " + x for x in others)}' in html
     assert found["estimates"][unknown]["value"] == "nan"
     assert float(found["estimates"][unknown]["high"]) == np.inf
-    assert found["estimates"]["α KL(π̂‖π_E), the regularised gap"]["value"] == pytest.approx(
-        0.5 * found["estimates"]["KL(π̂‖π_E)"]["value"]
-    )
-    assert "proven to be the most probable response on 0% of the prompts" in out
+    assert found["estimates"]["alpha KL(pi_hat||pi_E), the regularised gap"][
+        "value"
+    ] == pytest.approx(0.5 * found["estimates"]["KL(pi_hat||pi_E)"]["value"])
+    assert "proven to be the most probable response on 0% of the prompts" in printed
     again = run(capsys, *argv, "--out", tmp_path / "two")[1]
     assert again.replace("/two", "/one").rsplit("(", 1)[0] == out.rsplit("(", 1)[0]
     other = run(capsys, *argv[:-1], "4", "--out", tmp_path / "three")[1]
-    assert other.splitlines()[8:20] != out.splitlines()[8:20]
+    assert other.partition("Estimates")[2][:2000] != out.partition("Estimates")[2][:2000]
 
 
 def test_sampled_goes_on_where_it_was_stopped(models, tmp_path, capsys, monkeypatch):
@@ -486,9 +486,11 @@ def test_numbers_of_the_report_are_finite_or_said_not_to_be(models, tmp_path, ca
     ]
     assert run(capsys, *argv)[0] == 0
     found = json.loads((tmp_path / "check.json").read_text())["exact"]
-    assert found["worst"]["ε_π"]["KL(π̂‖π_E)"] == "nan"
-    assert "KL(π̂‖π_E)" in found["out_of_reach"]
-    numbers = [x[side] for x in found["statements"] for side in ("mean_left", "mean_right")]
+    assert found["worst"]["epsilon_pi"]["KL(pi_hat||pi_E)"] == "nan"
+    assert "KL(pi_hat||pi_E)" in found["out_of_reach"]
+    numbers = [
+        x[side] for x in found["statements"].values() for side in ("mean_left", "mean_right")
+    ]
     assert np.isfinite(np.array(numbers, dtype=float)).all()
 
 
@@ -508,7 +510,10 @@ def test_a_chat_model_is_asked_in_its_template(tmp_path, capsys):
     }.items():
         assert run(capsys, *argv, *words, "--out", tmp_path / name)[0] == 0
         report = json.loads((tmp_path / name / "check.json").read_text())
-        found[name] = [report["facts"]["ε_π (nats), at most"], report["facts"]["reward range"]]
+        found[name] = [
+            report["facts"]["epsilon_pi (nats), at most"],
+            report["facts"]["reward range"],
+        ]
         said = "a text writes special tokens itself (1 text, the first: '<u>ab</s><a>')"
         assert report["model_findings"] == ([said] if name == "written" else [])
     assert found["text"] == found["messages"] == found["written"] != found["plain"]

@@ -81,7 +81,12 @@ def test_a_real_model_is_held_against_its_exact_optimum(shared_models, tmp_path,
     first, last = (row for row in read_metrics(tmp_path) if row["step"] in (0, 2))
     assert rows["objective"][:2] == [f"{first['objective']:.4f}", f"{last['objective']:.4f}"]
     assert float(rows["objective"][2]) > float(rows["objective"][0])
-    assert lines[-1].startswith("exact distance to the optimum: ")
+    assert any(line.startswith("exact distance to the optimum: ") for line in lines)
+    noted = json.loads((tmp_path / "summary.json").read_text())
+    assert f"{noted['optimum']['objective']:.4f}" == rows["objective"][2]
+    assert noted["verdict"] in " ".join(" ".join(lines).split())
+    assert noted["verdict"].startswith(f"Objective: {rows['objective'][3]} of the way to the exact")
+    assert "Some responses of batch 2" in (tmp_path / "report.html").read_text()
     assert json.loads((tmp_path / "config.json").read_text())["max_tokens"] == 6
     assert ModelSpec(tmp_path / "model").load().name == "model"
 

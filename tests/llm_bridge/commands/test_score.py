@@ -172,7 +172,7 @@ def test_a_report_made_again_has_the_same_bytes(score, again):
     assert found[1] == out[: out.rindex("\n", 0, -1) + 1]  # without its line on speed
     assert found[3] == before
     names = json.loads(before["summary.json"])["scores"]
-    assert [name for name in names if "γ" in name][-1] == "clipped_logprob γ=1 m=-1"
+    assert [name for name in names if "gamma" in name][-1] == "clipped_logprob gamma=1 m=-1"
 
 
 def test_numbers_made_again_are_those_of_the_library(score, again, models):

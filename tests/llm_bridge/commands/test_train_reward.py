@@ -63,7 +63,13 @@ def test_the_features_are_kept_and_the_result_is_the_same(folder, monkeypatch):
     monkeypatch.setattr("llm_bridge.preferences.scorers.last_states", None)  # nothing is read again
     assert run(folder, "train-reward", "--out", out) == 0
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
-    assert set(before) == {"run.json", "features.npz", "head.npz", "calibration.json"}
+    assert set(before) == {
+        "run.json",
+        "features.npz",
+        "head.npz",
+        "calibration.json",
+        "report.html",
+    }
 
 
 def test_too_few_prompts_are_one_line(folder, capsys):

@@ -229,4 +229,4 @@ def test_check_reads_the_empty_prompt(shared_models, tmp_path):
             logits = lm.model(torch.tensor([[lm.tokenizer.bos_token_id]])).logits[0, -1].double()
         laws.append(torch.log_softmax(logits, dim=-1))
     kl = float((laws[0].exp() * (laws[0] - laws[1])).sum())
-    assert found["closeness"]["KL(π_E‖π̂)"] == pytest.approx(kl, rel=1e-4)
+    assert found["closeness"]["KL(pi_E||pi_hat)"] == pytest.approx(kl, rel=1e-4)

@@ -142,12 +142,15 @@ def verified():
 def test_verify_shows_every_finding_of_every_group(verified):
     groups, findings = verified
     made = verify_report(groups, findings, horizon_curve((2, 4, 8)), preference_curve(points=2))
-    *shown, attained = tables(made)
+    overview, *shown, attained = tables(made)
+    assert [row[:2] for row in overview.rows] == [(groups[0].name, 8), (groups[1].name, 30)]
+    assert made.summary[0] == "40 statements checked on 38 instances, none violated."
+    assert made.passed
     assert [table.title for table in shown] == [group.name for group in groups]
     for group, table in zip(groups, shown, strict=True):
         here = [finding for finding in findings if finding.group == group.name]
         assert [row[0] for row in table.rows] == [x.statement.name for x in here]
-        assert [row[5] for row in table.rows] == [x.verdict for x in here]
+        assert [row[6] for row in table.rows] == [x.verdict for x in here]
     bounds = [s for s in STATEMENTS if not s.equality]
     assert [row[:2] for row in attained.rows] == [(s.name, s.formula) for s in bounds]
     text = made.text()
@@ -174,14 +177,20 @@ def test_verify_says_what_a_table_would_let_a_reader_miss(verified):
     ]
     curves = horizon_curve((2, 4, 8)), preference_curve(points=2)
     made = verify_report(groups[:1], planted, *curves, note="no model: skipped")
-    assert made.summary == ["1 violated, 1 undecided, 1 do not apply."]
+    assert made.summary == [
+        f"1 of 3 statements VIOLATED on 8 instances: {first.statement.name}.",
+        f"Undecided on 2 instances (a reason): {third.statement.name}.",
+        "no model: skipped",
+    ]
+    assert not made.passed
     text = made.text()
     names = [x.statement.name for x in planted]
     assert f"undecided on 2 of 8: {names[2]} (a reason, equal to within 1e-20)" in text
     assert f"vacuous here (the bound says nothing): {names[2]}" in text
     assert f"conditions met by no instance here: {names[1]}" in text
-    assert text.endswith("no model: skipped")
-    assert tables(made)[0].tones == ["bad", "quiet", "quiet"]
+    assert "violated" not in made.text(verbose=False).partition("Exponents")[2]
+    assert tables(made)[0].title == "Violated"
+    assert tables(made)[2].tones == ["bad", "quiet", "quiet"]
 
 
 def test_verdicts_are_counted_and_violations_always_named():

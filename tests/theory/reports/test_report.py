@@ -24,7 +24,9 @@ from theory.reports.report import (
 )
 
 EVIL = """</td></style><script>alert(1)</script><img src=x onerror="alert(1)">&amp;' "><!-- ]]>"""
-ANY = st.text(st.sampled_from("ab é漢π\u0302<&\"'\n\t\r\x00\x1b[31m\x7f\x85"), max_size=20)
+ANY = st.text(
+    st.sampled_from("ab é漢π\u0302<&\"'\n\t\r\x00\x1b[31m\x7f\x85\u202e\u2066"), max_size=20
+)
 
 
 def plot(name="line", caption=""):
@@ -69,7 +71,11 @@ class Page(HTMLParser):
 
 def test_nothing_in_the_data_becomes_markup():
     evil, plain = Page(report(EVIL).html()), Page(report("a").html())
-    assert evil.elements == plain.elements
+    labelled = lambda page, text: [  # noqa: E731
+        (tag, {**a, "data-label": "text"} if a.get("data-label") == text else a)
+        for tag, a in page.elements
+    ]
+    assert labelled(evil, EVIL) == labelled(plain, "a")
     for place in ("title", "h1", "h2", "p", "dt", "dd", "th", "td", "main"):
         assert any(EVIL in text for text in evil.text[place])
 
@@ -92,8 +98,8 @@ def test_the_page_loads_nothing_and_runs_nothing():
 @given(text=ANY)
 def test_control_characters_are_pictured(text):
     made = report(text)
-    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", made.html())
-    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f]", made.text())
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", made.html())
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", made.text())
 
 
 @given(cells=st.lists(st.tuples(ANY, ANY, st.floats()), min_size=1, max_size=5))
@@ -163,12 +169,54 @@ def test_text_of_a_report():
     assert "docs" in made.html()
 
 
+WORDS = st.text(st.sampled_from("ab π̂漢  "), max_size=60)
+
+
+@given(
+    rows=st.lists(st.tuples(WORDS, WORDS, st.floats(), WORDS), min_size=1, max_size=4),
+    width=st.integers(60, 100),
+)
+def test_no_table_is_wider_than_the_terminal(rows, width):
+    """But for a word that is longer; and no word is lost where a table is folded."""
+    columns = [Column("x"), Column("y"), Column("z", ".3g", "right"), Column("w", align="right")]
+    text = Table("", columns, rows).text(width)
+    longest = max(map(display_width, text.split()))
+    for line in text.split("\n"):
+        assert display_width(line) <= max(width, longest + 8)
+    for row in rows:
+        for cell in (row[0], row[1], row[3]):
+            assert sorted(set(cell.split()) - set(text.split())) == []
+
+
+def test_detail_is_printed_where_it_is_asked_for():
+    table = Table("All", [Column("n")], [("a",)], detail=True)
+    made = Report("t", ["Verdict."], sections=[table, Text("more", detail=True), Text("short")])
+    assert made.text(verbose=False) == "t\nVerdict.\n\nshort"
+    assert made.text().endswith("All\n  n\n  -\n  a\n\nmore\n\nshort")
+    assert "<details><summary><h2>All</h2></summary>" in made.html()
+
+
+@pytest.mark.parametrize(
+    ("passed", "tone", "code"), [(None, "", 0), (True, " good", 0), (False, " bad", 1)]
+)
+def test_the_verdict_on_top_has_the_tone_of_the_exit_code(passed, tone, code):
+    made = Report("t", ["<Verdict>.", "More."], {"seed": 0}, [Text("after")], passed)
+    body = made.html().partition("<body>")[2]
+    assert body.index(f'<p class="verdict{tone}">&lt;Verdict&gt;.</p>') < body.index("More.")
+    assert made.exit_code == made.head("t/1")["exit_code"] == code
+    assert made.head("t/1")["verdict"] == "<Verdict>."
+    assert "<dt>torch</dt>" in body.partition("<footer>")[2]
+
+
 def test_tables_on_a_page():
     columns = [Column("name"), Column("n", align="right")]
     rows = [("a", 1.0), ("b", None)]
     html = Table("T", columns, rows, tones=("bad", "")).html()
-    assert '<tr class="bad"><th scope="row">a</th><td class="number">1</td></tr>' in html
-    assert '<tr><th scope="row">b</th><td class="number">–</td></tr>' in html
+    assert (
+        '<tr class="bad"><th scope="row">a</th><td class="number" data-label="n">1</td></tr>'
+        in html
+    )
+    assert '<tr><th scope="row">b</th><td class="number" data-label="n">–</td></tr>' in html
 
 
 def test_files_appear_whole_or_not_at_all(tmp_path):

@@ -184,12 +184,13 @@ def test_runs_beside_one_another_and_killed_ones(tmp_path):
         if killed.returncode == 0:
             break
     assert subprocess.run([*words, two], stdout=subprocess.DEVNULL).returncode == 0
-    assert (
-        names(one) == names(two) == ["learning.jsonl", "learning.png", "learning.svg", "run.json"]
-    )
+    assert names(one) == names(two) == FILES
     for name in names(one):
         assert (one / name).read_bytes() == (two / name).read_bytes()
     assert len((one / "learning.jsonl").read_text().splitlines()) == 2 * 4 * 4
+
+
+FILES = ["learning.jsonl", "learning.png", "learning.svg", "report.html", "run.json"]
 
 
 def names(folder):
@@ -311,7 +312,7 @@ def test_the_command(tmp_path, capsys):
     assert main([*words, "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "exponent in H (n = 1,000)" in out
-    assert names(tmp_path) == ["learning.jsonl", "learning.png", "learning.svg", "run.json"]
+    assert names(tmp_path) == FILES
     rows = [json.loads(line) for line in (tmp_path / "learning.jsonl").read_text().splitlines()]
     assert {(row["expert"], row["horizon"], row["n"]) for row in rows} == {
         (e, h, n) for e in learning.EXPERTS for h in (2, 4, 8) for n in (10, 100, 1000)

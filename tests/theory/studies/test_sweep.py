@@ -207,7 +207,7 @@ def test_curves_writes_figures_and_numbers(family, tmp_path, capsys):
     expected = {
         f"{name}.{kind}" for name, kind in itertools.product(FIGURES[family], ("png", "svg"))
     }
-    assert {path.name for path in out.iterdir()} == expected | {"curves.json"}
+    assert {path.name for path in out.iterdir()} == expected | {"curves.json", "report.html"}
     numbers = json.loads((out / "curves.json").read_text())
     assert (numbers["preference"] is None) == (family not in ("all", "preference"))
     assert len(numbers["horizon"]) == CURVES[family]
@@ -215,7 +215,7 @@ def test_curves_writes_figures_and_numbers(family, tmp_path, capsys):
         assert curve["horizons"] == [2, 16, 64]
         assert ("clone" in curve) == ("crossover" in curve) == (family != "swapped-pair")
         assert ("rl" in curve) == (family != "coin-payoff")
-    assert "curves.json and figures" in capsys.readouterr().out
+    assert "report.html, curves.json and figures" in capsys.readouterr().out
 
 
 def test_curves_prints_the_exact_numbers_and_where_they_cross(tmp_path, capsys):
