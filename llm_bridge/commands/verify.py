@@ -21,6 +21,7 @@ from llm_bridge.commands.options import (
 from llm_bridge.models.prompt_format import PromptFormat
 from llm_bridge.models.spec import ModelSpec
 from theory.commands import shared
+from theory.commands.engine import ENGINE, EngineOptions
 from theory.commands.options import Command, Group, Options, option
 
 __all__ = ["COMMAND", "VerifyOptions"]
@@ -48,15 +49,17 @@ def run(arguments: argparse.Namespace) -> int:
 
     started = time.monotonic()
     options = VerifyOptions.read(arguments)
+    engine = EngineOptions.read(arguments)
     if options.literature:
         _refuse_models(arguments, "has no use with --literature")
+        EngineOptions.refuse(arguments, "has no use with --literature")
         return _literature(options)
     noted = {"command": "verify"} | options.as_dict(results_only=True)
     # first: its input can be wrong, and then nothing is written
     model_groups, note = _model_groups(arguments, noted)
     groups = [*verify.exact_groups(options.seed, n_instances=options.instances), *model_groups]
     with RunFolder(options.out) as folder:
-        findings = verify.run(groups)
+        findings = verify.run(groups, engine.chosen(), folder)
         horizon = sweep.horizon_curve()
         preference = sweep.preference_curve()
         report = {
@@ -69,6 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         shown = verify_report(groups, findings, horizon, preference, note)
         shown.save_figures(folder.path)
         write_json(folder.path / "report.json", report)  # last: whoever waits for it finds all
+        (folder.path / verify.FINDINGS).unlink()  # a run that was stopped goes on from it
     if options.json is not None:
         write_json(options.json, report)
     print(shown.text())
@@ -169,6 +173,7 @@ COMMAND = Command(
     "check every statement on token MDPs and on a language model",
     (
         Group(VerifyOptions),
+        Group(EngineOptions, ENGINE),
         Group(ModelSpec, MODEL, optional=True),
         Group(ModelSpec, MODEL, prefix="expert-", optional=True, defaults=EXPERT),
         Group(TreeOptions, MODEL),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from theory.commands import shared
+from theory.commands.engine import ENGINE, EngineOptions
 from theory.commands.options import Command, Group, Options, option
 
 __all__ = ["COMMAND", "LearnOptions"]
@@ -62,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     started = time.monotonic()
     options = LearnOptions.read(arguments)
+    engine = EngineOptions.read(arguments)
     with RunFolder(options.out) as folder:
         curve = learning.learning_curve(
             sorted(set(options.horizons or learning.HORIZONS)),
@@ -77,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
             ),
             seed=options.seed,
             run=folder,
+            engine=engine.chosen(),
         )
         shown = learning_report(curve)
         shown.save_figures(folder.path)
@@ -88,6 +91,6 @@ def run(arguments: argparse.Namespace) -> int:
 COMMAND = Command(
     "learn",
     "errors of what n demonstrations teach, against horizon and n",
-    (Group(LearnOptions),),
+    (Group(LearnOptions), Group(EngineOptions, ENGINE)),
     run,
 )

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
+import joblib
 import numpy as np
-from tqdm import tqdm
 
 from theory.claims.discounted import DISCOUNTED_STATEMENTS, DiscountedInstance
 from theory.claims.findings import Finding, Group, decide_each
@@ -30,10 +27,13 @@ from theory.solve.worst_clone import worst_clone
 from theory.solve.worst_kl import worst_kl
 from theory.solve.worst_map import worst_map
 from theory.solve.worst_preference import preference_attaining_policy, worst_preference_pair
+from theory.storage.files import number
+from theory.storage.runs import RunFolder
 from theory.studies import gallery
+from theory.studies.engine import Engine, run_cells, signature
 from theory.studies.gallery import random_tree
 
-__all__ = ["exact_groups", "run", "worst_instances"]
+__all__ = ["FINDINGS", "exact_groups", "run", "worst_instances"]
 
 SHAPES = (
     (2, 1, 1),
@@ -58,6 +58,9 @@ DISCOUNTED_EPSILONS = (1e-2, 3.0)
 MAX_DISCOUNTED = 64
 
 ALPHAS = (0.05, 20.0)
+
+FINDINGS = "findings.jsonl"
+"""File of a run's folder with the findings of each group, until the report is written."""
 
 EPSILONS = (1e-3, 3.0)
 
@@ -204,17 +207,27 @@ def _with_worst_clone(mdp: TokenMDP, alpha: float, epsilon: float) -> Instance:
     return Instance(mdp, expert, worst_clone(mdp, expert, epsilon).policy, alpha)
 
 
-def run(groups: Sequence[Group], processes: int | None = None) -> list[Finding]:
+def run(
+    groups: Sequence[Group],
+    engine: Engine = Engine(),
+    run: RunFolder | None = None,
+) -> list[Finding]:
     """Check every statement on every group; a terminal shows the progress.
 
     Args:
         groups: the groups, with names of their own, each with one of the lists of statements.
-        processes: number of processes; as many as there are processors by default.
+        engine: where groups are decided, each by itself; the findings are the same everywhere.
+        run: folder, entered, whose ``findings.jsonl`` gets a line for each group. What is there of
+            the same instances, our same files and the same NumPy is not decided again.
+
+    Raises:
+        ValueError: two groups have one name, the folder has damaged lines, or groups failed.
+        OSError: the engine is not there or is lost.
 
     Example:
         >>> from theory.studies.gallery import swapped_pair
         >>> pairs = [swapped_pair(H, alpha=1.0, epsilon=0.1) for H in (2, 4)]
-        >>> found = run([Group("pairs", pairs, {}, STATEMENTS)], processes=1)
+        >>> found = run([Group("pairs", pairs, {}, STATEMENTS)])
         >>> len(found) == len(STATEMENTS), max(finding.instances for finding in found)
         (True, 2)
 
@@ -225,26 +238,24 @@ def run(groups: Sequence[Group], processes: int | None = None) -> list[Finding]:
             f"groups: two are called {max(names, key=names.count)!r}; findings go by the name of "
             "their group"
         )
-    workers = min(processes or os.cpu_count() or 1, len(groups))
-    progress = tqdm(groups, desc="groups", disable=None, leave=False)
-    if workers < 2:
-        return [
-            finding
-            for group in progress
-            for finding in decide_each(group.statements, group.instances, group=group.name)
-        ]
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        tasks = {
-            group.name: pool.submit(
-                _decided, LISTS.index(group.statements), group.instances, group.name
-            )
-            for group in sorted(groups, key=_cost, reverse=True)
-        }
-        return [
-            replace(finding, statement=statement)
-            for group in progress
-            for statement, finding in zip(group.statements, tasks[group.name].result(), strict=True)
-        ]
+    lines = None if run is None else run.lines(FINDINGS, _found)
+    decided_on = {g.name: joblib.hash((signature(), g.instances)) for g in groups} if run else {}
+    there = {name: found for name, on, found in lines or () if decided_on.get(name) == on}
+    todo = {
+        group.name: (LISTS.index(group.statements), group.instances, group.name)
+        for group in sorted(groups, key=_cost, reverse=True)
+        if group.name not in there
+    }
+    for name, found in run_cells(_decided, todo, engine, what="groups", done=len(there)):
+        there[name] = found
+        if lines is not None:
+            findings = [asdict(finding) for finding in found]
+            lines.append({"group": name, "instances": decided_on[name], "findings": findings})
+    return [
+        replace(finding, statement=statement)
+        for group in groups
+        for statement, finding in zip(group.statements, there[group.name], strict=True)
+    ]
 
 
 LISTS: tuple[tuple[Statement[Any], ...], ...] = (STATEMENTS, DISCOUNTED_STATEMENTS)
@@ -260,3 +271,11 @@ def _decided(which: int, instances: Sequence[Any], name: str) -> list[Finding]:
     none: Any = None
     found = decide_each(LISTS[which], instances, group=name)
     return [replace(finding, statement=none) for finding in found]
+
+
+def _found(row: Mapping[str, Any]) -> tuple[str, str, list[Finding]]:
+    """Read the name of a group, the digest of what was decided on, and the findings."""
+    findings = [
+        Finding(**{name: number(value) for name, value in one.items()}) for one in row["findings"]
+    ]
+    return row["group"], row["instances"], findings
