@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 import theory
 
-__all__ = ["CellsFailed", "Engine", "run_cells", "signature"]
+__all__ = ["CellsFailed", "Engine", "end_with_parent", "run_cells", "signature"]
 
 K = TypeVar("K")
 R = TypeVar("R")
@@ -265,7 +265,7 @@ def _parallel(engine: Engine, cells: int) -> Iterator[Callable[[], Parallel]]:
     if engine.name == "local":
         n = min(engine.processes or cpu_count(), cells)
         # arrays are not memory maps, which cannot be written to and are of a type of their own
-        local = {"backend": "loky", "max_nbytes": None, "initializer": _end_with_parent}
+        local = {"backend": "loky", "max_nbytes": None, "initializer": end_with_parent}
         yield lambda: Parallel(n, **local, **how)
         return
     _require_reachable(engine)
@@ -388,8 +388,15 @@ def _require_reachable(engine: Engine) -> None:
 # --- Ends -----------------------------------------------------------------------------------------
 
 
-def _end_with_parent() -> None:
-    """Let this process end when the one that started it is killed, and leave Ctrl-C to that one."""
+def end_with_parent() -> None:
+    """Let this process end when the one that started it is killed, and leave Ctrl-C to that one.
+
+    Example:
+        >>> import subprocess, sys
+        >>> code = "from theory.studies.engine import end_with_parent; end_with_parent()"
+        >>> subprocess.run([sys.executable, "-c", code]).returncode
+        0
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = os.getppid()
 
