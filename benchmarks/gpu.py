@@ -155,7 +155,7 @@ SHAPES = {
 
 PLAN = {  # what is measured, and what a rehearsal has in its place
     False: {
-        "preferences": ("smollm2-135m-instruct", ("--jobs", "4", "--batch-tokens", "32768")),
+        "preferences": ("smollm2-135m-instruct", ("--processes", "4", "--batch-tokens", "32768")),
         "copy": 2**31,
         "matrix": 8192,
         "seconds": 0.2,

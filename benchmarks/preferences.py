@@ -24,7 +24,6 @@ import shlex
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,9 +39,11 @@ from llm_bridge.preferences.intervals import mean_intervals
 from llm_bridge.preferences.pairs import read_comparisons
 from llm_bridge.preferences.records import columns, read_json, read_lift, read_results
 from llm_bridge.read.aggregate import AggregationOptions
+from theory.commands.engine import EngineOptions
 from theory.reports.report import Column, Table
 from theory.storage.files import write_json
-from theory.storage.runs import read_lines
+from theory.storage.runs import RunFolder, read_lines
+from theory.studies.engine import run_cells
 
 DATA = {
     "chat": "rm-bench/chat_filtered.json",
@@ -135,44 +136,51 @@ def command(job, arguments):
     return words
 
 
+def start(job, words, out, deadline, threads):
+    """Run a job in a process of its own; returns its row of ``jobs.jsonl``, `None` where there is
+    no time left.
+    """
+    began = time.time()
+    if began >= deadline:
+        return None
+    with open(out / f"{job.name}.log", "a", encoding="utf-8") as output:
+        try:
+            code = subprocess.run(
+                [sys.executable, "-m", "llm_bridge.commands.main", *words],
+                cwd=ROOT,
+                env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=deadline - began,
+            ).returncode
+        except subprocess.TimeoutExpired:
+            code = None
+    line = {"part": job.part, "name": job.name, "code": code, "s": time.time() - began}
+    return line | {"command": shlex.join(["endorm", *words])}
+
+
 def run(arguments):
     """Run all jobs that are not done; whether all are."""
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    log = arguments.out / "jobs.jsonl"
-    threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
-    deadline = time.time() + 60 * arguments.minutes
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-
-    def one(job):
-        words = command(job, arguments)
-        left = deadline - time.time()
-        if left <= 0:
-            return None
-        start = time.time()
-        with open(arguments.out / f"{job.name}.log", "a", encoding="utf-8") as output:
-            try:
-                code = subprocess.run(
-                    [sys.executable, "-m", "llm_bridge.commands.main", *words],
-                    cwd=ROOT,
-                    env=environment,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    timeout=left,
-                ).returncode
-            except subprocess.TimeoutExpired:
-                code = None
-        line = {"part": job.part, "name": job.name, "code": code, "s": time.time() - start}
-        line |= {"jobs": arguments.jobs, "command": shlex.join(["endorm", *words])}
-        with open(log, "a", encoding="utf-8") as lines:
-            lines.write(json.dumps(line) + "\n")
-        print(f"{job.part} {job.name}: code {code}, {line['s']:.1f} s", flush=True)
-        return code
-
-    # what a lift is measured against comes first, alone: it also converts and caches the model
     todo = jobs(arguments)
-    codes = [one(job) for job in todo[:1]]
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        codes += pool.map(one, todo[1:])
+    engine = arguments.engine
+    threads = max(1, (os.cpu_count() or 1) // (engine.processes or 1))
+    deadline = time.time() + 60 * arguments.minutes
+    codes = []
+    with RunFolder(arguments.out) as folder:
+        log = folder.lines("jobs.jsonl", dict)
+        # what a lift is measured against comes first, alone: it also converts and caches the model
+        for some in (todo[:1], todo[1:]):
+            cells = {
+                job.name: (job, command(job, arguments), arguments.out, deadline, threads)
+                for job in some
+            }
+            for name, line in run_cells(start, cells, engine, what="jobs"):
+                codes.append(line and line["code"])
+                if line is not None:
+                    log.append(line | {"jobs": engine.processes})
+                    print(
+                        f"{line['part']} {name}: code {line['code']}, {line['s']:.1f} s", flush=True
+                    )
     return all(code in (0, 1) for code in codes)  # 1: rows that do not fit the context are listed
 
 
@@ -460,9 +468,13 @@ def parse(words=None):
     parser.add_argument("--judged", type=int)
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
     parser.add_argument("--batch-tokens", type=int, default=8192)
-    parser.add_argument("--jobs", type=int, default=1, help="commands at the same time")
     parser.add_argument("--minutes", type=float, default=1e6, help="after which nothing goes on")
+    EngineOptions.add_to(parser)
     arguments = parser.parse_args(words)
+    try:
+        arguments.engine = EngineOptions.read(arguments).chosen(processes=1)
+    except ValueError as error:
+        parser.error(str(error))
     if unknown := set(arguments.parts) - {"q1", "q2"}:
         parser.error(f"{sorted(unknown)[0]}: must be q1 or q2")
     arguments.out = arguments.out.resolve()

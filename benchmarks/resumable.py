@@ -1,61 +1,58 @@
 """Jobs by name, each of which writes one file: what is there is not run again."""
 
 import argparse
+import importlib.util
 import json
-import multiprocessing
 import os
+import subprocess
 import sys
-import threading
+import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack
 from pathlib import Path
 
+from theory.commands.engine import EngineOptions
 from theory.storage.files import number, write_json
 from theory.storage.runs import RUN, RunFolder
+from theory.studies.engine import end_with_parent, run_cells
 
 
-def work(jobs, name):
-    """Run one job on one thread: what it finds, and seconds."""
+def work(script, name):
+    """Run a job of a script in a process of its own, which gives its memory back: what it finds,
+    and seconds.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "found.json")
+        code = subprocess.run([sys.executable, __file__, script, name, path]).returncode
+        if code:
+            raise RuntimeError(f"exit code {code}")
+        return json.loads(path.read_bytes())
+
+
+def job(script, name, path):
+    """Run a job on one thread and write what it finds, and seconds; end with the process that
+    started this one, and leave its next run alone.
+    """
+    end_with_parent()
+    spec = importlib.util.spec_from_file_location(Path(script).stem, script)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(Path(script).parent))
+    spec.loader.exec_module(module)
+    jobs = module.jobs()
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
     started, cpu = time.time(), time.process_time()
-    found = jobs()[name]()
-    return found | {"cpu_seconds": time.process_time() - cpu}, time.time() - started
+    found = jobs[name]()
+    cpu = time.process_time() - cpu
+    write_json(path, [found | {"cpu_seconds": cpu}, time.time() - started])
 
 
-def end_with_parent():
-    """In a process of the pool: end when the main one is killed, and leave the next run alone."""
-
-    def wait():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-def run(folder, jobs, todo, processes, jobs_per_process):
-    """Run jobs and write each one's file as soon as it ends; after an error those under way still
-    end.
-    """
-    spawn, errors = multiprocessing.get_context("spawn"), []
-    with ProcessPoolExecutor(
-        processes, spawn, end_with_parent, max_tasks_per_child=jobs_per_process
-    ) as pool:
-        names = {pool.submit(work, jobs, name): name for name in todo}
-        for future in as_completed(names):
-            if future.cancelled():
-                continue
-            if future.exception() is not None:
-                errors.append(future.exception())
-                for other in names:
-                    other.cancel()  # does nothing to those under way
-                continue
-            found, seconds = future.result()
-            write_json(folder.path / f"{names[future]}.json", found)
-            print(f"{names[future]}: {seconds:.0f} s", flush=True)
-    if errors:
-        raise errors[0]
+def run(folder, script, todo, engine):
+    """Run jobs and write each one's file as soon as it ends; one that fails leaves the others."""
+    jobs = {name: (script, name) for name in todo}
+    for name, (found, seconds) in run_cells(work, jobs, engine, what="jobs"):
+        write_json(folder.path / f"{name}.json", found)
+        print(f"{name}: {seconds:.0f} s", flush=True)
 
 
 def results(out):
@@ -73,15 +70,14 @@ def _read(value):
     return [_read(item) for item in value] if isinstance(value, list) else number(value)
 
 
-def main(doc, jobs, report, *, processes=1, jobs_per_process=None):
+def main(doc, jobs, report, *, processes=1):
     """Run what is not there yet, or report.
 
     Args:
         doc: the script's docstring.
-        jobs: a function of a module that gives all jobs by name, the most wanted first.
+        jobs: the script's function ``jobs``, which gives all jobs by name, the most wanted first.
         report: called with the folder for ``--report``.
         processes: default of ``--processes``.
-        jobs_per_process: after so many a process ends and gives back its memory.
 
     """
     parser = argparse.ArgumentParser(
@@ -89,14 +85,15 @@ def main(doc, jobs, report, *, processes=1, jobs_per_process=None):
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", default="", help="jobs whose names start so")
-    parser.add_argument("--processes", type=int, default=processes)
     parser.add_argument("--report", action="store_true")
+    EngineOptions.add_to(parser)
     arguments = parser.parse_args()
     if arguments.report:
         report(arguments.out)
         return
     with ExitStack() as stack:
         try:
+            engine = EngineOptions.read(arguments).chosen(processes)
             folder = stack.enter_context(RunFolder(arguments.out, {"script": parser.prog}))
         except ValueError as error:
             parser.exit(2, f"{parser.prog}: {error}\n")
@@ -105,4 +102,13 @@ def main(doc, jobs, report, *, processes=1, jobs_per_process=None):
             for n in jobs()
             if n.startswith(arguments.only) and not (arguments.out / f"{n}.json").exists()
         ]
-        run(folder, jobs, todo, arguments.processes, jobs_per_process)
+        try:
+            run(folder, os.path.abspath(jobs.__code__.co_filename), todo, engine)
+        except (ValueError, OSError) as error:
+            parser.exit(2, f"{parser.prog}: {error}\n")
+        except KeyboardInterrupt:
+            parser.exit(130, f"{parser.prog}: stopped\n")
+
+
+if __name__ == "__main__":
+    job(*sys.argv[1:])

@@ -421,4 +421,4 @@ def jobs():
 
 
 if __name__ == "__main__":
-    main(__doc__, jobs, report, processes=2, jobs_per_process=1)
+    main(__doc__, jobs, report, processes=2)

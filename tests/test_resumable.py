@@ -106,10 +106,11 @@ def test_two_at_once_and_another_script(tmp_path):
 
 def test_a_job_that_fails_does_not_lose_those_beside_it(tmp_path):
     done = run(*command(tmp_path, tmp_path / "out", bad=5))
-    assert done.returncode == 1
-    assert "KeyError: 'bad'" in done.stderr
-    there = found(tmp_path / "out")
-    assert {f"job-{k}.json" for k in range(5)} <= set(there)
-    assert "job-5.json" not in there
+    failed = "1 of 12 jobs failed, the others are done; the first, job-5: RuntimeError: exit code 1"
+    assert done.returncode == 2
+    *trace, last = done.stderr.splitlines()
+    assert (trace[-1], last) == ("KeyError: 'bad'", f"squares.py: {failed}")
+    there = set(found(tmp_path / "out"))
+    assert there == {"run.json", *(f"job-{k}.json" for k in range(12) if k != 5)}
     assert run(*command(tmp_path, tmp_path / "out")).returncode == 0
     assert len(found(tmp_path / "out")) == 13

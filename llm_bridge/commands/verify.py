@@ -22,6 +22,7 @@ from llm_bridge.commands.options import (
 from llm_bridge.models.prompt_format import PromptFormat
 from llm_bridge.models.spec import ModelSpec
 from theory.commands import shared
+from theory.commands.engine import ENGINE, EngineOptions
 from theory.commands.options import Command, Group, Options, option
 
 __all__ = ["COMMAND", "VerifyOptions"]
@@ -72,8 +73,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     started = time.monotonic()
     options = VerifyOptions.read(arguments)
+    engine = EngineOptions.read(arguments)
     if options.literature:
         _refuse_models(arguments, "has no use with --literature")
+        EngineOptions.refuse(arguments, "has no use with --literature")
         return _literature(options)
     noted = {"command": "verify"} | options.as_dict(results_only=True)
     if options.statements:  # a name can be misspelt: said before anything is computed
@@ -87,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
     if options.statements:
         groups = _restricted(groups, options.statements)
     with RunFolder(options.out) as folder:
-        findings = verify.run(groups)
+        findings = verify.run(groups, engine.chosen(), folder)
         curves = everywhere and not options.statements
         horizon = sweep.horizon_curve() if curves else None
         preference = sweep.preference_curve() if curves else None
@@ -104,6 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
         }
         shown.save(folder.path)
         write_json(folder.path / "report.json", report)  # last: whoever waits for it finds all
+        (folder.path / verify.FINDINGS).unlink(missing_ok=True)  # a run that was stopped goes on
     seconds = time.monotonic() - started
     last = f"report.html, report.json and figures in {options.out} ({seconds:.0f} s)"
     more = "" if options.verbose else "; --verbose prints every row"
@@ -222,6 +226,7 @@ COMMAND = Command(
     "check every statement on token MDPs and on a language model",
     (
         Group(VerifyOptions),
+        Group(EngineOptions, ENGINE),
         Group(ModelSpec, MODEL, optional=True),
         Group(ModelSpec, MODEL, prefix="expert-", optional=True, defaults=EXPERT),
         Group(TreeOptions, MODEL),

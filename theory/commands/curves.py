@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from theory.commands import shared
+from theory.commands.engine import ENGINE, EngineOptions
 from theory.commands.options import Command, Group, OptionError, Options, option
 
 __all__ = ["COMMAND", "CurvesOptions"]
@@ -57,7 +58,9 @@ class CurvesOptions(Options):
         default_text="0.01, and also --epsilon 0.01 in a second panel",
         **RADII,
     )
-    out: Path = shared.out("out/curves", "report.html, curves.json and the figures")
+    out: Path = shared.out(
+        "out/curves", "report.html, curves.json, figures, and horizon.jsonl for a run that goes on"
+    )
 
     def unread(self) -> dict[str, str]:
         """Options that the family has no use for."""
@@ -113,23 +116,27 @@ def run(arguments: argparse.Namespace) -> int:
 
     started = time.monotonic()
     options = CurvesOptions.read(arguments)
-    curves = [sweep.horizon_curve(**point) for point in options.grid()]
-    preference = None
-    if options.family in ("preference", "all"):
-        preference = sweep.preference_curve(alpha=max(options.alphas))
-    sharpening = None
-    if options.family in ("sharpening", "all"):
-        sharpening = sweep.sharpening_curves()
-    shown = curves_report(curves, options.families, preference=preference, sharpening=sharpening)
-    report = shown.head("curves/1") | {
-        "arguments": {"command": "curves"} | options.as_dict(results_only=True),
-        "horizon": [curve.as_dict(options.families) for curve in curves],
-        "preference": None if preference is None else asdict(preference),
-        "sharpening": None
-        if sharpening is None
-        else {name: asdict(one) for name, one in sharpening.items()},
-    }
+    # a curve takes less time than it takes to start a process
+    engine = EngineOptions.read(arguments).chosen(processes=1)
     with RunFolder(options.out) as folder:
+        curves = sweep.horizon_curves(options.grid(), run=folder, engine=engine)
+        preference = None
+        if options.family in ("preference", "all"):
+            preference = sweep.preference_curve(alpha=max(options.alphas))
+        sharpening = None
+        if options.family in ("sharpening", "all"):
+            sharpening = sweep.sharpening_curves()
+        shown = curves_report(
+            curves, options.families, preference=preference, sharpening=sharpening
+        )
+        report = shown.head("curves/1") | {
+            "arguments": {"command": "curves"} | options.as_dict(results_only=True),
+            "horizon": [curve.as_dict(options.families) for curve in curves],
+            "preference": None if preference is None else asdict(preference),
+            "sharpening": None
+            if sharpening is None
+            else {name: asdict(one) for name, one in sharpening.items()},
+        }
         shown.save(folder.path)
         write_json(folder.path / "curves.json", report)
     seconds = time.monotonic() - started
@@ -140,6 +147,6 @@ def run(arguments: argparse.Namespace) -> int:
 COMMAND = Command(
     "curves",
     "exact worst cases against the horizon, their exponents and crossover",
-    (Group(CurvesOptions),),
+    (Group(CurvesOptions), Group(EngineOptions, ENGINE, defaults={"processes": "1"})),
     run,
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from theory.commands import shared
+from theory.commands.engine import ENGINE, EngineOptions
 from theory.commands.options import Command, Group, Options, option
 
 __all__ = ["COMMAND", "LearnOptions"]
@@ -63,6 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     started = time.monotonic()
     options = LearnOptions.read(arguments)
+    engine = EngineOptions.read(arguments)
     with RunFolder(options.out) as folder:
         curve = learning.learning_curve(
             sorted(set(options.horizons or learning.HORIZONS)),
@@ -78,6 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
             ),
             seed=options.seed,
             run=folder,
+            engine=engine.chosen(),
         )
         shown = learning_report(curve, {"α": options.alpha, "seed": options.seed})
         shown.save(folder.path)
@@ -89,6 +92,6 @@ def run(arguments: argparse.Namespace) -> int:
 COMMAND = Command(
     "learn",
     "errors of what n demonstrations teach, against horizon and n",
-    (Group(LearnOptions),),
+    (Group(LearnOptions), Group(EngineOptions, ENGINE)),
     run,
 )

@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 
 from theory.commands import shared
+from theory.commands.engine import ENGINE, EngineOptions
 from theory.commands.options import Command, Group, OptionError, Options, option
 
 __all__ = ["COMMAND", "MinimaxOptions"]
@@ -47,14 +48,6 @@ class MinimaxOptions(Options):
     per_epsilon: int = option(
         8, help="steps of likelihood ratios in a factor e^ε", low=1, high=2**10, metavar="J"
     )
-    processes: int | None = option(
-        None,
-        help="curves that are computed at once",
-        low=1,
-        high=2**10,
-        default_text="one a processor",
-        affects_results=False,
-    )
     out: Path = shared.out(
         "out/minimax",
         "report.html, points.jsonl (a run that was stopped goes on from it) and the figure",
@@ -79,6 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     started = time.monotonic()
     options = MinimaxOptions.read(arguments)
+    engine = EngineOptions.read(arguments)
     axes = (options.vocabs, options.alphas, options.epsilons)
     balls = [Ball(int(V), *rest) for V, *rest in product(*(sorted(set(axis)) for axis in axes))]
     with RunFolder(options.out) as folder:
@@ -87,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
             sorted(set(options.horizons or range(1, 17))),
             Mesh(options.per_reward, options.per_epsilon),
             run=folder,
-            processes=options.processes,
+            engine=engine.chosen(),
         )
         shown = minimax_report(points)
         shown.save(folder.path)
@@ -99,6 +93,6 @@ def run(arguments: argparse.Namespace) -> int:
 COMMAND = Command(
     "minimax",
     "certified worst cases over all token MDPs, against the horizon",
-    (Group(MinimaxOptions),),
+    (Group(MinimaxOptions), Group(EngineOptions, ENGINE)),
     run,
 )

@@ -51,7 +51,7 @@ def minimax_report(points: Sequence[Constant]) -> Report:
     Example:
         >>> from theory.solve.minimax import Ball, Mesh
         >>> from theory.studies.minimax import minimax_curves
-        >>> points = minimax_curves([Ball(2, 1.0, 0.1)], [1, 2], Mesh(32, 2), processes=1)
+        >>> points = minimax_curves([Ball(2, 1.0, 0.1)], [1, 2], Mesh(32, 2))
         >>> minimax_report(points).sections[1].rows[0][:3]
         (1, '0.02828', '0.02838')
 
@@ -114,7 +114,7 @@ def minimax_figure(points: Sequence[Constant]) -> Figure:
     Example:
         >>> from theory.solve.minimax import Ball, Mesh
         >>> from theory.studies.minimax import minimax_curves
-        >>> points = minimax_curves([Ball(2, 1.0, 0.1)], [1, 2], Mesh(32, 2), processes=1)
+        >>> points = minimax_curves([Ball(2, 1.0, 0.1)], [1, 2], Mesh(32, 2))
         >>> len(minimax_figure(points).axes)
         1
 

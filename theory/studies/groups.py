@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
+import cloudpickle
+import joblib
 import numpy as np
-from tqdm import tqdm
 
 from theory.claims.discounted import DISCOUNTED_STATEMENTS, DiscountedInstance
 from theory.claims.findings import Finding, Group, decide_each
@@ -31,10 +29,13 @@ from theory.solve.worst_clone import worst_clone
 from theory.solve.worst_kl import worst_kl
 from theory.solve.worst_map import worst_map
 from theory.solve.worst_preference import preference_attaining_policy, worst_preference_pair
+from theory.storage.files import number
+from theory.storage.runs import RunFolder
 from theory.studies import gallery
+from theory.studies.engine import Engine, run_cells, signature
 from theory.studies.gallery import random_tree
 
-__all__ = ["exact_groups", "restricted", "run", "worst_instances"]
+__all__ = ["FINDINGS", "exact_groups", "restricted", "run", "worst_instances"]
 
 SHAPES = (
     (2, 1, 1),
@@ -59,6 +60,9 @@ DISCOUNTED_EPSILONS = (1e-2, 3.0)
 MAX_DISCOUNTED = 64
 
 ALPHAS = (0.05, 20.0)
+
+FINDINGS = "findings.jsonl"
+"""File of a run's folder with the findings of each group, until the report is written."""
 
 EPSILONS = (1e-3, 3.0)
 
@@ -231,17 +235,27 @@ def restricted(groups: Sequence[Group], names: Sequence[str]) -> list[Group]:
     ]
 
 
-def run(groups: Sequence[Group], processes: int | None = None) -> list[Finding]:
+def run(
+    groups: Sequence[Group],
+    engine: Engine = Engine(),
+    run: RunFolder | None = None,
+) -> list[Finding]:
     """Check every statement on every group; a terminal shows the progress.
 
     Args:
         groups: the groups, with names of their own, each with one of the lists of statements.
-        processes: number of processes; as many as there are processors by default.
+        engine: where groups are decided, each by itself; the findings are the same everywhere.
+        run: folder, entered, whose ``findings.jsonl`` gets a line for each group. What is there of
+            the same instances, our same files and the same NumPy is not decided again.
+
+    Raises:
+        ValueError: two groups have one name, the folder has damaged lines, or groups failed.
+        OSError: the engine is not there or is lost.
 
     Example:
         >>> from theory.studies.gallery import swapped_pair
         >>> pairs = [swapped_pair(H, alpha=1.0, epsilon=0.1) for H in (2, 4)]
-        >>> found = run([Group("pairs", pairs, {}, STATEMENTS)], processes=1)
+        >>> found = run([Group("pairs", pairs, {}, STATEMENTS)])
         >>> len(found) == len(STATEMENTS), max(finding.instances for finding in found)
         (True, 2)
 
@@ -252,35 +266,49 @@ def run(groups: Sequence[Group], processes: int | None = None) -> list[Finding]:
             f"groups: two are called {max(names, key=names.count)!r}; findings go by the name of "
             "their group"
         )
-    workers = min(processes or os.cpu_count() or 1, len(groups))
-    known = {id(statement) for each in LISTS for statement in each}
-    if any(id(statement) not in known for group in groups for statement in group.statements):
-        workers = 1  # one's own statements are functions, which are not sent to a process
-    progress = tqdm(groups, desc="groups", disable=None, leave=False)
-    if workers < 2:
-        return [
-            finding
-            for group in progress
-            for finding in decide_each(group.statements, group.instances, group=group.name)
-        ]
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        tasks = {
-            group.name: pool.submit(_decided, group.statements, group.instances, group.name)
-            for group in sorted(groups, key=_cost, reverse=True)
-        }
-        return [finding for group in progress for finding in tasks[group.name].result()]
-
-
-LISTS: tuple[tuple[Statement[Any], ...], ...] = (STATEMENTS, DISCOUNTED_STATEMENTS)
-"""Statements that are sent to another process by name, see `Statement`."""
+    lines = None if run is None else run.lines(FINDINGS, _found)
+    decided_on = {group.name: _digest(group) for group in groups} if run else {}
+    there = {name: found for name, on, found in lines or () if decided_on.get(name) == on}
+    todo = {
+        group.name: (group.statements, group.instances, group.name)
+        for group in sorted(groups, key=_cost, reverse=True)
+        if group.name not in there
+    }
+    for name, found in run_cells(_decided, todo, engine, what="groups", done=len(there)):
+        there[name] = found
+        if lines is not None:
+            findings = [asdict(finding) for finding in found]
+            lines.append({"group": name, "instances": decided_on[name], "findings": findings})
+    return [
+        replace(finding, statement=statement)
+        for group in groups
+        for statement, finding in zip(group.statements, there[group.name], strict=True)
+    ]
 
 
 def _cost(group: Group) -> int:
     return sum(instance.numbers * math.prod(instance.batch_shape) for instance in group.instances)
 
 
+def _digest(group: Group) -> str:
+    """What the findings of a group depend on, one's own statements included."""
+    statements = cloudpickle.dumps(group.statements)
+    digest: str = joblib.hash((signature(), group.instances, statements))
+    return digest
+
+
 def _decided(
     statements: Sequence[Statement[Any]], instances: Sequence[Any], name: str
 ) -> list[Finding]:
-    """Decide in a process of its own."""
-    return decide_each(statements, instances, group=name)
+    """Decide, on a worker; the findings have no statement: whoever asked has it."""
+    none: Any = None
+    found = decide_each(statements, instances, group=name)
+    return [replace(finding, statement=none) for finding in found]
+
+
+def _found(row: Mapping[str, Any]) -> tuple[str, str, list[Finding]]:
+    """Read the name of a group, the digest of what was decided on, and the findings."""
+    findings = [
+        Finding(**{name: number(value) for name, value in one.items()}) for one in row["findings"]
+    ]
+    return row["group"], row["instances"], findings

@@ -27,6 +27,7 @@ from theory.mdp.token_mdp import TokenMDP
 from theory.mdp.values import plain_value
 from theory.solve.reward import returns
 from theory.solve.soft import plain_optimal, soft_optimal
+from theory.studies.engine import Engine, run_cells
 
 if TYPE_CHECKING:
     from theory.storage.runs import Lines, RunFolder
@@ -210,6 +211,7 @@ def learning_curve(
     setting: LearningSetting = LearningSetting(),
     seed: int = 0,
     run: RunFolder | None = None,
+    engine: Engine = Engine(),
 ) -> LearningCurve:
     """Measure every cell of the grid.
 
@@ -223,10 +225,12 @@ def learning_curve(
         run: folder, entered, whose ``learning.jsonl`` gets a line for each cell. Cells that are
             there are not measured again, so that a run that was stopped goes on, and a grid can
             grow.
+        engine: where cells are measured; the numbers are the same everywhere.
 
     Raises:
-        ValueError: an argument is out of range, or the folder has cells of other options or damaged
-            ones.
+        ValueError: an argument is out of range, the folder has cells of other options or damaged
+            ones, or cells failed (`theory.studies.engine.CellsFailed`).
+        OSError: the engine is not there or is lost.
 
     Example:
         >>> small = LearningSetting(seeds=2, prompts=1)
@@ -247,11 +251,13 @@ def learning_curve(
         lines = run.lines(CELLS, lambda row: _cell(row, setting.seeds))
     cells = {(cell.expert, cell.horizon, cell.n): cell for cell in lines or ()}
     grid = list(product(experts, horizons, sizes))
-    for place in grid:
-        if place not in cells:
-            cells[place] = measure(*place, setting, seed)
-            if lines is not None:
-                lines.append(asdict(cells[place]))
+    todo = {place: (*place, setting, seed) for place in grid if place not in cells}
+    for place, cell in run_cells(measure, todo, engine, done=len(grid) - len(todo)):
+        cells[place] = cell
+        if lines is not None:
+            lines.append(asdict(cell))
+    if lines is not None:
+        lines.merge(sorted(cells.values(), key=_place))
     return LearningCurve(**asdict(setting), cells=tuple(cells[place] for place in grid))
 
 
@@ -295,6 +301,10 @@ def measure(expert: Expert, horizon: int, n: int, setting: LearningSetting, seed
         "stepwise": np.minimum(horizon, stepwise),
     }
     return Cell(expert, horizon, n, **{name: tuple(x.tolist()) for name, x in found.items()})
+
+
+def _place(cell: Cell) -> tuple[int, int, int]:
+    return EXPERTS.index(cell.expert), cell.horizon, cell.n
 
 
 def _cell(row: Mapping[str, Any], seeds: int) -> Cell:

@@ -8,15 +8,11 @@ nothing is sampled. See ``docs/minimax.md``.
 from __future__ import annotations
 
 import math
-import multiprocessing
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from theory import __version__
 from theory.arrays.precision import DOUBLE, precision
@@ -27,6 +23,7 @@ from theory.solve.minimax import Ball, Mesh, Minimax, require_mesh
 from theory.solve.soft import soft_optimal
 from theory.solve.worst_clone import worst_clone
 from theory.storage.runs import Lines, RunFolder
+from theory.studies.engine import Engine, run_cells
 
 __all__ = ["Constant", "certified_gap", "indifferent_gap", "minimax_curves"]
 
@@ -78,7 +75,7 @@ class Constant:
     """The minimax constants at one horizon, each between two certified values; reward units.
 
     Example:
-        >>> (point,) = minimax_curves([Ball(2, 1.0, 0.1)], [1], Mesh(32, 2), processes=1)
+        >>> (point,) = minimax_curves([Ball(2, 1.0, 0.1)], [1], Mesh(32, 2))
         >>> point.clone_lower < 0.028285 < point.clone_upper
         True
     """
@@ -110,9 +107,9 @@ def minimax_curves(
     mesh: Mesh = Mesh(),  # noqa: B008
     *,
     run: RunFolder | None = None,
-    processes: int | None = None,
+    engine: Engine = Engine(),
 ) -> list[Constant]:
-    """Enclose the minimax constants at every horizon, one process for each ball.
+    """Enclose the minimax constants at every horizon; a cell of the engine for each ball.
 
     Args:
         balls: tokens, temperatures and radii.
@@ -120,14 +117,15 @@ def minimax_curves(
         mesh: see `Mesh`.
         run: folder, entered, whose ``points.jsonl`` gets the constants of each ball as they are
             found. What is there is not computed again.
-        processes: number of processes; as many as there are processors by default.
+        engine: where curves are computed; the numbers are the same everywhere.
 
     Raises:
-        ValueError: a list is empty or repeats itself, a parameter is out of range, or the folder
-            has other constants or damaged ones.
+        ValueError: a list is empty or repeats itself, a parameter is out of range, the folder has
+            other constants or damaged ones, or curves failed.
+        OSError: the engine is not there or is lost.
 
     Example:
-        >>> found = minimax_curves([Ball(2, 1.0, 0.1)], [1, 2], Mesh(32, 2), processes=1)
+        >>> found = minimax_curves([Ball(2, 1.0, 0.1)], [1, 2], Mesh(32, 2))
         >>> [point.horizon for point in found]
         [1, 2]
     """
@@ -143,30 +141,15 @@ def minimax_curves(
         lines = run.lines(POINTS, _constant)
     found = {(point.ball, point.horizon): point for point in lines or ()}
     missing = {ball: [H for H in horizons if (ball, H) not in found] for ball in balls}
-    todo = {ball: absent for ball, absent in missing.items() if absent}
-    for points in _each_curve(todo, mesh, processes):
+    todo = {ball: (ball, absent, mesh) for ball, absent in missing.items() if absent}
+    done = len(balls) - len(todo)
+    for _, points in run_cells(_curve, todo, engine, what="curves", done=done):
         found |= {(point.ball, point.horizon): point for point in points}
         if lines is not None:
             lines.append(*map(asdict, points))
+    if lines is not None:
+        lines.merge(point for _, point in sorted(found.items()))
     return [found[ball, H] for ball in balls for H in horizons]
-
-
-def _each_curve(
-    todo: Mapping[Ball, Sequence[int]], mesh: Mesh, processes: int | None
-) -> Iterator[list[Constant]]:
-    """The constants of each ball as they are found; a terminal shows the progress."""
-    workers = min(processes or os.cpu_count() or 1, len(todo))
-    with tqdm(total=len(todo), desc="curves", disable=None, leave=False) as progress:
-        if workers < 2:
-            for ball, horizons in todo.items():
-                yield _curve(ball, horizons, mesh)
-                progress.update()
-            return
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-            tasks = [pool.submit(_curve, ball, absent, mesh) for ball, absent in todo.items()]
-            for task in as_completed(tasks):
-                yield task.result()
-                progress.update()
 
 
 def _curve(ball: Ball, horizons: Sequence[int], mesh: Mesh) -> list[Constant]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from theory import __version__
 from theory.arrays.namespace import require_positive
 from theory.claims import bounds
 from theory.claims.instance import Instance
@@ -18,7 +19,10 @@ from theory.mdp.responses import sample_log_ratio_ball
 from theory.solve.improve import SharpeningCurve, sharpening_curve
 from theory.solve.soft import soft_optimal
 from theory.solve.worst_preference import worst_preference_pair
+from theory.storage.files import number
+from theory.storage.runs import Lines, RunFolder
 from theory.studies import sharpening
+from theory.studies.engine import Engine, run_cells
 from theory.studies.gallery import coin_payoff_gap, random_tree, swapped_pair_gap
 
 __all__ = [
@@ -31,6 +35,7 @@ __all__ = [
     "fit_exponent",
     "headlines",
     "horizon_curve",
+    "horizon_curves",
     "preference_curve",
     "sharpening_curves",
 ]
@@ -41,6 +46,11 @@ COIN_FRACTIONS = (0.3, 0.5, 0.6)
 
 FAMILIES = {"coin-payoff": "clone", "swapped-pair": "rl"}
 """Families of instances, and the prefix of their fields in `HorizonCurve`."""
+
+CURVES = "horizon.jsonl"
+
+Place: TypeAlias = tuple[int, float, bool, float, tuple[int, ...]]
+"""Vocabulary, temperature, rule and scale of the radius, and horizons of a curve."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +132,11 @@ class HorizonCurve:
     """Horizon from which the *bound* on RL is below what cloning loses; `None`: at none of
     `horizons`. The number of coins is whole, so that within a few horizons of it the order of the
     two can change again."""
+
+    @property
+    def place(self) -> Place:
+        """What the curve depends on, by which it is found among others."""
+        return self.vocab_size, self.alpha, self.over_sqrt, self.epsilon, self.horizons
 
     @property
     def rule(self) -> str:
@@ -238,6 +253,74 @@ def horizon_curve(
         rl_paper=along(bounds.rl_gap_paper),
         crossover=_first(cloning_is_worse, steps),
     )
+
+
+def horizon_curves(
+    points: Sequence[Mapping[str, Any]],
+    *,
+    run: RunFolder | None = None,
+    engine: Engine = Engine(),
+) -> list[HorizonCurve]:
+    """Compute several curves, see `horizon_curve`.
+
+    Args:
+        points: the arguments of each curve, all of them but one radius.
+        run: folder, entered, whose ``horizon.jsonl`` gets a line for each curve. What is there is
+            not computed again.
+        engine: where curves are computed; the numbers are the same everywhere.
+
+    Raises:
+        ValueError: the folder has damaged lines, or curves failed.
+        OSError: the engine is not there or is lost.
+
+    Example:
+        >>> point = {"horizons": [64, 128], "vocab_size": 2, "epsilon": 0.1}
+        >>> [c.alpha for c in horizon_curves([point | {"alpha": alpha} for alpha in (0.1, 0.5)])]
+        [0.1, 0.5]
+    """
+    lines: Lines[HorizonCurve] | None = None
+    if run is not None:
+        run.identify({"version": __version__, "kind": "curves"}, lines=[CURVES])
+        lines = run.lines(CURVES, _curve)
+    found = {curve.place: curve for curve in lines or ()}
+    places = [_place(**point) for point in points]
+    todo = {
+        place: tuple(point.items())
+        for place, point in zip(places, points, strict=True)
+        if place not in found
+    }
+    done = len(set(places)) - len(todo)
+    for place, curve in run_cells(_horizon_curve, todo, engine, what="curves", done=done):
+        found[place] = curve
+        if lines is not None:
+            lines.append(asdict(curve))
+    if lines is not None and found:
+        lines.merge(curve for _, curve in sorted(found.items()))
+    return [found[place] for place in places]
+
+
+def _horizon_curve(*arguments: tuple[str, Any]) -> HorizonCurve:
+    return horizon_curve(**dict(arguments))
+
+
+def _place(
+    *,
+    vocab_size: int,
+    alpha: float,
+    horizons: Sequence[int],
+    epsilon: float | None = None,
+    epsilon_over_sqrt: float = math.nan,
+) -> Place:
+    radius = epsilon_over_sqrt if epsilon is None else epsilon
+    return vocab_size, alpha, epsilon is None, radius, tuple(horizons)
+
+
+def _curve(row: Mapping[str, Any]) -> HorizonCurve:
+    values: dict[str, Any] = {
+        name: tuple(map(number, value)) if isinstance(value, list) else number(value)
+        for name, value in row.items()
+    }
+    return HorizonCurve(**values)
 
 
 def _radius(scale: float, over_sqrt: bool, horizon: int) -> float:

@@ -24,6 +24,7 @@ from theory.solve.soft import plain_optimal, soft_optimal
 from theory.storage.runs import RunFolder
 from theory.studies import learning
 from theory.studies.budget import BudgetSetting, budget_comparison
+from theory.studies.engine import Engine
 from theory.studies.gallery import random_tree
 from theory.studies.learning import (
     QUANTITIES,
@@ -36,6 +37,7 @@ from theory.studies.learning import (
 
 SMALL = {"alpha": 0.3, "vocab_size": 3, "window": 1, "prompts": 2, "smoothing": 0.5, "seeds": 4}
 SETTING = LearningSetting(**SMALL)
+ALONE = Engine(processes=1)
 
 
 @pytest.mark.parametrize("expert", learning.EXPERTS)
@@ -107,7 +109,7 @@ def test_a_cell_does_not_depend_on_the_grid():
 def resumed(folder, sizes, *, seed=0, **changes):
     with RunFolder(folder) as run:
         return learning_curve(
-            [2, 3], sizes, setting=replace(SETTING, **changes), seed=seed, run=run
+            [2, 3], sizes, setting=replace(SETTING, **changes), seed=seed, run=run, engine=ALONE
         )
 
 

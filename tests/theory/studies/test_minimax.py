@@ -18,6 +18,7 @@ from theory.solve.worst_clone import worst_clone
 from theory.solve.worst_map import worst_map
 from theory.storage.runs import RunFolder
 from theory.studies import minimax
+from theory.studies.engine import Engine
 from theory.studies.minimax import certified_gap, indifferent_gap, minimax_curves
 
 SMALL = Mesh(16, 2)
@@ -117,7 +118,7 @@ def test_with_many_tokens_nothing_is_left_of_the_temperature(alpha, H):
 
 def test_points_are_in_order_and_certified_on_both_sides():
     balls = [Ball(2, 1.0, 0.1), Ball(4, 0.5, 0.3)]
-    points = minimax_curves(balls, [1, 3, 2], SMALL, processes=1)
+    points = minimax_curves(balls, [1, 3, 2], SMALL, engine=Engine(processes=1))
     assert [(p.ball, p.horizon) for p in points] == [(b, h) for b in balls for h in (1, 3, 2)]
     for p in points:
         bound = bounds.clone_gap_stepwise(p.horizon, p.epsilon)
@@ -131,15 +132,18 @@ def test_points_are_in_order_and_certified_on_both_sides():
 
 def test_a_run_goes_on_and_grows(tmp_path, monkeypatch):
     with RunFolder(tmp_path) as folder:
-        first = minimax_curves([BALL], [1, 2], SMALL, run=folder, processes=1)
+        first = minimax_curves([BALL], [1, 2], SMALL, run=folder, engine=Engine(processes=1))
     computed = []
     monkeypatch.setattr(
         minimax, "Minimax", lambda *args: computed.append(args[1]) or Minimax(*args)
     )
     with RunFolder(tmp_path) as folder:
-        again = minimax_curves([BALL], [1, 2, 3], SMALL, run=folder, processes=1)
+        again = minimax_curves([BALL], [1, 2, 3], SMALL, run=folder, engine=Engine(processes=1))
         assert computed == [3]
-        assert minimax_curves([BALL], [3, 1], SMALL, run=folder, processes=1)[0] == again[2]
+        assert (
+            minimax_curves([BALL], [3, 1], SMALL, run=folder, engine=Engine(processes=1))[0]
+            == again[2]
+        )
     assert computed == [3]
     assert again[:2] == first
     rows = [json.loads(line) for line in (tmp_path / "points.jsonl").read_text().splitlines()]
@@ -148,17 +152,17 @@ def test_a_run_goes_on_and_grows(tmp_path, monkeypatch):
         RunFolder(tmp_path) as folder,
         pytest.raises(ValueError, match="per_reward = 16, not 32"),
     ):
-        minimax_curves([BALL], [1], Mesh(32, 2), run=folder, processes=1)
+        minimax_curves([BALL], [1], Mesh(32, 2), run=folder, engine=Engine(processes=1))
     (tmp_path / "points.jsonl").write_text(json.dumps(rows[0] | {"clone_upper": math.nan}) + "\n")
     with RunFolder(tmp_path) as folder, pytest.raises(ValueError, match=r"points\.jsonl:1"):
-        minimax_curves([BALL], [1], SMALL, run=folder, processes=1)
+        minimax_curves([BALL], [1], SMALL, run=folder, engine=Engine(processes=1))
 
 
 def test_two_processes_give_the_same(tmp_path):
     balls = [Ball(2, 1.0, 0.1), Ball(2, 0.5, 0.1)]
-    alone = minimax_curves(balls, [1, 2], SMALL, processes=1)
+    alone = minimax_curves(balls, [1, 2], SMALL, engine=Engine(processes=1))
     with RunFolder(tmp_path) as folder:
-        assert minimax_curves(balls, [1, 2], SMALL, run=folder, processes=2) == alone
+        assert minimax_curves(balls, [1, 2], SMALL, run=folder, engine=Engine(processes=2)) == alone
 
 
 @pytest.mark.parametrize(
@@ -173,7 +177,7 @@ def test_nothing_is_read_off_an_empty_list(balls, horizons, name):
 def test_what_is_printed_is_certified_too():
     assert outward(0.99996, math.ceil) == "1"
     assert outward(12.3456, math.floor) == "12.34"
-    points = minimax_curves([BALL], [1, 2, 4], SMALL, processes=1)
+    points = minimax_curves([BALL], [1, 2, 4], SMALL, engine=Engine(processes=1))
     for row, point in zip(minimax_report(points).sections[1].rows, points, strict=True):
         assert float(row[1]) <= point.clone_lower <= point.clone_upper <= float(row[2])
         assert float(row[2]) - float(row[1]) < 1.01 * (point.clone_upper - point.clone_lower) + 2e-4
