@@ -77,10 +77,10 @@ LABELS = {
     "sum": "sum (ranks as `log π`)",
     "mean": "mean per token",
     "logprob_mean": "`log π` per token",
-    "discounted γ=0.95": "discounted, γ = .95",
-    "discounted_logprob γ=0.95": "discounted `log π`, γ = .95",
-    "clipped γ=0.95 m=-2": "discounted and clipped at −2",
-    "clipped_logprob γ=0.95 m=-2": "the same of `log π`",
+    "discounted gamma=0.95": "discounted, γ = .95",
+    "discounted_logprob gamma=0.95": "discounted `log π`, γ = .95",
+    "clipped gamma=0.95 m=-2": "discounted and clipped at −2",
+    "clipped_logprob gamma=0.95 m=-2": "the same of `log π`",
 }
 """Aggregations in the tables; ``logprob`` is left out, which orders responses as ``sum`` does."""
 
@@ -256,7 +256,7 @@ def q1(out):
                 )
         nothing = scores_of(out / "null", data)
         of = summary_of(out / "null")
-        for name in ("sum", "discounted γ=0.95") if nothing else ():
+        for name in ("sum", "discounted gamma=0.95") if nothing else ():
             rows.append(row_of(data, f"*{of['run']['model']}, {LABELS[name]}*", nothing[name]))
     return rows
 

@@ -107,11 +107,14 @@ def _growth(
 ) -> list[str]:
     """Say how fast the errors of the first headline curve grow."""
     for curve in headlines(curves):
-        parts = [
-            f"{what} H^{curve.local_exponent(field):.2f}"
+        known = [
+            (what, curve.local_exponent(field))
             for family, (field, what) in GROWTH.items()
             if family in families
         ]
+        parts = [f"{what} H^{exponent:.2f}" for what, exponent in known if exponent is not None]
+        if not parts:
+            break  # one horizon has no exponent
         sentence = (
             f"At the longest horizons the exact worst case over ε grows as: {', '.join(parts)}"
         )

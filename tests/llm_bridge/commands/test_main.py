@@ -281,6 +281,7 @@ def test_sharpening_is_drawn(tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "curves.json",
         "report.html",
+        "run.json",
         "sharpening.png",
         "sharpening.svg",
     ]
