@@ -4,8 +4,8 @@ command.
 
 import itertools
 import json
-import re
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
