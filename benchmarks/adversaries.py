@@ -28,14 +28,14 @@ from theory.mdp.token_mdp import TokenMDP
 from theory.solve.soft import soft_optimal
 from theory.solve.worst_clone import worst_clone
 from theory.solve.worst_map import worst_map
-from theory.studies.gallery import coin_payoff_gap, random_tree
+from theory.studies.gallery import coin_payoff_gap
 
 ALPHA, EPSILON = 0.5, 0.1
 
 
 def benchmark_clone():
     """`worst_clone` against `soft_optimal` and a sort of the same data."""
-    mdp = random_tree(4, 10, seed=0)
+    mdp = TokenMDP.random(4, 10, seed=0)
     expert = soft_optimal(mdp, ALPHA).policy
     contenders = {
         "`worst_clone`": lambda: worst_clone(mdp, expert, EPSILON),
@@ -56,7 +56,7 @@ def benchmark_clone():
 
 def benchmark_map():
     """`worst_map` on a deep tree."""
-    mdp = random_tree(4, 8, seed=0)
+    mdp = TokenMDP.random(4, 8, seed=0)
     expert = soft_optimal(mdp, ALPHA).policy
     runs = run_times({"map": lambda: worst_map(mdp, expert, EPSILON)}, rounds=10, turn_seconds=0.1)[
         "map"
@@ -95,7 +95,7 @@ def verdict_cases():
     """Token MDPs of growing length, under each rule of successors."""
     rng = np.random.default_rng(0)
     for horizon in range(2, 8):
-        yield f"tree, V=3, H={horizon}", random_tree(3, horizon, seed=rng)
+        yield f"tree, V=3, H={horizon}", TokenMDP.random(3, horizon, seed=rng)
     for horizon in (100, 1000, 10_000):
         rewards, links = (
             [rng.random((1, 2)) for _ in range(horizon)],

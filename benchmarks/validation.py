@@ -42,12 +42,12 @@ from theory.fit.demonstrations import Demonstrations
 from theory.fit.imitation import next_token_mle
 from theory.mdp.distances import kl, max_log_ratio
 from theory.mdp.policy import Policy
-from theory.mdp.responses import all_responses, greedy_response, log_prob, map_response, sample
+from theory.mdp.responses import all_responses, greedy_response, log_prob, map_response
 from theory.mdp.token_mdp import TokenMDP
 from theory.mdp.values import plain_value
 from theory.solve.reward import endogenous_reward, returns
 from theory.solve.soft import plain_optimal, power_policy, soft_optimal
-from theory.studies.gallery import coin_payoff, random_tree
+from theory.studies.gallery import coin_payoff
 
 SHARED = Path(os.environ.get("ENDORM_SHARED", "../shared")) / "models"
 MODELS = ("add-small", "add-fair", "add-good", "add-poor", "add-teacher")
@@ -150,7 +150,7 @@ def problems():
     rng = np.random.default_rng(0)
     windows = [rng.random((2 * 3**h, 3)) for h in range(3)]
     found = {
-        "tree": (random_tree(4, 5, n_prompts=2, seed=0), 0.2),
+        "tree": (TokenMDP.random(4, 5, n_prompts=2, seed=0), 0.2),
         "window": (TokenMDP.window([windows[min(h, 2)] for h in range(6)], 2), 0.2),
         "coin": (coin_payoff(8, 0.5), 0.5),
     }
@@ -216,7 +216,7 @@ def counted(problem, n, seed):
     """The demonstrations that a model is trained on with this seed: on the tree, and on the MDP's
     own states.
     """
-    drawn = sample(problem.expert, n, seed)
+    drawn = problem.expert.sample(n, seed)
     return tuple(
         Demonstrations.from_responses(mdp.dynamics, drawn) for mdp in (problem.tree, problem.mdp)
     )

@@ -29,12 +29,11 @@ from .mdp.distances import renyi as renyi
 from .mdp.distances import trajectory_tv as trajectory_tv
 from .mdp.dynamics import Dynamics as Dynamics
 from .mdp.policy import Policy as Policy
-from .mdp.responses import Responses as Responses
+from .mdp.policy import Responses as Responses
 from .mdp.responses import all_responses as all_responses
 from .mdp.responses import greedy_response as greedy_response
 from .mdp.responses import log_prob as log_prob
 from .mdp.responses import map_response as map_response
-from .mdp.responses import sample as sample
 from .mdp.responses import sample_log_ratio_ball as sample_log_ratio_ball
 from .mdp.sparse import SparseLayer as SparseLayer
 from .mdp.sparse import SparseMDP as SparseMDP

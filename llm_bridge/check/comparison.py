@@ -87,9 +87,8 @@ def compare(
         ValueError: there are no instances, or not as many weights as prompts.
 
     Example:
-        >>> from theory.studies.gallery import random_tree
-        >>> from theory.solve.soft import soft_optimal
-        >>> mdp = random_tree(2, 2, batch=(3,), seed=0)
+        >>>         >>> from theory.solve.soft import soft_optimal
+        >>> mdp = TokenMDP.random(2, 2, batch=(3,), seed=0)
         >>> expert, policy = (soft_optimal(mdp, alpha).policy for alpha in (1.0, 2.0))
         >>> found = compare([Instance(mdp, expert, policy, 1.0)])
         >>> found.prompts, sorted({finding.verdict for finding in found.findings})

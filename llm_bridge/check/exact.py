@@ -25,7 +25,6 @@ from theory.mdp.policy import Policy
 from theory.mdp.token_mdp import TokenMDP
 from theory.solve.reward import endogenous_reward
 from theory.solve.soft import soft_optimal
-from theory.studies.gallery import random_tree
 
 __all__ = [
     "ModelInstance",
@@ -62,7 +61,7 @@ def by_prompt(policy: Policy) -> Policy:
     each.
 
     Example:
-        >>> policy = soft_optimal(random_tree(2, 3, n_prompts=4, seed=0), 1.0).policy
+        >>> policy = soft_optimal(TokenMDP.random(2, 3, n_prompts=4, seed=0), 1.0).policy
         >>> by_prompt(policy).batch_shape
         (4,)
 
@@ -161,7 +160,7 @@ def tabular_instance(
 
     Example:
         >>> from llm_bridge.models.cloned import letter_lm
-        >>> found = tabular_instance(letter_lm(3), random_tree(3, 2, seed=0), ["a"], alpha=1.0)
+        >>> found = tabular_instance(letter_lm(3), TokenMDP.random(3, 2, seed=0), ["a"], alpha=1.0)
         >>> found.instance.batch_shape, found.expert_tree
         ((1,), None)
 
@@ -198,7 +197,7 @@ def trained_group(
     The true reward is known here, so both theorems are checked against it and not against another
     model.
     """
-    mdp = random_tree(vocab_size, horizon, n_prompts=n_prompts, seed=seed)
+    mdp = TokenMDP.random(vocab_size, horizon, n_prompts=n_prompts, seed=seed)
     lm = train_on_demonstrations(soft_optimal(mdp, alpha).policy, seed=seed)
     prompts = [chr(ord("A") + p) for p in range(n_prompts)]
     found = tabular_instance(lm, mdp, prompts, alpha, tokens=range(vocab_size))
@@ -250,7 +249,7 @@ def facts(found: ModelInstance) -> dict[str, Any]:
 
     Example:
         >>> from llm_bridge.models.cloned import letter_lm
-        >>> found = tabular_instance(letter_lm(3), random_tree(3, 2, seed=0), ["a"], alpha=1.0)
+        >>> found = tabular_instance(letter_lm(3), TokenMDP.random(3, 2, seed=0), ["a"], alpha=1.0)
         >>> facts(found)["horizon, tokens, prefixes"]
         (2, 3, 12)
 

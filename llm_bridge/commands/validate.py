@@ -209,14 +209,13 @@ class _Request:
         """Train a model for a moment on demonstrations of a random token MDP's expert."""
         from llm_bridge.models.cloned import train_on_demonstrations
         from theory.solve.soft import soft_optimal
-        from theory.studies.gallery import random_tree
 
         V = 4
         H = HORIZON
         prompts = ("A", "B")
         demonstrations = 3000
         steps = 200
-        mdp = random_tree(V, H, n_prompts=len(prompts), seed=self.sampling.seed)
+        mdp = TokenMDP.random(V, H, n_prompts=len(prompts), seed=self.sampling.seed)
         expert = soft_optimal(mdp, self.reading.alpha).policy
         lm = train_on_demonstrations(
             expert,

@@ -19,7 +19,6 @@ from tqdm import tqdm
 
 from llm_bridge.models.load import CausalLM
 from theory.mdp.policy import Policy
-from theory.mdp.responses import sample
 
 __all__ = ["letter_lm", "letter_tokenizer", "train_on_demonstrations"]
 
@@ -166,7 +165,7 @@ def train_on_demonstrations(
         raise ValueError(f"policy has {P} prompts: at most {LETTERS}, one letter each")
     _check_evaluation(evaluate, eval_steps, steps)
 
-    prompts, responses = sample(policy, n_demonstrations, seed)
+    prompts, responses = policy.sample(n_demonstrations, seed)
     texts = torch.from_numpy(np.concatenate([V + prompts[:, None], responses], axis=1))
     with torch.random.fork_rng(), _one_thread():
         torch.manual_seed(seed)

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from llm_bridge.models.cloned import train_on_demonstrations
 from llm_bridge.models.load import save
+from theory.mdp.token_mdp import TokenMDP
 from theory.solve.soft import soft_optimal
-from theory.studies.gallery import random_tree
 
 ROOT = Path(__file__).parents[2]
 
 
 def main():
-    mdp = random_tree(4, 5, n_prompts=2, seed=0)
+    mdp = TokenMDP.random(4, 5, n_prompts=2, seed=0)
     mdp.save(ROOT / "theory" / "studies" / "letters.npz")
     expert = soft_optimal(mdp, 0.5).policy
     lm = train_on_demonstrations(expert, hidden=32, layers=1, seed=0)

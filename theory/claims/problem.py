@@ -23,7 +23,6 @@ from theory.mdp.responses import (
     Responses,
     all_responses,
     map_response,
-    sample,
 )
 from theory.mdp.token_mdp import TokenMDP
 from theory.solve.soft import soft_optimal
@@ -223,7 +222,7 @@ class Problem:
         prompts = np.arange(P)
         # a third of each policy, the most probable response among it, and the unlikely rest
         for first, policy in ((0, self.expert), (third, self.policy)):
-            drawn = sample(policy, P * third, rng, prompts=np.repeat(prompts, third)).tokens
+            drawn = policy.sample(P * third, rng, prompts=np.repeat(prompts, third)).tokens
             drawn = drawn.reshape((*policy.batch_shape, P, third, H))
             tokens[..., first : first + third, :] = drawn
             tokens[..., first, :] = map_response(policy).tokens

@@ -13,7 +13,7 @@ import numpy as np
 
 from theory.mdp.dynamics import Dynamics
 from theory.mdp.policy import Policy, Seed, require_same_dynamics
-from theory.mdp.responses import Responses, check_responses, sample
+from theory.mdp.responses import Responses, check_responses
 from theory.mdp.token_mdp import TokenMDP
 from theory.solve.reward import bradley_terry, returns
 
@@ -106,15 +106,15 @@ def sample_preferences(mdp: TokenMDP, policy: Policy, n: int, seed: Seed = None)
     if n < 1:
         raise ValueError(f"n={n}: draw at least one pair")
     rng = np.random.default_rng(seed)
-    prompts, one = sample(policy, n, rng)
-    two: np.ndarray = sample(policy, n, rng, prompts=prompts).tokens
+    prompts, one = policy.sample(n, rng)
+    two: np.ndarray = policy.sample(n, rng, prompts=prompts).tokens
     equal = np.arange(n)
     for _ in range(MAX_DRAWS):
         equal = equal[(one[equal] == two[equal]).all(axis=1)]
         if not len(equal):
             break
         for tokens in (one, two):
-            tokens[equal] = sample(policy, len(equal), rng, prompts=prompts[equal]).tokens
+            tokens[equal] = policy.sample(len(equal), rng, prompts=prompts[equal]).tokens
     else:
         response = one[equal[0]].tolist()
         prompt = prompts[equal[0]]

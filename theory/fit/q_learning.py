@@ -7,7 +7,6 @@ import numpy as np
 from theory.arrays.namespace import forbid, require_positive, soft_maximum, token_major
 from theory.fit.imitation import Fit
 from theory.mdp.policy import Policy, Seed, require_same_dynamics
-from theory.mdp.responses import sample
 from theory.mdp.token_mdp import TokenMDP
 from theory.mdp.values import occupancy
 from theory.solve.soft import soft_q_values
@@ -92,7 +91,7 @@ def soft_q_learning(
     rng = np.random.default_rng(seed)
     errors = np.empty(rounds)
     for i in range(rounds):
-        responses = sample(behaviour, parallel, rng)
+        responses = behaviour.sample(parallel, rng)
         states = dynamics.walk(responses.prompts, responses.tokens)
         for h, s in enumerate(states):
             a = responses.tokens[:, h]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from theory.arrays.namespace import (
     Array,
     array_namespace,
     as_float,
+    exp,
     expand,
     forbid,
     is_enclosure,
@@ -32,12 +33,26 @@ from theory.arrays.tensors import numpy_can_read, through_numpy
 from theory.mdp.checks import once_each
 from theory.mdp.dynamics import Dynamics
 
-__all__ = ["Policy"]
+__all__ = ["Policy", "Responses"]
 
 Seed = int | np.random.Generator | None
 
 NEVER = float("-inf")
 """Log-probability of a token that is never chosen."""
+
+
+class Responses(NamedTuple):
+    """Responses to prompts: the prompt of each and its tokens.
+
+    Example:
+        >>> Responses(np.array([0, 0]), np.array([[1, 0], [1, 1]])).tokens.shape  # N = 2, H = 2
+        (2, 2)
+    """
+
+    prompts: Array
+    """``(N,)`` indices of prompts."""
+    tokens: Array
+    """``(N, H)``, or ``(*batch, N, H)`` where each problem of a batch has its own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +175,48 @@ class Policy:
         gauge = "" if self.log_normalizers is None else ", read from logits"
         batch = f", batch {self.batch_shape}" if self.batch_shape else ""
         return f"<{type(self).__name__} {self.dynamics}{gauge}{batch}>"
+
+    @property
+    def probs(self) -> tuple[Array, ...]:
+        """``π(a|s)``: `H` tables ``(*batch, n_h, V)``."""
+        return tuple(map(exp, self.log_probs))
+
+    def sample(self, n: int, seed: Seed = None, *, prompts: Any = None) -> Responses:
+        """Sample `n` responses of a NumPy policy.
+
+        Without batch axes or with them: each problem of a batch draws its own tokens.
+
+        Args:
+            n: number of responses.
+            seed: a seed or a `numpy.random.Generator`; the same seed gives the same responses on
+                one machine.
+            prompts: ``(n,)`` indices; sampled from the prompt distribution by default.
+
+        Example:
+            >>> from theory import TokenMDP
+            >>> policy = Policy.from_probs(TokenMDP.tree([[[0, 0]]]).dynamics, [[[0.25, 0.75]]])
+            >>> print(round(policy.sample(100_000, seed=0).tokens.mean(), 2))
+            0.75
+        """
+        rng = np.random.default_rng(seed)
+        dynamics = self.dynamics
+        if prompts is None:
+            prompts = rng.choice(dynamics.n_prompts, size=n, p=dynamics.prompt_weights)
+        prompts = np.asarray(prompts)
+        batch = self.batch_shape
+        tokens = np.empty((*batch, n, self.horizon), dtype=np.int64)
+        states = np.broadcast_to(prompts, (*batch, n))
+        grids = np.ix_(*(np.arange(size) for size in batch), np.arange(1))[:-1]
+        for h in range(self.horizon):
+            rows = self.log_probs[h][(*grids, states)]
+            cumulative = np.cumsum(np.exp(rows), axis=-1)
+            # The last token with probability catches a draw that rounding puts past the end.
+            last = self.log_probs[h].shape[-1] - 1 - np.argmax(rows[..., ::-1] > -np.inf, axis=-1)
+            draw = rng.random((*batch, n, 1)) * cumulative[..., -1:]
+            tokens[..., h] = np.minimum((cumulative <= draw).sum(axis=-1), last)
+            if h + 1 < self.horizon:
+                states = dynamics.rule.step(h, states, tokens[..., h], dynamics.vocab_size)
+        return Responses(prompts, tokens)
 
     @property
     def horizon(self) -> int:

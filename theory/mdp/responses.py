@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from theory.arrays.namespace import (
 )
 from theory.arrays.tensors import numpy_can_read, through_numpy
 from theory.mdp.dynamics import Dynamics, require_tree_memory
-from theory.mdp.policy import Policy, Seed
+from theory.mdp.policy import Policy, Responses, Seed
 
 __all__ = [
     "Responses",
@@ -34,23 +34,8 @@ __all__ = [
     "log_prob",
     "map_response",
     "response_sum",
-    "sample",
     "sample_log_ratio_ball",
 ]
-
-
-class Responses(NamedTuple):
-    """Responses to prompts: the prompt of each and its tokens.
-
-    Example:
-        >>> Responses(np.array([0, 0]), np.array([[1, 0], [1, 1]])).tokens.shape  # N = 2, H = 2
-        (2, 2)
-    """
-
-    prompts: Array
-    """``(N,)`` indices of prompts."""
-    tokens: Array
-    """``(N, H)``, or ``(*batch, N, H)`` where each problem of a batch has its own."""
 
 
 def check_responses(
@@ -148,44 +133,6 @@ def log_prob(policy: Policy, responses: Responses) -> Array:
         [0.25, 0.75]
     """
     return response_sum(policy.dynamics, policy.log_probs, responses)
-
-
-def sample(policy: Policy, n: int, seed: Seed = None, *, prompts: Any = None) -> Responses:
-    """Sample `n` responses of a NumPy policy.
-
-    Args:
-        policy: the policy, without or with batch axes (each problem of a batch draws its own
-            tokens).
-        n: number of responses.
-        seed: a seed or a `numpy.random.Generator`; the same seed gives the same responses on one
-            machine.
-        prompts: ``(n,)`` indices; sampled from the prompt distribution by default.
-
-    Example:
-        >>> from theory import TokenMDP
-        >>> policy = Policy.from_probs(TokenMDP.tree([[[0, 0]]]).dynamics, [[[0.25, 0.75]]])
-        >>> print(round(sample(policy, 100_000, seed=0).tokens.mean(), 2))
-        0.75
-    """
-    rng = np.random.default_rng(seed)
-    dynamics = policy.dynamics
-    if prompts is None:
-        prompts = rng.choice(dynamics.n_prompts, size=n, p=dynamics.prompt_weights)
-    prompts = np.asarray(prompts)
-    batch = policy.batch_shape
-    tokens = np.empty((*batch, n, policy.horizon), dtype=np.int64)
-    states = np.broadcast_to(prompts, (*batch, n))
-    grids = np.ix_(*(np.arange(size) for size in batch), np.arange(1))[:-1]
-    for h in range(policy.horizon):
-        rows = policy.log_probs[h][(*grids, states)]
-        cumulative = np.cumsum(np.exp(rows), axis=-1)
-        # The last token with probability catches a draw that rounding puts past the end.
-        last = policy.log_probs[h].shape[-1] - 1 - np.argmax(rows[..., ::-1] > -np.inf, axis=-1)
-        draw = rng.random((*batch, n, 1)) * cumulative[..., -1:]
-        tokens[..., h] = np.minimum((cumulative <= draw).sum(axis=-1), last)
-        if h + 1 < policy.horizon:
-            states = dynamics.rule.step(h, states, tokens[..., h], dynamics.vocab_size)
-    return Responses(prompts, tokens)
 
 
 def all_responses(dynamics: Dynamics) -> Responses:

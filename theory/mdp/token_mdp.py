@@ -6,6 +6,7 @@ The state is the text so far, the action the next token, the transition appends 
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +24,15 @@ from theory.mdp.checks import (
     check_weights,
     once_each,
 )
-from theory.mdp.dynamics import Dynamics, SuccessorRule, Table, Tree, Window
+from theory.mdp.dynamics import (
+    Dynamics,
+    SuccessorRule,
+    Table,
+    Tree,
+    Window,
+    require_tree_memory,
+)
+from theory.mdp.policy import Seed
 from theory.storage.files import read_arrays, replacing
 
 __all__ = ["TokenMDP"]
@@ -85,6 +94,35 @@ class TokenMDP:
             ValueError: names the argument, the layer and the value.
         """
         return cls._build(rewards, Tree(), None, prompt_weights, reward_range, allowed, eos)
+
+    @classmethod
+    def random(
+        cls,
+        vocab_size: int,
+        horizon: int,
+        *,
+        n_prompts: int = 1,
+        batch: tuple[int, ...] = (),
+        seed: Seed = None,
+    ) -> Self:
+        """Make a token tree of independent uniform rewards: the typical case, far from every bound.
+
+        Raises:
+            ValueError: a size is below 1, or the tree does not fit into memory.
+
+        Example:
+            >>> TokenMDP.random(vocab_size=3, horizon=2, seed=0).dynamics.layer_sizes
+            (1, 3)
+        """
+        sizes = (("vocab_size", vocab_size), ("horizon", horizon), ("n_prompts", n_prompts))
+        for name, size in sizes:
+            if size < 1:
+                raise ValueError(f"{name}={size}: must be at least 1")
+        problems = n_prompts * math.prod(batch)
+        require_tree_memory(vocab_size, horizon, problems, "a random token tree")
+        rng = np.random.default_rng(seed)
+        shapes = [(*batch, n_prompts * vocab_size**h, vocab_size) for h in range(horizon)]
+        return cls.tree([rng.random(shape) for shape in shapes])
 
     @classmethod
     def window(

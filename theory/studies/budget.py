@@ -12,10 +12,10 @@ from theory.fit.imitation import next_token_mle
 from theory.fit.preferences import sample_preferences
 from theory.fit.rlhf import rlhf
 from theory.mdp.policy import Policy
+from theory.mdp.token_mdp import TokenMDP
 from theory.mdp.values import plain_value
 from theory.solve.reward import endogenous_reward
 from theory.solve.soft import plain_optimal, soft_optimal
-from theory.studies.gallery import random_tree
 
 __all__ = ["Budget", "BudgetSetting", "budget_comparison"]
 
@@ -112,7 +112,7 @@ def budget_comparison(
 def _regrets(alpha: float, n: int, k: int, setting: BudgetSetting) -> dict[str, float]:
     """Regret of each way to spend `n` data on tree number `k`."""
     rng = np.random.default_rng([0, k, n, round(1e6 * alpha)])
-    mdp = random_tree(setting.vocab_size, setting.horizon, seed=rng)
+    mdp = TokenMDP.random(setting.vocab_size, setting.horizon, seed=rng)
     best = float(mdp.dynamics.average(plain_optimal(mdp).values[0]))
     teacher = soft_optimal(mdp, alpha).policy
     uniform = Policy.from_logits(mdp.dynamics, [np.zeros_like(table) for table in mdp.rewards])

@@ -11,8 +11,7 @@ from theory.arrays.memory import require_memory
 from theory.arrays.namespace import require_positive
 from theory.claims.bounds import tv_randomised_response
 from theory.claims.instance import Instance
-from theory.mdp.dynamics import require_tree_memory
-from theory.mdp.policy import Policy, Seed
+from theory.mdp.policy import Policy
 from theory.mdp.token_mdp import TokenMDP
 from theory.solve.soft import soft_optimal
 
@@ -21,37 +20,10 @@ __all__ = [
     "coin_payoff_gap",
     "indifferent_learner",
     "majority_vote",
-    "random_tree",
     "randomised_response",
     "swapped_pair",
     "swapped_pair_gap",
 ]
-
-
-def random_tree(
-    vocab_size: int,
-    horizon: int,
-    *,
-    n_prompts: int = 1,
-    batch: tuple[int, ...] = (),
-    seed: Seed = None,
-) -> TokenMDP:
-    """Make a token MDP with independent uniform rewards: the typical case, far from every bound.
-
-    Raises:
-        ValueError: a size is below 1, or the tree does not fit into memory.
-
-    Example:
-        >>> random_tree(vocab_size=3, horizon=2, seed=0).dynamics.layer_sizes
-        (1, 3)
-    """
-    for name, size in (("vocab_size", vocab_size), ("horizon", horizon), ("n_prompts", n_prompts)):
-        if size < 1:
-            raise ValueError(f"{name}={size}: must be at least 1")
-    require_tree_memory(vocab_size, horizon, n_prompts * math.prod(batch), "a random token tree")
-    rng = np.random.default_rng(seed)
-    shapes = [(*batch, n_prompts * vocab_size**h, vocab_size) for h in range(horizon)]
-    return TokenMDP.tree([rng.random(shape) for shape in shapes])
 
 
 def coin_payoff(

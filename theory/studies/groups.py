@@ -33,7 +33,6 @@ from theory.storage.files import number
 from theory.storage.runs import RunFolder
 from theory.studies import gallery
 from theory.studies.engine import Engine, run_cells, signature
-from theory.studies.gallery import random_tree
 
 __all__ = ["FINDINGS", "exact_groups", "restricted", "run", "worst_instances"]
 
@@ -85,7 +84,7 @@ def exact_groups(seed: int = 0, *, n_instances: int = 256) -> list[Group]:
     sampled = []
     adversarial = []
     for V, H, P in SHAPES:
-        mdp = random_tree(V, H, n_prompts=P, batch=(batch,), seed=rng)
+        mdp = TokenMDP.random(V, H, n_prompts=P, batch=(batch,), seed=rng)
         alpha = _log_uniform(rng, ALPHAS, batch)
         epsilon = _log_uniform(rng, EPSILONS, batch)
         expert = soft_optimal(mdp, alpha).policy
@@ -133,7 +132,7 @@ def worst_instances(
         epsilon: radii in nats, ``batch``.
 
     Example:
-        >>> mdp = random_tree(2, 2, batch=(3,), seed=0)
+        >>> mdp = TokenMDP.random(2, 2, batch=(3,), seed=0)
         >>> expert = soft_optimal(mdp, np.ones(3)).policy
         >>> [x.batch_shape for x in worst_instances(mdp, expert, np.ones(3), np.full(3, 0.1))]
         [(3,), (3,), (3,), (3,)]

@@ -10,7 +10,6 @@ from theory.claims.one_prompt import OnePrompt
 from theory.mdp.policy import Policy
 from theory.mdp.token_mdp import TokenMDP
 from theory.solve.soft import soft_optimal
-from theory.studies.gallery import random_tree
 
 __all__ = [
     "constant_log_ratio",
@@ -33,7 +32,7 @@ def literature_trees(seed: int = 0) -> list[OnePrompt]:
     rng = np.random.default_rng(seed)
     random = []
     for V, H, alpha in ((2, 3, 0.3), (3, 3, 1.0), (4, 2, 2.0)):
-        mdp = random_tree(V, H, seed=rng)
+        mdp = TokenMDP.random(V, H, seed=rng)
         logits = [rng.normal(size=table.shape) for table in mdp.rewards]
         policy = Policy.from_logits(mdp.dynamics, logits)
         random.append(OnePrompt(mdp, soft_optimal(mdp, alpha).policy, policy, alpha))

@@ -16,6 +16,7 @@ from theory.arrays.namespace import require_positive
 from theory.claims import bounds
 from theory.claims.instance import Instance
 from theory.mdp.responses import sample_log_ratio_ball
+from theory.mdp.token_mdp import TokenMDP
 from theory.solve.improve import SharpeningCurve, sharpening_curve
 from theory.solve.soft import soft_optimal
 from theory.solve.worst_preference import worst_preference_pair
@@ -23,7 +24,7 @@ from theory.storage.files import number
 from theory.storage.runs import Lines, RunFolder
 from theory.studies import sharpening
 from theory.studies.engine import Engine, run_cells
-from theory.studies.gallery import coin_payoff_gap, random_tree, swapped_pair_gap
+from theory.studies.gallery import coin_payoff_gap, swapped_pair_gap
 
 __all__ = [
     "COIN_FRACTIONS",
@@ -412,7 +413,7 @@ def preference_curve(
     if points < 1:
         raise ValueError(f"points={points}: must be at least 1")
     rng = np.random.default_rng(seed)
-    mdp = random_tree(vocab_size, horizon, seed=rng)
+    mdp = TokenMDP.random(vocab_size, horizon, seed=rng)
     expert = soft_optimal(mdp, alpha).policy
     epsilons = np.geomspace(1e-2, 3.0, points)
     policies = [sample_log_ratio_ball(expert, eps, rng) for eps in epsilons]

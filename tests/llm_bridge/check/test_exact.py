@@ -35,7 +35,7 @@ from theory.solve.reward import endogenous_reward
 from theory.solve.soft import power_policy, soft_optimal
 from theory.solve.worst_clone import worst_clone
 from theory.solve.worst_map import worst_map
-from theory.studies.gallery import coin_payoff, random_tree
+from theory.studies.gallery import coin_payoff
 
 PROMPTS = ("ab", "the c", "x")
 LAYOUTS = {
@@ -205,7 +205,7 @@ def test_facts_of_one_response_have_no_error_of_pairs(models):
 def test_a_tabular_expert(kind):
     """The instance has the MDP's own reward, and the model that was trained on it is near."""
     if kind == "tree":
-        mdp = random_tree(3, 3, n_prompts=2, seed=4)
+        mdp = TokenMDP.random(3, 3, n_prompts=2, seed=4)
     elif kind == "window":
         rng = np.random.default_rng(5)
         mdp = TokenMDP.window([rng.random((2 * 3 ** min(h, 1), 3)) for h in range(4)], 1)
@@ -229,7 +229,7 @@ def test_a_tabular_expert(kind):
 def test_the_prompts_of_a_tabular_expert_have_its_weights(models):
     """A weight of zero is no prompt of the instance, and averages are those of the whole MDP."""
     weights = np.array([0.5, 0.0, 0.2, 0.3])
-    mdp = random_tree(2, 3, n_prompts=4, seed=7)
+    mdp = TokenMDP.random(2, 3, n_prompts=4, seed=7)
     mdp = TokenMDP.tree(mdp.rewards, prompt_weights=weights)
     found = tabular_instance(models[0], mdp, ["a", "gone", "c", "d"], 0.5, tokens=[97, 98])
     assert found.tree.prompts == ("a", "c", "d")
@@ -250,7 +250,7 @@ def test_the_prompts_of_a_tabular_expert_have_its_weights(models):
     )
     assert shown["weights of the prompts"] == [0.5, 0.2, 0.3]
     alike = tabular_instance(
-        models[0], random_tree(2, 2, n_prompts=2, seed=7), ["a", "b"], 0.5, tokens=[97, 98]
+        models[0], TokenMDP.random(2, 2, n_prompts=2, seed=7), ["a", "b"], 0.5, tokens=[97, 98]
     )
     np.testing.assert_array_equal(alike.weights, [0.5, 0.5])
     assert "weights of the prompts" not in facts(alike)
@@ -260,20 +260,20 @@ def test_the_prompts_of_a_tabular_expert_have_its_weights(models):
 
 
 def test_a_tabular_expert_must_fit(models):
-    mdp = random_tree(3, 2, n_prompts=2, seed=0)
+    mdp = TokenMDP.random(3, 2, n_prompts=2, seed=0)
     with pytest.raises(
         ValueError, match="2 prompts and 2 tokens for an MDP of 2 and 3; give prompts and tokens"
     ):
         tabular_instance(models[0], mdp, ["a", "b"], 1.0, tokens=[97, 98])
     with pytest.raises(ValueError, match="mdp: has batch axes or forbidden tokens"):
         tabular_instance(
-            models[0], random_tree(3, 2, batch=(2,), seed=0), ["a"], 1.0, tokens=[97, 98, 99]
+            models[0], TokenMDP.random(3, 2, batch=(2,), seed=0), ["a"], 1.0, tokens=[97, 98, 99]
         )
 
 
 def test_by_prompt_keeps_the_gauge():
     policy = Policy.from_logits(
-        random_tree(2, 2, n_prompts=3).dynamics, [np.arange(6.0).reshape(3, 2), np.ones((6, 2))]
+        TokenMDP.random(2, 2, n_prompts=3).dynamics, [np.arange(6.0).reshape(3, 2), np.ones((6, 2))]
     )
     alone = by_prompt(policy)
     np.testing.assert_array_equal(alone.log_normalizers[0][:, 0], policy.log_normalizers[0])

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from theory.mdp.token_mdp import TokenMDP
+
 pytest.importorskip("torch")
 
 from llm_bridge.check.comparison import compare
@@ -16,12 +18,11 @@ from theory.claims.statements import STATEMENTS
 from theory.mdp.responses import sample_log_ratio_ball
 from theory.reports.notation import typeset
 from theory.solve.soft import soft_optimal
-from theory.studies.gallery import random_tree
 
 
 @pytest.fixture(scope="module")
 def found():
-    mdp = random_tree(3, 3, batch=(2,), seed=0)
+    mdp = TokenMDP.random(3, 3, batch=(2,), seed=0)
     expert = soft_optimal(mdp, 0.5).policy
     policy = sample_log_ratio_ball(expert, 3.0, np.random.default_rng(1))
     instance = Instance(mdp, expert, policy, 0.5)
@@ -97,7 +98,7 @@ def test_intervals_of_estimates():
 
 
 def test_the_curve_of_log_ratios_weights_prompts_as_the_numbers_do():
-    mdp = random_tree(3, 3, batch=(2,), seed=0)
+    mdp = TokenMDP.random(3, 3, batch=(2,), seed=0)
     expert = soft_optimal(mdp, 0.5).policy
     policy = sample_log_ratio_ball(expert, np.array([0.1, 3.0]), np.random.default_rng(1))
     instance = Instance(mdp, expert, policy, 0.5)

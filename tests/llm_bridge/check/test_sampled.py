@@ -29,7 +29,7 @@ from llm_bridge.read.rollout import Actor, Rollout
 from llm_bridge.read.tree import token_tree
 from llm_bridge.tasks.generated import addition
 from theory.mdp.distances import kl
-from theory.mdp.responses import all_responses, log_prob, sample
+from theory.mdp.responses import all_responses, log_prob
 from theory.mdp.values import trajectory_entropy
 from theory.solve.reward import preference_tv
 
@@ -220,7 +220,7 @@ def table_draws(instance, own, n, rng):
     path.
     """
     laws = instance.expert, instance.policy
-    written = sample(laws[own], n, rng, prompts=np.zeros(n, dtype=int))
+    written = laws[own].sample(n, rng, prompts=np.zeros(n, dtype=int))
     P = written.tokens.shape[0]
     at, sums = np.arange(P)[:, None], {name: np.zeros((P, n)) for name in NAMES}
     for h, states in enumerate(instance.mdp.dynamics.walk(written.prompts, written.tokens)):

@@ -42,7 +42,7 @@ from theory.mdp.token_mdp import TokenMDP
 from theory.mdp.values import plain_value
 from theory.solve.reward import bradley_terry, preference_tv, returns, shape_reward
 from theory.solve.soft import soft_optimal
-from theory.studies.gallery import coin_payoff, random_tree
+from theory.studies.gallery import coin_payoff
 from theory.studies.sharpening import map_is_not_greedy
 
 V, H, PROMPTS, ALPHA = 3, 4, ("A", "B"), 0.25
@@ -64,7 +64,7 @@ VALUES = {
 
 @pytest.fixture(scope="module")
 def mdp():
-    return random_tree(V, H, n_prompts=2, seed=3)
+    return TokenMDP.random(V, H, n_prompts=2, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +279,7 @@ def test_another_true_reward(lm, mdp):
     model.
     """
     truth = mdp_truth(lm, PROMPTS, mdp, ALPHA)
-    other = mdp_truth(lm, PROMPTS, random_tree(V, H, n_prompts=2, seed=4), ALPHA)
+    other = mdp_truth(lm, PROMPTS, TokenMDP.random(V, H, n_prompts=2, seed=4), ALPHA)
     one = validation(lm, RewardReading(ALPHA))
     mixed = type(truth)(truth.mdp, other.judge, truth.unit, truth.bounds, truth.alpha)
     assert off([*one.preferences(mixed), *one.values(mixed)]) >= {

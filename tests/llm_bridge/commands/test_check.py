@@ -7,6 +7,8 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
+from theory.mdp.token_mdp import TokenMDP
+
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
@@ -22,7 +24,6 @@ from llm_bridge.read import beam
 from theory.claims.statements import STATEMENTS
 from theory.solve.soft import soft_optimal
 from theory.storage.runs import RunFolder
-from theory.studies.gallery import random_tree
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +138,7 @@ def test_end_tokens_end_a_branch(models, tmp_path, capsys):
 
 
 def test_a_token_mdp_is_an_expert(tmp_path, capsys):
-    mdp = random_tree(3, 2, n_prompts=2, seed=3)
+    mdp = TokenMDP.random(3, 2, n_prompts=2, seed=3)
     mdp.save(tmp_path / "truth.npz")
     lm = train_on_demonstrations(
         soft_optimal(mdp, 0.5).policy, n_demonstrations=500, steps=30, hidden=16, layers=1

@@ -14,7 +14,6 @@ from llm_bridge.commands.main import main
 from llm_bridge.models.load import save
 from llm_bridge.read.reward import EndogenousReward, RewardReading
 from theory.mdp.token_mdp import TokenMDP
-from theory.studies.gallery import random_tree
 
 TOKENS = {"reward of a token", "reward of the last token", "reward of a response"}
 PREFERENCES = {"preference agreement", "mean preference error (TV)"}
@@ -110,7 +109,7 @@ def test_every_share_of_the_expert_is_compared(models, tmp_path):
 
 
 def test_against_a_token_mdp(models, tmp_path):
-    mdp = random_tree(5, 2, n_prompts=2, seed=0)
+    mdp = TokenMDP.random(5, 2, n_prompts=2, seed=0)
     mdp.save(tmp_path / "mdp.npz")
     assert TokenMDP.load(tmp_path / "mdp.npz").horizon == 2
     more = ["--prompt", "A", "--prompt", "B", "--expert", str(tmp_path / "mdp.npz")]

@@ -13,16 +13,16 @@ from llm_bridge.models.spec import ModelSpec
 from llm_bridge.read.tree import token_tree
 from theory.mdp.distances import kl
 from theory.mdp.policy import Policy, require_same_dynamics
-from theory.mdp.responses import Responses, greedy_response, log_prob, sample
+from theory.mdp.responses import Responses, greedy_response, log_prob
+from theory.mdp.token_mdp import TokenMDP
 from theory.solve.soft import soft_optimal
-from theory.studies.gallery import random_tree
 
 TINY = {"n_demonstrations": 4000, "steps": 150, "hidden": 32, "layers": 1, "heads": 2}
 
 
 @pytest.fixture(scope="module")
 def expert():
-    return soft_optimal(random_tree(3, 2, n_prompts=2, seed=1), 0.2).policy
+    return soft_optimal(TokenMDP.random(3, 2, n_prompts=2, seed=1), 0.2).policy
 
 
 @pytest.fixture(scope="module")
@@ -89,12 +89,12 @@ def test_sizes_are_checked(expert, name):
 def test_refusals(expert):
     with pytest.raises(ValueError, match="hidden=30: must be a multiple of 2·heads=8"):
         train_on_demonstrations(expert, hidden=30)
-    batch = soft_optimal(random_tree(2, 2, batch=(3,), seed=0), 1.0).policy
+    batch = soft_optimal(TokenMDP.random(2, 2, batch=(3,), seed=0), 1.0).policy
     with pytest.raises(
         ValueError, match=r"policy has batch axes \(3,\): give the policy of one problem"
     ):
         train_on_demonstrations(batch)
-    many = soft_optimal(random_tree(2, 1, n_prompts=27, seed=0), 1.0).policy
+    many = soft_optimal(TokenMDP.random(2, 1, n_prompts=27, seed=0), 1.0).policy
     with pytest.raises(ValueError, match="policy has 27 prompts: at most 26"):
         train_on_demonstrations(many)
 
@@ -126,7 +126,7 @@ def test_reports_while_it_trains(expert, trained):
 
 def test_its_demonstrations_are_those_of_the_seed(expert):
     """Fitted to a single response it says that response: the one `sample` draws with the seed."""
-    (prompt,), (tokens,) = sample(expert, 1, 5)
+    (prompt,), (tokens,) = expert.sample(1, 5)
     lm = train_on_demonstrations(expert, **TINY | {"n_demonstrations": 1}, seed=5)
     np.testing.assert_array_equal(greedy_response(clone(lm).policy).tokens[prompt], tokens)
     assert np.exp(log_prob(clone(lm).policy, Responses(np.array([prompt]), tokens[None]))) > 0.9

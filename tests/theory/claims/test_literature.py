@@ -16,10 +16,10 @@ from theory.claims.instance import Instance
 from theory.claims.literature import LITERATURE, LiteratureClaim, decide_literature
 from theory.claims.one_prompt import DISCOUNT, OnePrompt
 from theory.claims.statement import Quantity, Statement
+from theory.mdp.token_mdp import TokenMDP
 from theory.reports import literature as report
 from theory.solve.improve import kl_optimal
 from theory.solve.soft import soft_optimal
-from theory.studies.gallery import random_tree
 from theory.studies.literature import literature_trees
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "literature.md"
@@ -86,7 +86,7 @@ def test_a_verdict_that_its_statements_do_not_bear_is_refused():
 
 
 def test_only_one_prompt_with_logits():
-    mdp = random_tree(2, 2, n_prompts=2, seed=0)
+    mdp = TokenMDP.random(2, 2, n_prompts=2, seed=0)
     expert = soft_optimal(mdp, 1.0).policy
     with pytest.raises(ValueError, match="2 prompts"):
         OnePrompt(mdp, expert, expert, 1.0)

@@ -25,7 +25,7 @@ from theory.mdp.responses import Responses
 from theory.mdp.token_mdp import TokenMDP
 from theory.solve.soft import soft_optimal
 from theory.solve.worst_clone import worst_clone
-from theory.studies.gallery import indifferent_learner, random_tree
+from theory.studies.gallery import indifferent_learner
 
 BY_NAME = {statement.name: statement for statement in STATEMENTS}
 INF, NAN = math.inf, math.nan
@@ -384,11 +384,11 @@ def test_soft_values_are_decided_at_long_horizons():
 
 
 def test_a_wrong_expert_is_refused():
-    mdp = random_tree(2, 4, seed=0)
+    mdp = TokenMDP.random(2, 4, seed=0)
     other = soft_optimal(mdp, 0.2).policy
     with pytest.raises(ValueError, match="expert"):
         Instance(mdp, other, other, 1.0)
-    flat = soft_optimal(random_tree(2, 4, seed=1), 1.0).policy
+    flat = soft_optimal(TokenMDP.random(2, 4, seed=1), 1.0).policy
     with pytest.raises(ValueError, match="expert"):
         Instance(mdp, Policy(mdp.dynamics, flat.log_probs), flat, 1.0)
     nearly = Policy(mdp.dynamics, tuple(t + 1e-9 for t in soft_optimal(mdp, 1.0).policy.log_probs))
@@ -580,8 +580,8 @@ def with_entry(tables, value, layer=1):
 def test_bad_input_is_refused_by_name():
     good = case("tree")
     mdp, expert, policy, alpha = good.mdp, good.expert, good.policy, good.alpha
-    other = random_tree(3, 2, seed=0)
-    batch = random_tree(3, 3, batch=(2,), n_prompts=2, seed=0)
+    other = TokenMDP.random(3, 2, seed=0)
+    batch = TokenMDP.random(3, 3, batch=(2,), n_prompts=2, seed=0)
     batched = soft_optimal(batch, 0.7).policy
     for value in (NAN, INF, -INF):
         with pytest.raises(ValueError, match=r"rewards\[1\]"):

@@ -26,7 +26,7 @@ from theory.mdp.token_mdp import TokenMDP
 from theory.mdp.values import plain_value, plain_values
 from theory.solve.reward import endogenous_reward, returns, shape_reward
 from theory.solve.soft import plain_optimal, power_policy, soft_optimal
-from theory.studies.gallery import coin_payoff, random_tree, swapped_pair
+from theory.studies.gallery import coin_payoff, swapped_pair
 from theory.studies.sharpening import map_is_not_greedy
 from theory.studies.sweep import fit_exponent, horizon_curve
 
@@ -36,7 +36,7 @@ BY_NAME = {statement.name: statement for statement in STATEMENTS}
 def random_instances(seed=0, batch=16):
     rng = np.random.default_rng(seed)
     for V, H, P in ((3, 1, 1), (3, 4, 2), (2, 8, 1), (4, 3, 2)):
-        mdp = random_tree(V, H, n_prompts=P, batch=(batch,), seed=rng)
+        mdp = TokenMDP.random(V, H, n_prompts=P, batch=(batch,), seed=rng)
         alpha, epsilon = (
             np.exp(rng.uniform(np.log(0.05), np.log(20), batch)),
             np.exp(rng.uniform(-7, 1, batch)),
@@ -60,7 +60,7 @@ def test_total_variation_of_one_binary_token_is_the_gap():
     """``gap = |p − q|·|r₀ − r₁|`` there: the two sides are one number, which no precision can call
     an inequality.
     """
-    mdp = random_tree(2, 1, batch=(8,), seed=4)
+    mdp = TokenMDP.random(2, 1, batch=(8,), seed=4)
     expert = soft_optimal(mdp, 0.5).policy
     summary = decide(
         BY_NAME["clone-tv"], [Instance(mdp, expert, sample_log_ratio_ball(expert, 1.0, 5), 0.5)]
@@ -95,7 +95,7 @@ def test_how_near_two_policies_are_where_they_write():
     """Against plain loops over all states: ε of the tokens that are written, and weighted
     quantiles.
     """
-    mdp = random_tree(3, 3, n_prompts=2, batch=(2,), seed=11)
+    mdp = TokenMDP.random(3, 3, n_prompts=2, batch=(2,), seed=11)
     expert = soft_optimal(mdp, 0.05).policy  # sharp: many tokens are hardly ever written
     instance = Instance(mdp, expert, sample_log_ratio_ball(expert, 1.5, 12), 0.05)
     levels = instance.log_ratio_quantiles((0.5, 0.9, 1.0))
@@ -147,7 +147,7 @@ def test_responses_that_each_problem_of_a_batch_has_for_itself():
     """More than `POOL` responses: a third are drawn from each policy, and one of a batch has what
     the batch has.
     """
-    mdp = random_tree(4, 4, batch=(3,), seed=6)
+    mdp = TokenMDP.random(4, 4, batch=(3,), seed=6)
     expert = soft_optimal(mdp, 0.2).policy
     batch = Instance(mdp, expert, sample_log_ratio_ball(expert, 0.7, 7), 0.2)
     assert batch.responses.tokens.shape == (3, POOL, 4)
@@ -195,7 +195,7 @@ def test_rounding_error_bound_covers_extended_precision():
 
 
 def test_vacuous_is_said_only_where_the_bound_cannot_fail():
-    mdp = random_tree(2, 3, seed=0)
+    mdp = TokenMDP.random(2, 3, seed=0)
     expert = soft_optimal(mdp, 1.0).policy
     near, far = (
         Instance(mdp, expert, sample_log_ratio_ball(expert, e, 0), 1.0) for e in (0.01, 2.0)
@@ -226,7 +226,7 @@ def false_at_large_alpha():
 
 
 def test_infinite_epsilon_is_vacuous_and_not_an_error():
-    mdp = random_tree(2, 2, seed=1)
+    mdp = TokenMDP.random(2, 2, seed=1)
     solution = soft_optimal(mdp, 0.5)
     instance = Instance(mdp, solution.policy, plain_optimal(mdp).policy, 0.5)
     assert np.isinf(instance.epsilon)
@@ -238,7 +238,7 @@ def test_infinite_epsilon_is_vacuous_and_not_an_error():
 
 
 def test_infinite_epsilon_is_vacuous_for_the_pairs_that_both_policies_give():
-    mdp = random_tree(2, 2, seed=1)
+    mdp = TokenMDP.random(2, 2, seed=1)
     expert = soft_optimal(mdp, 0.5).policy
     logits = [expert.log_probs[0], expert.log_probs[1].copy()]
     logits[1][0, 1] = -np.inf
@@ -255,7 +255,7 @@ def test_missing_support_is_never_called_a_violation():
     """The expert forbids a token that the other policy writes: ε and KL are infinite, and nothing
     is violated.
     """
-    policy = soft_optimal(random_tree(2, 2, seed=1), 0.5).policy
+    policy = soft_optimal(TokenMDP.random(2, 2, seed=1), 0.5).policy
     logits = [policy.log_probs[0], policy.log_probs[1].copy()]
     logits[1][0, 1] = -np.inf
     expert = Policy.from_logits(policy.dynamics, logits)
@@ -324,7 +324,7 @@ def test_cloning_loses_three_halves_and_rl_loses_one():
 @pytest.mark.parametrize("alpha", [0.3, 2.0])
 def test_average_case_bounds_against_enumeration(alpha):
     """Both average-case right-hand sides from lists of response probabilities."""
-    mdp = random_tree(3, 3, seed=8)
+    mdp = TokenMDP.random(3, 3, seed=8)
     expert = soft_optimal(mdp, alpha).policy
     policy = sample_log_ratio_ball(expert, 1.0, 9)
     instance = Instance(mdp, expert, policy, alpha)
@@ -355,7 +355,7 @@ def test_map_is_not_greedy():
 
 
 def test_instance_quantities_match_their_definitions():
-    mdp = random_tree(3, 3, n_prompts=2, seed=5)
+    mdp = TokenMDP.random(3, 3, n_prompts=2, seed=5)
     expert = soft_optimal(mdp, 0.7).policy
     policy = sample_log_ratio_ball(expert, 0.4, 6)
     instance = Instance(mdp, expert, policy, 0.7)

@@ -29,7 +29,7 @@ from theory.mdp.token_mdp import TokenMDP
 from theory.solve.soft import soft_optimal
 from theory.solve.worst_clone import worst_clone
 from theory.solve.worst_map import worst_map
-from theory.studies.gallery import coin_payoff, indifferent_learner, random_tree, swapped_pair
+from theory.studies.gallery import coin_payoff, indifferent_learner, swapped_pair
 
 NAMES = [statement.name for statement in STATEMENTS]
 BY_NAME = dict(zip(NAMES, STATEMENTS, strict=True))
@@ -37,7 +37,7 @@ BY_NAME = dict(zip(NAMES, STATEMENTS, strict=True))
 
 def instance_for(name):
     """An adversary's instance, on which the left side of the statement is not zero."""
-    mdp = random_tree(3, 3, n_prompts=2, seed=4)
+    mdp = TokenMDP.random(3, 3, n_prompts=2, seed=4)
     expert = soft_optimal(mdp, 0.4).policy
     adversary = worst_map if "rl" in name else worst_clone
     radius = 2.0 if name == "coverage" else 0.3  # of responses four times as probable
@@ -112,9 +112,8 @@ def test_no_tolerance_turns_undecided_into_holds(name):
 @pytest.mark.parametrize("defect", [0.0, 5e-10, -5e-10])
 def test_doubles_cover_offsets_of_the_reward_and_rows_that_do_not_sum_to_one(offset, defect):
     """What doubles call certain is so: they hold all that the exact number may be."""
-    mdp = TokenMDP.tree(
-        [r + offset for r in random_tree(2, 3, seed=0).rewards], reward_range=(offset, offset + 1)
-    )
+    rewards = TokenMDP.random(2, 3, seed=0).rewards
+    mdp = TokenMDP.tree([r + offset for r in rewards], reward_range=(offset, offset + 1))
     expert = soft_optimal(mdp, 0.7).policy
     policy = Policy.from_log_probs(mdp.dynamics, [table + defect for table in expert.log_probs])
     assert_covered(Instance(mdp, expert, policy, 0.7))
@@ -203,7 +202,7 @@ def test_floating_point_alone_decides_where_slack_is_wide():
 
 def test_only_the_instances_left_open_are_evaluated_in_balls():
     rng = np.random.default_rng(0)
-    mdp = random_tree(2, 3, batch=(5,), seed=rng)
+    mdp = TokenMDP.random(2, 3, batch=(5,), seed=rng)
     expert = soft_optimal(mdp, 0.7).policy
     instance = Instance(mdp, expert, sample_log_ratio_ball(expert, 0.2, rng), 0.7)
 
@@ -221,7 +220,7 @@ def test_only_the_instances_left_open_are_evaluated_in_balls():
 
 
 def test_what_is_over_the_budget_of_balls_stays_undecided():
-    mdp = random_tree(2, 12, seed=0)
+    mdp = TokenMDP.random(2, 12, seed=0)
     expert = soft_optimal(mdp, 0.7).policy
     instance = Instance(mdp, expert, expert, 0.7)
     tied = changed(BY_NAME["clone-elementary"], right=lambda i: i.clone_gap + 1e-18)
@@ -282,7 +281,7 @@ def test_balls_against_exact_fractions():
 
 def test_a_policy_is_the_softmax_of_what_is_stored():
     """Rows that sum to one within the tolerance only are normalised."""
-    mdp = random_tree(3, 2, seed=0)
+    mdp = TokenMDP.random(3, 2, seed=0)
     expert = soft_optimal(mdp, 0.5).policy
     off = Policy.from_log_probs(mdp.dynamics, [t + 5e-10 for t in expert.log_probs])
     instance = Instance(mdp, expert, off, 0.5)
@@ -320,7 +319,7 @@ def test_a_prompt_counts_where_it_can_occur_and_by_itself():
 @pytest.mark.parametrize("bits", [53, 128])
 def test_single_takes_one_of_a_batch(bits):
     rng = np.random.default_rng(1)
-    mdp = random_tree(3, 3, batch=(2, 2), seed=rng)
+    mdp = TokenMDP.random(3, 3, batch=(2, 2), seed=rng)
     alpha = rng.uniform(0.2, 2, (2, 2))
     expert = soft_optimal(mdp, alpha).policy
     batch = Instance(mdp, expert, sample_log_ratio_ball(expert, 0.3, rng), alpha)
@@ -393,7 +392,7 @@ def test_tables_are_decided_in_balls_too(instance):
 
 
 def test_gauge_is_carried_into_balls():
-    mdp = random_tree(2, 3, seed=0)
+    mdp = TokenMDP.random(2, 3, seed=0)
     policy = random_policy(mdp.dynamics, np.random.default_rng(0))
     instance = Instance(mdp, soft_optimal(mdp, 1.0).policy, policy, 1.0)
     assert in_balls(BY_NAME["endogenous-telescoping"], instance) == "holds"

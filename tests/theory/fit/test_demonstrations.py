@@ -26,7 +26,7 @@ import theory.arrays.memory
 from theory.fit.demonstrations import Demonstrations
 from theory.fit.smoothing import fitted_model
 from theory.mdp.policy import Policy
-from theory.mdp.responses import Responses, log_prob, sample
+from theory.mdp.responses import Responses, log_prob
 from theory.mdp.token_mdp import TokenMDP
 from theory.mdp.values import occupancy
 from theory.solve.soft import soft_optimal
@@ -60,7 +60,7 @@ def total_variation(one, two, visited):
 def test_responses_are_counted_state_by_state(mdp, seed, n):
     rng = np.random.default_rng(seed)
     policy = random_policy(mdp.dynamics, rng)
-    responses = sample(policy, n, rng)
+    responses = policy.sample(n, rng)
     data = Demonstrations.from_responses(mdp.dynamics, responses)
     for h, expected in enumerate(counted_by_hand(mdp.dynamics, responses)):
         assert data.counts[h].dtype == np.int64
@@ -80,7 +80,7 @@ def test_responses_are_counted_state_by_state(mdp, seed, n):
 @given(token_mdps(), seeds)
 def test_pieces_add_up(mdp, seed):
     rng = np.random.default_rng(seed)
-    prompts, tokens = sample(random_policy(mdp.dynamics, rng), 30, rng)
+    prompts, tokens = random_policy(mdp.dynamics, rng).sample(30, rng)
     whole = Demonstrations.from_responses(mdp.dynamics, Responses(prompts, tokens))
     streamed = Demonstrations.from_responses(mdp.dynamics, Responses(prompts[:4], tokens[:4]))
     first = streamed
@@ -98,7 +98,7 @@ def test_a_batch_of_responses_is_a_batch_of_data_sets():
     policy = random_policy(mdp.dynamics, np.random.default_rng(1))
     prompts = np.random.default_rng(2).integers(2, size=50)
     tokens = np.stack(
-        [sample(policy, 50, seed, prompts=prompts).tokens for seed in range(6)]
+        [policy.sample(50, seed, prompts=prompts).tokens for seed in range(6)]
     ).reshape(2, 3, 50, 4)
     data = Demonstrations.from_responses(mdp.dynamics, Responses(prompts, tokens))
     assert data.batch_shape == (2, 3)
@@ -121,7 +121,7 @@ def test_a_batch_of_responses_is_a_batch_of_data_sets():
 @given(same_mdp_three_ways(), seeds)
 def test_counts_of_a_quotient_are_sums_of_counts_of_the_tree(three, seed):
     tree, *quotients = three
-    responses = sample(random_policy(tree.dynamics, np.random.default_rng(seed)), 25, seed)
+    responses = random_policy(tree.dynamics, np.random.default_rng(seed)).sample(25, seed)
     by_prefix = Demonstrations.from_responses(tree.dynamics, responses)
     for mdp in quotients:
         data = Demonstrations.from_responses(mdp.dynamics, responses)
@@ -224,7 +224,7 @@ def test_sampled_counts_have_that_law(rule, direct):
     if direct:
         data = Demonstrations.sample(expert, np.full(sets, 3), 12)
     else:
-        prompts, tokens = sample(expert, 3 * sets, 12)
+        prompts, tokens = expert.sample(3 * sets, 12)
         every = [
             Demonstrations.from_responses(
                 expert.dynamics, Responses(prompts[i : i + 3], tokens[i : i + 3])
@@ -400,7 +400,7 @@ def witten_bell_by_hand(dynamics, responses, h, prompt, suffix, token):
 @pytest.mark.parametrize(("rule", "window"), [("tree", 9), ("window", 1), ("window", 2)])
 def test_witten_bell_by_hand(rule, window):
     mdp = build(rule, np.random.default_rng(0), 2, 3, 4, window=window)
-    responses = sample(random_policy(mdp.dynamics, np.random.default_rng(1)), 12, 2)
+    responses = random_policy(mdp.dynamics, np.random.default_rng(1)).sample(12, 2)
     data = Demonstrations.from_responses(mdp.dynamics, responses)
     assert not all(v.all() for v in data.visited)
     model = fitted_model(data, "witten-bell")

@@ -35,12 +35,10 @@ from theory.fit.q_learning import soft_q_learning
 from theory.fit.smoothing import fitted_model
 from theory.mdp.distances import kl, max_log_ratio
 from theory.mdp.policy import Policy
-from theory.mdp.responses import sample
 from theory.mdp.token_mdp import TokenMDP
 from theory.mdp.values import expected_sums, occupancy, trajectory_entropy
 from theory.solve.reward import endogenous_reward, shape_reward, with_rewards
 from theory.solve.soft import soft_optimal, soft_q_values, soft_values
-from theory.studies.gallery import random_tree
 
 check = settings(derandomize=True, deadline=None, max_examples=20)
 few = settings(check, max_examples=8)
@@ -478,7 +476,7 @@ def test_tree_window_and_table(three, alpha, seed):
     """
     tree, window, table = three
     expert = soft_optimal(window, alpha).policy
-    responses = sample(expert, 60, seed)
+    responses = expert.sample(60, seed)
     by_window, by_table = (
         Demonstrations.from_responses(m.dynamics, responses) for m in (window, table)
     )
@@ -503,7 +501,7 @@ def test_tree_window_and_table(three, alpha, seed):
 
 def test_a_tree_fits_finite_data_more_closely_than_its_quotient():
     window = build("window", np.random.default_rng(3), 1, 2, 4, window=1)
-    responses = sample(soft_optimal(window, 0.5).policy, 50, 0)
+    responses = soft_optimal(window, 0.5).policy.sample(50, 0)
     fits = [
         maxent_irl(Demonstrations.from_responses(m.dynamics, responses), 0.5)
         for m in (window.as_tree(), window)
@@ -1057,7 +1055,7 @@ def test_against_the_imitation_package(tmp_path):
 
 
 def test_the_gap_of_linear_features_closes():
-    mdp = random_tree(3, 2, seed=0)
+    mdp = TokenMDP.random(3, 2, seed=0)
     data = Demonstrations.sample(soft_optimal(mdp, 0.5).policy, 200, 0)
     features = [np.random.default_rng(h).standard_normal((3**h, 3, 2)) for h in range(2)]
     assert maxent_irl(data, 0.5, features=features).optimum.gap < 1e-8

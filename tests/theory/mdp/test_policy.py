@@ -34,7 +34,6 @@ from theory.mdp.responses import (
     greedy_response,
     log_prob,
     map_response,
-    sample,
     sample_log_ratio_ball,
 )
 from theory.mdp.token_mdp import TokenMDP
@@ -246,7 +245,7 @@ def test_samples_follow_the_exact_law(rule):
     mdp = build(rule, np.random.default_rng(4), 2, 3, 3, masked=True, window=1)
     policy = random_policy(mdp.dynamics, np.random.default_rng(5), 0.5)
     n = 20_000
-    drawn = sample(policy, n, 17)
+    drawn = policy.sample(n, 17)
     counted, chances = [], []
     for prompt, weight in enumerate(mdp.dynamics.prompt_weights):
         mine = drawn.tokens[drawn.prompts == prompt]
@@ -255,10 +254,10 @@ def test_samples_follow_the_exact_law(rule):
             chances.append(weight * math.exp(along(policy.log_probs, response)))
     assert sum(counted) == n  # nothing forbidden was drawn
     assert chisquare(counted, n * np.array(chances)).pvalue > 1e-3
-    again = sample(policy, n, 17)
+    again = policy.sample(n, 17)
     assert (again.tokens == drawn.tokens).all()
     assert (again.prompts == drawn.prompts).all()
-    assert (sample(policy, n, 18).tokens != drawn.tokens).any()
+    assert (policy.sample(n, 18).tokens != drawn.tokens).any()
 
 
 def test_samples_of_a_batch_and_of_given_prompts():
@@ -268,7 +267,7 @@ def test_samples_of_a_batch_and_of_given_prompts():
         dynamics, [rng.normal(size=(3, 2, n, 2)) for n in dynamics.layer_sizes]
     )
     n = 5000
-    drawn = sample(policy, n, 1, prompts=np.ones(n, dtype=int))
+    drawn = policy.sample(n, 1, prompts=np.ones(n, dtype=int))
     assert drawn.tokens.shape == (3, 2, n, 2)
     for i in np.ndindex(3, 2):
         law = [
@@ -282,7 +281,7 @@ def test_samples_of_a_batch_and_of_given_prompts():
 
 def test_impossible_tokens_are_never_drawn():
     policy = coin(0.0, 0.3, 0.0, 0.7, 0.0)
-    assert set(np.unique(sample(policy, 5000, 0).tokens)) == {1, 3}
+    assert set(np.unique(policy.sample(5000, 0).tokens)) == {1, 3}
 
 
 # --- Building a policy ----------------------------------------------------------------------------

@@ -5,9 +5,9 @@ skipped.
 import numpy as np
 import pytest
 
+from theory.mdp.token_mdp import TokenMDP
 from theory.solve.soft import soft_optimal
 from theory.solve.worst_clone import best_clone, worst_clone
-from theory.studies.gallery import random_tree
 
 stormpy = pytest.importorskip("stormpy", reason="stormpy is not installed: pip install stormpy")
 
@@ -54,7 +54,7 @@ def interval_model(mdp, expert, epsilon):
 )
 @pytest.mark.parametrize(("alpha", "epsilon"), [(0.3, 0.1), (1.0, 0.7), (5.0, 0.02)])
 def test_clones_are_the_values_of_an_interval_model(V, H, seed, alpha, epsilon, tmp_path):
-    mdp = random_tree(V, H, seed=seed)
+    mdp = TokenMDP.random(V, H, seed=seed)
     expert = soft_optimal(mdp, alpha).policy
     path = tmp_path / "ball.drn"
     path.write_text(interval_model(mdp, expert, epsilon))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from theory.mdp.policy import Policy
-from theory.mdp.responses import all_responses, log_prob, sample
+from theory.mdp.responses import all_responses, log_prob
 from theory.mdp.token_mdp import TokenMDP
 from theory.solve.soft import soft_optimal
 from theory.studies.finite_samples import finite_sample
@@ -69,7 +69,7 @@ def test_against_drawn_data():
     mdp, expert, others = problem(1)
     n, trials = 20, 4000
     found = finite_sample(mdp, expert, others, n=n, delta=0.5)
-    drawn = sample(expert, n * trials, 0)
+    drawn = expert.sample(n * trials, 0)
     likelihoods = np.stack(
         [log_prob(policy, drawn).reshape(trials, n).sum(axis=1) for policy in (expert, *others)]
     )

@@ -25,7 +25,6 @@ from theory.storage.runs import RunFolder
 from theory.studies import learning
 from theory.studies.budget import BudgetSetting, budget_comparison
 from theory.studies.engine import Engine
-from theory.studies.gallery import random_tree
 from theory.studies.learning import (
     QUANTITIES,
     Cell,
@@ -355,7 +354,7 @@ def test_budgets():
     assert list(large.regrets) == ["clone", "rl", "rlhf_expert", "rlhf_uniform"]
     own = []
     for k in range(4):
-        mdp = random_tree(3, 2, seed=np.random.default_rng([0, k, 20_000, 500_000]))
+        mdp = TokenMDP.random(3, 2, seed=np.random.default_rng([0, k, 20_000, 500_000]))
         best = plain_optimal(mdp).values[0].mean()
         own.append(best - float(plain_value(mdp, soft_optimal(mdp, 0.5).policy)))
     assert large.regrets["clone"][0] == pytest.approx(np.mean(own), abs=0.01)

@@ -17,7 +17,7 @@ from theory.mdp.token_mdp import TokenMDP
 from theory.mdp.values import plain_value
 from theory.solve.soft import soft_optimal
 from theory.solve.worst_clone import worst_clone
-from theory.studies.gallery import majority_vote, random_tree
+from theory.studies.gallery import majority_vote
 from theory.studies.search import Ascent, clone_fraction, search
 
 torch = pytest.importorskip("torch")
@@ -40,7 +40,7 @@ def recomputed(found):
 @pytest.mark.parametrize(("V", "H"), [(2, 3), (3, 2), (4, 2)])
 def test_gradients_agree_with_finite_differences(V, H):
     objective, epsilon, step = STEPWISE, 0.4, 1e-6
-    mdp = random_tree(V, H, batch=(3,), seed=V)
+    mdp = TokenMDP.random(V, H, batch=(3,), seed=V)
     log_alpha = np.array([-1.0, 0.2, 1.5])
     rewards = [torch.tensor(table.copy(), requires_grad=True) for table in mdp.rewards]
     free = torch.tensor(log_alpha, requires_grad=True)
@@ -81,7 +81,7 @@ def test_search_beats_random_search(V, H, alpha):
     """Twelve starts of the search against four thousand random instances, binary and uniform."""
     epsilon, n = 0.2, 4096
     rng = np.random.default_rng(1)
-    mdp = random_tree(V, H, batch=(n,), seed=rng)
+    mdp = TokenMDP.random(V, H, batch=(n,), seed=rng)
     binary = np.arange(n)[:, None, None] % 2 == 0
     mdp = TokenMDP.tree([np.where(binary, np.round(table), table) for table in mdp.rewards])
     alphas = (
