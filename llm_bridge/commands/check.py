@@ -314,4 +314,8 @@ COMMAND = Command(
         Group(PromptFormat, "prompts"),
     ),
     run,
+    (
+        "endorm check --model letters --prompt A --out DIR",
+        "endorm check --model student --expert teacher --prompts FILE --sampled 1000 --horizon 64",
+    ),
 )

@@ -19,6 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+import shtab
+
 import theory
 from llm_bridge.commands import check, ppo, score, train_reward, validate, verify
 from theory.commands import curves, learn, minimax, solve
@@ -165,6 +167,7 @@ def _parser() -> _Parser:
         prog="endorm",
         description="What is a language model's endogenous reward worth? Exact checks.",
     )
+    shtab.add_argument_to(parser, "--print-completion", help="of bash, zsh or tcsh, for eval")
     parser.add_argument("--version", action="version", version=f"endorm {theory.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     parser.commands = {command.name: command.add_to(commands) for command in COMMANDS}

@@ -474,4 +474,5 @@ COMMAND = Command(
         Group(PromptFormat, "prompts"),
     ),
     run,
+    ("endorm ppo --model M --task addition --beta 0.1 --out DIR",),
 )

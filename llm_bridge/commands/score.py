@@ -572,4 +572,8 @@ COMMAND = Command(
         ),
     ),
     run,
+    (
+        "endorm score --model M --pairs pairs.jsonl --out DIR",
+        "endorm score --again --out DIR",
+    ),
 )

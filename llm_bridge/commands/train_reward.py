@@ -205,4 +205,5 @@ COMMAND = Command(
         Group(PromptFormat, "conversation"),
     ),
     run,
+    ("endorm train-reward --model M --pairs pairs.jsonl --out DIR",),
 )

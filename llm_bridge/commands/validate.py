@@ -370,4 +370,8 @@ COMMAND = Command(
         Group(Sampling, "sampling"),
     ),
     run,
+    (
+        "endorm validate --model M --task addition --out DIR",
+        "endorm validate --out DIR",
+    ),
 )

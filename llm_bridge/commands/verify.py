@@ -233,4 +233,9 @@ COMMAND = Command(
         Group(PromptFormat, MODEL),
     ),
     run,
+    (
+        "endorm verify --out DIR",
+        "endorm verify --statements theorem-1 mine.py",
+        "endorm verify --model M --prompt TEXT --tokens 0123456789",
+    ),
 )

@@ -149,4 +149,5 @@ COMMAND = Command(
     "exact worst cases against the horizon, their exponents and crossover",
     (Group(CurvesOptions), Group(EngineOptions, ENGINE, defaults={"processes": "1"})),
     run,
+    ("endorm curves --vocabs 2,256 --alphas 0.18,1 --out DIR",),
 )

@@ -94,4 +94,5 @@ COMMAND = Command(
     "errors of what n demonstrations teach, against horizon and n",
     (Group(LearnOptions), Group(EngineOptions, ENGINE)),
     run,
+    ("endorm learn --demonstrations 100,1000,10000 --out DIR",),
 )

@@ -95,4 +95,5 @@ COMMAND = Command(
     "certified worst cases over all token MDPs, against the horizon",
     (Group(MinimaxOptions), Group(EngineOptions, ENGINE)),
     run,
+    ("endorm minimax --vocabs 2,256 --horizons 1,2,4,8 --out DIR",),
 )

@@ -272,6 +272,7 @@ class Command:
         help: one line.
         groups: its options.
         run: takes what the parser found and returns the exit code.
+        examples: command lines that help shows.
 
     """
 
@@ -279,11 +280,17 @@ class Command:
     help: str
     groups: tuple[Group, ...]
     run: Callable[[argparse.Namespace], int]
+    examples: tuple[str, ...] = ()
 
     def add_to(self, commands: Any) -> argparse.ArgumentParser:
         """Add a parser of its own to the subparsers of a console."""
         parser: argparse.ArgumentParser = commands.add_parser(
-            self.name, help=self.help, description=self.help, allow_abbrev=False
+            self.name,
+            help=self.help,
+            description=self.help,
+            epilog="\n".join(["examples:", *(f"  {each}" for each in self.examples)]),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
         )
         parser.set_defaults(run=self.start)
         for group in self.groups:
@@ -336,6 +343,7 @@ class Command:
             for one in group.declared():
                 tables.setdefault(one.group, []).append(one.row(group.prefix))
         lines = [f"## endorm {self.name}", "", f"{self.help[0].upper()}{self.help[1:]}.", ""]
+        lines += ["```sh", *self.examples, "```", ""] if self.examples else []
         for title, rows in tables.items():
             lines += [f"**{title[0].upper()}{title[1:]}**", ""] if title else []
             lines += ["| option | meaning | range | default |", "| --- | --- | --- | --- |"]

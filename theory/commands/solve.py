@@ -218,4 +218,10 @@ def _worst_cases(
     return found | {"bounds": bounds, "out_of_reach": out_of_reach}
 
 
-COMMAND = Command("solve", "solve a token MDP from a file or a folder", (Group(SolveOptions),), run)
+COMMAND = Command(
+    "solve",
+    "solve a token MDP from a file or a folder",
+    (Group(SolveOptions),),
+    run,
+    ("endorm solve --example mdp.npz", "endorm solve mdp.npz --alpha 0.5 --epsilon 0.1"),
+)

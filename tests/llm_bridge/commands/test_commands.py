@@ -1,13 +1,14 @@
 """Every option of every command: it has help, and what it refuses is one line that names it."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from llm_bridge.commands.main import COMMANDS, main, page
+from llm_bridge.commands.main import COMMANDS, _parser, main, page
 
 EVERY = [
     pytest.param(command, group, one, id=f"{command.name} {one.on_command_line(group.prefix)}")
@@ -105,12 +106,54 @@ def test_help_of_every_command_needs_no_torch():
 
 
 def test_what_a_parser_refuses_is_one_line_too(capsys):
-    for words in (["curves", "--alpha", "1"], ["solve"], ["nothing"], []):
+    for words in (["curves", "--alpha", "1"], ["solve"], ["nothing"]):
         with pytest.raises(SystemExit) as caught:
             main(words)
         assert caught.value.code == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("endorm")
+
+
+def test_a_misspelt_word_gets_its_neighbour(capsys):
+    for words, said in (
+        (["verfy"], "endorm: verfy: no such command; did you mean verify?"),
+        (["frob"], "no such command; the commands are verify, curves,"),
+        (["solve", "m.npz", "--alhpa", "1"], "endorm solve: --alhpa: no such option; did you mean"),
+        (["solve", "m.npz", "another"], "endorm solve: another: one argument too many"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main(words)
+        assert caught.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert said in line
+
+
+def test_without_a_command_all_of_them_are_listed(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([])
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert all(f"    {command.name} " in said for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_every_command_has_examples_with_options_that_there_are(command, capsys):
+    assert command.examples
+    for example in command.examples:
+        _parser().parse_args(shlex.split(example)[1:])
+    with pytest.raises(SystemExit):
+        main([command.name, "--help"])
+    assert f"examples:\n  {command.examples[0]}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_knows_the_commands(shell, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--print-completion", shell])
+    assert caught.value.code == 0
+    script = capsys.readouterr().out
+    assert "train-reward" in script
+    assert "--epsilon" in script
 
 
 @pytest.mark.parametrize(

@@ -691,7 +691,7 @@ def test_domain_prompts_of_a_file(score, tmp_path):
             "--device and --device-map: give one of them",
         ),
         (["--pairs", "a", "a"], "--pairs=a: is given twice"),
-        (["--pairs", "nowhere.jsonl"], "No such file or directory: 'nowhere.jsonl'"),
+        (["--pairs", "nowhere.jsonl"], "nowhere.jsonl: no such file or folder"),
         (["--chat-template", "nowhere.jinja"], "--chat-template=nowhere.jinja: cannot be read"),
         (["--alpha", -1], "--alpha=-1: must be from"),
         (["--dtype", "float8"], "--dtype=float8: must be one of"),
