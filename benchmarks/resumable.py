@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack
 from pathlib import Path
 
+from theory.reports.report import Column, Table
 from theory.storage.files import number, write_json
 from theory.storage.runs import RUN, RunFolder
 
@@ -21,7 +22,8 @@ def work(jobs, name):
         sys.modules["torch"].set_num_threads(1)
     started, cpu = time.time(), time.process_time()
     found = jobs()[name]()
-    return found | {"cpu_seconds": time.process_time() - cpu}, time.time() - started
+    seconds = time.time() - started
+    return found | {"cpu_seconds": time.process_time() - cpu, "wall_seconds": seconds}, seconds
 
 
 def end_with_parent():
@@ -71,6 +73,15 @@ def _read(value):
     if isinstance(value, dict):
         return {name: _read(item) for name, item in value.items()}
     return [_read(item) for item in value] if isinstance(value, list) else number(value)
+
+
+def markdown(heads, rows):
+    """A table whose first column names the rows and whose others are numbers; empty without
+    rows.
+    """
+    first, *others = heads
+    columns = [Column(first), *(Column(name, "", "right") for name in others)]
+    return Table("", columns, rows).markdown() if rows else ""
 
 
 def main(doc, jobs, report, *, processes=1, jobs_per_process=None):
