@@ -83,11 +83,9 @@ def policies(found):
 
 def with_nulls(one, untrained):
     """Add intervals, and what untrained samples of the same sizes have."""
-    events = np.repeat([1.0, 0.0], [one["n_valid"], one["samples"] - one["n_valid"]])
     valid = np.array(untrained["valid"])
-    row = {name: one[name] for name in (*METRICS, "heavy_atoms", "kl", "samples")}
+    row = {name: one[name] for name in (*METRICS, "heavy_atoms", "kl", "samples", "n_valid")}
     row["tokens"] = float(np.mean(one["tokens"]))
-    row["validity_interval"] = share_interval(events, CONFIDENCE)[1:3]
     if len(set(one["qeds"])) > 1:
         row["qed_interval"] = mean_interval([np.array([one["qeds"]])], CONFIDENCE)[1:3]
     row["validity_of_length"] = matched(untrained["tokens"], valid, one["tokens"])
@@ -148,10 +146,8 @@ def policy_table(rows):
         if not many:
             continue
         trained = kind.startswith(("own-", "large-", "soft-"))
-        valid = spread(many, "validity", 100, 1)
-        if not trained:
-            low, high = many[0]["validity_interval"]
-            valid += f" [{100 * low:.1f}, {100 * high:.1f}]"
+        low, high = valid_interval(many)
+        valid = f"{spread(many, 'validity', 100, 1)} [{100 * low:.1f}, {100 * high:.1f}]"
         common = max(
             (row["most_common"] for row in many if row["most_common"]),
             default=None,
@@ -174,6 +170,14 @@ def policy_table(rows):
         name = named(kind) if trained else kind
         lines.append((f"{name}{seeds}{small}", *cells))
     return markdown(["policy", *columns], lines)
+
+
+def valid_interval(many):
+    """What sampling leaves open of the share of valid molecules, the samples of all seeds
+    together.
+    """
+    n, good = (sum(row[name] for row in many) for name in ("samples", "n_valid"))
+    return share_interval(np.repeat([1.0, 0.0], [good, n - good]), CONFIDENCE)[1:3]
 
 
 def spread(many, name, factor, digits, alone=False):

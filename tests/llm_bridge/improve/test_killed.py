@@ -19,8 +19,8 @@ CODE = "import torch; torch.set_num_threads(1); "
 CODE += "from llm_bridge.commands.main import main; raise SystemExit(main())"
 STEPS = 10
 MOLECULES = ["--task", "molecules", "--n-prompts", "1", "--prompts-per-step", "1"]
-MOLECULES += ["--samples", "16", "--minibatch", "8", "--eval-samples", "4"]
-CHAT = ["--task", "comparisons", "--prompts-per-step", "2", "--samples", "2", "--minibatch", "2"]
+MOLECULES += ["--samples", "16", "--minibatch", "8", "--eval-prompts", "1", "--eval-samples", "4"]
+CHAT = ["--task", "comparisons", "--prompts-per-step", "1", "--samples", "2", "--minibatch", "2"]
 CHAT += ["--epochs", "1", "--eval-prompts", "1", "--eval-samples", "2", "--dtype", "bfloat16"]
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
@@ -40,7 +40,7 @@ def test_killed_by_each_signal_and_resumed(shared_models, tmp_path, model, optio
     folder = shared_models / model
     path = next(folder.glob("*.gguf"), folder)
     command = [sys.executable, "-W", "ignore", "-c", CODE, "ppo", "--model", str(path), *options]
-    command += ["--steps", str(STEPS), "--checkpoint-every", "1", "--eval-every", "3"]
+    command += ["--steps", str(STEPS), "--checkpoint-every", "2", "--eval-every", "5"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run(command, whole) == 0
     least = min(row["seconds"] for row in read_metrics(whole)[1:])
