@@ -221,17 +221,17 @@ class SampledTarget:
             rights = []
             for i, response in enumerate(beam.responses):
                 known = dict(zip(drawn.tokens[i], drawn.log_anchor[i].tolist(), strict=True))
-                right = dict(zip(drawn.tokens[i], drawn.right[i].tolist(), strict=True))
+                judged = dict(zip(drawn.tokens[i], drawn.right[i].tolist(), strict=True))
                 best = tuple(response.tolist())
                 known[best] = float(beam.log_probs[i])
-                right[best] = bool(beam_right[i])
+                judged[best] = bool(beam_right[i])
                 most = max(float(beam.missed[i]), known[best])
                 log_probs = list(known.values())
                 pairs.append(enclosed_optimum(log_probs, most, c.alpha, c.beta, spread))
                 if spread:
                     rights.append(
                         _enclosed_share(
-                            log_probs, list(right.values()), pairs[-1][1], c.alpha + c.beta, spread
+                            log_probs, list(judged.values()), pairs[-1][1], c.alpha + c.beta, spread
                         )
                     )
             low, high = np.mean(pairs, axis=0)

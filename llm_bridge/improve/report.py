@@ -234,9 +234,9 @@ def sampled_report(
         )
         decoded = [Column("right, without training"), Column("π̂", "", "right")]
         shares = [(text, _interval(first, at)) for text, at in ways.items()]
-        power = [first.get(f"{name}/power_{end}") for end in ("low", "high")]
-        if None not in power:
-            shares.append((POWER, "{:.3f} to {:.3f}".format(*power)))
+        if f"{name}/power_low" in first:
+            low, high = (first[f"{name}/power_{end}"] for end in ("low", "high"))
+            shares.append((POWER, f"{low:.3f} to {high:.3f}"))
         sections.append(Table("", columns, cells, note))
         sections.append(Table("", decoded, shares, _proven(first, name)))
         sections.append(Text(_optimum_sentence(first, last, name)))
