@@ -480,7 +480,7 @@ def alone(size, device, lora, steps, peak):
 # --- Decoding alone -------------------------------------------------------------------------------
 
 
-def decoding(name, turns, threads, tokens=24):
+def decoding(name, turns, threads, tokens=16):
     """Tokens in a second of our `generate`, and of that of ``transformers``, least time of each."""
     import torch
 

@@ -43,12 +43,11 @@ def test_killed_by_each_signal_and_resumed(shared_models, tmp_path, model, optio
     command += ["--steps", str(STEPS), "--checkpoint-every", "2", "--eval-every", "5"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run(command, whole) == 0
-    least = min(row["seconds"] for row in read_metrics(whole)[1:])
     random = np.random.default_rng()
     for number in random.permutation(SIGNALS).tolist():
-        wait = random.uniform(0, least)
-        code = run(command, killed, number, wait)
-        where = f"{signal.Signals(number).name}, {wait:.2f} s after a batch"
+        share = random.uniform(0, 0.9)
+        code = run(command, killed, number, share)
+        where = f"{signal.Signals(number).name}, {share:.0%} of a batch's time after one"
         print(f"{where}: exit {code} at batch {read_metrics(killed)[-1]['step']}")
         assert code == (-number if number == signal.SIGKILL else 130), where
     assert run(command, killed) == 0
@@ -60,9 +59,9 @@ def test_killed_by_each_signal_and_resumed(shared_models, tmp_path, model, optio
     assert repr(rows[0]) == repr(rows[1])  # NaN is like NaN
 
 
-def run(command, out, number=None, wait=0.0):
-    """Run the command in a folder, or go on there; send it a signal so many seconds after its first
-    batch.
+def run(command, out, number=None, share=0.0):
+    """Run the command in a folder, or go on there; send it a signal after its first batch and a
+    share of the time that this one took.
     """
     metrics = out / "metrics.jsonl"
     resume = ["--resume"] if metrics.exists() else []
@@ -70,7 +69,7 @@ def run(command, out, number=None, wait=0.0):
     process = subprocess.Popen([*command, "--out", str(out), *resume], stdout=subprocess.DEVNULL)
     while number is not None and process.poll() is None:
         if lines(metrics) > max(before, 1):  # a batch; the first line of a run is before it
-            time.sleep(wait)
+            time.sleep(share * read_metrics(out)[-1]["seconds"])
             process.send_signal(number)
             break
         time.sleep(0.01)
