@@ -99,7 +99,7 @@ def figure(runs):
         for i, run in enumerate(runs):
             at = f"{run.task}/{name}"
             steps = [row["step"] for row in run.rows]
-            color = (RL, *PALETTE[2:])[i]
+            color = (RL, CLONE, *PALETTE[2:])[i]
             told = f"β = {run.config['beta']:g}, seed {run.config['seed']}"
             axes.plot(steps, [row[at] for row in run.rows], "o-", ms=3, color=color, label=told)
             ends = [[row[f"{at}_{end}"] for row in run.rows] for end in ("low", "high")]
@@ -114,7 +114,7 @@ def figure(runs):
     objective, _, right = drawn.axes
     objective.plot([], [], color="0.3", lw=0.9, ls="--", label="$J^*$, enclosed")
     objective.legend(fontsize=8, frameon=False)
-    right.plot([], [], color=CLONE, lw=0.9, ls=":", label="untrained, greedy")
+    right.plot([], [], color="0.3", lw=0.9, ls=":", label="untrained, greedy")
     right.set_ylim(0, 1)
     right.legend(handles=right.lines[-1:], fontsize=8, frameon=False)
     return drawn
