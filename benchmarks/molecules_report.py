@@ -4,13 +4,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from rdkit import DataStructs
-from resumable import results
+from resumable import markdown, results
 from scipy import stats
 
 from llm_bridge.check.confidence import mean_interval, share_interval
 from llm_bridge.tasks.molecules import molecule_metrics, read_molecule
 from theory.reports.figures import PALETTE
-from theory.reports.report import save_figure
+from theory.reports.report import Column, Table, save_figure
 from theory.storage.files import write_json
 
 BETAS = ("1", "0.3", "0.1", "0.03", "0.01")
@@ -37,24 +37,27 @@ def report(out):
     summary = {}
     if {"untrained", "temperatures", "most-probable"} <= found.keys():
         summary["policies"] = policies(found)
-        print("\n".join([*policy_table(summary["policies"]), ""]))
-        print("\n".join([*responses(found), ""]))
+        print(policy_table(summary["policies"]), end="\n\n")
+        print(responses(found), end="\n\n")
         save_figure(curves(found), folder, "molecules")
     known = {}
     if {"untrained", "enumerated-small", "enumerated-large"} <= found.keys():
         summary["optima"] = known = optima(found)
-        print("\n".join([*optimum_table(summary["optima"]), ""]))
+        print(optimum_table(known), end="\n\n")
     if "policies" in summary:
         save_figure(frontier(summary["policies"], found, known), folder, "molecules_frontier")
     if "untrained" in found:
         summary["knows"] = knows(found["untrained"]["columns"])
-        print("\n".join([*knows_table(summary["knows"]), ""]))
+        print(knows_table(summary["knows"]), end="\n\n")
         save_figure(knows_figure(summary["knows"]), folder, "molecules_knows")
     for name in ("check-exact", "check-sampled"):
         if name in found:
             print(found[name]["text"])
-    summary["cpu_seconds"] = {name: one["cpu_seconds"] for name, one in found.items()}
-    print(f"{len(found)} jobs, {sum(summary['cpu_seconds'].values()):.0f} s of CPU")
+    summary["seconds"] = times = {
+        name: [one["wall_seconds"], one["cpu_seconds"]] for name, one in found.items()
+    }
+    print(times_table(times), end="\n\n")
+    print(f"{len(found)} jobs, {sum(cpu for _, cpu in times.values()):.0f} s of CPU")
     write_json(folder / "summary.json", summary)
 
 
@@ -80,11 +83,9 @@ def policies(found):
 
 def with_nulls(one, untrained):
     """Add intervals, and what untrained samples of the same sizes have."""
-    events = np.repeat([1.0, 0.0], [one["n_valid"], one["samples"] - one["n_valid"]])
     valid = np.array(untrained["valid"])
-    row = {name: one[name] for name in (*METRICS, "heavy_atoms", "kl", "samples")}
+    row = {name: one[name] for name in (*METRICS, "heavy_atoms", "kl", "samples", "n_valid")}
     row["tokens"] = float(np.mean(one["tokens"]))
-    row["validity_interval"] = share_interval(events, CONFIDENCE)[1:3]
     if len(set(one["qeds"])) > 1:
         row["qed_interval"] = mean_interval([np.array([one["qeds"]])], CONFIDENCE)[1:3]
     row["validity_of_length"] = matched(untrained["tokens"], valid, one["tokens"])
@@ -137,7 +138,7 @@ def policy_table(rows):
     """All policies, each a line."""
     columns = ["KL(π‖π̂)", "valid %", "at that length", "different %", "diversity", "QED"]
     columns += ["at that size", "heavy atoms", "tokens", "most common"]
-    lines = ["| policy | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
+    lines = []
     order = [kind for kind in rows if not kind.startswith(("own-", "large-", "soft-"))]
     order += [f"own-{b}" for b in BETAS] + [f"large-{b}" for b in BETAS] + ["soft-large"]
     for kind in order:
@@ -145,10 +146,8 @@ def policy_table(rows):
         if not many:
             continue
         trained = kind.startswith(("own-", "large-", "soft-"))
-        valid = spread(many, "validity", 100, 1)
-        if not trained:
-            low, high = many[0]["validity_interval"]
-            valid += f" [{100 * low:.1f}, {100 * high:.1f}]"
+        low, high = valid_interval(many)
+        valid = f"{spread(many, 'validity', 100, 1)} [{100 * low:.1f}, {100 * high:.1f}]"
         common = max(
             (row["most_common"] for row in many if row["most_common"]),
             default=None,
@@ -169,8 +168,16 @@ def policy_table(rows):
         seeds = f" ({len(many)} seeds)" if trained else ""
         small = f" (n = {many[0]['samples']})" if many[0]["samples"] != 1000 else ""
         name = named(kind) if trained else kind
-        lines.append(f"| {name}{seeds}{small} | " + " | ".join(cells) + " |")
-    return lines
+        lines.append((f"{name}{seeds}{small}", *cells))
+    return markdown(["policy", *columns], lines)
+
+
+def valid_interval(many):
+    """What sampling leaves open of the share of valid molecules, the samples of all seeds
+    together.
+    """
+    n, good = (sum(row[name] for row in many) for name in ("samples", "n_valid"))
+    return share_interval(np.repeat([1.0, 0.0], [good, n - good]), CONFIDENCE)[1:3]
 
 
 def spread(many, name, factor, digits, alone=False):
@@ -183,12 +190,26 @@ def spread(many, name, factor, digits, alone=False):
 
 def responses(found):
     """The greedy responses and the most probable ones."""
-    lines = ["| response | SMILES | valid | log π | QED | proven |", "|---|---|---|---:|---:|---|"]
-    for name, one in found["most-probable"]["responses"].items():
-        cells = [name, f"`{one['smiles']}`", "yes" if one["valid"] else "no"]
-        cells += [f"{one['log_prob']:.2f}", "–" if one["qed"] is None else f"{one['qed']:.2f}"]
-        lines.append("| " + " | ".join([*cells, str(one["proven"])]) + " |")
-    return lines
+    columns = [Column("response"), Column("SMILES"), Column("valid")]
+    columns += [Column("log π", ".2f", "right"), Column("QED", ".2f", "right"), Column("proven")]
+    rows = [
+        (
+            name,
+            f"`{one['smiles']}`",
+            "yes" if one["valid"] else "no",
+            one["log_prob"],
+            one["qed"],
+            one["proven"],
+        )
+        for name, one in found["most-probable"]["responses"].items()
+    ]
+    return Table("", columns, rows).markdown()
+
+
+def times_table(times):
+    """Seconds of each job."""
+    rows = [(name, f"{wall:.0f}", f"{cpu:.0f}") for name, (wall, cpu) in times.items()]
+    return markdown(["job", "seconds", "of CPU"], rows)
 
 
 # --- The exact optimum ----------------------------------------------------------------------------
@@ -256,7 +277,7 @@ def optimum_table(rows):
     """The optimum beside what PPO has reached of the objective."""
     columns = ["most probable", "its share", "valid %", "different %", "QED", "heavy atoms"]
     columns += ["`J(π̂)`", "`J(π)`", "`J(π*)`", "share of the way"]
-    lines = ["| optimum of PPO on | " + " | ".join(columns) + " |", "|---|---|" + "---:|" * 9]
+    lines = []
     for kind, row in rows.items():
         reached = np.array(row["reached"])
         share = (reached - row["start"]) / (row["objective"][0] - row["start"])
@@ -272,8 +293,8 @@ def optimum_table(rows):
             f"{row['objective'][0]:.3f}",
             ", ".join(f"{x:.0%}" for x in share),
         ]
-        lines.append(f"| {named(kind).removeprefix('PPO, ')} | " + " | ".join(cells) + " |")
-    return lines
+        lines.append((named(kind).removeprefix("PPO, "), *cells))
+    return markdown(["optimum of PPO on", *columns], lines)
 
 
 # --- What the reward knows ------------------------------------------------------------------------
@@ -347,15 +368,13 @@ def with_interval(values):
 
 def knows_table(found):
     """The same as a table."""
-    lines = [
-        f"{found['n_valid']} valid, {found['n_invalid']} invalid samples",
-        "| signal | AUC | AUC, same length | rank corr. with QED | given length |",
-        "|---|---:|---:|---:|---:|",
-    ]
+    lines = []
     for name, one in found["signals"].items():
         cells = ["–" if v is None else f"{v[0]:.3f} [{v[1]:.3f}, {v[2]:.3f}]" for v in one.values()]
-        lines.append(f"| {SIGNALS[name][0]} | " + " | ".join(cells) + " |")
-    return lines
+        lines.append((SIGNALS[name][0], *cells))
+    heads = ["signal", "AUC", "AUC, same length", "rank corr. with QED", "given length"]
+    counted = f"{found['n_valid']} valid, {found['n_invalid']} invalid samples"
+    return f"{counted}\n\n{markdown(heads, lines)}"
 
 
 def knows_figure(found):

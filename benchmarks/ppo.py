@@ -3,6 +3,7 @@ our time goes.
 
     python benchmarks/ppo.py [--sizes addition llama] [--turns 3] [--steps 2] [--threads 1]
     python benchmarks/ppo.py --device cuda --model-size 7b [--lora 16] [--peak 989]
+    python benchmarks/ppo.py --decoding smollm2 [--turns 3] [--threads 1]
 
 The first compares, on a CPU, in float32: ``add-fair`` from the folder models/ in ENDORM_SHARED (or
 ../shared), and a randomly initialised Llama. Both sides have the same prompts, number of responses
@@ -17,6 +18,9 @@ the reward of the token drawn, which is what TRL has.
 
 The second runs our trainer alone, in bfloat16, on a randomly initialised Qwen2 and says how much of
 the peak it uses.
+
+The third samples as many tokens of a chat model with our `generate` and with that of
+``transformers``, in turn, in one process.
 """
 
 from __future__ import annotations
@@ -473,8 +477,63 @@ def alone(size, device, lora, steps, peak):
     print_shares(OURS, [clock.seconds])
 
 
+# --- Decoding alone -------------------------------------------------------------------------------
+
+
+def decoding(name, turns, threads, tokens=16):
+    """Tokens in a second of our `generate`, and of that of ``transformers``, least time of each."""
+    import torch
+
+    from llm_bridge.models.prompts import encode_prompt
+    from llm_bridge.models.spec import ModelSpec
+    from llm_bridge.read.rollout import Actor, generate
+    from llm_bridge.tasks.generated import sums
+
+    torch.set_num_threads(threads)
+    lm = ModelSpec(name).load()
+    actor, pad = Actor(lm), 0
+    asked = sums(8).prompts
+    short = [(*prompt[-1:],) for prompt in asked]
+    print(f"# Decoding {tokens} tokens of {lm.name}, float32, {threads} thread(s)\n")
+    print("| prompts × samples | lengths | ours | transformers | ours over theirs |")
+    print("|---|---|---:|---:|---:|")
+    for prompts, samples in ((asked, 1), (asked[:4], 4), ([*asked[:4], *short[4:]], 1)):
+        ids = [encode_prompt(lm, list(prompt), tokens) for prompt in prompts]
+        rows, longest = len(ids) * samples, max(map(len, ids))
+        uniforms = torch.rand(rows, tokens, dtype=torch.double)
+        padded = torch.tensor([[pad] * (longest - len(row)) + row for row in ids])
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in ids])
+
+        def ours(ids=ids, uniforms=uniforms, samples=samples):
+            return generate(actor, ids, tokens, (), uniforms=uniforms, samples=samples).ids
+
+        @torch.no_grad()
+        def theirs(padded=padded, mask=mask, samples=samples):
+            return lm.model.generate(
+                padded,
+                attention_mask=mask,
+                do_sample=True,
+                top_k=0,
+                num_return_sequences=samples,
+                min_new_tokens=tokens,
+                max_new_tokens=tokens,
+                pad_token_id=pad,
+            )
+
+        seconds = {ours: [], theirs: []}
+        for _ in range(turns + 1):  # the first is not counted
+            for contender, found in seconds.items():
+                start = time.perf_counter()
+                assert contender().shape == (rows, longest + tokens)
+                found.append(time.perf_counter() - start)
+        rates = [rows * tokens / min(found[1:]) for found in seconds.values()]
+        cells = [f"{len(ids)} × {samples}", f"{min(map(len, ids))} to {longest}"]
+        cells += [*(f"{rate:.1f}" for rate in rates), f"{rates[0] / rates[1]:.2f}"]
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
 def main():
-    """Run the comparison, or our trainer alone."""
+    """Run the comparison, or our trainer alone, or decoding alone."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -488,6 +547,7 @@ def main():
     parser.add_argument("--model-size", choices=list(QWEN))
     parser.add_argument("--lora", type=int)
     parser.add_argument("--peak", type=float, help="TFLOP/s of the device")
+    parser.add_argument("--decoding", metavar="MODEL")
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.contender:
@@ -499,6 +559,9 @@ def main():
             else run_trl(size, steps, name == FREE)
         )
         print(json.dumps(found))
+        return
+    if arguments.decoding:
+        decoding(arguments.decoding, arguments.turns, arguments.threads)
         return
     if arguments.model_size:
         alone(

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from theory.commands.engine import EngineOptions
+from theory.reports.report import Column, Table
 from theory.storage.files import number, write_json
 from theory.storage.runs import RUN, RunFolder
 from theory.studies.engine import end_with_parent, run_cells
@@ -43,8 +44,9 @@ def job(script, name, path):
         sys.modules["torch"].set_num_threads(1)
     started, cpu = time.time(), time.process_time()
     found = jobs[name]()
-    cpu = time.process_time() - cpu
-    write_json(path, [found | {"cpu_seconds": cpu}, time.time() - started])
+    seconds = time.time() - started
+    spent = {"cpu_seconds": time.process_time() - cpu, "wall_seconds": seconds}
+    write_json(path, [found | spent, seconds])
 
 
 def run(folder, script, todo, engine):
@@ -68,6 +70,15 @@ def _read(value):
     if isinstance(value, dict):
         return {name: _read(item) for name, item in value.items()}
     return [_read(item) for item in value] if isinstance(value, list) else number(value)
+
+
+def markdown(heads, rows):
+    """A table whose first column names the rows and whose others are numbers; empty without
+    rows.
+    """
+    first, *others = heads
+    columns = [Column(first), *(Column(name, "", "right") for name in others)]
+    return Table("", columns, rows).markdown() if rows else ""
 
 
 def main(doc, jobs, report, *, processes=1):

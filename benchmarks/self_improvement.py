@@ -4,9 +4,9 @@ and the exact ends.
 Every number is exact on the enumerated token trees of held-out prompts; what varies from seed to
 seed is the training.
 
-    python benchmarks/self_improvement.py --out out/self_improvement    run what is not there yet,
-    two jobs at a time python benchmarks/self_improvement.py --out … --report              tables
-    and figures of what is there
+    python benchmarks/self_improvement.py --out out/self_improvement   what is not there yet, two
+                                                                       jobs at a time
+    python benchmarks/self_improvement.py --out … --report             tables and figures of what is
 
 Models are read from ENDORM_SHARED (default ../shared).
 """

@@ -2,7 +2,7 @@
 
 import numpy as np
 from matplotlib.figure import Figure
-from resumable import results
+from resumable import markdown, results
 
 from theory.reports.figures import PALETTE
 from theory.reports.report import save_figure
@@ -22,18 +22,13 @@ def report(out):
     """Whatever is there."""
     found = results(out)
     for table in (improvement, objectives, baselines, others, rounds, few):
-        lines = table(found)
-        if lines:
-            print("\n".join([*lines, ""]))
+        text = table(found)
+        if text:
+            print(f"{text}\n")
     for name, draw in (("self_improvement", curves), ("variance", ways)):
         figure = draw(found)
         if figure is not None:
             save_figure(figure, out, name)
-
-
-def head(first, columns):
-    """First two lines of a table."""
-    return [f"| {first} | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
 
 
 def runs(found, model):
@@ -44,8 +39,8 @@ def runs(found, model):
 
 
 def row(name, values):
-    """A line of percentages."""
-    return f"| {name} | " + " | ".join(f"{100 * v:.1f}" for v in values) + " |"
+    """A row of percentages."""
+    return (name, *(f"{100 * v:.1f}" for v in values))
 
 
 def spread(many):
@@ -56,68 +51,55 @@ def spread(many):
 
 def improvement(found):
     """The paper's table in small: sampled accuracy by difficulty, before and after."""
-    lines = head("sampled accuracy, %", [NAMES.get(level, level) for level in LEVELS])
+    rows = []
     for model in STUDENTS:
         done = runs(found, model)
         if not done:
             continue
-        first = done[0]
-        lines.append(
-            row(f"{model} `π̂`", [first["before"]["levels_sampled"][level] for level in LEVELS])
-        )
-        after = [
-            spread([run["after"]["levels_sampled"][level] for run in done]) for level in LEVELS
+
+        def levels(where, how, of=done[0]):
+            return [of[where][f"levels_{how}"][level] for level in LEVELS]
+
+        def trained(how, done=done):
+            return [
+                spread([run["after"][f"levels_{how}"][level] for run in done]) for level in LEVELS
+            ]
+
+        seeds = f"{len(done)} seed{'s' * (len(done) > 1)}"
+        rows += [
+            row(f"{model} `π̂`", levels("before", "sampled")),
+            (f"{model} + PPO ({seeds})", *trained("sampled")),
+            row(f"{model} exact optimum `π̂^{{1+α/β}}`", levels("optimum", "sampled")),
+            row(f"{model} `π̂`, greedy", levels("before", "greedy")),
+            row(f"{model} `π̂`, most probable", levels("before", "map")),
+            (f"{model} + PPO, greedy", *trained("greedy")),
         ]
-        lines.append(
-            f"| {model} + PPO ({len(done)} seed{'s' * (len(done) > 1)}) | "
-            + " | ".join(after)
-            + " |"
-        )
-        for name, where, how in (
-            ("exact optimum `π̂^{1+α/β}`", "optimum", "sampled"),
-            ("`π̂`, greedy", "before", "greedy"),
-            ("`π̂`, most probable", "before", "map"),
-        ):
-            lines.append(
-                row(f"{model} {name}", [first[where][f"levels_{how}"][level] for level in LEVELS])
-            )
-        greedy = [
-            spread([run["after"]["levels_greedy"][level] for run in done]) for level in LEVELS
-        ]
-        lines.append(f"| {model} + PPO, greedy | " + " | ".join(greedy) + " |")
-    return lines if len(lines) > 2 else []
+    heads = ["sampled accuracy, %", *(NAMES.get(level, level) for level in LEVELS)]
+    return markdown(heads, rows)
 
 
 def objectives(found):
     """How near the exact optimum each run came."""
-    lines = head(
-        "run", ["`J(π̂)`", "`J(π)`", "`J(π*)`", "share", "`KL(π‖π*)`", "`KL(π‖π̂)`", "seconds"]
-    )
+    rows = []
     for name, run in found.items():
         if not name.startswith(("improve", "distil", "beta", "way", "long")):
             continue
         after = run["after"]
         ends = [f"{after[x]:.3f}" for x in ("objective_start", "objective", "objective_optimum")]
         kls = [f"{after[x]:.3f}" for x in ("kl_to_optimum", "kl_to_anchor")]
-        lines.append(
-            f"| {name} | "
-            + " | ".join([*ends, f"{after['share']:.1%}", *kls, f"{run['seconds']:.0f}"])
-            + " |"
-        )
-    return lines
+        rows.append((name, *ends, f"{after['share']:.1%}", *kls, f"{run['seconds']:.0f}"))
+    columns = ["`J(π̂)`", "`J(π)`", "`J(π*)`", "share", "`KL(π‖π*)`", "`KL(π‖π̂)`", "seconds"]
+    return markdown(["run", *columns], rows)
 
 
 def baselines(found):
     """What decoding alone gives."""
-    there = [m for m in STUDENTS if f"decoding-{m}" in found]
-    if not there:
-        return []
-    lines = head("accuracy on all levels, %, without training", there)
-    for name in found[f"decoding-{there[0]}"]["decoding"]:
-        lines.append(
-            row(name, [found[f"decoding-{m}"]["decoding"][name]["average"] for m in there])
-        )
-    return lines
+    jobs = {m: found[f"decoding-{m}"] for m in STUDENTS if f"decoding-{m}" in found}
+    rows = [
+        row(name, [job["decoding"][name]["average"] for job in jobs.values()])
+        for name in (next(iter(jobs.values()))["decoding"] if jobs else ())
+    ]
+    return markdown(["accuracy on all levels, %, without training", *jobs], rows)
 
 
 def others(found):
@@ -133,44 +115,37 @@ def others(found):
         "beta-0.3": "its own, β = 0.3",
         "beta-0.01": "its own, β = 0.01",
     }
-    lines = head(
-        "PPO on …",
-        ["sampled before", "sampled after", "greedy before", "greedy after", "optimum, sampled"],
-    )
+    columns = ["sampled before", "sampled after", "greedy before", "greedy after"]
+    columns += ["optimum, sampled", "seconds"]
+    rows = []
     for name, text in named.items():
         if name in found:
             run = found[name]
             values = [
                 run[w][f"accuracy_{h}"] for h in ("sampled", "greedy") for w in ("before", "after")
             ]
-            best = (
-                run["optimum"]["accuracy_sampled"] if not name.startswith("extra") else float("nan")
-            )
-            lines.append(row(text, [*values, best]).replace("nan", "–"))
-    return lines if len(lines) > 2 else []
+            own = not name.startswith("extra")
+            best = f"{100 * run['optimum']['accuracy_sampled']:.1f}" if own else "–"
+            rows.append((*row(text, values), best, f"{run['seconds']:.0f}"))
+    return markdown(["PPO on …", *columns], rows)
 
 
 def rounds(found):
     """Iteration, by PPO and exactly."""
-    columns = ["exponent", "sampled, PPO", "sampled, exact", "entropy, PPO", "entropy, exact"]
-    lines = head("scheme, round (β = 1)", columns)
+    rows = []
     for scheme in ("compound", "reread", "anchor"):
         for k, one in enumerate(found.get(f"iterate-{scheme}", {"rounds": []})["rounds"], 1):
             values = [one[w][n] for n in ("accuracy_sampled", "entropy") for w in ("ppo", "exact")]
-            shown = [
-                f"{one['exponent']:g}",
-                *(f"{100 * v:.1f}" for v in values[:2]),
-                *(f"{v:.3f}" for v in values[2:]),
-            ]
-            lines.append(f"| {scheme}, {k} | " + " | ".join(shown) + " |")
-    return lines if len(lines) > 2 else []
+            accuracies = [f"{100 * v:.1f}" for v in values[:2]]
+            entropies = [f"{v:.3f}" for v in values[2:]]
+            rows.append((f"{scheme}, {k}", f"{one['exponent']:g}", *accuracies, *entropies))
+    columns = ["exponent", "sampled, PPO", "sampled, exact", "entropy, PPO", "entropy, exact"]
+    return markdown(["scheme, round (β = 1)", *columns], rows)
 
 
 def few(found):
     """A few dozen prompts, trained on and measured."""
-    lines = head(
-        "32 prompts, trained on", ["β", "`J(π̂)`", "`J(π)`", "`J(π*)`", "share", "`KL(π‖π*)`"]
-    )
+    rows = []
     for name, run in found.items():
         if name.startswith("few-"):
             model, _, beta = name.removeprefix("few-").rpartition("-")
@@ -178,14 +153,10 @@ def few(found):
             ends = [
                 f"{after[x]:.4f}" for x in ("objective_start", "objective", "objective_optimum")
             ]
-            lines.append(
-                f"| {model} | "
-                + " | ".join(
-                    [beta, *ends, f"{after['share']:.2%}", f"{after['kl_to_optimum']:.4f}"]
-                )
-                + " |"
-            )
-    return lines if len(lines) > 2 else []
+            share, kl = f"{after['share']:.2%}", f"{after['kl_to_optimum']:.4f}"
+            rows.append((model, beta, *ends, share, kl, f"{run['wall_seconds']:.0f}"))
+    columns = ["β", "`J(π̂)`", "`J(π)`", "`J(π*)`", "share", "`KL(π‖π*)`", "seconds"]
+    return markdown(["32 prompts, trained on", *columns], rows)
 
 
 def curves(found):

@@ -5,7 +5,7 @@ written.
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from resumable import results
+from resumable import markdown, results
 
 from llm_bridge.check.diagonal import MARKERS, diagonal_figure
 from llm_bridge.check.points import Point, deviations
@@ -46,7 +46,7 @@ def report(out):
         epsilons,
         values,
     ):
-        print("\n".join([*table(found), ""]))
+        print(f"{table(found)}\n")
     save_figure(both_families(found), out, "predicted_measured")
     save_figure(curves_figure(found), out, "validation_curves")
 
@@ -63,26 +63,17 @@ def family(found, name):
     return [row for stem, job in found.items() if stem.startswith(long) for row in job["points"]]
 
 
-def head(*columns):
-    """First two lines of a table."""
-    return ["| " + " | ".join(columns) + " |", "|---|" + "---:|" * (len(columns) - 1)]
-
-
-def line(*cells):
-    """One line of a table."""
-    return "| " + " | ".join(map(str, cells)) + " |"
-
-
 # --- Predicted and measured -----------------------------------------------------------------------
 
 
 def on_the_diagonal(found):
     """Both families, all models: how many points, how many of them on the diagonal."""
-    lines = head("quantity", "points", "on the diagonal", "largest deviation", "largest gap")
+    heads = ["quantity", "points", "on the diagonal", "largest deviation", "largest gap"]
+    rows = []
     for name in FAMILIES:
         for quantity, d in deviations(points_of(family(found, name))).items():
-            lines.append(
-                line(
+            rows.append(
+                (
                     f"{name}: {quantity}",
                     d.points,
                     f"{d.share:.1%}",
@@ -90,35 +81,37 @@ def on_the_diagonal(found):
                     f"{d.gap:.1e}",
                 )
             )
-    return lines
+    return markdown(heads, rows)
 
 
 def planted(found):
     """Share of points on the diagonal where what is measured has an error."""
     jobs = found["planted-add-fair"]["planted"]
-    lines = head("planted in `add-fair`", *(SHORT.get(quantity, quantity) for quantity in MARKERS))
-    for what, rows in jobs.items():
-        d = deviations(points_of(rows))
+    heads = ["planted in `add-fair`", *(SHORT.get(quantity, quantity) for quantity in MARKERS)]
+    rows = []
+    for what, some in jobs.items():
+        d = deviations(points_of(some))
         shown = [f"{d[q].share:.0%} ({d[q].largest:.2g})" if q in d else "–" for q in MARKERS]
-        lines.append(line(what, *shown))
-    return lines
+        rows.append((what, *shown))
+    return markdown(heads, rows)
 
 
 def addition(found):
     """Predicted, and below it measured with its interval."""
     columns = [("", name) for name in list(MARKERS)[3:7]]
     columns += [(how, name) for how in ("expert 0", "expert 0.5") for name in list(MARKERS)[7:]]
-    lines = head("model", *(f"{SHORT[name]}{', ' + how if how else ''}" for how, name in columns))
+    heads = ["model", *(f"{SHORT[name]}{', ' + how if how else ''}" for how, name in columns)]
+    rows = []
     for model in MODELS:
         some = [
             points_of(found[f"addition-{model}"]["points"], quantity=name, how=how)[0]
             for how, name in columns
         ]
-        lines.append(line(f"{model}, predicted", *(f"{p.predicted:.4f}" for p in some)))
-        lines.append(
-            line("… measured", *(f"{p.measured:.4f} [{p.low:.4f}, {p.high:.4f}]" for p in some))
+        rows.append((f"{model}, predicted", *(f"{p.predicted:.4f}" for p in some)))
+        rows.append(
+            ("… measured", *(f"{p.measured:.4f} [{p.low:.4f}, {p.high:.4f}]" for p in some))
         )
-    return lines
+    return markdown(heads, rows)
 
 
 # --- The self-trained family ----------------------------------------------------------------------
@@ -160,7 +153,8 @@ def distances(found):
     which no user has).
     """
     columns = ("counts of prefixes + ½", "best number added", "back-off", "counts of states + ½")
-    lines = head("distance to the truth", *columns, *SIZES)
+    heads = ["distance to the truth", *columns, *SIZES]
+    rows = []
     for problem, name in PROBLEMS.items():
         for n in NUMBERS:
             cells = [
@@ -170,8 +164,8 @@ def distances(found):
             ]
             fits = tabular_columns(found, problem, n, "to_truth")
             fits.insert(1, best_smoothing(found, problem, n))
-            lines.append(line(f"{name}, n = {n:,}", *fits, *cells))
-    return lines
+            rows.append((f"{name}, n = {n:,}", *fits, *cells))
+    return markdown(heads, rows)
 
 
 def best_smoothing(found, problem, n):
@@ -189,7 +183,8 @@ def steps(found):
     demonstrations.
     """
     every = [row["step"] for row in runs(found, "tree", "260k", 300)[0]]
-    lines = head("260k, to the truth / to the fit, at step", *map(str, every))
+    heads = ["260k, to the truth / to the fit, at step", *map(str, every)]
+    rows = []
     for problem, name in PROBLEMS.items():
         for n in NUMBERS:
             curves = runs(found, problem, "260k", n)
@@ -200,25 +195,26 @@ def steps(found):
                 )
                 for k in range(len(every))
             ]
-            lines.append(line(f"{name}, n = {n:,}", *cells))
+            rows.append((f"{name}, n = {n:,}", *cells))
     if "long-tree-260k-30000-0" in found:
         curve = found["long-tree-260k-30000-0"]["curve"]
         cells = [
             f"{row['to_truth']:.3f} / {row['to_fit']:.3f} (step {row['step']:,})" for row in curve
         ]
-        lines.append(line("random tree, n = 30,000, three times the steps", *cells))
-    return lines
+        rows.append(("random tree, n = 30,000, three times the steps", *cells))
+    return markdown(heads, rows)
 
 
 def agreements(found):
     """Exact preference agreement with the truth."""
-    lines = head(
+    heads = [
         "agreement, uniform pairs / half of the expert",
         "prefixes + ½",
         "back-off",
         "states + ½",
         *SIZES,
-    )
+    ]
+    rows = []
     names = ("agreement_0", "agreement_0.5")
     for problem, name in PROBLEMS.items():
         for n in NUMBERS:
@@ -230,15 +226,21 @@ def agreements(found):
                         f"{np.mean(at_the_end(found, problem, size, n, q)):.3f}" for q in names
                     )
                 )
-            lines.append(line(f"{name}, n = {n:,}", *cells))
-    return lines
+            rows.append((f"{name}, n = {n:,}", *cells))
+    return markdown(heads, rows)
 
 
 def epsilons(found):
     """The largest log-ratio to the expert on the whole tree."""
-    lines = head(
-        "`ε_π` (nats)", "counts, no smoothing", "prefixes + ½", "back-off", "states + ½", *SIZES
-    )
+    heads = [
+        "`ε_π` (nats)",
+        "counts, no smoothing",
+        "prefixes + ½",
+        "back-off",
+        "states + ½",
+        *SIZES,
+    ]
+    rows = []
     for problem, name in PROBLEMS.items():
         for n in NUMBERS:
             plain = counted(found, problem, n, "unsmoothed", "epsilon")
@@ -246,15 +248,15 @@ def epsilons(found):
             cells = [
                 f"{np.mean(at_the_end(found, problem, size, n, 'epsilon')):.2f}" for size in SIZES
             ]
-            lines.append(
-                line(
+            rows.append(
+                (
                     f"{name}, n = {n:,}",
                     first,
                     *tabular_columns(found, problem, n, "epsilon", 2),
                     *cells,
                 )
             )
-    return lines
+    return markdown(heads, rows)
 
 
 def values(found):
@@ -262,9 +264,8 @@ def values(found):
     the largest model.
     """
     kinds = ("sampling", "greedy", "map", "power")
-    lines = head(
-        "gap to `max_π V^π`: sampling, greedy, MAP, `π̂²`", "expert", "prefixes + ½", *SIZES
-    )
+    heads = ["gap to `max_π V^π`: sampling, greedy, MAP, `π̂²`", "expert", "prefixes + ½", *SIZES]
+    rows = []
     for problem, name in PROBLEMS.items():
         for n in NUMBERS:
             table = found[f"tabular-{problem}-{n}"]
@@ -275,8 +276,8 @@ def values(found):
                 ", ".join(f"{best - np.mean([one[kind] for one in some]):.3f}" for kind in kinds)
                 for some in ([table["expert"]], fits, *models)
             ]
-            lines.append(line(f"{name}, n = {n:,}", *cells))
-    return lines
+            rows.append((f"{name}, n = {n:,}", *cells))
+    return markdown(heads, rows)
 
 
 # --- Figures --------------------------------------------------------------------------------------

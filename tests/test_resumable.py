@@ -50,7 +50,7 @@ def found(folder):
     """What each file has, apart from the time that it took."""
     rows = {path.name: json.loads(path.read_text()) for path in folder.iterdir()}
     return {
-        name: {key: x for key, x in row.items() if key != "cpu_seconds"}
+        name: {key: x for key, x in row.items() if not key.endswith("_seconds")}
         for name, row in rows.items()
     }
 

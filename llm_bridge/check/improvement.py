@@ -29,7 +29,7 @@ from scipy.special import logsumexp
 
 from llm_bridge.check.confidence import Estimate, mean_interval, share_interval
 from llm_bridge.improve.config import PPOConfig
-from llm_bridge.improve.frozen import FrozenModels, precision, read_all
+from llm_bridge.improve.frozen import FrozenModels, expectations, precision
 from llm_bridge.improve.policy import frozen_copy
 from llm_bridge.improve.ppo import last_tokens
 from llm_bridge.models.calls import evaluation
@@ -159,10 +159,11 @@ class SampledTarget:
             ``(β+η)/(α+β)``, that is each from ``π̂(·|s)^κ``, normalised (unlike the optimum ``π̂^κ``,
             which weighs what a token leads to); ``map``, the most probable response that a beam
             found, with ``map_proven``, the share of prompts where it is proven to be that.
-            ``optimum_low`` and ``optimum_high`` enclose ``J*`` where the reward is `π̂`'s own;
-            ``optimum`` estimates it, and ``optimum_sampled`` the optimum's probability of a right
-            answer, from weighted samples, NaN where a prompt has fewer than `EFFECTIVE` effective
-            ones: ``effective_samples`` is the fewest of a prompt.
+            ``optimum_low`` and ``optimum_high`` enclose ``J*`` where the reward is `π̂`'s own, and
+            ``power_low`` and ``power_high`` the probability of a right answer of the optimum
+            itself, that is of sampling from `π̂`'s power; ``optimum`` and ``optimum_sampled``
+            estimate the two from weighted samples, NaN where a prompt has fewer than `EFFECTIVE`
+            effective ones: ``effective_samples`` is the fewest of a prompt.
 
         Raises:
             ValueError: only checked answers are rewarded, and none is right.
@@ -196,18 +197,18 @@ class SampledTarget:
                     temperature=(c.beta + c.entropy) / (c.alpha + c.beta),
                 )
                 found |= _share("cold", self.task.correct(cold.texts))
-            beam = beam_search(
-                self.lm, self.task.prompts, c.max_tokens, WIDTH, end_tokens=self.ends
-            )
+        # in the weights' own precision, in which continuations can share the cache of their prefix
+        beam = beam_search(self.lm, self.task.prompts, c.max_tokens, WIDTH, end_tokens=self.ends)
         texts = [
             lm.tokenizer.decode([t for t in row.tolist() if t not in self.ends])
             for row in beam.responses
         ]
-        found["map"] = float(self.task.correct(texts).mean())
+        beam_right = self.task.correct(texts)
+        found["map"] = float(beam_right.mean())
         found["map_proven"] = float(beam.proven.mean())
-        return self._named(found | self._optimum(drawn, beam))
+        return self._named(found | self._optimum(drawn, beam, beam_right))
 
-    def _optimum(self, drawn: Responses, beam: Beam) -> dict[str, float]:
+    def _optimum(self, drawn: Responses, beam: Beam, beam_right: np.ndarray) -> dict[str, float]:
         """Enclose and estimate ``J*``, reward units, and estimate what else the optimum has."""
         c = self.config
         found: dict[str, float] = {}
@@ -217,13 +218,27 @@ class SampledTarget:
         missing = c.missing_end if self.ends else 0.0
         if self._own and not missing and not c.checked and c.alpha >= c.entropy:
             pairs = []
+            rights = []
             for i, response in enumerate(beam.responses):
                 known = dict(zip(drawn.tokens[i], drawn.log_anchor[i].tolist(), strict=True))
-                known[tuple(response.tolist())] = float(beam.log_probs[i])
-                most = max(float(beam.missed[i]), float(beam.log_probs[i]))
-                pairs.append(enclosed_optimum(list(known.values()), most, c.alpha, c.beta, spread))
+                judged = dict(zip(drawn.tokens[i], drawn.right[i].tolist(), strict=True))
+                best = tuple(response.tolist())
+                known[best] = float(beam.log_probs[i])
+                judged[best] = bool(beam_right[i])
+                most = max(float(beam.missed[i]), known[best])
+                log_probs = list(known.values())
+                pairs.append(enclosed_optimum(log_probs, most, c.alpha, c.beta, spread))
+                if spread:
+                    rights.append(
+                        _enclosed_share(
+                            log_probs, list(judged.values()), pairs[-1][1], c.alpha + c.beta, spread
+                        )
+                    )
             low, high = np.mean(pairs, axis=0)
             found |= {"optimum_low": float(low), "optimum_high": float(high)}
+            if rights:
+                low, high = np.mean(rights, axis=0)
+                found |= {"power_low": float(low), "power_high": float(high)}
         if spread > 0:
             charged = drawn.rewards - c.entropy * drawn.log_anchor
             value, weights, effective = weighted_optimum(charged, spread)
@@ -297,8 +312,8 @@ class SampledTarget:
         mask = rollout.response_mask
         raw, reference, distances = self.frozen.score_and_distances(rollout, c.beta)
         kl, entropy = (
-            read_all(actor, rollout, of, c, Workers()).expected.double().sum(dim=1)
-            for of in distances
+            of_states.double().sum(dim=1)
+            for of_states in expectations(actor, rollout, distances, c, Workers())
         )
         cut = (last_tokens(mask) & ~rollout.ended[:, None]).any(dim=1).double()
         extra = c.checked * torch.from_numpy(right).to(cut)
@@ -349,6 +364,18 @@ def enclosed_optimum(
     # the others have the mass `rest`, and none has more than all of it
     others = math.log(rest) + (power - 1) * min(most, math.log(rest))
     return spread * found, spread * float(np.logaddexp(found, others))
+
+
+def _enclosed_share(
+    log_probs: Sequence[float], right: Sequence[bool], high: float, scale: float, spread: float
+) -> tuple[float, float]:
+    """Bound the probability of a right answer under ``π̂^κ``, ``κ = scale/spread``: what is not
+    known, at most the rest up to the upper bound `high` of ``J*``, may be all wrong or all right.
+    """
+    weights = np.exp((scale * np.asarray(log_probs) - high) / spread)
+    known = float(weights[np.asarray(right, dtype=bool)].sum())
+    rest = max(0.0, 1.0 - float(weights.sum()))
+    return known, min(1.0, known + rest)
 
 
 def weighted_optimum(

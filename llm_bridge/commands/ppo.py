@@ -58,7 +58,7 @@ OF_DATA = {
 EVALUATION = "evaluation"
 PLACE = "run"
 HELD_OUT = 80
-"""Prompts held out, at most a fifth of all where there are few."""
+"""Prompts held out; fewer where there are few: what --n-prompts leaves, or a fifth of all."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class PPOOptions(Options):
         None,
         help="prompts held out, or of each task of --eval",
         low=1,
-        default_text=f"{HELD_OUT}, at most a fifth; all of --eval",
+        default_text=f"{HELD_OUT}, or what is left, at most a fifth; all of --eval",
         group=EVALUATION,
     )
     eval_samples: int = option(
@@ -262,30 +262,61 @@ def _targets(
     held = 0 if options.eval else options.eval_prompts or HELD_OUT
     given = None if options.n_prompts is None else options.n_prompts + held
     if options.task is not None:
-        named = TASKS[options.task]
-        n = named.n_prompts if given is None else given
-        try:
-            task = named.make(n, config.seed, options.data_folder)
-        except ValueError as error:
-            raise ValueError(f"--task {options.task}: {error}") from None
-        if not named.exact:
+        task = _named(options.task, given, config.seed, options.data_folder)
+        if not TASKS[options.task].exact:
             task = _that_fit(task, (), lm, config, None)
     else:
         assert options.data is not None
         task = _problems(options.data, options, lm, config, given)
+    held = _held_out(options, task.name, len(task.prompts))
     if options.eval:
         others = [_problems(x, options, lm, config, options.eval_prompts) for x in options.eval]
     else:
-        n = len(task.prompts)
-        # what is not asked for to train on may all be held out
-        few = max(1, n // 5, n - (options.n_prompts or n))
-        kept, task = task.split(held if options.eval_prompts else min(held, few))
-        others = [kept]
+        first, task = task.split(held)
+        others = [first]
     if options.task is not None and TASKS[options.task].exact and not config.checked:
+        (kept,) = others
         return task, [ExactTarget(lm, kept.prompts, config, kept.answers, teacher)]
     _require_names([task.name for task in others])
     how: dict[str, Any] = {"teacher": teacher, "samples": options.eval_samples}
     return task, [SampledTarget(lm, other, config, **how) for other in others]
+
+
+def _named(name: str, n: int | None, seed: int, folder: Path | None) -> Task:
+    """Make a task, of as many prompts as it has where these are fewer than `n`."""
+    named = TASKS[name]
+    try:
+        try:
+            return named.make(named.n_prompts if n is None else n, seed, folder)
+        except ValueError:
+            whole = named.make(None, seed, folder)
+            if n is None or len(whole.prompts) >= n:
+                raise
+            return whole
+    except ValueError as error:
+        raise ValueError(f"--task {name}: {error}") from None
+
+
+def _held_out(options: PPOOptions, name: str, n: int) -> int:
+    """Return how many of `n` prompts are held out; raise unless the others are as many as are asked
+    for.
+    """
+    wanted = options.n_prompts or 1
+    if options.eval:
+        held = 0
+    elif options.eval_prompts:
+        held = options.eval_prompts
+    else:  # our own choice: of few prompts a fifth, or what those to train on leave
+        few = n // 5 if options.n_prompts is None else n - wanted
+        held = min(HELD_OUT, max(1, few))
+    there = f"{name} has {n:,} prompts"
+    if n <= held:
+        most = f"give at most {n - 1}" if n > 1 else "give others with --eval"
+        raise ValueError(f"--eval-prompts={held}: {there}, and some are to train on; {most}")
+    if n < wanted + held:
+        others = f", {held} of them held out (--eval-prompts)" if held else ""
+        raise ValueError(f"--n-prompts={wanted}: {there}{others}; give at most {n - held}")
+    return held
 
 
 def _require_names(names: Sequence[str]) -> None:
@@ -406,9 +437,9 @@ def _report(
     samples = list(read_lines(out / SAMPLES, dict)) if (out / SAMPLES).exists() else []
     names = [target.task.name for target in targets if isinstance(target, SampledTarget)]
     title = f"PPO of {facts['model']} on an endogenous reward"
+    found = summary(rows, names)
     if names:
         evaluated = [row for row in rows if f"{names[0]}/objective" in row]
-        found = summary(evaluated[0], evaluated[-1], names)
         shown = (title, evaluated, names, options.eval_samples, facts, samples)
         report = sampled_report(*shown)
     else:
@@ -416,7 +447,7 @@ def _report(
         assert not isinstance(target, SampledTarget)
         first, last = (row for row in rows if row["step"] in (0, done))
         optimum = target.measure(target.optimum)
-        found = {"first": first, "last": last, "optimum": optimum}
+        found |= {"first": first, "last": last, "optimum": optimum}
         report = progress_report(title, first, last, optimum, facts, samples)
     report.save(out)
     write_json(out / "summary.json", report.head("ppo/1") | found)

@@ -18,7 +18,15 @@ from llm_bridge.models.processes import Workers
 from llm_bridge.read.reward import EndogenousReward
 from llm_bridge.read.rollout import Actor, ActorOutput, Diverged, Rollout, TokenRewards
 
-__all__ = ["FrozenModels", "passes", "precision", "read_all", "require_finite", "token_table"]
+__all__ = [
+    "FrozenModels",
+    "expectations",
+    "passes",
+    "precision",
+    "read_all",
+    "require_finite",
+    "token_table",
+]
 
 ENTROPY = TokenRewards((), 1.0)
 """``−log π(a|s)``, whose expectation in a state is the entropy."""
@@ -183,6 +191,39 @@ def read_all(
         some = passes(torch.arange(len(rollout.ids)), config, group)
         read = [rollout.read(actor, rows, token_rewards) for rows in some]
     return ActorOutput(*(torch.cat(parts) for parts in zip(*read, strict=True)))
+
+
+@torch.no_grad()
+def expectations(
+    actor: Actor,
+    rollout: Rollout,
+    rewards: Sequence[TokenRewards],
+    config: PPOConfig,
+    group: Workers,
+) -> list[torch.Tensor]:
+    """Return the expectation under a policy of each of several rewards in each state, ``(N, T)``
+    each, 0 at padding; all from one reading.
+
+    Example:
+        >>> from llm_bridge.models.cloned import letter_lm
+        >>> from llm_bridge.read.rollout import generate
+        >>> actor = Actor(letter_lm(4))
+        >>> rollout = generate(actor, [[0], [1]], 2, uniforms=torch.rand(2, 2).double())
+        >>> (entropy,) = expectations(actor, rollout, [ENTROPY], PPOConfig(), Workers())
+        >>> bool((entropy > 0).all())
+        True
+
+    """
+    mask = rollout.response_mask
+    tokens = rollout.ids[:, -mask.shape[1] :]
+    parts = []
+    with precision(actor, config):
+        for rows in passes(torch.arange(len(rollout.ids)), config, group):
+            hidden = rollout.hidden(actor, rows)
+            parts.append(
+                [actor.head.expectations(hidden, tokens[rows], *r.rows(rows))[1] for r in rewards]
+            )
+    return [torch.cat(found).masked_fill(~mask, 0) for found in zip(*parts, strict=True)]
 
 
 def token_table(

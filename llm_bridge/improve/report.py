@@ -138,6 +138,10 @@ DECODED = {
 """Ways to decode the untrained model, see `llm_bridge.check.improvement.SampledTarget.start`."""
 
 
+POWER = "sampled from the optimum π̂^κ, enclosed"
+"""The same of the optimum itself, whose probability of a right answer is between two bounds."""
+
+
 @dataclass(frozen=True)
 class Share:
     """Share of the way from `π̂` to the optimum, and the interval that sampling leaves.
@@ -202,24 +206,31 @@ def _number(row: Mapping[str, float], name: str) -> float | None:
     return None if value is None or math.isnan(value) else value
 
 
-def summary(
-    first: Mapping[str, Any], last: Mapping[str, Any], names: Sequence[str]
-) -> dict[str, Any]:
-    """Return a run's metrics before and after training, and its share of the way, for JSON.
+def summary(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """Return a run's metrics before and after training, its share of the way, and the seconds it
+    took, for JSON.
+
+    Args:
+        rows: all metrics of the run; the first and the last are evaluations.
+        names: names of the tasks.
 
     Example:
-        >>> summary({"step": 0, "a/kl": 0.0}, {"step": 9, "kl": 1.0, "a/kl": 2.0}, ["a"])["last"]
-        {'step': 9, 'a/kl': 2.0}
+        >>> rows = [{"step": 0, "a/kl": 0.0, "seconds": 1.5}]
+        >>> rows += [{"step": 9, "kl": 1.0, "a/kl": 2.0, "seconds": 2.0}]
+        >>> found = summary(rows, ["a"])
+        >>> found["last"], found["seconds"]
+        ({'step': 9, 'a/kl': 2.0}, 3.5)
 
     """
     of_tasks = tuple(f"{name}/" for name in names)
     before, now = (
         {name: x for name, x in row.items() if name == "step" or name.startswith(of_tasks)}
-        for row in (first, last)
+        for row in (rows[0], rows[-1])
     )
     ways = {name: share_of_the_way(before, now, name) for name in names}
     shares = {name: None if way is None else asdict(way) for name, way in ways.items()}
-    return {"first": before, "last": now, "share": shares}
+    seconds = sum(row["seconds"] for row in rows)
+    return {"first": before, "last": now, "share": shares, "seconds": seconds}
 
 
 def sampled_report(
@@ -282,6 +293,9 @@ def sampled_report(
         )
         decoded = [Column("right, without training"), Column("π̂", "", "right")]
         shares = [(text, _interval(first, at)) for text, at in ways.items()]
+        if f"{name}/power_low" in first:
+            low, high = (first[f"{name}/power_{end}"] for end in ("low", "high"))
+            shares.append((POWER, f"{low:.3f} to {high:.3f}"))
         sections.append(Table("", columns, cells, note))
         sections.append(Table("", decoded, shares, _proven(first, name)))
         sections.append(Text(_optimum_sentence(first, last, name)))

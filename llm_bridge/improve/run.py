@@ -5,7 +5,7 @@ The folder has
     run.json           what the result depends on; another run is refused (`theory.storage.runs`)
     config.json        every hyperparameter
     metrics.jsonl      a line a batch: what `Trainer.step` returns, and what `evaluate` returns
-                       (before the first batch `start`)
+                       (before the first batch `start`), and the `seconds` since the line before
     samples.jsonl      a few responses of the batches that are evaluated, with their rewards
     checkpoint.pt      what the next batch depends on; replaced whole or not at all
     model/             the policy at the end, as ``from_pretrained`` reads it; these two unless
@@ -15,6 +15,7 @@ The folder has
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -199,6 +200,7 @@ class _Record:
         self.run = run
         self.board: Any = None
         self.lines: dict[str, Lines[int]] = {}
+        self.clock = time.monotonic()
         if run is not None and trainer.group.first:
             write_json(run.path / CONFIG, trainer.config.as_dict())
             for name in (METRICS, SAMPLES):
@@ -207,7 +209,10 @@ class _Record:
                 lines.keep(lambda step: trainer.done > 0 and step <= trainer.done)
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Add a row to the metrics."""
+        """Add a row to the metrics, with the wall-clock seconds since the row before."""
+        now = time.monotonic()
+        row = dict(row) | {"seconds": now - self.clock}
+        self.clock = now
         if self.lines:
             self.lines[METRICS].append(row)
         if self.board is not None:

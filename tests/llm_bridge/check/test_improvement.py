@@ -89,6 +89,10 @@ def test_the_optimum_is_enclosed_and_estimated(lm, beta):
     assert found["letters/optimum"] == pytest.approx(optimum, abs=0.15 * beta)
     right = best.measure(best.optimum)["accuracy_sampled"]
     assert found["letters/optimum_sampled"] == pytest.approx(right, abs=0.1)
+    low, high = found["letters/power_low"], found["letters/power_high"]
+    assert low - 1e-6 <= right <= high + 1e-6
+    assert high - low < 0.05
+    assert abs(right - best.measure(best.anchor)["accuracy_sampled"]) > 0.02  # it is another one
 
 
 def test_few_effective_samples_are_no_estimate(lm):
@@ -100,6 +104,8 @@ def test_few_effective_samples_are_no_estimate(lm):
     best = exact(lm, config)  # which is enclosed all the same
     optimum = best.objective(best.optimum)
     assert found["letters/optimum_low"] - 1e-6 <= optimum <= found["letters/optimum_high"] + 1e-6
+    right = best.measure(best.optimum)["accuracy_sampled"]
+    assert found["letters/power_low"] - 1e-6 <= right <= found["letters/power_high"] + 1e-6
 
 
 def test_what_decoding_gives_is_that_of_the_tree(lm):

@@ -148,6 +148,7 @@ def test_problems_are_trained_on_and_written(folder, problems, tmp_path, capsys)
     assert "optimum J*: enclosed in [" in printed.out
     noted = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert noted["last"]["problems/kl"] == last["problems/kl"]
+    assert noted["seconds"] == sum(row["seconds"] for row in read_metrics(tmp_path / "run"))
     assert {"report.html", "progress-problems.png"} <= {
         path.name for path in (tmp_path / "run").iterdir()
     }
@@ -194,8 +195,10 @@ def test_it_can_be_asked_to_end_and_go_on(number, folder, problems, tmp_path, ca
     monkeypatch.setattr(Trainer, "step", step)
     assert main([*command, "--out", str(tmp_path / "stopped"), "--resume"]) == 0
     assert main([*command, "--out", str(tmp_path / "whole")]) == 0
-    ends = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("stopped", "whole")]
-    assert ends[0] == ends[1]
+    ends = [read_metrics(tmp_path / name) for name in ("stopped", "whole")]
+    for row in (row for rows in ends for row in rows):
+        assert row.pop("seconds") > 0
+    assert json.dumps(ends[0]) == json.dumps(ends[1])  # NaN is like NaN
 
 
 def test_two_at_once(folder, problems, tmp_path, capsys):
@@ -299,6 +302,44 @@ def test_as_many_prompts_are_trained_on_as_are_asked_for(shared_models, n, capsy
     command = ["ppo", "--model", str(shared_models / "add-small"), "--task", "addition"]
     assert main([*command, "--n-prompts", str(n), "--dry-run"]) == 0
     assert f"add-small: {n} prompts" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "refused"),
+    [
+        ("--n-prompts 300", ""),  # 58 are left to hold out
+        ("--n-prompts 357", ""),
+        (
+            "--n-prompts 358",
+            "--n-prompts=358: sums has 358 prompts, 1 of them held out (--eval-prompts); give at "
+            "most 357",
+        ),
+        ("--n-prompts 278 --eval-prompts 80", ""),
+        (
+            "--n-prompts 300 --eval-prompts 80",
+            "--n-prompts=300: sums has 358 prompts, 80 of them held out (--eval-prompts); give at "
+            "most 278",
+        ),
+        ("--eval-prompts 357", ""),
+        (
+            "--eval-prompts 358",
+            "--eval-prompts=358: sums has 358 prompts, and some are to train on; give at most 357",
+        ),
+        ("--n-prompts 359 --eval {problems}", "--n-prompts=359: sums has 358 prompts; give at "),
+    ],
+)
+def test_more_prompts_than_there_are_name_the_most(tmp_path, problems, capsys, options, refused):
+    pytest.importorskip("math_verify")
+    chat = saved(tmp_path / "chat", chat=True)
+    command = ["ppo", "--task", "sums", "--model", str(chat), "--dry-run"]
+    words = options.format(problems=problems).split()
+    assert main([*command, *words]) == (2 if refused else 0)
+    printed = capsys.readouterr()
+    if refused:
+        assert printed.err.splitlines()[-1].startswith(f"endorm ppo: {refused}")
+    else:
+        wanted = words[1] if words[0] == "--n-prompts" else 1
+        assert printed.out.startswith(f"chat: {wanted} prompts")
 
 
 def test_checked_answers_alone_teach_nothing_where_all_are_wrong(tmp_path, capsys):

@@ -62,6 +62,7 @@ print(estimated / (peak[0] - before))
         (4, 4096, 16, 240, 16, False),  # most of it activations
         (2, 49152, 64, 8, 16, False),  # weights and logits
         (6, 8192, 16, 48, 16, True),
+        (30, 49152, 8, 24, 8, False),  # SmolLM2-135M
     ],
 )
 def test_memory_is_estimated_within_a_tenth(shape):

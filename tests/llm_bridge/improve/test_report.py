@@ -62,10 +62,13 @@ def test_the_report_says_what_decoding_gives_and_what_is_not_known():
     first, last = rows(**{"a/best": 0.8, "a/best_low": 0.7, "a/best_high": 0.9})
     first["a/optimum"] = first["a/optimum_sampled"] = math.nan
     first |= {"a/effective_samples": 1.5}
+    first |= {"a/power_low": 0.6, "a/power_high": 0.7}
     report = sampled_report("t", [first, last], ["a"], 8)
     text = report.text()
+    words = " ".join(text.split())
+    assert "sampled from the optimum π̂^κ, enclosed 0.600 to 0.700" in words
     assert report.summary[0].endswith("without training: greedy 0.750, best of 8 by reward 0.800.")
-    assert "best of 8 by reward      0.800 [0.700, 0.900]" in text
+    assert "best of 8 by reward 0.800 [0.700, 0.900]" in words
     assert "not estimable (1.5 effective samples of some prompt)" in " ".join(text.split())
     (plot,) = (section for section in report.sections if isinstance(section, Plot))
     assert plot.name == "progress-a"
