@@ -44,9 +44,8 @@ def job(script, name, path):
         sys.modules["torch"].set_num_threads(1)
     started, cpu = time.time(), time.process_time()
     found = jobs[name]()
-    seconds = time.time() - started
-    spent = {"cpu_seconds": time.process_time() - cpu, "wall_seconds": seconds}
-    write_json(path, [found | spent, seconds])
+    cpu, seconds = time.process_time() - cpu, time.time() - started
+    write_json(path, [found | {"cpu_seconds": cpu, "wall_seconds": seconds}, seconds])
 
 
 def run(folder, script, todo, engine):

@@ -437,9 +437,9 @@ def _report(
     samples = list(read_lines(out / SAMPLES, dict)) if (out / SAMPLES).exists() else []
     names = [target.task.name for target in targets if isinstance(target, SampledTarget)]
     title = f"PPO of {facts['model']} on an endogenous reward"
-    found = summary(rows, names)
     if names:
         evaluated = [row for row in rows if f"{names[0]}/objective" in row]
+        found = summary(evaluated[0], evaluated[-1], names)
         shown = (title, evaluated, names, options.eval_samples, facts, samples)
         report = sampled_report(*shown)
     else:
@@ -447,9 +447,10 @@ def _report(
         assert not isinstance(target, SampledTarget)
         first, last = (row for row in rows if row["step"] in (0, done))
         optimum = target.measure(target.optimum)
-        found |= {"first": first, "last": last, "optimum": optimum}
+        found = {"first": first, "last": last, "optimum": optimum}
         report = progress_report(title, first, last, optimum, facts, samples)
     report.save(out)
+    found["seconds"] = sum(row["seconds"] for row in rows)
     write_json(out / "summary.json", report.head("ppo/1") | found)
     where = f"{seconds:.0f} s, batch {done}; report.html, {kept} in {out}"
     shared.show(report, where, verbose=False)

@@ -206,31 +206,24 @@ def _number(row: Mapping[str, float], name: str) -> float | None:
     return None if value is None or math.isnan(value) else value
 
 
-def summary(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
-    """Return a run's metrics before and after training, its share of the way, and the seconds it
-    took, for JSON.
-
-    Args:
-        rows: all metrics of the run; the first and the last are evaluations.
-        names: names of the tasks.
+def summary(
+    first: Mapping[str, Any], last: Mapping[str, Any], names: Sequence[str]
+) -> dict[str, Any]:
+    """Return a run's metrics before and after training, and its share of the way, for JSON.
 
     Example:
-        >>> rows = [{"step": 0, "a/kl": 0.0, "seconds": 1.5}]
-        >>> rows += [{"step": 9, "kl": 1.0, "a/kl": 2.0, "seconds": 2.0}]
-        >>> found = summary(rows, ["a"])
-        >>> found["last"], found["seconds"]
-        ({'step': 9, 'a/kl': 2.0}, 3.5)
+        >>> summary({"step": 0, "a/kl": 0.0}, {"step": 9, "kl": 1.0, "a/kl": 2.0}, ["a"])["last"]
+        {'step': 9, 'a/kl': 2.0}
 
     """
     of_tasks = tuple(f"{name}/" for name in names)
     before, now = (
         {name: x for name, x in row.items() if name == "step" or name.startswith(of_tasks)}
-        for row in (rows[0], rows[-1])
+        for row in (first, last)
     )
     ways = {name: share_of_the_way(before, now, name) for name in names}
     shares = {name: None if way is None else asdict(way) for name, way in ways.items()}
-    seconds = sum(row["seconds"] for row in rows)
-    return {"first": before, "last": now, "share": shares, "seconds": seconds}
+    return {"first": before, "last": now, "share": shares}
 
 
 def sampled_report(
