@@ -87,7 +87,8 @@ def compare(
         ValueError: there are no instances, or not as many weights as prompts.
 
     Example:
-        >>>         >>> from theory.solve.soft import soft_optimal
+        >>> from theory.mdp.token_mdp import TokenMDP
+        >>> from theory.solve.soft import soft_optimal
         >>> mdp = TokenMDP.random(2, 2, batch=(3,), seed=0)
         >>> expert, policy = (soft_optimal(mdp, alpha).policy for alpha in (1.0, 2.0))
         >>> found = compare([Instance(mdp, expert, policy, 1.0)])

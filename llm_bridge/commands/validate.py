@@ -208,6 +208,7 @@ class _Request:
     def _trained(self) -> _Subject:
         """Train a model for a moment on demonstrations of a random token MDP's expert."""
         from llm_bridge.models.cloned import train_on_demonstrations
+        from theory.mdp.token_mdp import TokenMDP
         from theory.solve.soft import soft_optimal
 
         V = 4

@@ -32,6 +32,7 @@ from theory.mdp.distances import kl
 from theory.mdp.responses import all_responses, log_prob
 from theory.mdp.values import trajectory_entropy
 from theory.solve.reward import preference_tv
+from theory.storage.files import ascii_key
 
 PROMPTS, H, ALPHA = ("A", "BAB"), 3, 0.7
 ENDS = (4,)
@@ -484,7 +485,7 @@ def test_long_responses_of_a_byte_model():
     assert high == np.inf
     assert np.isfinite(low)
     plain = found.as_dict()
-    assert json.loads(json.dumps(plain))["estimates"]["KL(π_E‖π̂)"]["low"] > 0
+    assert json.loads(json.dumps(plain))["estimates"]["KL(pi_E||pi_hat)"]["low"] > 0
     assert plain["responses"] == 8
     assert (
         0.9
@@ -492,8 +493,8 @@ def test_long_responses_of_a_byte_model():
         < found.estimates["TV(π_E(τ), π̂(τ))"].high
         <= 1.0
     )
-    assert not plain["estimates"]["KL(π_E‖π̂)"]["guaranteed"]
-    assert plain["estimates"]["TV(π_E(τ), π̂(τ))"]["guaranteed"]
+    assert not plain["estimates"]["KL(pi_E||pi_hat)"]["guaranteed"]
+    assert plain["estimates"][ascii_key("TV(π_E(τ), π̂(τ))")]["guaranteed"]
 
 
 def test_what_is_known_of_the_most_probable_response(models):

@@ -197,7 +197,7 @@ def test_solve_to_standard_output_and_not_over_its_input(mdp, tmp_path, capsys, 
         assert main([*words, "--json", str(path)]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line == (
-            f"endorm solve: --json={path}: would overwrite what FILE.npz reads; give another file"
+            f"endorm solve: --json={path}: would overwrite what MDP reads; give another file"
         )
     assert mdp.read_bytes() == before
 

@@ -11,6 +11,7 @@ from theory.reports.learning import learning_report
 from theory.reports.report import Plot, Table
 from theory.reports.solution import solution_report
 from theory.reports.verify import count_verdicts, verify_report
+from theory.studies.engine import Engine
 from theory.studies.groups import exact_groups, run
 from theory.studies.learning import Cell, LearningCurve
 from theory.studies.sweep import horizon_curve, preference_curve
@@ -135,7 +136,7 @@ def test_solution_says_what_is_out_of_reach():
 @pytest.fixture(scope="module")
 def verified():
     groups = exact_groups(n_instances=8)[:2]
-    findings = run(groups, processes=1)
+    findings = run(groups, Engine(processes=1))
     return groups, findings
 
 
