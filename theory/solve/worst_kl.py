@@ -33,6 +33,10 @@ SHORT = 0.03
 LONG = 5.0
 """From this radius on ``log(1 + u)`` of a lowered token would lose digits."""
 
+NEARLY_SURE = math.log1p(-1e-3)
+"""Where a token is likelier than this, corners are not told apart by what they sum to: it hides the
+others' masses. All vertices are compared then."""
+
 FORBIDDING = {np.float64: 1e200, np.float32: 1e25}
 """Makes any violation worse than any gain, and does not overflow."""
 
@@ -150,7 +154,7 @@ def _divergent_backup(
         if child is not None:
             gain = [g + (p + m) * child for g, m in zip(gain, moved, strict=True)]
         _corner_sums(range(V), moved, corner[:, :k])
-        if child is None:
+        if child is None and rows.max() < NEARLY_SURE:
             found = _closest_corners(p, corner[:, :k], [part(c, block) for c in per_unit], eps)
             chosen = [np.take(x, found, axis=1) for x in (raised, lowered, is_free)]
             grows = chosen[0] * moved[1] + chosen[1] * moved[0]

@@ -343,3 +343,21 @@ def test_levels_of_uneven_subtrees(vocab_size, epsilon, seed, entries):
     with blocks_of(entries):
         found = worst_map._level_backup(log_p.T, np.exp(log_m).T, epsilon)
     assert_allclose(np.log(found), worst_map._water_level(log_p, epsilon, log_m, 1.0), atol=1e-9)
+
+
+@pytest.mark.parametrize("rest", [1e-2, 1e-4, 1e-9, 1e-20, 1e-90])
+@pytest.mark.parametrize("epsilon", [1e-6, 0.02, 0.1, 1.0])
+def test_the_most_divergent_row_of_a_nearly_sure_one(rest, epsilon):
+    """A token of mass `rest` is raised: ``rest·(ε e^ε − e^ε + 1)`` and what the other one loses."""
+    expert = Policy.from_probs(TokenMDP.tree([[[0, 0]]]).dynamics, [[[1.0 - rest, rest]]])
+    with mpmath.workdps(250):
+        e, p = mpmath.mpf(epsilon), mpmath.exp(mpmath.mpf(float(expert.log_probs[0][0, 1])))
+        q = 1 - p
+        ends = []
+        for t in (e, -e):
+            moved = p * mpmath.expm1(t)
+            left = q - moved
+            if abs(mpmath.log(left / q)) <= e:
+                ends.append(p * mpmath.exp(t) * t + left * mpmath.log(left / q))
+        exact = float(max(ends))
+    assert worst_kl.worst_kl(expert, epsilon).values[0][0] == pytest.approx(exact, rel=1e-11, abs=0)
