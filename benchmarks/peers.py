@@ -18,7 +18,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 WORKER = Path(__file__).with_name("peers_worker.py")
 TURN_SECONDS, CAP_GIB, RTOL, ALPHA = 60, 2, 1e-9, 0.5
-HORIZONS, WIDTHS = ((4, 2), (4, 4), (4, 6), (4, 8)), ((2, 5), (8, 5), (16, 5))
+HORIZONS, WIDTHS = ((4, 2), (4, 4), (4, 6), (4, 8), (4, 10)), ((2, 5), (8, 5), (16, 5))
 THREADS = {
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
     "NUMBA_NUM_THREADS": "1",
@@ -30,7 +30,8 @@ PINS = {
     "quantecon": "quantecon==0.11.4 numpy==2.4.6 scipy==1.17.1",
     "jaxdp": "jaxdp==0.4.0 jax==0.10.2 numpy==2.4.6",
     "mdpax": "mdpax==0.2.2 jax==0.10.2 numpy==2.4.6",
-    "imitation": "imitation==1.0.1 seals==0.2.1 stable-baselines3==2.2.1 numpy==1.26.4",
+    "imitation": "imitation==1.0.1 seals==0.2.1 stable-baselines3==2.2.1 torch==2.13.0 "
+    "numpy==1.26.4 setuptools==80.9.0",
     "pymdptoolbox": "pymdptoolbox==4.0b3 numpy==2.4.6 scipy==1.17.1",
     "stormpy": "stormpy==2.0.0 numpy==2.4.6",
 }
@@ -99,9 +100,12 @@ def turn(python, peer, tree, values):
 
 
 def measure(peers, sizes, rounds, cache):
-    """Yield the rows of every size. Peers take turns; one that failed is not given more."""
+    """Yield the rows of every size, small trees first. Peers take turns; one that failed is not
+    given larger ones.
+    """
     found = {name: environment(PEERS[name][0], cache) for name in peers}
     stopped = {name: reason for name, (_, reason) in found.items() if reason}
+    sizes = sorted(sizes, key=lambda size: size[0] ** size[1])
     with tempfile.TemporaryDirectory() as scratch:
         for V, H in sizes:
             tree = Path(scratch) / "tree.npz"
@@ -176,9 +180,10 @@ def figure(rows, path):
                 style = "-" if PEERS[name][1] == "soft" else "--"
                 text = name + (" (stops, ×)" if stop else "")
                 x, y = zip(*done, strict=True) if done else ((), ())
-                axis.plot(x, y, style, marker="o", ms=3, color=f"C{n % 10}", label=text)
+                color = "black" if name.startswith("ours") else f"C{n % 10}"
+                axis.plot(x, y, style, marker="o", ms=3, color=color, label=text)
                 if stop and done:
-                    axis.plot(x[-1], y[-1], "x", ms=10, color=f"C{n % 10}")
+                    axis.plot(x[-1], y[-1], "x", ms=10, color=color)
             if axis.has_data() and any("seconds" in r and (r["V"], r["H"]) in sizes for r in rows):
                 axis.set(xscale="log", yscale="log")
             axis.set(xlabel=("H", "V")[column], ylabel=label)

@@ -269,7 +269,7 @@ def main():
     """Solve the tree and print what it took."""
     peer, tree, out, cap = sys.argv[1:]
     prepare = PEERS[peer]()
-    prepare(np.zeros((3, 2)), 2, 2, 0.5)()  # what is imported and started only at first use
+    prepare(np.ones((3, 2)), 2, 2, 0.5)()  # what is imported and started only at first use
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     allowed = status("VmSize") + int(float(cap) * 2**30)
     resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed) if soft < 0 else (soft, soft))
