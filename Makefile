@@ -1,11 +1,13 @@
-# `make verify`: set up an environment and run the main job. `make test`: set up and run every check.
+# `make verify`: set up an environment and run the main job. `make test`: set up and run the tests.
+# `make lint`: style, types and imports. `make slow`: the tests of seconds to a minute each.
 # `make proofs`: check the theorems of `formal/`, for which Coq must be installed.
+# The gate (`.ci/run`) runs all of them.
 PYTHON ?= python3
 VENV   ?= .venv
 OUT    ?= out/verify
 BIN    := $(VENV)/bin
 
-.PHONY: verify test proofs lint docs site matrix bench clean
+.PHONY: verify test slow proofs lint docs site matrix bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -23,8 +25,13 @@ lint: $(VENV)/.installed
 	$(BIN)/lint-imports --no-cache
 
 # a process per core, each with one thread (conftest.py); more than four gain little
-test: lint
-	$(BIN)/pytest -m "not slow" -n auto --maxprocesses 4 --dist worksteal
+PARALLEL := -n auto --maxprocesses 4 --dist worksteal
+
+test: $(VENV)/.installed
+	$(BIN)/pytest -m "not (slow or long or coq)" $(PARALLEL)
+
+slow: $(VENV)/.installed
+	$(BIN)/pytest -m slow $(PARALLEL)
 
 # built, checked again by Coq's own checker; then what they assume, and our doubles on instances
 proofs: $(VENV)/.installed

@@ -102,6 +102,7 @@ def test_every_command_of_the_tutorial_runs(page, tmp_path, monkeypatch, capsys)
                 subprocess.run(line, shell=True, check=True, cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("mkdocs")
     pytest.importorskip("mkdocstrings")

@@ -51,6 +51,7 @@ def in_this_process(monkeypatch):
     return gpu
 
 
+@pytest.mark.slow
 def test_everything_is_measured(tmp_path, monkeypatch, one_thread):
     """Real data have a test of their own."""
     gpu = in_this_process(monkeypatch)
@@ -95,6 +96,7 @@ def test_everything_is_measured(tmp_path, monkeypatch, one_thread):
         assert heading in table
 
 
+@pytest.mark.slow
 def test_a_real_model_is_read(tmp_path, monkeypatch, one_thread, shared_models):
     if not (shared_models.parent / "data").is_dir():
         pytest.skip(f"no data beside {shared_models}")
@@ -108,6 +110,7 @@ def test_a_real_model_is_read(tmp_path, monkeypatch, one_thread, shared_models):
     assert "## preferences" in table
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_what_fails_stops_nothing(tmp_path):
     code, rows, table = run(tmp_path, "--sections", "solver", "head")

@@ -19,6 +19,7 @@ def test_a_reader_sees_outputs_and_a_figure_without_running_it(path):
     assert any("$" in cell.source for cell in notebook.cells if cell.cell_type == "markdown")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path):
     notebook = nbformat.read(path, as_version=4)

@@ -72,6 +72,7 @@ def test_a_prompt_is_found_whatever_responses_are_like(benchmark):
     assert benchmark.prompt_found(prompted[1:5], scores) is None  # no query has all of its prompts
 
 
+@pytest.mark.slow
 def test_both_experiments_are_run_resumed_and_tabled(
     benchmark, tmp_path, monkeypatch, shared_models
 ):

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 SCRIPT = """
@@ -55,6 +56,7 @@ def found(folder):
     }
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(tmp_path):
     words = command(tmp_path, tmp_path / "whole")
     done = run(*words)
@@ -84,6 +86,7 @@ def test_killed_at_random_moments(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_two_at_once_and_another_script(tmp_path):
     out = tmp_path / "out"
     words = command(tmp_path, out)
@@ -104,6 +107,7 @@ def test_two_at_once_and_another_script(tmp_path):
     assert 'has a run with script = "squares.py", not "cubes.py"' in other.stderr
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_does_not_lose_those_beside_it(tmp_path):
     done = run(*command(tmp_path, tmp_path / "out", bad=5))
     failed = "1 of 12 jobs failed, the others are done; the first, job-5: RuntimeError: exit code 1"

@@ -11,7 +11,7 @@ import pytest
 import theorems
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.coq,
     pytest.mark.skipif(not theorems.has_coq(), reason=theorems.INSTALL),
 ]
 

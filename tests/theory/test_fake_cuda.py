@@ -353,6 +353,7 @@ def test_every_function_of_tensors_is_here(name):
     assert READS.keys() <= CALLS.keys()
 
 
+@pytest.mark.slow
 def test_models_are_scored_and_trained_on_another_device():
     """Apart from bfloat16: a device that is made up has no autocast."""
     from torch.utils import backend_registration

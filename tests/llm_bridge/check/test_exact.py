@@ -308,6 +308,7 @@ PUBLISHED = {
 """Of 300 random prompts, enumerated by others: README of the models."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_accuracies_on_other_prompts(name, shared_models):
     """Two samples of 300 prompts differ by their sampling error, here within four of its standard
@@ -325,6 +326,7 @@ def test_published_accuracies_on_other_prompts(name, shared_models):
     assert found["sampled"].mean() < found["power 2"].mean() < found["power 11"].mean()
 
 
+@pytest.mark.slow
 def test_between_real_models_only_the_average_case_says_anything(shared_models):
     """`add-fair` against `add-teacher`: ε_π is above ten nats, and what any ball of that size
     allows is nothing.

@@ -56,6 +56,7 @@ def test_every_quantity_is_the_exact_one_within_its_interval(lm, changes):
     assert oracle.report(trained)["kl_to_anchor"] > 0.05  # else nothing was told apart
 
 
+@pytest.mark.slow
 def test_intervals_cover_as_often_as_they_say(lm):
     """Of 60 seeds, at most the share that a binomial number of misses allows (7 of 60)."""
     config = changed(SMALL, steps=4, lr=1e-2)

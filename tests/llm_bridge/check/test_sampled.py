@@ -173,6 +173,7 @@ def as_often_as_they_say(found, shares):
         assert NOMINAL[0] <= share <= at_most, (name, share)
 
 
+@pytest.mark.slow
 def test_intervals_cover_as_often_as_they_say(models, pair, instance):
     """400 trials of 300 responses to each of two prompts, all drawn and read through the models.
 
@@ -238,6 +239,7 @@ def table_draws(instance, own, n, rng):
     return Draws(*(sums[name] for name in NAMES), np.zeros((P, n)), (np.zeros(1),) * P)
 
 
+@pytest.mark.slow
 def test_intervals_cover_between_real_models(shared_models):
     """`add-fair` against `add-teacher` on 20 sums, 400 trials of 200 responses of each to each."""
     lm, teacher = (ModelSpec(shared_models / name).load() for name in ("add-fair", "add-teacher"))

@@ -135,6 +135,7 @@ def test_responses_that_leave_the_mdp(lm, mdp):
     assert not off(one.values(mdp_truth(lm, PROMPTS, mdp, ALPHA)))
 
 
+@pytest.mark.slow
 def test_coverage(lm, mdp):
     """Over seeds nineteen intervals of twenty hold what they should; the chance of fewer than 0.88
     is below 1e-3.
@@ -556,6 +557,7 @@ def test_samples_that_all_agree_are_no_proof():
     assert off_the_diagonal([point._replace(predicted=0.7)])
 
 
+@pytest.mark.slow
 def test_right_predictions_are_seldom_called_off(lm, mdp):
     """Of 60 validations without an error none is refused."""
     truth = mdp_truth(lm, PROMPTS, mdp, ALPHA)
@@ -591,6 +593,7 @@ def test_a_beam_that_proves_nothing(monkeypatch):
 # --- Real models ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_addition(shared_models):
     lm, teacher, task = (
         ModelSpec(shared_models / "add-small").load(),

@@ -86,6 +86,7 @@ def test_exact_report(models, tmp_path, capsys):
     assert html.count('<tr class="quiet">') == len(vacuous)
 
 
+@pytest.mark.slow
 def test_without_an_expert_the_model_colder(models, tmp_path, capsys):
     argv = [
         "--model",
@@ -121,6 +122,7 @@ def test_without_an_expert_the_model_colder(models, tmp_path, capsys):
     assert "expert π_E: one (float32, temperature 0.5)" in out
 
 
+@pytest.mark.slow
 def test_end_tokens_end_a_branch(models, tmp_path, capsys):
     """The tiny models' end token is 257; as a token like all others it is the sub-vocabulary's
     third here.
@@ -137,6 +139,7 @@ def test_end_tokens_end_a_branch(models, tmp_path, capsys):
     assert "token ids: [ 97  98 257  -1]" in out
 
 
+@pytest.mark.slow
 def test_a_token_mdp_is_an_expert(tmp_path, capsys):
     mdp = TokenMDP.random(3, 2, n_prompts=2, seed=3)
     mdp.save(tmp_path / "truth.npz")
@@ -236,6 +239,7 @@ def test_a_violation_exits_1(models, tmp_path, capsys, monkeypatch):
     assert '<tr class="bad">' in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_prompts_of_a_file(models, tmp_path, capsys):
     (tmp_path / "lines.txt").write_text("ab\n\nthe cat\nx\n")
     (tmp_path / "rows.jsonl").write_text('{"prompt": "ab", "answer": 1}\n"the cat"\n')
@@ -301,6 +305,7 @@ def test_sampled_report(models, tmp_path, capsys):
     assert other.partition("Estimates")[2][:2000] != out.partition("Estimates")[2][:2000]
 
 
+@pytest.mark.slow
 def test_sampled_goes_on_where_it_was_stopped(models, tmp_path, capsys, monkeypatch):
     """Stopped after any block, in the middle of a line: the same report to the byte, and no block
     read again.
@@ -366,6 +371,7 @@ def test_sampled_goes_on_where_it_was_stopped(models, tmp_path, capsys, monkeypa
     assert "draws_policy.jsonl:11: not a line of a run" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [["--top-k", "3"], ["--sampled", "4"]])
 def test_a_folder_that_another_run_writes_to(how, models, tmp_path, capsys):
     argv = [
@@ -495,6 +501,7 @@ def test_numbers_of_the_report_are_finite_or_said_not_to_be(models, tmp_path, ca
     assert np.isfinite(np.array(numbers, dtype=float)).all()
 
 
+@pytest.mark.slow
 def test_a_chat_model_is_asked_in_its_template(tmp_path, capsys):
     """Two models are given the same ids, though only one has a template."""
     one = str(saved(tmp_path / "chat", chat=True))

@@ -245,6 +245,7 @@ def test_verify_the_literature(monkeypatch, tmp_path, capsys):
     assert f"NOT as the list says: {some.name}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words", [["verify", "--instances", "8"], ["curves", "--family", "sharpening"]]
 )

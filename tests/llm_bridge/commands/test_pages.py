@@ -229,6 +229,7 @@ def test_json_goes_through_a_fifo(mdp, tmp_path):
     assert fifo.is_fifo()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "name"),
     [
@@ -263,6 +264,7 @@ def test_check_exact_and_sampled(tiny, tmp_path):
     assert top(page)[0] == ""  # estimates are no verdict
 
 
+@pytest.mark.slow
 def test_validate(tmp_path):
     pytest.importorskip("torch")
     code = main(["validate", "--out", str(tmp_path)])
@@ -311,6 +313,7 @@ def browser():
         pytest.skip("no Chromium here: apt-get install chromium")
 
 
+@pytest.mark.slow
 def test_pages_in_a_browser(browser, monkeypatch, tiny, pairs, tmp_path):
     """At the width of a desk and of a phone: no error, nothing beside the page, formulas seen."""
     given = ["--model", str(tiny[0]), "--pairs", str(pairs), "--resamples", "50"]

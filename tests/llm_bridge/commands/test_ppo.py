@@ -115,6 +115,7 @@ def test_a_teacher_is_distilled_towards_its_exact_optimum(shared_models, tmp_pat
     assert noted["lm"] != noted["reward_of"]
 
 
+@pytest.mark.slow
 def test_problems_are_trained_on_and_written(folder, problems, tmp_path, capsys):
     pytest.importorskip("math_verify")
     command = [
@@ -166,6 +167,7 @@ def test_the_reward_of_a_teacher(folder, problems, tmp_path):
     assert noted["lm"] != noted["reward_of"] == fingerprint(ModelSpec(teacher).load())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_can_be_asked_to_end_and_go_on(number, folder, problems, tmp_path, capsys, monkeypatch):
     step = Trainer.step
@@ -201,6 +203,7 @@ def test_it_can_be_asked_to_end_and_go_on(number, folder, problems, tmp_path, ca
     assert json.dumps(ends[0]) == json.dumps(ends[1])  # NaN is like NaN
 
 
+@pytest.mark.slow
 def test_two_at_once(folder, problems, tmp_path, capsys):
     """The second process is refused in one line, with the same options or others; the first ends
     well.
@@ -296,6 +299,7 @@ def test_a_task_in_words_is_held_out_and_measured(tmp_path, capsys):
     assert "7 messages, and the model is given plain text" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [10, 400])
 def test_as_many_prompts_are_trained_on_as_are_asked_for(shared_models, n, capsys):
     """Also where they are fewer than four times those held out."""
@@ -351,6 +355,7 @@ def test_checked_answers_alone_teach_nothing_where_all_are_wrong(tmp_path, capsy
     assert wrong in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_checked_answers_are_learnt(shared_models, tmp_path):
     """On a task of an exact tree: the accuracy rises beyond what the own reward could do."""
     command = ["ppo", "--model", str(shared_models / "add-fair"), "--task", "addition"]
@@ -490,6 +495,7 @@ def test_written_responses_are_those_of_the_model(folder):
     assert again.texts == drawn.texts
 
 
+@pytest.mark.slow
 def test_accuracy_by_sampling_is_the_exact_one(shared_models):
     lm, sums = ModelSpec(shared_models / "add-fair").load(), addition(5, seed=3)
     config = PPOConfig(max_tokens=4, end_tokens=())

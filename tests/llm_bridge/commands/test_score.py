@@ -602,6 +602,7 @@ def logs_of(folder):
     return found
 
 
+@pytest.mark.slow
 def test_domains_by_reward_and_by_lift(score, again):
     code, _, _, base = score(QUERIES, "--domain-prompts", "none", out="base")
     assert code == 0
@@ -744,6 +745,7 @@ def word_tokenizer():
     return Tokenizer(models.WordLevel({"a": 0, "b": 1, "c": 2}, unk_token="a"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_two_processes_write_what_one_writes(score, models, tmp_path):
     _, _, _, folder = score(PAIRS, "--batch-tokens", 60)

@@ -82,6 +82,7 @@ def test_an_error_in_what_is_measured_ends_with_one(models, tmp_path, monkeypatc
     assert "Off the diagonal" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_goes_on_and_refuses_another_run(models, tmp_path, monkeypatch, capsys):
     more = ["--prompt", "A", "--horizon", "2", "--expert", str(models / "expert")]
     whole = module.Validation.preferences
@@ -117,6 +118,7 @@ def test_against_a_token_mdp(models, tmp_path):
     assert set(read(tmp_path / "out")["quantities"]) > PREFERENCES
 
 
+@pytest.mark.slow
 def test_trains_a_model_where_none_is_given(tmp_path, capsys):
     assert (
         main(["validate", "--draws", "16", "--pairs-per-prompt", "16", "--out", str(tmp_path)]) == 0
@@ -124,6 +126,7 @@ def test_trains_a_model_where_none_is_given(tmp_path, capsys):
     assert "training steps: 200" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_addition(shared_models, tmp_path):
     argv = ["validate", "--model", str(shared_models / "add-small"), "--task", "addition"]
     argv += [

@@ -54,7 +54,7 @@ print(estimated / (peak[0] - before))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/statm")
 @pytest.mark.parametrize(
     "shape",

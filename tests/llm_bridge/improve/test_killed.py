@@ -25,7 +25,7 @@ CHAT += ["--epochs", "1", "--eval-prompts", "1", "--eval-samples", "2", "--dtype
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("model", "options"),
     [("smiles-small", MOLECULES), ("smollm2-135m-instruct", CHAT)],

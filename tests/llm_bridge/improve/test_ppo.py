@@ -367,8 +367,11 @@ def test_target_of_soft_rl_is_the_model_itself(lm):
     assert "share" not in found
 
 
-@pytest.mark.parametrize(("reward", "gauge"), WAYS)
-@pytest.mark.parametrize("baseline", ["value", "group"])
+@pytest.mark.parametrize(
+    ("reward", "gauge"),
+    [WAYS[0], *(pytest.param(*way, marks=pytest.mark.slow) for way in WAYS[1:])],
+)
+@pytest.mark.parametrize("baseline", ["value", pytest.param("group", marks=pytest.mark.slow)])
 def test_closes_the_gap(lm, reward, gauge, baseline):
     """Measured: 0.97 to 0.98 of the way from `π̂` to the optimum in 60 batches."""
     config = changed(SMALL, reward=reward, gauge=gauge, baseline=baseline, steps=60, warmup=5)
@@ -379,6 +382,7 @@ def test_closes_the_gap(lm, reward, gauge, baseline):
     assert found["share"] <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reward", ["expected", "dense"])
 @pytest.mark.parametrize("switch", ["normalise_advantages", "whiten_rewards"])
 def test_other_units_have_the_same_end(lm, switch, reward):
@@ -427,6 +431,7 @@ def test_batches_of_empty_responses_stop(lm):
         trainer.step()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("reward", "gauge"), WAYS)
 def test_distils_a_teacher(lm, reward, gauge):
     """To ``∝ π̂ · π_teacher^{α/β}``, at whose expense one reward or the other counts."""
@@ -447,6 +452,7 @@ def test_distils_a_teacher(lm, reward, gauge):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -481,6 +487,7 @@ def test_the_exact_end_of_training(lm, changes, taught):
         assert 0.85 < found["share"] <= 1
 
 
+@pytest.mark.slow
 def test_a_checked_answer_comes_on_top(lm):
     """``∝ π̂^{1+α/β} exp(w·check/β)``, here with the check that the last letter is b."""
 

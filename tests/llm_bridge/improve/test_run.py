@@ -50,7 +50,9 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("killed_at", [1, 4, 5, 6])
+@pytest.mark.parametrize(
+    "killed_at", [5, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 4, 6))]
+)
 @pytest.mark.parametrize("changes", [{"value_to_trunk": True}, {"adaptive_kl": 0.1}, {"lora": 2}])
 def test_resumes_bit_for_bit(lm, tmp_path, monkeypatch, killed_at, changes):
     if "lora" in changes:
@@ -232,6 +234,7 @@ def test_tensorboard(lm, tmp_path):
 # --- Adapters, memory, precision ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_adapters_start_at_the_model_and_leave_it_alone(lm, tmp_path):
     pytest.importorskip("peft")
     before = [p.clone() for p in lm.model.parameters()]
@@ -284,6 +287,7 @@ def test_checkpointing_keeps_less(lm):
 # --- Several processes ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shard", [False, True])
 def test_two_processes_write_and_learn_the_same(lm, tmp_path, shard):
     """With one minibatch a batch the two sum the same gradients, in another order.

@@ -46,6 +46,7 @@ def test_clones_the_expert(expert, trained):
     assert not trained.model.training
 
 
+@pytest.mark.slow
 def test_same_seed_same_model(expert, trained):
     state = torch.random.get_rng_state()
     again = clone(train_on_demonstrations(expert, **TINY)).policy

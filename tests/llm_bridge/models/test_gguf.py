@@ -269,6 +269,7 @@ def test_sentencepiece(tmp_path, prefix):
 # ---------------------------------------------------------------- the real model
 
 
+@pytest.mark.slow
 def test_smollm_weights(smollm):
     lm, reader = smollm
     same_bits(lm.model, reader)
@@ -279,6 +280,7 @@ def test_smollm_weights(smollm):
     assert lm.tokenizer.decode([2]) == "<|im_end|>"
 
 
+@pytest.mark.slow
 def test_smollm_tokenizer(smollm):
     lm, reader = smollm
     assert [plain_ids(lm, text) for text in TEXTS] == [reader.ids(text) for text in TEXTS]
@@ -309,11 +311,12 @@ def against_the_second_reader(lm, reader, pairs):
     return tokens, responses
 
 
+@pytest.mark.slow
 def test_smollm_rewards(smollm):
     assert max(against_the_second_reader(*smollm, RESPONSES)) < 1e-4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("dtype", "atol"), [("float32", 2e-4), ("float64", 1e-4)])
 def test_smollm_rewards_of_20_solutions(smollm, shared_models, dtype, atol):
     """Two lines of solutions to sums: digits, line breaks, markup. Rounding in float32 adds up over

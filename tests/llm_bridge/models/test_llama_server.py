@@ -94,6 +94,7 @@ def test_float_weights_have_the_same_log_probabilities(tmp_path, monkeypatch):
     assert found.max() < 1e-4
 
 
+@pytest.mark.slow
 def test_quantised_weights_are_rounded_by_the_kernels_of_the_server(shared_models):
     (file,) = (shared_models / "smollm2-135m-instruct").glob("*.gguf")
     prompts = [[{"role": "user", "content": "What is the capital of France?"}]]

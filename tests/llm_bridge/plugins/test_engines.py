@@ -109,6 +109,7 @@ def leaves(log_probs):
     return [torch.tensor(np.asarray(t), dtype=torch.double, requires_grad=True) for t in log_probs]
 
 
+@pytest.mark.slow
 @needs_model
 @pytest.mark.parametrize(
     ("step", "ratio", "shares"),

@@ -41,6 +41,7 @@ def cut(tokens, ends):
     return tokens[:stop].tolist()
 
 
+@pytest.mark.slow
 @settings(derandomize=True, deadline=None, max_examples=40)
 @given(
     st.integers(0, 30),
@@ -269,6 +270,7 @@ def test_refusals(changes, message):
         beam_search(llama(), **options)
 
 
+@pytest.mark.slow
 def test_real_models(shared_models):
     """On 200 sums `add-small` has nearly all proven by a beam of four, and some are not what greedy
     decoding gives.

@@ -542,6 +542,7 @@ def test_training_mode_and_weights_stay(lm):
         lm.model.eval()
 
 
+@pytest.mark.slow
 def test_nano_sort_sorts_every_word(shared_models):
     words = ["".join(word) for word in itertools.product("ABC", repeat=6)]
     tree = token_tree(ModelSpec(shared_models / "nano-sort").load(), words, 6)

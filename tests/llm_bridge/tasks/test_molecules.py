@@ -181,6 +181,7 @@ def test_the_empty_prompt_is_one_beginning_token(shared_models):
         encode_prompt(lm, "", 75)
 
 
+@pytest.mark.slow
 def test_ppo_trains_on_molecules(shared_models, tmp_path, capsys):
     """What it measures of all samples together is `molecule_metrics`, before training and after."""
     small = str(shared_models / "smiles-small")
@@ -214,6 +215,7 @@ def test_ppo_without_rdkit_is_refused_in_one_line(shared_models, tmp_path, monke
     assert line.endswith("which is not installed: pip install 'endorm[molecules]'")
 
 
+@pytest.mark.slow
 def test_check_reads_the_empty_prompt(shared_models, tmp_path):
     """The entropy of the first token, from a plain pass of the model on its beginning token."""
     import torch

@@ -276,7 +276,7 @@ def test_one_token_by_hand():
     assert same(pair[1], [q["epsilon"] / 4])
 
 
-@pytest.mark.parametrize("horizon", [1, 7, 500])
+@pytest.mark.parametrize("horizon", [1, 7, pytest.param(500, marks=pytest.mark.slow)])
 def test_independent_steps_add_up(horizon):
     """One state a layer: divergences and soft values are sums over the steps, affinities
     products.

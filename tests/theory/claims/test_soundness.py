@@ -29,6 +29,7 @@ from theory.studies.gallery import indifferent_learner
 
 BY_NAME = {statement.name: statement for statement in STATEMENTS}
 INF, NAN = math.inf, math.nan
+SLOW = (pytest.mark.slow,)
 TIED = "its sides are not separated"
 ASSUMED = [statement for statement in STATEMENTS if statement.when is not None]
 
@@ -59,11 +60,11 @@ def window(horizon, seed=0, alpha=0.4, epsilon=0.3):
 # --- Against the oracle ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("first", range(0, 90, 30))
+@pytest.mark.parametrize("first", [0, *(pytest.param(n, marks=SLOW) for n in range(10, 90, 10))])
 def test_doubles_hold_the_numbers_of_the_oracle(first):
     found = {
         seed: faults(extreme_instance(np.random.default_rng(seed)))
-        for seed in range(first, first + 30)
+        for seed in range(first, first + 10)
     }
     assert not {seed: faulty for seed, faulty in found.items() if faulty}
 
@@ -93,13 +94,14 @@ LONG = [
 ]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=SLOW) for n in (1, 2))])
 def test_long_tables_hold_the_numbers_of_the_oracle(seed):
     rng = np.random.default_rng(seed)
     alpha, epsilon = 10.0 ** rng.uniform(-2, 2), 10.0 ** rng.uniform(-9, 1)
     assert not faults(listed(one_state_layers(rng, 100, alpha, epsilon)))
 
 
+@pytest.mark.slow
 def test_widths_grow_no_faster_than_the_horizon():
     widths = {}
     for horizon in (100, 1000):
@@ -176,7 +178,10 @@ CASES = {
 case = cache(lambda name: CASES[name]())
 
 
-@pytest.mark.parametrize("name", CASES)
+LASTING = ("window 100", "window 1000", "table 82", "table 100", "table 1000")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=SLOW * (n in LASTING)) for n in CASES])
 def test_statements_hold_and_no_planted_violation_does(name):
     """All at once, since they have most of their quantities in common."""
     instance = case(name)
@@ -196,6 +201,7 @@ def test_statements_hold_and_no_planted_violation_does(name):
         assert applies or summary.statement.when is not None, summary.statement.name
 
 
+@pytest.mark.slow
 def test_extreme_instances_are_never_judged_wrongly():
     """Where sides are the same number nothing separates them, and all that is left is a tiny
     difference.
@@ -221,6 +227,7 @@ def test_extreme_instances_are_never_judged_wrongly():
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [
@@ -290,6 +297,7 @@ def test_a_dropped_assumption_is_violated():
     assert decide(dropped, [instance]).verdict == "violated"
 
 
+@pytest.mark.slow
 def test_without_its_assumption_no_false_statement_holds():
     """On instances that break them, what holds is what the oracle says of the bare claim."""
     of_pairs = ("theorem-1", "theorem-1-sharp", "preference-length")
@@ -376,6 +384,7 @@ def test_a_violation_does_not_become_holds_beyond_82_layers(horizon):
     assert [s.verdict for s in decide_each(off, [instance])] == ["violated"] * len(off)
 
 
+@pytest.mark.slow
 def test_soft_values_are_decided_at_long_horizons():
     statement = BY_NAME["soft-value"]
     off = changed(statement, right=lambda i: statement.bound.of(i) + 1.0)

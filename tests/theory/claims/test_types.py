@@ -22,6 +22,7 @@ MISSPELT = {
 }
 
 
+@pytest.mark.slow
 def test_misspelt_quantities_fail_the_type_check(tmp_path):
     """Each of them is named, and nothing else is."""
     texts = {name: (CLAIMS / name).read_text() for name, _ in MISSPELT.values()}

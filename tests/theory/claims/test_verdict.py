@@ -234,6 +234,7 @@ def test_what_is_over_the_budget_of_balls_stays_undecided():
     assert decide(tied, [instance]).verdict == "holds"
 
 
+@pytest.mark.slow
 @settings(derandomize=True, deadline=None, max_examples=40)
 @given(st.data(), token_mdps(), alphas, epsilons, seeds)
 def test_doubles_hold_the_balls(data, mdp, alpha, epsilon, seed):
@@ -243,6 +244,7 @@ def test_doubles_hold_the_balls(data, mdp, alpha, epsilon, seed):
     assert_covered(Instance(mdp, expert, policy, alpha), 256)
 
 
+@pytest.mark.slow
 @settings(derandomize=True, deadline=None, max_examples=15)
 @given(token_mdps(masked=True, min_vocab=2), alphas, epsilons, seeds)
 def test_every_statement_is_certified_where_tokens_are_forbidden(mdp, alpha, epsilon, seed):

@@ -95,6 +95,7 @@ ROUTES = {
 # --- The routes agree -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_four_routes_agree_on_200_random_mdps():
     """Policies to 1e-6 in total variation per visited state, rewards up to a potential to 1e-6,
     gaps of 1e-8.

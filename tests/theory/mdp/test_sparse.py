@@ -187,6 +187,7 @@ def test_a_repeated_layer_is_the_same_as_copies_of_it(V, H, alpha, seed):
     assert soft_value(repeated, alpha) == soft_values(explicit, alpha)[0].item()
 
 
+@pytest.mark.slow
 def test_a_long_mdp_is_not_written_layer_by_layer_until_the_disk_is_full(tmp_path):
     layer = np.zeros((4096, 2))
     mdp = TokenMDP.window([layer[: 2**h] for h in range(12)] + [layer] * 20_000_000, 12)

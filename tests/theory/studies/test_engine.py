@@ -190,6 +190,7 @@ def test_a_worker_with_other_files_is_refused_by_name(dask, tmp_path):
         computed(square, {0: (3,)}, where)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
 def test_a_sweep_that_is_stopped_goes_on_and_nothing_is_done_twice(tmp_path, stopped):
     setting = ["--demonstrations", "10,100,1000", "--horizons", "2,4", "--seeds", "40"]

@@ -137,6 +137,7 @@ def test_a_stopped_curve_goes_on(tmp_path, monkeypatch):
             resumed(tmp_path, [10])
 
 
+@pytest.mark.slow
 def test_runs_beside_one_another_and_killed_ones(tmp_path):
     """A second run is refused in one line; killed at random moments a run ends with the same
     bytes.
@@ -260,6 +261,7 @@ def test_smoothing_is_a_bias():
     assert errors[2] / errors[1] == pytest.approx(10, rel=0.01)
 
 
+@pytest.mark.slow
 def test_nothing_to_learn_is_drawn(tmp_path):
     words = [
         "learn",

@@ -127,6 +127,7 @@ def test_one_step_at_fixed_temperature_against_its_closed_form(alpha, epsilon):
     assert found.ratio == pytest.approx(best, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("horizon", "epsilon", "least"), [(3, 0.1, 0.9975), (3, 1.0, 0.978), (4, 0.1, 0.9988)]
 )
@@ -139,6 +140,7 @@ def test_best_known_fractions_of_two_tokens(horizon, epsilon, least):
     assert found.ratio > max(votes)
 
 
+@pytest.mark.slow
 def test_the_same_seed_finds_the_same_instance():
     one, two, other = (
         search(STEPWISE, 3, 2, 0.3, ascent=Ascent(6, 30, seed)) for seed in (5, 5, 6)

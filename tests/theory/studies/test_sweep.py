@@ -201,7 +201,9 @@ FIGURES = {
 }
 
 
-@pytest.mark.parametrize("family", FIGURES)
+@pytest.mark.parametrize(
+    "family", [pytest.param(x, marks=[pytest.mark.slow] * (x != "preference")) for x in FIGURES]
+)
 def test_curves_writes_figures_and_numbers(family, tmp_path, capsys):
     out = tmp_path / "new" / "folder"
     assert main(["curves", "--family", family, "--out", str(out), *OPTIONS[family]]) == 0
@@ -221,6 +223,7 @@ def test_curves_writes_figures_and_numbers(family, tmp_path, capsys):
     assert "report.html, curves.json and figures" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_curves_prints_the_exact_numbers_and_where_they_cross(tmp_path, capsys):
     argv = [
         "curves",
@@ -246,6 +249,7 @@ def test_curves_prints_the_exact_numbers_and_where_they_cross(tmp_path, capsys):
     assert stored["crossover"] == curve.crossover
 
 
+@pytest.mark.slow
 def test_one_horizon_has_no_exponent(tmp_path, capsys):
     assert (
         main(
