@@ -1,0 +1,472 @@
+"""Mutation gate: small faults are planted in the code, one at a time, and a test must turn red.
+
+Run ``make mutate``. A seeded sample of mutants is made by cosmic-ray's operators and three of our
+own; each is served to a forked process by an import hook, so no file is changed, and the quick
+tests that import its module run until one fails. Results are appended as they come: a run that was
+stopped goes on. Exit code 1 where less than `FLOOR` of a named group is killed; mutants that no
+input can tell from the code do not count (``mutation_equivalent.toml``, each with its reason).
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import importlib
+import importlib.machinery
+import importlib.util
+import json
+import os
+import random
+import signal
+import sys
+import time
+import tomllib
+from pathlib import Path
+from typing import Any, ClassVar
+
+import parso
+from cosmic_ray.ast import ast_nodes, get_ast
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.operators.operator import Operator
+from cosmic_ray.plugins import get_operator
+
+ROOT = Path(__file__).resolve().parent.parent
+EQUIVALENT = Path(__file__).with_name("mutation_equivalent.toml")
+SEED, EACH, OTHERS, FLOOR = 0, 24, 66, 0.9
+BUDGET, STARTUP = 40.0, 30.0
+"""Seconds of tests for a mutant, as they take without it; and what importing may add."""
+
+GROUPS = {
+    "verdict": ["theory/claims/verdict.py"],
+    "statements": ["theory/claims/statements.py", "theory/claims/findings.py"],
+    "bounds": ["theory/claims/bounds.py"],
+    "adversary": [f"theory/solve/{x}.py" for x in ("ball", "worst_clone", "worst_map", "worst_kl")],
+    "soft": ["theory/solve/soft.py"],
+    "reward": ["theory/solve/reward.py"],
+    "instance": ["theory/claims/instance.py", "theory/claims/quantities.py"],
+    "intervals": [f"theory/arrays/{x}.py" for x in ("balls", "enclosure", "doubles")],
+    "discounted": [f"theory/{x}/discounted.py" for x in ("claims", "mdp", "solve")],
+    "policy": ["theory/mdp/policy.py"],
+    "checks": ["theory/claims/checks.py", "theory/mdp/checks.py"],
+    "sampled": ["llm_bridge/check/sampled.py"],
+    "target": ["llm_bridge/improve/target.py"],
+    "ppo": ["llm_bridge/improve/ppo.py"],
+    "accuracy": ["llm_bridge/preferences/accuracy.py"],
+    "pairs": ["llm_bridge/preferences/pairs.py"],
+}
+
+BINARY = ("Add_Sub", "Sub_Add", "Mul_Div", "Div_Mul", "Pow_Mul", "FloorDiv_Mul", "BitAnd_BitOr")
+COMPARISON = (
+    "Lt_LtE",
+    "LtE_Lt",
+    "Gt_GtE",
+    "GtE_Gt",
+    "Eq_NotEq",
+    "NotEq_Eq",
+    "Is_IsNot",
+    "IsNot_Is",
+)
+OTHER = (
+    *("NumberReplacer", "AddNot", "ReplaceAndWithOr", "ReplaceOrWithAnd", "ReplaceTrueWithFalse"),
+    *("ReplaceFalseWithTrue", "ReplaceUnaryOperator_Delete_Not", "ZeroIterationForLoop"),
+    "ReplaceUnaryOperator_Delete_USub",
+)
+
+
+class _Own(Operator):
+    """An operator whose `changes` of a node are numbered."""
+
+    def mutation_positions(self, node: Any) -> Any:
+        for _ in self.changes(node):
+            yield (node.start_pos, node.end_pos)
+
+    def mutate(self, node: Any, index: int) -> Any:
+        new = self.parsed(self.changes(node)[index].strip())
+        new.get_first_leaf().prefix = node.get_first_leaf().prefix
+        return new
+
+    def parsed(self, code: str) -> Any:
+        return parso.parse(f"({code})").children[0]
+
+    @classmethod
+    def examples(cls) -> tuple[()]:
+        return ()
+
+    def changes(self, node: Any) -> list[str]:
+        raise NotImplementedError
+
+
+class DropTerm(_Own):
+    """``a + b`` becomes ``a``, and ``a·b`` too; ``a − b`` and ``a / b`` as well."""
+
+    def changes(self, node: Any) -> list[str]:  # noqa: D102
+        if node.type not in ("arith_expr", "term"):
+            return []
+        parts = node.children
+        kept = [parts[: i - 1] + parts[i + 1 :] for i in range(2, len(parts), 2)]
+        return ["".join(x.get_code() for x in part) for part in kept]
+
+
+class SwapArguments(_Own):
+    """``f(a, b)`` becomes ``f(b, a)``, for two neighbouring positional arguments."""
+
+    def changes(self, node: Any) -> list[str]:  # noqa: D102
+        if node.type != "arglist":
+            return []
+        found, parts = [], node.children
+        for i in range(0, len(parts) - 2, 2):
+            pair = parts[i], parts[i + 2]
+            if any(x.type == "argument" for x in pair) or _text(pair[0]) == _text(pair[1]):
+                continue
+            swapped = [*parts[:i], parts[i + 2], parts[i + 1], parts[i], *parts[i + 3 :]]
+            found.append("".join(x.get_code() for x in swapped))
+        return found
+
+    def parsed(self, code: str) -> Any:  # noqa: D102
+        return parso.parse(f"f({code})").children[0].children[1].children[1]
+
+
+class SwapName(_Own):
+    """``max`` becomes ``min``, ``all`` becomes ``any``, and the other way round."""
+
+    OTHER: ClassVar = dict(
+        pair
+        for a, b in (("max", "min"), ("maximum", "minimum"), ("all", "any"), ("argmax", "argmin"))
+        for pair in ((a, b), (b, a))
+    )
+
+    def changes(self, node: Any) -> list[str]:  # noqa: D102
+        if node.type != "name" or node.value not in self.OTHER:
+            return []
+        return [self.OTHER[node.value]]
+
+    def parsed(self, code: str) -> Any:  # noqa: D102
+        return parso.parse(code).children[0]
+
+
+def _text(node: Any) -> str:
+    return node.get_code(include_prefix=False)
+
+
+def operators() -> dict[str, Operator]:
+    """Every operator by its name."""
+    names = [f"ReplaceBinaryOperator_{x}" for x in BINARY]
+    names += [*(f"ReplaceComparisonOperator_{x}" for x in COMPARISON), *OTHER]
+    found = {name: get_operator(f"core/{name}")() for name in names}
+    return found | {own.__name__: own() for own in (DropTerm, SwapArguments, SwapName)}
+
+
+def excluded(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Spans that say nothing about numbers: docstrings, annotations, errors, names, reprs."""
+    tree, lines, spans = ast.parse(source), source.split("\n"), []
+
+    def add(node: Any) -> None:
+        def column(line: int, offset: int) -> int:
+            return len(lines[line - 1].encode()[:offset].decode())
+
+        start = (node.lineno, column(node.lineno, node.col_offset))
+        spans.append((start, (node.end_lineno, column(node.end_lineno, node.end_col_offset))))
+
+    for node in ast.walk(tree):
+        text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if text or isinstance(
+            node, ast.Raise | ast.Assert | ast.ImportFrom | ast.Import | ast.JoinedStr
+        ):
+            add(node)
+        elif isinstance(node, ast.AnnAssign | ast.arg) and node.annotation:
+            add(node.annotation)
+        elif (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)) or (
+            isinstance(node, ast.Call) and ast.unparse(node.func) == "warnings.warn"
+        ):
+            add(node)
+        elif isinstance(node, ast.FunctionDef):
+            if node.returns:
+                add(node.returns)
+            if node.name in ("__repr__", "__str__", "_repr_html_"):
+                add(node)
+    return spans
+
+
+def mutants(path: str, n: int, seed: int = SEED) -> list[dict[str, Any]]:
+    """Up to `n` mutants of a file, the same for a seed."""
+    source = (ROOT / path).read_text()
+    spans, tree, found = excluded(source), get_ast(source), []
+    nodes, lines = list(ast_nodes(tree)), source.split("\n")
+    for name, operator in operators().items():
+        occurrence = 0
+        for node in nodes:
+            for start, _ in operator.mutation_positions(node):
+                if not any(a <= start < b for a, b in spans):
+                    line = " ".join(lines[start[0] - 1].split())
+                    found.append((name, occurrence, start[0], line))
+                occurrence += 1
+    chosen = random.Random(f"{seed} {path}")
+    chosen.shuffle(found)
+    made, taken = [], set()
+    for name, occurrence, number, line in found:
+        if len(made) == n:
+            break
+        if (name, number) in taken:  # one of a kind on a line
+            continue
+        changed = mutate_code(source, operators()[name], occurrence)
+        try:
+            same = changed is None or ast.dump(ast.parse(changed)) == ast.dump(ast.parse(source))
+        except SyntaxError:
+            continue
+        if same:
+            continue
+        taken.add((name, number))
+        key = hashlib.sha256(f"{path} {name} {changed}".encode()).hexdigest()[:12]
+        after = next(
+            (
+                " ".join(b.split())
+                for a, b in zip(lines, changed.split("\n"), strict=False)
+                if a != b
+            ),
+            "",
+        )
+        row = {"key": key, "path": path, "operator": name, "line": number}
+        made.append({**row, "before": line, "after": after, "source": changed})
+    return made
+
+
+def sample(each: int = EACH, others: int = OTHERS) -> list[dict[str, Any]]:
+    """The mutants of every named group, then those of the other files."""
+    made = []
+    for group, paths in GROUPS.items():
+        pools = [mutants(path, each) for path in paths]
+        sizes = [len((ROOT / path).read_text()) for path in paths]
+        shares = [max(1, round(each * size / sum(sizes))) for size in sizes]
+        made += [
+            {**row, "group": group}
+            for pool, share in zip(pools, shares, strict=True)
+            for row in pool[:share]
+        ]
+    named = {path for paths in GROUPS.values() for path in paths}
+    rest = sorted(
+        str(path.relative_to(ROOT))
+        for package in ("theory", "llm_bridge")
+        for path in (ROOT / package).rglob("*.py")
+        if path.name != "__init__.py" and str(path.relative_to(ROOT)) not in named
+    )
+    random.Random(SEED).shuffle(rest)
+    for path in rest[:others]:
+        made += [{**row, "group": "others"} for row in mutants(path, 1)]
+    return made
+
+
+class _Served(importlib.machinery.SourceFileLoader):
+    """A module whose source is not that of its file."""
+
+    def __init__(self, name: str, path: str, source: str) -> None:
+        super().__init__(name, path)
+        self._source = source.encode()
+
+    def get_data(self, path: str) -> bytes:
+        return self._source
+
+    def path_stats(self, path: str) -> Any:
+        raise OSError  # no bytecode is read or written
+
+
+class _Finder:
+    def __init__(self, path: str, source: str) -> None:
+        self.name = path.removesuffix(".py").replace("/", ".")
+        self.path, self.source = str(ROOT / path), source
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name != self.name:
+            return None
+        loader = _Served(name, self.path, self.source)
+        return importlib.util.spec_from_file_location(name, self.path, loader=loader)
+
+
+def start(arguments: list[str], mutant: dict[str, Any] | None) -> int:
+    """Fork a process that runs pytest on a mutant; returns its number."""
+    process = os.fork()
+    if process:
+        return process
+    code = 3
+    try:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        for stream in range(3):
+            os.dup2(null, stream)
+        os.chdir(ROOT)
+        sys.path.insert(0, str(ROOT))
+        if mutant:
+            sys.meta_path.insert(0, _Finder(mutant["path"], mutant["source"]))
+        import pytest
+
+        code = int(pytest.main(arguments))
+    finally:
+        os._exit(code)
+
+
+def ended(process: int, until: float) -> int | None:
+    """Exit code; None while it runs; -1 after it was ended because time was up."""
+    found, status = os.waitpid(process, os.WNOHANG)
+    if found:
+        return os.waitstatus_to_exitcode(status)
+    if time.monotonic() < until:
+        return None
+    os.killpg(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    return -1
+
+
+QUIET = ["-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0", "-m"]
+QUIET += ["not (slow or long or coq)", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+
+
+def test_files(path: str) -> list[str]:
+    """Test files that import a module: that of its name first, then of its folder, then others."""
+    module, stem = path.removesuffix(".py").replace("/", "."), Path(path).stem
+    package, folder = path.split("/", 1)[0], Path("tests") / Path(path).parent
+    found = []
+    for file in sorted((ROOT / "tests").rglob("test_*.py")):
+        name, text = file.relative_to(ROOT), file.read_text()
+        near = name.parent == folder
+        if f"{module} import" in text or near or (f"from {package} import" in text):
+            found.append(
+                (stem not in name.stem, not near, f"{module} import" not in text, str(name))
+            )
+    return [entry[-1] for entry in sorted(found)]
+
+
+def parallel(jobs: list[Any], launch: Any, report: Any, workers: int) -> None:
+    """Run jobs, so many at a time; `report` gets each with its exit code and seconds."""
+    waiting, running = list(reversed(jobs)), {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                job = waiting.pop()
+                process, seconds = launch(job)
+                now = time.monotonic()
+                running[process] = (job, now, now + seconds)
+            for process, (job, since, until) in list(running.items()):
+                code = ended(process, until)
+                if code is not None:
+                    del running[process]
+                    report(job, code, time.monotonic() - since)
+            time.sleep(0.02)
+    finally:
+        for process in running:
+            os.killpg(process, signal.SIGKILL)
+
+
+def baselines(files: list[str], out: Path, workers: int) -> dict[str, float]:
+    """Seconds of every test file without a mutant; one that fails or lasts is infinite."""
+    store = out / "files.jsonl"
+    rows = [json.loads(x) for x in store.read_text().splitlines()] if store.exists() else []
+    known = {row["file"]: row["seconds"] for row in rows}
+
+    def report(file: str, code: int, seconds: float) -> None:
+        known[file] = round(seconds, 2) if code == 0 else float("inf")
+        with store.open("a") as lines:
+            lines.write(json.dumps({"file": file, "seconds": known[file], "code": code}) + "\n")
+
+    left = [file for file in files if file not in known]
+    parallel(left, lambda file: (start([*QUIET, file], None), 2 * BUDGET), report, workers)
+    return known
+
+
+def within_budget(files: list[str], seconds: dict[str, float]) -> list[str]:
+    """The first files whose seconds together are within `BUDGET`, the cheap ones first if any."""
+    chosen, spent = [], 0.0
+    for file in files:
+        if spent + seconds[file] <= BUDGET:
+            chosen.append(file)
+            spent += seconds[file]
+    return chosen
+
+
+def run(made: list[dict[str, Any]], out: Path, workers: int) -> dict[str, dict[str, Any]]:
+    """Try every mutant that `out` has no result of; returns results by key."""
+    out.mkdir(parents=True, exist_ok=True)
+    store = out / "mutants.jsonl"
+    rows = [json.loads(x) for x in store.read_text().splitlines()] if store.exists() else []
+    results = {row["key"]: row for row in rows}
+    left = [mutant for mutant in made if mutant["key"] not in results]
+    tests = {path: test_files(path) for path in {mutant["path"] for mutant in left}}
+    seconds = baselines(sorted({x for files in tests.values() for x in files}), out, workers)
+
+    def launch(mutant: dict[str, Any]) -> tuple[int, float]:
+        files = within_budget(tests[mutant["path"]], seconds)
+        return start([*QUIET, *files], mutant), 3 * sum(seconds[x] for x in files) + STARTUP
+
+    def report(mutant: dict[str, Any], code: int, taken: float) -> None:
+        verdict = {0: "survived", 1: "killed", 2: "killed", -1: "timeout"}.get(code, "no answer")
+        row = {name: x for name, x in mutant.items() if name != "source"}
+        results[mutant["key"]] = {**row, "verdict": verdict, "seconds": round(taken, 1)}
+        with store.open("a") as lines:
+            lines.write(json.dumps(results[mutant["key"]]) + "\n")
+        print(f"{len(results):4} {verdict:8} {taken:5.1f} s  {mutant['path']}:{mutant['line']}  "
+              f"{mutant['after'][:80]}", flush=True)  # fmt: skip
+
+    parallel(left, launch, report, workers)
+    return {mutant["key"]: results[mutant["key"]] for mutant in made}
+
+
+def reasons() -> dict[tuple[str, str, str], str]:
+    """Why a mutant cannot be told from the code, by file, operator and the mutated line."""
+    listed = tomllib.loads(EQUIVALENT.read_text())["equivalent"] if EQUIVALENT.exists() else []
+    return {(x["path"], x["operator"], x["after"]): x["reason"] for x in listed}
+
+
+def table(rows: list[dict[str, Any]]) -> tuple[str, bool]:
+    """The results in Markdown, and whether every named group is above the floor."""
+    why, lines, enough = reasons(), [], True
+    lines += [
+        "| group | mutants | killed | equivalent | survived | share |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    survivors = []
+    for group in [*GROUPS, "others"]:
+        mine = [row for row in rows if row["group"] == group]
+        killed = sum(row["verdict"] in ("killed", "timeout") for row in mine)
+        alive = [row for row in mine if row["verdict"] not in ("killed", "timeout")]
+        equal = [row for row in alive if (row["path"], row["operator"], row["after"]) in why]
+        survivors += [row for row in alive if row not in equal]
+        share = killed / max(1, len(mine) - len(equal))
+        enough &= group == "others" or share >= FLOOR
+        lines.append(
+            f"| {group} | {len(mine)} | {killed} | {len(equal)} | {len(alive) - len(equal)} "
+            f"| {100 * share:.0f} % |"
+        )
+    lines += ["", *(f"- `{x['path']}`: `{x['before']}` → `{x['after']}`" for x in survivors)]
+    return "\n".join(lines), enough
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the sample, print the table; 1 if a named group is below the floor."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "out" / "mutation")
+    parser.add_argument("--groups", nargs="+", choices=[*GROUPS, "others"])
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--again", action="store_true", help="try survivors again")
+    options = parser.parse_args(arguments)
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = "1"
+    made = [row for row in sample() if not options.groups or row["group"] in options.groups]
+    stale = set(reasons()) - {(row["path"], row["operator"], row["after"]) for row in sample()}
+    if stale:
+        print(f"{EQUIVALENT.name}: not among the mutants: {sorted(stale)[0]}", file=sys.stderr)
+        return 2
+    store = options.out / "mutants.jsonl"
+    if options.again and store.exists():
+        kept = [x for x in store.read_text().splitlines() if '"verdict": "survived"' not in x]
+        store.write_text("".join(x + "\n" for x in kept))
+    for name in ("hypothesis", "numpy", "pytest", "scipy.optimize", "torch", "transformers"):
+        importlib.import_module(name)  # once: the forked processes have them
+
+    results = run(made, options.out, options.workers)
+    text, enough = table(list(results.values()))
+    (options.out / "table.md").write_text(text + "\n")
+    print(text)
+    return 0 if enough else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
