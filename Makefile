@@ -7,7 +7,7 @@ VENV   ?= .venv
 OUT    ?= out/verify
 BIN    := $(VENV)/bin
 
-.PHONY: verify test slow proofs lint docs site matrix bench clean
+.PHONY: verify test slow fuzz mutate proofs lint docs site matrix bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +32,14 @@ test: $(VENV)/.installed
 
 slow: $(VENV)/.installed
 	$(BIN)/pytest -m slow $(PARALLEL)
+
+# a hundred thousand damaged files for every reader, in out/fuzz; goes on where it was stopped
+fuzz: $(VENV)/.installed
+	PYTHONPATH=tests/helpers $(BIN)/python tests/helpers/fuzz.py
+
+# small faults in the code, one at a time, of which a test must notice: an hour
+mutate: $(VENV)/.installed
+	$(BIN)/python benchmarks/mutation.py
 
 # built, checked again by Coq's own checker; then what they assume, and our doubles on instances
 proofs: $(VENV)/.installed

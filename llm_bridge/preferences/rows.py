@@ -23,6 +23,7 @@ import gzip
 import hashlib
 import json
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,10 +107,23 @@ def source_rows(source: str) -> Iterator[Row]:
         raise FileNotFoundError(f"{source}: no such file or folder")
     if path.is_dir():
         return _folder_rows(source, path, split)
-    kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    if path.suffix == ".gz":
+        return _whole(path, _file_rows(path, path.with_suffix("").suffix))
+    return _file_rows(path, path.suffix)
+
+
+def _file_rows(path: Path, kind: str) -> Iterator[Row]:
     if kind in (".csv", ".tsv"):
         return _csv_rows(path, "\t" if kind == ".tsv" else ",")
     return _parquet_rows(path) if kind == ".parquet" else json_rows(path)
+
+
+def _whole(path: Path, rows: Iterator[Row]) -> Iterator[Row]:
+    """Rows of a compressed file, which is damaged as a whole if it is at all."""
+    try:
+        yield from rows
+    except (zlib.error, EOFError, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path}: not a whole .gz file ({error}); compress it anew") from None
 
 
 def _opened(path: Path) -> BinaryIO:

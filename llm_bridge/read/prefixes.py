@@ -91,7 +91,7 @@ def require_token_ids(lm: CausalLM, name: str, values: Sequence[int]) -> np.ndar
 
     """
     ids = np.asarray(list(values))
-    if ids.size and (ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer)):
+    if ids.size and (ids.ndim != 1 or ids.dtype.kind not in "iu"):
         raise ValueError(f"{name}={values!r}: must be a sequence of token ids")
     outside = ids[(ids < 0) | (ids >= lm.vocab_size)]
     if outside.size:

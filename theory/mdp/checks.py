@@ -187,7 +187,7 @@ def check_next_states(
             raise ValueError(
                 f"next_states[{h}] has shape {table.shape}: must be {(size, vocab_size)}"
             )
-        if not np.issubdtype(table.dtype, np.integer):
+        if table.dtype.kind not in "iu":
             raise ValueError(
                 f"next_states[{h}] has dtype {table.dtype}: must hold integer states of layer "
                 f"{h + 1}"

@@ -69,7 +69,7 @@ class DiscountedMDP:
                 f"rewards has shape {table.shape}: must be (n, V), states by tokens, both at least "
                 "1"
             )
-        if links.shape != table.shape or not np.issubdtype(links.dtype, np.integer):
+        if links.shape != table.shape or links.dtype.kind not in "iu":
             raise ValueError(
                 f"next_states: {links.dtype} of shape {links.shape}, must be integers {table.shape}"
             )

@@ -78,7 +78,7 @@ def check_responses(
     sizes = {"prompts": dynamics.n_prompts, "tokens": dynamics.vocab_size}
     for part, array in (("prompts", prompts), ("tokens", tokens)):
         n = sizes[part]
-        if not np.issubdtype(array.dtype, np.integer):
+        if array.dtype.kind not in "iu":
             raise ValueError(
                 f"{name}.{part} has dtype {array.dtype}: must hold integers from 0 to {n - 1}"
             )

@@ -211,6 +211,16 @@ def test_what_is_missing_is_named_beside_what_is_there(tmp_path):
     assert problem.message == "rejected is missing (there are prompt, chosen, rejectd)"
 
 
+@pytest.mark.parametrize("cut", [slice(None, -9), slice(None, 30), slice(12, None)])
+def test_a_damaged_compressed_file_is_one_line(tmp_path, cut):
+    data = compressed(as_lines)(tmp_path).read_bytes()
+    for damaged in (data[cut], data[:20] + bytes([data[20] ^ 255]) + data[21:]):
+        (tmp_path / "cut.jsonl.gz").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"cut\.jsonl\.gz: not a whole \.gz file") as error:
+            read_comparisons(tmp_path / "cut.jsonl.gz")
+        assert "\n" not in str(error.value)
+
+
 def test_damaged_parquet_and_folders_are_one_line(tmp_path):
     pytest.importorskip("datasets")
     path = tmp_path / "bad.parquet"

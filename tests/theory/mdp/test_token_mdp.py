@@ -380,6 +380,10 @@ BAD_MDPS = [
         lambda: TokenMDP.table(TREE, [LINK.astype(float)]),
         r"next_states\[0\] has dtype float64: must hold integer",
     ),
+    (  # which NumPy counts among the integers
+        lambda: TokenMDP.table(TREE, [LINK.astype("m8[s]")]),
+        r"next_states\[0\] has dtype timedelta64\[s\]: must hold integer",
+    ),
     (
         lambda: TokenMDP.tree([R1], prompt_weights=[0.5, 0.6]),
         r"prompt_weights must be .* sum to 1, got sum 1\.1",
