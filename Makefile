@@ -7,7 +7,7 @@ VENV   ?= .venv
 OUT    ?= out/verify
 BIN    := $(VENV)/bin
 
-.PHONY: verify test slow fuzz mutate proofs lint docs site matrix bench clean
+.PHONY: verify test slow fuzz faults mutate proofs lint docs site matrix bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -36,6 +36,10 @@ slow: $(VENV)/.installed
 # a hundred thousand damaged files for every reader, in out/fuzz; goes on where it was stopped
 fuzz: $(VENV)/.installed
 	PYTHONPATH=tests/helpers $(BIN)/python tests/helpers/fuzz.py
+
+# every command that writes, interrupted for real; a table in out/faults
+faults: $(VENV)/.installed
+	PYTHONPATH=tests/helpers $(BIN)/python tests/helpers/faults.py
 
 # small faults in the code, one at a time, of which a test must notice: an hour
 mutate: $(VENV)/.installed

@@ -197,7 +197,7 @@ def check_next_states(
                 f"next_states[{h}] holds {table.min()} to {table.max()}: "
                 f"layer {h + 1} has states 0 to {following - 1}"
             )
-        return table
+        return table if table.dtype.kind == "i" else table.astype(np.intp)  # uint64 + int: floats
 
     return once_each(check, tables, sizes[:-1], sizes[1:])
 

@@ -92,7 +92,7 @@ class DiscountedMDP:
                 "reward_range=(low, high)"
             )
         weights = check_weights("initial_weights", initial_weights, len(table))
-        return cls(table, links, float(discount), weights, (low, high))
+        return cls(table, links.astype(np.intp), float(discount), weights, (low, high))
 
     @classmethod
     def window(cls, rewards: Any, size: int, discount: float, **options: Any) -> Self:

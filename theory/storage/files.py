@@ -6,9 +6,11 @@ JSON has no numbers that are not finite. They are written as the texts ``"inf"``
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
+import os
 import re
 import zipfile
 from collections.abc import Iterator
@@ -57,9 +59,26 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     try:
         with partial.open("wb") as file:
             yield file
+            file.flush()
+            os.fsync(
+                file.fileno()
+            )  # else a crash of the machine may leave the name of an empty file
         partial.replace(path)
+        _sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    """Let a folder's names survive a crash of the machine, where its file system can do that."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(number)
 
 
 def digest(path: Path) -> str:

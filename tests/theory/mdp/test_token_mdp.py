@@ -435,3 +435,17 @@ def test_every_response_may_have_to_end_at_once():
     mdp = TokenMDP.tree([np.full((2**h, 2), 0.5) for h in range(3)], allowed=only_end, eos=1)
     assert mdp.dynamics.layer_sizes == (1, 1, 1)
     assert soft_values(mdp, 1.0)[0].tolist() == [0.5]
+
+
+@pytest.mark.parametrize("kind", ["u1", "u4", "u8", "i1", "i8"])
+def test_successors_of_any_integer_type_are_the_same_mdp(kind):
+    from theory.mdp.responses import map_response
+    from theory.solve.soft import soft_optimal
+
+    layers = [np.array([[0.0, 1.0]]), np.array([[0.0, 1.0], [3.0, 0.0]])]
+    links = np.array([[1, 0]], dtype=kind)
+    one = soft_optimal(TokenMDP.table(layers, [links], reward_range=(0, 3)), 1.0)
+    assert map_response(one.policy).tokens.tolist() == [[0, 0]]  # 0 + 3, through state 1
+    assert one.values[0].item() == pytest.approx(
+        np.logaddexp(np.logaddexp(0, 3), 1 + np.logaddexp(0, 1)), rel=1e-14
+    )
