@@ -85,6 +85,8 @@ class Statement(Generic[I]):
         relation: ``"≤"`` or ``"="``.
         bound: right side.
         when: condition of the claim; `None` for a claim on every instance.
+        term: what both sides would differ by if the claim were false; the left side by default.
+            Where it is zero (for ``≤``: not positive) no mistake can show: the claim is *trivial*.
 
     Raises:
         ValueError: `relation` is neither.
@@ -102,6 +104,7 @@ class Statement(Generic[I]):
     relation: Relation
     bound: Quantity[I]
     when: Condition[I] | None = None
+    term: Quantity[I] | None = None
 
     def __post_init__(self) -> None:
         """Validate."""

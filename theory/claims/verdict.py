@@ -66,6 +66,8 @@ class Check:
         applies: where the condition is certain to hold, on prompts that can occur.
         uncertain: where the condition may hold, and may not.
         vacuous: where `right` is certain to be no less than the quantity's ceiling.
+        tests: where the statement is certain to apply and could fail: it is not vacuous, and the
+            statement's `term` is not zero.
         codes: of the verdict, an index into `VERDICTS`.
         unknown: where a side is not a number.
         ends: lower and upper ends of both sides, for `Contradiction`.
@@ -80,6 +82,7 @@ class Check:
     applies: np.ndarray
     uncertain: np.ndarray
     vacuous: np.ndarray
+    tests: np.ndarray
     codes: np.ndarray
     unknown: np.ndarray
     ends: np.ndarray
@@ -150,7 +153,31 @@ def check(statement: Statement[E], instance: E, bits: int = DOUBLE) -> Check:
         if statement.quantity.ceiling is not None and not statement.equality:
             ceiling = read("ceiling", statement.quantity.ceiling, _as_enclosure)
             vacuous = _spread_truth(right >= _spread(ceiling, shape) * NEARLY, shape).certain
-        return _judged(statement, instance, bits, (left, right), assumed, vacuous)
+        tests = assumed.certain & ~vacuous
+        if statement.term is None:
+            tests &= _differs(left, statement)
+        else:
+            term = read("term", statement.term.of, _as_enclosure)
+            tests &= _of_prompts(_differs(term, statement), shape, instance)
+        return _judged(statement, instance, bits, (left, right), assumed, vacuous, tests)
+
+
+def _differs(term: Enclosure, statement: Statement[Any]) -> np.ndarray:
+    """Where a term is certain to be positive, or for an equality not zero."""
+    above = np.asarray(term.lower() > 0)
+    return above | (term.upper() < 0) if statement.equality else above
+
+
+def _of_prompts(flags: np.ndarray, shape: tuple[int, ...], instance: Evaluable) -> np.ndarray:
+    """Whether any flag of a prompt is set, at each of the elements `shape` of that prompt."""
+    b = len(instance.batch_shape)
+    P = len(instance.counts)
+    own = flags.reshape((*flags.shape[:b], P, -1)).any(axis=-1)
+    if shape[b] == 1:
+        own = own.any(axis=-1, keepdims=True)
+    else:
+        own = np.repeat(own, shape[b] // P, axis=-1)
+    return np.broadcast_to(own.reshape((*own.shape, *(1,) * (len(shape) - b - 1))), shape)
 
 
 def _as_truth(values: Any, _: int) -> Truth:
@@ -203,6 +230,7 @@ def _judged(
     sides: tuple[Enclosure, Enclosure],
     assumed: Truth,
     vacuous: np.ndarray,
+    tests: np.ndarray,
 ) -> Check:
     """Read the verdict off the ends of both sides and of their difference."""
     left, right = sides
@@ -241,6 +269,7 @@ def _judged(
         assumed.certain,
         uncertain,
         vacuous,
+        tests,
         codes,
         unknown,
         np.stack([*one, *other]),

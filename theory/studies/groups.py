@@ -36,17 +36,18 @@ from theory.studies.engine import Engine, run_cells, signature
 
 __all__ = ["FINDINGS", "exact_groups", "restricted", "run", "worst_instances"]
 
-SHAPES = (
-    (2, 1, 1),
-    (2, 3, 3),
-    (3, 2, 1),
-    (3, 4, 2),
-    (2, 6, 1),
-    (4, 3, 2),
-    (4, 4, 1),
-    (4, 5, 1),
+SHAPES: tuple[tuple[int, int, int, dict[str, int]], ...] = (
+    (2, 1, 1, {}),
+    (2, 3, 3, {}),
+    (3, 2, 1, {}),
+    (3, 4, 2, {"eos": 0}),
+    (2, 6, 1, {"window": 2}),
+    (4, 3, 2, {"eos": 3}),
+    (4, 4, 1, {}),
+    (4, 5, 1, {}),
 )
-"""Vocabulary, horizon and prompts of the random token trees."""
+"""Vocabulary, horizon and prompts of the random token MDPs: trees, unless there is a window; in
+some an end token ends the response."""
 
 FAMILY_HORIZONS = (2, 4, 16, 64)
 
@@ -83,8 +84,8 @@ def exact_groups(seed: int = 0, *, n_instances: int = 256) -> list[Group]:
     batch = max(1, math.ceil(n_instances / len(SHAPES)))
     sampled = []
     adversarial = []
-    for V, H, P in SHAPES:
-        mdp = TokenMDP.random(V, H, n_prompts=P, batch=(batch,), seed=rng)
+    for V, H, P, kind in SHAPES:
+        mdp = _random_mdp((V, H, P), batch, rng, **kind)
         alpha = _log_uniform(rng, ALPHAS, batch)
         epsilon = _log_uniform(rng, EPSILONS, batch)
         expert = soft_optimal(mdp, alpha).policy
@@ -93,13 +94,20 @@ def exact_groups(seed: int = 0, *, n_instances: int = 256) -> list[Group]:
         adversarial += [
             _in_some_gauge(one, rng) for one in worst_instances(mdp, expert, alpha, epsilon)
         ]
-    ranges = {"alpha": ALPHAS, "epsilon": EPSILONS, "shapes (V, H, prompts)": SHAPES}
+    ranges = {
+        "alpha": ALPHAS,
+        "epsilon": EPSILONS,
+        "shapes (V, H, prompts)": [
+            (*shape, *(f"{name} {value}" for name, value in kind.items()))
+            for *shape, kind in SHAPES
+        ],
+    }
     return [
-        Group("random trees, sampled π̂", sampled, ranges, STATEMENTS),
-        Group("random trees, worst π̂ of the ball", adversarial, ranges, STATEMENTS),
+        Group("random MDPs, sampled π̂", sampled, ranges, STATEMENTS),
+        Group("random MDPs, worst π̂ of the ball", adversarial, ranges, STATEMENTS),
         Group(
             "extremal families of the gallery",
-            list(_families()),
+            [_in_some_gauge(one, rng) for one in _families()],
             {"horizons": FAMILY_HORIZONS},
             STATEMENTS,
         ),
@@ -117,6 +125,19 @@ def exact_groups(seed: int = 0, *, n_instances: int = 256) -> list[Group]:
     ]
 
 
+def _random_mdp(
+    shape: tuple[int, int, int], batch: int, rng: np.random.Generator, **kind: int
+) -> TokenMDP:
+    """Uniform rewards, and prompts of unequal weights: a tree, or a window of tokens."""
+    V, H, P = shape
+    seen = [min(h, kind.get("window", H)) for h in range(H)]
+    rewards = [rng.random((batch, P * V**k, V)) for k in seen]
+    weights = rng.dirichlet(np.ones(P))
+    if "window" in kind:
+        return TokenMDP.window(rewards, prompt_weights=weights, **kind)
+    return TokenMDP.tree(rewards, prompt_weights=weights, **kind)
+
+
 def worst_instances(
     mdp: TokenMDP, expert: Policy, alpha: np.ndarray, epsilon: np.ndarray
 ) -> list[Instance]:
@@ -126,7 +147,7 @@ def worst_instances(
     for where all responses to a prompt are compared (see `Instance.responses`).
 
     Args:
-        mdp: token trees with one batch axis.
+        mdp: token MDPs with one batch axis.
         expert: their soft-optimal policies.
         alpha: temperatures, ``batch``.
         epsilon: radii in nats, ``batch``.
@@ -138,10 +159,11 @@ def worst_instances(
         [(3,), (3,), (3,), (3,)]
 
     """
+    tree = mdp.as_tree(), expert.as_tree()  # some adversaries do not forget what a window does
     mapped = worst_map(mdp, expert, epsilon)
     found = [
         Instance(mdp, expert, worst_clone(mdp, expert, epsilon).policy, alpha),
-        Instance(mdp, expert, mapped.policy, alpha, chosen_rl_response=mapped.responses),
+        Instance(*tree, mapped.policy, alpha, chosen_rl_response=mapped.responses),
         Instance(mdp, expert, worst_kl(expert, epsilon).policy, alpha),
     ]
     if mdp.vocab_size**mdp.horizon <= POOL:
@@ -154,7 +176,7 @@ def worst_instances(
             policies.append(preference_attaining_policy(*ball, first, second))
         tables = zip(*(policy.log_probs for policy in policies), strict=True)
         found.append(
-            Instance(mdp, expert, Policy(mdp.dynamics, tuple(map(np.stack, tables))), alpha)
+            Instance(*tree, Policy(tree[0].dynamics, tuple(map(np.stack, tables))), alpha)
         )
     return found
 
