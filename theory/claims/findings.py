@@ -79,8 +79,7 @@ class Finding:
         verdict: the worst verdict of all instances.
         instances: number of instances to which it applies, or may: those that were not evaluated
             are among them, as *undecided*.
-        tested: number of these on which it could fail: its bound is not vacuous there, and its
-            `term` is not zero.
+        tested: number of these on which it could fail (`theory.claims.verdict.Check`).
         applies: share of the evaluated instances to which it applies, weighted; NaN if none was
             evaluated.
         outcomes: number of instances with each verdict.

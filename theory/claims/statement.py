@@ -85,8 +85,8 @@ class Statement(Generic[I]):
         relation: ``"≤"`` or ``"="``.
         bound: right side.
         when: condition of the claim; `None` for a claim on every instance.
-        term: what both sides would differ by if the claim were false; the left side by default.
-            Where it is zero (for ``≤``: not positive) no mistake can show: the claim is *trivial*.
+        term: of an equality, what its sides bring about in two ways; the left side by default.
+            Where it is zero both sides are one expression, and the claim cannot fail.
 
     Raises:
         ValueError: `relation` is neither.
