@@ -1,4 +1,4 @@
-"""Statements of a test's own, and wrong versions of ours: what a careless author might have written.
+"""Statements of a test's own, and wrong versions of ours, as a careless author may write them.
 
 A row of ``endorm verify`` is worth its ink where such a version would be found *violated*.
 """
@@ -61,14 +61,18 @@ def at_one_step(statement):
 # --- What an equality would be without one of its terms -----------------------------------------
 
 
-def _of_first(i, values):
-    """A value of each prompt at each of its responses."""
-    return i.at_prompt(values) if hasattr(i, "mdp") and hasattr(i, "at_prompt") else values[:, None]
+def _has_last_token(i):
+    return hasattr(i, "at_prompt")
+
+
+def _of_first(i):
+    """``V*(s₁)`` of every response."""
+    return i.at_prompt(i.soft_values[0]) if _has_last_token(i) else i.soft_value[:, None]
 
 
 def _own_reward(i):
     """``r̂`` without the value of what follows: ``α log π̂ + V̂(s)``."""
-    if not hasattr(i, "at_prompt"):  # without a last token
+    if not _has_last_token(i):
         return i.temperature * i.policy + i.gauge[:, None]
     alpha = expand(i._alpha, 2)
     gauge = i.policy.log_normalizers or [0.0 * t[..., 0] for t in i.policy.log_probs]
@@ -78,17 +82,22 @@ def _own_reward(i):
 
 def _own_return(i):
     tables = _own_reward(i)
-    if not hasattr(i, "at_prompt"):
+    if not _has_last_token(i):
         return i._sums(tables)
     return finite(response_sum(i.mdp.dynamics, tables, i.responses), i.policy_log_prob)
 
 
+def _log_prob(i, tables):
+    """``log π(τ)`` of a policy by its tables."""
+    policy = Policy(i.policy.dynamics, tuple(tables))
+    return finite(log_prob(policy, i.responses), i.policy_log_prob)
+
+
 def _myopic(i):
     """``log softmax(r̂/α)``, token by token."""
-    if not hasattr(i, "at_prompt"):
+    if not _has_last_token(i):
         return log_softmax(i.endogenous, i.temperature)
-    tables = [log_softmax(t, i._alpha) for t in i.endogenous.rewards]
-    return finite(log_prob(Policy(i.policy.dynamics, tuple(tables)), i.responses), i.policy_log_prob)
+    return _log_prob(i, [log_softmax(t, i._alpha) for t in i.endogenous.rewards])
 
 
 def _dual_of_own_reward(i, policy):
@@ -105,19 +114,12 @@ def _inverse_soft_q_without_the_next_value(i):
     return i.averaged(expected_sums(i.expert, tables)[0])
 
 
-def _squared_token_by_token(i):
-    tables = [log_softmax(2.0 * t, 1.0) for t in i.policy.log_probs]
-    return finite(log_prob(Policy(i.policy.dynamics, tuple(tables)), i.responses), i.policy_log_prob)
-
-
 LEFT: dict[str, Callable[[Any], Any]] = {
     "soft-value": lambda i: i.expert_value,  # no entropy
     "endogenous-telescoping": _own_return,
     "soft-rl-fixed-point": _myopic,
     "irl-saddle": lambda i: _dual_of_own_reward(i, i.policy),
-    "irl-gap": lambda i: (
-        -(i.temperature * i.entropy(i.expert)) - _dual_of_own_reward(i, i.expert)
-    ),
+    "irl-gap": lambda i: -(i.temperature * i.entropy(i.expert)) - _dual_of_own_reward(i, i.expert),
     "inverse-soft-q": _inverse_soft_q_without_the_next_value,
     # no entropy of π̂
     "regularised-equality": lambda i: i.regularised(i.expert) - (i.expert_value - i.clone_gap),
@@ -137,9 +139,11 @@ LEFT: dict[str, Callable[[Any], Any]] = {
 """Another left side, by the statement's name: a term or a factor dropped, or another policy."""
 
 RIGHT: dict[str, Callable[[Any], Any]] = {
-    "telescoping": lambda i: i.telescoped - _of_first(i, _soft_values(i)),
-    "endogenous-telescoping": lambda i: i.endogenous_telescoped + _of_first(i, _soft_values(i)),
-    "anchored-two-ways": _squared_token_by_token,
+    "telescoping": lambda i: i.telescoped - _of_first(i),
+    "endogenous-telescoping": lambda i: i.endogenous_telescoped + _of_first(i),
+    "anchored-two-ways": lambda i: _log_prob(
+        i, [log_softmax(2.0 * t, 1.0) for t in i.policy.log_probs]
+    ),
     "process-own-reward": lambda i: i.prefix_value(
         i.temperature * (i.policy_log_prob - i.expert_log_prob)
     ),
@@ -149,10 +153,6 @@ RIGHT: dict[str, Callable[[Any], Any]] = {
     "discounted-split": lambda i: i.discounted_log_prob,
 }
 """Another right side, likewise."""
-
-
-def _soft_values(i):
-    return i.soft_values[0] if hasattr(i, "at_prompt") else i.soft_value
 
 
 def wrong(statement):
@@ -173,4 +173,3 @@ def _by_any_factor(bound):
     """A positive bound goes to zero, and a negative one to a million times itself."""
     xp = array_namespace(bound)
     return xp.where(bound < 0, 1e6 * bound, 0.0 * xp.where(bound == np.inf, 1.0, bound))
-

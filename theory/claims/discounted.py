@@ -201,9 +201,7 @@ class DiscountedInstance:
     @cached_property
     def later_gauge(self) -> Array:
         """``Σ_{h≥2} γ^{h−1} V̂(s_h)`` of all responses: ``(n, 4V)``."""
-        return self._sums(
-            self.discount * self.gauge[self.mdp.next_states] + 0.0 * self.endogenous
-        )
+        return self._sums(self.discount * self.gauge[self.mdp.next_states] + 0.0 * self.endogenous)
 
     @cached_property
     def myopic_log_prob(self) -> Array:

@@ -62,10 +62,8 @@ def verify_report(
         >>> from theory.studies.gallery import swapped_pair
         >>> group = Group("a pair", [swapped_pair(4, alpha=1.0, epsilon=0.1)], {}, STATEMENTS)
         >>> findings = decide_each(STATEMENTS, group.instances, group="a pair")
-        >>> print(verify_report([group], findings).summary[0].replace("; ", "\n"))
-        40 statements checked on 1 instance, none violated
-        12 could not fail here
-        1 applies to no instance here.
+        >>> verify_report([group], findings).summary[0].split("; ")[:2]
+        ['40 statements checked on 1 instance, none violated', '12 could not fail here']
 
     """
     instances = {group.name: count_instances(group) for group in groups}
@@ -171,9 +169,7 @@ def _plural(n: int, noun: str) -> str:
 def _silent(findings: Sequence[Finding]) -> list[str]:
     """Say on which groups statements could not fail, where they could on others."""
     groups = dict.fromkeys(finding.group for finding in findings)
-    count = {
-        name: sum(could_not_fail(x) for x in findings if x.group == name) for name in groups
-    }
+    count = {name: sum(could_not_fail(x) for x in findings if x.group == name) for name in groups}
     return [
         f"{n} of them could not fail on {name}."
         for name, n in count.items()
@@ -370,8 +366,8 @@ def _group(group: Group, findings: Sequence[Finding]) -> Table:
         facts.append(f"vacuous here (the bound says nothing): {', '.join(vacuous)}")
     if silent:
         facts.append(
-            "cannot fail here (the bound says nothing, the left side is not positive, or both sides "
-            f"are one expression, on every instance): {', '.join(silent)}"
+            "cannot fail here (the bound says nothing, the left side is not positive, or both "
+            f"sides are one expression, on every instance): {', '.join(silent)}"
         )
     if absent:
         facts.append(f"conditions met by no instance here: {', '.join(absent)}")

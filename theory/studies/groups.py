@@ -68,7 +68,7 @@ EPSILONS = (1e-3, 3.0)
 
 
 def exact_groups(seed: int = 0, *, n_instances: int = 256) -> list[Group]:
-    """Make the groups that ``endorm verify`` examines: random token trees with a sampled policy and
+    """Make the groups that ``endorm verify`` examines: random token MDPs with a sampled policy and
     with the worst of the ball, the gallery's families, and discounted window MDPs.
 
     Args:
@@ -126,16 +126,20 @@ def exact_groups(seed: int = 0, *, n_instances: int = 256) -> list[Group]:
 
 
 def _random_mdp(
-    shape: tuple[int, int, int], batch: int, rng: np.random.Generator, **kind: int
+    shape: tuple[int, int, int],
+    batch: int,
+    rng: np.random.Generator,
+    window: int | None = None,
+    eos: int | None = None,
 ) -> TokenMDP:
     """Uniform rewards, and prompts of unequal weights: a tree, or a window of tokens."""
     V, H, P = shape
-    seen = [min(h, kind.get("window", H)) for h in range(H)]
-    rewards = [rng.random((batch, P * V**k, V)) for k in seen]
+    sizes = [P * V ** min(h, window or h) for h in range(H)]
+    rewards = [rng.random((batch, n, V)) for n in sizes]
     weights = rng.dirichlet(np.ones(P))
-    if "window" in kind:
-        return TokenMDP.window(rewards, prompt_weights=weights, **kind)
-    return TokenMDP.tree(rewards, prompt_weights=weights, **kind)
+    if window is None:
+        return TokenMDP.tree(rewards, prompt_weights=weights, eos=eos)
+    return TokenMDP.window(rewards, window, prompt_weights=weights, eos=eos)
 
 
 def worst_instances(
@@ -175,9 +179,7 @@ def worst_instances(
             _, first, second = worst_preference_pair(*ball)
             policies.append(preference_attaining_policy(*ball, first, second))
         tables = zip(*(policy.log_probs for policy in policies), strict=True)
-        found.append(
-            Instance(*tree, Policy(tree[0].dynamics, tuple(map(np.stack, tables))), alpha)
-        )
+        found.append(Instance(*tree, Policy(tree[0].dynamics, tuple(map(np.stack, tables))), alpha))
     return found
 
 
