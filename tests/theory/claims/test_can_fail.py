@@ -4,7 +4,7 @@ verify``, or the table says that it cannot be.
 
 import numpy as np
 import pytest
-from planted import at_one_step, wrong
+from planted import at_one_step, claim, wrong
 
 from theory.claims.discounted import DISCOUNTED_STATEMENTS
 from theory.claims.findings import Group, decide, decide_each
@@ -30,16 +30,17 @@ def few():
     """The groups of ``endorm verify``, each with a few instances, and the literature's trees."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(groups, "FAMILY_HORIZONS", (3,))
-        patch.setattr(groups, "SHAPES", [x for x in groups.SHAPES if x[0] ** x[1] <= 81])
-        found = groups.exact_groups(n_instances=18)
+        shapes = [(2, 1, 1, {}), (3, 3, 2, {"eos": 0}), (2, 5, 1, {"window": 2})]
+        patch.setattr(groups, "SHAPES", shapes)
+        patch.setattr(groups, "MAX_DISCOUNTED", 6)
+        found = groups.exact_groups(n_instances=24)
     yield [*found, Group("literature", literature_trees(), {}, OF_LITERATURE)]
     enclosed.cache_clear()
 
 
-def flags(statement, instance, of):
-    """Whether something is so of each problem of a batch: ``(n,)``."""
-    found = of(check(statement, instance))
-    return found.reshape(int(np.prod(instance.batch_shape)), -1).any(axis=1)
+def any_of(elements, instance):
+    """Of each problem of a batch, whether any element is so: ``(n,)``."""
+    return elements.reshape(int(np.prod(instance.batch_shape)), -1).any(axis=1)
 
 
 def counted(group):
@@ -50,10 +51,13 @@ def counted(group):
     seen = {statement.name: [0] * len(wrong(statement)) for statement in group.statements}
     for instance in group.instances:
         for statement in group.statements:
-            could = flags(statement, instance, lambda found: found.tests)
+            found = check(statement, instance)
+            assert found.verdict != "violated", (group.name, statement.name)
+            assert not (found.tests & found.vacuous).any(), (group.name, statement.name)
+            could = any_of(found.tests, instance)
             tested[statement.name] += int(could.sum())
             for k, version in enumerate(wrong(statement)):
-                violated = flags(version, instance, lambda found: found.verdicts == "violated")
+                violated = any_of(check(version, instance).verdicts == "violated", instance)
                 seen[statement.name][k] += int(violated.sum())
                 if statement.term is not None or not statement.equality:
                     assert (violated | ~could).all(), (group.name, statement.name, k)
@@ -69,11 +73,14 @@ def assert_found_or_said(examined):
     everywhere = dict.fromkeys(BY_NAME, 0)
     for group in examined:
         tested, seen = counted(group)
+        statements = {statement.name: statement for statement in group.statements}
         for name, n in tested.items():
             if n:
                 assert all(seen[name]), (group.name, name)
             if group.statements is STATEMENTS:
                 everywhere[name] += n
+            if statements[name].equality:  # the groups have gauges
+                assert n, (group.name, name)
         if group.statements is OF_LITERATURE:  # no other group has these
             assert all(tested.values()), tested
     assert all(everywhere.values()), everywhere
@@ -157,7 +164,7 @@ def _on_equal_prompts(policy):
 
 
 def test_a_violation_is_a_test():
-    """Also where the left side is not positive, nor the bound negative."""
-    false = at_one_step(BY_NAME["theorem-2-clone"])
-    found = decide(false, [groups._with_worst_clone(groups.gallery.coin_payoff(16, 1.0), 1.0, 0.1)])
+    """Also where the left side is as small as rounding."""
+    tiny = claim("tiny", lambda i: 0 * i.soft_value + 1e-13, lambda i: 0 * i.soft_value)
+    found = decide(tiny, [randomised_response(2, 1.0, 0.1)])
     assert (found.verdict, found.tested) == ("violated", 1)
