@@ -1,0 +1,392 @@
+"""Every number that ``check``, ``verify``, ``score`` and ``ppo`` write, on the model that comes with
+the package: against an oracle that reads plain logits and shares no other code.
+
+A number that no oracle has is a failure, so that a new field comes with one.
+"""
+
+import itertools
+import json
+import math
+import statistics
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+mpmath = pytest.importorskip("mpmath")
+
+from mpmath import mp
+from reference import Description, Oracle
+
+from llm_bridge.commands.main import main
+from llm_bridge.models.load import EXAMPLE
+from theory.claims.statements import STATEMENTS
+
+ALPHA = 0.7
+EXPERT_TEMPERATURE = 0.9
+HORIZON = 2
+PROMPTS = ("A", "B")
+V = 6
+
+NOT_RESULTS = ("environment", "arguments", "run", "exit_code", "alpha", "token ids")
+"""Keys whose numbers are input, or of the machine."""
+
+NOT_FINITE = ("nan", "inf", "-inf")
+"""How numbers are written that JSON has no other word for."""
+
+
+def numbers(tree, path=()):
+    """Path and value of every number in a file of JSON, texts and settings left out."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            if key not in NOT_RESULTS:
+                yield from numbers(value, (*path, key))
+    elif isinstance(tree, list):
+        for k, value in enumerate(tree):
+            yield from numbers(value, (*path, k))
+    elif (isinstance(tree, int | float) and not isinstance(tree, bool)) or tree in NOT_FINITE:
+        yield path, float(tree)
+
+
+def assert_all(written, expected, rel=2e-5, abs=2e-7):
+    """Every number is expected, and is what is expected: a number, or a test of it."""
+    found = dict(numbers(written))
+    assert sorted(found.keys() - expected.keys(), key=str) == [], "numbers that no oracle has"
+    assert sorted(expected.keys() - found.keys(), key=str) == [], "numbers that are not written"
+
+    def agrees(value, want):
+        if callable(want):
+            return want(value)
+        return value == pytest.approx(want, rel=rel, abs=abs, nan_ok=True)
+
+    wrong = {
+        path: (x, expected[path]) for path, x in found.items() if not agrees(x, expected[path])
+    }
+    assert not wrong
+
+
+# --- Plain logits ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def logits():
+    """``logits(tokens)`` of the token after a prefix: one pass of the whole row, ``(V,)`` doubles."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(EXAMPLE, dtype=torch.float32).eval()
+
+    def read(tokens):
+        with torch.inference_mode():
+            return model(torch.tensor([tokens])).logits[0, -1].double().numpy()
+
+    return read
+
+
+@pytest.fixture(scope="module")
+def prompt_ids():
+    tokenizer = transformers.AutoTokenizer.from_pretrained(EXAMPLE)
+    return [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in PROMPTS]
+
+
+def log_sum(row):
+    return float(np.logaddexp.reduce(row))
+
+
+@pytest.fixture(scope="module")
+def tables(logits, prompt_ids):
+    """Logits of both policies by layer, ``(2·V^h, V)``: prefixes in order."""
+    model = [
+        np.array(
+            [
+                logits([*prompt, *prefix])
+                for prompt in prompt_ids
+                for prefix in itertools.product(range(V), repeat=h)
+            ]
+        )
+        for h in range(HORIZON)
+    ]
+    return model, [table / EXPERT_TEMPERATURE for table in model]
+
+
+@pytest.fixture(scope="module")
+def description(tables):
+    """The problem that `check` puts to the statements, from plain logits."""
+    policy, expert = tables
+    V_E = [np.array([log_sum(row) for row in table]) for table in expert] + [None]
+    rewards = []
+    for h, table in enumerate(expert):
+        later = 0.0 if V_E[h + 1] is None else V_E[h + 1].reshape(table.shape)
+        rewards.append(ALPHA * (table - later))
+    everything = np.concatenate([r.ravel() for r in rewards])
+    return Description(
+        rewards=rewards,
+        next_states=[np.arange(2 * V ** (h + 1)).reshape(-1, V) for h in range(HORIZON - 1)],
+        log_probs=policy,
+        alpha=ALPHA,
+        prompt_weights=(0.5, 0.5),
+        reward_range=(everything.min(), everything.max()),
+        log_normalizers=[[log_sum(row) for row in table] for table in policy],
+    )
+
+
+# --- Statements -----------------------------------------------------------------------------------
+
+CEILINGS = {"R_τ": lambda o, p: float(o.greatest_return[p] - o.least_return[p])}
+
+
+@pytest.fixture(scope="module")
+def oracle(description):
+    return Oracle(description, 30)
+
+
+def finding(oracle, statement):
+    """Numbers of a finding, from both sides of each prompt."""
+    rows = []
+    for prompt in oracle.prompts:
+        left, right = (
+            [float(x) for x in (side if isinstance(side, list) else [side])]
+            for side in oracle.sides(prompt)[statement.name]
+        )
+        ceiling = math.inf
+        if statement.quantity.unit == "probability":
+            ceiling = 1.0
+        elif statement.quantity.ceiling is not None:
+            ceiling = CEILINGS["R_τ"](oracle, prompt)
+        rows.append((left, right, ceiling))
+    flat = [(a, b, c) for left, right, c in rows for a, b in zip(left, right, strict=True)]
+    worst = min(
+        flat, key=lambda row: -abs(row[1] - row[0]) if statement.equality else row[1] - row[0]
+    )
+    vacuous = [b >= c * (1 - 1e-9) for _, b, c in flat]
+    can_be = statement.quantity.ceiling is not None and not statement.equality
+    if statement.equality:
+        tested = len(rows)  # both prompts have a gauge, and the policies differ
+        left = right = lambda x: math.isfinite(x)
+    else:
+        tested = sum(
+            any((a > 1e-12 or b < -1e-12) and not b >= c for a, b in zip(left, right, strict=True))
+            for left, right, c in rows
+        )
+        left, right = worst[:2]
+    return {
+        "instances": len(rows),
+        "tested": tested,
+        "applies": 1.0,
+        ("outcomes", "holds"): len(rows),
+        "mean_left": statistics.fmean(max(left) for left, _, _ in rows),
+        "mean_right": statistics.fmean(max(right) for _, right, _ in rows),
+        "worst_ratio": math.nan
+        if statement.equality
+        else max((a / b for a, b, _ in flat if b > 0), default=math.nan),
+        "smallest_slack": 0.0 if statement.equality else worst[1] - worst[0],
+        "left": left,
+        "right": right,
+        "error_bound": lambda x: 0 <= x < 1e-9,
+        "vacuous_share": statistics.fmean(vacuous) if can_be else math.nan,
+        "certified": len(rows) if statement.equality else 0,
+        "equal_within": (lambda x: 0 <= x < 1e-30) if statement.equality else math.nan,
+    }
+
+
+def findings(oracle, at):
+    return {
+        (*at, statement.name, *(key if isinstance(key, tuple) else (key,))): value
+        for statement in STATEMENTS
+        for key, value in finding(oracle, statement).items()
+    }
+
+
+# --- Two policies, by every response --------------------------------------------------------------
+
+
+def softmax(rows):
+    rows = np.exp(rows - rows.max(axis=-1, keepdims=True))
+    return rows / rows.sum(axis=-1, keepdims=True)
+
+
+def kl(one, two):
+    return float(one @ np.log(one / two))
+
+
+class Laws:
+    """Both policies and the expert's return on one prompt, of two tokens each: ``(V²,)``."""
+
+    def __init__(self, policy, expert, prompt):
+        self.rows = [
+            [softmax(tables[0][prompt]), softmax(tables[1].reshape(-1, V, V)[prompt])]
+            for tables in (expert, policy)
+        ]
+        self.expert, self.policy = ((first[:, None] * then).ravel() for first, then in self.rows)
+        begin, then = expert[0][prompt], expert[1].reshape(-1, V, V)[prompt]
+        after = np.array([log_sum(row) for row in then])
+        self.rewards = [ALPHA * (begin - after), ALPHA * then]
+        self.returns = (self.rewards[0][:, None] + self.rewards[1]).ravel()
+        first, second = (np.abs(np.log(e / p)) for e, p in zip(*self.rows, strict=True))
+        self.ratios = np.concatenate([first, second.ravel()])
+        self.epsilon = self.ratios.max()
+        masses = [np.concatenate([row, law]) for (row, _), law in self._both()]
+        self.visited = self.ratios[np.maximum(*masses) >= 1e-3].max()
+        self.mass = masses[0] / HORIZON
+        first = self.rows[1][0].argmax()
+        self.greedy = first * V + self.rows[1][1][first].argmax()
+
+    def _both(self):
+        return zip(self.rows, (self.expert, self.policy), strict=True)
+
+    def quantile(self, share):
+        """The least ratio that no more than the rest of the expert's tokens exceed."""
+        return min(x for x in self.ratios if self.mass[self.ratios > x].sum() <= 1 - share)
+
+    def power(self, exponent):
+        return self.policy**exponent / (self.policy**exponent).sum()
+
+    def loss(self, value):
+        return self.expert @ self.returns - value
+
+
+class Ball:
+    """The worst of all policies within a radius of the expert, row by row at a vertex."""
+
+    def __init__(self, laws, radius):
+        first, then = laws.rows[0]
+        rewards, later = laws.rewards
+        bounds = [(row * np.exp(-radius), np.minimum(row * np.exp(radius), 1)) for row in then]
+        vertices = [list(_vertices(low, high)) for low, high in bounds]
+        low, high = first * np.exp(-radius), np.minimum(first * np.exp(radius), 1)
+        begin = list(_vertices(low, high))
+        worth = np.array([min(q @ r for q in at) for at, r in zip(vertices, later, strict=True)])
+        self.cloning = laws.loss(min(q @ (rewards + worth) for q in begin))
+        far = np.array([max(kl(q, p) for q in at) for at, p in zip(vertices, then, strict=True)])
+        self.divergence = max(kl(q, first) + q @ far for q in begin)
+        self.least_return = min(
+            rewards[a] + later[a, b]
+            for a in range(V)
+            for b in range(V)
+            if _can_be_the_most_probable(a, b, (low, high), bounds)
+        )
+
+
+def _vertices(low, high):
+    """Rows of the ball in which all tokens but one are at an end."""
+    for free in range(V):
+        for ends in itertools.product((0, 1), repeat=V - 1):
+            row = np.insert(np.where(ends, np.delete(high, free), np.delete(low, free)), free, 0.0)
+            row[free] = 1 - row.sum()
+            if low[free] - 1e-12 <= row[free] <= high[free] + 1e-12 and row[free] > 0:
+                yield row
+
+
+def _top(low, high, token):
+    """The most that a token can have."""
+    return min(high[token], 1 - np.delete(low, token).sum())
+
+
+def _can_be_the_most_probable(a, b, first, then):
+    """Whether a policy of the ball writes ``(a, b)`` at least as often as every other response."""
+    up, last = _top(*first, a), _top(*then[a], b)
+    mine = up * last
+    low, high = then[a]
+    rest = np.minimum(np.delete(high, b), last)
+    if (np.delete(low, b) > last * (1 + 1e-12)).any() or rest.sum() < (1 - last) * (1 - 1e-12):
+        return False
+    most = np.array([mine / _least_maximum(*bounds) for bounds in then])
+    low, high = (np.delete(end, a) for end in first)
+    limit = np.minimum(high, np.delete(most, a))
+    return bool((limit >= low * (1 - 1e-12)).all() and limit.sum() >= (1 - up) * (1 - 1e-12))
+
+
+def _least_maximum(low, high):
+    """The least that the largest probability of a row can be, by bisection."""
+    below, above = 0.0, 1.0
+    for _ in range(80):
+        level = (below + above) / 2
+        enough = np.clip(level, low, high).sum() >= 1
+        below, above = (below, level) if enough else (level, above)
+    return max(above, low.max())
+
+
+# --- The commands ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory):
+    out = tmp_path_factory.mktemp("check")
+    words = ["check", "--model", "letters", "--expert-temperature", EXPERT_TEMPERATURE]
+    words += ["--alpha", ALPHA, "--horizon", HORIZON, "--out", out]
+    words += [word for prompt in PROMPTS for word in ("--prompt", prompt)]
+    assert main([*map(str, words)]) == 0
+    return json.loads((out / "check.json").read_text())
+
+
+def test_check(checked, oracle, tables):
+    laws = [Laws(*tables, prompt) for prompt in range(len(PROMPTS))]
+    expected = findings(oracle, ("exact", "statements"))
+    expected["exact", "prompts"] = len(PROMPTS)
+
+    def put(*path, each):
+        expected[path] = statistics.fmean(each(law) for law in laws)
+
+    close = ("exact", "closeness")
+    put(*close, "epsilon_pi", each=lambda law: law.epsilon)
+    expected[*close, "epsilon_pi, largest of a prompt"] = max(law.epsilon for law in laws)
+    put(*close, "epsilon of tokens in 0.001 of the responses", each=lambda law: law.visited)
+    for share in (50, 90, 99):
+        name = f"{share}% of the expert's tokens within"
+        put(*close, name, each=lambda law, share=share: law.quantile(share / 100))
+    put(*close, "KL(pi_E||pi_hat)", each=lambda law: kl(law.expert, law.policy))
+    put(*close, "KL(pi_hat||pi_E)", each=lambda law: kl(law.policy, law.expert))
+    gaps = ("exact", "gaps")
+    put(*gaps, "sampling pi_hat", each=lambda law: law.loss(law.policy @ law.returns))
+    put(*gaps, "greedy decoding", each=lambda law: law.loss(law.returns[law.greedy]))
+    squared = "pi_hat^2, the anchored optimum at beta = alpha"
+    put(*gaps, squared, each=lambda law: law.loss(law.power(2) @ law.returns))
+    map_response = "pi_RL, the most probable response"
+    put(*gaps, map_response, each=lambda law: law.loss(law.returns[law.policy.argmax()]))
+    put(*gaps, "best policy", each=lambda law: law.loss(law.returns.max()))
+    put(*gaps, "range of the return", each=lambda law: np.ptp(law.returns))
+    for name, radius in (
+        ("epsilon_pi", lambda law: law.epsilon),
+        ("epsilon visited", lambda law: law.visited),
+        ("median", lambda law: law.quantile(0.5)),
+    ):
+        worst = ("exact", "worst", name)
+        put(*worst, "radius", each=radius)
+        balls = [Ball(law, radius(law)) for law in laws]
+        expected[*worst, "cloning"] = statistics.fmean(ball.cloning for ball in balls)
+        played = statistics.fmean(ball.least_return for ball in balls)
+        value = statistics.fmean(law.expert @ law.returns for law in laws)
+        best = statistics.fmean(law.returns.max() for law in laws)
+        expected[*worst, "RL, against pi_E"] = value - played
+        expected[*worst, "RL, against the best"] = best - played
+        expected[*worst, "KL(pi_hat||pi_E)"] = statistics.fmean(ball.divergence for ball in balls)
+    facts = {
+        "horizon, tokens, prefixes": (HORIZON, V, len(PROMPTS) * (V + V**2)),
+        "mass outside the tokens, at most": 0.0,
+        "expert's mass outside the tokens, at most": 0.0,
+        "reward range": oracle.given.reward_range,
+        "epsilon_pi (nats), at most": max(law.epsilon for law in laws),
+        "KL(pi_E||pi_hat), KL(pi_hat||pi_E) (nats)": (
+            expected[*close, "KL(pi_E||pi_hat)"],
+            expected[*close, "KL(pi_hat||pi_E)"],
+        ),
+        "plain values of pi_E, pi_hat, pi_RL, best": (
+            value,
+            value - expected[*gaps, "sampling pi_hat"],
+            value - expected[*gaps, map_response],
+            best,
+        ),
+        "largest preference error (TV)": max(
+            float(max(oracle.sides(prompt)["theorem-1"][0])) for prompt in oracle.prompts
+        ),
+    }
+    assert_all(checked, expected | of_facts(facts))
+
+
+def of_facts(facts):
+    """Paths of facts, those of several numbers one by one."""
+    found = {}
+    for name, value in facts.items():
+        if isinstance(value, tuple):
+            found |= {("facts", name, k): float(x) for k, x in enumerate(value)}
+        else:
+            found["facts", name] = float(value)
+    return found
