@@ -1,5 +1,5 @@
-"""Every number that ``check``, ``verify``, ``score`` and ``ppo`` write, on the model that comes with
-the package: against an oracle that reads plain logits and shares no other code.
+"""Every number that ``check``, ``verify``, ``score`` and ``ppo`` write of the model that comes with
+the package, against an oracle that reads plain logits and shares no other code.
 
 A number that no oracle has is a failure, so that a new field comes with one.
 """
@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 mpmath = pytest.importorskip("mpmath")
 
-from mpmath import mp
+
 from reference import Description, Oracle
 
 from llm_bridge.commands.main import main
@@ -71,7 +71,7 @@ def assert_all(written, expected, rel=2e-5, abs=2e-7):
 
 @pytest.fixture(scope="module")
 def logits():
-    """``logits(tokens)`` of the token after a prefix: one pass of the whole row, ``(V,)`` doubles."""
+    """``logits(tokens)`` of the token after a prefix: a pass of the whole row, ``(V,)``."""
     model = transformers.AutoModelForCausalLM.from_pretrained(EXAMPLE, dtype=torch.float32).eval()
 
     def read(tokens):
@@ -390,3 +390,114 @@ def of_facts(facts):
         else:
             found["facts", name] = float(value)
     return found
+
+
+# --- Scores ---------------------------------------------------------------------------------------
+
+PAIRS = (("A", "cadd", "bb"), ("B", "dca", "adda"), ("A", "c", "d"))
+"""Prompt, chosen, rejected: of the first prompt's two comparisons the model orders one right."""
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    out = tmp_path_factory.mktemp("score")
+    rows = [dict(zip(("prompt", "chosen", "rejected"), row, strict=True)) for row in PAIRS]
+    (out / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["score", "--model", "letters", "--pairs", out / "pairs.jsonl", "--alpha", ALPHA]
+    assert main([*map(str, words), "--out", str(out / "run")]) == 0
+    return out / "run"
+
+
+def written_response(logits, prompt, text):
+    """Rewards and log-probabilities of a text's tokens, of plain logits."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(EXAMPLE)
+    before, tokens = (tokenizer(x, add_special_tokens=False)["input_ids"] for x in (prompt, text))
+    rows = [logits([*before, *tokens[:h]]) for h in range(len(tokens))]
+    values = [log_sum(row) for row in rows] + [0.0]
+    chosen = [row[token] for row, token in zip(rows, tokens, strict=True)]
+    return {
+        "tokens": tokens,
+        "rewards": [ALPHA * (x - after) for x, after in zip(chosen, values[1:], strict=True)],
+        "log_probs": [x - own for x, own in zip(chosen, values, strict=False)],
+        "value": ALPHA * values[0],
+    }
+
+
+def test_score_of_each_response(scored, logits):
+    lines = [json.loads(line) for line in (scored / "responses.jsonl").read_text().splitlines()]
+    texts = [(prompt, text) for prompt, *pair in PAIRS for text in pair]
+    assert len(lines) == len(texts)
+    for line, (prompt, text) in zip(lines, texts, strict=True):
+        own = written_response(logits, prompt, text)
+        expected = {("index",): 0, ("tokens",): len(text), ("end_value",): 0.0}
+        expected |= {("reward_sum",): sum(own["rewards"]), ("log_prob",): sum(own["log_probs"])}
+        expected["soft_value_prompt",] = own["value"]
+        for name, key in (("token_ids", "tokens"), ("rewards",) * 2, ("log_probs",) * 2):
+            expected |= {(name, k): float(x) for k, x in enumerate(own[key])}
+        assert_all(line, expected, abs=2e-6)
+
+
+def test_score_summary(scored, logits):
+    summary = json.loads((scored / "summary.json").read_text())
+    expected = {("facts", "seed of the bootstrap"): 0}
+    expected |= {("comparisons",): 3, ("comparisons_cut",): 0, ("comparisons_waiting",): 0}
+    responses = [
+        [written_response(logits, prompt, text) for text in pair] for prompt, *pair in PAIRS
+    ]
+    measures = {
+        "sum": lambda own: sum(own["rewards"]),
+        "mean": lambda own: statistics.fmean(own["rewards"]),
+        "logprob": lambda own: sum(own["log_probs"]),
+        "logprob_mean": lambda own: statistics.fmean(own["log_probs"]),
+    }
+    lengths = [tuple(map(len, pair)) for _, *pair in PAIRS]
+    shorter = [won(-one, -two) for one, two in lengths]
+    for name, measure in measures.items():
+        right = [won(*map(measure, pair)) for pair in responses]
+        settings = {"tolerance": 0.1, "resamples": 2000, "seed": 0, "confidence": 0.95}
+        expected |= {("scores", name, key): value for key, value in settings.items()}
+        for at in (("scores", name), ("scores", name, "subsets", "pairs")):
+            expected |= accuracies(at, right, shorter)
+    assert_all(summary, expected)
+
+
+def won(one, two):
+    return float(one > two) if one != two else 0.5
+
+
+def interval(at, wins):
+    """Mean over comparisons; of two prompts resampled whole, either one alone is a quarter of the
+    draws, so that the ends of the interval are the means of one prompt.
+    """
+    of_prompt = [statistics.fmean((wins[0], wins[2])), wins[1]]
+    return {
+        (*at, "value"): statistics.fmean(wins),
+        (*at, "low"): min(of_prompt),
+        (*at, "high"): max(of_prompt),
+    }
+
+
+def accuracies(at, right, shorter):
+    expected = {(*at, "comparisons"): 3, (*at, "pairs"): 3, (*at, "ties"): 0}
+    expected |= interval((*at, "accuracy"), right)
+    null = (*at, "nulls", "random", "accuracy")
+    expected |= {(*null, "value"): 0.5, (*null, "low"): 0.0, (*null, "high"): 1.0}
+    for unit in ("characters", "tokens"):  # a token is a character
+        for which, wins in (("shorter", shorter), ("longer", [1 - x for x in shorter])):
+            null = (*at, "nulls", f"{which} ({unit})")
+            above = [x - y for x, y in zip(right, wins, strict=True)]
+            expected |= interval((*null, "accuracy"), wins)
+            expected |= interval((*null, "accuracy_above"), above)
+        matched = (*at, "length_controlled", unit, "matched")  # the third, one token each
+        expected |= {(*matched, "comparisons"): 1, (*matched, "pairs"): 1}
+        low, high = (0.025, 1.0) if right[2] == 1 else (0.0, 0.975)  # p^1 = 0.025
+        expected |= {
+            (*matched, "value"): right[2],
+            (*matched, "low"): low,
+            (*matched, "high"): high,
+        }
+        if all(x == 1 for x in right):  # a regression on nothing but wins
+            expected[*at, "length_controlled", unit, "logistic", "value"] = 1.0
+        half = {"value": 0.5, "low": 0.025 / 2, "high": 1 - 0.025 / 2}
+        expected |= {(*matched, "shorter", key): value for key, value in half.items()}
+    return expected
