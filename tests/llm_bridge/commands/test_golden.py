@@ -4,10 +4,12 @@ the package, against an oracle that reads plain logits and shares no other code.
 A number that no oracle has is a failure, so that a new field comes with one.
 """
 
+import copy
 import itertools
 import json
 import math
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +22,10 @@ mpmath = pytest.importorskip("mpmath")
 from reference import Description, Oracle
 
 from llm_bridge.commands.main import main
+from llm_bridge.improve.trainer import Trainer
 from llm_bridge.models.load import EXAMPLE
+from llm_bridge.tasks.generated import sorting
+from llm_bridge.tasks.named import TASKS
 from theory.claims.statements import STATEMENTS
 
 ALPHA = 0.7
@@ -501,3 +506,195 @@ def accuracies(at, right, shorter):
         half = {"value": 0.5, "low": 0.025 / 2, "high": 1 - 0.025 / 2}
         expected |= {(*matched, "shorter", key): value for key, value in half.items()}
     return expected
+
+
+# --- PPO ------------------------------------------------------------------------------------------
+
+BETA = 0.3
+LAMBDA = 0.8
+SAMPLES = 4
+RATE = 0.003
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Two batches on half of the four prompts of two letters: the folder, the prompts of either
+    half, and of each batch the responses and all weights before it.
+    """
+    out = tmp_path_factory.mktemp("ppo")
+    task = sorting(4, 0, letters="ab", length=2)
+    batches = []
+
+    def step(trainer):
+        actor = trainer.actor
+        before = copy.deepcopy((actor.model, actor.value))
+        row = own_step(trainer)
+        batches.append((*before, trainer.rollout.ids.tolist()))
+        return row
+
+    words = ["--task", "sorting", "--n-prompts", 2, "--eval-prompts", 2, "--max-tokens", HORIZON]
+    words += ["--steps", 2, "--samples", SAMPLES, "--prompts-per-step", 2, "--minibatch", 8]
+    words += ["--epochs", 1, "--alpha", ALPHA, "--beta", BETA, "--gae-lambda", LAMBDA]
+    words += ["--reward", "dense", "--gauge", "logprob", "--out", out, "--lr", RATE]
+    own_step = Trainer.step
+    with pytest.MonkeyPatch.context() as patch:
+        made = replace(TASKS["sorting"], make=lambda n, seed, folder: task)
+        patch.setitem(TASKS, "sorting", made)
+        patch.setattr(Trainer, "step", step)
+        assert main(["ppo", "--model", "letters", *map(str, words)]) == 0
+    held, _ = task.split(2)
+    return out, held, batches
+
+
+def plain(model):
+    """``logits(tokens)`` of a model, as those of `logits`."""
+    model = model.eval()
+
+    def read(tokens):
+        with torch.inference_mode():
+            return model(torch.tensor([tokens])).logits[0, -1].double().numpy()
+
+    return read
+
+
+def law(read, prompt):
+    """Probabilities of all responses to a prompt: ``(V²,)``."""
+    first = softmax(read(prompt))
+    return (first[:, None] * softmax(np.array([read([*prompt, a]) for a in range(V)]))).ravel()
+
+
+def ids_of(text):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(EXAMPLE)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def sharpened(p):
+    """The optimum ``π̂^{(α+β)/β}``."""
+    p = p ** ((ALPHA + BETA) / BETA)
+    return p / p.sum()
+
+
+def evaluation(policy, anchor, held):
+    """What is measured of a policy, a law of each prompt, against the exact optimum."""
+    rows = []
+    for prompt, answer in zip(held.prompts, held.answers, strict=True):
+        start, now = law(anchor, ids_of(prompt)), policy(ids_of(prompt))
+        best = sharpened(start)
+        first = now.reshape(V, V).sum(axis=1).argmax()
+        greedy = first * V + now.reshape(V, V)[first].argmax()
+        right = int(np.dot(ids_of(answer), (V, 1)))
+
+        def objective(p, start=start):
+            return ALPHA * p @ np.log(start) - BETA * kl(p, start)
+
+        rows.append(
+            {
+                "objective": objective(now),
+                "objective_start": objective(start),
+                "objective_optimum": objective(best),
+                "kl_to_anchor": kl(now, start),
+                "kl_to_optimum": kl(now, best),
+                "entropy": -now @ np.log(now),
+                "accuracy_sampled": now[right],
+                "accuracy_map": float(now.argmax() == right),
+                "accuracy_greedy": float(greedy == right),
+            }
+        )
+    found = {name: statistics.fmean(row[name] for row in rows) for name in rows[0]}
+    ends = found["objective_start"], found["objective_optimum"]
+    return found | {"share": (found["objective"] - ends[0]) / (ends[1] - ends[0])}
+
+
+def batch_row(number, anchor, model, value, rows):
+    """Metrics of a batch, by the recursion and by plain derivatives."""
+    log_probs, states, reference = [], [], []
+    for ids in rows:
+        prompt, row = ids[:-HORIZON], ids[-HORIZON:]
+        found = model(torch.tensor([ids]), output_hidden_states=True)
+        steps = slice(-HORIZON - 1, -1)
+        every = found.logits[0, steps].log_softmax(dim=-1)
+        log_probs.append(every[range(HORIZON), row])
+        states.append(found.hidden_states[-1][0, steps].detach())
+        before = [anchor([*prompt, *row[:h]]) for h in range(HORIZON)]
+        reference.append([x[a] - log_sum(x) for x, a in zip(before, row, strict=True)])
+    log_probs, reference = torch.stack(log_probs), np.array(reference)
+    own = log_probs.detach().double().numpy()
+    raw = ALPHA * reference
+    paid = raw - BETA * (own - reference)
+    to_go = paid[:, ::-1].cumsum(axis=1)[:, ::-1]
+    if number == 1:  # the head starts at what there is to get
+        torch.nn.init.constant_(value.bias, to_go.mean())
+    predicted = value(torch.stack(states))[..., 0].detach().double().numpy()
+    values = np.pad(predicted, ((0, 0), (0, 1)))
+    advantages = np.zeros_like(paid)
+    for h in reversed(range(HORIZON)):
+        later = LAMBDA * advantages[:, h + 1] if h + 1 < HORIZON else 0.0
+        advantages[:, h] = paid[:, h] + values[:, h + 1] - values[:, h] + later
+    returns = advantages + values[:, :-1]
+    n = len(rows)
+    loss = -(log_probs * torch.tensor(advantages)).sum() / n
+    slopes = torch.autograd.grad(loss, list(model.parameters()))
+    return {
+        "step": number,
+        "beta": BETA,
+        "reward": raw.sum(axis=1).mean(),
+        "penalised_reward": paid.sum(axis=1).mean(),
+        "kl": (own - reference).sum(axis=1).mean(),
+        "log_prob": own.sum(axis=1).mean(),
+        "tokens": HORIZON,
+        "ended": 0.0,
+        "explained": 1 - (advantages**2).mean() / returns.var(ddof=1),
+        "advantage_deviation": advantages.std(),
+        "generation_gap": lambda x: 0 <= x < 1e-5,
+        "policy_loss": -advantages.sum() / n,
+        "value_loss": 0.5 * (advantages**2).sum() / n,
+        "update_kl": 0.0,
+        "gradient": math.sqrt(sum(float(x.square().sum()) for x in slopes)),
+        "updates": 1,
+    }
+
+
+def test_ppo(trained, logits):
+    out, held, batches = trained
+    seconds = {"seconds": lambda x: x > 0}
+    last = plain(transformers.AutoModelForCausalLM.from_pretrained(out / "model"))
+    rows = [batch_row(k, logits, *batch) for k, batch in enumerate(batches, start=1)]
+    start, end, optimum = (
+        evaluation(policy, logits, held)
+        for policy in (
+            lambda prompt: law(logits, prompt),
+            lambda prompt: law(last, prompt),
+            lambda prompt: sharpened(law(logits, prompt)),
+        )
+    )
+    expected = [{"step": 0} | start | seconds, rows[0] | seconds, rows[1] | end | seconds]
+    written = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert len(written) == len(expected)
+    for row, want in zip(written, expected, strict=True):
+        assert_all(row, one_level(want), rel=1e-4, abs=2e-6)
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary.pop("first") == written[0]
+    assert summary.pop("last") == written[-1]
+    settings = {"beta": BETA, "steps": 2, "prompts_per_step": 2, "samples": SAMPLES, "lr": RATE}
+    wanted = of_facts(settings | {"max_tokens": HORIZON, "seed": 0})
+    wanted |= {("optimum", name): value for name, value in optimum.items()} | one_level(seconds)
+    assert_all(summary, wanted, rel=1e-4, abs=2e-6)
+
+
+def one_level(row):
+    return {(name,): value for name, value in row.items()}
+
+
+def test_ppo_samples(trained, logits):
+    """What is written of the last batch: a response of it to each prompt."""
+    out, _, batches = trained
+    model, _, rows = batches[-1]
+    lines = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    assert len(lines) == 2
+    for line in lines:
+        prompt, response = ids_of(line["prompt"]), ids_of(line["response"])
+        assert [*prompt, *response] in rows
+        at = response[0] * V + response[1]
+        log_probs = [np.log(law(read, prompt)[at]) for read in (logits, plain(model))]
+        expected = {"step": 2, "reward": ALPHA * log_probs[0], "log_prob": log_probs[1]}
+        assert_all(line, one_level(expected), rel=1e-4, abs=2e-6)
