@@ -135,68 +135,72 @@ def description(tables):
 
 # --- Statements -----------------------------------------------------------------------------------
 
-CEILINGS = {"R_τ": lambda o, p: float(o.greatest_return[p] - o.least_return[p])}
-
 
 @pytest.fixture(scope="module")
 def oracle(description):
     return Oracle(description, 30)
 
 
-def finding(oracle, statement):
-    """Numbers of a finding, from both sides of each prompt."""
-    rows = []
-    for prompt in oracle.prompts:
-        left, right = (
-            [float(x) for x in (side if isinstance(side, list) else [side])]
-            for side in oracle.sides(prompt)[statement.name]
-        )
-        ceiling = math.inf
-        if statement.quantity.unit == "probability":
-            ceiling = 1.0
-        elif statement.quantity.ceiling is not None:
-            ceiling = CEILINGS["R_τ"](oracle, prompt)
-        rows.append((left, right, ceiling))
-    flat = [(a, b, c) for left, right, c in rows for a, b in zip(left, right, strict=True)]
-    worst = min(
-        flat, key=lambda row: -abs(row[1] - row[0]) if statement.equality else row[1] - row[0]
+def elements(oracle, prompt, statement):
+    """Left side, right side and ceiling of each element of a prompt; none where it does not
+    apply.
+    """
+    if not oracle.applies(prompt)[statement.name]:
+        return []
+    left, right = (
+        [float(x) for x in (side if isinstance(side, list) else [side])]
+        for side in oracle.sides(prompt)[statement.name]
     )
-    vacuous = [b >= c * (1 - 1e-9) for _, b, c in flat]
-    can_be = statement.quantity.ceiling is not None and not statement.equality
+    ceiling = math.inf
+    if statement.quantity.unit == "probability":
+        ceiling = 1.0
+    elif statement.quantity.ceiling is not None:
+        ceiling = float(oracle.greatest_return[prompt] - oracle.least_return[prompt])
+    return [(a, b, ceiling) for a, b in zip(left, right, strict=True)]
+
+
+def finding(problems, statement):
+    """Numbers of a finding, of oracles and their prompts: each is a problem with a gauge, and
+    policies that differ.
+    """
+    rows = [elements(*problem, statement) for problem in problems]
+    missing = sum(not row for row in rows)
+    rows = [row for row in rows if row]
+    flat = [element for row in rows for element in row]
     if statement.equality:
-        tested = len(rows)  # both prompts have a gauge, and the policies differ
-        left = right = lambda x: math.isfinite(x)
+        tested = len(rows)
+        least, left, right, ratio = 0.0, math.isfinite, math.isfinite, math.nan
     else:
-        tested = sum(
-            any((a > 1e-12 or b < -1e-12) and not b >= c for a, b in zip(left, right, strict=True))
-            for left, right, c in rows
-        )
-        left, right = worst[:2]
-    return {
+        tested = sum(any((a > 1e-12 or b < -1e-12) and b < c for a, b, c in row) for row in rows)
+        left, right, _ = min(flat, key=lambda row: row[1] - row[0])
+        least = right - left
+        ratio = max((a / b for a, b, _ in flat if b > 0), default=math.nan)
+    can_be_vacuous = statement.quantity.ceiling is not None and not statement.equality
+    counts = {"holds": len(rows), "does not apply": missing}
+    return {("outcomes", name): n for name, n in counts.items() if n} | {
         "instances": len(rows),
         "tested": tested,
-        "applies": 1.0,
-        ("outcomes", "holds"): len(rows),
-        "mean_left": statistics.fmean(max(left) for left, _, _ in rows),
-        "mean_right": statistics.fmean(max(right) for _, right, _ in rows),
-        "worst_ratio": math.nan
-        if statement.equality
-        else max((a / b for a, b, _ in flat if b > 0), default=math.nan),
-        "smallest_slack": 0.0 if statement.equality else worst[1] - worst[0],
+        "applies": len(rows) / len(problems),
+        "mean_left": statistics.fmean(max(a for a, _, _ in row) for row in rows),
+        "mean_right": statistics.fmean(max(b for _, b, _ in row) for row in rows),
+        "worst_ratio": ratio,
+        "smallest_slack": least,
         "left": left,
         "right": right,
         "error_bound": lambda x: 0 <= x < 1e-9,
-        "vacuous_share": statistics.fmean(vacuous) if can_be else math.nan,
+        "vacuous_share": statistics.fmean(b >= c * (1 - 1e-9) for _, b, c in flat)
+        if can_be_vacuous
+        else math.nan,
         "certified": len(rows) if statement.equality else 0,
         "equal_within": (lambda x: 0 <= x < 1e-30) if statement.equality else math.nan,
     }
 
 
-def findings(oracle, at):
+def findings(problems, at):
     return {
         (*at, statement.name, *(key if isinstance(key, tuple) else (key,))): value
         for statement in STATEMENTS
-        for key, value in finding(oracle, statement).items()
+        for key, value in finding(problems, statement).items()
     }
 
 
@@ -324,7 +328,7 @@ def checked(tmp_path_factory):
 
 def test_check(checked, oracle, tables):
     laws = [Laws(*tables, prompt) for prompt in range(len(PROMPTS))]
-    expected = findings(oracle, ("exact", "statements"))
+    expected = findings([(oracle, prompt) for prompt in oracle.prompts], ("exact", "statements"))
     expected["exact", "prompts"] = len(PROMPTS)
 
     def put(*path, each):
@@ -475,9 +479,10 @@ def interval(at, wins):
     draws, so that the ends of the interval are the means of one prompt.
     """
     of_prompt = [statistics.fmean((wins[0], wins[2])), wins[1]]
+    low = 0.025**0.5 if min(wins) == max(wins) == 1 else min(of_prompt)  # p² = 0.025
     return {
         (*at, "value"): statistics.fmean(wins),
-        (*at, "low"): min(of_prompt),
+        (*at, "low"): low,
         (*at, "high"): max(of_prompt),
     }
 
