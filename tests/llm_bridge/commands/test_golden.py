@@ -10,6 +10,7 @@ import json
 import math
 import statistics
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,14 +20,21 @@ transformers = pytest.importorskip("transformers")
 mpmath = pytest.importorskip("mpmath")
 
 
-from reference import Description, Oracle
+from mpmath import mpf
+from reference import Description, Oracle, describe, tv_randomised_response
 
 from llm_bridge.commands.main import main
 from llm_bridge.improve.trainer import Trainer
 from llm_bridge.models.load import EXAMPLE
 from llm_bridge.tasks.generated import sorting
 from llm_bridge.tasks.named import TASKS
+from theory.claims.findings import Group
+from theory.claims.instance import Instance
 from theory.claims.statements import STATEMENTS
+from theory.mdp.responses import sample_log_ratio_ball
+from theory.mdp.token_mdp import TokenMDP
+from theory.solve.soft import soft_optimal
+from theory.studies import groups, sweep
 
 ALPHA = 0.7
 EXPERT_TEMPERATURE = 0.9
@@ -276,8 +284,8 @@ class Ball:
 
 def _vertices(low, high):
     """Rows of the ball in which all tokens but one are at an end."""
-    for free in range(V):
-        for ends in itertools.product((0, 1), repeat=V - 1):
+    for free in range(len(low)):
+        for ends in itertools.product((0, 1), repeat=len(low) - 1):
             row = np.insert(np.where(ends, np.delete(high, free), np.delete(low, free)), free, 0.0)
             row[free] = 1 - row.sum()
             if low[free] - 1e-12 <= row[free] <= high[free] + 1e-12 and row[free] > 0:
@@ -367,38 +375,185 @@ def test_check(checked, oracle, tables):
         expected[*worst, "RL, against pi_E"] = value - played
         expected[*worst, "RL, against the best"] = best - played
         expected[*worst, "KL(pi_hat||pi_E)"] = statistics.fmean(ball.divergence for ball in balls)
-    facts = {
+    assert_all(checked, expected | of_facts(facts_of(oracle, laws)))
+
+
+def facts_of(oracle, laws):
+    """What is said of a model's tree and its policies."""
+
+    def mean(each):
+        return statistics.fmean(each(law) for law in laws)
+
+    return {
         "horizon, tokens, prefixes": (HORIZON, V, len(PROMPTS) * (V + V**2)),
         "mass outside the tokens, at most": 0.0,
         "expert's mass outside the tokens, at most": 0.0,
         "reward range": oracle.given.reward_range,
         "epsilon_pi (nats), at most": max(law.epsilon for law in laws),
         "KL(pi_E||pi_hat), KL(pi_hat||pi_E) (nats)": (
-            expected[*close, "KL(pi_E||pi_hat)"],
-            expected[*close, "KL(pi_hat||pi_E)"],
+            mean(lambda law: kl(law.expert, law.policy)),
+            mean(lambda law: kl(law.policy, law.expert)),
         ),
         "plain values of pi_E, pi_hat, pi_RL, best": (
-            value,
-            value - expected[*gaps, "sampling pi_hat"],
-            value - expected[*gaps, map_response],
-            best,
+            mean(lambda law: law.expert @ law.returns),
+            mean(lambda law: law.policy @ law.returns),
+            mean(lambda law: law.returns[law.policy.argmax()]),
+            mean(lambda law: law.returns.max()),
         ),
         "largest preference error (TV)": max(
             float(max(oracle.sides(prompt)["theorem-1"][0])) for prompt in oracle.prompts
         ),
     }
-    assert_all(checked, expected | of_facts(facts))
 
 
-def of_facts(facts):
+def of_facts(facts, at=()):
     """Paths of facts, those of several numbers one by one."""
     found = {}
     for name, value in facts.items():
         if isinstance(value, tuple):
-            found |= {("facts", name, k): float(x) for k, x in enumerate(value)}
+            found |= {(*at, "facts", name, k): float(x) for k, x in enumerate(value)}
         else:
-            found["facts", name] = float(value)
+            found[*at, "facts", name] = float(value)
     return found
+
+
+# --- verify ---------------------------------------------------------------------------------------
+
+RADIUS = 0.3
+HORIZONS = (2, 3, 5)
+RADII = (0.01, 3.0)
+
+
+@pytest.fixture(scope="module")
+def verified(tmp_path_factory):
+    """The model beside four random problems of two tokens, and short curves."""
+    out = tmp_path_factory.mktemp("verify")
+    rng = np.random.default_rng(0)
+    mdp = TokenMDP.random(2, 2, batch=(4,), seed=rng)
+    expert = soft_optimal(mdp, 0.5).policy
+    policy = sample_log_ratio_ball(expert, 0.8, rng)
+    gauge = tuple(rng.normal(size=(4, n)) for n in (1, 2))
+    random = Instance(mdp, expert, replace(policy, log_normalizers=gauge), 0.5)
+    words = ["verify", "--model", "letters", "--expert-temperature", EXPERT_TEMPERATURE]
+    words += ["--alpha", ALPHA, "--horizon", HORIZON, "--instances", 4, "--processes", 1]
+    words += [word for prompt in PROMPTS for word in ("--prompt", prompt)]
+    few = [Group("random", [random], {"alpha": (0.5,)}, STATEMENTS)]
+    long = partial(sweep.horizon_curve, HORIZONS, alpha=ALPHA, vocab_size=2, epsilon=RADIUS)
+    pairs = partial(sweep.preference_curve, alpha=ALPHA, horizon=2, vocab_size=2, points=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(groups, "exact_groups", lambda *_, **__: few)
+        patch.setattr(sweep, "horizon_curve", long)
+        patch.setattr(sweep, "preference_curve", pairs)
+        assert main([*map(str, words), "--out", str(out)]) == 0
+    return json.loads((out / "report.json").read_text()), random
+
+
+def test_verify(verified, oracle, tables):
+    report, random = verified
+    own = [(oracle, prompt) for prompt in oracle.prompts]
+    others = [(Oracle(describe(random.take(k)), 30), 0) for k in range(4)]
+    laws = [Laws(*tables, prompt) for prompt in range(len(PROMPTS))]
+    expected = {("groups", 0, "instances"): 4, ("groups", 1, "instances"): len(PROMPTS)}
+    expected |= findings(others, ("groups", 0, "statements"))
+    expected |= findings(own, ("groups", 1, "statements"))
+    expected |= of_facts(facts_of(oracle, laws), ("groups", 1)) | of_facts({"seed": 0})
+    expected |= of_curve("horizon", horizon_curve()) | of_curve("preference", preference_curve())
+    assert_all(report, expected)
+
+
+def of_curve(name, curve):
+    found = {}
+    for key, values in curve.items():
+        if isinstance(values, list | tuple):
+            found |= {("curves", name, key, k): value for k, value in enumerate(values)}
+        else:
+            found["curves", name, *(key if isinstance(key, tuple) else (key,))] = values
+    return found
+
+
+def horizon_curve():
+    """Each curve by plain sums, and by the worst side of every state."""
+    tv = {h: float(tv_randomised_response(h, mpf(RADIUS))) for h in range(1, max(HORIZONS) + 1)}
+    worst = [max((coin_payoff_loss(h, x), x) for x in sweep.COIN_FRACTIONS) for h in HORIZONS]
+    swapped = [h * 0.999 * min(2 * ALPHA * RADIUS, ALPHA * math.log(2), 1) for h in HORIZONS]
+    curves = {
+        "clone": [loss for loss, _ in worst],
+        "clone_paper": [h**2 * RADIUS for h in HORIZONS],
+        "clone_composition": [h * tv[h] for h in HORIZONS],
+        "clone_stepwise": [sum(tv[k] for k in range(1, h + 1)) for h in HORIZONS],
+        "clone_three_halves": [h**1.5 * RADIUS / 2 for h in HORIZONS],
+        "rl": swapped,
+        "rl_bound": [2 * ALPHA * h * RADIUS for h in HORIZONS],
+        "rl_paper": [h * RADIUS for h in HORIZONS],
+        "coin_fractions": [x for _, x in worst],
+        "horizons": list(HORIZONS),
+        "epsilons": [RADIUS] * len(HORIZONS),
+    }
+    own = {"vocab_size": 2, "epsilon": RADIUS}
+    for name in ("clone", "rl"):
+        x, y = np.log(HORIZONS), np.log(np.array(curves[name]) / RADIUS)
+        (slope, _), (residual, *_), *_ = np.polyfit(x, y, 1, full=True)
+        student = math.tan(math.pi * 0.475)  # 97.5 % of one degree of freedom
+        own["exponents", name, "slope"] = slope
+        own["exponents", name, "half_width"] = student * math.sqrt(residual / x.var() / len(x))
+        own["local_exponents", name] = (y[-1] - y[-2]) / (x[-1] - x[-2])
+    assert all(a < b for a, b in zip(curves["clone"], curves["rl_bound"], strict=True))
+    return curves | own  # and no crossover
+
+
+def coin_payoff_loss(horizon, fraction):
+    """``V^{π_E} − min V^π̂`` of two tokens, step by step: coins, then what the majority pays."""
+    coins = round(fraction * horizon)
+    pays = 1 / (1 + math.exp(-1 / ALPHA))
+    level = ALPHA * math.log((math.exp(1 / ALPHA) + 1) / 2)
+
+    def worst(probs, worths):
+        low, high = np.array(probs) * np.exp([[-RADIUS], [RADIUS]])
+        return min(q @ worths for q in _vertices(low, np.minimum(high, 1)))
+
+    def values(step, heads):
+        """Of `π_E` and of the worst policy."""
+        if step == horizon:
+            return 0.0, 0.0
+        if step < coins:
+            after = [values(step + 1, heads + side) for side in (0, 1)]
+            expert, others = zip(*after, strict=True)
+            return sum(expert) / 2, worst((0.5, 0.5), np.array(others))
+        won = 2 * heads > coins or (2 * heads == coins and (step - coins) % 2 == 0)
+        own = (pays, worst((1 - pays, pays), np.array([0.0, 1.0]))) if won else (level, level)
+        later = values(step + 1, heads)
+        return own[0] + later[0], own[1] + later[1]
+
+    expert, least = values(0, 0)
+    return expert - least
+
+
+def preference_curve():
+    """The greatest error of any pair, each state's row at either end of the ball."""
+    rewards = TokenMDP.random(2, 2, seed=np.random.default_rng(0)).rewards
+    after = ALPHA * np.logaddexp(*(rewards[1] / ALPHA).T)
+    rows = [softmax((rewards[0][0] + after) / ALPHA), *softmax(rewards[1] / ALPHA)]
+    returns = (rewards[0][0][:, None] + rewards[1]).ravel()
+    worst = []
+    for radius in RADII:
+        ends = [
+            list(_vertices(r * np.exp(-radius), np.minimum(r * np.exp(radius), 1))) for r in rows
+        ]
+        found = 0.0
+        for first, *then in itertools.product(*ends):
+            logs = ALPHA * np.log(first[:, None] * then).ravel()
+            for a, b in itertools.combinations(range(4), 2):
+                true, read = (1 / (1 + math.exp(x[b] - x[a])) for x in (returns, logs))
+                found = max(found, abs(true - read))
+        worst.append(found)
+    return {
+        "horizon": 2,
+        "epsilons": RADII,
+        "worst": worst,
+        "sampled": [lambda x, most=most: 0 < x <= most for most in worst],
+        "paper": [ALPHA * radius for radius in RADII],
+        "sharp": [math.tanh(ALPHA * radius) for radius in RADII],
+    }
 
 
 # --- Scores ---------------------------------------------------------------------------------------
