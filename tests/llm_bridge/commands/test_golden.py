@@ -4,10 +4,13 @@ the package, against an oracle that reads plain logits and shares no other code.
 A number that no oracle has is a failure, so that a new field comes with one.
 """
 
+import contextlib
 import copy
+import io
 import itertools
 import json
 import math
+import re
 import statistics
 from dataclasses import replace
 from functools import partial
@@ -324,17 +327,31 @@ def _least_maximum(low, high):
 # --- The commands ---------------------------------------------------------------------------------
 
 
+def printed(*words):
+    """What a command prints, after it ended well."""
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        assert main([*map(str, words)]) == 0
+    return text.getvalue()
+
+
+def rows_of(text):
+    """Cells of every line of a table, by the first cell; the last of a name counts."""
+    lines = (re.split(r"\s{2,}", line.strip()) for line in text.splitlines())
+    return {cells[0]: cells[1:] for cells in lines if len(cells) > 2}
+
+
 @pytest.fixture(scope="module")
 def checked(tmp_path_factory):
     out = tmp_path_factory.mktemp("check")
     words = ["check", "--model", "letters", "--expert-temperature", EXPERT_TEMPERATURE]
     words += ["--alpha", ALPHA, "--horizon", HORIZON, "--out", out]
     words += [word for prompt in PROMPTS for word in ("--prompt", prompt)]
-    assert main([*map(str, words)]) == 0
-    return json.loads((out / "check.json").read_text())
+    text = printed(*words, "--verbose")
+    return json.loads((out / "check.json").read_text()), text
 
 
 def test_check(checked, oracle, tables):
+    checked, _ = checked
     laws = [Laws(*tables, prompt) for prompt in range(len(PROMPTS))]
     expected = findings([(oracle, prompt) for prompt in oracle.prompts], ("exact", "statements"))
     expected["exact", "prompts"] = len(PROMPTS)
@@ -376,6 +393,20 @@ def test_check(checked, oracle, tables):
         expected[*worst, "RL, against the best"] = best - played
         expected[*worst, "KL(pi_hat||pi_E)"] = statistics.fmean(ball.divergence for ball in balls)
     assert_all(checked, expected | of_facts(facts_of(oracle, laws)))
+
+
+def test_check_prints_what_it_writes(checked):
+    written, text = checked
+    rows = rows_of(text)
+    for name, found in written["exact"]["statements"].items():
+        ends = [f"{found[side]:.5g}" for side in ("mean_left", "mean_right")]
+        assert rows[name][:3] == [*ends, found["verdict"]]
+    for table in ("closeness", "gaps"):
+        for x in written["exact"][table].values():
+            assert f" {x:.5g}\n" in text
+    for name, worst in written["exact"]["worst"].items():
+        *_, cells = [line.split() for line in text.splitlines() if f"{worst['radius']:.5g}" in line]
+        assert cells[-5:] == [f"{x:.5g}" for x in worst.values()], name
 
 
 def facts_of(oracle, laws):
@@ -444,12 +475,12 @@ def verified(tmp_path_factory):
         patch.setattr(groups, "exact_groups", lambda *_, **__: few)
         patch.setattr(sweep, "horizon_curve", long)
         patch.setattr(sweep, "preference_curve", pairs)
-        assert main([*map(str, words), "--out", str(out)]) == 0
-    return json.loads((out / "report.json").read_text()), random
+        text = printed(*words, "--verbose", "--out", out)
+    return json.loads((out / "report.json").read_text()), random, text
 
 
 def test_verify(verified, oracle, tables):
-    report, random = verified
+    report, random, _ = verified
     own = [(oracle, prompt) for prompt in oracle.prompts]
     others = [(Oracle(describe(random.take(k)), 30), 0) for k in range(4)]
     laws = [Laws(*tables, prompt) for prompt in range(len(PROMPTS))]
@@ -459,6 +490,21 @@ def test_verify(verified, oracle, tables):
     expected |= of_facts(facts_of(oracle, laws), ("groups", 1)) | of_facts({"seed": 0})
     expected |= of_curve("horizon", horizon_curve()) | of_curve("preference", preference_curve())
     assert_all(report, expected)
+
+
+def test_verify_prints_what_it_writes(verified):
+    written, _, text = verified
+    *_, first, second, attained = re.split(r"\n(?=random\n|letters against|attained)", text)
+    tables = rows_of(first), rows_of(second)
+    fractions = rows_of(attained)
+    for k, group in enumerate(written["groups"]):
+        for name, found in group["statements"].items():
+            tested, ratio, slack, verdict, _ = tables[k][name]
+            assert (tested, verdict) == (str(found["tested"]), found["verdict"])
+            assert float(slack) == pytest.approx(found["smallest_slack"], rel=6e-3, abs=1e-30)
+            if found["relation"] == "≤":
+                shown = "–" if found["worst_ratio"] == "nan" else f"{found['worst_ratio']:.4g}"
+                assert (ratio, fractions[name][k]) == (shown, shown), name
 
 
 def of_curve(name, curve):
@@ -568,8 +614,7 @@ def scored(tmp_path_factory):
     rows = [dict(zip(("prompt", "chosen", "rejected"), row, strict=True)) for row in PAIRS]
     (out / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = ["score", "--model", "letters", "--pairs", out / "pairs.jsonl", "--alpha", ALPHA]
-    assert main([*map(str, words), "--out", str(out / "run")]) == 0
-    return out / "run"
+    return out / "run", printed(*words, "--out", out / "run")
 
 
 def written_response(logits, prompt, text):
@@ -588,6 +633,7 @@ def written_response(logits, prompt, text):
 
 
 def test_score_of_each_response(scored, logits):
+    scored, _ = scored
     lines = [json.loads(line) for line in (scored / "responses.jsonl").read_text().splitlines()]
     texts = [(prompt, text) for prompt, *pair in PAIRS for text in pair]
     assert len(lines) == len(texts)
@@ -602,6 +648,7 @@ def test_score_of_each_response(scored, logits):
 
 
 def test_score_summary(scored, logits):
+    scored, text = scored
     summary = json.loads((scored / "summary.json").read_text())
     expected = {("facts", "seed of the bootstrap"): 0}
     expected |= {("comparisons",): 3, ("comparisons_cut",): 0, ("comparisons_waiting",): 0}
@@ -622,7 +669,13 @@ def test_score_summary(scored, logits):
         expected |= {("scores", name, key): value for key, value in settings.items()}
         for at in (("scores", name), ("scores", name, "subsets", "pairs")):
             expected |= accuracies(at, right, shorter)
+        value, low, high = (expected["scores", name, "accuracy", x] for x in ENDS)
+        wins = f"{value:.3f} [{low:.3f}, {high:.3f}]  {right[2]:.3f} (1)"
+        assert re.search(rf" {name} .* {re.escape(wins)}", text), name
     assert_all(summary, expected)
+
+
+ENDS = ("value", "low", "high")
 
 
 def won(one, two):
@@ -701,9 +754,9 @@ def trained(tmp_path_factory):
         made = replace(TASKS["sorting"], make=lambda n, seed, folder: task)
         patch.setitem(TASKS, "sorting", made)
         patch.setattr(Trainer, "step", step)
-        assert main(["ppo", "--model", "letters", *map(str, words)]) == 0
+        text = printed("ppo", "--model", "letters", *words)
     held, _ = task.split(2)
-    return out, held, batches
+    return out, held, batches, text
 
 
 def plain(model):
@@ -815,7 +868,7 @@ def batch_row(number, anchor, model, value, rows):
 
 
 def test_ppo(trained, logits):
-    out, held, batches = trained
+    out, held, batches, text = trained
     seconds = {"seconds": lambda x: x > 0}
     last = plain(transformers.AutoModelForCausalLM.from_pretrained(out / "model"))
     rows = [batch_row(k, logits, *batch) for k, batch in enumerate(batches, start=1)]
@@ -839,6 +892,10 @@ def test_ppo(trained, logits):
     wanted = of_facts(settings | {"max_tokens": HORIZON, "seed": 0})
     wanted |= {("optimum", name): value for name, value in optimum.items()} | one_level(seconds)
     assert_all(summary, wanted, rel=1e-4, abs=2e-6)
+    rows = rows_of(text)
+    for name in ("objective", "kl_to_anchor", "entropy", "accuracy_sampled", "accuracy_map"):
+        shown = [f"{x[name] + 0.0:.4f}" for x in (written[0], written[-1], summary["optimum"])]
+        assert rows[name][:3] == shown, name
 
 
 def one_level(row):
@@ -847,7 +904,7 @@ def one_level(row):
 
 def test_ppo_samples(trained, logits):
     """What is written of the last batch: a response of it to each prompt."""
-    out, _, batches = trained
+    out, _, batches, _ = trained
     model, _, rows = batches[-1]
     lines = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
     assert len(lines) == 2
