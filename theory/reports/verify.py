@@ -16,6 +16,7 @@ from theory.studies.sweep import HorizonCurve, PreferenceCurve
 
 __all__ = [
     "VACUOUS",
+    "cannot_fail",
     "could_not_fail",
     "count_instances",
     "count_verdicts",
@@ -303,6 +304,22 @@ def could_not_fail(finding: Finding) -> bool:
     return finding.instances > 0 and finding.tested == 0
 
 
+def cannot_fail(findings: Sequence[Finding]) -> list[Text]:
+    """Return which statements could not fail, beside those whose bound is always vacuous.
+
+    Example:
+        >>> cannot_fail([])
+        []
+
+    """
+    names = [x.statement.name for x in findings if could_not_fail(x) and x.vacuous_share != 1]
+    why = (
+        "the bound says nothing, the left side is not positive, or both sides are one expression, "
+        "on every instance"
+    )
+    return [Text(f"cannot fail here ({why}): {', '.join(names)}")] if names else []
+
+
 def undecided(finding: Finding) -> list[Text]:
     """Return why instances are undecided, a sentence for each reason.
 
@@ -361,14 +378,9 @@ def _group(group: Group, findings: Sequence[Finding]) -> Table:
     vacuous = [x.statement.name for x in here if x.vacuous_share == 1]
     absent = [x.statement.name for x in here if x.verdict == "does not apply"]
     facts += [remark.paragraph for finding in here for remark in undecided(finding)]
-    silent = [x.statement.name for x in here if could_not_fail(x) and x.vacuous_share != 1]
     if vacuous:
         facts.append(f"vacuous here (the bound says nothing): {', '.join(vacuous)}")
-    if silent:
-        facts.append(
-            "cannot fail here (the bound says nothing, the left side is not positive, or both "
-            f"sides are one expression, on every instance): {', '.join(silent)}"
-        )
+    facts += [text.paragraph for text in cannot_fail(here)]
     if absent:
         facts.append(f"conditions met by no instance here: {', '.join(absent)}")
     tones = list(map(tone, here))
