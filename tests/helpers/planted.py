@@ -170,6 +170,6 @@ def wrong(statement):
 
 
 def _by_any_factor(bound):
-    """A positive bound goes to zero, and a negative one to a million times itself."""
+    """A positive bound goes to zero, and a negative one to 1e15 times itself."""
     xp = array_namespace(bound)
-    return xp.where(bound < 0, 1e6 * bound, 0.0 * xp.where(bound == np.inf, 1.0, bound))
+    return xp.where(bound < 0, 1e15 * bound, 0.0 * xp.where(bound == np.inf, 1.0, bound))
