@@ -13,6 +13,7 @@ from llm_bridge.check.sampled import Sampled
 from theory.reports.report import Column, Plot, Report, Table, Text, show
 from theory.reports.verify import (
     VACUOUS,
+    cannot_fail,
     tone,
     undecided,
     undecided_sentences,
@@ -35,8 +36,8 @@ def exact_report(title: str, facts: Mapping[str, Any], comparison: Comparison) -
         >>> from llm_bridge.check.comparison import compare
         >>> from theory.studies.gallery import swapped_pair
         >>> pair = compare([swapped_pair(4, alpha=1.0, epsilon=0.1)])
-        >>> exact_report("A swapped pair", {}, pair).summary[0]
-        '40 statements checked on 1 prompt, none violated; 1 applies to no prompt here.'
+        >>> exact_report("A swapped pair", {}, pair).summary[0].split("; ")[:2]
+        ['40 statements checked on 1 prompt, none violated', '12 could not fail here']
 
     """
     findings = comparison.findings
@@ -112,8 +113,10 @@ def _statements(comparison: Comparison) -> Table:
         "pairs of responses, the largest). A bound is vacuous where its left side can never be "
         "larger."
     )
-    remarks = [remark.paragraph for x in comparison.findings for remark in undecided(x)]
-    tones = list(map(tone, comparison.findings))
+    found = comparison.findings
+    remarks = [text.paragraph for x in found for text in undecided(x)]
+    remarks += [text.paragraph for text in cannot_fail(found)]
+    tones = list(map(tone, found))
     return Table("Statements", columns, rows, "\n".join([note, *remarks]), tones, detail=True)
 
 

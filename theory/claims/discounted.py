@@ -199,6 +199,16 @@ class DiscountedInstance:
         return self.temperature * self.policy + (self.gauge[:, None] - following)
 
     @cached_property
+    def later_gauge(self) -> Array:
+        """``Σ_{h≥2} γ^{h−1} V̂(s_h)`` of all responses: ``(n, 4V)``."""
+        return self._sums(self.discount * self.gauge[self.mdp.next_states] + 0.0 * self.endogenous)
+
+    @cached_property
+    def myopic_log_prob(self) -> Array:
+        """``π ∝ e^{r̂/α}``: ``(n, V)``, nats."""
+        return log_softmax(self.endogenous, self.temperature)
+
+    @cached_property
     def resolved_log_prob(self) -> Array:
         """The soft-optimal policy of `r̂`: ``(n, V)``, nats."""
         return self._soft(self.endogenous)[0]

@@ -79,6 +79,7 @@ class Finding:
         verdict: the worst verdict of all instances.
         instances: number of instances to which it applies, or may: those that were not evaluated
             are among them, as *undecided*.
+        tested: number of these on which it could fail (`theory.claims.verdict.Check`).
         applies: share of the evaluated instances to which it applies, weighted; NaN if none was
             evaluated.
         outcomes: number of instances with each verdict.
@@ -106,6 +107,7 @@ class Finding:
     group: str
     verdict: Verdict
     instances: int
+    tested: int
     applies: float
     outcomes: dict[str, int]
     reasons: dict[str, int]
@@ -309,6 +311,7 @@ _COLUMNS = [
     "applies",
     "uncertain",
     "vacuous",
+    "tests",
     "codes",
     "unknown",
 ]
@@ -326,6 +329,7 @@ class _Tally:
     def __init__(self, statement: Statement[Any]) -> None:
         self.statement = statement
         self.outcomes: Counter[str] = Counter()
+        self.tested = 0
         self.reasons: Counter[str] = Counter()
         self.ratio = math.nan
         self.worst = [math.inf, math.nan, math.nan, math.nan]
@@ -350,6 +354,7 @@ class _Tally:
         self.outcomes.update(VERDICTS[code] for code in worst)
         self._explain(rows, worst)
         counted = of["applies"] | of["uncertain"]
+        self.tested += int(of["tests"].any(axis=1).sum())
         self.certified += int(((rows.bits > DOUBLE) & (worst > 0)).sum())
         self.elements += [x.sum(axis=1) @ weights for x in (counted, of["vacuous"] & counted)]
         some = counted.any(axis=1)
@@ -404,6 +409,7 @@ class _Tally:
             group="",
             verdict=next(v for v in reversed(VERDICTS) if self.outcomes[v]),
             instances=sum(self.outcomes[v] for v in VERDICTS[1:]),
+            tested=self.tested,
             applies=float(applies),
             outcomes={v: self.outcomes[v] for v in VERDICTS if self.outcomes[v]},
             reasons=dict(self.reasons),

@@ -444,6 +444,39 @@ class Instance(Problem):
         return finite(total, self.policy_log_prob)
 
     @cached_property
+    def later_gauge(self) -> Array:
+        """``Σ_{h≥2} V̂(s_h)`` of `responses`, reward units: what their `endogenous_return` loses and
+        gains again; zero for one that `π̂` never gives.
+        """
+        total = response_sum(self.mdp.dynamics, self._later_gauge, self.responses)
+        return finite(expand(self._alpha, 1) * total, self.policy_log_prob)
+
+    def expected_later_gauge(self, policy: Policy) -> Array:
+        """``E_π Σ_{h≥2} V̂(s_h)``: ``batch``, reward units."""
+        return self.temperature * self.averaged(expected_sums(policy, self._later_gauge)[0])
+
+    @cached_property
+    def _later_gauge(self) -> list[Array]:
+        """``V̂`` of the state after each token, nats."""
+        log_probs = self.policy.log_probs
+        gauge = self.policy.log_normalizers
+        zero = [array_namespace(t).zeros_like(t) for t in log_probs]
+        if gauge is None:
+            return zero
+        following = [*gauge[1 : self.horizon], None]
+        d = self.policy.dynamics
+        return [z + d.children(h, v) for h, (z, v) in enumerate(zip(zero, following, strict=True))]
+
+    @cached_property
+    def myopic_log_prob(self) -> Array:
+        """``log π(τ|s₁)`` of `responses` under ``π ∝ e^{r̂/α}``, token by token; zero for one that
+        `π̂` never gives.
+        """
+        logits = [table / expand(self._alpha, 2) for table in self.endogenous.rewards]
+        myopic = Policy.from_logits(self.endogenous.dynamics, logits)
+        return finite(log_prob(myopic, self.responses), self.policy_log_prob)
+
+    @cached_property
     def resolved_log_prob(self) -> Array:
         """``log π(τ|s₁)`` of `responses` under the soft-optimal policy of `r̂`; zero for one that
         `π̂` never gives.

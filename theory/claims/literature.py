@@ -27,6 +27,7 @@ from theory.claims.one_prompt import (
     normalised,
 )
 from theory.claims.statement import Quantity, Statement
+from theory.claims.statements import LATER_GAUGE
 from theory.mdp.distances import log_ratios
 from theory.mdp.responses import log_prob
 from theory.mdp.values import expected_sums
@@ -161,6 +162,10 @@ EXPECTED_LOG_LAW = Quantity[OnePrompt](
 
 FIRST_RATIO = Quantity[OnePrompt]("α log π_r(a₁)/π̂(a₁)", lambda i: i.first_log_ratio(i.tuned))
 
+GAUGE_DIFFERENCES = Quantity[OnePrompt](
+    "Σ_{h≥2} [V̂(s_h) − V̂(s'_h)]", lambda i: i.differences(i.later_gauge)
+)
+
 ENERGY_BASED = LiteratureClaim(
     "energy-based",
     "2512.15605",
@@ -180,6 +185,7 @@ ENERGY_BASED = LiteratureClaim(
             ),
             "=",
             LOG_LAW,
+            term=GAUGE_DIFFERENCES,
         ),
         Statement(
             "energy-distillation",
@@ -210,6 +216,7 @@ BELLMAN_RESIDUAL = LiteratureClaim(
             Quantity("Σ_h [q − V_q'], V(s₁) = 0", lambda i: i.bellman_sum(calibrated=True), "nats"),
             "=",
             LOG_LAW,
+            term=LATER_GAUGE,
         ),
         Statement(
             "residual-unique",
@@ -578,6 +585,7 @@ DISCOUNTED = LiteratureClaim(
                 "α log π̂(τ)/π̂(τ')",
                 lambda i: i.over_pairs(i.temperature) * i.differences(i.policy_log_prob),
             ),
+            term=GAUGE_DIFFERENCES,
         ),
         Statement(
             "discounted-split",
@@ -588,6 +596,7 @@ DISCOUNTED = LiteratureClaim(
                 "Σ γ^{h−1} [α log π̂ + V̂(s_h) − V̂(s_{h+1})]",
                 lambda i: i.discounted_log_prob + i.discounted_values,
             ),
+            term=Quantity("Σ γ^{h−1} [V̂(s_h) − V̂(s_{h+1})]", lambda i: i.discounted_values),
         ),
     ),
     fails=(

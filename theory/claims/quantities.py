@@ -150,6 +150,14 @@ class Quantities(Evaluable, Protocol):
         """``α log π̂(τ) + V̂(s₁)``."""
 
     @property
+    def later_gauge(self) -> Array:
+        """``Σ_{h≥2} V̂(s_h)``: what `endogenous_return` loses and gains again on its way."""
+
+    @property
+    def myopic_log_prob(self) -> Array:
+        """``log π`` of the policy that is softmax of ``r̂/α`` and sees no further token."""
+
+    @property
     def policy_log_prob(self) -> Array:
         """``log π̂``, minus infinity where it never writes."""
 

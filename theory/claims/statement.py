@@ -85,6 +85,8 @@ class Statement(Generic[I]):
         relation: ``"≤"`` or ``"="``.
         bound: right side.
         when: condition of the claim; `None` for a claim on every instance.
+        term: of an equality, what its sides bring about in two ways; the left side by default.
+            Where it is zero both sides are one expression, and the claim cannot fail.
 
     Raises:
         ValueError: `relation` is neither.
@@ -102,6 +104,7 @@ class Statement(Generic[I]):
     relation: Relation
     bound: Quantity[I]
     when: Condition[I] | None = None
+    term: Quantity[I] | None = None
 
     def __post_init__(self) -> None:
         """Validate."""

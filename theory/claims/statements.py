@@ -18,6 +18,7 @@ from theory.claims import bounds
 from theory.claims.instance import COVERED, Instance, finite
 from theory.claims.quantities import Quantities
 from theory.claims.statement import Condition, Quantity, Statement, Statements
+from theory.mdp.policy import Policy
 from theory.mdp.responses import log_prob
 from theory.solve.improve import kl_optimal
 from theory.solve.soft import power_policy
@@ -57,6 +58,11 @@ POLICY_LOG_PROB = Quantity[Quantities](
     "log π̂", lambda i: finite(i.policy_log_prob, i.policy_log_prob), "nats"
 )
 
+LATER_GAUGE = Quantity[Quantities]("Σ_{h≥2} V̂(s_h)", lambda i: i.later_gauge)
+EXPECTED_LATER_GAUGE = Quantity[Instance](
+    "E_{π_E} Σ_{h≥2} V̂(s_h)", lambda i: i.expected_later_gauge(i.expert)
+)
+
 
 # --- Conditions ---------------------------------------------------------------------------------
 
@@ -85,6 +91,7 @@ REWARDS: tuple[Statement[Quantities], ...] = (
         Quantity("V^{π_E}_{r*,α}", lambda i: i.regularised(i.expert)),
         "=",
         Quantity("E V*(s₁)", lambda i: i.soft_value),
+        term=Quantity("αH(π_E)", lambda i: i.soft_value - i.expert_value),
     ),
     Statement(
         "telescoping",
@@ -92,6 +99,7 @@ REWARDS: tuple[Statement[Quantities], ...] = (
         Quantity("r*(τ)", lambda i: i.true_return),
         "=",
         Quantity("α log π_E(τ|s₁) + V*(s₁)", lambda i: i.telescoped),
+        term=Quantity("V*(s₁)", lambda i: i.soft_value),
     ),
     Statement(
         "endogenous-telescoping",
@@ -99,6 +107,7 @@ REWARDS: tuple[Statement[Quantities], ...] = (
         Quantity("r̂(τ)", lambda i: i.endogenous_return),
         "=",
         Quantity("α log π̂(τ|s₁) + V̂(s₁)", lambda i: i.endogenous_telescoped),
+        term=LATER_GAUGE,
     ),
     Statement(
         "soft-rl-fixed-point",
@@ -106,6 +115,11 @@ REWARDS: tuple[Statement[Quantities], ...] = (
         Quantity("log argmax_π V^π_{r̂,α}", lambda i: i.resolved_log_prob, "nats"),
         "=",
         POLICY_LOG_PROB,
+        term=Quantity(
+            "log π − log e^{r̂/α}, normalised by the token",
+            lambda i: i.resolved_log_prob - i.myopic_log_prob,
+            "nats",
+        ),
     ),
 )
 
@@ -116,6 +130,7 @@ INVERSE_RL: tuple[Statement[Instance], ...] = (
         Quantity("E_π̂ r̂(τ) − E V_r̂(s₁)", lambda i: i.irl_dual(i.policy)),
         "=",
         Quantity("−α H(π̂)", lambda i: -(i.temperature * i.entropy(i.policy))),
+        term=Quantity("E_π̂ Σ_{h≥2} V̂(s_h)", lambda i: i.expected_later_gauge(i.policy)),
     ),
     Statement(
         "irl-gap",
@@ -127,6 +142,7 @@ INVERSE_RL: tuple[Statement[Instance], ...] = (
         "=",
         Quantity("α KL(π_E‖π̂)", lambda i: i.temperature * i.kl_from_expert),
         FINITE_KL_FROM,
+        EXPECTED_LATER_GAUGE,
     ),
     Statement(
         "inverse-soft-q",
@@ -138,6 +154,7 @@ INVERSE_RL: tuple[Statement[Instance], ...] = (
             lambda i: i.temperature * i.expected_log_prob(i.expert, i.policy),
         ),
         FINITE_KL_FROM,
+        EXPECTED_LATER_GAUGE,
     ),
 )
 
@@ -397,6 +414,13 @@ def _rl_average(i: Instance) -> Array:
     return i.temperature * (i.kl_from_expert - i.averaged(log_ratio))
 
 
+def _beyond_temperature(i: Instance) -> Array:
+    """``log π̂²(τ)``, less that of squaring each token's distribution by itself."""
+    squared = Policy.from_logits(i.policy.dynamics, [2.0 * t for t in i.policy.log_probs])
+    apart = log_prob(power_policy(i.policy, 2.0), i.responses) - log_prob(squared, i.responses)
+    return finite(apart, i.policy_log_prob)
+
+
 RL_WITH_LAST_TOKEN: tuple[Statement[Instance], ...] = (
     Statement(
         "rl-length",
@@ -428,6 +452,7 @@ RL_WITH_LAST_TOKEN: tuple[Statement[Instance], ...] = (
             lambda i: finite(log_prob(power_policy(i.policy, 2.0), i.responses), i.policy_log_prob),
             "nats",
         ),
+        term=Quantity("log π̂^2 − log π̂^2, token by token", _beyond_temperature, "nats"),
     ),
     Statement(
         "rl-anchored-renyi",

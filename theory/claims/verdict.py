@@ -48,6 +48,10 @@ this share of the largest number that they have on the prompt."""
 NEARLY = 1 - 1e-9
 """A bound of this share of the ceiling says nothing: bounds that saturate only approach it."""
 
+ROUNDING = 1e-12
+"""A left side or term of no more than this may be nothing but rounding in what was stored, as the
+gauge of logits that were normalised before: a statement is not *tested* there."""
+
 
 class Contradiction(ArithmeticError):
     """Two precisions prove different things: an error of the program, which must stop it."""
@@ -66,6 +70,8 @@ class Check:
         applies: where the condition is certain to hold, on prompts that can occur.
         uncertain: where the condition may hold, and may not.
         vacuous: where `right` is certain to be no less than the quantity's ceiling.
+        tests: where the statement is certain to apply and could fail: an equality whose `term` is
+            not zero; an inequality that is not vacuous, and false for some multiple of its bound.
         codes: of the verdict, an index into `VERDICTS`.
         unknown: where a side is not a number.
         ends: lower and upper ends of both sides, for `Contradiction`.
@@ -80,6 +86,7 @@ class Check:
     applies: np.ndarray
     uncertain: np.ndarray
     vacuous: np.ndarray
+    tests: np.ndarray
     codes: np.ndarray
     unknown: np.ndarray
     ends: np.ndarray
@@ -150,7 +157,31 @@ def check(statement: Statement[E], instance: E, bits: int = DOUBLE) -> Check:
         if statement.quantity.ceiling is not None and not statement.equality:
             ceiling = read("ceiling", statement.quantity.ceiling, _as_enclosure)
             vacuous = _spread_truth(right >= _spread(ceiling, shape) * NEARLY, shape).certain
-        return _judged(statement, instance, bits, (left, right), assumed, vacuous)
+        if not statement.equality:
+            could_fail = (left.lower() > ROUNDING) | (right.upper() < -ROUNDING)
+        elif statement.term is None:
+            could_fail = _is_not_zero(left)
+        else:
+            term = read("term", statement.term.of, _as_enclosure)
+            could_fail = _of_prompts(_is_not_zero(term), shape, instance)
+        tests = assumed.certain & ~vacuous & could_fail
+        return _judged(statement, instance, bits, (left, right), assumed, vacuous, tests)
+
+
+def _is_not_zero(values: Enclosure) -> np.ndarray:
+    return np.asarray((values.lower() > ROUNDING) | (values.upper() < -ROUNDING))
+
+
+def _of_prompts(flags: np.ndarray, shape: tuple[int, ...], instance: Evaluable) -> np.ndarray:
+    """Whether any flag of a prompt is set, at each of the elements `shape` of that prompt."""
+    b = len(instance.batch_shape)
+    P = len(instance.counts)
+    own = flags.reshape((*flags.shape[:b], P, -1)).any(axis=-1)
+    if shape[b] == 1:
+        own = own.any(axis=-1, keepdims=True)
+    else:
+        own = np.repeat(own, shape[b] // P, axis=-1)
+    return np.broadcast_to(own.reshape((*own.shape, *(1,) * (len(shape) - b - 1))), shape)
 
 
 def _as_truth(values: Any, _: int) -> Truth:
@@ -203,6 +234,7 @@ def _judged(
     sides: tuple[Enclosure, Enclosure],
     assumed: Truth,
     vacuous: np.ndarray,
+    tests: np.ndarray,
 ) -> Check:
     """Read the verdict off the ends of both sides and of their difference."""
     left, right = sides
@@ -241,6 +273,7 @@ def _judged(
         assumed.certain,
         uncertain,
         vacuous,
+        tests | (codes == VIOLATED),
         codes,
         unknown,
         np.stack([*one, *other]),

@@ -16,6 +16,8 @@ from theory.studies.sweep import HorizonCurve, PreferenceCurve
 
 __all__ = [
     "VACUOUS",
+    "cannot_fail",
+    "could_not_fail",
     "count_instances",
     "count_verdicts",
     "tone",
@@ -61,8 +63,8 @@ def verify_report(
         >>> from theory.studies.gallery import swapped_pair
         >>> group = Group("a pair", [swapped_pair(4, alpha=1.0, epsilon=0.1)], {}, STATEMENTS)
         >>> findings = decide_each(STATEMENTS, group.instances, group="a pair")
-        >>> verify_report([group], findings).summary[0]
-        '40 statements checked on 1 instance, none violated; 1 applies to no instance here.'
+        >>> verify_report([group], findings).summary[0].split("; ")[:2]
+        ['40 statements checked on 1 instance, none violated', '12 could not fail here']
 
     """
     instances = {group.name: count_instances(group) for group in groups}
@@ -150,15 +152,11 @@ def verdict(
     silent = [
         name
         for name, found in of.items()
-        if name not in absent and all(x.vacuous_share == 1 for x in found if x.instances)
+        if name not in absent and not any(x.tested for x in found)
     ]
     parts = [f"{_plural(len(of), 'statement')} checked on {here}, none violated"]
     if silent:
-        say = "says" if len(silent) == 1 else "say"
-        parts.append(
-            f"{len(silent)} {say} nothing here, because the bound is nowhere below the most that "
-            "its left side can be"
-        )
+        parts.append(f"{len(silent)} could not fail here")
     if absent:
         apply = "applies" if len(absent) == 1 else "apply"
         parts.append(f"{len(absent)} {apply} to no {noun} here")
@@ -170,14 +168,11 @@ def _plural(n: int, noun: str) -> str:
 
 
 def _silent(findings: Sequence[Finding]) -> list[str]:
-    """Say on which groups statements say nothing, where they say something on others."""
+    """Say on which groups statements could not fail, where they could on others."""
     groups = dict.fromkeys(finding.group for finding in findings)
-    count = {
-        name: sum(x.vacuous_share == 1 for x in findings if x.group == name) for name in groups
-    }
+    count = {name: sum(could_not_fail(x) for x in findings if x.group == name) for name in groups}
     return [
-        f"{n} of them say nothing on {name}: the bound is nowhere below the most that its left "
-        "side can be."
+        f"{n} of them could not fail on {name}."
         for name, n in count.items()
         if n and len(groups) > 1
     ]
@@ -239,14 +234,14 @@ def _overview(instances: Mapping[str, int], findings: Sequence[Finding]) -> Tabl
         Column("instances of", kind="formula"),
         *(
             Column(name, ",", "right")
-            for name in ("number", "hold", "violated", "undecided", "say nothing", "do not apply")
+            for name in ("number", "hold", "violated", "undecided", "cannot fail", "do not apply")
         ),
     ]
     rows = []
     for name, n in instances.items():
         here = [finding for finding in findings if finding.group == name]
         count = Counter(finding.verdict for finding in here)
-        silent = sum(finding.vacuous_share == 1 for finding in here)
+        silent = sum(map(could_not_fail, here))
         rows.append(
             (
                 name,
@@ -259,8 +254,9 @@ def _overview(instances: Mapping[str, int], findings: Sequence[Finding]) -> Tabl
             )
         )
     note = (
-        "Statements by verdict. Those that say nothing hold, but their bound is never below the "
-        "most that its left side can be."
+        "Statements by verdict. Those that cannot fail hold here whatever is true: on every "
+        "instance the bound is no less than the most that its left side can be, the left side is "
+        "not positive, or both sides are one expression."
     )
     tones: list[Tone] = ["bad" if row[3] else "" for row in rows]
     return Table("What was checked", columns, rows, note, tones)
@@ -278,20 +274,50 @@ def count_verdicts(verdicts: Iterable[str]) -> str:
 
 
 def tone(finding: Finding) -> Tone:
-    """Return how the row of a finding is coloured: quiet where it says nothing.
+    """Return how the row of a finding is coloured: quiet where it could not fail.
 
     Example:
         >>> from theory.claims.findings import decide_each
         >>> from theory.studies.gallery import swapped_pair
         >>> found = decide_each(STATEMENTS, [swapped_pair(4, alpha=1.0, epsilon=0.1)])
-        >>> {x.statement.name: tone(x) for x in found if tone(x)}  # its bound is vacuous
-        {'theorem-2-rl': 'quiet'}
+        >>> {tone(x) for x in found if x.statement.name == "rl-expert"}  # its left side is negative
+        {'quiet'}
 
     """
     if finding.verdict == "violated":
         return "bad"
-    silent = finding.vacuous_share == 1 or finding.verdict == "does not apply"
+    silent = could_not_fail(finding) or finding.verdict == "does not apply"
     return "quiet" if silent else ""
+
+
+def could_not_fail(finding: Finding) -> bool:
+    """Return whether a statement applies, but on no instance on which a mistake would show.
+
+    Example:
+        >>> from theory.claims.findings import decide_each
+        >>> from theory.studies.gallery import swapped_pair
+        >>> found = decide_each(STATEMENTS, [swapped_pair(4, alpha=1.0, epsilon=0.1)])
+        >>> [x.statement.name for x in found if could_not_fail(x)][:2]  # without a gauge
+        ['endogenous-telescoping', 'soft-rl-fixed-point']
+
+    """
+    return finding.instances > 0 and finding.tested == 0
+
+
+def cannot_fail(findings: Sequence[Finding]) -> list[Text]:
+    """Return which statements could not fail, beside those whose bound is always vacuous.
+
+    Example:
+        >>> cannot_fail([])
+        []
+
+    """
+    names = [x.statement.name for x in findings if could_not_fail(x) and x.vacuous_share != 1]
+    why = (
+        "the bound says nothing, the left side is not positive, or both sides are one expression, "
+        "on every instance"
+    )
+    return [Text(f"cannot fail here ({why}): {', '.join(names)}")] if names else []
 
 
 def undecided(finding: Finding) -> list[Text]:
@@ -323,7 +349,8 @@ def _group(group: Group, findings: Sequence[Finding]) -> Table:
         Column("statement"),
         Column("claim", detail=True, kind="formula"),
         Column("source", detail=True),
-        Column("instances", align="right"),
+        Column("instances", align="right", detail=True),
+        Column("tested", align="right"),
         Column("left/right", align="right", kind="formula"),
         Column("slack", ".2e", "right"),
         Column("verdict"),
@@ -337,6 +364,7 @@ def _group(group: Group, findings: Sequence[Finding]) -> Table:
             finding.statement.claim,
             finding.statement.source,
             finding.instances,
+            finding.tested,
             _ratio(finding),
             finding.smallest_slack + 0.0 if finding.instances else None,  # no negative zero
             finding.verdict,
@@ -352,6 +380,7 @@ def _group(group: Group, findings: Sequence[Finding]) -> Table:
     facts += [remark.paragraph for finding in here for remark in undecided(finding)]
     if vacuous:
         facts.append(f"vacuous here (the bound says nothing): {', '.join(vacuous)}")
+    facts += [text.paragraph for text in cannot_fail(here)]
     if absent:
         facts.append(f"conditions met by no instance here: {', '.join(absent)}")
     tones = list(map(tone, here))

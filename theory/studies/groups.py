@@ -36,17 +36,18 @@ from theory.studies.engine import Engine, run_cells, signature
 
 __all__ = ["FINDINGS", "exact_groups", "restricted", "run", "worst_instances"]
 
-SHAPES = (
-    (2, 1, 1),
-    (2, 3, 3),
-    (3, 2, 1),
-    (3, 4, 2),
-    (2, 6, 1),
-    (4, 3, 2),
-    (4, 4, 1),
-    (4, 5, 1),
+SHAPES: tuple[tuple[int, int, int, dict[str, int]], ...] = (
+    (2, 1, 1, {}),
+    (2, 3, 3, {}),
+    (3, 2, 1, {}),
+    (3, 4, 2, {"eos": 0}),
+    (2, 6, 1, {"window": 2}),
+    (4, 3, 2, {"eos": 3}),
+    (4, 4, 1, {}),
+    (4, 5, 1, {}),
 )
-"""Vocabulary, horizon and prompts of the random token trees."""
+"""Vocabulary, horizon and prompts of the random token MDPs: trees, unless there is a window; in
+some an end token ends the response."""
 
 FAMILY_HORIZONS = (2, 4, 16, 64)
 
@@ -67,7 +68,7 @@ EPSILONS = (1e-3, 3.0)
 
 
 def exact_groups(seed: int = 0, *, n_instances: int = 256) -> list[Group]:
-    """Make the groups that ``endorm verify`` examines: random token trees with a sampled policy and
+    """Make the groups that ``endorm verify`` examines: random token MDPs with a sampled policy and
     with the worst of the ball, the gallery's families, and discounted window MDPs.
 
     Args:
@@ -83,8 +84,8 @@ def exact_groups(seed: int = 0, *, n_instances: int = 256) -> list[Group]:
     batch = max(1, math.ceil(n_instances / len(SHAPES)))
     sampled = []
     adversarial = []
-    for V, H, P in SHAPES:
-        mdp = TokenMDP.random(V, H, n_prompts=P, batch=(batch,), seed=rng)
+    for V, H, P, kind in SHAPES:
+        mdp = _random_mdp((V, H, P), batch, rng, **kind)
         alpha = _log_uniform(rng, ALPHAS, batch)
         epsilon = _log_uniform(rng, EPSILONS, batch)
         expert = soft_optimal(mdp, alpha).policy
@@ -93,13 +94,20 @@ def exact_groups(seed: int = 0, *, n_instances: int = 256) -> list[Group]:
         adversarial += [
             _in_some_gauge(one, rng) for one in worst_instances(mdp, expert, alpha, epsilon)
         ]
-    ranges = {"alpha": ALPHAS, "epsilon": EPSILONS, "shapes (V, H, prompts)": SHAPES}
+    ranges = {
+        "alpha": ALPHAS,
+        "epsilon": EPSILONS,
+        "shapes (V, H, prompts)": [
+            (*shape, *(f"{name} {value}" for name, value in kind.items()))
+            for *shape, kind in SHAPES
+        ],
+    }
     return [
-        Group("random trees, sampled π̂", sampled, ranges, STATEMENTS),
-        Group("random trees, worst π̂ of the ball", adversarial, ranges, STATEMENTS),
+        Group("random MDPs, sampled π̂", sampled, ranges, STATEMENTS),
+        Group("random MDPs, worst π̂ of the ball", adversarial, ranges, STATEMENTS),
         Group(
             "extremal families of the gallery",
-            list(_families()),
+            [_in_some_gauge(one, rng) for one in _families()],
             {"horizons": FAMILY_HORIZONS},
             STATEMENTS,
         ),
@@ -117,6 +125,23 @@ def exact_groups(seed: int = 0, *, n_instances: int = 256) -> list[Group]:
     ]
 
 
+def _random_mdp(
+    shape: tuple[int, int, int],
+    batch: int,
+    rng: np.random.Generator,
+    window: int | None = None,
+    eos: int | None = None,
+) -> TokenMDP:
+    """Uniform rewards, and prompts of unequal weights: a tree, or a window of tokens."""
+    V, H, P = shape
+    sizes = [P * V ** min(h, window or h) for h in range(H)]
+    rewards = [rng.random((batch, n, V)) for n in sizes]
+    weights = rng.dirichlet(np.ones(P))
+    if window is None:
+        return TokenMDP.tree(rewards, prompt_weights=weights, eos=eos)
+    return TokenMDP.window(rewards, window, prompt_weights=weights, eos=eos)
+
+
 def worst_instances(
     mdp: TokenMDP, expert: Policy, alpha: np.ndarray, epsilon: np.ndarray
 ) -> list[Instance]:
@@ -126,7 +151,7 @@ def worst_instances(
     for where all responses to a prompt are compared (see `Instance.responses`).
 
     Args:
-        mdp: token trees with one batch axis.
+        mdp: token MDPs with one batch axis.
         expert: their soft-optimal policies.
         alpha: temperatures, ``batch``.
         epsilon: radii in nats, ``batch``.
@@ -138,10 +163,11 @@ def worst_instances(
         [(3,), (3,), (3,), (3,)]
 
     """
+    tree = mdp.as_tree(), expert.as_tree()  # some adversaries do not forget what a window does
     mapped = worst_map(mdp, expert, epsilon)
     found = [
         Instance(mdp, expert, worst_clone(mdp, expert, epsilon).policy, alpha),
-        Instance(mdp, expert, mapped.policy, alpha, chosen_rl_response=mapped.responses),
+        Instance(*tree, mapped.policy, alpha, chosen_rl_response=mapped.responses),
         Instance(mdp, expert, worst_kl(expert, epsilon).policy, alpha),
     ]
     if mdp.vocab_size**mdp.horizon <= POOL:
@@ -153,9 +179,7 @@ def worst_instances(
             _, first, second = worst_preference_pair(*ball)
             policies.append(preference_attaining_policy(*ball, first, second))
         tables = zip(*(policy.log_probs for policy in policies), strict=True)
-        found.append(
-            Instance(mdp, expert, Policy(mdp.dynamics, tuple(map(np.stack, tables))), alpha)
-        )
+        found.append(Instance(*tree, Policy(tree[0].dynamics, tuple(map(np.stack, tables))), alpha))
     return found
 
 

@@ -145,18 +145,20 @@ def test_verify_shows_every_finding_of_every_group(verified):
     made = verify_report(groups, findings, horizon_curve((2, 4, 8)), preference_curve(points=2))
     overview, *shown, attained = tables(made)
     assert [row[:2] for row in overview.rows] == [(groups[0].name, 8), (groups[1].name, 30)]
-    assert made.summary[0] == "40 statements checked on 38 instances, none violated."
+    assert made.summary[0] == (
+        "40 statements checked on 38 instances, none violated; 6 could not fail here."
+    )
     assert made.passed
     assert [table.title for table in shown] == [group.name for group in groups]
     for group, table in zip(groups, shown, strict=True):
         here = [finding for finding in findings if finding.group == group.name]
         assert [row[0] for row in table.rows] == [x.statement.name for x in here]
-        assert [row[6] for row in table.rows] == [x.verdict for x in here]
+        assert [row[7] for row in table.rows] == [x.verdict for x in here]
     bounds = [s for s in STATEMENTS if not s.equality]
     assert [row[:2] for row in attained.rows] == [(s.name, s.formula) for s in bounds]
     text = made.text()
     assert "\n  alpha: (0.05, 20.0)\n  epsilon: (0.001, 3.0)\n" in text
-    assert "\n  (1) random trees, sampled π̂\n  (2) random trees, worst π̂ of the ball\n" in text
+    assert "\n  (1) random MDPs, sampled π̂\n  (2) random MDPs, worst π̂ of the ball\n" in text
     assert plots(made) == ["error_vs_horizon", "tv_vs_epsilon"]
 
 
@@ -166,7 +168,9 @@ def test_verify_says_what_a_table_would_let_a_reader_miss(verified):
     first, second, third, *_ = (x for x in findings if x.group == name)
     planted = [
         dataclasses.replace(first, verdict="violated"),
-        dataclasses.replace(second, verdict="does not apply", instances=0, vacuous_share=math.nan),
+        dataclasses.replace(
+            second, verdict="does not apply", instances=0, vacuous_share=math.nan, tested=0
+        ),
         dataclasses.replace(
             third,
             verdict="undecided",
@@ -174,6 +178,7 @@ def test_verify_says_what_a_table_would_let_a_reader_miss(verified):
             instances=8,
             equal_within=1e-20,
             vacuous_share=1.0,
+            tested=0,
         ),
     ]
     curves = horizon_curve((2, 4, 8)), preference_curve(points=2)
