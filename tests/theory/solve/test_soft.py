@@ -32,6 +32,7 @@ from theory.mdp.token_mdp import TokenMDP
 from theory.mdp.values import occupancy, plain_value, regularised_value, trajectory_entropy
 from theory.solve.reward import returns, shape_reward
 from theory.solve.soft import plain_optimal, soft_optimal, soft_q_values, soft_values
+from theory.solve.streamed import soft_layers
 
 check = settings(derandomize=True, deadline=None, max_examples=30)
 
@@ -255,6 +256,22 @@ def test_entropy_alone_can_leave_double_precision():
     """1200 free coins and no reward: the exponents reach 832 by entropy only."""
     coins = TokenMDP.window([np.zeros((2 ** min(h, 1), 2)) for h in range(1200)], 1)
     assert soft_values(coins, 2.0)[0][0] == pytest.approx(2400 * math.log(2), rel=1e-12)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 10.0, 100.0])
+@pytest.mark.parametrize(
+    "solve",
+    [
+        lambda mdp, alpha: soft_values(mdp, alpha)[0],
+        lambda mdp, alpha: soft_optimal(mdp, alpha).values[0],
+        lambda mdp, alpha: list(soft_layers(mdp, alpha))[-1],
+    ],
+    ids=["soft_values", "soft_optimal", "soft_layers"],
+)
+def test_one_state_and_equal_rewards_have_the_value_of_the_uniform_policy(alpha, solve):
+    """``V* = H·(r + α log V)``, whatever the temperature: 200 tokens of 256 that earn 1/2 each."""
+    mdp = TokenMDP.table([np.full((1, 256), 0.5)] * 200, [np.zeros((1, 256), dtype=int)] * 199)
+    assert solve(mdp, alpha)[0] == pytest.approx(200 * (0.5 + alpha * math.log(256)), rel=1e-12)
 
 
 @check
