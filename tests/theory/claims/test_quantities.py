@@ -10,6 +10,7 @@ from strategies import along, enumerate_responses, random_policy
 
 from theory.claims.instance import COVERED, MAX_LEAVES, Instance
 from theory.mdp.policy import Policy
+from theory.mdp.responses import Responses
 from theory.mdp.token_mdp import TokenMDP
 from theory.solve.soft import soft_optimal
 
@@ -77,6 +78,11 @@ DEFINITIONS = {
 }
 
 
+def of_one_response(_, returns, expert, policy):
+    distance = 2 * (1 - np.sqrt(expert * policy).sum())
+    return min(1.0, distance + 2 * math.sqrt((1 - expert.max()) * distance))
+
+
 @pytest.mark.parametrize("name", DEFINITIONS)
 def test_quantity_is_its_definition(name, instance, laws):
     found = getattr(instance, name)
@@ -88,6 +94,7 @@ def test_quantities_of_each_prompt_are_its_own(instance, laws):
         "response_tv": DEFINITIONS["trajectory_tv"],
         "pinsker_tv": lambda *law: min(1.0, math.sqrt(DEFINITIONS["kl_to_expert"](*law) / 2)),
         "hellinger_tv": lambda _, r, e, p: math.sqrt(1 - np.sqrt(e * p).sum() ** 2),
+        "tv_of_one_response": of_one_response,
     }.items():
         exact = [of(*law) for law in laws]
         np.testing.assert_allclose(getattr(instance, name), exact, rtol=1e-11, err_msg=name)
@@ -96,6 +103,20 @@ def test_quantities_of_each_prompt_are_its_own(instance, laws):
     assert float(instance.clone_bound(np.ones(2))) == pytest.approx(exact)
     exact = sum(w * x * np.ptp(r) for w, x, (_, r, *_) in zip(WEIGHTS, tv, laws, strict=True))
     assert float(instance.clone_bound(tv)) == pytest.approx(exact)
+
+
+def test_what_is_read_of_either_policy(instance, laws):
+    """Entropy, and both objectives of inverse learning, which are ``α E_{π_E} log π̂``."""
+    for policy, law in ((instance.expert, 2), (instance.policy, 3)):
+        entropy = average(laws, lambda *x, law=law: -x[law] @ np.log(x[law]))
+        value = average(laws, lambda *x, law=law: x[law] @ x[1])
+        assert float(instance.entropy(policy)) == pytest.approx(entropy)
+        assert float(instance.regularised(policy)) == pytest.approx(value + ALPHA * entropy)
+    exact = ALPHA * average(laws, lambda _, r, e, p: e @ np.log(p))
+    assert float(instance.irl_dual(instance.expert)) == pytest.approx(exact)
+    assert float(instance.inverse_soft_q_objective) == pytest.approx(exact)
+    assert float(instance.soft_value) == pytest.approx(float(instance.regularised(instance.expert)))
+    assert float(instance.rl_shortfall) == pytest.approx(0.0, abs=1e-14)
 
 
 def test_best_of_n_is_the_best_by_the_policys_own_law(instance, laws):
@@ -141,6 +162,18 @@ def test_pairs_part_where_their_tokens_do():
     assert instance.pair_counts.tolist() == [(~never).tolist()] * 2
     values = np.array([[1.0, 2.0, 99.0, 6.0, 99.0, 99.0]] * 2)
     assert instance.pair_mean(values).tolist() == [3.0, 3.0]
+    numbers = np.arange(8.0) ** 2
+    assert instance.differences(numbers)[0].tolist() == [-1.0, -4.0, -9.0, -3.0, -8.0, -5.0]
+
+
+def test_a_response_that_is_there_twice_parts_nowhere():
+    mdp = TokenMDP.tree([np.zeros((1, 2)), np.zeros((2, 2))])
+    expert = soft_optimal(mdp, 1.0).policy
+    twice = Responses(np.zeros(3, int), np.array([[0, 1], [0, 1], [1, 1]]))
+    instance = Instance(mdp, expert, expert, 1.0, chosen_responses=twice)
+    assert instance.diverging_steps.tolist() == [[0, 2, 2]]
+    assert instance.pair_choices.tolist() == [[0.0, 4.0, 4.0]]
+    assert instance.pair_counts.tolist() == [[False, True, True]]
 
 
 def test_a_pair_is_judged_by_both_returns(instance, laws):
