@@ -10,7 +10,9 @@ from planted import claim
 from theory.arrays.precision import enclose
 from theory.arrays.truth import Undecided
 from theory.claims.instance import Instance
+from theory.claims.statements import STATEMENTS
 from theory.claims.verdict import EQUAL_WITHIN, HOLDS, UNDECIDED, VIOLATED, check
+from theory.mdp.policy import Policy
 from theory.mdp.token_mdp import TokenMDP
 from theory.solve.soft import soft_optimal
 
@@ -182,3 +184,17 @@ def test_a_condition_holds_where_it_says_so(bits):
 def test_a_condition_must_be_true_or_false():
     with pytest.raises(ValueError, match="a condition must be true or false"):
         check(planted([0.0] * 2, [1.0] * 2, when=lambda i: np.ones(2)), trivial())
+
+
+def test_a_bound_by_length_that_is_one_to_nine_digits_is_not_compared():
+    """``tanh(αε(T + T')/4)``: pairs of 1 and 1, and of 2 and 2 choices, at ``αε = 14.3``."""
+    mdp = TokenMDP.tree([np.zeros((1, 2)), np.zeros((2, 2))])
+    expert = soft_optimal(mdp, 1.0).policy
+    apart = np.log([[1.0, np.exp(15.0)]])
+    policy = Policy.from_logits(mdp.dynamics, [np.zeros((1, 2)), np.repeat(apart, 2, axis=0)])
+    instance = Instance(mdp, expert, policy, 1.0)
+    found = check(STATEMENTS["preference-length"], instance)
+    nats = float(instance.epsilon) * np.array([2.0, 4.0, 4.0, 4.0, 4.0, 2.0])
+    assert found.applies.tolist() == [(np.tanh(nats / 4) < 1 - 5e-10).tolist()]
+    assert found.applies.any()
+    assert not found.applies.all()
