@@ -9,6 +9,7 @@ from planted import claim
 
 from theory.arrays.precision import enclose
 from theory.arrays.truth import Undecided
+from theory.claims.findings import decide, decide_each
 from theory.claims.instance import Instance
 from theory.claims.statements import STATEMENTS
 from theory.claims.verdict import EQUAL_WITHIN, HOLDS, UNDECIDED, VIOLATED, check
@@ -107,7 +108,9 @@ def test_infinities_decide_and_what_is_no_number_does_not(bits):
         found = check(planted([left] * 2, [right] * 2), trivial(), bits)
         assert found.codes.tolist() == [code] * 2, (left, right)
         assert found.unknown.tolist() == [bool(np.isnan(left) or np.isnan(right))] * 2
-    assert check(planted([0.0] * 2, [inf] * 2), trivial(), bits).slack.tolist() == [inf] * 2
+    endless = check(planted([0.0] * 2, [inf] * 2), trivial(), bits)
+    assert endless.slack.tolist() == [inf] * 2
+    assert endless.error.tolist() == [0.0] * 2  # and not the NaN of ∞ − ∞
 
 
 def test_an_equality_is_within_a_share_of_the_largest_number_of_its_prompt():
@@ -198,3 +201,28 @@ def test_a_bound_by_length_that_is_one_to_nine_digits_is_not_compared():
     assert found.applies.tolist() == [(np.tanh(nats / 4) < 1 - 5e-10).tolist()]
     assert found.applies.any()
     assert not found.applies.all()
+
+
+@pytest.mark.parametrize("slacks", [(0.25, 0.125), (0.125, 0.25), (-0.5, 0.125), (0.125, -0.5)])
+def test_the_worst_of_several_instances_is_that_of_least_slack(slacks):
+    """Whichever comes first, on whichever side of zero."""
+    numbers = iter(slacks)
+    statement = claim("planted", lambda i: np.ones(2), lambda i: np.full(2, 1.0 + next(numbers)))
+    found = decide(statement, [trivial(), trivial()], budget=0)
+    assert found.smallest_slack == min(slacks)
+    assert (found.left, found.right) == (1.0, 1.0 + min(slacks))
+    assert (
+        found.outcomes
+        == {
+            0: {"holds": 2},
+            1: {"holds": 1, "undecided": 1},  # by doubles alone, which no violation rests on
+        }[sum(slack < 0 for slack in slacks)]
+    )
+    assert (found.mean_left, found.mean_right) == (1.0, 1.0 + sum(slacks) / 2)
+    assert found.worst_ratio == 1 / (1.0 + min(slacks))
+
+
+@pytest.mark.parametrize("weights", [[1.0, np.inf], [1.0, 0.0], [1.0, -1.0], [1.0], [np.nan, 1.0]])
+def test_weights_are_positive_and_finite_and_one_an_instance(weights):
+    with pytest.raises(ValueError, match="must be 2 positive numbers, one an instance"):
+        decide_each([planted(0.0, 1.0)], [trivial(), trivial()], weights=weights)
