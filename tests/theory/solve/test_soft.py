@@ -27,6 +27,7 @@ from strategies import (
 
 import theory.arrays.kernels
 import theory.arrays.memory
+import theory.solve.soft
 from theory.arrays.precision import enclose, precision
 from theory.mdp.distances import max_log_ratio
 from theory.mdp.policy import Policy
@@ -532,3 +533,18 @@ def test_tensors_are_solved_as_arrays_are(solve):
     ):
         assert isinstance(one, torch.Tensor)
         assert_allclose(one.numpy(), other, rtol=1e-14)
+
+
+def test_tensors_that_numpy_cannot_read_are_solved_by_their_own_kernel(monkeypatch):
+    """As on a GPU, where no array of NumPy has their memory."""
+    torch = pytest.importorskip("torch")
+    mdp = TokenMDP.random(3, 3, n_prompts=2, seed=4)
+    policy, values = soft_optimal(mdp, 0.5)
+    tensors = replace(mdp, rewards=tuple(map(torch.tensor, mdp.rewards)))
+    monkeypatch.setattr(theory.solve.soft, "numpy_can_read", lambda *_: False)
+    found = soft_optimal(tensors, 0.5)
+    for one, other in zip(found.policy.log_probs, policy.log_probs, strict=True):
+        assert_allclose(one.numpy(), other, atol=1e-14)
+    for one, other, alone in zip(found.values, values, soft_values(tensors, 0.5), strict=True):
+        assert_allclose(one.numpy(), other, rtol=1e-14)
+        assert_allclose(alone.numpy(), other, rtol=1e-14)
