@@ -526,3 +526,17 @@ def test_a_random_number_is_a_share_of_what_a_row_sums_to():
     short = Policy(dynamics, (np.log([[0.5, 0.5]]) + np.log1p(-1e-3),))
     for number, token in ((0.4999, 0), (0.5001, 1)):
         assert short.sample(1, Fixed(number)).tokens[0, 0] == token
+
+
+def test_probabilities_are_the_exponentials():
+    probs = [np.array([[0.25, 0.75]]), np.array([[0.5, 0.5], [0.0, 1.0]])]
+    policy = Policy.from_probs(TokenMDP.tree([np.zeros((1, 2)), np.zeros((2, 2))]).dynamics, probs)
+    for found, exact in zip(policy.probs, probs, strict=True):
+        np.testing.assert_allclose(found, exact, rtol=1e-15)
+
+
+def test_the_first_layer_says_what_the_batch_is():
+    dynamics = TokenMDP.tree([np.zeros((1, 2)), np.zeros((2, 2))]).dynamics
+    tables = [np.zeros((3, 1, 2)), np.zeros((2, 2))]
+    with pytest.raises(ValueError, match=r"logits\[1\] has shape \(2, 2\): must be \(3, 2, 2\)"):
+        Policy.from_logits(dynamics, tables)
