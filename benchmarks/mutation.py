@@ -34,6 +34,8 @@ from cosmic_ray.plugins import get_operator
 ROOT = Path(__file__).resolve().parent.parent
 EQUIVALENT = Path(__file__).with_name("mutation_equivalent.toml")
 SEED, EACH, OTHERS, FLOOR = 0, 24, 66, 0.9
+NO_TESTS, TIMEOUT = 5, -1
+IMPORTED = ("hypothesis", "numpy", "pytest", "scipy.optimize", "torch", "transformers")
 BUDGET, STARTUP = 30.0, 30.0
 """Seconds of tests for a mutant, as they take without it; and what importing may add."""
 
@@ -112,7 +114,7 @@ class SwapArguments(_Own):
     """``f(a, b)`` becomes ``f(b, a)``, for two neighbouring positional arguments."""
 
     def changes(self, node: Any) -> list[str]:  # noqa: D102
-        if node.type != "arglist":
+        if node.type != "arglist" or node.parent.type == "classdef":
             return []
         found, parts = [], node.children
         for i in range(0, len(parts) - 2, 2):
@@ -305,7 +307,7 @@ def start(arguments: list[str], mutant: dict[str, Any] | None) -> int:
 
 
 def ended(process: int, until: float) -> int | None:
-    """Exit code; None while it runs; -1 after it was ended because time was up."""
+    """Exit code; None while it runs; `TIMEOUT` after it was ended because time was up."""
     found, status = os.waitpid(process, os.WNOHANG)
     if found:
         return os.waitstatus_to_exitcode(status)
@@ -313,7 +315,7 @@ def ended(process: int, until: float) -> int | None:
         return None
     os.killpg(process, signal.SIGKILL)
     os.waitpid(process, 0)
-    return -1
+    return TIMEOUT
 
 
 QUIET = ["-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0", "-m"]
@@ -360,12 +362,16 @@ def parallel(jobs: list[Any], launch: Any, report: Any, workers: int) -> None:
 
 
 def baselines(files: list[str], out: Path, workers: int) -> dict[str, float]:
-    """Seconds of every test file without a mutant; one that fails or lasts is infinite."""
+    """Seconds of every test file without a mutant, infinite where it lasts too long or has no quick
+    test; raise `RuntimeError` where one fails: every mutant would seem killed.
+    """
     store = out / "files.jsonl"
     rows = [json.loads(x) for x in store.read_text().splitlines()] if store.exists() else []
     known = {row["file"]: row["seconds"] for row in rows}
 
     def report(file: str, code: int, seconds: float) -> None:
+        if code not in (0, NO_TESTS, TIMEOUT):
+            raise RuntimeError(f"{file} fails without a mutant (exit code {code}): mend it first")
         known[file] = round(seconds, 2) if code == 0 else float("inf")
         with store.open("a") as lines:
             lines.write(json.dumps({"file": file, "seconds": known[file], "code": code}) + "\n")
@@ -394,13 +400,16 @@ def run(made: list[dict[str, Any]], out: Path, workers: int) -> dict[str, dict[s
     left = [mutant for mutant in made if mutant["key"] not in results]
     tests = {path: test_files(path) for path in {mutant["path"] for mutant in left}}
     seconds = baselines(sorted({x for files in tests.values() for x in files}), out, workers)
+    asked = {path: within_budget(files, seconds) for path, files in tests.items()}
 
     def launch(mutant: dict[str, Any]) -> tuple[int, float]:
-        files = within_budget(tests[mutant["path"]], seconds)
+        files = asked[mutant["path"]]
         return start([*QUIET, *files], mutant), 3 * sum(seconds[x] for x in files) + STARTUP
 
     def report(mutant: dict[str, Any], code: int, taken: float) -> None:
-        verdict = {0: "survived", 1: "killed", 2: "killed", -1: "timeout"}.get(code, "no answer")
+        verdict = {0: "survived", 1: "killed", 2: "killed", TIMEOUT: "timeout"}.get(
+            code, "no answer"
+        )
         row = {name: x for name, x in mutant.items() if name != "source"}
         results[mutant["key"]] = {**row, "verdict": verdict, "seconds": round(taken, 1)}
         with store.open("a") as lines:
@@ -408,7 +417,10 @@ def run(made: list[dict[str, Any]], out: Path, workers: int) -> dict[str, dict[s
         print(f"{len(results):4} {verdict:8} {taken:5.1f} s  {mutant['path']}:{mutant['line']}  "
               f"{mutant['after'][:80]}", flush=True)  # fmt: skip
 
-    parallel(left, launch, report, workers)
+    for mutant in left:
+        if not asked[mutant["path"]]:  # pytest without a file would run them all
+            report(mutant, 0, 0.0)
+    parallel([x for x in left if asked[x["path"]]], launch, report, workers)
     return {mutant["key"]: results[mutant["key"]] for mutant in made}
 
 
@@ -418,27 +430,33 @@ def reasons() -> dict[tuple[str, str, str], str]:
     return {(x["path"], x["operator"], x["after"]): x["reason"] for x in listed}
 
 
-def table(rows: list[dict[str, Any]]) -> tuple[str, bool]:
-    """The results in Markdown, and whether every named group is above the floor."""
+def table(rows: list[dict[str, Any]], groups: list[str]) -> tuple[str, bool]:
+    """The results of groups in Markdown, and whether each that is named is above the floor."""
     why, lines, enough = reasons(), [], True
     lines += [
         "| group | mutants | killed | equivalent | survived | share |",
         "|---|---:|---:|---:|---:|---:|",
     ]
-    survivors = []
-    for group in [*GROUPS, "others"]:
+    survivors, equivalents = [], []
+    for group in groups:
         mine = [row for row in rows if row["group"] == group]
         killed = sum(row["verdict"] in ("killed", "timeout") for row in mine)
         alive = [row for row in mine if row["verdict"] not in ("killed", "timeout")]
         equal = [row for row in alive if (row["path"], row["operator"], row["after"]) in why]
         survivors += [row for row in alive if row not in equal]
+        equivalents += equal
         share = killed / max(1, len(mine) - len(equal))
         enough &= group == "others" or share >= FLOOR
         lines.append(
             f"| {group} | {len(mine)} | {killed} | {len(equal)} | {len(alive) - len(equal)} "
             f"| {100 * share:.0f} % |"
         )
-    lines += ["", *(f"- `{x['path']}`: `{x['before']}` → `{x['after']}`" for x in survivors)]
+    lines += ["", "Survivors:", ""]
+    lines += [f"- `{x['path']}`: `{x['before']}` → `{x['after']}`" for x in survivors]
+    lines += ["", "Equivalent:", ""]
+    for x in equivalents:
+        reason = why[x["path"], x["operator"], x["after"]]
+        lines.append(f"- `{x['path']}`: `{x['before']}` → `{x['after']}`: {reason}")
     return "\n".join(lines), enough
 
 
@@ -452,20 +470,27 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
-    made = [row for row in sample() if not options.groups or row["group"] in options.groups]
-    stale = set(reasons()) - {(row["path"], row["operator"], row["after"]) for row in sample()}
+    groups = options.groups or [*GROUPS, "others"]
+    every = sample()
+    made = [row for row in every if row["group"] in groups]
+    stale = set(reasons()) - {(row["path"], row["operator"], row["after"]) for row in every}
     if stale:
         print(f"{EQUIVALENT.name}: not among the mutants: {sorted(stale)[0]}", file=sys.stderr)
         return 2
     store = options.out / "mutants.jsonl"
     if options.again and store.exists():
-        kept = [x for x in store.read_text().splitlines() if '"verdict": "survived"' not in x]
+        dead = ('"verdict": "killed"', '"verdict": "timeout"')
+        kept = [x for x in store.read_text().splitlines() if any(y in x for y in dead)]
         store.write_text("".join(x + "\n" for x in kept))
-    for name in ("hypothesis", "numpy", "pytest", "scipy.optimize", "torch", "transformers"):
+    for name in IMPORTED:
         importlib.import_module(name)  # once: the forked processes have them
 
-    results = run(made, options.out, options.workers)
-    text, enough = table(list(results.values()))
+    try:
+        results = run(made, options.out, options.workers)
+    except RuntimeError as error:
+        print(f"mutation.py: {error}", file=sys.stderr)
+        return 2
+    text, enough = table(list(results.values()), groups)
     (options.out / "table.md").write_text(text + "\n")
     print(text)
     return 0 if enough else 1

@@ -182,3 +182,19 @@ def test_tv_affinity_has_its_digits_at_any_epsilon():
         with mp.workdps(60):
             exact = mp.sqrt(1 - mp.cosh(mpf(epsilon) / 2) ** -8)
         assert float(bounds.tv_affinity(4, epsilon)) == pytest.approx(float(exact), rel=1e-13)
+
+
+def test_one_token_has_no_entropy_and_two_have_log_two():
+    """``α log V·[Σ TV_RR(h, ε) + H(e^ε − 1)]``, of which one step has the last term alone."""
+    assert float(bounds.clone_gap_entropy(5, 0.3, alpha=0.7, vocab_size=1)) == 0.0
+    exact = 0.7 * math.log(2) * math.expm1(0.3)
+    assert float(bounds.clone_gap_entropy(1, 0.3, alpha=0.7, vocab_size=2)) == pytest.approx(exact)
+    two = 0.7 * math.log(3) * (math.tanh(0.15) + 2 * math.expm1(0.3))  # TV_RR(1, ε) = tanh(ε/2)
+    assert float(bounds.clone_gap_entropy(2, 0.3, alpha=0.7, vocab_size=3)) == pytest.approx(two)
+
+
+def test_divergence_by_length_is_that_of_one_step_so_many_times():
+    """``T·ε·tanh(ε/2)``: of one token at most that of a coin of log-odds `ε` from its mirror."""
+    p = 1 / (1 + math.exp(-0.9))
+    of_a_coin = p * math.log(p / (1 - p)) + (1 - p) * math.log((1 - p) / p)
+    assert float(bounds.kl_ball_of_choices(3.5, 0.9)) == pytest.approx(3.5 * of_a_coin)

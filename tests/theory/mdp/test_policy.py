@@ -493,3 +493,50 @@ def test_memory_is_asked_before_a_tree_is_unrolled(monkeypatch):
     monkeypatch.setattr(theory.arrays.memory, "available_memory", lambda: 1000)
     with pytest.raises(ValueError, match="unrolling these dynamics to a tree"):
         policy.as_tree()
+
+
+# --- What a random number chooses -----------------------------------------------------------------
+
+
+class Fixed(np.random.Generator):
+    """A generator whose numbers are all the one it is given."""
+
+    def __init__(self, number):
+        super().__init__(np.random.PCG64(0))
+        self.number = number
+
+    def random(self, size):
+        return np.full(size, self.number)
+
+
+def test_a_token_that_is_never_written_is_not_drawn_at_either_end():
+    """0 is a random number, and the one below 1 is."""
+    rows = np.array([[0.0, 0.25, 0.75, 0.0]])
+    policy = Policy.from_probs(TokenMDP.tree([np.zeros((1, 4))]).dynamics, [rows])
+    chosen = {
+        number: policy.sample(1, Fixed(number)).tokens[0, 0]
+        for number in (0.0, 0.2499, 0.25, 0.9, np.nextafter(1.0, 0.0))
+    }
+    assert list(chosen.values()) == [1, 1, 2, 2, 2]
+
+
+def test_a_random_number_is_a_share_of_what_a_row_sums_to():
+    """A row may miss one by its rounding: each token has its share of the row all the same."""
+    dynamics = TokenMDP.tree([np.zeros((1, 2))]).dynamics
+    short = Policy(dynamics, (np.log([[0.5, 0.5]]) + np.log1p(-1e-3),))
+    for number, token in ((0.4999, 0), (0.5001, 1)):
+        assert short.sample(1, Fixed(number)).tokens[0, 0] == token
+
+
+def test_probabilities_are_the_exponentials():
+    probs = [np.array([[0.25, 0.75]]), np.array([[0.5, 0.5], [0.0, 1.0]])]
+    policy = Policy.from_probs(TokenMDP.tree([np.zeros((1, 2)), np.zeros((2, 2))]).dynamics, probs)
+    for found, exact in zip(policy.probs, probs, strict=True):
+        np.testing.assert_allclose(found, exact, rtol=1e-15)
+
+
+def test_the_first_layer_says_what_the_batch_is():
+    dynamics = TokenMDP.tree([np.zeros((1, 2)), np.zeros((2, 2))]).dynamics
+    tables = [np.zeros((3, 1, 2)), np.zeros((2, 2))]
+    with pytest.raises(ValueError, match=r"logits\[1\] has shape \(2, 2\): must be \(3, 2, 2\)"):
+        Policy.from_logits(dynamics, tables)

@@ -19,6 +19,7 @@ from strategies import (
     token_mdps,
 )
 
+from theory.arrays.precision import enclose, precision
 from theory.mdp.policy import Policy
 from theory.mdp.responses import Responses, all_responses, greedy_response, log_prob
 from theory.mdp.token_mdp import TokenMDP
@@ -29,6 +30,7 @@ from theory.solve.reward import (
     preference_tv,
     returns,
     shape_reward,
+    with_rewards,
 )
 from theory.solve.soft import plain_optimal, soft_optimal, soft_values
 
@@ -260,3 +262,13 @@ def test_return_of_a_chosen_response():
     responses = Responses(np.array([0, 0]), np.array([[0, 0], [1, 1]]))
     assert returns(mdp, responses).tolist() == [0.375, 1.25]
     assert greedy_response(plain_optimal(mdp).policy).tokens.tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize("bits", [53, 128])
+def test_the_range_of_rewards_is_from_the_least_to_the_greatest_of_all_layers(bits):
+    tables = [np.array([[0.0, 1.0]]), np.array([[-3.0, 0.5], [2.0, 0.25]])]
+    mdp = TokenMDP.tree(tables, reward_range=(-9.0, 9.0))
+    assert with_rewards(mdp.dynamics, mdp.rewards).reward_range == (-3.0, 2.0)
+    with precision(bits):
+        enclosed = tuple(enclose(r, bits) for r in mdp.rewards)
+        assert with_rewards(mdp.dynamics, enclosed).reward_range == (-3.0, 2.0)

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
+from scipy.special import logsumexp, softmax
 from strategies import (
     along,
     alphas,
@@ -25,13 +27,23 @@ from strategies import (
 
 import theory.arrays.kernels
 import theory.arrays.memory
+import theory.solve.soft
+from theory.arrays.precision import enclose, precision
 from theory.mdp.distances import max_log_ratio
 from theory.mdp.policy import Policy
 from theory.mdp.responses import all_responses, log_prob
 from theory.mdp.token_mdp import TokenMDP
 from theory.mdp.values import occupancy, plain_value, regularised_value, trajectory_entropy
 from theory.solve.reward import returns, shape_reward
-from theory.solve.soft import plain_optimal, soft_optimal, soft_q_values, soft_values
+from theory.solve.soft import (
+    greedy_rows,
+    log_softmax,
+    plain_optimal,
+    soft_optimal,
+    soft_q_values,
+    soft_values,
+)
+from theory.solve.streamed import soft_layers
 
 check = settings(derandomize=True, deadline=None, max_examples=30)
 
@@ -257,6 +269,22 @@ def test_entropy_alone_can_leave_double_precision():
     assert soft_values(coins, 2.0)[0][0] == pytest.approx(2400 * math.log(2), rel=1e-12)
 
 
+@pytest.mark.parametrize("alpha", [0.1, 10.0, 100.0])
+@pytest.mark.parametrize(
+    "solve",
+    [
+        lambda mdp, alpha: soft_values(mdp, alpha)[0],
+        lambda mdp, alpha: soft_optimal(mdp, alpha).values[0],
+        lambda mdp, alpha: list(soft_layers(mdp, alpha))[-1],
+    ],
+    ids=["soft_values", "soft_optimal", "soft_layers"],
+)
+def test_one_state_and_equal_rewards_have_the_value_of_the_uniform_policy(alpha, solve):
+    """``V* = H·(r + α log V)``, whatever the temperature: 200 tokens of 256 that earn 1/2 each."""
+    mdp = TokenMDP.table([np.full((1, 256), 0.5)] * 200, [np.zeros((1, 256), dtype=int)] * 199)
+    assert solve(mdp, alpha)[0] == pytest.approx(200 * (0.5 + alpha * math.log(256)), rel=1e-12)
+
+
 @check
 @given(token_mdps(), alphas)
 def test_extended_precision_agrees(mdp, alpha):
@@ -452,3 +480,71 @@ def test_policy_larger_than_memory_is_refused(monkeypatch):
     with pytest.raises(ValueError, match=r"soft-optimal policy needs .*use soft_values"):
         soft_optimal(mdp, 1.0)
     assert np.isfinite(soft_values(mdp, 1.0)[0]).all()
+
+
+# --- What is solved -------------------------------------------------------------------------------
+
+
+def test_the_gauge_of_the_solution_is_its_value_over_the_temperature():
+    mdp = TokenMDP.random(3, 2, n_prompts=2, seed=1)
+    policy, values = soft_optimal(mdp, 0.25)
+    for gauge, value in zip(policy.log_normalizers, values, strict=True):
+        assert_allclose(gauge, 4 * value, rtol=1e-15)
+
+
+def test_log_softmax_is_of_each_row_of_a_batch():
+    q = np.random.default_rng(0).normal(size=(2, 3, 4))
+    exact = q / 0.5 - logsumexp(q / 0.5, axis=-1, keepdims=True)
+    assert_allclose(log_softmax(q, 0.5), exact, atol=1e-14)
+    each = log_softmax(q, np.array([0.5, 2.0]))
+    assert_allclose(each[0], exact[0], atol=1e-14)
+    assert_allclose(np.exp(each[1]), softmax(q[1] / 2, axis=-1), atol=1e-14)
+
+
+def test_greedy_rows_take_the_first_largest_of_each_row_of_a_batch():
+    q = np.array([[[0.0, 2.0, 2.0], [1.0, 0.0, -1.0]], [[0.0, 1.0, 2.0], [3.0, 3.0, 3.0]]])
+    best = [[1, 0], [2, 0]]
+    found = greedy_rows(q)
+    assert found.shape == q.shape
+    assert (found.argmax(axis=-1) == best).all()
+    assert np.exp(found).sum(axis=-1).tolist() == [[1.0, 1.0], [1.0, 1.0]]
+
+
+@pytest.mark.parametrize("bits", [53, 128])
+def test_values_in_enclosures_hold_the_sum_over_every_response(bits):
+    mdp = TokenMDP.random(2, 3, seed=2)
+    with precision(bits):
+        exact = replace(mdp, rewards=tuple(enclose(r, bits) for r in mdp.rewards))
+        for found in (soft_values(exact, 0.7)[0], soft_optimal(exact, 0.7).values[0]):
+            value = brute_soft_value(mdp, 0.7, 0)
+            assert float(found.lower()[0]) == pytest.approx(value, rel=1e-12)
+            assert float(found.upper()[0]) == pytest.approx(value, rel=1e-12)
+
+
+@pytest.mark.parametrize("solve", [plain_optimal, lambda mdp: soft_optimal(mdp, 0.5)])
+def test_tensors_are_solved_as_arrays_are(solve):
+    torch = pytest.importorskip("torch")
+    mdp = TokenMDP.random(3, 2, n_prompts=2, seed=4)
+    policy, values = solve(mdp)
+    tensors = replace(mdp, rewards=tuple(map(torch.tensor, mdp.rewards)))
+    found = solve(tensors)
+    for one, other in zip(
+        (*found.policy.log_probs, *found.values), (*policy.log_probs, *values), strict=True
+    ):
+        assert isinstance(one, torch.Tensor)
+        assert_allclose(one.numpy(), other, rtol=1e-14)
+
+
+def test_tensors_that_numpy_cannot_read_are_solved_by_their_own_kernel(monkeypatch):
+    """As on a GPU, where no array of NumPy has their memory."""
+    torch = pytest.importorskip("torch")
+    mdp = TokenMDP.random(3, 3, n_prompts=2, seed=4)
+    policy, values = soft_optimal(mdp, 0.5)
+    tensors = replace(mdp, rewards=tuple(map(torch.tensor, mdp.rewards)))
+    monkeypatch.setattr(theory.solve.soft, "numpy_can_read", lambda *_: False)
+    found = soft_optimal(tensors, 0.5)
+    for one, other in zip(found.policy.log_probs, policy.log_probs, strict=True):
+        assert_allclose(one.numpy(), other, atol=1e-14)
+    for one, other, alone in zip(found.values, values, soft_values(tensors, 0.5), strict=True):
+        assert_allclose(one.numpy(), other, rtol=1e-14)
+        assert_allclose(alone.numpy(), other, rtol=1e-14)
