@@ -7,7 +7,7 @@ VENV   ?= .venv
 OUT    ?= out/verify
 BIN    := $(VENV)/bin
 
-.PHONY: verify test slow fuzz faults mutate proofs lint docs site matrix bench clean
+.PHONY: verify test slow fuzz faults soak mutate proofs lint docs site matrix bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -44,6 +44,10 @@ faults: $(VENV)/.installed
 # small faults in the code, one at a time, of which a test must notice: an hour
 mutate: $(VENV)/.installed
 	$(BIN)/python benchmarks/mutation.py
+
+# verify, score and ppo again and again in one process each: an hour, in out/soak
+soak: $(VENV)/.installed
+	$(BIN)/python benchmarks/soak.py
 
 # built, checked again by Coq's own checker; then what they assume, and our doubles on instances
 proofs: $(VENV)/.installed
