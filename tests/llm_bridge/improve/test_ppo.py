@@ -413,6 +413,21 @@ def test_adaptive_coefficient_follows_the_kl(lm):
     torch.testing.assert_close(now, expected)
 
 
+@pytest.mark.parametrize("reward", ["expected", "dense", "sum"])
+def test_a_reward_of_ones_own_is_paid_on_top_of_the_endogenous(lm, reward):
+    """The same responses, paid 2 a token more: both averages rise by that."""
+    config = changed(SMALL, reward=reward, normalise_advantages=False)
+    paid = Trainer(lm, PROMPTS, config, extra=lambda p, r: [np.full(len(x), 2.0) for x in r])
+    alone = Trainer(lm, PROMPTS, config)
+    row, other = paid.step(), alone.step()
+    assert (paid.rollout.response_mask == alone.rollout.response_mask).all()
+    assert row["tokens"] == other["tokens"]
+    for name in ("reward", "penalised_reward"):
+        assert row[name] - other[name] == pytest.approx(2 * row["tokens"], rel=1e-5), name
+    tokens = paid.rollout.response_mask.sum(dim=1)
+    torch.testing.assert_close(paid.rewards - alone.rewards, 2.0 * tokens)
+
+
 def test_a_missing_end_costs(lm):
     config = changed(SMALL, end_tokens=(1,), missing_end=0.8)
     trainer = Trainer(lm, PROMPTS, config)
