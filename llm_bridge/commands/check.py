@@ -82,6 +82,7 @@ class CheckOptions(TreeOptions):
     confidence: float = shared.confidence(group="sampling")
     seed: int = shared.seed(group="sampling")
     out: Path = shared.out("out/check", "check.json, report.html and the figures")
+    json: Path | None = shared.json_file()
     verbose: bool = shared.verbose()
 
     def unread(self) -> dict[str, str]:
@@ -182,12 +183,14 @@ def run(arguments: argparse.Namespace) -> int:
         shown = compare(task, loaded, report, folder)
         report["model_findings"] = loaded.findings()
         shown.save(folder.path)
-        write_json(folder.path / "check.json", shown.head("check/1") | report)
+        report = shown.head("check/1") | report
+        write_json(folder.path / "check.json", report)
     seconds = time.monotonic() - started
     last = f"check.json and report.html in {task.options.out} ({seconds:.0f} s)"
     more = "" if task.options.verbose else "; --verbose prints every row"
     # now that all is written: whoever reads this may stop reading
-    return shared.show(shown, last + more, verbose=task.options.verbose)
+    options = task.options
+    return shared.show(shown, last + more, report, options.json, verbose=options.verbose)
 
 
 def _exact(task: _Task, loaded: _Loaded, report: dict[str, Any], _: RunFolder) -> Report:

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,6 +86,7 @@ class PPOOptions(Options):
     )
     dry_run: bool = option(False, help="print hyperparameters, memory and time, and stop")
     out: Path = shared.out("out/ppo", "metrics, samples, checkpoint and model")
+    json: Path | None = shared.json_file()
     resume: bool = option(False, help="go on from the checkpoint in --out", group=PLACE)
     checkpoint_every: int = option(10, help="batches between checkpoints", low=1, group=PLACE)
     tensorboard: bool = option(False, help="also write the metrics for TensorBoard", group=PLACE)
@@ -125,12 +126,13 @@ class PPOOptions(Options):
 
     def unread(self) -> dict[str, str]:
         """A task with an exact target is evaluated on prompts of its own."""
+        dry = {"json": "means nothing with {dry_run}: nothing is found"} if self.dry_run else {}
         if self.task is None or not TASKS[self.task].exact:
             return (
                 {"checkpoint_every": "means nothing with {no_weights}"} if self.no_weights else {}
-            )
+            ) | dry
         reason = f"is not read with {{task}} {self.task}"
-        return dict.fromkeys(("eval", "data_folder"), reason)
+        return dict.fromkeys(("eval", "data_folder"), reason) | dry
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -163,7 +165,8 @@ def run(arguments: argparse.Namespace) -> int:
             require_same_vocabulary(lm, reward_of)
         training, targets = _targets(options, config, lm, reward_of)
         if group.first:
-            _announce(options, lm, config, training.prompts, group.size)
+            with redirect_stdout(shared.text_stream(options.json)):
+                _announce(options, lm, config, training.prompts, group.size)
         if options.dry_run:
             return 0
         started = time.monotonic()
@@ -451,9 +454,10 @@ def _report(
         report = progress_report(title, first, last, optimum, facts, samples)
     report.save(out)
     found["seconds"] = sum(row["seconds"] for row in rows)
-    write_json(out / "summary.json", report.head("ppo/1") | found)
+    found = report.head("ppo/1") | found
+    write_json(out / "summary.json", found)
     where = f"{seconds:.0f} s, batch {done}; report.html, {kept} in {out}"
-    shared.show(report, where, verbose=False)
+    shared.show(report, where, found, options.json, verbose=False)
 
 
 def _stopped(options: PPOOptions, error: Exception, facts: Mapping[str, Any]) -> None:
@@ -465,6 +469,7 @@ def _stopped(options: PPOOptions, error: Exception, facts: Mapping[str, Any]) ->
         report = Report(title, [f"STOPPED: {error}"], facts, passed=False)
         report.save(options.out)
         write_json(options.out / "summary.json", report.head("ppo/1"))
+        shared.hand_over(report.head("ppo/1"), options.json)
 
 
 SHOWN_FACTS = ("alpha", "beta", "gamma", "steps", "prompts_per_step", "samples", "max_tokens", "lr")

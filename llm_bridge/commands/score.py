@@ -114,6 +114,7 @@ class ScoreOptions(Options):
     )
     batch_tokens: int = option(8192, help="tokens of one pass of the model", low=1)
     out: Path = shared.out("out/score", "responses.jsonl, summary.json and report.html")
+    json: Path | None = shared.json_file()
     domain_prompts: str = option(
         "plain",
         help="system prompts of DSP's domains: a set by name (plain, short, sharp, none), or a "
@@ -265,7 +266,8 @@ def run(arguments: argparse.Namespace) -> int:
             speed = f"{tokens:,} tokens in {seconds:.1f} s, {tokens / seconds:,.0f} tokens/s"
             print(
                 f"{speed if tokens else 'nothing was left to score'}; summary.json and report in "
-                f"{options.out}"
+                f"{options.out}",
+                file=shared.text_stream(options.json),
             )
             group.wait()
     return code
@@ -471,6 +473,7 @@ def _report(
     if not results.comparisons:
         empty = page.score_report(title, facts, {}, **made).head("score/1") | {"exit_code": 2}
         write_json(options.out / "summary.json", empty | summary)
+        shared.hand_over(empty | summary, options.json)
         raise ValueError("nothing is scored yet" if results.waiting else "nothing could be scored")
     how = {
         name: getattr(options, name) for name in ("tolerance", "resamples", "seed", "confidence")
@@ -482,16 +485,20 @@ def _report(
     tokens = _token_sections(options, results.comparisons, planned["pieces"])
     report = page.score_report(title, facts, scores, tokens, **made)
     named = {"scores": {ascii_key(name): found for name, found in scores.items()}}
-    write_json(options.out / "summary.json", report.head("score/1") | summary | named)
+    summary = report.head("score/1") | summary | named
+    write_json(options.out / "summary.json", summary)
     report.save(options.out)
-    print(report.text(verbose=False))
+    stream = shared.text_stream(options.json)
+    print(report.text(verbose=False), file=stream)
     for note in notes:
-        print(Text(f"note: {note}").text(WIDTH))
+        print(Text(f"note: {note}").text(WIDTH), file=stream)
     if results.cut:
         cut = f"responses of {results.cut} comparisons were cut to the context of {run['model']}"
-        print(Text(cut).text(WIDTH))
+        print(Text(cut).text(WIDTH), file=stream)
     if results.waiting:
-        print(f"{results.waiting} comparisons are not scored yet: start endorm score once more")
+        waiting = f"{results.waiting} comparisons are not scored yet: start endorm score once more"
+        print(waiting, file=stream)
+    shared.hand_over(summary, options.json)
     return report.exit_code
 
 

@@ -64,6 +64,7 @@ class TrainRewardOptions(Options):
     bins: int = option(10, help="bins of the reliability", low=1)
     batch_tokens: int = option(8192, help="tokens of one pass of the model", low=1)
     out: Path = shared.out("out/reward", f"report.html, {FEATURES}, {HEAD} and {CALIBRATION}")
+    json: Path | None = shared.json_file()
     resamples: int = option(2000, help="resamples of the bootstrap", low=1)
     confidence: float = shared.confidence()
     seed: int = shared.seed(help="of the split and of the bootstrap")
@@ -126,8 +127,10 @@ def run(arguments: argparse.Namespace) -> int:
         faults = sum(bool(problem.fault) for problem in problems)
         report = _report(lm.name, found, train, held, faults)
         report.save(folder.path)
-        write_json(folder.path / CALIBRATION, report.head("train-reward/1") | found)
-    return shared.show(report, f"report.html, {HEAD} and {CALIBRATION} in {options.out}")
+        found = report.head("train-reward/1") | found
+        write_json(folder.path / CALIBRATION, found)
+    last = f"report.html, {HEAD} and {CALIBRATION} in {options.out}"
+    return shared.show(report, last, found, options.json)
 
 
 def _features(

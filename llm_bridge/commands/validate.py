@@ -81,6 +81,7 @@ class ValidateOptions(Options):
         group="responses",
     )
     out: Path = shared.out("out/validate", "validation.json, report.html and the figure")
+    json: Path | None = shared.json_file()
 
     def unread(self) -> dict[str, str]:
         """Only a task has a number of prompts."""
@@ -299,7 +300,7 @@ def run(arguments: argparse.Namespace) -> int:
         write_json(folder.path / "validation.json", found)  # last: whoever waits for it finds all
     seconds = time.monotonic() - started
     last = f"validation.json and report.html in {request.options.out} ({seconds:.0f} s)"
-    return shared.show(report, last)
+    return shared.show(report, last, found, request.options.json)
 
 
 def _report(

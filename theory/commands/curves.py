@@ -61,6 +61,7 @@ class CurvesOptions(Options):
     out: Path = shared.out(
         "out/curves", "report.html, curves.json, figures, and horizon.jsonl for a run that goes on"
     )
+    json: Path | None = shared.json_file()
 
     def unread(self) -> dict[str, str]:
         """Options that the family has no use for."""
@@ -141,7 +142,7 @@ def run(arguments: argparse.Namespace) -> int:
         write_json(folder.path / "curves.json", report)
     seconds = time.monotonic() - started
     last = f"report.html, curves.json and figures in {options.out} ({seconds:.0f} s)"
-    return shared.show(shown, last)
+    return shared.show(shown, last, report, options.json)
 
 
 COMMAND = Command(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -52,13 +52,15 @@ class LearnOptions(Options):
     seed: int = shared.seed()
     out: Path = shared.out(
         "out/learn",
-        "report.html, learning.jsonl (a run that was stopped goes on from it) and the figure",
+        "report.html, learning.json, the figure, and learning.jsonl for a run that goes on",
     )
+    json: Path | None = shared.json_file()
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, draw and print the curve; returns the exit code."""
     from theory.reports.learning import learning_report
+    from theory.storage.files import write_json
     from theory.storage.runs import RunFolder
     from theory.studies import learning
 
@@ -83,10 +85,15 @@ def run(arguments: argparse.Namespace) -> int:
             engine=engine.chosen(),
         )
         shown = learning_report(curve, {"α": options.alpha, "seed": options.seed})
+        numbers = shown.head("learn/1") | {
+            "arguments": {"command": "learn"} | options.as_dict(results_only=True),
+            "cells": asdict(curve)["cells"],
+        }
         shown.save(folder.path)
+        write_json(folder.path / "learning.json", numbers)
     seconds = time.monotonic() - started
-    last = f"report.html, learning.jsonl and figure in {options.out} ({seconds:.0f} s)"
-    return shared.show(shown, last)
+    last = f"report.html, learning.json and figure in {options.out} ({seconds:.0f} s)"
+    return shared.show(shown, last, numbers, options.json)
 
 
 COMMAND = Command(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 
@@ -50,8 +50,9 @@ class MinimaxOptions(Options):
     )
     out: Path = shared.out(
         "out/minimax",
-        "report.html, points.jsonl (a run that was stopped goes on from it) and the figure",
+        "report.html, minimax.json, the figure, and points.jsonl for a run that goes on",
     )
+    json: Path | None = shared.json_file()
 
     def check(self) -> None:
         """Refuse more curves than a figure can show."""
@@ -67,6 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Enclose, write, draw and print the constants; returns the exit code."""
     from theory.reports.minimax import minimax_report
     from theory.solve.minimax import Ball, Mesh
+    from theory.storage.files import write_json
     from theory.storage.runs import RunFolder
     from theory.studies.minimax import minimax_curves
 
@@ -84,10 +86,15 @@ def run(arguments: argparse.Namespace) -> int:
             engine=engine.chosen(),
         )
         shown = minimax_report(points)
+        numbers = shown.head("minimax/1") | {
+            "arguments": {"command": "minimax"} | options.as_dict(results_only=True),
+            "points": [asdict(point) for point in points],
+        }
         shown.save(folder.path)
+        write_json(folder.path / "minimax.json", numbers)
     seconds = time.monotonic() - started
-    last = f"report.html, points.jsonl and figure in {options.out} ({seconds:.0f} s)"
-    return shared.show(shown, last)
+    last = f"report.html, minimax.json and figure in {options.out} ({seconds:.0f} s)"
+    return shared.show(shown, last, numbers, options.json)
 
 
 COMMAND = Command(

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from theory.commands.option import STANDARD_OUTPUT, option
 
 if TYPE_CHECKING:
     from theory.reports.report import Report
 
-__all__ = ["ALPHAS", "alpha", "confidence", "json_file", "out", "seed", "show", "verbose"]
+__all__ = [
+    "ALPHAS",
+    "alpha",
+    "confidence",
+    "hand_over",
+    "json_file",
+    "out",
+    "seed",
+    "show",
+    "text_stream",
+    "verbose",
+]
 
 ALPHAS = {
     "unit": "reward units",
@@ -158,13 +169,36 @@ def show(
 
     """
     from theory.reports.report import WIDTH, Text
+
+    print(f"{report.text(verbose=verbose)}\n\n{Text(last).text(WIDTH)}", file=text_stream(json))
+    hand_over(numbers, json)
+    return report.exit_code
+
+
+def text_stream(json: Path | None) -> TextIO:
+    """Return where text goes: standard error where standard output is for the numbers.
+
+    Example:
+        >>> text_stream(None) is sys.stdout, text_stream(Path("-")) is sys.stderr
+        (True, True)
+
+    """
+    return sys.stderr if json == STANDARD_OUTPUT else sys.stdout
+
+
+def hand_over(numbers: Any, json: Path | None) -> None:
+    """Write what a command found where ``--json`` says.
+
+    Example:
+        >>> hand_over({"ε": 0.5}, Path("-"))
+        {
+         "epsilon": 0.5
+        }
+
+    """
     from theory.storage.files import json_text, write_json
 
-    piped = json == STANDARD_OUTPUT
-    if json is not None and not piped:
-        write_json(json, numbers)
-    stream = sys.stderr if piped else sys.stdout
-    print(f"{report.text(verbose=verbose)}\n\n{Text(last).text(WIDTH)}", file=stream)
-    if piped:
+    if json == STANDARD_OUTPUT:
         sys.stdout.write(json_text(numbers))
-    return report.exit_code
+    elif json is not None:
+        write_json(json, numbers)

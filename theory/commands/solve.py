@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     if options.example:
         _write_example(options.file)
         return 0
-    last = "the page: with --out DIR"
+    last = "give --out DIR for a page of this, with formulas and what they mean"
     with nullcontext() if options.out is None else RunFolder(options.out) as folder:
         many = options.file.is_dir()
         numbers = _streamed(options, folder) if many else _in_memory(options)

@@ -191,8 +191,8 @@ def undecided_sentences(findings: Sequence[Finding]) -> list[str]:
         for reason in finding.reasons:
             of.setdefault(reason, []).append(finding)
     return [
-        f"Undecided on {_plural(sum(x.reasons[reason] for x in found), 'instance')} ({reason}): "
-        f"{', '.join(dict.fromkeys(x.statement.name for x in found))}."
+        f"Undecided {_plural(sum(x.reasons[reason] for x in found), 'time')}, a statement on an "
+        f"instance each ({reason}): {', '.join(dict.fromkeys(x.statement.name for x in found))}."
         for reason, found in of.items()
     ]
 

@@ -239,8 +239,14 @@ def test_json_goes_through_a_fifo(mdp, tmp_path):
     [
         (["curves", "--family", "preference", "--alphas", "1"], "curves.json"),
         (["curves", "--horizons", "64,128,256", "--vocabs", "2", "--alphas", "1"], "curves.json"),
-        (["learn", "--horizons", "2", "--demonstrations", "10,100", "--seeds", "2"], None),
-        (["minimax", "--horizons", "1,2", "--per-reward", "32", "--per-epsilon", "2"], None),
+        (
+            ["learn", "--horizons", "2", "--demonstrations", "10,100", "--seeds", "2"],
+            "learning.json",
+        ),
+        (
+            ["minimax", "--horizons", "1,2", "--per-reward", "32", "--per-epsilon", "2"],
+            "minimax.json",
+        ),
     ],
     ids=["preference", "curves", "learn", "minimax"],
 )
@@ -357,3 +363,46 @@ def test_a_browser_sees_what_is_wrong(browser):
     assert found[390]["needed"] >= 2000
     assert found[390]["broken"] == 1
     assert any("broken" in line for line in console)
+
+
+QUICK = ("solve", "learn", "check", "score", "train-reward")
+SLOW = ("verify", "curves", "minimax", "validate", "ppo")
+
+
+@pytest.fixture(scope="module")
+def every(tmp_path_factory):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    import faults
+
+    return faults.commands(tmp_path_factory.mktemp("every"))
+
+
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(x, marks=pytest.mark.slow) for x in SLOW)])
+def test_standard_output_has_the_numbers_of_the_file_and_nothing_else(
+    name, every, tmp_path, capsys
+):
+    code = main([*every[name], "--out", str(tmp_path / "out"), "--json", "-"])
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert code == found["exit_code"] == 0
+    assert seen(found["verdict"]) in seen(said.err)
+    schema(name).validate(found)
+    (written,) = (
+        path
+        for path in (tmp_path / "out").glob("*.json")
+        if json.loads(path.read_text()).get("schema") == found["schema"]
+    )
+    assert written.read_text() == said.out
+
+
+def test_every_command_writes_json():
+    from llm_bridge.commands.main import COMMANDS
+
+    assert {command.name for command in COMMANDS} == {*QUICK, *SLOW}
+
+
+def test_a_dry_run_has_no_numbers(tiny, tmp_path, capsys):
+    words = ["ppo", "--model", str(tiny[0]), "--task", "addition", "--dry-run", "--json", "-"]
+    assert main(words) == 2
+    assert "--json means nothing with --dry-run" in capsys.readouterr().err

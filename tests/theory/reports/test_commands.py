@@ -185,7 +185,7 @@ def test_verify_says_what_a_table_would_let_a_reader_miss(verified):
     made = verify_report(groups[:1], planted, *curves, note="no model: skipped")
     assert made.summary == [
         f"1 of 3 statements VIOLATED on 8 instances: {first.statement.name}.",
-        f"Undecided on 2 instances (a reason): {third.statement.name}.",
+        f"Undecided 2 times, a statement on an instance each (a reason): {third.statement.name}.",
         "no model: skipped",
     ]
     assert not made.passed
