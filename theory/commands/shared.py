@@ -190,9 +190,9 @@ def hand_over(numbers: Any, json: Path | None) -> None:
     """Write what a command found where ``--json`` says.
 
     Example:
-        >>> hand_over({"ε": 0.5}, Path("-"))
+        >>> hand_over({"alpha": 0.5}, Path("-"))
         {
-         "epsilon": 0.5
+         "alpha": 0.5
         }
 
     """
