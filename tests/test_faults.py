@@ -37,17 +37,20 @@ def test_interrupted_for_real(subjects, name):
         assert wrong is None, kind
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(subjects):
     subject = subjects("solve")
     outcome, wrong = faults.disturbed(subject, "full disk", random.Random(1))
     assert (outcome, wrong) == ("2", None)
 
 
+@pytest.mark.slow
 def test_where_nothing_can_be_written_is_one_line(subjects):
     outcome, wrong = faults.disturbed(subjects("solve"), "no place", random.Random(1))
     assert (outcome, wrong) == ("2", None)
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_found(subjects, tmp_path):
     subject = subjects("solve")
     out = tmp_path / "out"

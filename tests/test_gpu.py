@@ -122,6 +122,7 @@ def test_what_fails_stops_nothing(tmp_path):
     assert table.count("FAILED: error RuntimeError: torch") == 2
 
 
+@pytest.mark.slow
 def test_time_that_is_over_is_said(tmp_path):
     code, rows, _ = run(tmp_path, "--device", "cpu", "--minutes", "0", "--sections", "solver")
     assert code in (0, 1)  # whether the process could say so itself

@@ -324,6 +324,7 @@ def test_an_interval_of_bounded_numbers_is_that_of_bets_that_win_too_seldom():
     assert bounded_interval(np.ones((1, 50)), 0.95) == pytest.approx((1, 1 - nothing.high, 1, True))
 
 
+@pytest.mark.slow
 def test_the_model_reads_what_the_tables_say(shared_models):
     """The same draws, through the models and through the tables of their trees."""
     lm, teacher = (ModelSpec(shared_models / name).load() for name in ("add-fair", "add-teacher"))

@@ -38,6 +38,7 @@ def run(capsys, *argv):
     return code, captured.out, captured.err
 
 
+@pytest.mark.slow
 def test_exact_report(models, tmp_path, capsys):
     argv = [
         "--model",
@@ -478,6 +479,7 @@ def test_refusals(case, models, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_numbers_of_the_report_are_finite_or_said_not_to_be(models, tmp_path, capsys):
     argv = [
         "--model",

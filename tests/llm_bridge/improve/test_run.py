@@ -372,6 +372,7 @@ def test_a_reward_that_is_not_finite_stops_the_run(lm, tmp_path, bad):
     assert all(torch.isfinite(weight).all() for weight in weights(trainer))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["checkpoint", "metrics"])
 def test_a_full_disk_stops_the_run(lm, tmp_path, monkeypatch, name):
     """The third checkpoint, or the line of the fifth batch, does not fit."""

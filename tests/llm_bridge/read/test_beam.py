@@ -68,6 +68,7 @@ def test_what_is_proven_is_the_most_probable_response(seed, width, ends, tempera
         assert found.proven.all()
 
 
+@pytest.mark.slow
 def test_a_width_of_one_is_greedy_and_can_be_wrong():
     wrong = 0
     for seed in range(12):

@@ -158,6 +158,7 @@ def test_without_rdkit_one_line_names_the_extra(monkeypatch):
         module._rdkit.cache_clear()
 
 
+@pytest.mark.slow
 def test_a_real_model_writes_molecules(shared_models):
     """200 samples of each were counted when the models were converted: 166 and 180 valid."""
     for name, valid in (("smiles-small", 166), ("smiles-large", 180)):

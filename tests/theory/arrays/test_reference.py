@@ -375,7 +375,9 @@ def test_every_statement_has_its_two_sides():
     assert {statement.name for statement in STATEMENTS if statement.equality} == EQUALITIES
 
 
-@pytest.mark.parametrize("seed", range(120))
+@pytest.mark.parametrize(
+    "seed", [pytest.param(n, marks=[pytest.mark.slow] * (n >= 24)) for n in range(120)]
+)
 def test_theorems_hold(seed):
     close = (None, 1e-12, 1e-3, 0.3, 2.0)[seed % 5]
     given = random_instance(1000 + seed, extreme=seed % 3 == 0, close=close)
@@ -590,7 +592,9 @@ def test_stepwise_cloning_is_the_discounted_sum():
     assert same(oracle.sides()["clone-stepwise"][1][0], mp.fsum(terms))
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize(
+    "seed", [pytest.param(n, marks=[pytest.mark.slow] * (n >= 12)) for n in range(40)]
+)
 def test_theorems_hold_without_end(seed):
     oracle = DiscountedOracle(random_discounted(seed), DIGITS)
     applies = oracle.applies()

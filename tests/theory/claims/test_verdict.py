@@ -318,6 +318,7 @@ def test_a_prompt_counts_where_it_can_occur_and_by_itself():
         assert check(statement, instance, 128).verdicts.tolist()[2] == "does not apply"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [53, 128])
 def test_single_takes_one_of_a_batch(bits):
     rng = np.random.default_rng(1)

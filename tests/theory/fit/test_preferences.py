@@ -346,6 +346,7 @@ def test_window_and_table_give_the_same_fit(three, seed):
 # --- Statistics -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_features", [False, True])
 def test_intervals_cover_as_often_as_they_say(with_features):
     mdp = tree(2, 2, seed=4, scale=1.0)

@@ -135,7 +135,7 @@ def test_solution_says_what_is_out_of_reach():
 
 @pytest.fixture(scope="module")
 def verified():
-    groups = exact_groups(n_instances=8)[:2]
+    groups = exact_groups(n_instances=2)[:2]
     findings = run(groups, Engine(processes=1))
     return groups, findings
 

@@ -551,6 +551,7 @@ def planted(statement, delta):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BY_NAME)
 def test_planted_violations_are_found(name):
     """Past the other side by as little as one part in ten trillion, on every instance: none of them

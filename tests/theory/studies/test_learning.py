@@ -300,6 +300,7 @@ def test_wrong_arguments(changes, message):
         learning_curve(**grid | {k: v for k, v in changes.items() if k in grid}, setting=setting)
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, capsys):
     words = [
         "learn",

@@ -74,6 +74,7 @@ def test_found_instances_are_valid_and_their_ratios_exact(V, H):
     assert found.ratio <= 1 + 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("V", "H", "alpha"), [(2, 3, None), (3, 3, None), (2, 4, 0.5), (4, 2, 1.0)]
 )
@@ -94,6 +95,7 @@ def test_search_beats_random_search(V, H, alpha):
     assert alpha is None or found.alpha == alpha
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epsilon", [0.01, 1.0])
 @pytest.mark.parametrize("horizon", [1, 2])
 def test_two_steps_attain_the_bound_with_binary_rewards(horizon, epsilon):
