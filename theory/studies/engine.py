@@ -173,8 +173,9 @@ def run_cells(
         expected = signature()
         while todo:
             calls = [delayed(_call)(key, function, args, expected) for key, args in todo.items()]
-            results = parallel()(calls)
+            results: Any = None
             try:
+                results = parallel()(calls)  # begins at once: processes may be lost here already
                 for key, found in results:
                     if isinstance(found, _Refused):
                         raise OSError(
@@ -201,7 +202,8 @@ def run_cells(
             finally:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # that cells under way are not waited for
-                    results.close()
+                    if results is not None:
+                        results.close()
     if failed:
         key, first = next(iter(failed.items()))
         raise CellsFailed(

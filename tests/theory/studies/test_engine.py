@@ -11,6 +11,8 @@ import subprocess
 import sys
 import time
 import warnings
+from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -121,6 +123,27 @@ def test_a_cell_that_kills_every_process_ends_the_run_in_one_line():
     ) as ended:
         computed(killed, {k: (k,) for k in range(4)}, Engine(processes=2))
     assert "\n" not in str(ended.value)
+
+
+def test_a_process_that_is_lost_before_any_cell_was_sent(monkeypatch):
+    """A worker may be gone while cells are still handed out."""
+    real, lost = engine._parallel, []
+
+    def gone(calls):
+        lost.append(len(calls))
+        raise BrokenExecutor("a worker was terminated")
+
+    @contextmanager
+    def parallel(*arguments):
+        with real(*arguments) as made:
+            yield lambda: made() if len(lost) == 2 else gone
+
+    monkeypatch.setattr(engine, "_parallel", parallel)
+    cells = {k: (k, 2) for k in range(4)}
+    assert dict(run_cells(divmod, cells, Engine(processes=1))) == {
+        k: divmod(k, 2) for k in range(4)
+    }
+    assert lost == [4, 4]
 
 
 @pytest.mark.parametrize("processes", [1, 2])
