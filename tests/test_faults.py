@@ -27,7 +27,7 @@ def subjects(tmp_path_factory):
     return of
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["solve", "score", "ppo"])
 def test_interrupted_for_real(subjects, name):
     subject = subjects(name)

@@ -62,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(_parsed(sys.argv[1:] if argv is None else argv))
         finally:
             sys.stdout.flush()
+    except KeyboardInterrupt:  # before a command was chosen
+        print("endorm: stopped", file=sys.stderr)
+        return STOPPED
     except BrokenPipeError:
         with suppress(OSError):  # nothing is left to be flushed when Python ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -134,11 +134,14 @@ class Run:
 
 
 def files(out):
-    """Bytes of every file of a folder, without locks and without the seconds that a step took."""
+    """Bytes of every file of a folder, without locks, without the seconds that a step took, and
+    without checkpoints: pickles, whose bytes depend on which objects were shared. The weights that
+    come of them are compared.
+    """
     return {
         str(path.relative_to(out)): SECONDS.sub(b"", path.read_bytes())
         for path in sorted(Path(out).rglob("*"))
-        if path.is_file() and not path.name.endswith(".lock")
+        if path.is_file() and path.suffix not in (".lock", ".pt")
     }
 
 

@@ -329,6 +329,15 @@ def test_with_endorm_debug_its_traceback_is_shown(broken, monkeypatch):
         main(broken(RuntimeError("planted")))
 
 
+def test_ctrl_c_while_the_words_are_read_is_one_line(monkeypatch, capsys):
+    def stopped(words):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("llm_bridge.commands.main._parsed", stopped)
+    assert main(["verify"]) == 130
+    assert capsys.readouterr().err == "endorm: stopped\n"
+
+
 def test_memory_that_is_not_there_is_no_fault_of_ours(broken, capsys):
     assert main(broken(MemoryError("Unable to allocate 3 TiB"))) == 2
     assert capsys.readouterr().err == (

@@ -192,7 +192,11 @@ def test_runs_beside_one_another_and_killed_ones(tmp_path):
     assert len((one / "learning.jsonl").read_text().splitlines()) == 2 * 4 * 4
 
 
-FILES = ["learning.jsonl", "learning.png", "learning.svg", "report.html", "run.json"]
+FILES = [
+    *("learning.json", "learning.jsonl", "learning.png", "learning.svg"),
+    "report.html",
+    "run.json",
+]
 
 
 def names(folder):
