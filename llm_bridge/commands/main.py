@@ -49,6 +49,10 @@ process that SIGINT or SIGPIPE ends.
 """
 
 
+NO_MEMORY = "can't allocate memory"
+"""What torch says on a CPU, in a RuntimeError."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code.
 
@@ -85,12 +89,12 @@ def _run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"{name}: stopped", file=sys.stderr)
         return STOPPED
-    except MemoryError as error:
-        size = _line(error) or "its size is not known"
-        remedy = "ask for less, or use a machine with more"
-        print(f"{name}: out of memory ({size}): {remedy}", file=sys.stderr)
-        return BAD_INPUT
     except Exception as error:
+        if isinstance(error, MemoryError) or NO_MEMORY in str(error):
+            size = _line(error) or "its size is not known"
+            remedy = "ask for less, or use a machine with more"
+            print(f"{name}: out of memory ({size}): {remedy}", file=sys.stderr)
+            return BAD_INPUT
         if os.environ.get("ENDORM_DEBUG"):
             raise
         print(f"{name}: {_fault(error)}", file=sys.stderr)

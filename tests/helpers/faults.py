@@ -134,15 +134,30 @@ class Run:
 
 
 def files(out):
-    """Bytes of every file of a folder, without locks, without the seconds that a step took, and
-    without checkpoints: pickles, whose bytes depend on which objects were shared. The weights that
-    come of them are compared.
-    """
+    """Bytes of every file of a folder, without locks and without the seconds that a step took."""
     return {
-        str(path.relative_to(out)): SECONDS.sub(b"", path.read_bytes())
+        str(path.relative_to(out)): content(path)
         for path in sorted(Path(out).rglob("*"))
-        if path.is_file() and path.suffix not in (".lock", ".pt")
+        if path.is_file() and path.suffix != ".lock"
     }
+
+
+def content(path):
+    """Bytes of a file; of a checkpoint its values, since a pickle's bytes depend on which objects
+    were shared.
+    """
+    if path.suffix != ".pt":
+        return SECONDS.sub(b"", path.read_bytes())
+    import torch
+
+    def plain(value):
+        if isinstance(value, torch.Tensor):
+            return [str(value.dtype), value.tolist()]
+        if isinstance(value, dict):
+            return {repr(name): plain(one) for name, one in sorted(value.items(), key=repr)}
+        return [plain(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+    return repr(plain(torch.load(path, weights_only=True))).encode()
 
 
 class Subject:
@@ -172,14 +187,11 @@ class Subject:
             words.append("--resume")
         run = Run(words, self.scratch)
         code = run.wait()
-        if code == 2 and self.complete(out):
+        if code == 2 and not self.differs(out):
             return None  # it had ended, and says so
         if code != self.code:
             return f"going on ends with {code}: {run.said()[-300:]}"
         return self.differs(out)
-
-    def complete(self, out):
-        return not self.differs(out)
 
     def differs(self, out):
         found = files(out)

@@ -346,6 +346,12 @@ def test_memory_that_is_not_there_is_no_fault_of_ours(broken, capsys):
     )
 
 
+def test_memory_that_torch_misses_is_no_fault_of_ours_either(broken, capsys):
+    said = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+    assert main(broken(RuntimeError(said))) == 2
+    assert capsys.readouterr().err.startswith(f"endorm solve: out of memory ({said}): ask for less")
+
+
 def test_the_version(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
