@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from llm_bridge.models.calls import first_line
 from llm_bridge.models.gate import ModelReader, context_of, inspect
 from llm_bridge.models.gguf import converted, find_gguf, read_tokenizer
+from llm_bridge.models.hub import cache_without_hub
 from llm_bridge.models.names import looks_like_path
 from llm_bridge.models.prompt_format import PromptFormat
 from llm_bridge.models.text_notes import TextNotes
@@ -146,7 +147,7 @@ def load_checkpoint(spec: ModelSpec, *, reward_model: bool) -> CausalLM:
     name = _on_disk(spec.model)
     file = find_gguf(name)
     local = file is not None or looks_like_path(name)
-    with _quiet():
+    with _quiet(), cache_without_hub(local=local):
         folder = name if file is None else str(_from_gguf(file, kind))
         if local and not os.path.isfile(os.path.join(folder, "config.json")):
             raise OSError(
@@ -210,7 +211,7 @@ def load_tokenizer(name: str) -> tuple[Any, Any]:
     if file is not None:
         tokenizer, ends = read_tokenizer(file)
         return tokenizer, transformers.GenerationConfig(eos_token_id=ends or None)
-    with _quiet():
+    with _quiet(), cache_without_hub(local=looks_like_path(name)):
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
             _require_generation_config(name)

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from transformers.pytorch_utils import Conv1D
 
 from llm_bridge.models.calls import first_line
+from llm_bridge.models.hub import cache_without_hub
 from llm_bridge.models.load import CausalLM
 
 __all__ = ["merge_adapter", "quantise"]
@@ -58,7 +59,7 @@ def merge_adapter(lm: CausalLM, adapter: str) -> CausalLM:
             "hub id"
         )
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), cache_without_hub(local=Path(adapter).exists()):
             warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
             config = PeftConfig.from_pretrained(adapter)
             if config.peft_type != PeftType.LORA:

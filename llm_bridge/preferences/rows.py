@@ -359,8 +359,11 @@ def hub_rows(source: str) -> Iterator[Row]:
     """
     _, identity, split = [*source.split(":"), ""][:3]
     datasets = _datasets("data sets of the hub need")
+    from llm_bridge.models.hub import cache_without_hub  # a package that files do not need
+
     try:
-        loaded = datasets.load_dataset(identity, split=split or None)
+        with cache_without_hub():
+            loaded = datasets.load_dataset(identity, split=split or None)
     except Exception as error:  # of many kinds, by what the hub answers
         raise ValueError(f"cannot be loaded ({error}); give hub:NAME or hub:NAME:SPLIT") from None
     yield from _split({split: loaded} if split else loaded, split or None, source)

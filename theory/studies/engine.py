@@ -300,13 +300,14 @@ class _Futures(ParallelBackendBase):  # type: ignore[misc]  # joblib has no type
     def retrieve_result_callback(self, out: Any) -> Any:
         try:
             return out.result()
-        except ImportError as error:
-            raise OSError(
-                f"a worker cannot import what a cell needs ({error}): install there what is "
-                f"installed here, endorm {theory.__version__}"
-            ) from None
         except (Exception, CancelledError) as error:
-            raise _LostError(_line(error).partition(". ")[0]) from error
+            raised = getattr(error, "cause", None) or error  # Ray's holds what its worker raised
+            if isinstance(raised, ImportError):
+                raise OSError(
+                    f"a worker cannot import what a cell needs ({raised}): install there what is "
+                    f"installed here, endorm {theory.__version__}"
+                ) from None
+            raise _LostError(_line(raised).partition(". ")[0]) from error
 
 
 class _Unpickled:
@@ -351,7 +352,8 @@ def _ray(engine: Engine) -> Iterator[Callable[[Any], Any]]:
         raise _missing("ray", "ray") from None
     ray.init(engine.scheduler, logging_level="error", log_to_driver=False)
     try:
-        load = ray.remote(lambda blob: pickle.loads(blob))  # by value: see `_Unpickled`
+        # by value: see `_Unpickled`; a cell whose process is lost is ours to try again
+        load = ray.remote(max_retries=0)(lambda blob: pickle.loads(blob))
         yield lambda blob: load.remote(blob).future()
     finally:
         ray.shutdown()

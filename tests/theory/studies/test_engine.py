@@ -3,16 +3,19 @@
 The clusters are real: a scheduler and its workers as processes of this machine.
 """
 
+import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -71,6 +74,41 @@ def scheduler(tmp_path_factory):
     yield address
     process.terminate()
     process.wait()
+
+
+@pytest.fixture(scope="module")
+def ray(tmp_path_factory):
+    """Address of a cluster of Ray with two workers, and that of its server for clients."""
+    if find_spec("ray") is None:
+        pytest.skip("ray is not installed: pip install 'endorm[ray]'")
+    port, client = free_port(), free_port()
+    command = [Path(sys.executable).parent / "ray", "start", "--head", "--block"]
+    options = {
+        "port": port,
+        "ray-client-server-port": client,
+        "num-cpus": 2,
+        "include-dashboard": "false",
+        "min-worker-port": 0,  # any
+        "max-worker-port": 0,
+        "temp-dir": tempfile.mkdtemp(prefix="ray", dir="/tmp"),  # names of sockets are short
+    }
+    process = subprocess.Popen(
+        [*command, *(f"--{name}={value}" for name, value in options.items())],
+        env=OURS | {"RAY_USAGE_STATS_ENABLED": "0"},
+        cwd=tmp_path_factory.mktemp("ray"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    for address in (port, client):
+        for _ in range(600):
+            with socket.socket() as trial:
+                if trial.connect_ex(("127.0.0.1", address)) == 0:
+                    break
+            time.sleep(0.1)
+    yield f"127.0.0.1:{port}", f"ray://127.0.0.1:{client}"
+    process.terminate()
+    process.wait()
+    shutil.rmtree(options["temp-dir"], ignore_errors=True)
 
 
 @pytest.fixture
@@ -188,6 +226,41 @@ def test_a_cluster_of_two_workers_of_which_one_is_killed(dask, tmp_path):
     cells = {k: (k, 5, str(tmp_path / "mark")) for k in range(24)}
     assert computed(square_unless_lost, cells, where) == {k: k * k for k in range(24)}
     assert (tmp_path / "mark").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("client", [False, True])
+def test_a_cluster_of_ray_of_which_one_worker_is_killed(ray, client, tmp_path):
+    where = Engine("ray", ray[client])
+    cells = {k: (k, 5, str(tmp_path / "mark")) for k in range(24)}
+    assert computed(square_unless_lost, cells, where) == {k: k * k for k in range(24)}
+    assert (tmp_path / "mark").exists()
+    with pytest.raises(CellsFailed, match=r"2 of 6 cells failed.* KeyError: 'cell [25]"):
+        computed(raises, {k: (k,) for k in range(6)}, where)
+    with pytest.raises(OSError, match=r"lost 3 times in a row with .* left") as ended:
+        computed(killed, {k: (k,) for k in range(4)}, where)
+    assert "\n" not in str(ended.value)
+
+
+@pytest.mark.slow
+def test_a_worker_of_ray_that_cannot_import_a_cell_is_one_line(ray, tmp_path, monkeypatch):
+    (tmp_path / "cells_of_mine.py").write_text("def double(k):\n    return 2 * k\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for address in ray:
+        with pytest.raises(OSError, match="cannot import what a cell needs") as ended:
+            computed(import_module("cells_of_mine").double, {0: (3,)}, Engine("ray", address))
+        assert "\n" not in str(ended.value)
+
+
+@pytest.mark.slow
+def test_a_command_gives_the_same_numbers_on_ray_and_here(ray, tmp_path):
+    setting = ["--demonstrations", "10,100", "--horizons", "2,4", "--seeds", "4"]
+    command = [sys.executable, "-m", "endorm", "learn", *setting, "--json", "-"]
+    here, there = (
+        subprocess.run([*command, *more], env=OURS, check=True, capture_output=True).stdout
+        for more in (["--processes", "1"], ["--engine", "ray", "--scheduler", ray[0]])
+    )
+    assert json.loads(here) == json.loads(there)
 
 
 def test_a_worker_without_the_package_is_one_line(dask, tmp_path):
