@@ -74,6 +74,12 @@ def test_gradients_agree_with_finite_differences(rule, masked, second):
         alpha = alpha.double().requires_grad_()
         assert check(lambda a, *r: soft_values(on(mdp, r), a), (alpha, *leaves))
         assert check(lambda a, *r: regularised(mdp, r, a), (alpha, *leaves, *leaves))
+        fixed = alpha.detach()  # then both terms go backward in one sweep
+        assert check(lambda *r, a=fixed: regularised(mdp, r, a), (*leaves, *leaves))
+        recorded = regularised(mdp, (*leaves, *leaves), fixed)
+        with torch.no_grad():
+            plain = regularised(mdp, (*leaves, *leaves), fixed)
+        assert_allclose(recorded.detach(), plain, rtol=1e-13)
 
 
 def regularised(mdp, tables, alpha):

@@ -56,9 +56,10 @@ class SolveOptions(Options):
         high=500.0,
         metavar="E",
     )
-    threads: int = option(
-        1,
-        help="blocks of a folder that are solved at the same time",
+    threads: int | None = option(
+        None,
+        help="blocks of a folder that are solved at the same time; by default one for each core, "
+        "at most four",
         low=1,
         high=1024,
         affects_results=False,
@@ -96,7 +97,7 @@ def _in_memory(options: SolveOptions) -> dict[str, Any]:
     from theory.mdp.token_mdp import TokenMDP
     from theory.solve.soft import plain_optimal, soft_optimal
 
-    if options.threads != 1:
+    if options.threads is not None:
         raise ValueError(f"{options.file}: --threads is for a folder of .npy files; leave it out")
     mdp = TokenMDP.load(options.file)
     if mdp.batch_shape:
@@ -113,6 +114,8 @@ def _in_memory(options: SolveOptions) -> dict[str, Any]:
 
 def _streamed(options: SolveOptions, folder: RunFolder | None) -> dict[str, Any]:
     """What is computed of a tree that is read block by block: no response is looked for."""
+    from joblib import cpu_count
+
     from theory.mdp.streamed import StreamedTree
     from theory.solve.prompt_values import averages, prompt_values
 
@@ -122,7 +125,8 @@ def _streamed(options: SolveOptions, folder: RunFolder | None) -> dict[str, Any]
             "leave it out, or give an .npz file"
         )
     tree = StreamedTree.load(options.file)
-    found = prompt_values(tree, options.alpha, threads=options.threads, run=folder)
+    threads = options.threads or min(4, cpu_count())  # more wait for the interpreter
+    found = prompt_values(tree, options.alpha, threads=threads, run=folder)
     sizes = {"horizon": tree.horizon, "vocab_size": tree.vocab_size, "n_prompts": tree.n_prompts}
     return {"alpha": options.alpha} | sizes | averages(found, tree.prompt_weights)
 

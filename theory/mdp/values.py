@@ -12,6 +12,7 @@ from theory.arrays.namespace import (
     Array,
     array_namespace,
     exp,
+    expand,
     is_enclosure,
     is_torch_array,
     like,
@@ -236,7 +237,14 @@ def regularised_value(mdp: TokenMDP, policy: Policy, alpha: Any) -> Array:
         >>> print(round(float(regularised_value(mdp, policy, 1.0)), 4), values[0].round(4))
         1.3133 [1.3133]
     """
-    return plain_value(mdp, policy) + require_positive("alpha", alpha) * trajectory_entropy(policy)
+    alpha = require_positive("alpha", alpha)
+    if needs_gradient(mdp.rewards, policy.log_probs) and not needs_gradient(alpha):
+        require_same_dynamics(mdp.dynamics, policy.dynamics)
+        # one backward sweep, not one for each term
+        tables = zip(mdp.rewards, policy.log_probs, strict=True)
+        sums = expected_sums(policy, [r - expand(alpha, 2) * log_p for r, log_p in tables])
+        return policy.dynamics.average(sums[0])
+    return plain_value(mdp, policy) + alpha * trajectory_entropy(policy)
 
 
 def covariance(policy: Policy, first: Sequence[Array], second: Sequence[Array]) -> Array:
