@@ -99,9 +99,11 @@ class CheckOptions(TreeOptions):
         return found
 
     def check(self) -> None:
-        """Refuse two ways to choose tokens."""
+        """Refuse two ways to choose tokens, and a tree that cannot be."""
         if self.tokens is not None and self.top_k is not None:
             raise OptionError("tokens", "and {top_k}: give one of them")
+        if self.sampled is None:
+            self.require_tree()
 
 
 class _Task(NamedTuple):

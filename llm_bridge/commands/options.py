@@ -16,7 +16,7 @@ from llm_bridge.models.prompt_format import Prompt, PromptFormat
 from llm_bridge.models.spec import ModelSpec
 from llm_bridge.preferences.rows import Row, source_rows
 from theory.commands import shared
-from theory.commands.options import Options, option
+from theory.commands.options import OptionError, Options, option
 from theory.storage.runs import noted
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ __all__ = [
 
 HORIZON = 4
 """Tokens of a response where nothing else is said."""
+
+LONGEST_TREE = 1000
+"""Tokens of a response beyond which no token tree fits any memory: two tokens have 10^301."""
 
 
 AS_FIRST = {"device": "that of --device", "device_map": "that of --device-map"}
@@ -88,6 +91,20 @@ class TreeOptions(Options):
         """The limit belongs to a file of prompts."""
         return {"limit": "needs {prompts}"} if self.prompts is None else {}
 
+    def require_tree(self) -> None:
+        """Refuse a horizon that has no token tree, before a model is loaded.
+
+        Raises:
+            OptionError: the horizon is above `LONGEST_TREE`.
+
+        """
+        if (self.horizon or HORIZON) > LONGEST_TREE:
+            message = (
+                f"the token tree of more than {LONGEST_TREE:,} steps fits no memory; use a smaller "
+                "horizon, or draw responses (endorm check --sampled N)"
+            )
+            raise OptionError("horizon", message, self.horizon)
+
     def texts(self) -> list[Prompt]:
         """Read all prompts.
 
@@ -99,6 +116,15 @@ class TreeOptions(Options):
             raise ValueError("no prompt: give --prompt TEXT or --prompts FILE")
         of_file = [] if self.prompts is None else read_prompts(self.prompts)[: self.limit]
         return [*self.prompt, *of_file]
+
+
+@dataclass(frozen=True)
+class WholeTreeOptions(TreeOptions):
+    """The same where the whole token tree is held in memory."""
+
+    def check(self) -> None:
+        """Refuse a tree that cannot be."""
+        self.require_tree()
 
 
 PROMPT_COLUMNS = ("prompt", "messages", "question", "query", "instruction", "problem")

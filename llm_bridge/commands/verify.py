@@ -12,7 +12,7 @@ from typing import Any
 from llm_bridge.commands.options import (
     EXPERT,
     HORIZON,
-    TreeOptions,
+    WholeTreeOptions,
     as_prompts,
     formatted,
     model_findings,
@@ -158,7 +158,7 @@ def _refuse_models(arguments: argparse.Namespace, why: str) -> None:
     for options, prefix in (
         (ModelSpec, ""),
         (ModelSpec, "expert-"),
-        (TreeOptions, ""),
+        (WholeTreeOptions, ""),
         (PromptFormat, ""),
     ):
         options.refuse(arguments, why, prefix=prefix)
@@ -190,7 +190,7 @@ def _literature(options: VerifyOptions) -> int:
 
 def _given_model(arguments: argparse.Namespace, noted: dict[str, Any]) -> Any:
     policy, expert = read_pair(arguments)
-    tree = TreeOptions.read(arguments)
+    tree = WholeTreeOptions.read(arguments)
     given = PromptFormat.read(arguments)
     prompts = tree.texts()
     noted |= given.as_dict(results_only=True)
@@ -229,7 +229,7 @@ COMMAND = Command(
         Group(EngineOptions, ENGINE),
         Group(ModelSpec, MODEL, optional=True),
         Group(ModelSpec, MODEL, prefix="expert-", optional=True, defaults=EXPERT),
-        Group(TreeOptions, MODEL),
+        Group(WholeTreeOptions, MODEL),
         Group(PromptFormat, MODEL),
     ),
     run,

@@ -325,9 +325,13 @@ def require_tree_memory(
         Traceback (most recent call last):
         ValueError: the tree: about 10^30 prefixes (vocab_size=2, horizon=100, prompts=1) needs ...
     """
-    n_prefixes = n_prompts * (
-        horizon if vocab_size == 1 else (vocab_size**horizon - 1) * vocab_size // (vocab_size - 1)
-    )
+    bits = horizon * math.log2(vocab_size)
+    if vocab_size == 1:
+        n_prefixes = n_prompts * horizon
+    elif bits > 10_000:  # the power itself would take seconds, only to be refused
+        n_prefixes = n_prompts << round(bits)
+    else:
+        n_prefixes = n_prompts * ((vocab_size**horizon - 1) * vocab_size // (vocab_size - 1))
     count = f"{n_prefixes:,}" if n_prefixes < 10**15 else f"about 10^{math.log10(n_prefixes):.0f}"
     which = (
         f"{what}: {count} prefixes (vocab_size={vocab_size}, horizon={horizon}, "

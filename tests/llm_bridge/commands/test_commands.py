@@ -105,6 +105,27 @@ def test_help_of_every_command_needs_no_torch():
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_what_cannot_be_is_refused_before_anything_is_loaded():
+    """A wrong path, and a horizon that no memory has a tree for."""
+    tree = "--horizon=999999: the token tree of more than 1,000 steps fits no memory; "
+    for words, said in (
+        ("check --model letters --prompt A --horizon 999999", tree),
+        ("verify --model letters --prompt A --horizon 999999", tree),
+        ("check --model ./nothing --prompt A", "./nothing: "),
+        ("score --model ./nothing --pairs pairs.jsonl", "./nothing: "),
+        ("ppo --model ./nothing --task sums --out out", "./nothing: "),
+    ):
+        code = (
+            "import sys\n"
+            "sys.modules['torch'] = sys.modules['transformers'] = None\n"
+            "from llm_bridge.commands.main import main\n"
+            f"sys.exit(main({words.split()!r}))\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        (line,) = done.stderr.splitlines()
+        assert (done.returncode, said in line) == (2, True), line
+
+
 def test_what_a_parser_refuses_is_one_line_too(capsys):
     for words in (["curves", "--alpha", "1"], ["solve"], ["nothing"]):
         with pytest.raises(SystemExit) as caught:

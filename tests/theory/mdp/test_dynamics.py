@@ -1,6 +1,8 @@
 """Successor rules against their definitions."""
 
 import itertools
+import math
+import re
 
 import numpy as np
 import pytest
@@ -123,6 +125,16 @@ def test_memory_needed_is_counted_exactly(monkeypatch):
     require_tree_memory(1, 5, 1, "x")
     with pytest.raises(ValueError, match="x: 6 prefixes"):
         require_tree_memory(1, 6, 1, "x")
+
+
+@pytest.mark.parametrize("vocab_size", [3, 50_257])
+def test_the_size_of_a_tree_beyond_all_memory_is_right_to_its_power_of_ten(vocab_size):
+    for horizon in (500, 10_000, 999_999):
+        power = round(horizon * math.log10(vocab_size) + math.log10(vocab_size / (vocab_size - 1)))
+        with pytest.raises(ValueError, match="about 10") as refused:
+            require_tree_memory(vocab_size, horizon, 1, "x")
+        found = re.search(r"about 10\^(\d+) prefixes", str(refused.value))
+        assert abs(int(found[1]) - power) <= 1
 
 
 def test_a_long_window_is_not_refused_but_its_tree_is():

@@ -257,9 +257,12 @@ def test_a_command_gives_the_same_numbers_on_ray_and_here(ray, tmp_path):
     setting = ["--demonstrations", "10,100", "--horizons", "2,4", "--seeds", "4"]
     command = [sys.executable, "-m", "endorm", "learn", *setting, "--json", "-"]
     here, there = (
-        subprocess.run([*command, *more], env=OURS, check=True, capture_output=True).stdout
+        subprocess.run(
+            [*command, "--out", tmp_path / more[1], *more],
+            env=OURS, check=True, capture_output=True,
+        ).stdout
         for more in (["--processes", "1"], ["--engine", "ray", "--scheduler", ray[0]])
-    )
+    )  # fmt: skip
     assert json.loads(here) == json.loads(there)
 
 
