@@ -173,8 +173,8 @@ def tabular_instance(
         )
     if (len(prompts), V) != (dynamics.n_prompts, dynamics.vocab_size):
         raise ValueError(
-            f"{len(prompts)} prompts and {V} tokens for an MDP of {dynamics.n_prompts} and "
-            f"{dynamics.vocab_size}; give prompts and tokens in the MDP's order"
+            f"prompts: {len(prompts)}, and {dynamics.n_prompts} in the MDP; tokens: {V}, and "
+            f"{dynamics.vocab_size} in the MDP: give both in the MDP's order"
         )
     kept = np.flatnonzero(dynamics.prompt_weights > 0)
     texts = [prompts[p] for p in kept.tolist()]

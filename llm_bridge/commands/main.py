@@ -104,7 +104,10 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _line(error: Exception) -> str:
     """Its message in one line; what comes from data cannot steer a terminal."""
-    text = " ".join(str(error).split())
+    text = str(error)
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        text = f"{error.filename}: {error.strerror}"  # without the number of the system's error
+    text = " ".join(text.split())
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
@@ -152,7 +155,10 @@ def _parsed(argv: Sequence[str]) -> argparse.Namespace:
     own = parser.commands
     if not argv[0].startswith("-") and argv[0] not in own:
         known = f"the commands are {', '.join(own)}"
-        parser.error(f"{argv[0]}: no such command; {_near(argv[0], own) or known}")
+        options = [word for action in parser._actions for word in action.option_strings]
+        meant = f"--{argv[0]}"
+        near = f"did you mean {meant}?" if meant in options else _near(argv[0], own)
+        parser.error(f"{argv[0]}: no such command; {near or known}")
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
         name = unknown[0].partition("=")[0]

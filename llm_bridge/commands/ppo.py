@@ -297,7 +297,8 @@ def _named(name: str, n: int | None, seed: int, folder: Path | None) -> Task:
                 raise
             return whole
     except ValueError as error:
-        raise ValueError(f"--task {name}: {error}") from None
+        said = str(error).replace("folder=None: ", "--data-folder is missing: ")
+        raise ValueError(f"--task {name}: {said}") from None
 
 
 def _held_out(options: PPOOptions, name: str, n: int) -> int:

@@ -173,7 +173,10 @@ def split(
         sides[place >= share].append(comparison)
     for name, part in zip(("training", "held-out"), sides, strict=True):
         if not part:
-            raise ValueError(f"no {name} comparison of {len(comparisons)}: give more rows")
+            raise ValueError(
+                f"of {len(comparisons)} comparisons none is {name} data (share={share}): give more "
+                "rows"
+            )
     return sides
 
 

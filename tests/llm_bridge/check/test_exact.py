@@ -262,7 +262,7 @@ def test_the_prompts_of_a_tabular_expert_have_its_weights(models):
 def test_a_tabular_expert_must_fit(models):
     mdp = TokenMDP.random(3, 2, n_prompts=2, seed=0)
     with pytest.raises(
-        ValueError, match="2 prompts and 2 tokens for an MDP of 2 and 3; give prompts and tokens"
+        ValueError, match="prompts: 2, and 2 in the MDP; tokens: 2, and 3 in the MDP: give both"
     ):
         tabular_instance(models[0], mdp, ["a", "b"], 1.0, tokens=[97, 98])
     with pytest.raises(ValueError, match="mdp: has batch axes or forbidden tokens"):

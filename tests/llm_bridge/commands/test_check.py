@@ -166,7 +166,7 @@ def test_a_token_mdp_is_an_expert(tmp_path, capsys):
     assert json.loads((tmp_path / "out" / "check.json").read_text())["arguments"]["horizon"] is None
     code, _, err = run(capsys, *argv, "--out", tmp_path / "other")
     assert code == 2
-    assert "1 prompts and 3 tokens for an MDP of 2 and 3" in err
+    assert "prompts: 1, and 2 in the MDP; tokens: 3, and 3 in the MDP" in err
     (tmp_path / "out" / "check.json").unlink()
     for option in UNREAD:
         code, _, err = run(capsys, *argv, "--prompt", "B", *option.split())

@@ -113,6 +113,7 @@ def test_what_cannot_be_is_refused_before_anything_is_loaded():
         ("verify --model letters --prompt A --horizon 999999", tree),
         ("check --model ./nothing --prompt A", "./nothing: "),
         ("score --model ./nothing --pairs pairs.jsonl", "./nothing: "),
+        ("verify --out /proc/x", "endorm verify: /proc/x: No such file or directory"),
         ("ppo --model ./nothing --task sums --out out", "./nothing: "),
     ):
         code = (
@@ -124,6 +125,13 @@ def test_what_cannot_be_is_refused_before_anything_is_loaded():
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         (line,) = done.stderr.splitlines()
         assert (done.returncode, said in line) == (2, True), line
+
+
+def test_a_task_that_needs_a_folder_names_its_option(capsys, tmp_path):
+    words = ["ppo", "--model", "letters", "--task", "gsm8k", "--out", str(tmp_path / "out")]
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--task gsm8k: --data-folder is missing: gsm8k-train is a short name; give" in line
 
 
 def test_what_a_parser_refuses_is_one_line_too(capsys):
@@ -138,6 +146,8 @@ def test_what_a_parser_refuses_is_one_line_too(capsys):
 def test_a_misspelt_word_gets_its_neighbour(capsys):
     for words, said in (
         (["verfy"], "endorm: verfy: no such command; did you mean verify?"),
+        (["version"], "endorm: version: no such command; did you mean --version?"),
+        (["help"], "endorm: help: no such command; did you mean --help?"),
         (["frob"], "no such command; the commands are verify, curves,"),
         (["solve", "m.npz", "--alhpa", "1"], "endorm solve: --alhpa: no such option; did you mean"),
         (["solve", "m.npz", "another"], "endorm solve: another: one argument too many"),
