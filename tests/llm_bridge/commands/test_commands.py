@@ -113,7 +113,6 @@ def test_what_cannot_be_is_refused_before_anything_is_loaded():
         ("verify --model letters --prompt A --horizon 999999", tree),
         ("check --model ./nothing --prompt A", "./nothing: "),
         ("score --model ./nothing --pairs pairs.jsonl", "./nothing: "),
-        ("verify --out /proc/x", "endorm verify: /proc/x: No such file or directory"),
         ("ppo --model ./nothing --task sums --out out", "./nothing: "),
     ):
         code = (
@@ -132,6 +131,11 @@ def test_a_task_that_needs_a_folder_names_its_option(capsys, tmp_path):
     assert main(words) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "--task gsm8k: --data-folder is missing: gsm8k-train is a short name; give" in line
+
+
+def test_a_folder_that_cannot_be_made_is_named_without_a_number(capsys):
+    assert main(["verify", "--out", "/proc/x"]) == 2
+    assert capsys.readouterr().err == "endorm verify: /proc/x: No such file or directory\n"
 
 
 def test_what_a_parser_refuses_is_one_line_too(capsys):
