@@ -332,8 +332,10 @@ class _Tally:
         self.tested = 0
         self.reasons: Counter[str] = Counter()
         self.ratio = math.nan
-        self.worst = [math.inf, math.nan, math.nan, math.nan]
-        """Least slack, and both sides and the error there."""
+        self.least: float | None = None
+        """Least slack so far, one that is not a number being less than all others."""
+        self.worst = [math.nan] * 4
+        """That slack, both sides and the error there; nothing before it applied to any."""
         self.certified = 0
         self.equal_within = math.nan
         self.weight = np.zeros(2)  # of those that were evaluated, and to which it applies
@@ -392,7 +394,8 @@ class _Tally:
             self.ratio = float(np.fmax(self.ratio, np.fmax.reduce(ratios, axis=None)))
         slack = np.where(counted, np.where(np.isnan(of["slack"]), -np.inf, of["slack"]), np.inf)
         k = np.unravel_index(int(np.argmin(slack)), slack.shape)
-        if slack[k] < self.worst[0] or math.isnan(self.worst[1]):
+        if self.least is None or slack[k] < self.least:
+            self.least = float(slack[k])
             self.worst = [float(of[name][k]) for name in ("slack", "left", "right", "error")]
 
     def finding(self) -> Finding:
@@ -403,7 +406,7 @@ class _Tally:
             mean = self.sums / self.weight[1]
             vacuous = self.elements[1] / self.elements[0]
             applies = self.weight[1] / self.weight[0]
-        slack, left, right, error = self.worst if self.weight[1] else [math.nan] * 4
+        slack, left, right, error = self.worst
         return Finding(
             statement=statement,
             group="",

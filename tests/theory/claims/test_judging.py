@@ -222,6 +222,44 @@ def test_the_worst_of_several_instances_is_that_of_least_slack(slacks):
     assert found.worst_ratio == 1 / (1.0 + min(slacks))
 
 
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("sides", [(np.nan, 1.0), (1.0, np.nan)])
+def test_a_slack_that_is_not_a_number_is_less_than_any(sides, first):
+    """What is not known may be the worst; it is not hidden by what is."""
+    known, unknown = ([1.0, 2.0], [1.5, 2.25]), ([1.0, sides[0]], [1.5, sides[1]])
+    order = [unknown, known] if first else [known, unknown]
+    left, right = (iter(np.array(x)) for x in zip(*order, strict=True))
+    statement = claim("planted", lambda i: next(left), lambda i: next(right))
+    found = decide(statement, [trivial(), trivial()], budget=0)
+    assert np.isnan(found.smallest_slack)
+    np.testing.assert_array_equal((found.left, found.right), sides)
+    assert found.outcomes == {"holds": 1, "undecided": 1}
+
+
+def test_of_equal_slacks_the_first_is_shown():
+    sides = iter([1.0, 2.0])
+    statement = claim("planted", lambda i: np.full(2, next(sides)), lambda i: np.full(2, np.inf))
+    found = decide(statement, [trivial(), trivial()])
+    assert (found.left, found.smallest_slack) == (1.0, np.inf)
+
+
+def test_a_slack_of_infinity_has_its_sides_too():
+    found = decide(planted([0.0] * 2, [np.inf] * 2), [trivial()])
+    assert (found.smallest_slack, found.left, found.right) == (np.inf, 0.0, np.inf)
+
+
+@pytest.mark.parametrize("ceiling", [None, 1.0])
+@pytest.mark.parametrize("equality", [False, True])
+def test_only_an_inequality_with_a_ceiling_can_be_vacuous(ceiling, equality):
+    """A bound at the ceiling says nothing; elsewhere there is no such share, not one of zero."""
+    highest = None if ceiling is None else (lambda i: ceiling)
+    statement = claim(
+        "planted", lambda i: np.ones(2), lambda i: np.ones(2), equality=equality, ceiling=highest
+    )
+    share = decide(statement, [trivial()]).vacuous_share
+    np.testing.assert_equal(share, np.nan if ceiling is None or equality else 1.0)
+
+
 @pytest.mark.parametrize("weights", [[1.0, np.inf], [1.0, 0.0], [1.0, -1.0], [1.0], [np.nan, 1.0]])
 def test_weights_are_positive_and_finite_and_one_an_instance(weights):
     with pytest.raises(ValueError, match="must be 2 positive numbers, one an instance"):
