@@ -335,7 +335,12 @@ def _report(
         Column("largest deviation", ".2f", "right"),
         Column("largest gap", ".1e", "right"),
     ]
-    note = "A deviation is the distance from the diagonal over that side of the interval."
+    note = (
+        "Each point has an interval of its own, of 95 % where it is sampled: one in twenty is "
+        "outside by chance. A deviation is its distance from the prediction over that side of the "
+        "interval. What counts against the tables is what chance explains once in 10,000 times, or "
+        "rounding does not."
+    )
     sections: list[Any] = [Table("Predicted and measured", columns, rows, note)]
     if off:
         columns = [Column("quantity"), Column("of")]

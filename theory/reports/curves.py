@@ -29,6 +29,14 @@ sharper first.
 """
 
 
+NOTES = {
+    "clone": "Cloning is followed by bounds on it, the paper's H²ε last; TV_RR(h) is the total "
+    "variation of h answers that randomised response at ε tells apart, and Σ runs over the steps.",
+    "rl": "RL is the best policy for the worst clone's own reward, against the best policy; 2αHε "
+    "bounds it, and Hε is the paper's bound.",
+}
+"""What the columns are."""
+
 LOSSES = "What the worst policy within ε of the expert loses: exact, beside the bounds."
 FLAT = "A flat line is an error that grows as H^{3/2}, neither faster nor slower."
 ABOVE = "Above 1, cloning can lose more than RL on its reward ever does."
@@ -134,10 +142,10 @@ def _worst_cases(curve: HorizonCurve, families: Collection[str]) -> Table:
         for field in fields.values()
     ]
     return Table(
-        f"{vocabulary}α = {curve.alpha:g}, ε = {curve.rule}; exact worst cases and bounds, "
-        "* vacuous",
+        f"{vocabulary}α = {curve.alpha:g}, ε = {curve.rule}; exact worst cases and bounds",
         [Column(head, align="right") for head in ("H", *fields)],
         list(zip(curve.horizons, *cells, strict=True)),
+        " ".join(NOTES[name] for name in names) + " * vacuous: no policy can lose more than H.",
     )
 
 
@@ -173,7 +181,7 @@ def _exponents(curves: Sequence[HorizonCurve], families: Collection[str]) -> Tab
     ]
     shown = [(column, of) for those, column, of in cells if set(those) & set(families)]
     return Table(
-        "exponents in H of the worst case over ε",
+        "Exponents in H of the worst case over ε",
         [column for column, _ in shown],
         [[of(curve) for _, of in shown] for curve in curves],
     )

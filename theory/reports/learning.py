@@ -12,6 +12,14 @@ from theory.studies.learning import LearningCurve
 __all__ = ["learning_report"]
 
 
+EXPONENTS = (
+    "The power with which the mean error over seeds grows: fitted to all points, with its interval "
+    "of 95 %, and between the last two. The clone is fitted to n responses of the expert; rl is "
+    "the best policy for the reward in it."
+)
+"""What the table of exponents shows."""
+
+
 def learning_report(curve: LearningCurve, facts: Mapping[str, Any] | None = None) -> Report:
     """Report exponents in `H` at the most demonstrations and in `n` at the longest horizon, for
     each expert and error.
@@ -51,8 +59,8 @@ def learning_report(curve: LearningCurve, facts: Mapping[str, Any] | None = None
     )
     kind, quantity, _, in_n, _ = rows[0]
     sentence = (
-        f"With more demonstrations the error of the {quantity} falls as n to the power {in_n} "
+        f"With n demonstrations the error of the {quantity} goes as n to the power {in_n} "
         f"({kind} expert, H = {longest})."
     )
-    table = Table("How the errors grow", columns, rows)
+    table = Table("How the errors grow", columns, rows, EXPONENTS)
     return Report("What demonstrations teach", [sentence], facts or {}, [plot, table])

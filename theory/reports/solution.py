@@ -30,6 +30,13 @@ WORST_CASES = (
 )
 """A label, the worst case, its sharp bound, and the paper's."""
 
+WORST = (
+    "Of all policies π̂ whose log-probabilities are within ε of the expert's π_E, the soft-optimal "
+    "policy: what the worst one does on this MDP, the best bound for MDPs of this size, the "
+    "paper's. π_RL is the best policy for the reward in π̂; below 0, better than the expert."
+)
+"""What the table of worst cases shows."""
+
 
 def solution_report(name: str, numbers: Mapping[str, Any]) -> Report:
     """Report what ``endorm solve`` has computed.
@@ -44,7 +51,7 @@ def solution_report(name: str, numbers: Mapping[str, Any]) -> Report:
         >>> numbers |= {"optimal_plain_value": 1.0, "map_return": [1.0]}
         >>> numbers |= {"expert_entropy": 0.5822, "map_response": [[1]], "map_log_prob": [-0.3133]}
         >>> print(solution_report("coin", numbers).text())
-        coin: H = 1, V = 2, 1 prompt(s), α = 1
+        coin: H = 1, V = 2, 1 prompt, α = 1
         The soft-optimal policy has plain value 0.7311; the best policy has 1.
           soft value E V*(s₁): 1.3133
           plain value of the soft-optimal policy: 0.7311
@@ -57,9 +64,10 @@ def solution_report(name: str, numbers: Mapping[str, Any]) -> Report:
           0       1             -0.3133   1
 
     """
+    prompts = f"{numbers['n_prompts']} prompt{'s' * (numbers['n_prompts'] != 1)}"
     title = (
-        f"{name}: H = {numbers['horizon']}, V = {numbers['vocab_size']}, "
-        f"{numbers['n_prompts']} prompt(s), α = {numbers['alpha']:g}"
+        f"{name}: H = {numbers['horizon']}, V = {numbers['vocab_size']}, {prompts}, "
+        f"α = {numbers['alpha']:g}"
     )
     facts = {
         "soft value E V*(s₁)": f"{numbers['soft_value']:.10g}",
@@ -112,6 +120,6 @@ def _worst_cases(numbers: Mapping[str, Any]) -> list[Section]:
         (label, numbers[worst], bounds[sharp], "" if paper is None else bounds[paper])
         for label, worst, sharp, paper in WORST_CASES
     ]
-    title = f"exact worst cases of the ball, ε = {numbers['epsilon']:g} nats"
+    title = f"Exact worst cases within ε = {numbers['epsilon']:g} nats"
     reasons = [Text(f"{name}: {why}") for name, why in numbers["out_of_reach"].items()]
-    return [Table(title, columns, rows), *reasons]
+    return [Table(title, columns, rows, WORST), *reasons]

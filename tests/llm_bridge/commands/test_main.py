@@ -57,7 +57,7 @@ def test_solve_with_a_radius_against_worst_cases_by_hand(tmp_path, capsys):
     assert numbers["bounds"]["rl_gap"] == pytest.approx(3.2)
     assert numbers["bounds"]["clone_gap_paper"] == pytest.approx(0.4)
     assert numbers["out_of_reach"] == {}
-    assert "exact worst cases of the ball" in capsys.readouterr().out
+    assert "Exact worst cases within ε = " in capsys.readouterr().out
 
 
 def test_solve_says_what_is_out_of_reach(tmp_path, capsys):

@@ -105,7 +105,7 @@ NUMBERS = {
 def test_solution_shows_ten_prompts_and_says_where_the_others_are():
     made = solution_report("mdp.npz", NUMBERS)
     text = made.text()
-    assert text.startswith("mdp.npz: H = 2, V = 2, 12 prompt(s), α = 0.5\n")
+    assert text.startswith("mdp.npz: H = 2, V = 2, 12 prompts, α = 0.5\n")
     assert "plain value of the soft-optimal policy: 0.123456789\n" in text
     assert len(made.sections[0].rows) == 10
     assert "… 2 more prompts: all of them with --json" in text
