@@ -2,9 +2,10 @@
 
 Run ``make mutate``. A seeded sample of mutants is made by cosmic-ray's operators and three of our
 own; each is served to a forked process by an import hook, so no file is changed, and the quick
-tests that import its module run until one fails. Results are appended as they come: a run that was
-stopped goes on. Exit code 1 where less than `FLOOR` of a named group is killed; mutants that no
-input can tell from the code do not count (``mutation_equivalent.toml``, each with its reason).
+tests that import its module, those that name its function before the others, run until one fails.
+Results are appended as they come: a run that was stopped goes on. Exit code 1 where less than
+`FLOOR` of a named group is killed; mutants that no input can tell from the code do not count
+(``mutation_equivalent.toml``, each with its reason).
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EQUIVALENT = Path(__file__).with_name("mutation_equivalent.toml")
 SEED, EACH, OTHERS, FLOOR = 0, 24, 66, 0.9
 NO_TESTS, TIMEOUT = 5, -1
+DEAD = ("killed", "timeout")
 IMPORTED = ("hypothesis", "numpy", "pytest", "scipy.optimize", "torch", "transformers")
 BUDGET, STARTUP = 30.0, 30.0
 """Seconds of tests for a mutant, as they take without it; and what importing may add."""
@@ -230,8 +232,23 @@ def mutants(path: str, n: int, seed: int = SEED) -> list[dict[str, Any]]:
             "",
         )
         row = {"key": key, "path": path, "operator": name, "line": number}
+        row["function"] = enclosing(source, number)
         made.append({**row, "before": line, "after": after, "source": changed})
     return made
+
+
+@cache
+def functions(source: str) -> list[tuple[int, int, str]]:
+    """First line, last line and name of every function."""
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef
+    found = [node for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)]
+    return [(node.lineno, node.end_lineno or node.lineno, node.name) for node in found]
+
+
+def enclosing(source: str, line: int) -> str:
+    """Name of the innermost function around a line, empty if there is none."""
+    around = [(first, name) for first, last, name in functions(source) if first <= line <= last]
+    return max(around, default=(0, ""))[1]
 
 
 @cache
@@ -354,6 +371,11 @@ def test_files(path: str) -> list[str]:
     return [entry[-1] for entry in sorted(found)]
 
 
+def named_first(files: list[str], name: str) -> list[str]:
+    """The files, those before the others that have the name of the function that was changed."""
+    return sorted(files, key=lambda file: not name or name not in (ROOT / file).read_text())
+
+
 def parallel(jobs: list[Any], launch: Any, report: Any, workers: int) -> None:
     """Run jobs, so many at a time; `report` gets each with its exit code and seconds."""
     waiting, running = list(reversed(jobs)), {}
@@ -395,17 +417,19 @@ def baselines(files: list[str], out: Path, workers: int) -> dict[str, float]:
     return known
 
 
-def within_budget(files: list[str], seconds: dict[str, float]) -> list[str]:
-    """The first file, whatever it takes, and those that go into `BUDGET` with it."""
+def within_budget(files: list[str], seconds: dict[str, float], budget: float = BUDGET) -> list[str]:
+    """The first file, whatever it takes, and those that go into the budget with it."""
     chosen, spent = [], 0.0
     for file in files:
-        if seconds[file] < float("inf") and (not chosen or spent + seconds[file] <= BUDGET):
+        if seconds[file] < float("inf") and (not chosen or spent + seconds[file] <= budget):
             chosen.append(file)
             spent += seconds[file]
     return chosen
 
 
-def run(made: list[dict[str, Any]], out: Path, workers: int) -> dict[str, dict[str, Any]]:
+def run(
+    made: list[dict[str, Any]], out: Path, workers: int, budget: float = BUDGET
+) -> dict[str, dict[str, Any]]:
     """Try every mutant that `out` has no result of; returns results by key."""
     out.mkdir(parents=True, exist_ok=True)
     store = out / "mutants.jsonl"
@@ -414,10 +438,15 @@ def run(made: list[dict[str, Any]], out: Path, workers: int) -> dict[str, dict[s
     left = [mutant for mutant in made if mutant["key"] not in results]
     tests = {path: test_files(path) for path in {mutant["path"] for mutant in left}}
     seconds = baselines(sorted({x for files in tests.values() for x in files}), out, workers)
-    asked = {path: within_budget(files, seconds) for path, files in tests.items()}
+    asked = {
+        mutant["key"]: within_budget(
+            named_first(tests[mutant["path"]], mutant["function"]), seconds, budget
+        )
+        for mutant in left
+    }
 
     def launch(mutant: dict[str, Any]) -> tuple[int, float]:
-        files = asked[mutant["path"]]
+        files = asked[mutant["key"]]
         return start([*QUIET, *files], mutant), 3 * sum(seconds[x] for x in files) + STARTUP
 
     def report(mutant: dict[str, Any], code: int, taken: float) -> None:
@@ -432,9 +461,9 @@ def run(made: list[dict[str, Any]], out: Path, workers: int) -> dict[str, dict[s
               f"{mutant['after'][:80]}", flush=True)  # fmt: skip
 
     for mutant in left:
-        if not asked[mutant["path"]]:  # pytest without a file would run them all
+        if not asked[mutant["key"]]:  # pytest without a file would run them all
             report(mutant, 0, 0.0)
-    parallel([x for x in left if asked[x["path"]]], launch, report, workers)
+    parallel([x for x in left if asked[x["key"]]], launch, report, workers)
     return {mutant["key"]: results[mutant["key"]] for mutant in made}
 
 
@@ -454,8 +483,8 @@ def table(rows: list[dict[str, Any]], groups: list[str]) -> tuple[str, bool]:
     survivors, equivalents = [], []
     for group in groups:
         mine = [row for row in rows if row["group"] == group]
-        killed = sum(row["verdict"] in ("killed", "timeout") for row in mine)
-        alive = [row for row in mine if row["verdict"] not in ("killed", "timeout")]
+        killed = sum(row["verdict"] in DEAD for row in mine)
+        alive = [row for row in mine if row["verdict"] not in DEAD]
         equal = [row for row in alive if (row["path"], row["operator"], row["after"]) in why]
         survivors += [row for row in alive if row not in equal]
         equivalents += equal
@@ -481,6 +510,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--groups", nargs="+", choices=[*GROUPS, "others"])
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--again", action="store_true", help="try survivors again")
+    parser.add_argument(
+        "--budget", type=float, default=BUDGET, help="seconds of tests for a mutant"
+    )
     options = parser.parse_args(arguments)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
@@ -494,14 +526,18 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     store = options.out / "mutants.jsonl"
     if options.again and store.exists():
-        dead = ('"verdict": "killed"', '"verdict": "timeout"')
-        kept = [x for x in store.read_text().splitlines() if any(y in x for y in dead)]
-        store.write_text("".join(x + "\n" for x in kept))
+        rows, why = [json.loads(x) for x in store.read_text().splitlines()], reasons()
+        kept = [
+            row
+            for row in rows
+            if row["verdict"] in DEAD or (row["path"], row["operator"], row["after"]) in why
+        ]
+        store.write_text("".join(json.dumps(row) + "\n" for row in kept))
     for name in IMPORTED:
         importlib.import_module(name)  # once: the forked processes have them
 
     try:
-        results = run(made, options.out, options.workers)
+        results = run(made, options.out, options.workers, options.budget)
     except RuntimeError as error:
         print(f"mutation.py: {error}", file=sys.stderr)
         return 2

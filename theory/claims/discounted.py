@@ -87,9 +87,6 @@ class DiscountedInstance:
         self.gauge: Array = (
             np.zeros(len(mdp.rewards)) if gauge is None else np.asarray(gauge, float)
         )
-        if not np.isfinite(self.gauge).all():
-            wrong = self.gauge[~np.isfinite(self.gauge)][0]
-            raise ValueError(f"gauge holds {wrong}: must be finite")
         self.discount: Array = np.asarray(mdp.discount)
         self.temperature: Array = np.asarray(self.alpha)
         self.width: Array = mdp.reward_width

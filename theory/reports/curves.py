@@ -30,8 +30,8 @@ sharper first.
 
 
 NOTES = {
-    "clone": "Cloning is followed by bounds on it, the paper's H²ε last; TV_RR(h) is the total "
-    "variation of h answers that randomised response at ε tells apart, and Σ runs over the steps.",
+    "clone": "Cloning is followed by bounds on it, the paper's H²ε last; TV_RR(h) is the largest "
+    "total variation that h tokens of two policies within ε can have, and Σ runs over the steps.",
     "rl": "RL is the best policy for the worst clone's own reward, against the best policy; 2αHε "
     "bounds it, and Hε is the paper's bound.",
 }

@@ -291,5 +291,8 @@ def endogenous_reward(
                 f"values has shape {np.shape(values)}: must be ({len(rewards)},), one per state"
             )
         gauge = np.asarray(values, dtype=np.float64)
+        if not np.isfinite(gauge).all():
+            wrong = gauge[~np.isfinite(gauge)][0]
+            raise ValueError(f"values holds {wrong}: the gauge must be finite")
         rewards = rewards + (gauge[:, None] - mdp.discount * gauge[mdp.next_states])
     return mdp.with_rewards(rewards)

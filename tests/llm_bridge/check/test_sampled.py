@@ -360,6 +360,7 @@ def test_one_model_at_two_temperatures_and_nothing_to_tell_apart(models):
         assert one[:2] == (0.0, 0.0)
         assert 0.1 < one.high < 0.5, name  # of 16 pairs, or 32 responses
     assert same.estimates["affinity Σ √(π_E π̂)"].low < 0.9
+    assert same.estimates[sampled.LE_CAM][:2] == (0.0, 0.0)
     temperatures = {"expert_temperature": 0.5, "temperature": 0.9, "end_tokens": ENDS}
     colder = estimate(lm, lm, PROMPTS, H, 2000, width=400, **temperatures)
     instance = model_instance(lm, lm, PROMPTS, H, **temperatures).instance

@@ -929,3 +929,16 @@ def test_arithmetic_is_rounded_to_nearest():
             )
     for a, c in zip(np.abs(x).tolist(), np.sqrt(np.abs(x)).tolist(), strict=True):
         assert abs(mpf(c) - mp.sqrt(mpf(a))) <= mpf(2) ** -53 * mpf(c)
+
+
+@kinds
+@pytest.mark.parametrize("divisor", [0.25, 1.0, 3.0, -1e-300])
+def test_zero_over_a_number_is_exactly_zero(bits, divisor):
+    """A reward of zero stays one: what is exact is not made wide."""
+    found = enclose(np.array([0.0]), bits) / enclose(np.array([divisor]), bits)
+    assert (found.lower()[0], found.upper()[0]) == (0.0, 0.0)
+
+
+def test_zero_over_what_may_be_zero_is_not_known():
+    found = Doubles.of([0.0]) / Doubles.of([0.5]).widen(Doubles.of([0.5]))
+    assert not (np.isfinite(found.lower()[0]) and np.isfinite(found.upper()[0]))

@@ -4,6 +4,7 @@ ever `holds`.
 
 import dataclasses
 import math
+from contextlib import nullcontext
 from functools import cache
 
 import mpmath
@@ -403,6 +404,22 @@ def test_a_wrong_expert_is_refused():
     nearly = Policy(mdp.dynamics, tuple(t + 1e-9 for t in soft_optimal(mdp, 1.0).policy.log_probs))
     with pytest.raises(ValueError, match="expert"):
         Instance(mdp, nearly, other, 1.0)
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.3, 40.0])
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_how_far_an_expert_may_be_from_the_solvers(alpha, scale):
+    """By 1e-13 for each nat of a value, a reward and a log-probability, and no further."""
+    mdp = TokenMDP.tree([[[0.0, scale]], [[0.0, scale], [scale, 0.0]]], reward_range=(0, scale))
+    expert = soft_optimal(mdp, alpha).policy
+    log_p = expert.log_probs[0][0]
+    soft_value = alpha * np.logaddexp(0.0, scale / alpha) * 2
+    nats = 1.0 + 2 * (soft_value + scale) / alpha - log_p[0]
+    for share, refused in ((0.98, False), (1.02, True)):
+        moved = np.array([[log_p[0] - share * 1e-13 * nats, log_p[1]]])
+        given = dataclasses.replace(expert, log_probs=(moved, *expert.log_probs[1:]))
+        with pytest.raises(ValueError, match="expert: log π_E is") if refused else nullcontext():
+            Instance(mdp, given, expert, alpha)
 
 
 @pytest.mark.parametrize("epsilon", [1e-3, 1e-8, 1e-10])

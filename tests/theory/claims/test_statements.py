@@ -124,6 +124,16 @@ def test_how_near_two_policies_are_where_they_write():
             assert any(abs(x - level) < 1e-12 for x, _, _ in rows)
 
 
+def test_where_every_token_is_rare_none_is_visited():
+    """Of 4,000 tokens each is written by fewer than `VISITED` of the responses."""
+    mdp = TokenMDP.tree([np.zeros((1, 4000))])
+    expert = soft_optimal(mdp, 1.0).policy
+    other = Policy.from_logits(mdp.dynamics, [np.linspace(0.0, 1.0, 4000)[None]])
+    instance = Instance(mdp, expert, other, 1.0)
+    assert float(instance.epsilon) > 0.4
+    assert float(instance.epsilon_visited) == 0.0
+
+
 def test_what_follows_the_end_of_a_response_is_not_written():
     """With an end token, quantiles are those of the tokens up to it; here the two differ in the
     first token only.

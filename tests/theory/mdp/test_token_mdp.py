@@ -339,10 +339,10 @@ BAD_MDPS = [
         r"rewards\[1\] holds -inf at \(1, 1\).*allowed=",
     ),
     (
-        lambda: TokenMDP.tree([[[0.0, 1.5]]]),
+        lambda: TokenMDP.tree([[[1.0, 1.5]]]),  # the end of the range is inside
         r"rewards\[0\] holds 1\.5 at \(0, 1\), outside reward_range=\(0, 1\): pass",
     ),
-    (lambda: TokenMDP.tree([[[0.0, -0.5]]]), r"rewards\[0\] holds -0\.5"),
+    (lambda: TokenMDP.tree([[[0.0, -0.5]]]), r"rewards\[0\] holds -0\.5 at \(0, 1\)"),
     (
         lambda: TokenMDP.tree([R0], reward_range=(1, 0)),
         r"reward_range=\(1, 0\): must be two finite",

@@ -895,3 +895,12 @@ def test_a_token_never_chosen_counts_nothing():
     assert kl_values(mdp, sure, fair).values == pytest.approx(10 * math.log(2))
     assert kl_values(mdp, sure, sure).values == pytest.approx(0)
     assert expected_sums(mdp, sure, np.array([[1.0, -np.inf]] * 4)).values == pytest.approx(10)
+
+
+@pytest.mark.parametrize("wrong", [math.inf, -math.inf, math.nan])
+def test_a_gauge_that_is_not_finite_is_refused_by_its_first_such_number(wrong):
+    mdp = DiscountedMDP.window([[0.0, 1.0], [1.0, 0.0]], 1, 0.5)
+    policy = np.log(np.full((2, 2), 0.5))
+    for make in (DiscountedInstance, endogenous_reward):
+        with pytest.raises(ValueError, match=f"values holds {wrong}: the gauge must be finite"):
+            make(mdp, policy, 1.0, [0.0, wrong])
