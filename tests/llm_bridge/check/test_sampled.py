@@ -2,7 +2,9 @@
 often as they say.
 """
 
+import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -370,6 +372,22 @@ def test_one_model_at_two_temperatures_and_nothing_to_tell_apart(models):
     _, low, high, _ = colder.estimates["KL(π_E‖π̂)"]
     assert low <= float(instance.kl_from_expert.mean()) <= high
     assert high - low < 0.2 * low
+
+
+def test_a_variance_that_may_be_zero_has_an_interval_from_zero():
+    """One response in fifty is worth anything: Student's interval alone would begin below zero."""
+    log_expert = np.zeros((1, 50))
+    log_expert[0, 0] = 1.0
+
+    def drawn(log_policy):
+        fields = dict.fromkeys((x.name for x in dataclasses.fields(draws.Draws)), np.zeros((1, 50)))
+        return draws.Draws(**fields | {"log_expert": log_expert, "log_policy": log_policy})
+
+    found = sampled._le_cam((drawn(log_expert - 3.0), drawn(log_expert + 3.0)), 1.0, 0.95)
+    assert found.low == 0.0 < found.value < found.high
+    distance = 2 * np.tanh(1.5) ** 2
+    spread = 2 * np.var(np.concatenate([log_expert, log_expert]), ddof=1)
+    assert found.value == pytest.approx(math.sqrt(distance * spread), rel=1e-12)
 
 
 def test_what_is_close_is_of_the_tokens_that_the_expert_draws(models, monkeypatch):
