@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
-from scipy.special import ndtri
 
 from theory.commands import shared
 from theory.commands.options import Options, option
@@ -177,7 +177,7 @@ def normal_quantile(confidence: float) -> float:
         1.96
 
     """
-    return float(ndtri((1 + confidence) / 2))
+    return NormalDist().inv_cdf((1 + confidence) / 2)
 
 
 def exact_point(

@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import comb
+from statistics import NormalDist
 from typing import Any, TypeAlias
 
 import numpy as np
-from scipy.special import ndtri
 
 from llm_bridge.preferences.intervals import Array, mean_intervals
 from llm_bridge.preferences.length import fit_length
@@ -358,9 +358,10 @@ def _report(judged: list[_Judged], options: _Options) -> dict[str, Any]:
         tables = [one.wins["score"] for one in judged]
         matrix = np.average(tables, axis=0, weights=weights).tolist()
         report["matrix"] = {"styles": list(RM_BENCH_STYLES), "chosen_by_rejected": matrix}
+    z = NormalDist().inv_cdf(0.5 + options.confidence / 2)
     # of a random score: the variance of Mann and Whitney's U over the number of pairs
     variance = (weights / weights.sum()) ** 2 @ ((shapes.sum(1) + 1) / (12 * shapes.prod(1)))
-    half = min(0.5, float(ndtri(0.5 + options.confidence / 2) * np.sqrt(variance)))
+    half = min(0.5, float(z * np.sqrt(variance)))
     random = {"value": 0.5, "low": 0.5 - half, "high": 0.5 + half}
     report["nulls"] = {"random": {"accuracy": random}}
     if "best_of_n" in report:
@@ -368,7 +369,7 @@ def _report(judged: list[_Judged], options: _Options) -> dict[str, Any]:
         chance = np.array([1 / comb(c + r, c) for c, r in shapes.tolist()])
         share = weights / weights.sum()
         value = float(share @ chance)
-        half = float(ndtri(0.5 + options.confidence / 2) * np.sqrt(share**2 @ (chance - chance**2)))
+        half = float(z * np.sqrt(share**2 @ (chance - chance**2)))
         ends = {"low": max(0.0, value - half), "high": min(1.0, value + half)}
         report["nulls"]["random"]["best_of_n"] = {"value": value} | ends
     for null, figures in named.items():

@@ -7,8 +7,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.special import expit, log_expit, ndtri
 
 __all__ = ["LengthFit", "fit_length"]
 
@@ -63,6 +61,9 @@ def fit_length(
         (0.556, '5 independent prompts: too few for an interval')
 
     """
+    from scipy.optimize import minimize  # a fifth of a second: wrong paths are refused before
+    from scipy.special import expit, log_expit, ndtri
+
     y, x, w = (np.asarray(values, dtype=float) for values in (wins, difference, weights))
     _require("wins", y, (y >= 0) & (y <= 1), "must be from 0 to 1")
     _require("difference", x, np.isfinite(x), "must be finite")

@@ -450,10 +450,11 @@ def test_rows_are_read_as_they_are_asked_for(write):
     assert [type(next(items)) for _ in range(4)] == [Comparison] * 3 + [Problem]
 
 
-def test_neither_torch_nor_transformers_is_imported():
+def test_nothing_heavy_is_imported_before_words_are_read():
     code = (
-        "import sys, llm_bridge.preferences.pairs, llm_bridge.preferences.accuracy;"
-        "print([m for m in ('torch', 'transformers', 'matplotlib') if m in sys.modules])"
+        "import sys, llm_bridge.commands.main, llm_bridge.preferences.accuracy;"
+        "heavy = 'torch', 'transformers', 'matplotlib', 'scipy', 'datasets';"
+        "print([m for m in heavy if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
