@@ -80,9 +80,9 @@ class ExactTarget:
         self.optimum = kl_optimal(charged, self.anchor, config.beta + config.entropy).policy
         self.answers: Responses | None = None
         if answers is not None:
-            pairs = zip(prompts, answers, strict=False)
+            pairs = zip(prompts, answers, strict=False)  # counted below
             ids = [encode_answer(lm, prompt, answer) for prompt, answer in pairs]
-            if len(ids) != len(prompts) or any(len(row) != config.max_tokens for row in ids):
+            if len(answers) != len(prompts) or any(len(row) != config.max_tokens for row in ids):
                 raise ValueError(
                     f"answers: must be {len(prompts)} texts of max_tokens={config.max_tokens} "
                     "tokens each"

@@ -327,6 +327,34 @@ def test_nulls_by_hand():
     assert set(report["length_controlled"]) == {"characters", "tokens"}
 
 
+@pytest.mark.parametrize(
+    ("n", "chosen", "rejected", "variance"),
+    [(100, 1, 1, 1 / 4), (50, 2, 3, 6 / (12 * 6)), (200, 3, 3, 7 / (12 * 9))],
+)
+def test_the_range_of_a_random_score_is_that_of_mann_and_whitneys_u(n, chosen, rejected, variance):
+    """``(C + R + 1)/(12 C R)`` is the variance of the share of pairs that a random score orders."""
+    rows = [Comparison(f"s/{k}", f"{k}", ("a",) * chosen, ("b",) * rejected, "s") for k in range(n)]
+    scores = [(np.arange(chosen) + 0.5, np.arange(rejected))] * n
+    random = summary(rows, scores, resamples=50)["nulls"]["random"]["accuracy"]
+    half = 1.959964 * np.sqrt(variance / n)
+    assert (random["low"], random["high"]) == pytest.approx((0.5 - half, 0.5 + half))
+
+
+@pytest.mark.parametrize(("chosen", "rejected"), [(1, 3), (3, 1), (2, 3)])
+def test_scores_of_pairs_are_read_row_by_row(chosen, rejected):
+    """The pair of chosen `i` and rejected `j` of `R` is number ``i·R + j``."""
+    row = Comparison("s/0", "Why?", ("a",) * chosen, ("b",) * rejected, "s")
+    right = np.random.default_rng(0).random((chosen, rejected)) < 0.5
+    scores = {
+        ("s/0", "pair", i * rejected + j): 1.0 if right[i, j] else -1.0
+        for i in range(chosen)
+        for j in range(rejected)
+    }
+    assert summary([row], scores, resamples=50)["accuracy"]["value"] == right.mean()
+    with pytest.raises(ValueError, match="scores"):
+        summary([row], dict(list(scores.items())[:-1]), resamples=50)
+
+
 def test_matched_pairs_by_hand():
     lengths = [(100, 90), (100, 89), (10, 10), (10, 1)]
     comparisons = [pair(n, "c" * a, "r" * b) for n, (a, b) in enumerate(lengths)]

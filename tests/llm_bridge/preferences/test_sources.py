@@ -130,6 +130,10 @@ def test_several_splits_need_a_name(tmp_path):
     with pytest.raises(ValueError, match=rf"no split 'dev': .*name one, {folder}:train"):
         read_comparisons(f"{folder}:dev")
     assert [item.id for item in read_comparisons(f"{folder}:test")[0]] == ["s/b"]
+    plain = whole.remove_columns([x for x in whole.column_names if x in ("subset", "id")])
+    datasets.DatasetDict({"train": plain, "test": plain}).save_to_disk(tmp_path / "plain")
+    found = read_comparisons(f"{tmp_path / 'plain'}:test")[0]
+    assert [item.id for item in found] == ["test/0", "test/1"]
 
 
 def test_a_folder_that_changed_is_another_source(tmp_path):
