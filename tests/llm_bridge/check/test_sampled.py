@@ -380,14 +380,24 @@ def test_a_variance_that_may_be_zero_has_an_interval_from_zero():
     log_expert[0, 0] = 1.0
 
     def drawn(log_policy):
-        fields = dict.fromkeys((x.name for x in dataclasses.fields(draws.Draws)), np.zeros((1, 50)))
-        return draws.Draws(**fields | {"log_expert": log_expert, "log_policy": log_policy})
+        fields = dict.fromkeys((x.name for x in dataclasses.fields(Draws)), np.zeros((1, 50)))
+        return Draws(**fields | {"log_expert": log_expert, "log_policy": log_policy})
 
     found = sampled._le_cam((drawn(log_expert - 3.0), drawn(log_expert + 3.0)), 1.0, 0.95)
     assert found.low == 0.0 < found.value < found.high
     distance = 2 * np.tanh(1.5) ** 2
     spread = 2 * np.var(np.concatenate([log_expert, log_expert]), ddof=1)
     assert found.value == pytest.approx(math.sqrt(distance * spread), rel=1e-12)
+
+
+def test_four_times_as_probable_is_badly_covered():
+    """At exactly four times, which the doubles of log 4 are."""
+    log_policy = np.zeros((1, 4))
+    log_expert = np.array([[0.0, 1.0, np.log(4), 2.0]])
+    fields = dict.fromkeys((x.name for x in dataclasses.fields(Draws)), np.zeros((1, 4)))
+    both = Draws(**fields | {"log_expert": log_expert, "log_policy": log_policy})
+    found = estimates(both, both, 1.0, (np.zeros(1),) * 3)
+    assert found["P_{π_E}[π_E ≥ 4π̂]"].value == 0.5
 
 
 def test_what_is_close_is_of_the_tokens_that_the_expert_draws(models, monkeypatch):

@@ -313,6 +313,10 @@ def wrong(row, message, format="jsonl"):
         wrong(PAIR | {"rejected": 5}, "rejected must be text, got 5"),
         wrong(PAIR | {"rejected": []}, "rejected must be text or a list of messages, got []"),
         wrong(PAIR | {"rejected": ["5"]}, "rejected must be text or a list of messages"),
+        wrong(
+            PAIR | {"rejected": [{"role": "assistant", "content": "5"}, "6"]},
+            "rejected must be text or a list of messages",
+        ),
         wrong(PAIR | {"rejected": [{"role": "assistant"}]}, "rejected: content is missing"),
         wrong(PAIR | {"rejected": [user("5")]}, "must end with the assistant's message"),
         wrong(PAIR | {"prompt": [user("q"), assistant("a")]}, "and the prompt must not"),
