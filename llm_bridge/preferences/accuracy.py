@@ -129,6 +129,9 @@ def domain_matrix(comparisons: Sequence[Comparison], scores: Scores) -> dict[str
     Returns:
         Shares by the system prompt's domain, then by the response's.
 
+    Raises:
+        ValueError: a comparison does not say of which domain each of its responses is.
+
     Example:
         >>> row = Comparison("a/0", "Why?", ("x",), ("y",), "a", None, ("a",), ("b",))
         >>> domain_matrix([row], {("a/0", "chosen", 0): 2.0, ("a/0", "rejected", 0): 1.0})
@@ -141,6 +144,10 @@ def domain_matrix(comparisons: Sequence[Comparison], scores: Scores) -> dict[str
         wins = (both[:, None] > both) + 0.5 * (both[:, None] == both)
         beats = (wins.sum(1) - 0.5) / (len(both) - 1)  # without the half win over itself
         styles = comparison.chosen_styles + comparison.rejected_styles
+        if len(styles) != len(both):
+            raise ValueError(
+                f"{comparison.id}: {len(styles)} domains for {len(both)} responses; give DSP's rows"
+            )
         for style, value in zip(styles, beats, strict=True):
             sums.setdefault((comparison.subset, style), []).append(float(value))
     rows = sorted({row for row, _ in sums})

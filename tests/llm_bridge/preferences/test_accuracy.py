@@ -506,6 +506,12 @@ def dsp(n, domains=("academy", "business", "normal")):
         )
 
 
+def test_a_domain_matrix_needs_the_domain_of_each_response():
+    row = Comparison("a/0", "Why?", ("x",), ("y",), "a", None, ("a",), ())
+    with pytest.raises(ValueError, match="a/0: 1 domains for 2 responses; give DSP's rows"):
+        domain_matrix([row], {("a/0", "chosen", 0): 2.0, ("a/0", "rejected", 0): 1.0})
+
+
 def test_domain_matrix_against_brute_force():
     comparisons = [c for n in range(7) for c in dsp(n)]
     scores = by_key(comparisons)
