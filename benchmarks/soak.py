@@ -31,27 +31,12 @@ LEAST = 8
 
 
 def rounds(command, folder):
-    """The command lines of a round: one that starts a run, then those that go on with it."""
-    from tiny import saved
+    """The command lines of a round: one that starts a run, then one that goes on with it."""
+    from faults import commands  # the same small commands that are interrupted there
 
-    models = [str(saved(folder / str(seed), seed=seed)) for seed in (0, 1)]
-    out = ["--out", str(folder / "run")]
-    if command == "verify":
-        words = ["verify", "--model", models[0], "--expert", models[1], "--prompt", "ab"]
-        words += ["--tokens", "abc", "--horizon", "2", *out]
-        return [words]
-    data = folder / "rows.jsonl"
-    if command == "score":
-        row = '{"prompt": "What is %d?", "chosen": "It is %d.", "rejected": "%d no"}\n'
-        data.write_text("".join(row % (n, n, n) for n in range(24)))
-        words = ["score", "--model", models[0], "--pairs", str(data), "--resamples", "50", *out]
-        return [words, words]
-    row = '{"problem": "What is %d plus one?", "answer": "%d"}\n'
-    data.write_text("".join(row % (n, n + 1) for n in range(9)))
-    words = ["ppo", "--model", models[0], "--data", str(data), "--max-tokens", "4", *out]
-    words += ["--eval-samples", "2", "--prompts-per-step", "4", "--samples", "2"]
-    words += ["--minibatch", "8", "--microbatch", "8", "--checkpoint-every", "1", "--steps"]
-    return [[*words, "2"], [*words, "2", "--resume"]]
+    words = [*commands(folder)[command], "--out", str(folder / "run")]
+    again = {"verify": [], "score": [words], "ppo": [[*words, "--resume"]]}
+    return [words, *again[command]]
 
 
 def held():
