@@ -266,12 +266,23 @@ def test_a_command_gives_the_same_numbers_on_ray_and_here(ray, tmp_path):
     assert json.loads(here) == json.loads(there)
 
 
+HIDDEN = """
+import sys
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("theory", "llm_bridge", "endorm"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Hidden())
+"""
+"""In ``sitecustomize.py``: a process that has everything but this package."""
+
+
 def test_a_worker_without_the_package_is_one_line(dask, tmp_path):
-    where = dask(1, environment(ROOT / "tests" / "helpers", tmp_path))
-    hidden = find_spec("theory").origin
-    if "site-packages" in hidden or os.environ.get("PYTHONPATH") is None:
-        pytest.skip("the package is installed for every process of this environment")
-    with pytest.raises(OSError, match="cannot import what a cell needs"):
+    (tmp_path / "sitecustomize.py").write_text(HIDDEN)
+    where = dask(1, environment(tmp_path, ROOT / "tests" / "helpers"))
+    with pytest.raises(OSError, match=r"cannot import what a cell needs \(No module named"):
         computed(square, {0: (3,)}, where)
 
 
