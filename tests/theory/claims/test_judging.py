@@ -222,6 +222,24 @@ def test_the_worst_of_several_instances_is_that_of_least_slack(slacks):
     assert found.worst_ratio == 1 / (1.0 + min(slacks))
 
 
+def test_what_a_statement_applies_to_is_a_share_by_weight():
+    """Of two instances, of weights 3 and 1, the second is one that it says nothing of."""
+    says = iter([True, False])
+    statement = planted([0.0] * 2, [1.0] * 2, when=lambda i: np.full(2, next(says)))
+    found = decide_each([statement], [trivial(), trivial()], weights=[3.0, 1.0])[0]
+    assert found.applies == 0.75
+    assert found.outcomes == {"holds": 1, "does not apply": 1}
+    assert (found.mean_left, found.mean_right) == (0.0, 1.0)
+
+
+def test_what_doubles_decide_is_not_counted_as_certified():
+    """A violation never rests on doubles."""
+    assert decide(planted([0.0] * 2, [1.0] * 2), [trivial()]).certified == 0
+    assert decide(planted([2.0] * 2, [1.0] * 2), [trivial()]).certified == 1
+    silent = planted([2.0] * 2, [1.0] * 2, when=lambda i: np.zeros(2, bool))
+    assert decide(silent, [trivial()]).certified == 0
+
+
 @pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize("sides", [(np.nan, 1.0), (1.0, np.nan)])
 def test_a_slack_that_is_not_a_number_is_less_than_any(sides, first):
