@@ -165,7 +165,8 @@ def _report(
     chance = {"accuracy": "0.500", "log_loss": "0.693", "brier": "0.250"}
     nulls = judged["pairwise"]["nulls"]
     shorter = nulls["shorter (characters)"]["accuracy"]
-    rows = [(key, shown.format(**judged[key]), coin) for key, coin in chance.items()]
+    names = {"accuracy": "accuracy", "log_loss": "log loss", "brier": "Brier score"}
+    rows = [(names[key], shown.format(**judged[key]), coin) for key, coin in chance.items()]
     rows.append(("accuracy of the shorter response", shown.format(**shorter), "0.500"))
     bins = [
         (
@@ -188,8 +189,12 @@ def _report(
         "L2 penalty": f"{found['cross_validation']['penalty']:g}",
     }
     table = Table("Held out", [Column("figure"), Column("value"), Column("a coin")], rows)
-    reliability = Table("Reliability", columns, bins)
-    facts |= {"seed": found["seed"], "found of the model": found["model_findings"] or "nothing"}
+    note = "Pairs by the confidence that the reward gives them: right as often, if calibrated."
+    reliability = Table("Reliability", columns, bins, note)
+    facts |= {
+        "seed": found["seed"],
+        "found of the model": found["model_findings"] or "nothing to note",
+    }
     right = shown.format(**judged["accuracy"])
     sentence = f"On prompts held out it is right on {right} of pairs; a coin on 0.500, the shorter "
     sentence += f"response on {shown.format(**shorter)}."
