@@ -37,7 +37,7 @@ def run(folder, command, *words, model="base"):
 def test_a_trained_reward_is_read_by_score(folder, capsys):
     out = folder / "reward"
     assert run(folder, "train-reward", "--out", out) == 0
-    assert "log_loss" in capsys.readouterr().out
+    assert "log loss" in capsys.readouterr().out
     found = json.loads((out / "calibration.json").read_text())
     train, held = set(found["train"]), set(found["held_out"])
     assert train | held == {f"pairs/{n}" for n in range(40)}
