@@ -270,7 +270,7 @@ def facts(found: ModelInstance) -> dict[str, Any]:
             "the rest"
         )
     shown: dict[str, Any] = {
-        "prompts": list(tree.prompts)
+        "prompts": [_said(prompt) for prompt in tree.prompts]
         if len(tree.prompts) <= 8
         else f"{len(tree.prompts)}, each an instance",
         "alpha": float(instance.alpha),
@@ -309,3 +309,10 @@ def facts(found: ModelInstance) -> dict[str, Any]:
         lost = int((instance.rl_response.tokens == tree.rest).any(axis=-1).sum())
         shown["prompts whose π_RL ends in the rest token"] = lost
     return shown
+
+
+def _said(prompt: Prompt) -> str:
+    """Return a prompt as text: of a conversation, what each message says."""
+    if isinstance(prompt, str):
+        return prompt
+    return " / ".join(str(message["content"]) for message in prompt)

@@ -55,7 +55,10 @@ def exact_report(title: str, facts: Mapping[str, Any], comparison: Comparison) -
         "Share of the expert's tokens on which the policies differ by more than so many nats.",
     )
     loss = {"sampling π̂": "sampling from it", "greedy decoding": "decoding it greedily"}
-    lost = ", ".join(f"{how} loses {comparison.gaps[of]:.4g}" for of, how in loss.items())
+    lost = ", ".join(
+        f"{how} {'gains' if comparison.gaps[of] < 0 else 'loses'} {abs(comparison.gaps[of]):.4g}"
+        for of, how in loss.items()
+    )
     most = comparison.gaps["range of the return"]
     return Report(
         title,
