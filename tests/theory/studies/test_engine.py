@@ -286,6 +286,13 @@ def test_a_worker_without_the_package_is_one_line(dask, tmp_path):
         computed(square, {0: (3,)}, where)
 
 
+def test_the_first_version_that_differs_is_named():
+    ours = (("endorm", "1"), ("numpy", "2.1"), ("files of endorm", "abc"))
+    assert engine._difference(ours, ours) == ""
+    theirs = (*ours[:1], ("numpy", "2.2"), ("files of endorm", "abd"))
+    assert engine._difference(ours, theirs) == "numpy 2.2, not 2.1"
+
+
 def test_a_worker_with_other_files_is_refused_by_name(dask, tmp_path):
     """Their numbers could be others."""
     other = tmp_path / "other"
