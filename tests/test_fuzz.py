@@ -24,6 +24,21 @@ def test_damaged_files_are_read_or_refused_with_one_line(name):
     assert findings == []
 
 
+@pytest.mark.parametrize("name", [name for name in READERS if name.endswith((".json", ".jsonl"))])
+def test_json_that_is_nested_too_deeply_is_one_line(name, tmp_path):
+    reader, deep = READERS[name], b"[" * 100_000
+    (tmp_path / name).write_bytes(reader.corpus[0])
+    reader.read(tmp_path / name)  # loads what is needed: a damaged file has seconds
+    for number, data in enumerate(reader.corpus):
+        before, colon, after = data.rpartition(b":")
+        for k, damaged in enumerate([deep, data.replace(b'"', deep + b'"', 1),
+                                     before + colon + deep + after,
+                                     before + colon + deep + b"]" * 100_000 + after]):  # fmt: skip
+            folder = tmp_path / f"{number}-{k}"
+            folder.mkdir()
+            assert fuzz.finding(reader, damaged, folder) is None
+
+
 def test_what_is_wrong_is_found(tmp_path):
     def of(read):
         return fuzz.finding(fuzz.Reader("a.txt", [b"a"], read), b"a", tmp_path)

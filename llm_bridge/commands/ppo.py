@@ -33,7 +33,7 @@ from llm_bridge.models.spec import ModelSpec
 from llm_bridge.tasks.named import TASKS
 from theory.commands import shared
 from theory.commands.options import Command, Group, OptionError, Options, option
-from theory.storage.files import write_json
+from theory.storage.files import parsed_json, write_json
 
 if TYPE_CHECKING:
     from llm_bridge.check.improvement import SampledTarget
@@ -240,7 +240,7 @@ def _config(arguments: argparse.Namespace, options: PPOOptions) -> PPOConfig:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        given = json.loads(path.read_text(encoding="utf-8"))
+        given = parsed_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"--config={path}: cannot be read as JSON ({error})") from None
     if not isinstance(given, dict):

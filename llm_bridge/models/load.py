@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from llm_bridge.models.hub import cache_without_hub
 from llm_bridge.models.names import looks_like_path
 from llm_bridge.models.prompt_format import PromptFormat
 from llm_bridge.models.text_notes import TextNotes
+from theory.storage.files import parsed_json
 
 if TYPE_CHECKING:
     from llm_bridge.models.spec import ModelSpec
@@ -276,7 +276,7 @@ def _require_generation_config(name: str) -> None:
     path = os.path.join(name, file) if os.path.isdir(name) else try_to_load_from_cache(name, file)
     if isinstance(path, str) and os.path.isfile(path):
         try:
-            json.loads(Path(path).read_bytes())
+            parsed_json(Path(path).read_bytes())
         except ValueError as error:
             raise OSError(f"{file}: {error}") from None
 

@@ -33,6 +33,7 @@ from llm_bridge.models.calls import first_line
 from llm_bridge.models.gate import ModelReader
 from llm_bridge.models.head import TokenStatistics
 from llm_bridge.models.load import CausalLM
+from theory.storage.files import parsed_json
 
 __all__ = ["NO_LOGITS", "ServedLM", "Server", "connect"]
 
@@ -409,7 +410,7 @@ def _request(url: str, body: dict[str, Any] | None = None, waits: Sequence[float
         time.sleep(wait)
         try:
             with urllib.request.urlopen(asked, timeout=TIMEOUT) as answer:
-                return json.load(answer)
+                return parsed_json(answer.read())
         except urllib.error.HTTPError as error:
             reason = f"{error.code} {_message(error)}"
             if error.code in (401, 403):
@@ -434,7 +435,7 @@ def _message(error: urllib.error.HTTPError) -> str:
     try:
         with error:
             text = error.read().decode(errors="replace")
-        found: Any = json.loads(text)
+        found: Any = parsed_json(text)
         for name in ("error", "message", "detail"):
             found = found.get(name, found) if isinstance(found, dict) else found
         text = found if isinstance(found, str) else text

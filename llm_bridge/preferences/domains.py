@@ -5,7 +5,6 @@ Every set of prompts names the same domains; the domain `normal` has no prompt.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TypeAlias
 
 from llm_bridge.preferences.pairs import Comparison
 from llm_bridge.preferences.rows import shown
+from theory.storage.files import parsed_json
 
 __all__ = [
     "DOMAIN_PROMPTS",
@@ -83,8 +83,8 @@ def read_domain_prompts(given: str) -> DomainPrompts:
         return DOMAIN_PROMPTS[given]
     name = f"--domain-prompts={given}"
     try:
-        found = json.loads(Path(given).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        found = parsed_json(Path(given).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         known = ", ".join(DOMAIN_PROMPTS)
         raise ValueError(f"{name}: must be one of {known}, or a JSON file ({error})") from None
     if not isinstance(found, dict) or not all(

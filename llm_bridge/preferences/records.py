@@ -26,6 +26,7 @@ from llm_bridge.preferences.accuracy import PAIR
 from llm_bridge.preferences.pairs import Comparison, Key
 from llm_bridge.preferences.rows import Problem
 from llm_bridge.read.aggregate import Aggregation, AggregationOptions, aggregate
+from theory.storage.files import parsed_json
 from theory.storage.runs import read_lines, shards
 
 __all__ = [
@@ -387,8 +388,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
     """
     try:
-        return dict(json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+        return dict(parsed_json(path.read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
         raise ValueError(
             f"{path}: cannot be read ({error}); give the folder of a run of endorm score, or the "
             "command that made it once more: nothing is scored twice"

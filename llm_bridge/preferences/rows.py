@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
-from theory.storage.files import digest
+from theory.storage.files import digest, parsed_json
 
 __all__ = [
     "HUB",
@@ -312,8 +312,8 @@ def json_rows(path: Path) -> Iterator[Row]:
             try:
                 text = raw.decode("utf-8-sig").strip()
                 if text:
-                    yield number, json.loads(text)
-            except (ValueError, RecursionError) as error:
+                    yield number, parsed_json(text)
+            except ValueError as error:
                 yield number, ValueError(f"invalid JSON: {error}")
 
 

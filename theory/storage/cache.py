@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from theory.storage.files import digest, write_json
+from theory.storage.files import digest, parsed_json, write_json
 
 __all__ = ["made_once"]
 
@@ -70,7 +69,7 @@ def _digests(folder: Path) -> dict[str, str]:
 
 def _is_whole(folder: Path) -> bool:
     try:
-        expected = json.loads((folder / FILES).read_bytes())
+        expected = parsed_json((folder / FILES).read_bytes())
         return bool(expected == _digests(folder))
     except (OSError, ValueError):  # no such folder, or no such JSON
         return False

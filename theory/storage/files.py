@@ -27,6 +27,7 @@ __all__ = [
     "json_line",
     "json_text",
     "number",
+    "parsed_json",
     "read_arrays",
     "replacing",
     "write_json",
@@ -130,6 +131,25 @@ def json_line(row: Any) -> bytes:
         b'{"values": [0.5, "nan"]}\n'
     """
     return _encoded(row)
+
+
+def parsed_json(text: str | bytes) -> Any:
+    """Return the value of a text in JSON; all that is wrong with it is a ValueError.
+
+    Raises:
+        ValueError: no JSON, or nested more deeply than Python can read.
+
+    Example:
+        >>> parsed_json('{"n": [1, 2]}')
+        {'n': [1, 2]}
+        >>> parsed_json("[" * 100_000)
+        Traceback (most recent call last):
+        ValueError: nested too deeply
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def number(value: Any) -> Any:

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 
-from theory.storage.files import json_line, replacing, write_json
+from theory.storage.files import json_line, parsed_json, replacing, write_json
 
 __all__ = ["Lines", "Processes", "RunFolder", "noted", "read_lines", "shards"]
 
@@ -176,8 +176,8 @@ class RunFolder:
                     raise ValueError(f"{self.path} has a {name} and no {RUN}: {REMEDY}")
             return
         try:
-            before = dict(json.loads(path.read_bytes()))
-        except (ValueError, TypeError, RecursionError) as error:
+            before = dict(parsed_json(path.read_bytes()))
+        except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: not the note of a run ({error}): {REMEDY}") from None
         for name in [*now, *before]:
             if before.get(name) != now.get(name):
@@ -209,8 +209,8 @@ def noted(path: Path, name: str) -> Any:
         (3, None)
     """
     try:
-        return dict(json.loads((path / RUN).read_bytes())).get(name)
-    except (OSError, ValueError, TypeError, RecursionError):
+        return dict(parsed_json((path / RUN).read_bytes())).get(name)
+    except (OSError, ValueError, TypeError):
         return None  # identify says what is wrong with it
 
 
@@ -320,8 +320,8 @@ def _scan(path: Path, parse: Callable[[Any], T]) -> Iterator[tuple[bytes, T]]:
             if not line.endswith(b"\n"):
                 return
             try:
-                row = parse(json.loads(line))
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                row = parse(parsed_json(line))
+            except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(
                     f"{path}:{number}: not a line of a run ({error!r}): {REMEDY}"
                 ) from None
