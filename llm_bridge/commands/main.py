@@ -14,8 +14,8 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     name = f"endorm {arguments.command}"
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _without_tracebacks():
             warnings.showwarning = lambda text, *_, **__: print(f"{name}: {text}", file=sys.stderr)
             code: int = arguments.run(arguments)
     except BrokenPipeError:
@@ -100,6 +100,21 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"{name}: {_fault(error)}", file=sys.stderr)
         return FAULT
     return code
+
+
+@contextmanager
+def _without_tracebacks() -> Iterator[None]:
+    """Let code in C that goes on after an error, as matplotlib's does where memory runs out, print
+    no traceback of it; what comes of it is said in one line.
+    """
+    hooks = sys.excepthook, sys.unraisablehook
+    if not os.environ.get("ENDORM_DEBUG"):
+        sys.excepthook = lambda *_: None
+        sys.unraisablehook = lambda _: None
+    try:
+        yield
+    finally:
+        sys.excepthook, sys.unraisablehook = hooks
 
 
 def _line(error: Exception) -> str:

@@ -503,6 +503,8 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("out/fuzz"))
     parser.add_argument("--readers", nargs="+")
     options = parser.parse_args()
+    # a process that is forked has none of the threads that its parent would compute with
+    os.environ["OMP_NUM_THREADS"] = "1"
     options.out.mkdir(parents=True, exist_ok=True)
     store = options.out / "counts.json"
     since = json.loads(store.read_text()) if store.exists() else {}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -336,6 +337,25 @@ def test_ctrl_c_while_the_words_are_read_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr("llm_bridge.commands.main._parsed", stopped)
     assert main(["verify"]) == 130
     assert capsys.readouterr().err == "endorm: stopped\n"
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_an_error_that_code_in_c_prints_is_no_traceback(two_steps, debug, monkeypatch, capsys):
+    """Such code calls Python's hook, and goes on."""
+
+    def fail(*_, **__):
+        sys.excepthook(MemoryError, MemoryError("printed"), None)
+        raise MemoryError
+
+    if debug:
+        monkeypatch.setenv("ENDORM_DEBUG", "1")
+    monkeypatch.setattr(TokenMDP, "load", fail)
+    before = sys.excepthook, sys.unraisablehook
+    assert main(["solve", str(two_steps), "--alpha", "1"]) == 2
+    assert (sys.excepthook, sys.unraisablehook) == before
+    *others, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("endorm solve: out of memory")
+    assert ("MemoryError: printed" in others) == debug
 
 
 def test_memory_that_is_not_there_is_no_fault_of_ours(broken, capsys):

@@ -29,7 +29,7 @@ from llm_bridge.models.prompts import (
     encode_pair,
 )
 from llm_bridge.models.spec import ModelSpec
-from llm_bridge.models.text import encode_joined, encode_text
+from llm_bridge.models.text import _specials_before, encode_joined, encode_text
 from llm_bridge.plugins.lm_eval import EndogenousLM
 from llm_bridge.read.beam import beam_search
 from llm_bridge.read.reward import EndogenousReward
@@ -579,3 +579,23 @@ def test_conversations_are_validated():
         for prompts in ([[{"role": "user", "content": "ab"}]], ["abd"])
     ]
     assert rows[0] == rows[1]
+
+
+class WithoutOffsets:
+    """A tokenizer of neither kind: it says what a text's ids are, and no more."""
+
+    is_fast = False
+
+    def __init__(self, whole):
+        self.whole = whole
+
+    def __call__(self, text):
+        return {"input_ids": self.whole}
+
+
+@pytest.mark.parametrize(
+    ("whole", "ids", "before"),
+    [([1, 5, 6, 2], [5, 6], [1]), ([5, 6, 2], [5, 6], []), ([9, 8, 5, 6], [5, 6], [9, 8])],
+)
+def test_what_a_slow_tokenizer_puts_before_a_text(whole, ids, before):
+    assert _specials_before(WithoutOffsets(whole), "text", ids) == before
