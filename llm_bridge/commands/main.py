@@ -49,8 +49,8 @@ process that SIGINT or SIGPIPE ends.
 """
 
 
-NO_MEMORY = "can't allocate memory"
-"""What torch says on a CPU, in a RuntimeError."""
+NO_MEMORY = ("can't allocate memory", "failed to map segment", "Cannot allocate memory")
+"""What torch says on a CPU, in a RuntimeError, and Python of a library that finds no place."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,7 +90,7 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"{name}: stopped", file=sys.stderr)
         return STOPPED
     except Exception as error:
-        if isinstance(error, MemoryError) or NO_MEMORY in str(error):
+        if isinstance(error, MemoryError) or any(text in str(error) for text in NO_MEMORY):
             size = _line(error) or "its size is not known"
             remedy = "ask for less, or use a machine with more"
             print(f"{name}: out of memory ({size}): {remedy}", file=sys.stderr)

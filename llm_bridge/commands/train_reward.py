@@ -24,6 +24,7 @@ from llm_bridge.models.prompt_format import PromptFormat
 from llm_bridge.models.spec import ModelSpec
 from llm_bridge.preferences.pairs import FORMATS, Comparison, Key, read_comparisons
 from llm_bridge.preferences.rows import Problem, digests
+from theory.arrays.memory import usable_memory
 from theory.commands import shared
 from theory.commands.options import Command, Group, Options, option
 from theory.storage.files import read_arrays, replacing, write_json
@@ -140,7 +141,7 @@ def _features(
     from llm_bridge.preferences.scorers import last_states
 
     if path.exists():
-        found = read_arrays(path, "endorm train-reward", "features")["features"]
+        found = read_arrays(path, "endorm train-reward", "features", usable_memory())["features"]
     else:
         rows = [request.rows[0] for request in requests]
         found = last_states(lm, rows, batch_tokens, progress=True).astype(np.float32)

@@ -16,6 +16,7 @@ from datetime import date, datetime
 from typing import Any, NamedTuple
 
 from llm_bridge.models.calls import first_line
+from llm_bridge.models.limit import time_limit
 from llm_bridge.models.load import CausalLM
 from llm_bridge.models.prompt_format import Message
 from llm_bridge.models.text import find_special_tokens
@@ -34,6 +35,9 @@ STRFTIME = (
 )
 """The same for a given day. It ends in a new line, which Jinja removes, so that the template still
 begins a line."""
+
+SECONDS = 10.0
+"""Time that a template has to write one conversation; it takes milliseconds."""
 
 OTHER_DAY = "1904-02-29"
 """A day that no run has, to see whether a template prints the date."""
@@ -124,7 +128,8 @@ def _rendered(
         source = _source(lm, template)
         if DATE in source:  # a macro goes before what transformers gives, the date of the clock
             options |= {"chat_template": STRFTIME + source, "run_date": _directives(source, today)}
-        return str(lm.tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
+        with time_limit(SECONDS):  # loops in loops are finite, and may outlast us
+            return str(lm.tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
     except Exception as error:  # a template can raise anything
         raise ValueError(f"{name}: the chat template refuses it ({first_line(error)})") from None
 

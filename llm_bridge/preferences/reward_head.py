@@ -23,6 +23,7 @@ from scipy.special import expit, log_expit
 from llm_bridge.preferences.accuracy import summary
 from llm_bridge.preferences.intervals import mean_intervals
 from llm_bridge.preferences.pairs import Comparison, Key
+from theory.arrays.memory import usable_memory
 from theory.storage.files import read_arrays, replacing
 
 __all__ = [
@@ -93,7 +94,7 @@ class RewardHead:
             array([1., 1.])
 
         """
-        found = read_arrays(path, WRITER, "weights|model")
+        found = read_arrays(path, WRITER, "weights|model", usable_memory())
         if found.keys() != {"weights", "model"} or found["weights"].ndim != 1:
             raise ValueError(f"{path}: no reward head; give one written by {WRITER}")
         return cls(np.asarray(found["weights"], dtype=float), str(found["model"]))

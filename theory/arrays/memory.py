@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 
-__all__ = ["available_memory", "require_memory"]
+__all__ = ["available_memory", "require_memory", "usable_memory"]
 
 MEMORY_SHARE = 0.8
 """Share of the memory now free that one call may plan to fill."""
@@ -35,6 +35,16 @@ def available_memory() -> int:
     return max(free, 0)
 
 
+def usable_memory() -> int:
+    """Return the bytes that one allocation may take: a share of what is free.
+
+    Example:
+        >>> 0 < usable_memory() < available_memory()
+        True
+    """
+    return int(available_memory() * MEMORY_SHARE)
+
+
 def require_memory(n_bytes: int, what: str, remedy: str) -> None:
     """Refuse an allocation before it is made.
 
@@ -47,7 +57,7 @@ def require_memory(n_bytes: int, what: str, remedy: str) -> None:
         Traceback (most recent call last):
         ValueError: the table needs about 10^9 GB and ... can be used here; use a shorter horizon
     """
-    room = int(available_memory() * MEMORY_SHARE)
+    room = usable_memory()
     if n_bytes > room:
         raise ValueError(
             f"{what} needs {_size(n_bytes)} and {_size(room)} can be used here; {remedy}"

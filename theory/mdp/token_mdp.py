@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from theory.arrays.memory import usable_memory
 from theory.arrays.namespace import Array, array_namespace, as_float, token_major
 from theory.mdp.checks import (
     check_allowed,
@@ -342,7 +343,7 @@ class TokenMDP:
             OSError: the file does not exist or is not a whole ``.npz``.
             ValueError: what it holds is not a token MDP; names the array.
         """
-        arrays = read_arrays(path, "TokenMDP.save", ARRAYS)
+        arrays = read_arrays(path, "TokenMDP.save", ARRAYS, usable_memory())
         try:
             return cls._from_arrays(arrays)
         except ValueError as error:

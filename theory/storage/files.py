@@ -230,7 +230,7 @@ def _plain(value: Any) -> Any:
     return str(float(value)) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_arrays(path: str | Path, writer: str, names: str) -> dict[str, np.ndarray]:
+def read_arrays(path: str | Path, writer: str, names: str, room: int) -> dict[str, np.ndarray]:
     """Read the arrays of an ``.npz`` file that the method `writer` wrote.
 
     Args:
@@ -239,13 +239,15 @@ def read_arrays(path: str | Path, writer: str, names: str) -> dict[str, np.ndarr
         names: regular expression of the names that `writer` gives. Another may be one of them
             misspelt, and an array that nothing reads may be of any size: it is refused before it is
             read.
+        room: bytes of memory that all arrays may take. A file of megabytes may hold terabytes of
+            zeros: they are refused before any is read.
 
     Raises:
         OSError: the file does not exist or is not a whole ``.npz``.
-        ValueError: an array has another name.
+        ValueError: an array has another name, or they take more than `room`.
 
     Example:
-        >>> read_arrays("missing.npz", "TokenMDP.save", "reward")
+        >>> read_arrays("missing.npz", "TokenMDP.save", "reward", 2**20)
         Traceback (most recent call last):
         OSError: missing.npz: no such file; give an .npz written by TokenMDP.save
     """
@@ -258,15 +260,22 @@ def read_arrays(path: str | Path, writer: str, names: str) -> dict[str, np.ndarr
     try:
         with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
             unknown = sorted(name for name in archive.files if not re.fullmatch(names, name))
-            if not unknown:
+            n_bytes = sum(member.file_size for member in archive.zip.infolist())
+            if not unknown and n_bytes <= room:
                 return {name: _array(name, archive[name]) for name in archive.files}
     except Exception as error:  # a damaged archive can raise anything: zlib, struct, tokenizer
         reason = " ".join(str(error).split())
         raise OSError(
             f"{path}: not a whole .npz file ({reason}); write it again with {writer}"
         ) from None
+    if unknown:
+        raise ValueError(
+            f"{path}: {unknown[0]!r} is no array that {writer} writes; correct its name or leave "
+            "it out"
+        )
     raise ValueError(
-        f"{path}: {unknown[0]!r} is no array that {writer} writes; correct its name or leave it out"
+        f"{path}: its arrays take {n_bytes:,} bytes and {room:,} can be used here; read it on a "
+        "larger machine"
     )
 
 

@@ -366,9 +366,16 @@ def test_memory_that_is_not_there_is_no_fault_of_ours(broken, capsys):
     )
 
 
-def test_memory_that_torch_misses_is_no_fault_of_ours_either(broken, capsys):
-    said = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
-    assert main(broken(RuntimeError(said))) == 2
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError, "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        (ImportError, "_nd_image.so: failed to map segment from shared object"),
+        (ImportError, "_nd_image.so: cannot enable executable stack: Cannot allocate memory"),
+    ],
+)
+def test_memory_that_others_miss_is_no_fault_of_ours_either(broken, capsys, error, said):
+    assert main(broken(error(said))) == 2
     assert capsys.readouterr().err.startswith(f"endorm solve: out of memory ({said}): ask for less")
 
 

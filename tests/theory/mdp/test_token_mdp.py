@@ -1,5 +1,6 @@
 """Token MDPs: ends of responses, files, and everything that is refused."""
 
+import io
 import itertools
 import math
 import zipfile
@@ -312,6 +313,23 @@ def test_members_that_are_no_array(tmp_path):
     with pytest.raises(
         OSError, match=r"given\.npz: not a whole \.npz file \(reward_1 is no array\)"
     ):
+        TokenMDP.load(path)
+
+
+def test_a_file_whose_arrays_fit_no_memory_is_refused_before_they_are_read(tmp_path, monkeypatch):
+    """Ten megabytes in ten kilobytes, where eight can be used; then a header that lies."""
+    path = tmp_path / "zeros.npz"
+    np.savez_compressed(path, reward_0=np.zeros((1, 1_250_000)))
+    assert path.stat().st_size < 20_000
+    monkeypatch.setattr("theory.mdp.token_mdp.usable_memory", lambda: 8_000_000)
+    with pytest.raises(ValueError, match=r"zeros\.npz: its arrays take 10,000,128 bytes and 8,000"):
+        TokenMDP.load(path)
+    header = io.BytesIO()
+    claim = {"descr": "<f8", "fortran_order": False, "shape": (1, 10**14)}
+    np.lib.format.write_array_header_1_0(header, claim)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("reward_0.npy", header.getvalue())
+    with pytest.raises(OSError, match=r"zeros\.npz: not a whole \.npz file"):
         TokenMDP.load(path)
 
 

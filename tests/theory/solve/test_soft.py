@@ -548,3 +548,11 @@ def test_tensors_that_numpy_cannot_read_are_solved_by_their_own_kernel(monkeypat
     for one, other, alone in zip(found.values, values, soft_values(tensors, 0.5), strict=True):
         assert_allclose(one.numpy(), other, rtol=1e-14)
         assert_allclose(alone.numpy(), other, rtol=1e-14)
+
+
+def test_many_steps_at_a_high_temperature_stay_finite():
+    """Each step is worth ``½ + α log V``, whatever follows."""
+    layers = [np.full((1, 256), 0.5), *[np.full((256, 256), 0.5)] * 199]
+    value = soft_values(TokenMDP.window(layers, 1), 10.0)[0]
+    assert float(value[0]) == pytest.approx(200 * (0.5 + 10 * np.log(256)), rel=1e-12)
+    assert round(float(value[0]), 2) == 11190.35
