@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import hashlib
 import importlib
 import importlib.machinery
@@ -397,13 +398,21 @@ def parallel(jobs: list[Any], launch: Any, report: Any, workers: int) -> None:
             os.killpg(process, signal.SIGKILL)
 
 
+def noted(store: Path) -> list[dict[str, Any]]:
+    """The lines of a file of results, without those that a stop has cut."""
+    rows = []
+    for line in store.read_text().splitlines() if store.exists() else []:
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    return rows
+
+
 def baselines(files: list[str], out: Path, workers: int) -> dict[str, float]:
     """Seconds of every test file without a mutant, infinite where it lasts too long or has no quick
     test; raise `RuntimeError` where one fails: every mutant would seem killed.
     """
     store = out / "files.jsonl"
-    rows = [json.loads(x) for x in store.read_text().splitlines()] if store.exists() else []
-    known = {row["file"]: row["seconds"] for row in rows}
+    known = {row["file"]: row["seconds"] for row in noted(store)}
 
     def report(file: str, code: int, seconds: float) -> None:
         if code not in (0, NO_TESTS, TIMEOUT):
@@ -433,8 +442,7 @@ def run(
     """Try every mutant that `out` has no result of; returns results by key."""
     out.mkdir(parents=True, exist_ok=True)
     store = out / "mutants.jsonl"
-    rows = [json.loads(x) for x in store.read_text().splitlines()] if store.exists() else []
-    results = {row["key"]: row for row in rows}
+    results = {row["key"]: row for row in noted(store)}
     left = [mutant for mutant in made if mutant["key"] not in results]
     tests = {path: test_files(path) for path in {mutant["path"] for mutant in left}}
     seconds = baselines(sorted({x for files in tests.values() for x in files}), out, workers)
@@ -526,7 +534,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     store = options.out / "mutants.jsonl"
     if options.again and store.exists():
-        rows, why = [json.loads(x) for x in store.read_text().splitlines()], reasons()
+        rows, why = noted(store), reasons()
         kept = [
             row
             for row in rows

@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
+import scipy.optimize
+import scipy.special  # noqa: F401 -- the code loads it when it computes first: in no timed example
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from llm_bridge.models.chat import content
 from llm_bridge.models.cloned import train_on_demonstrations
 from llm_bridge.models.load import CausalLM
 from llm_bridge.models.prompt_format import Prompt
@@ -107,7 +108,8 @@ def model_instance(
         ValueError: a prompt or token that does not fit, a tree too large, see `token_tree`.
 
     Example:
-        >>> from llm_bridge.models.cloned import letter_lm
+        >>> from llm_bridge.models.chat import content
+    from llm_bridge.models.cloned import letter_lm
         >>> found = model_instance(letter_lm(3), letter_lm(3, seed=1), ["a", "b"], horizon=2)
         >>> found.instance.batch_shape, found.weights.tolist()
         ((2,), [0.5, 0.5])
@@ -159,7 +161,8 @@ def tabular_instance(
         ValueError: prompts or tokens are not as many as the MDP's, or see `token_tree`.
 
     Example:
-        >>> from llm_bridge.models.cloned import letter_lm
+        >>> from llm_bridge.models.chat import content
+    from llm_bridge.models.cloned import letter_lm
         >>> found = tabular_instance(letter_lm(3), TokenMDP.random(3, 2, seed=0), ["a"], alpha=1.0)
         >>> found.instance.batch_shape, found.expert_tree
         ((1,), None)
@@ -248,7 +251,8 @@ def facts(found: ModelInstance) -> dict[str, Any]:
     Numbers are averages over prompts where nothing else is said.
 
     Example:
-        >>> from llm_bridge.models.cloned import letter_lm
+        >>> from llm_bridge.models.chat import content
+    from llm_bridge.models.cloned import letter_lm
         >>> found = tabular_instance(letter_lm(3), TokenMDP.random(3, 2, seed=0), ["a"], alpha=1.0)
         >>> facts(found)["horizon, tokens, prefixes"]
         (2, 3, 12)
@@ -315,4 +319,4 @@ def _said(prompt: Prompt) -> str:
     """Return a prompt as text: of a conversation, what each message says."""
     if isinstance(prompt, str):
         return prompt
-    return " / ".join(str(message["content"]) for message in prompt)
+    return " / ".join(map(content, prompt))

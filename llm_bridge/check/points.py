@@ -177,7 +177,7 @@ def normal_quantile(confidence: float) -> float:
         1.96
 
     """
-    return NormalDist().inv_cdf((1 + confidence) / 2)
+    return -NormalDist().inv_cdf((1 - confidence) / 2)  # a tail is exact, however small
 
 
 def exact_point(

@@ -120,8 +120,10 @@ def _without_tracebacks() -> Iterator[None]:
 def _line(error: Exception) -> str:
     """Its message in one line; what comes from data cannot steer a terminal."""
     text = str(error)
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        text = f"{error.filename}: {error.strerror}"  # without the number of the system's error
+    if isinstance(error, OSError) and error.strerror and isinstance(error.filename, str | Path):
+        names = [str(x) for x in (error.filename, error.filename2) if x]
+        if names:
+            text = f"{' -> '.join(names)}: {error.strerror}"  # without the error's number
     text = " ".join(text.split())
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 

@@ -360,7 +360,7 @@ def _plot(rows: Sequence[Mapping[str, Any]], name: str) -> Plot:
     if f"{name}/optimum_low" in first:
         low, high = (first[f"{name}/optimum_{end}"] for end in ("low", "high"))
         objective.axhspan(low, high, color=PALETTE[2], alpha=0.4, label="optimum")
-        objective.legend(fontsize=8)
+        objective.legend(fontsize=8, loc="center right")
     right.plot(
         steps, [row[f"{name}/greedy"] for row in rows], "s--", color=CLONE, ms=3, label="greedy"
     )
@@ -368,7 +368,7 @@ def _plot(rows: Sequence[Mapping[str, Any]], name: str) -> Plot:
         share = first[f"{name}/{way}"]
         right.axhline(share, ls=":", color=PALETTE[i + 4], label=f"π̂, {way}")
     right.set_ylim(0, 1)
-    right.legend(fontsize=8)
+    right.legend(fontsize=8, loc="upper right")
     figure.suptitle(name, fontsize=10)
     alt = f"Objective, KL and accuracy of {name} against the batch."
     caption = "Bands are 95 % intervals of the sampling; dotted: what decoding gives untrained."

@@ -365,7 +365,7 @@ def _report(judged: list[_Judged], options: _Options) -> dict[str, Any]:
         tables = [one.wins["score"] for one in judged]
         matrix = np.average(tables, axis=0, weights=weights).tolist()
         report["matrix"] = {"styles": list(RM_BENCH_STYLES), "chosen_by_rejected": matrix}
-    z = NormalDist().inv_cdf(0.5 + options.confidence / 2)
+    z = -NormalDist().inv_cdf((1 - options.confidence) / 2)  # a tail is exact
     # of a random score: the variance of Mann and Whitney's U over the number of pairs
     variance = (weights / weights.sum()) ** 2 @ ((shapes.sum(1) + 1) / (12 * shapes.prod(1)))
     half = min(0.5, float(z * np.sqrt(variance)))

@@ -392,8 +392,9 @@ class _Tally:
         with np.errstate(invalid="ignore", divide="ignore"):
             ratios = np.where(clear, of["left"] / of["right"], np.nan)
             self.ratio = float(np.fmax(self.ratio, np.fmax.reduce(ratios, axis=None)))
-        slack = np.where(counted, np.where(np.isnan(of["slack"]), -np.inf, of["slack"]), np.inf)
-        k = np.unravel_index(int(np.argmin(slack)), slack.shape)
+        slack = np.where(np.isnan(of["slack"]), -np.inf, of["slack"])
+        among = np.flatnonzero(counted)
+        k = np.unravel_index(among[np.argmin(slack.ravel()[among])], slack.shape)
         if self.least is None or slack[k] < self.least:
             self.least = float(slack[k])
             self.worst = [float(of[name][k]) for name in ("slack", "left", "right", "error")]

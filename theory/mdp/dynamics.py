@@ -301,6 +301,9 @@ class Dynamics:
         return Dynamics(self.vocab_size, sizes, rule, np.ones(1), allowed, self.eos), states
 
 
+LONGEST = 10_000
+"""Steps of a tree whose size is computed to the last digit; no longer one fits any memory."""
+
 REMEDY = (
     "use a smaller horizon or vocabulary, fewer prompts, or dynamics whose states recur (window, "
     "table)"
@@ -325,16 +328,18 @@ def require_tree_memory(
         Traceback (most recent call last):
         ValueError: the tree: about 10^30 prefixes (vocab_size=2, horizon=100, prompts=1) needs ...
     """
-    bits = horizon * math.log2(vocab_size)
     if vocab_size == 1:
         n_prefixes = n_prompts * horizon
-    elif bits > 10_000:  # the power itself would take seconds, only to be refused
-        n_prefixes = n_prompts << round(bits)
+        count = f"{n_prefixes:,}"
     else:
-        n_prefixes = n_prompts * ((vocab_size**horizon - 1) * vocab_size // (vocab_size - 1))
-    count = f"{n_prefixes:,}" if n_prefixes < 10**15 else f"about 10^{math.log10(n_prefixes):.0f}"
+        steps = min(horizon, LONGEST)  # the number itself would take seconds, only to be refused
+        n_prefixes = n_prompts * ((vocab_size**steps - 1) * vocab_size // (vocab_size - 1))
+        digits = math.log10(n_prefixes) + (horizon - steps) * math.log10(vocab_size)
+        count = f"{n_prefixes:,}" if n_prefixes < 10**15 else f"about 10^{digits:.0f}"
     which = (
         f"{what}: {count} prefixes (vocab_size={vocab_size}, horizon={horizon}, "
         f"prompts={n_prompts})"
     )
+    if horizon > LONGEST and vocab_size > 1:
+        raise ValueError(f"{which} fit no memory; {remedy}")
     require_memory(n_prefixes * bytes_per_prefix, which, remedy)

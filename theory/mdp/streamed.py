@@ -137,8 +137,12 @@ class StreamedTree:
     @property
     def cut(self) -> int:
         """First layer of the subtrees: the highest one whose subtrees fit into a block."""
-        fits = (h for h in range(self.horizon) if self._subtree_size(h) <= self.block)
-        return next(fits, self.horizon - 1)
+        V, h = int(self.vocab_size), int(self.horizon) - 1
+        size = V
+        while h and size + V ** (self.horizon - h + 1) <= self.block:
+            size += V ** (self.horizon - h + 1)
+            h -= 1
+        return h
 
     @property
     def n_roots(self) -> int:
@@ -157,7 +161,8 @@ class StreamedTree:
 
     def _subtree_size(self, h: int) -> int:
         """Number of prefixes below one prefix of layer `h`."""
-        return sum(int(self.vocab_size) ** k for k in range(1, self.horizon - h + 1))
+        V, steps = int(self.vocab_size), int(self.horizon) - h
+        return steps if V == 1 else V * (V**steps - 1) // (V - 1)
 
     def blocks(self) -> list[tuple[int, int]]:
         """Return the blocks of subtrees, ``(first, last)`` of their roots, in order.

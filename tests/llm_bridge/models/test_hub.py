@@ -1,6 +1,7 @@
 """A hub that does not answer is not asked again and again: what is on disk is read at once."""
 
 import socket
+import threading
 
 import pytest
 from huggingface_hub import constants
@@ -13,8 +14,10 @@ from llm_bridge.preferences.rows import hub_rows
 
 
 @pytest.fixture(autouse=True)
-def no_proxy(monkeypatch):
+def nothing_known(monkeypatch):
+    """No proxy, and nothing found before."""
     monkeypatch.setattr(hub, "getproxies", dict)
+    monkeypatch.setattr(hub, "_FOUND", {})
 
 
 @pytest.fixture
@@ -56,11 +59,59 @@ def test_a_hub_that_answers_is_asked(monkeypatch, listening):
         assert not constants.HF_HUB_OFFLINE
 
 
-def test_a_proxy_is_asked_in_place_of_the_hub(monkeypatch, nobody, asked):
-    monkeypatch.setattr(hub, "getproxies", lambda: {"https": "http://proxy:3128"})
+@pytest.mark.parametrize("scheme", ["http", "all"])
+def test_a_proxy_is_asked_in_place_of_the_hub(monkeypatch, nobody, asked, scheme):
+    monkeypatch.setattr(hub, "getproxies", lambda: {scheme: "http://proxy:3128"})
+    monkeypatch.setattr(hub, "proxy_bypass", lambda host: False)
     with cache_without_hub():
         assert not constants.HF_HUB_OFFLINE
     assert not asked
+
+
+@pytest.mark.parametrize(
+    ("proxies", "bypassed"),
+    [({"no": "localhost"}, False), ({"ftp": "http://proxy"}, False), ({"http": "http://p"}, True)],
+)
+def test_a_proxy_for_others_is_none_for_the_hub(monkeypatch, nobody, asked, proxies, bypassed):
+    monkeypatch.setattr(hub, "getproxies", lambda: proxies)
+    monkeypatch.setattr(hub, "proxy_bypass", lambda host: bypassed)
+    with cache_without_hub():
+        assert constants.HF_HUB_OFFLINE
+    assert len(asked) == 1
+
+
+def test_what_was_found_is_not_tried_again_at_once(nobody, asked):
+    for _ in range(3):
+        with cache_without_hub():
+            assert constants.HF_HUB_OFFLINE
+    assert len(asked) == 1
+
+
+def test_blocks_of_two_threads_may_overlap(nobody):
+    """The first that ends does not let the other ask; the last puts back what was there."""
+    one, two = cache_without_hub(), cache_without_hub()
+    one.__enter__()
+    two.__enter__()
+    with cache_without_hub(local=True):
+        pass
+    one.__exit__(None, None, None)
+    assert constants.HF_HUB_OFFLINE
+    two.__exit__(None, None, None)
+    assert not constants.HF_HUB_OFFLINE
+
+
+def test_a_hub_that_never_answers_is_waited_for_once_in_all(monkeypatch):
+    monkeypatch.setattr(hub, "WAIT", 0.1)
+    let_go = threading.Event()
+
+    def silent(*_):
+        let_go.wait(60)
+        raise OSError
+
+    monkeypatch.setattr(socket, "create_connection", silent)
+    with cache_without_hub():
+        assert constants.HF_HUB_OFFLINE
+    let_go.set()
 
 
 @pytest.mark.parametrize("offline", [False, True])

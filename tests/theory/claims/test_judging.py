@@ -261,6 +261,13 @@ def test_of_equal_slacks_the_first_is_shown():
     assert (found.left, found.smallest_slack) == (1.0, np.inf)
 
 
+def test_the_least_slack_is_of_what_the_statement_applies_to():
+    """Not of a response that it says nothing of, also where the others' slack is infinite."""
+    statement = planted([7.0, 1.0], [2.0, np.inf], when=lambda i: np.array([False, True]))
+    found = decide(statement, [trivial()])
+    assert (found.smallest_slack, found.left, found.right) == (np.inf, 1.0, np.inf)
+
+
 def test_a_slack_of_infinity_has_its_sides_too():
     found = decide(planted([0.0] * 2, [np.inf] * 2), [trivial()])
     assert (found.smallest_slack, found.left, found.right) == (np.inf, 0.0, np.inf)

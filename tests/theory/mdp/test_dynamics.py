@@ -129,7 +129,7 @@ def test_memory_needed_is_counted_exactly(monkeypatch):
 
 @pytest.mark.parametrize("vocab_size", [3, 50_257])
 def test_the_size_of_a_tree_beyond_all_memory_is_right_to_its_power_of_ten(vocab_size):
-    for horizon in (500, 10_000, 999_999):
+    for horizon in (500, 10_000, 999_999, 10**13):
         power = round(horizon * math.log10(vocab_size) + math.log10(vocab_size / (vocab_size - 1)))
         with pytest.raises(ValueError, match="about 10") as refused:
             require_tree_memory(vocab_size, horizon, 1, "x")

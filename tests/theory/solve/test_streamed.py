@@ -153,6 +153,24 @@ def test_numbers_against_every_response_in_plain_python(mdp, alpha, seed):
     )
 
 
+@pytest.mark.parametrize("vocab_size", [1, 2, 5])
+@pytest.mark.parametrize("block", [1, 6, 30, 1000])
+def test_subtrees_are_cut_at_the_highest_layer_where_they_fit(vocab_size, block):
+    """By adding up every layer; and a horizon of a million costs no more than one of ten."""
+    for horizon in range(1, 12):
+        tree = StreamedTree(vocab_size, horizon, None, block=block)
+        sizes = [sum(vocab_size**k for k in range(1, horizon - h + 1)) for h in range(horizon)]
+        fits = [h for h, size in enumerate(sizes) if size <= block]
+        assert tree.cut == (fits[0] if fits else horizon - 1)
+        assert tree.n_prefixes == sizes[0]
+    if vocab_size > 1:
+        long = StreamedTree(vocab_size, 10**6, None, block=block)
+        assert 10**6 - long.cut == max(1, next(n for n in range(1, 12) if sum(
+            vocab_size**k for k in range(1, n + 1)) > block) - 1)  # fmt: skip
+        with pytest.raises(ValueError, match="fit no memory; use a larger block"):
+            long.blocks()
+
+
 def test_memory_is_that_of_a_block_and_of_the_roots():
     """22 million prefixes, 170 MiB of rewards, in less than a tenth of that."""
 
