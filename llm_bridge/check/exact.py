@@ -108,8 +108,7 @@ def model_instance(
         ValueError: a prompt or token that does not fit, a tree too large, see `token_tree`.
 
     Example:
-        >>> from llm_bridge.models.chat import content
-    from llm_bridge.models.cloned import letter_lm
+        >>> from llm_bridge.models.cloned import letter_lm
         >>> found = model_instance(letter_lm(3), letter_lm(3, seed=1), ["a", "b"], horizon=2)
         >>> found.instance.batch_shape, found.weights.tolist()
         ((2,), [0.5, 0.5])
@@ -161,8 +160,7 @@ def tabular_instance(
         ValueError: prompts or tokens are not as many as the MDP's, or see `token_tree`.
 
     Example:
-        >>> from llm_bridge.models.chat import content
-    from llm_bridge.models.cloned import letter_lm
+        >>> from llm_bridge.models.cloned import letter_lm
         >>> found = tabular_instance(letter_lm(3), TokenMDP.random(3, 2, seed=0), ["a"], alpha=1.0)
         >>> found.instance.batch_shape, found.expert_tree
         ((1,), None)
@@ -251,8 +249,7 @@ def facts(found: ModelInstance) -> dict[str, Any]:
     Numbers are averages over prompts where nothing else is said.
 
     Example:
-        >>> from llm_bridge.models.chat import content
-    from llm_bridge.models.cloned import letter_lm
+        >>> from llm_bridge.models.cloned import letter_lm
         >>> found = tabular_instance(letter_lm(3), TokenMDP.random(3, 2, seed=0), ["a"], alpha=1.0)
         >>> facts(found)["horizon, tokens, prefixes"]
         (2, 3, 12)
