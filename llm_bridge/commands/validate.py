@@ -252,19 +252,25 @@ def _points(request: _Request, subject: _Subject, folder: RunFolder) -> list[Poi
                 first=options.pair_prompts,
             )
     lines = folder.lines(POINTS, _stage)
-    done = dict(lines)
+    notes = validation.lm.text_notes
+    done = {}
+    for name, points, noted in lines:
+        done[name] = points
+        notes.restore(noted)
     for name, compare in stages.items():
         if name not in done:
             done[name] = compare()
-            lines.append({"stage": name, "points": [p._asdict() for p in done[name]]})
+            row = {"stage": name, "points": [p._asdict() for p in done[name]]}
+            lines.append(row | {"notes": notes.as_dict()})
     return [point for name in stages for point in done[name]]
 
 
-def _stage(row: dict[str, Any]) -> tuple[str, list[Point]]:
+def _stage(row: dict[str, Any]) -> tuple[str, list[Point], dict[str, Any]]:
+    """Name and points of a stage, and what was noted of texts up to its end."""
     from theory.storage.files import number
 
     points = [{name: number(value) for name, value in one.items()} for one in row["points"]]
-    return row["stage"], [Point(**one) for one in points]
+    return row["stage"], [Point(**one) for one in points], dict(row["notes"])
 
 
 def run(arguments: argparse.Namespace) -> int:

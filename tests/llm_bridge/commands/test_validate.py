@@ -1,6 +1,7 @@
 """``endorm validate``: right predictions end with 0, an error in what is measured with 1."""
 
 import json
+import shutil
 
 import pytest
 
@@ -8,6 +9,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from letters import llama
+from tiny import saved
 
 from llm_bridge.check import validation as module
 from llm_bridge.commands.main import main
@@ -176,3 +178,28 @@ def test_options_that_need_a_model(tmp_path, capsys):
     for option in (["--task", "addition"], ["--prompt", "A"], ["--dtype", "float64"]):
         assert main(["validate", *option, "--out", str(tmp_path)]) == 2
         assert f"{option[0]} needs --model" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_notes_what_the_stopped_one_found_of_texts(tmp_path):
+    """Random bytes are no text: that they are scored as ids is noted by the stages that wrote
+    them, wherever the run was stopped.
+    """
+    models = [str(saved(tmp_path / str(seed), seed=seed)) for seed in (0, 1)]
+    words = ["validate", "--model", models[0], "--expert", models[1], "--prompt", "ab"]
+    words += ["--horizon", "1", "--draws", "8", "--pairs-per-prompt", "4", "--out"]
+    whole = tmp_path / "whole"
+    assert main([*words, str(whole)]) in (0, 1)
+    found = json.loads((whole / "validation.json").read_text())["model_findings"]
+    assert any("their texts have others" in sentence for sentence in found)
+    stages = (whole / "points.jsonl").read_text().splitlines(keepends=True)
+    for done in range(1, len(stages)):
+        cut = tmp_path / f"cut {done}"
+        shutil.copytree(whole, cut)
+        for path in cut.iterdir():
+            if path.name not in ("run.json", "points.jsonl"):
+                path.unlink()
+        (cut / "points.jsonl").write_text("".join(stages[:done]))
+        assert main([*words, str(cut)]) in (0, 1)
+        for path in whole.iterdir():
+            assert (cut / path.name).read_bytes() == path.read_bytes(), (done, path.name)
