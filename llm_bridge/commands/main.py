@@ -79,7 +79,11 @@ def _run(arguments: argparse.Namespace) -> int:
     name = f"endorm {arguments.command}"
     try:
         with warnings.catch_warnings(), _without_tracebacks():
-            warnings.showwarning = lambda text, *_, **__: print(f"{name}: {text}", file=sys.stderr)
+            # that its bars cannot have a thread of their own, where memory runs out
+            warnings.filterwarnings("ignore", "tqdm:disabling monitor support")
+            warnings.showwarning = lambda text, *_, **__: print(
+                f"{name}: {' '.join(str(text).split())}", file=sys.stderr
+            )
             code: int = arguments.run(arguments)
     except BrokenPipeError:
         raise

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -337,6 +338,18 @@ def test_ctrl_c_while_the_words_are_read_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr("llm_bridge.commands.main._parsed", stopped)
     assert main(["verify"]) == 130
     assert capsys.readouterr().err == "endorm: stopped\n"
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_warning_is_one_line_and_one_of_progress_bars_is_none(two_steps, monkeypatch, capsys):
+    def warned(*_, **__):
+        warnings.warn("two\nlines", stacklevel=2)
+        warnings.warn("tqdm:disabling monitor support (...) due to:\nno thread", stacklevel=2)
+        raise ValueError("the end")
+
+    monkeypatch.setattr(TokenMDP, "load", warned)
+    assert main(["solve", str(two_steps), "--alpha", "1"]) == 2
+    assert capsys.readouterr().err == "endorm solve: two lines\nendorm solve: the end\n"
 
 
 @pytest.mark.parametrize("debug", [False, True])
